@@ -1,0 +1,46 @@
+# Two commands: `make demo` and `make test`. Each sets up what it needs in .venv first.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: help setup test lint types demo clean
+
+help:
+	@echo "make demo   import, train, predict and evaluate the demo project (about 10 minutes on 2 cores)"
+	@echo "make test   lint, types and tests"
+	@echo "make setup  the virtual environment in $(VENV) only"
+	@echo "make clean  remove what the demo made and the caches"
+
+setup: $(READY)
+
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "dmmn-qp needs Python 3.11 or later: make PYTHON=python3.12 ...")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	@touch $(READY)
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(READY)
+	$(BIN)/mypy
+
+test: lint types
+	$(BIN)/pytest
+
+# The user's own commands, shown as they run; they work in this folder.
+demo: export PATH := $(CURDIR)/$(BIN):$(PATH)
+demo: $(READY)
+	dmmn-qp import examples/demo/project.qpproj --overwrite
+	dmmn-qp train
+	dmmn-qp predict --overwrite
+	dmmn-qp evaluate --truth examples/demo/truth --json predictions/evaluation.json
+	@echo
+	@echo "Look at predictions/test-1.overview.png. In QuPath, open examples/demo/project.qpproj (it asks for the"
+	@echo "slides: they are in examples/demo/slides), open test-1 and drag predictions/test-1.geojson onto it."
+
+clean:
+	rm -rf dataset predictions .pytest_cache .mypy_cache .ruff_cache .hypothesis build *.egg-info

@@ -1,0 +1,146 @@
+"""The building blocks that the paper's networks share (paper, section 2.4 and Figure 4).
+
+Level ``k`` of a branch is its resolution ``1 / 2**k``; it has ``width * 2**k`` channels, ``k = 0 .. 4``.
+Every convolution has a bias. The paper has no normalisation; ``norm`` adds one after each convolution.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+Norm = Literal["none", "batch", "group"]
+Stem = Literal["full", "half", "quarter"]
+
+STEM_FACTORS: dict[Stem, int] = {"full": 1, "half": 2, "quarter": 4}
+"""How many times coarser than its input a network computes; the paper's do at full resolution."""
+
+LEVELS = 5
+"""Resolutions of one branch: full, 1/2, 1/4, 1/8 and 1/16 ("centre")."""
+
+
+def channels_at(width: int, level: int) -> int:
+    """Number of channels of a branch of base ``width`` at ``level``."""
+    return width << level
+
+
+def _normalisation(norm: Norm, channels: int) -> list[nn.Module]:
+    if norm == "batch":
+        return [nn.BatchNorm2d(channels)]
+    if norm == "group":
+        return [nn.GroupNorm(min(8, channels), channels)]
+    return []
+
+
+class ConvBlock(nn.Sequential):
+    """Two 3x3 convolutions, each with ReLU: (B, in, h, w) -> (B, out, h, w)."""
+
+    def __init__(self, in_channels: int, out_channels: int, norm: Norm = "none") -> None:
+        super().__init__(
+            nn.Conv2d(in_channels, out_channels, 3, padding=1),
+            *_normalisation(norm, out_channels),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(out_channels, out_channels, 3, padding=1),
+            *_normalisation(norm, out_channels),
+            nn.ReLU(inplace=True),
+        )
+
+
+class ConvTranspose(nn.Sequential):
+    """Transposed 3x3 convolution of stride 2 with ReLU: (B, in, h, w) -> (B, out, 2h, 2w)."""
+
+    def __init__(self, in_channels: int, out_channels: int, norm: Norm = "none") -> None:
+        super().__init__(
+            nn.ConvTranspose2d(in_channels, out_channels, 3, stride=2, padding=1, output_padding=1),
+            *_normalisation(norm, out_channels),
+            nn.ReLU(inplace=True),
+        )
+
+
+class ConvFinal(nn.Sequential):
+    """3x3 convolution with ReLU, then 1x1 to the logits: (B, in, h, w) -> (B, classes, h, w)."""
+
+    def __init__(self, in_channels: int, width: int, classes: int) -> None:
+        super().__init__(
+            nn.Conv2d(in_channels, width, 3, padding=1),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(width, classes, 1),
+        )
+
+
+class Encoder(nn.Module):
+    """Five convolution blocks with 2x2 max-pooling between them."""
+
+    def __init__(self, width: int, norm: Norm = "none", in_channels: int = 3) -> None:
+        super().__init__()
+        inputs = [in_channels] + [channels_at(width, k) for k in range(LEVELS - 1)]
+        self.blocks = nn.ModuleList(ConvBlock(inputs[k], channels_at(width, k), norm) for k in range(LEVELS))
+        self.pool = nn.MaxPool2d(2)
+
+    def forward(self, image: Tensor) -> list[Tensor]:
+        """(B, in, s, s) -> the feature maps e0 .. e4, e_k of shape (B, width * 2**k, s/2**k, s/2**k)."""
+        features: list[Tensor] = []
+        x = image
+        for level, block in enumerate(self.blocks):
+            x = block(self.pool(x) if level else x)
+            features.append(x)
+        return features
+
+
+class Decoder(nn.Module):
+    """Transposed convolutions with skip connections, from the centre back to full resolution.
+
+    Args:
+        width: Base width of the branch.
+        norm: Normalisation after each convolution.
+        joined: Channels that other branches bring to the input of the transposed convolution to
+            level 3, 2, 1 and 0, in this order.
+    """
+
+    def __init__(self, width: int, norm: Norm = "none", joined: tuple[int, int, int, int] = (0, 0, 0, 0)) -> None:
+        super().__init__()
+        levels = range(LEVELS - 2, -1, -1)
+        self.ups = nn.ModuleList(
+            ConvTranspose(channels_at(width, k + 1) + extra, channels_at(width, k), norm)
+            for k, extra in zip(levels, joined, strict=True)
+        )
+        self.blocks = nn.ModuleList(ConvBlock(2 * channels_at(width, k), channels_at(width, k), norm) for k in levels)
+
+    def forward(self, encoded: list[Tensor], joins: list[list[Tensor]] | None = None) -> list[Tensor]:
+        """Decodes e0 .. e4 into d0 .. d3.
+
+        Args:
+            encoded: The encoder's maps e0 .. e4.
+            joins: For levels 0 .. 3: the maps of other branches that are concatenated behind this
+                branch's own map before the transposed convolution to that level.
+
+        Returns:
+            The maps d0 .. d3, d_k of shape (B, width * 2**k, s/2**k, s/2**k).
+        """
+        decoded: list[Tensor] = []
+        x = encoded[-1]
+        for step, (up, block) in enumerate(zip(self.ups, self.blocks, strict=True)):
+            level = LEVELS - 2 - step
+            if joins is not None and joins[level]:
+                x = torch.cat([x, *joins[level]], dim=1)
+            x = block(torch.cat([encoded[level], up(x)], dim=1))  # skip first, upsampled second
+            decoded.insert(0, x)
+        return decoded
+
+
+def centre_crop(x: Tensor, ratio: int) -> Tensor:
+    """The concentric ``1 / ratio`` of the sides of (B, C, h, w): (B, C, h/ratio, w/ratio)."""
+    height, width = x.shape[-2] // ratio, x.shape[-1] // ratio
+    top, left = (x.shape[-2] - height) // 2, (x.shape[-1] - width) // 2
+    return x[..., top : top + height, left : left + width]
+
+
+def initialise(network: nn.Module) -> None:
+    """Kaiming-normal weights (fan-in, ReLU) for every convolution, biases 0."""
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_in", nonlinearity="relu")
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)

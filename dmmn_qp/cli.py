@@ -1,0 +1,264 @@
+"""The command line. A command translates its options and calls its stage, nothing else."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from dmmn_qp import __version__
+from dmmn_qp.config import (
+    Device,
+    Precision,
+    Preset,
+    import_options,
+    load_config,
+    predict_options,
+    train_options,
+)
+from dmmn_qp.errors import ConfigError, DmmnQpError
+from dmmn_qp.outputs import write_json
+from dmmn_qp.reporting import Reporter
+from dmmn_qp.specs import Split
+
+DATASET = Path("dataset")
+MODELS = Path("models")
+PREDICTIONS = Path("predictions")
+
+
+class _OneLineErrors(TyperGroup):
+    """Turns the package's errors into one line and exit code 1."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except DmmnQpError as error:
+            typer.secho(f"error: {' '.join(str(error).split())}", fg="red", err=True)
+            raise typer.Exit(1) from None
+        except OSError as error:
+            where = f' "{error.filename}"' if error.filename else ""
+            typer.secho(f"error: {error.strerror or error}{where}", fg="red", err=True)
+            raise typer.Exit(1) from None
+        except KeyboardInterrupt:
+            typer.secho("stopped", fg="red", err=True)
+            raise typer.Exit(130) from None
+
+
+app = typer.Typer(
+    cls=_OneLineErrors,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="From a pathologist's partial annotations in QuPath to a trained segmentation model and back.",
+    epilog="With no options every command works in the current folder: import writes dataset/, train reads it and "
+    "writes models/<name>/, predict takes the newest model and writes predictions/.",
+)
+
+ConfigOption = Annotated[Path | None, typer.Option("--config", help="TOML file with [import] [train] [predict].")]
+OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace an earlier output.")]
+SlidesRootOption = Annotated[
+    list[Path] | None, typer.Option("--slides-root", help="Folder to search for moved slides; repeatable.")
+]
+DatasetOption = Annotated[Path, typer.Option("--dataset", help="Dataset folder made by import.")]
+MppOption = Annotated[
+    float | None, typer.Option("--mpp", help="um/px of slides that do not say it themselves.", min=0.0)
+]
+DeviceOption = Annotated[Device | None, typer.Option("--device", help="Where to compute; default auto.")]
+PrecisionOption = Annotated[
+    Precision | None, typer.Option("--precision", help="auto takes bf16 where it is faster; default auto.")
+]
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"dmmn-qp {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def main(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and stop.")
+    ] = False,
+) -> None:
+    """Only options that concern all commands."""
+    del version
+
+
+@app.command("import")
+def import_command(
+    source: Annotated[
+        Path, typer.Argument(help="project.qpproj, or slides (then with --annotations).", show_default=False)
+    ],
+    annotations: Annotated[
+        Path | None, typer.Option(help="Folder of <slide>.geojson files, for slides without a project.")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Dataset folder to write.")] = DATASET,
+    slides_root: SlidesRootOption = None,
+    mpp: MppOption = None,
+    mpps: Annotated[
+        str | None, typer.Option(help="um/px of the magnifications, finest first; default 0.5,1,2 (20x, 10x, 5x).")
+    ] = None,
+    drop: Annotated[list[str] | None, typer.Option(help="Class not to train on; repeatable.")] = None,
+    split_key: Annotated[
+        str | None, typer.Option(help="Image metadata key that says train, val or test; default split.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Decides the split where no slide has one; default 0.")] = None,
+    config: ConfigOption = None,
+    overwrite: OverwriteOption = False,
+) -> None:
+    """Reads annotations and makes a dataset of masks and patches."""
+    from dmmn_qp.importing import import_annotations
+
+    flags = {"mpp": mpp, "mpps": _numbers(mpps), "drop": drop or None, "split_key": split_key, "seed": seed}
+    options = import_options(load_config(config), flags)
+    reporter = Reporter()
+    written = import_annotations(
+        source,
+        out,
+        options,
+        reporter,
+        annotations=annotations,
+        slides_roots=slides_root or (),
+        overwrite=overwrite,
+    )
+    reporter.say(
+        f"Wrote {written}/ (masks and annotations open in QuPath). Next: dmmn-qp train{_if('--dataset', out, DATASET)}"
+    )
+
+
+@app.command("train")
+def train_command(
+    dataset: DatasetOption = DATASET,
+    out: Annotated[
+        Path | None, typer.Option(help="Model folder to write; default models/<architecture>-<n>.", show_default=False)
+    ] = None,
+    preset: Annotated[
+        Preset | None,
+        typer.Option(help="fast: for small data, minutes on a CPU. paper: the paper's settings. Default fast."),
+    ] = None,
+    architecture: Annotated[str | None, typer.Option(help="Which network; default dmmn-m3.")] = None,
+    width: Annotated[int | None, typer.Option(help="Base width f; default 32 on a GPU, 8 on a CPU.")] = None,
+    epochs: Annotated[int | None, typer.Option(help="Number of epochs.")] = None,
+    steps_per_epoch: Annotated[int | None, typer.Option(help="Optimiser steps of an epoch.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Patches per step.")] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="Learning rate; its peak with one-cycle.")] = None,
+    workers: Annotated[int | None, typer.Option(help="Processes that read patches.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of everything random; default 0.")] = None,
+    device: DeviceOption = None,
+    precision: PrecisionOption = None,
+    slides_root: SlidesRootOption = None,
+    config: ConfigOption = None,
+    overwrite: OverwriteOption = False,
+) -> None:
+    """Trains a network on a dataset and keeps the best epoch."""
+    from dmmn_qp.checkpoint import next_model_name
+    from dmmn_qp.training import train
+
+    flags = {
+        "preset": preset,
+        "architecture": architecture,
+        "width": width,
+        "epochs": epochs,
+        "steps_per_epoch": steps_per_epoch,
+        "batch_size": batch_size,
+        "learning_rate": learning_rate,
+        "workers": workers,
+        "seed": seed,
+        "device": device,
+        "precision": precision,
+    }
+    options = train_options(load_config(config), flags)
+    reporter = Reporter()
+    folder = out or MODELS / next_model_name(MODELS, options.architecture)
+    written = train(dataset, folder, options, reporter, overwrite=overwrite, slides_roots=slides_root or ())
+    reporter.say(
+        f"Wrote {written}/  Next: dmmn-qp predict{_if('--dataset', dataset, DATASET)}{_if('--model', out, None)}"
+    )
+
+
+@app.command("predict")
+def predict_command(
+    slides: Annotated[
+        list[str] | None,
+        typer.Argument(
+            help="Slide files, or slides of the dataset by name; default all of the dataset.", show_default=False
+        ),
+    ] = None,
+    model: Annotated[
+        Path | None, typer.Option(help="Model folder; default the newest in models/.", show_default=False)
+    ] = None,
+    dataset: DatasetOption = DATASET,
+    out: Annotated[Path, typer.Option(help="Folder to write into.")] = PREDICTIONS,
+    mpp: MppOption = None,
+    batch_size: Annotated[int | None, typer.Option(help="Targets per forward pass.")] = None,
+    device: DeviceOption = None,
+    precision: PrecisionOption = None,
+    slides_root: SlidesRootOption = None,
+    config: ConfigOption = None,
+    overwrite: OverwriteOption = False,
+) -> None:
+    """Segments whole slides and writes polygons for QuPath."""
+    from dmmn_qp.checkpoint import newest_model
+    from dmmn_qp.prediction import predict, slides_to_predict
+
+    flags = {"mpp": mpp, "batch_size": batch_size, "device": device, "precision": precision}
+    options = predict_options(load_config(config), flags)
+    reporter = Reporter()
+    chosen = slides_to_predict(slides or [], dataset, slides_root or ())
+    written = predict(model or newest_model(MODELS), chosen, out, options, reporter, overwrite=overwrite)
+    reporter.say(f"Wrote {out}/: <slide>.geojson, <slide>.overview.png, <slide>.labels.tif")
+    reporter.say(
+        f"To review in QuPath: open the slide and drag {written[0]} onto it, "
+        "or run qupath_scripts/import_predictions.groovy for the whole project."
+    )
+
+
+@app.command("evaluate")
+def evaluate_command(
+    predictions: Annotated[Path, typer.Option(help="Folder made by predict.")] = PREDICTIONS,
+    dataset: DatasetOption = DATASET,
+    split: Annotated[Split, typer.Option(help="Which slides.")] = "test",
+    truth: Annotated[
+        Path | None, typer.Option(help="Folder of <slide>.png full label maps, to compare with as well.")
+    ] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="File for the figures.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for evaluation.json.", show_default=False)] = None,
+    overwrite: OverwriteOption = False,
+) -> None:
+    """Compares predictions with the annotations of held-back slides."""
+    from dmmn_qp.evaluation import EVALUATION, evaluate
+    from dmmn_qp.outputs import check_free
+
+    reporter = Reporter()
+    if out is not None:
+        check_free(out, overwrite=overwrite, marker=EVALUATION)
+    if json_file is not None and json_file.is_dir():
+        raise ConfigError(f'--json "{json_file}" is a folder; name a file, such as {json_file}/evaluation.json')
+    figures = evaluate(predictions, dataset, split, truth, reporter)
+    for path in (json_file, out and out / EVALUATION):
+        if path is not None:
+            write_json(path, figures)
+            reporter.say(f"Wrote {path}")
+
+
+def _numbers(text: str | None) -> tuple[float, ...] | None:
+    if text is None:
+        return None
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise ConfigError(f'--mpps "{text}" is not a list of numbers; write it as --mpps 0.5,1,2') from None
+
+
+def _if(option: str, value: Path | None, default: Path | None) -> str:
+    """`` --option value`` where the value is not the default, for a command shown to the user."""
+    return "" if value == default else f" {option} {shlex.quote(str(value))}"
+
+
+def run() -> None:
+    """Entry point of the ``dmmn-qp`` command."""
+    app(prog_name="dmmn-qp", args=sys.argv[1:])

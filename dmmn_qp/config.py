@@ -1,0 +1,209 @@
+"""Options of the stages: defaults, presets, and the TOML file ``[import] [train] [predict]``.
+
+A flag on the command line wins over the file, and the file over the default.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from pydantic import Field, ValidationError
+
+from dmmn_qp.architectures.blocks import Norm, Stem
+from dmmn_qp.balance import WeightRule
+from dmmn_qp.errors import ConfigError
+from dmmn_qp.losses import LossMean
+from dmmn_qp.patches import MIN_LABELLED_FRACTION
+from dmmn_qp.specs import FileModel, PatchSpec
+
+Device = Literal["auto", "cpu", "cuda", "mps"]
+Precision = Literal["auto", "fp32", "bf16"]
+Preset = Literal["fast", "paper"]
+
+Options = TypeVar("Options", bound=FileModel)
+
+
+class ImportOptions(FileModel):
+    """Options of `dmmn-qp import`.
+
+    Attributes:
+        mpps: um/px of the magnifications, finest first.
+        stride_px: Distance of neighbouring targets in pixels of ``mpps[0]``.
+        min_labelled_fraction: A target is kept when more than this part of it is annotated.
+        mpp: um/px of slides that do not say it and of which the project does not say it.
+        split_key: Key of the image metadata that holds train, val or test.
+        drop: Classes that are not trained.
+        seed: Decides the split of slides that have none.
+    """
+
+    mpps: tuple[float, ...] = PatchSpec().mpps
+    stride_px: int = PatchSpec().stride_px
+    min_labelled_fraction: float = Field(default=MIN_LABELLED_FRACTION, ge=0, lt=1)
+    mpp: float | None = Field(default=None, gt=0)
+    split_key: str = "split"
+    drop: tuple[str, ...] = ()
+    seed: int = 0
+
+
+class TrainOptions(FileModel):
+    """Options of `dmmn-qp train`; the defaults are the preset ``fast``.
+
+    Attributes:
+        preset: Which preset the other options started from.
+        architecture: Key of `ARCHITECTURES`.
+        width: Base width f; None takes 32 with a GPU and 8 without.
+        norm: Normalisation after each convolution.
+        stem: Resolution at which the network computes.
+        epochs: Number of epochs; the model is validated after each.
+        steps_per_epoch: Optimiser steps of an epoch; None is one pass over the patches.
+        batch_size: Patches per step.
+        sampler: ``shuffled`` draws every patch equally often; ``balanced`` lets the classes take turns.
+        jitter_px: How far a target may be moved from the stride, in pixels of ``mpps[0]``.
+        optimizer: ``sgd`` with momentum, or ``adamw`` with a one-cycle rate.
+        learning_rate: Rate; with one-cycle its peak.
+        momentum: Momentum of SGD.
+        weight_decay: Weight decay.
+        loss_mean: What the loss is divided by (Eq. 1: ``patch``).
+        class_weights: ``paper`` is Eq. 2; ``inverse-sqrt`` favours rare classes more.
+        precision: ``auto`` takes bf16 where it is faster on this device.
+        device: Where to compute.
+        workers: Processes that read patches; None fits them to the machine.
+        seed: Seed of everything random.
+    """
+
+    preset: Preset = "fast"
+    architecture: str = "dmmn-m3"
+    width: int | None = Field(default=None, ge=1, le=256)
+    norm: Norm = "batch"
+    stem: Stem = "quarter"
+    epochs: int = Field(default=20, ge=1)
+    steps_per_epoch: int | None = Field(default=50, ge=1)
+    batch_size: int = Field(default=12, ge=1)
+    sampler: Literal["shuffled", "balanced"] = "balanced"
+    jitter_px: int = Field(default=128, ge=0)
+    optimizer: Literal["sgd", "adamw"] = "adamw"
+    learning_rate: float = Field(default=6e-3, gt=0)
+    momentum: float = Field(default=0.99, ge=0, lt=1)
+    weight_decay: float = Field(default=1e-2, ge=0)
+    loss_mean: LossMean = "labelled"
+    class_weights: WeightRule = "inverse-sqrt"
+    precision: Precision = "auto"
+    device: Device = "auto"
+    workers: int | None = Field(default=None, ge=0)
+    seed: int = 0
+
+
+class PredictOptions(FileModel):
+    """Options of `dmmn-qp predict`.
+
+    Attributes:
+        batch_size: Targets per forward pass.
+        precision: ``auto`` takes bf16 where it is faster on this device.
+        device: Where to compute.
+        mpp: um/px of slides that do not say it.
+    """
+
+    batch_size: int = Field(default=4, ge=1)
+    precision: Precision = "auto"
+    device: Device = "auto"
+    mpp: float | None = Field(default=None, gt=0)
+
+
+PRESETS: dict[Preset, dict[str, Any]] = {
+    "fast": {},
+    "paper": {  # section 2.5 and Table 1
+        "width": 32,
+        "norm": "none",
+        "stem": "full",
+        "epochs": 20,
+        "steps_per_epoch": None,
+        "batch_size": 1,
+        "sampler": "shuffled",
+        "jitter_px": 0,
+        "optimizer": "sgd",
+        "learning_rate": 5e-5,
+        "momentum": 0.99,
+        "weight_decay": 1e-4,
+        "loss_mean": "patch",
+        "class_weights": "paper",
+        "precision": "fp32",
+    },
+}
+
+
+class ConfigFile(FileModel):
+    """The TOML file: each section holds only what differs from the defaults."""
+
+    import_: dict[str, Any] = Field(default_factory=dict, alias="import")
+    train: dict[str, Any] = Field(default_factory=dict)
+    predict: dict[str, Any] = Field(default_factory=dict)
+
+
+def load_config(path: Path | None) -> ConfigFile:
+    """Reads a TOML configuration; None gives an empty one.
+
+    Raises:
+        ConfigError: The file is missing, is not TOML, or has an unknown section.
+    """
+    if path is None:
+        return ConfigFile()
+    try:
+        return ConfigFile.model_validate(tomllib.loads(path.read_text("utf-8")))
+    except FileNotFoundError:
+        raise ConfigError(f'configuration "{path}" does not exist; check --config') from None
+    except ValidationError as error:
+        raise ConfigError(f'configuration "{path}": {explain(error)}') from error
+    except (tomllib.TOMLDecodeError, OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f'configuration "{path}" is not valid TOML ({error}); mend that line') from error
+
+
+def import_options(file: ConfigFile, flags: Mapping[str, Any]) -> ImportOptions:
+    """Resolves flags, file and defaults.
+
+    Raises:
+        ConfigError: An option is unknown or out of range.
+    """
+    return _build(ImportOptions, "import", {**file.import_, **_given(flags)})
+
+
+def train_options(file: ConfigFile, flags: Mapping[str, Any]) -> TrainOptions:
+    """Resolves flags, file, preset and defaults.
+
+    Raises:
+        ConfigError: An option or preset is unknown or out of range.
+    """
+    chosen = {**file.train, **_given(flags)}
+    preset = chosen.get("preset", "fast")
+    if preset not in PRESETS:
+        raise ConfigError(f'preset "{preset}" is unknown; choose one of {", ".join(PRESETS)}')
+    return _build(TrainOptions, "train", {**PRESETS[preset], **chosen})
+
+
+def predict_options(file: ConfigFile, flags: Mapping[str, Any]) -> PredictOptions:
+    """Resolves flags, file and defaults.
+
+    Raises:
+        ConfigError: An option is unknown or out of range.
+    """
+    return _build(PredictOptions, "predict", {**file.predict, **_given(flags)})
+
+
+def explain(error: ValidationError) -> str:
+    """The first complaint of a validation error in one line."""
+    first = error.errors()[0]
+    where = ".".join(str(part) for part in first["loc"]) or "content"
+    return f"{where}: {' '.join(first['msg'].split())}"
+
+
+def _build(model: type[Options], section: str, values: Mapping[str, Any]) -> Options:
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError(f"[{section}] {explain(error)}; see dmmn-qp {section} --help") from error
+
+
+def _given(flags: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in flags.items() if value is not None}

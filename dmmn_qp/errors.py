@@ -1,0 +1,40 @@
+"""Every error that a user can cause, under one root.
+
+A message is one line: it names the thing, the rule, and the way out.
+"""
+
+
+class DmmnQpError(Exception):
+    """Root of all errors of this package; the command line prints it without a traceback and exits with 1."""
+
+
+class ConfigError(DmmnQpError):
+    """A configuration file or a combination of options that cannot be meant."""
+
+
+class ProjectError(DmmnQpError):
+    """A QuPath project that cannot be found, read or resolved."""
+
+
+class AnnotationFileError(DmmnQpError):
+    """A file of annotations (``data.qpdata`` or GeoJSON) that is damaged or of an unsupported kind."""
+
+
+class SlideError(DmmnQpError):
+    """A slide that cannot be found, opened or read."""
+
+
+class PixelSizeError(SlideError):
+    """A slide whose pixel size is unknown, implausible, or does not fit the magnifications asked for."""
+
+
+class DatasetError(DmmnQpError):
+    """A dataset that is missing, damaged or cannot be trained on."""
+
+
+class ModelError(DmmnQpError):
+    """A model folder that is missing, damaged or does not fit what is asked of it."""
+
+
+class OutputExistsError(DmmnQpError):
+    """An output that exists already and may not be overwritten."""

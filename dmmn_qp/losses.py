@@ -1,0 +1,37 @@
+"""The loss of partially annotated patches (paper, section 2.5)."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from torch import Tensor
+from torch.nn import functional
+
+from dmmn_qp.specs import UNLABELLED
+
+LossMean = Literal["patch", "labelled"]
+
+
+def partial_cross_entropy(logits: Tensor, target: Tensor, weights: Tensor, mean: LossMean) -> Tensor:
+    """Weighted cross entropy in which unlabelled pixels count nothing.
+
+    ``patch`` is the paper's Eq. 1: the weighted sum over the labelled pixels is divided by *all* pixels of the patch,
+    so sparsely annotated patches count less. ``labelled`` divides by the weights of the labelled pixels instead.
+
+    Args:
+        logits: (B, C, S, S); output ``i`` stands for label ``i + 1``.
+        target: (B, S, S) int64 labels, 0 = unlabelled.
+        weights: (C,) weights of the classes (Eq. 2).
+        mean: What the sum is divided by.
+
+    Returns:
+        Scalar; 0 with zero gradient when no pixel is labelled.
+    """
+    total = functional.cross_entropy(
+        logits.float(), target - 1, weight=weights, ignore_index=UNLABELLED - 1, reduction="sum"
+    )
+    if mean == "patch":
+        return total / target.numel()
+    labelled = target > UNLABELLED
+    weight_sum = (weights[(target - 1).clamp(min=0)] * labelled).sum()
+    return total / weight_sum.clamp(min=1e-6)

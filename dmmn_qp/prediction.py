@@ -1,0 +1,262 @@
+"""`dmmn-qp predict`: a model and slides -> label rasters and QuPath polygons (paper, section 2.6)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from dmmn_qp.checkpoint import InputConvention, ModelCard, load_model
+from dmmn_qp.config import PredictOptions
+from dmmn_qp.dataset import LABELS_SUFFIX, Dataset, create_label_raster
+from dmmn_qp.devices import autocast, choose_bf16, choose_device, network_inputs
+from dmmn_qp.errors import OutputExistsError, SlideError
+from dmmn_qp.outputs import RUN_FILE, new_file, write_json
+from dmmn_qp.provenance import describe_run, now
+from dmmn_qp.rasterize import LabelArray
+from dmmn_qp.regions import Region
+from dmmn_qp.reporting import Reporter
+from dmmn_qp.slides import RgbArray, Slide, fingerprint, list_slides, open_slide, read_field
+from dmmn_qp.specs import PatchGrid
+from dmmn_qp.writers import WRITERS, PredictedSlide
+
+BLOCK_TARGETS = 8
+"""Side of a block in targets: what is read, predicted and written at a time."""
+
+
+@dataclass(frozen=True, slots=True)
+class SlideToPredict:
+    """A slide to predict.
+
+    Attributes:
+        slide_id: Its name in file names.
+        path: The file.
+        mpp: um/px where it is known better than from the file.
+        crop_to_bounds: Whether QuPath's frame starts at the scanned bounds.
+    """
+
+    slide_id: str
+    path: Path
+    mpp: float | None = None
+    crop_to_bounds: bool = True
+
+
+def slides_to_predict(
+    names: Sequence[str], dataset_folder: Path, slides_roots: Sequence[Path] = ()
+) -> list[SlideToPredict]:
+    """Resolves what the user named: slides, folders of them, names of the dataset, or nothing for all of it.
+
+    Raises:
+        SlideError: A slide is neither a file nor in the dataset, or two have the same name.
+        DatasetError: No slide is named and there is no dataset.
+    """
+    dataset = Dataset(dataset_folder) if not names or (dataset_folder / "dataset.json").is_file() else None
+    records = {r.slide_id: r for r in dataset.slides()} if dataset else {}
+    by_path = {Path(r.path): r for r in records.values()}
+    chosen: list[SlideToPredict] = []
+    for name in _files_of(names) or records:
+        path = Path(name)
+        record = by_path.get(path.resolve()) if path.is_file() else records.get(name)
+        if record is not None and dataset is not None:
+            located = path if path.is_file() else dataset.locate(record, slides_roots)
+            chosen.append(SlideToPredict(record.slide_id, located, record.mpp, record.crop_to_bounds))
+        elif path.is_file():
+            chosen.append(SlideToPredict(path.stem, path))
+        else:
+            known = f"; the dataset has {', '.join(records)}" if records else ""
+            raise SlideError(f'slide "{name}" does not exist; check the path{known}')
+    seen: dict[str, Path] = {}
+    for slide in chosen:
+        if slide.slide_id in seen:
+            raise SlideError(
+                f'slides "{seen[slide.slide_id]}" and "{slide.path}" would both be written as "{slide.slide_id}"; '
+                "predict them in two runs with different --out"
+            )
+        seen[slide.slide_id] = slide.path
+    return chosen
+
+
+def _files_of(names: Sequence[str]) -> list[str]:
+    """The names, each folder replaced by the slides in it."""
+    files: list[str] = []
+    for name in names:
+        slides = [str(path) for path in list_slides(Path(name))] if Path(name).is_dir() else [name]
+        if not slides:
+            raise SlideError(f'folder "{name}" holds no slide; check the path')
+        files += slides
+    return files
+
+
+def predict(
+    model_folder: Path,
+    slides: Sequence[SlideToPredict],
+    out: Path,
+    options: PredictOptions,
+    reporter: Reporter,
+    *,
+    overwrite: bool = False,
+) -> list[Path]:
+    """Predicts slides one after the other.
+
+    Args:
+        model_folder: The model.
+        slides: The slides.
+        out: Folder to write into; other slides' predictions in it are left alone.
+        options: Resolved options.
+        reporter: Where to report.
+        overwrite: Whether predictions of these slides may be replaced.
+
+    Returns:
+        The GeoJSON files.
+
+    Raises:
+        ModelError: The model is missing or damaged.
+        SlideError: A slide cannot be read; PixelSizeError where the model does not fit its magnification.
+        OutputExistsError: A slide has been predicted already.
+    """
+    started = now()
+    if out.exists() and not out.is_dir():
+        raise OutputExistsError(f'output "{out}" is a file; choose another folder with --out')
+    done = [s.slide_id for s in slides if (out / f"{s.slide_id}.geojson").exists()]
+    if done and not overwrite:
+        raise OutputExistsError(
+            f'output folder "{out}" exists and holds predictions of {", ".join(done)}; pass --overwrite to replace '
+            "them or choose another with --out"
+        )
+    card, network = load_model(model_folder)
+    device = choose_device(options.device)
+    bf16 = choose_bf16(options.precision, device)
+    network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    for slide in slides:  # every slide is looked at before the first is predicted
+        with _open(slide, options) as opened:
+            card.patch_spec.grid_of(opened.info.mpp, slide.slide_id)
+    run = describe_run(
+        "predict", {**options.model_dump(mode="json"), "model": str(model_folder)}, started, device=str(device)
+    )
+    reporter.heading(f"Predicting {len(slides)} slides with {card.name} on {device.type}")
+    if card.licence:
+        reporter.say(f"  licence of the model: {card.licence}")
+    written: list[Path] = []
+    for slide in slides:
+        with _open(slide, options) as opened:
+            written.append(_predict_one(slide, opened, card, network, device, bf16, out, options, run, reporter))
+    write_json(out / RUN_FILE, {**run, "finished": now(), "slides": [s.slide_id for s in slides]})
+    return written
+
+
+def _open(slide: SlideToPredict, options: PredictOptions) -> Slide:
+    return open_slide(slide.path, project_mpp=slide.mpp, user_mpp=options.mpp, crop_to_bounds=slide.crop_to_bounds)
+
+
+def _predict_one(
+    target: SlideToPredict,
+    slide: Slide,
+    card: ModelCard,
+    network: nn.Module,
+    device: torch.device,
+    bf16: bool,
+    out: Path,
+    options: PredictOptions,
+    run: dict[str, Any],
+    reporter: Reporter,
+) -> Path:
+    """Predicts one slide and writes its files; returns its GeoJSON."""
+    info = slide.info
+    grid = card.patch_spec.grid_of(info.mpp, target.slide_id)
+    labels_path = out / f"{target.slide_id}.{LABELS_SUFFIX}"
+    predicted = PredictedSlide(
+        slide=slide,
+        slide_id=target.slide_id,
+        fingerprint=fingerprint(target.path),
+        labels=labels_path,
+        downsample=grid.downsample,
+        class_map=card.class_map,
+        model_name=card.name,
+        model_run=str(card.provenance.get("run_id", card.name)),
+        run_id=run["run_id"],
+    )
+    rows, columns = grid.shape(info.width, info.height)
+    size = card.patch_spec.size_px
+    n_targets = -(-rows // size) * -(-columns // size)
+    with (
+        reporter.task(target.slide_id, n_targets) as task,
+        new_file(labels_path) as temporary,
+        create_label_raster(temporary, (rows, columns), card.class_map) as raster,
+    ):
+        for block, labels in predict_blocks(slide, grid, network, card.input, device, bf16, options.batch_size):
+            raster.write(block, labels)
+            task.advance(block.width * block.height // size**2)
+    for suffix, write in WRITERS.items():
+        write(out / f"{target.slide_id}.{suffix}", predicted)
+    reporter.say(f"  {target.slide_id}: {columns} x {rows} px at {card.patch_spec.mpps[0]:g} um/px")
+    return out / f"{target.slide_id}.geojson"
+
+
+def predict_blocks(
+    slide: Slide,
+    grid: PatchGrid,
+    network: nn.Module,
+    convention: InputConvention,
+    device: torch.device,
+    bf16: bool,
+    batch_size: int,
+) -> Iterator[tuple[Region, LabelArray]]:
+    """Predicts a slide in blocks of targets, row by row; the next block is read while one is predicted.
+
+    Every pixel of the slide is predicted. What lies outside the slide is zero, as in the paper.
+
+    Yields:
+        (block in grid pixels, labels (block.height, block.width) uint8 >= 1); blocks at the right and bottom border
+        may leave the slide.
+    """
+    rows, columns = grid.shape(slide.info.width, slide.info.height)
+    size = grid.spec.size_px
+    whole = Region(0, 0, -(-columns // size) * size, -(-rows // size) * size)
+    blocks = list(whole.tiles(BLOCK_TARGETS * size))
+
+    def read(block: Region) -> list[RgbArray]:
+        return [read_field(slide, grid, m, grid.field(block, m)) for m in range(len(grid.spec.mpps))]
+
+    with ThreadPoolExecutor(1) as reader:
+        ahead = reader.submit(read, blocks[0])
+        for i, block in enumerate(blocks):
+            fields = ahead.result()
+            if i + 1 < len(blocks):
+                ahead = reader.submit(read, blocks[i + 1])
+            yield block, _predict_block(block, fields, grid, network, convention, device, bf16, batch_size)
+
+
+def _predict_block(
+    block: Region,
+    fields: Sequence[RgbArray],
+    grid: PatchGrid,
+    network: nn.Module,
+    convention: InputConvention,
+    device: torch.device,
+    bf16: bool,
+    batch_size: int,
+) -> LabelArray:
+    """Labels of a block from its fields, target by target in batches."""
+    size = grid.spec.size_px
+    labels = np.empty((block.height, block.width), np.uint8)
+    corners = [(y, x) for y in range(0, block.height, size) for x in range(0, block.width, size)]
+    for start in range(0, len(corners), batch_size):
+        batch = corners[start : start + batch_size]
+        images = np.stack([[_cut(field, y >> m, x >> m, size) for m, field in enumerate(fields)] for y, x in batch])
+        with torch.inference_mode(), autocast(device, bf16):
+            inputs = network_inputs(torch.from_numpy(images).permute(0, 1, 4, 2, 3), convention, device)
+            logits = network(inputs)  # (B, C, S, S)
+            predicted = (logits.argmax(dim=1) + 1).to(torch.uint8).cpu().numpy()
+        for (y, x), target in zip(batch, predicted, strict=True):
+            labels[y : y + size, x : x + size] = target
+    return labels
+
+
+def _cut(field: RgbArray, y: int, x: int, size: int) -> RgbArray:
+    return field[y : y + size, x : x + size]

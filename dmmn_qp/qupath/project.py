@@ -1,0 +1,548 @@
+"""Reads QuPath projects and finds their slides again, without Java."""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+import unicodedata
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePath, PurePosixPath, PureWindowsPath
+from typing import Any, Final
+from urllib.parse import unquote
+
+import orjson
+
+from dmmn_qp.annotations import Color
+from dmmn_qp.errors import PixelSizeError, ProjectError, SlideError
+from dmmn_qp.qupath.classes import argb_to_rgb
+from dmmn_qp.qupath.reading import full_class_name, shorten
+
+_MICROMETRES: Final = {
+    "µm": 1.0, "μm": 1.0, "um": 1.0, "micron": 1.0, "microns": 1.0, "micrometer": 1.0, "micrometre": 1.0,
+    "nm": 1e-3, "mm": 1e3, "cm": 1e4,
+}  # fmt: skip
+_ISOTROPIC_WITHIN: Final = 0.01
+_SAME_FRAME: Final = ("channels", "pyramidize")
+_MAX_WRAPPERS: Final = 20
+_NEARBY_DEPTH: Final = 4
+_NEARBY_ENTRIES: Final = 50_000
+
+
+@dataclass(frozen=True, slots=True)
+class ProjectClass:
+    """A class in the project's list.
+
+    Attributes:
+        name: Full name, such as ``"Tumor: Positive"``.
+        color: Its colour, where the project gives one.
+    """
+
+    name: str
+    color: Color | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ProjectEntry:
+    """One image of a project.
+
+    Attributes:
+        entry_id: QuPath's number of the entry, as text.
+        image_name: The name shown in QuPath; need not be the file's.
+        data_path: Where the entry's ``data.qpdata`` is; missing for an image that was never opened and saved.
+        uri: The stored address of the slide.
+        slide_path: The slide's path on the machine that stored it; None where the address is no local file.
+        provider: Class name of the server builder that QuPath reads the slide with.
+        server_args: Options given to that server, such as ``--no-crop``.
+        width: Width in level-0 px.
+        height: Height in level-0 px.
+        mpp_x: Pixel width in um at level 0; None where the slide is not calibrated.
+        mpp_y: Pixel height in um at level 0.
+        metadata: The entry's own key-value pairs.
+        description: The entry's description.
+        annotation_counts: Number of annotations per class when last saved, ``"Unclassified"`` for those
+            without one; None where unknown.
+        object_count: Number of objects of all kinds when last saved; None where unknown.
+        unsupported_server: Why coordinates of this entry are not those of its file (such as a rotated image),
+            or why it has no file; None for an ordinary entry.
+    """
+
+    entry_id: str
+    image_name: str
+    data_path: Path
+    uri: str | None = None
+    slide_path: PurePath | None = None
+    provider: str | None = None
+    server_args: tuple[str, ...] = ()
+    width: int | None = None
+    height: int | None = None
+    mpp_x: float | None = None
+    mpp_y: float | None = None
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    description: str | None = None
+    annotation_counts: Mapping[str, int] | None = None
+    object_count: int | None = None
+    unsupported_server: str | None = None
+
+    @property
+    def crop_to_bounds(self) -> bool:
+        """Whether QuPath's frame starts at OpenSlide's bounds of the slide, where it has any."""
+        return "--no-crop" not in self.server_args
+
+    @property
+    def mpp(self) -> float | None:
+        """Pixel size in um/px at level 0; None where the slide is not calibrated.
+
+        Raises:
+            PixelSizeError: Width and height of a pixel differ by more than 1 %.
+        """
+        if self.mpp_x is None or self.mpp_y is None:
+            return None
+        if abs(self.mpp_x - self.mpp_y) > _ISOTROPIC_WITHIN * max(self.mpp_x, self.mpp_y):
+            raise PixelSizeError(
+                f'image "{shorten(self.image_name)}" has pixels of {self.mpp_x:g} x {self.mpp_y:g} um, '
+                "but they must be square; correct them in QuPath (Image > Set pixel size)"
+            )
+        return (self.mpp_x + self.mpp_y) / 2
+
+    @property
+    def slide_name(self) -> str:
+        """File name of the slide; the entry's own name where no file is known."""
+        return (self.slide_path.name if self.slide_path is not None else "") or self.image_name
+
+
+@dataclass(frozen=True, slots=True)
+class QuPathProject:
+    """A project.
+
+    Attributes:
+        path: Its ``.qpproj`` file.
+        version: The version of QuPath that wrote it; empty where not given.
+        stored_path: Where the file lay when it was written; differs from ``path`` after a move.
+        classes: The project's list of classes, in QuPath's order, without "Unclassified".
+        entries: Its images, in QuPath's order.
+    """
+
+    path: Path
+    version: str
+    stored_path: PurePath | None
+    classes: tuple[ProjectClass, ...]
+    entries: tuple[ProjectEntry, ...]
+
+    @property
+    def folder(self) -> Path:
+        """The project's folder."""
+        return self.path.parent
+
+
+def read_project(path: Path) -> QuPathProject:
+    """Read a project.
+
+    Args:
+        path: The project's folder, or its ``.qpproj`` file of any name.
+
+    Returns:
+        The project with all its images; slides are not looked for, see :func:`find_slides`.
+
+    Raises:
+        ProjectError: There is no project, or the file is damaged or of an unsupported kind.
+    """
+    path = _project_file(path)
+    content = _read_json(path)
+    if not isinstance(content, dict) or not isinstance(content.get("images"), list):
+        raise ProjectError(f'"{path}" is no QuPath project: it has no list of images')
+    entries = tuple(_entry(item, number, path) for number, item in enumerate(content["images"], start=1))
+    seen: set[str] = set()
+    for entry in entries:
+        if entry.entry_id in seen:
+            raise ProjectError(f'project "{path}" has two images with entryID {entry.entry_id}; it is damaged')
+        seen.add(entry.entry_id)
+    return QuPathProject(
+        path=path,
+        version=_text(content.get("version")) or "",
+        stored_path=path_of_uri(_text(content.get("uri"))),
+        classes=_classes(path.parent / "classifiers" / "classes.json"),
+        entries=entries,
+    )
+
+
+def path_of_uri(uri: str | None) -> PurePath | None:
+    """The path in a ``file:`` address, or in a bare path; None for anything else.
+
+    A drive letter or a server name makes it a Windows path, whatever this machine is.
+    """
+    if not uri:
+        return None
+    if re.match(r"[A-Za-z]:[\\/]|\\\\", uri):
+        return PureWindowsPath(uri)
+    if uri.startswith("/"):
+        return PurePosixPath(uri)
+    scheme, _, rest = uri.partition(":")
+    if scheme.lower() != "file":
+        return None
+    # "////server" and "//server" name a server, "/" and "///" none.
+    slashes = len(rest) - len(rest.lstrip("/"))
+    text = unquote(rest.lstrip("/"))
+    if "\0" in text or not text:
+        return None
+    if slashes in (2, 4) and not text.lower().startswith("localhost/"):
+        return PureWindowsPath("//" + text)
+    text = text.removeprefix("localhost/") if slashes == 2 else text
+    return PureWindowsPath(text) if re.match(r"[A-Za-z]:/", text) else PurePosixPath("/" + text)
+
+
+def find_slide(project: QuPathProject, entry: ProjectEntry, slides_roots: Sequence[Path] = ()) -> Path:
+    """Find the slide of one image.
+
+    Tried in turn: the stored path; the same path relative to the project where that was moved; a file of the
+    same name anywhere under ``slides_roots``; one in the project's folder; one near the project.
+
+    Args:
+        project: The project.
+        entry: One of its images.
+        slides_roots: Folders given by the user.
+
+    Returns:
+        An existing file (or folder, for slides that are folders).
+
+    Raises:
+        SlideError: There is no such file, or there are several and the first place that has any does not
+            decide.
+    """
+    return find_slides(project, [entry], slides_roots)[entry.entry_id]
+
+
+def find_slides(
+    project: QuPathProject, entries: Iterable[ProjectEntry], slides_roots: Sequence[Path] = ()
+) -> dict[str, Path]:
+    """Find the slides of many images, each folder searched once; see :func:`find_slide`.
+
+    Returns:
+        The path of each slide by ``entry_id``.
+
+    Raises:
+        SlideError: Names every slide that is missing or that has several candidates.
+    """
+    for root in slides_roots:
+        if not root.is_dir():
+            raise SlideError(f'slides folder "{root}" does not exist; pass an existing one as --slides-root')
+    searches = (
+        _NameSearch(slides_roots, depth=None, entries=None),
+        _NameSearch([project.folder], depth=_NEARBY_DEPTH, entries=_NEARBY_ENTRIES),
+        _NameSearch([project.folder.resolve().parent], depth=_NEARBY_DEPTH, entries=_NEARBY_ENTRIES),
+    )
+    found: dict[str, Path] = {}
+    ambiguous: list[str] = []
+    missing: list[str] = []
+    for entry in entries:
+        candidates = _candidates(project, entry, searches)
+        if len(candidates) == 1:
+            found[entry.entry_id] = candidates[0]
+        elif candidates:
+            first, second = candidates[:2]
+            ambiguous.append(f'slide "{shorten(entry.slide_name)}" is both "{first}" and "{second}"')
+        else:
+            stored = f' (stored at "{shorten(str(entry.slide_path), 200)}")' if entry.slide_path is not None else ""
+            missing.append(f'"{shorten(entry.slide_name)}"{stored}')
+    if missing or ambiguous:
+        problems = ([f"slide not found: {', '.join(missing)}"] if missing else []) + ambiguous
+        way_out = "pass the folder that holds the slides as --slides-root"
+        if ambiguous:
+            way_out += ", one that holds each name once"
+        raise SlideError(f"{'; '.join(problems)}; {way_out}")
+    return found
+
+
+class _NameSearch:
+    """Files by name under some folders, which are walked on the first question only."""
+
+    def __init__(self, roots: Sequence[Path], *, depth: int | None, entries: int | None) -> None:
+        self._roots, self._depth, self._entries = roots, depth, entries
+        self._by_name: dict[str, list[Path]] | None = None
+
+    def find(self, name: str) -> list[Path]:
+        """All different files of that name; links to one and the same file count once."""
+        if self._by_name is None:
+            self._by_name = {}
+            for path in _walk(self._roots, self._depth, self._entries):
+                self._by_name.setdefault(_normal(path.name), []).append(path)
+        different: dict[Path, Path] = {}
+        for path in self._by_name.get(_normal(name), []):
+            different.setdefault(path.resolve(), path)
+        return list(different.values())
+
+
+def _normal(name: str) -> str:
+    """A file name as all systems spell it; macOS stores accents as characters of their own."""
+    return unicodedata.normalize("NFC", name)
+
+
+def _walk(roots: Sequence[Path], depth: int | None, entries: int | None) -> Iterator[Path]:
+    """Everything below some folders, nearest first; links are followed, but no folder is entered twice."""
+    folders = [(root, 0) for root in roots]
+    entered: set[tuple[int, int]] = set()
+    left = math.inf if entries is None else entries
+    for folder, level in folders:  # grows while it is walked
+        try:
+            status = folder.stat()
+            if (status.st_dev, status.st_ino) in entered:
+                continue
+            entered.add((status.st_dev, status.st_ino))
+            with os.scandir(folder) as items:
+                children = sorted((item.name, item.is_dir()) for item in items)
+        except OSError:
+            continue
+        for name, is_folder in children:
+            left -= 1
+            if left < 0:
+                return
+            yield folder / name
+            if is_folder and not name.startswith(".") and (depth is None or level < depth):
+                folders.append((folder / name, level + 1))
+
+
+def _candidates(project: QuPathProject, entry: ProjectEntry, searches: Iterable[_NameSearch]) -> list[Path]:
+    """Files that may be the slide, from the first place that has any."""
+    for guess in (_native(entry.slide_path), _moved(project, entry)):
+        if guess is not None and _exists(guess):
+            return [guess]
+    name = entry.slide_name
+    if not name or name in (".", "..") or "/" in name or "\\" in name:
+        return []
+    return next(filter(None, (search.find(name) for search in searches)), [])
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except (OSError, ValueError):
+        return False
+
+
+def _native(path: PurePath | None) -> Path | None:
+    """A stored path as a path of this machine; None where it is of the other kind."""
+    is_native = isinstance(path, PureWindowsPath) == (os.name == "nt")
+    return Path(path) if path is not None and is_native else None
+
+
+def _moved(project: QuPathProject, entry: ProjectEntry) -> Path | None:
+    """The slide's place relative to the project where both were moved together."""
+    old_file, slide = project.stored_path, entry.slide_path
+    if old_file is None or slide is None or type(old_file) is not type(slide) or old_file.anchor != slide.anchor:
+        return None
+    old = old_file.parent.parts
+    common = 0
+    for ours, theirs in zip(old, slide.parts, strict=False):
+        if ours != theirs:
+            break
+        common += 1
+    above = [os.pardir] * (len(old) - common)
+    return Path(os.path.normpath(project.folder.resolve().joinpath(*above, *slide.parts[common:])))
+
+
+def _project_file(path: Path) -> Path:
+    try:
+        if path.is_file():
+            if path.suffix.lower() != ".qpproj":
+                raise ProjectError(f'"{path}" is no QuPath project; pass a .qpproj file or the folder that holds one')
+            return path
+        if not path.is_dir():
+            raise ProjectError(f'no QuPath project at "{path}"')
+        if (path / "project.qpproj").is_file():
+            return path / "project.qpproj"
+        files = sorted(path.glob("*.qpproj"))
+    except (OSError, ValueError) as error:
+        raise ProjectError(f'QuPath project "{path}" cannot be read ({error})') from error
+    if not files:
+        raise ProjectError(f'folder "{path}" holds no QuPath project (no .qpproj file)')
+    if len(files) > 1:
+        names = ", ".join(file.name for file in files)
+        raise ProjectError(f'folder "{path}" holds several QuPath projects; pass one of {names}')
+    return files[0]
+
+
+def _read_json(path: Path) -> Any:
+    """The content of a JSON file of the project.
+
+    Raises:
+        ProjectError: The file cannot be read or is no JSON.
+    """
+    try:
+        return orjson.loads(path.read_bytes().removeprefix(b"\xef\xbb\xbf"))
+    except OSError as error:
+        raise ProjectError(f'"{path}" cannot be read ({error.strerror or error})') from error
+    except orjson.JSONDecodeError as error:
+        raise ProjectError(
+            f'"{path}" is damaged: no JSON ({error}); restore a copy (QuPath keeps "{path.name}.backup")'
+        ) from error
+
+
+def _entry(item: object, number: int, project_file: Path) -> ProjectEntry:
+    """One image from the project's list; ``number`` counts from 1, for messages."""
+    if not isinstance(item, dict):
+        raise ProjectError(f'project "{project_file}" is damaged: image {number} of its list is no image')
+    builder = item.get("serverBuilder")
+    if not isinstance(builder, dict):
+        raise ProjectError(
+            f'project "{project_file}": image {number} has no server builder, as in QuPath 0.1; '
+            "open and save the project in a newer QuPath"
+        )
+    entry_id = _entry_id(item.get("entryID"))
+    if entry_id is None:
+        raise ProjectError(
+            f'project "{project_file}" is damaged: image {number} has entryID '
+            f'"{shorten(_plain(item.get("entryID")))}", which is no number'
+        )
+    server = _Server.unwrap(builder)
+    folder = project_file.parent / "data" / entry_id
+    object_count, annotation_counts = _counts(folder / "summary.json")
+    metadata = item.get("metadata")
+    slide_path = path_of_uri(server.uri)
+    unsupported = server.unsupported
+    if unsupported is None and slide_path is None:
+        unsupported = "image without a local file" + (f" ({shorten(server.uri)})" if server.uri else "")
+    return ProjectEntry(
+        entry_id=entry_id,
+        image_name=_text(item.get("imageName")) or (slide_path.name if slide_path else f"image {entry_id}"),
+        data_path=folder / "data.qpdata",
+        uri=server.uri,
+        slide_path=slide_path,
+        provider=server.provider,
+        server_args=server.args,
+        width=_size(server.metadata.get("width")),
+        height=_size(server.metadata.get("height")),
+        mpp_x=_micrometres(server.metadata, "pixelWidth"),
+        mpp_y=_micrometres(server.metadata, "pixelHeight"),
+        metadata={key: _plain(value) for key, value in metadata.items()} if isinstance(metadata, dict) else {},
+        description=_text(item.get("description")),
+        annotation_counts=annotation_counts,
+        object_count=object_count,
+        unsupported_server=unsupported,
+    )
+
+
+def _entry_id(value: object) -> str | None:
+    """An entry's number as text. It names a folder, so that nothing but digits will do."""
+    text = value if isinstance(value, str) else str(value) if type(value) is int else ""
+    return text if re.fullmatch(r"[0-9]{1,19}", text, re.ASCII) else None
+
+
+@dataclass(frozen=True, slots=True)
+class _Server:
+    """The innermost server of an entry, and what its wrappers do to it."""
+
+    uri: str | None
+    provider: str | None
+    args: tuple[str, ...]
+    metadata: Mapping[str, Any]
+    unsupported: str | None
+
+    @classmethod
+    def unwrap(cls, builder: Mapping[str, Any]) -> _Server:
+        """Go through the wrappers; the outermost metadata are those that QuPath shows."""
+        metadata: Mapping[str, Any] | None = None
+        unsupported: str | None = None
+        for _ in range(_MAX_WRAPPERS):
+            kind = builder.get("builderType")
+            if metadata is None and isinstance(builder.get("metadata"), dict):
+                metadata = builder["metadata"]
+            if kind != "uri" and kind not in _SAME_FRAME:
+                unsupported = unsupported or _changed_frame(kind, builder)
+            inner = builder.get("builder")
+            if not isinstance(inner, dict):
+                break
+            builder = inner
+        if builder.get("builderType") != "uri":
+            unsupported = unsupported or "image server without a file"
+        args = builder.get("args")
+        return cls(
+            uri=_text(builder.get("uri")),
+            provider=_text(builder.get("providerClassName")),
+            args=tuple(_plain(arg) for arg in args) if isinstance(args, list) else (),
+            metadata=metadata or {},
+            unsupported=unsupported,
+        )
+
+
+def _changed_frame(kind: object, builder: Mapping[str, Any]) -> str | None:
+    """What a wrapper does to the frame of coordinates; None for a rotation by nothing."""
+    if kind == "rotated":
+        rotation = builder.get("rotation")
+        if rotation == "ROTATE_NONE":
+            return None
+        return "rotated image" + (f" ({shorten(rotation)})" if isinstance(rotation, str) else "")
+    if kind == "cropped":
+        region = builder.get("region")
+        x, y = (region.get("x"), region.get("y")) if isinstance(region, dict) else (None, None)
+        return "cropped image" + (f" at {x}, {y} px" if isinstance(x, int) and isinstance(y, int) else "")
+    return f'image server of kind "{shorten(_plain(kind))}"'
+
+
+def _counts(path: Path) -> tuple[int | None, dict[str, int] | None]:
+    """Number of objects, and of annotations per class, from an entry's summary; None where unknown."""
+    try:
+        summary = _read_json(path)
+    except ProjectError:
+        return None, None
+    hierarchy = summary.get("hierarchy") if isinstance(summary, dict) else None
+    if not isinstance(hierarchy, dict):
+        return None, None
+    objects, types = hierarchy.get("nObjects"), hierarchy.get("objectTypeCounts")
+    roots = types.get("Root objects") if isinstance(types, dict) else None
+    total = objects - (roots if type(roots) is int else 0) if type(objects) is int else None
+    counts = hierarchy.get("annotationClassificationCounts")
+    if not isinstance(counts, dict):
+        return total, None
+    return total, {name: count for name, count in counts.items() if type(count) is int}
+
+
+def _classes(path: Path) -> tuple[ProjectClass, ...]:
+    """The project's classes; none where it has no list.
+
+    Raises:
+        ProjectError: The list is there and cannot be read.
+    """
+    if not path.is_file():
+        return ()
+    content = _read_json(path)
+    items = content.get("pathClasses") if isinstance(content, dict) else None
+    if not isinstance(items, list):
+        raise ProjectError(f'"{path}" is damaged: it has no list of classes; save the class list in QuPath again')
+    classes: dict[str, ProjectClass] = {}
+    for item in items:
+        name = _text(item.get("name")) if isinstance(item, dict) else None
+        full_name = full_class_name([name]) if name else None
+        if full_name is None or full_name == "Unclassified":
+            continue
+        argb = item.get("color", item.get("colorRGB"))
+        color = argb_to_rgb(argb) if type(argb) is int else None
+        classes.setdefault(full_name, ProjectClass(full_name, color))
+    return tuple(classes.values())
+
+
+def _text(value: object) -> str | None:
+    return value if isinstance(value, str) and value else None
+
+
+def _plain(value: object) -> str:
+    """A single value as text; empty for null and for what is no single value."""
+    return str(value) if isinstance(value, (str, int, float)) else ""
+
+
+def _size(value: object) -> int | None:
+    return value if type(value) is int and value > 0 else None
+
+
+def _micrometres(metadata: Mapping[str, Any], key: str) -> float | None:
+    """A calibrated length in um; None for one in px, and for nonsense."""
+    calibration = metadata.get("pixelCalibration")
+    length = calibration.get(key) if isinstance(calibration, dict) else None
+    if not isinstance(length, dict):
+        return None
+    value, unit = length.get("value"), length.get("unit")
+    factor = _MICROMETRES.get(unit.strip()) if isinstance(unit, str) else None
+    if factor is None or not isinstance(value, (int, float)):
+        return None
+    micrometres = value * factor
+    return micrometres if math.isfinite(micrometres) and micrometres > 0 else None

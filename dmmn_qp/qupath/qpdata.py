@@ -1,0 +1,546 @@
+"""Reads the objects of one image from QuPath's ``data.qpdata`` (data file versions 2 to 4), without Java."""
+
+from __future__ import annotations
+
+import re
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, TypeVar
+from uuid import UUID
+
+import numpy as np
+import numpy.typing as npt
+import shapely
+from shapely.geometry.base import BaseGeometry
+
+from dmmn_qp.annotations import DEFAULT_PLANE, Annotation, Color, ObjectKind, Plane
+from dmmn_qp.errors import AnnotationFileError
+from dmmn_qp.qupath.classes import argb_to_rgb
+from dmmn_qp.qupath.java_stream import (
+    BlockData,
+    JavaArray,
+    JavaClass,
+    JavaObject,
+    JavaStreamError,
+    JavaValue,
+    read_stream,
+)
+from dmmn_qp.qupath.reading import (
+    Notes,
+    ReadResult,
+    full_class_name,
+    parse_uuid,
+    paused_gc,
+    read_bytes,
+    shorten,
+)
+from dmmn_qp.qupath.shapes import are_usable, ellipse, polygonal_part
+
+_VERSIONS: Final = (2, 3, 4)
+_ID_KEY: Final = "Object ID"
+_CLASS_PARTS: Final = 100
+_RESTORE: Final = 'restore "data.qpdata.bkp" beside it, or open and save the image in QuPath'
+
+_KINDS: Final[dict[str, ObjectKind | None]] = {
+    "PathCellObject": "cell",
+    "PathTileObject": "tile",
+    "TMACoreObject": "tma_core",
+    "PathDetectionObject": "detection",
+    "PathAnnotationObject": "annotation",
+    "PathRootObject": None,
+}
+
+_T = TypeVar("_T")
+
+
+def read_qpdata(path: Path) -> ReadResult:
+    """Read every object of an image.
+
+    Args:
+        path: The ``data.qpdata`` of a project's entry.
+
+    Returns:
+        All objects of the hierarchy, flattened, parents before their children, siblings in QuPath's order.
+        Geometries are level-0 px in QuPath's frame. Objects whose outline is missing or covers nothing are
+        left out with a warning; their children are kept and count as children of the nearest object that is
+        kept.
+
+    Raises:
+        AnnotationFileError: The file is missing, damaged, or of a version or kind that is not supported.
+    """
+    data = read_bytes(path, "QuPath data file", "open and save the image in QuPath, or check the project folder")
+    try:
+        with paused_gc(), np.errstate(invalid="ignore"):  # NaN is looked for afterwards
+            return _Reader(read_stream(data), len(data)).read()
+    except (JavaStreamError, _DamagedError) as error:
+        raise AnnotationFileError(f'QuPath data file "{path}" is truncated or damaged: {error}; {_RESTORE}') from error
+    except _UnsupportedError as error:
+        raise AnnotationFileError(f'QuPath data file "{path}" {error}') from error
+
+
+class _DamagedError(ValueError):
+    """The stream is whole, but does not hold what QuPath writes."""
+
+
+class _UnsupportedError(ValueError):
+    """A version or kind of object that this reader does not know; the message ends with the way out."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Roi:
+    """An outline; ``geometry`` is None where it covers nothing, ``note`` says what was done to it."""
+
+    geometry: BaseGeometry | None
+    plane: Plane = DEFAULT_PLANE
+    is_ellipse: bool = False
+    note: str | None = None
+
+
+class _Run:
+    """The items that one object wrote by its own method, taken one after the other.
+
+    Primitives come in blocks; how many share a block depends on what lies between them.
+    """
+
+    def __init__(self, written_by: JavaObject) -> None:
+        self._owner = written_by.class_name
+        self._items = written_by.items
+        self._next = 0
+        self._block = b""
+
+    def peek(self) -> JavaValue:
+        """The next object without taking it; None also at the end."""
+        return self._items[self._next] if self._next < len(self._items) else None
+
+    def take(self) -> JavaValue:
+        """Take the next object, which may be null."""
+        if self._next >= len(self._items):
+            raise _DamagedError(f"{self._owner} ends early")
+        value = self._items[self._next]
+        if isinstance(value, BlockData):
+            raise _DamagedError(f"{self._owner} holds numbers where an object belongs")
+        self._next += 1
+        return value
+
+    def primitive(self, form: str) -> int:
+        """Take the next primitive, from the block at hand or from the next one."""
+        size = struct.calcsize(form)
+        while len(self._block) < size:
+            following = self.peek()
+            if not isinstance(following, BlockData):
+                raise _DamagedError(f"{self._owner} lacks a number")
+            self._block += following.data
+            self._next += 1
+        value: int = struct.unpack(form, self._block[:size])[0]
+        self._block = self._block[size:]
+        return value
+
+
+class _Reader:
+    """Turns the stream's objects into annotations; each shared Java object is translated once."""
+
+    def __init__(self, items: list[JavaValue], size: int) -> None:
+        self.items = items
+        self.notes = Notes()
+        self.kinds: dict[int, ObjectKind | None] = {}
+        self.classes: dict[int, tuple[str | None, Color | None]] = {}
+        self.rois: dict[int, _Roi] = {}
+        self.measurement_lists: dict[int, dict[str, float]] = {}
+        self.metadata_maps: dict[int, tuple[dict[str, str], UUID | None]] = {}
+        self.budget = size
+
+    def spend(self, values: int) -> None:
+        """Count values taken from the stream, each at least a byte there.
+
+        Back references could make a small file stand for any number of them.
+        """
+        self.budget -= values
+        if self.budget < 0:
+            raise _DamagedError("its objects share more than QuPath's ever do")
+
+    def read(self) -> ReadResult:
+        self.check_frame()
+        hierarchy = next((item for item in self.items if _simple_name(item) == "PathObjectHierarchy"), None)
+        if not isinstance(hierarchy, JavaObject):
+            raise _DamagedError("it holds no object hierarchy")
+        return ReadResult(tuple(self.flatten(hierarchy)), self.notes.lines())
+
+    def check_frame(self) -> None:
+        """The stream starts with its version and ends with a word of its own."""
+        first = self.items[0] if self.items else None
+        match = re.fullmatch(rb"..Data file version (\d{1,9})", first.data) if isinstance(first, BlockData) else None
+        if match is None:
+            raise _DamagedError("it does not start with a data file version")
+        if int(match[1]) not in _VERSIONS:
+            raise _UnsupportedError(
+                f"has data file version {int(match[1])}, but only 2 to 4 are known; "
+                "export the objects as GeoJSON from the QuPath that wrote it"
+            )
+        if self.items[-1] != "EOF":
+            raise _DamagedError("its end is missing")
+
+    def flatten(self, hierarchy: JavaObject) -> Iterator[Annotation]:
+        """All objects, depth first; a core may be in the TMA grid only."""
+        cores = _elements(hierarchy.fields.get("tmaGrid"), "cores")
+        pending: list[tuple[JavaValue, UUID | None]] = [(core, None) for core in reversed(cores)]
+        pending.append((hierarchy.fields.get("rootObject"), None))
+        seen: set[int] = set()
+        while pending:
+            value, parent_id = pending.pop()
+            if not isinstance(value, JavaObject):
+                raise _DamagedError("something else where an object of the hierarchy belongs")
+            if id(value) in seen:
+                continue
+            seen.add(id(value))
+            annotation, children = self.path_object(value, parent_id)
+            if annotation is not None:
+                parent_id = annotation.annotation_id or parent_id
+                yield annotation
+            pending.extend((child, parent_id) for child in reversed(children))
+
+    def path_object(self, value: JavaObject, parent_id: UUID | None) -> tuple[Annotation | None, list[JavaValue]]:
+        """Read one object's run of items.
+
+        Returns:
+            The annotation, or None for the root and for an object without an outline; and its children.
+        """
+        kind = self.kind(value.java_class)
+        run = _Run(value)
+        name = run.take()
+        color = _color(run.take())
+        annotation_id, metadata, measurements = self.descriptions(run)
+        children = [run.take() for _ in range(_count(run.primitive(">i"), value))]
+        if kind is None:
+            return None, children
+        locked = False
+        if _simple_name(run.peek()) == "Boolean":
+            locked = _unboxed(run.take()) is True
+        class_name, class_color = self.path_class(run.take())
+        roi = self.roi(run.take())
+        run.primitive(">d")  # the class probability, which nothing uses
+        nucleus = self.roi(run.take()).geometry if kind == "cell" and run.peek() is not None else None
+        if roi.note is not None:
+            self.notes.add(roi.note, _label(kind, name, annotation_id))
+        if roi.geometry is None:
+            return None, children
+        annotation = Annotation(
+            geometry=roi.geometry,
+            class_name=class_name,
+            class_color=class_color,
+            annotation_id=annotation_id,
+            kind=kind,
+            name=name if isinstance(name, str) and name else None,
+            locked=locked,
+            color=color,
+            measurements=measurements,
+            metadata=metadata,
+            plane=roi.plane,
+            parent_id=parent_id,
+            is_ellipse=roi.is_ellipse,
+            nucleus=nucleus,
+        )
+        return annotation, children
+
+    def kind(self, java_class: JavaClass) -> ObjectKind | None:
+        """QuPath's kind of object; None for the root of the hierarchy."""
+        key = id(java_class)
+        if key not in self.kinds:
+            names = [part.name.rpartition(".")[2] for part in reversed(java_class.chain)]
+            known = next((name for name in names if name in _KINDS), None)
+            if known is None:
+                raise _UnsupportedError(
+                    f"holds an object of the unknown kind {shorten(java_class.name)}; "
+                    "export the objects as GeoJSON from QuPath"
+                )
+            self.kinds[key] = _KINDS[known]
+        return self.kinds[key]
+
+    def descriptions(self, run: _Run) -> tuple[UUID | None, dict[str, str], dict[str, float]]:
+        """Read id, metadata and measurements, up to the number of children."""
+        annotation_id: UUID | None = None
+        parts: list[JavaValue] = []
+        if _simple_name(run.peek()) == "UUID":
+            annotation_id = _uuid(run.take())
+            parts = [run.take() for _ in range(_count(run.primitive(">i"), None))]
+        else:
+            while not isinstance(run.peek(), BlockData):
+                parts.append(run.take())
+        metadata: dict[str, str] = {}
+        measurements: dict[str, float] = {}
+        for part in parts:
+            if not isinstance(part, JavaObject):
+                continue
+            if _simple_name(part) == "MetadataMap":
+                metadata, stored_id = self.metadata(part)
+                annotation_id = annotation_id or stored_id
+            else:
+                measurements = self.measurements(part)
+        return annotation_id, metadata, measurements
+
+    def metadata(self, value: JavaObject) -> tuple[dict[str, str], UUID | None]:
+        """Read the key-value pairs; the object's id is one of them, and comes apart."""
+        known = self.metadata_maps.get(id(value))
+        if known is None:
+            arrays = [item.values for item in value.items if isinstance(item, JavaArray)]
+            if len(arrays) != 2 or not all(isinstance(values, list) for values in arrays):
+                raise _DamagedError("metadata without keys and values")
+            self.spend(len(arrays[0]))
+            pairs = zip(*arrays, strict=False)
+            metadata = {key: text for key, text in pairs if isinstance(key, str) and isinstance(text, str)}
+            known = self.metadata_maps[id(value)] = metadata, parse_uuid(metadata.pop(_ID_KEY, None))
+        return known
+
+    def measurements(self, value: JavaObject) -> dict[str, float]:
+        """Read a list of measurements, in any of the classes that QuPath has had for it."""
+        known = self.measurement_lists.get(id(value))
+        if known is None:
+            fields = value.fields
+            if "names" in fields and "values" in fields:
+                # The array of values may be longer than the list: it grows in steps.
+                numbers = _numbers(fields["values"])
+                self.spend(len(numbers))
+                pairs = zip(_elements(fields["names"]), numbers.tolist(), strict=False)
+                known = {name: number for name, number in pairs if isinstance(name, str)}
+            elif "list" in fields:
+                listed = _elements(fields["list"])
+                self.spend(len(listed))
+                known = dict(_measurement(item) for item in listed)
+            else:
+                self.notes.add("measurements of an unknown kind, left out", shorten(value.class_name))
+                known = {}
+            self.measurement_lists[id(value)] = known
+        return known
+
+    def path_class(self, value: JavaValue) -> tuple[str | None, Color | None]:
+        """Full name and colour of a class, whose chain of parents is its name."""
+        if value is None:
+            return None, None
+        if id(value) not in self.classes:
+            names: list[str] = []
+            link: JavaValue = value
+            while link is not None:
+                if not isinstance(link, JavaObject) or _simple_name(link) != "PathClass" or len(names) > _CLASS_PARTS:
+                    raise _DamagedError("something else where a class belongs")
+                name = link.fields.get("name")
+                names.append(name if isinstance(name, str) else "")
+                self.spend(len(names[-1]))
+                link = link.fields.get("parentClass")
+            assert isinstance(value, JavaObject)
+            self.classes[id(value)] = full_class_name(names[::-1]), _color(value.fields.get("colorRGB"))
+        return self.classes[id(value)]
+
+    def roi(self, value: JavaValue) -> _Roi:
+        """Translate a region of interest."""
+        if value is None:
+            return _Roi(None, note="object without an outline, left out")
+        if not isinstance(value, JavaObject):
+            raise _DamagedError("something else where an outline belongs")
+        known = self.rois.get(id(value))
+        if known is None:
+            self.spend(sum(_length(value.fields.get(name)) for name in ("x", "y", "wkb")))
+            known = self.rois[id(value)] = _roi(value)
+        return known
+
+
+def _roi(value: JavaObject) -> _Roi:
+    """Translate one of QuPath's serialized outlines."""
+    fields = value.fields
+    plane = Plane(*(_integer(fields.get(axis), default) for axis, default in (("c", -1), ("z", 0), ("t", 0))))
+    kind = value.class_name.rpartition(".")[2]
+    if kind == "GeometryROI$WKBSerializationProxy":
+        return _area(_wkb(fields.get("wkb")), plane)
+    shape, _, proxy = kind.partition("$")
+    if proxy != "SerializationProxy" or shape not in _OUTLINES:
+        raise _UnsupportedError(
+            f"holds an outline of the old or unknown kind {shorten(kind)}; "
+            "open and save the image in QuPath 0.3 or later, or export its objects as GeoJSON"
+        )
+    if shape in ("RectangleROI", "EllipseROI", "LineROI"):
+        corners = np.array([_real(fields.get(key)) for key in ("x", "y", "x2", "y2")]).reshape(2, 2)
+    else:
+        xs, ys = _numbers(fields.get("x")), _numbers(fields.get("y"))
+        if len(xs) != len(ys):
+            raise _DamagedError(f"{shape} has {len(xs)} x and {len(ys)} y")
+        corners = np.column_stack([xs, ys])
+    if not are_usable(corners):
+        return _Roi(None, plane, note="object whose coordinates are no numbers on a slide, left out")
+    return _OUTLINES[shape](corners, plane)
+
+
+def _polygon(points: npt.NDArray[np.float64], plane: Plane) -> _Roi:
+    if len(points) < 3:
+        return _Roi(None, plane, note=_NO_AREA)
+    return _area(shapely.Polygon(points), plane)
+
+
+def _rectangle(corners: npt.NDArray[np.float64], plane: Plane) -> _Roi:
+    return _area(shapely.box(*corners.min(axis=0), *corners.max(axis=0)), plane)
+
+
+def _ellipse(corners: npt.NDArray[np.float64], plane: Plane) -> _Roi:
+    return _area(ellipse(*corners.ravel()), plane, is_ellipse=True)
+
+
+def _line(points: npt.NDArray[np.float64], plane: Plane) -> _Roi:
+    if len(points) < 2:
+        return _Roi(None, plane, note="line of fewer than two points, left out")
+    return _Roi(shapely.LineString(points), plane)
+
+
+def _points(points: npt.NDArray[np.float64], plane: Plane) -> _Roi:
+    if not len(points):
+        return _Roi(None, plane, note="set of no points, left out")
+    return _Roi(shapely.Point(points[0]) if len(points) == 1 else shapely.MultiPoint(points), plane)
+
+
+_OUTLINES: Final = {
+    "PolygonROI": _polygon,
+    "RectangleROI": _rectangle,
+    "EllipseROI": _ellipse,
+    "LineROI": _line,
+    "PolylineROI": _line,
+    "PointsROI": _points,
+}
+_NO_AREA: Final = "outline that covers no area, left out"
+_REPAIRED: Final = "outline that crosses, touches or overlaps itself, repaired"
+
+
+def _area(geometry: BaseGeometry, plane: Plane, *, is_ellipse: bool = False) -> _Roi:
+    """A region of interest from any geometry, polygons repaired where they cross themselves."""
+    if geometry.is_empty:
+        return _Roi(None, plane, note=_NO_AREA)
+    if geometry.geom_type not in ("Polygon", "MultiPolygon", "GeometryCollection"):
+        return _Roi(geometry, plane)
+    part = polygonal_part(geometry)
+    if part is None:
+        return _Roi(None, plane, note=_NO_AREA)
+    is_repaired = part is not geometry and not geometry.is_valid
+    return _Roi(part, plane, is_ellipse, _REPAIRED if is_repaired else None)
+
+
+def _wkb(value: JavaValue) -> BaseGeometry:
+    """Decode well-known binary, which is checked first: the decoder trusts counts and nests without bound."""
+    if not isinstance(value, JavaArray) or not isinstance(value.values, np.ndarray):
+        raise _DamagedError("a geometry without its bytes")
+    data = value.values.tobytes()
+    try:
+        if _wkb_end(data, 0, depth=0) != len(data):
+            raise _DamagedError("a geometry with spare bytes")
+        geometry = shapely.from_wkb(data)
+    except (struct.error, IndexError, shapely.errors.ShapelyError) as error:
+        raise _DamagedError("a geometry that cannot be decoded") from error
+    if not are_usable(shapely.get_coordinates(geometry)):
+        raise _DamagedError("a geometry whose coordinates are no numbers on a slide")
+    return geometry
+
+
+def _wkb_end(data: bytes, start: int, depth: int) -> int:
+    """Where the geometry that starts at a byte ends; 2-D kinds 1 to 7 only."""
+    order = "<" if data[start] else ">"
+    (kind,) = struct.unpack_from(order + "I", data, start + 1)
+    position = start + 5
+    if kind == 1:
+        return position + 16
+    (count,) = struct.unpack_from(order + "I", data, position)
+    position += 4
+    if kind == 2:
+        position += 16 * count
+    elif kind == 3:
+        for _ in range(count):
+            (points,) = struct.unpack_from(order + "I", data, position)
+            position += 4 + 16 * points
+    elif kind in (4, 5, 6, 7) and depth < _WKB_DEPTH:
+        for _ in range(count):
+            position = _wkb_end(data, position, depth + 1)
+    else:
+        raise _DamagedError(f"a geometry of the unknown kind {kind}")
+    return position
+
+
+_WKB_DEPTH: Final = 4
+
+
+def _simple_name(value: JavaValue) -> str:
+    """Class name without its package; empty for what is no object."""
+    return value.class_name.rpartition(".")[2] if isinstance(value, JavaObject) else ""
+
+
+def _unboxed(value: JavaValue) -> JavaValue:
+    """The primitive in a boxed Integer, Boolean, Double ..."""
+    return value.fields.get("value") if isinstance(value, JavaObject) else value
+
+
+def _color(value: JavaValue) -> Color | None:
+    argb = _unboxed(value)
+    return argb_to_rgb(argb) if isinstance(argb, int) else None
+
+
+def _integer(value: JavaValue, default: int) -> int:
+    return value if isinstance(value, int) else default
+
+
+def _real(value: JavaValue) -> float:
+    if not isinstance(value, (int, float)):
+        raise _DamagedError("something else where a coordinate belongs")
+    return float(value)
+
+
+def _numbers(value: JavaValue) -> npt.NDArray[np.float64]:
+    if not isinstance(value, JavaArray) or not isinstance(value.values, np.ndarray):
+        raise _DamagedError("something else where an array of numbers belongs")
+    return value.values.astype(np.float64)
+
+
+def _length(value: JavaValue) -> int:
+    return len(value.values) if isinstance(value, JavaArray) else 0
+
+
+def _count(number: int, owner: JavaObject | None) -> int:
+    """A number of things to come; a wrong one runs into the end of the items."""
+    if number < 0:
+        raise _DamagedError(f"{'a list' if owner is None else owner.class_name} of {number} parts")
+    return number
+
+
+def _elements(value: JavaValue, *path: str) -> list[JavaValue]:
+    """Elements of a Java array or list, the wrapped lists of ``java.util.Collections`` included.
+
+    Args:
+        value: The array or list; None counts as empty.
+        path: Fields to follow first.
+    """
+    for name in (*path, "list", "c", "a"):
+        if isinstance(value, JavaObject) and isinstance(value.fields.get(name), (JavaObject, JavaArray)):
+            value = value.fields[name]
+    if value is None:
+        return []
+    if isinstance(value, JavaArray):
+        return value.values if isinstance(value.values, list) else []
+    if isinstance(value, JavaObject):
+        return [item for item in value.items if not isinstance(item, BlockData)]
+    raise _DamagedError("something else where a list belongs")
+
+
+def _measurement(value: JavaValue) -> tuple[str, float]:
+    fields = value.fields if isinstance(value, JavaObject) else {}
+    name, number = fields.get("name"), fields.get("value")
+    if not isinstance(name, str):
+        raise _DamagedError("a measurement without a name")
+    return name, _real(number)
+
+
+def _uuid(value: JavaValue) -> UUID | None:
+    fields = value.fields if isinstance(value, JavaObject) else {}
+    most, least = fields.get("mostSigBits"), fields.get("leastSigBits")
+    if not isinstance(most, int) or not isinstance(least, int):
+        return None
+    return UUID(int=((most & (2**64 - 1)) << 64) | (least & (2**64 - 1)))
+
+
+def _label(kind: ObjectKind, name: JavaValue, annotation_id: UUID | None) -> str:
+    """How a message calls an object."""
+    if isinstance(name, str) and name:
+        return f'{kind} "{shorten(name)}"'
+    return f"{kind} {annotation_id or 'without name and id'}"

@@ -1,0 +1,116 @@
+"""What both annotation readers share: their result, the notes they leave, bytes and ids taken from a file."""
+
+from __future__ import annotations
+
+import gc
+import re
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+from uuid import UUID
+
+from dmmn_qp.annotations import Annotation
+from dmmn_qp.errors import AnnotationFileError
+
+_UUID: Final = re.compile(r"([0-9a-fA-F]{1,8})" + r"-([0-9a-fA-F]{1,4})" * 3 + r"-([0-9a-fA-F]{1,12})")
+_UUID_LENGTH: Final = 36
+_LINE_ENDS: Final = re.compile(r"[\r\n]+")
+
+
+@dataclass(frozen=True, slots=True)
+class ReadResult:
+    """What a file of annotations holds.
+
+    Attributes:
+        annotations: Every object that has an outline, parents before their children.
+        warnings: One line for each kind of thing that was repaired or left out; empty for a clean file.
+    """
+
+    annotations: tuple[Annotation, ...]
+    warnings: tuple[str, ...] = ()
+
+
+class Notes:
+    """Collects what was repaired or left out: one line per reason, however many objects it concerns."""
+
+    def __init__(self) -> None:
+        """Start without any."""
+        self._counts: Counter[str] = Counter()
+        self._first: dict[str, str] = {}
+
+    def add(self, reason: str, where: str) -> None:
+        """Note one case.
+
+        Args:
+            reason: What happened; wording must not depend on the file, so that reasons stay few.
+            where: The object concerned; kept for the first case only.
+        """
+        self._counts[reason] += 1
+        self._first.setdefault(reason, where)
+
+    def lines(self) -> tuple[str, ...]:
+        """One line per reason, in order of first appearance."""
+        return tuple(
+            f"{reason}: {self._first[reason]}" + (f" and {count - 1} more" if count > 1 else "")
+            for reason, count in self._counts.items()
+        )
+
+
+@contextmanager
+def paused_gc() -> Iterator[None]:
+    """Put off the search for reference cycles, which a reader makes none of.
+
+    It would go through all the objects made so far, over and over, and take half of the time of a large file.
+    """
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
+
+
+def read_bytes(path: Path, what: str, way_out: str) -> bytes:
+    """All bytes of a file.
+
+    Args:
+        path: The file.
+        what: What the file is to the user, for the message.
+        way_out: What the user can do when it is not there.
+
+    Raises:
+        AnnotationFileError: The file is missing or cannot be read.
+    """
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise AnnotationFileError(f'no {what} at "{path}"; {way_out}') from None
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else error
+        raise AnnotationFileError(f'{what} "{path}" cannot be read ({reason})') from error
+
+
+def shorten(text: str, length: int = 60) -> str:
+    """A text from a file, made fit for a one-line message."""
+    line = " ".join(text[: 10 * length].split())
+    return line if len(line) <= length else line[: length - 3] + "..."
+
+
+def parse_uuid(text: object) -> UUID | None:
+    """A UUID written with its dashes, as Java reads it (leading zeros may be missing); else None."""
+    match = _UUID.fullmatch(text) if isinstance(text, str) else None
+    if match is None:
+        return None
+    if len(match[0]) == _UUID_LENGTH:
+        return UUID(match[0])
+    return UUID("".join(part.zfill(width) for part, width in zip(match.groups(), (8, 4, 4, 4, 12), strict=True)))
+
+
+def full_class_name(parts: list[str]) -> str | None:
+    """Join the parts of a class name as QuPath shows it: ``Tumor: Positive``; None when nothing is left."""
+    names = [_LINE_ENDS.sub(" ", name).strip() for part in parts for name in part.split(":")]
+    return ": ".join(name for name in names if name) or None

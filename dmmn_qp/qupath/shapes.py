@@ -1,0 +1,98 @@
+"""Outlines as QuPath means them: self-crossing ones repaired, ellipses drawn out.
+
+All coordinates are level-0 px in QuPath's frame, y down; all areas are px2.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+import shapely
+from shapely.geometry.base import BaseGeometry
+
+MAX_COORDINATE: Final = float(2**31)
+"""No slide has more px along a side; anything beyond is damage."""
+
+_ELLIPSE_VERTICES: Final = 128
+_TURNS: Final = np.linspace(0.0, 2.0 * np.pi, _ELLIPSE_VERTICES, endpoint=False)
+_UNIT_CIRCLE: Final = np.column_stack([np.cos(_TURNS), np.sin(_TURNS)])
+
+
+def are_usable(coordinates: npt.NDArray[np.float64]) -> bool:
+    """Whether all coordinates are finite and on a thinkable slide."""
+    return not coordinates.size or bool(np.abs(coordinates).max() <= MAX_COORDINATE)  # NaN is never less
+
+
+def ellipse(x: float, y: float, x2: float, y2: float) -> BaseGeometry:
+    """The ellipse in the box of two corners, as a polygon inside it that touches all four sides.
+
+    Its area is 0.04 % less than the true one; QuPath's own polygon for it (100 vertices) lacks 0.07 %.
+    """
+    centre, radii = ((x + x2) / 2, (y + y2) / 2), (abs(x2 - x) / 2, abs(y2 - y) / 2)
+    return shapely.Polygon(_UNIT_CIRCLE * radii + centre)
+
+
+def polygonal_part(geometry: BaseGeometry) -> BaseGeometry | None:
+    """The area a polygonal geometry covers, as one valid Polygon or MultiPolygon.
+
+    An outline that crosses itself is filled by the non-zero rule, as QuPath fills it: a loop drawn twice over
+    stays filled. Holes are cut out of their own outline only; parts that overlap or touch along an edge are
+    merged.
+
+    Args:
+        geometry: Polygon, MultiPolygon, or a collection holding such; finite coordinates.
+
+    Returns:
+        The area, or None where there is none; the very geometry where there is nothing to do.
+    """
+    if geometry.is_empty:
+        return None
+    kind = geometry.geom_type
+    if kind in ("Polygon", "MultiPolygon") and geometry.is_valid:
+        if kind == "Polygon" or len(geometry.geoms) > 1:
+            return geometry
+        return geometry.geoms[0]
+    filled = [_fill(polygon) for polygon in _polygons(geometry)]
+    parts = _polygons(shapely.union_all(filled) if len(filled) > 1 else filled[0]) if filled else []
+    parts = [part for part in parts if part.area > 0]
+    if not parts:
+        return None
+    return parts[0] if len(parts) == 1 else shapely.MultiPolygon(parts)
+
+
+def _fill(polygon: BaseGeometry) -> BaseGeometry:
+    """Fill one outline by the non-zero rule, then cut its holes out."""
+    area = _make_valid(shapely.Polygon(polygon.exterior))
+    holes = [_make_valid(shapely.Polygon(hole)) for hole in polygon.interiors]
+    return area.difference(shapely.union_all(holes)) if holes else area
+
+
+def _make_valid(polygon: BaseGeometry) -> BaseGeometry:
+    return polygon if polygon.is_valid else shapely.make_valid(polygon, method="structure", keep_collapsed=False)
+
+
+def _polygons(geometry: BaseGeometry) -> list[BaseGeometry]:
+    """All polygons of a geometry, however it is collected."""
+    parts = list(shapely.get_parts(geometry))
+    while any(part.geom_type == "GeometryCollection" or part.geom_type.startswith("Multi") for part in parts):
+        parts = list(shapely.get_parts(parts))
+    return [part for part in parts if part.geom_type == "Polygon" and not part.is_empty]
+
+
+def rounded_area(geometry: BaseGeometry, decimals: int) -> BaseGeometry | None:
+    """A polygonal geometry on a grid of ``10**-decimals`` px, valid there; None where nothing is left."""
+
+    def to_grid(coordinates: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        return np.round(coordinates, decimals) + 0.0  # adding 0 turns -0.0 into 0.0
+
+    rounded = shapely.transform(geometry, to_grid)
+    if polygonal_part(rounded) is rounded:
+        return rounded
+    whole = polygonal_part(geometry)
+    if whole is None:
+        return None
+    with np.errstate(divide="ignore", invalid="ignore"):  # raised within, with sound results
+        snapped = polygonal_part(shapely.set_precision(whole, 10.0**-decimals))
+    return None if snapped is None else shapely.transform(snapped, to_grid)

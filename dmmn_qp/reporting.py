@@ -1,0 +1,98 @@
+"""Telling the user what happens: a progress bar on a terminal, plain lines in a log."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+LINE_INTERVAL_S = 20.0
+"""Longest silence in a log while a task runs."""
+
+
+class Task:
+    """A running task that can be advanced."""
+
+    def __init__(self, reporter: Reporter, description: str, total: int) -> None:
+        self._reporter = reporter
+        self._description = description
+        self._total = total
+        self._done = 0
+        self._started = self._last_line = time.monotonic()
+        self._bar: Progress | None = None
+        self._bar_task: TaskID | None = None
+
+    def advance(self, amount: int = 1, note: str = "") -> None:
+        """Counts work as done.
+
+        Args:
+            amount: How much.
+            note: What to show beside it, such as the loss.
+        """
+        self._done += amount
+        if self._bar is not None and self._bar_task is not None:
+            self._bar.update(self._bar_task, advance=amount, note=note)
+            return
+        now = time.monotonic()
+        if now - self._last_line >= LINE_INTERVAL_S and self._done < self._total:
+            self._last_line = now
+            eta = (now - self._started) / self._done * (self._total - self._done)
+            self._reporter.say(
+                f"  {self._description}: {self._done}/{self._total}  {note}  ETA {duration(eta)}".rstrip()
+            )
+
+
+class Reporter:
+    """Prints messages, warnings and progress.
+
+    Args:
+        console: Where to; standard output unless given.
+    """
+
+    def __init__(self, console: Console | None = None) -> None:
+        self._console = console or Console(highlight=False, soft_wrap=True)
+        self._errors = Console(stderr=True, highlight=False, soft_wrap=True)
+
+    def say(self, text: str) -> None:
+        """Prints a line as it is."""
+        self._console.print(escape(text))
+
+    def heading(self, text: str) -> None:
+        """Prints a line that begins a part."""
+        self._console.print(f"[bold]{escape(text)}[/bold]")
+
+    def warn(self, text: str) -> None:
+        """Prints a warning to standard error."""
+        self._errors.print(f"[yellow]warning:[/yellow] {escape(text)}")
+
+    @contextmanager
+    def task(self, description: str, total: int) -> Iterator[Task]:
+        """A task of ``total`` units: a bar that vanishes when it is done, or now and then a line."""
+        task = Task(self, description, total)
+        if not self._console.is_terminal:
+            yield task
+            return
+        with Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[note]}"),
+            console=self._console,
+            transient=True,
+        ) as bar:
+            task._bar, task._bar_task = bar, bar.add_task(escape(description), total=total, note="")
+            yield task
+
+
+def duration(seconds: float) -> str:
+    """``75`` -> ``1 min 15 s``."""
+    minutes, rest = divmod(round(seconds), 60)
+    if not minutes:
+        return f"{rest} s"
+    hours, minutes_left = divmod(minutes, 60)
+    return f"{hours} h {minutes_left:02d} min" if hours else f"{minutes} min {rest:02d} s"

@@ -1,0 +1,171 @@
+"""What every slide reader offers, and the one way to read a field at a magnification."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import ceil, floor
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from dmmn_qp.errors import PixelSizeError
+from dmmn_qp.regions import Region
+from dmmn_qp.specs import MAX_MPP, MIN_MPP, PatchGrid
+
+RgbArray = NDArray[np.uint8]
+"""(rows, columns, 3) uint8."""
+
+ANISOTROPY = 0.02
+"""Largest relative difference between the pixel's width and height that counts as a square pixel."""
+
+_OVERVIEW_SOURCE_PX = 4096
+_LEVEL_ROUNDING = 0.01  # a pyramid level's size is cut to whole pixels, so 2967 / 185 stands for 16
+
+
+@dataclass(frozen=True, slots=True)
+class SlideInfo:
+    """What is known of an open slide.
+
+    Attributes:
+        path: The file.
+        width: Level-0 columns in QuPath's frame.
+        height: Level-0 rows in QuPath's frame.
+        mpp: um/px at level 0.
+        level_downsamples: Level-0 pixels per pixel of each level, 1 first, ascending.
+        origin_px: QuPath's (0, 0) in the file's own level-0 pixels: OpenSlide's bounds offset.
+    """
+
+    path: Path
+    width: int
+    height: int
+    mpp: float
+    level_downsamples: tuple[float, ...]
+    origin_px: tuple[int, int] = (0, 0)
+
+
+class Slide(Protocol):
+    """An open slide; a context manager."""
+
+    @property
+    def info(self) -> SlideInfo:
+        """Size, pixel size and levels."""
+        ...
+
+    def read_level(self, level: int, region: Region) -> RgbArray:
+        """Pixels of one level.
+
+        Args:
+            level: Number of the level, 0 = full resolution.
+            region: In pixels of that level, in QuPath's frame; it may leave the slide.
+
+        Returns:
+            (height, width, 3) uint8; 0 outside the slide, white where the scanner saved nothing.
+        """
+        ...
+
+    def close(self) -> None:
+        """Releases the file."""
+        ...
+
+    def __enter__(self) -> Slide: ...
+
+    def __exit__(self, *exc: object) -> None: ...
+
+
+def resolve_mpp(
+    name: str,
+    from_file: tuple[float, float] | None,
+    from_project: float | None,
+    from_user: float | None,
+) -> float:
+    """Pixel size of a slide: its own, else the project's, else the user's.
+
+    Args:
+        name: The slide's name, for the message.
+        from_file: (width, height) of a pixel in um as the file says, or None.
+        from_project: um/px that the QuPath project stores, or None.
+        from_user: ``--mpp``, or None.
+
+    Raises:
+        PixelSizeError: Nobody knows it, or what is said is implausible or not square.
+    """
+    doubt = ""
+    if from_file is not None:
+        width, height = from_file
+        if not (MIN_MPP <= width <= MAX_MPP and MIN_MPP <= height <= MAX_MPP):
+            doubt = f" (the file says {width:g} x {height:g} um, which cannot be)"
+        elif abs(width / height - 1) > ANISOTROPY:
+            doubt = f" (the file says {width:g} x {height:g} um, not square)"
+        else:
+            return (width + height) / 2
+    for mpp in (from_project, from_user):
+        if mpp is not None and MIN_MPP <= mpp <= MAX_MPP:
+            return mpp
+    raise PixelSizeError(
+        f'slide "{name}" has no usable pixel size{doubt}; pass --mpp with its um/px, for example --mpp 0.25, or set '
+        "it in QuPath (Image > Set pixel size) and save the project"
+    )
+
+
+def read_field(slide: Slide, grid: PatchGrid, magnification: int, field: Region) -> RgbArray:
+    """Reads a field at one magnification: the one reading primitive of import, training and prediction.
+
+    A level whose pixels are those asked for is taken as it is. Otherwise the next finer level is averaged: exactly
+    over whole pixels for whole factors, with an antialiasing filter for others.
+
+    Args:
+        slide: The slide.
+        grid: The patch grid on it.
+        magnification: Number of the magnification, 0 = finest.
+        field: In pixels of that magnification (see `PatchGrid.field`); it may leave the slide.
+
+    Returns:
+        (field.height, field.width, 3) uint8 RGB, 0 outside the slide (the paper's zero padding).
+    """
+    return _read_scaled(slide, grid.downsample_of(magnification), field)
+
+
+def read_overview(slide: Slide, longest_px: int) -> RgbArray:
+    """The whole slide, its longer side about ``longest_px``; memory is bounded whatever levels the slide has."""
+    info = slide.info
+    downsample = max(1.0, float(ceil(max(info.width, info.height) / longest_px)))
+    height, width = ceil(info.height / downsample), ceil(info.width / downsample)
+    picture = np.zeros((height, width, 3), np.uint8)
+    _, level_downsample = _level_for(info.level_downsamples, downsample)
+    tile = max(1, int(_OVERVIEW_SOURCE_PX * level_downsample / downsample))
+    for part in Region(0, 0, width, height).tiles(tile):
+        picture[part.y : part.bottom, part.x : part.right] = _read_scaled(slide, downsample, part)
+    return picture
+
+
+def _read_scaled(slide: Slide, wanted: float, region: Region) -> RgbArray:
+    """Pixels of a region given in pixels of ``wanted`` level-0 px: (height, width, 3) uint8."""
+    level, downsample = _level_for(slide.info.level_downsamples, wanted)
+    factor = wanted / downsample
+    if factor == 1:
+        return slide.read_level(level, region)
+    if factor == int(factor):
+        k = int(factor)
+        source = Region(region.x * k, region.y * k, region.width * k, region.height * k)
+        return np.asarray(Image.fromarray(slide.read_level(level, source)).reduce(k))
+    left, top = region.x * factor, region.y * factor
+    right, bottom = region.right * factor, region.bottom * factor
+    margin = ceil(factor) + 1  # what the filter sees beyond the region, so that fields read apart fit together
+    x, y = floor(left) - margin, floor(top) - margin
+    source = Region(x, y, ceil(right) + margin - x, ceil(bottom) + margin - y)
+    pixels = Image.fromarray(slide.read_level(level, source))
+    size, box = (region.width, region.height), (left - x, top - y, right - x, bottom - y)
+    return np.asarray(pixels.resize(size, Image.Resampling.BILINEAR, box=box))  # widens when it shrinks: low-pass
+
+
+def _level_for(level_downsamples: tuple[float, ...], wanted: float) -> tuple[int, float]:
+    """(number, downsample) of the coarsest level that is not coarser than ``wanted``."""
+    best, best_downsample = 0, 1.0
+    for level, stated in enumerate(level_downsamples):
+        downsample = float(round(stated)) if abs(stated / round(stated) - 1) <= _LEVEL_ROUNDING else stated
+        if best_downsample <= downsample <= wanted:
+            best, best_downsample = level, downsample
+    return best, best_downsample

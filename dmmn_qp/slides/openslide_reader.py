@@ -1,0 +1,121 @@
+"""Slides through OpenSlide."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+import openslide
+
+from dmmn_qp.errors import SlideError
+from dmmn_qp.regions import Region
+from dmmn_qp.slides.base import RgbArray, SlideInfo, resolve_mpp
+
+_HALF_OPAQUE = 128  # OpenSlide gives 0 or 255, and between them only where it interpolates
+
+
+class OpenSlideReader:
+    """A slide that OpenSlide reads (Aperio, Hamamatsu, Leica, MIRAX, Philips, Ventana, DICOM, tiled TIFF ...).
+
+    Args:
+        path: The slide.
+        project_mpp: um/px that the QuPath project stores.
+        user_mpp: um/px given by the user for slides that do not say it.
+        crop_to_bounds: Whether (0, 0) is the corner of the scanned bounds, as in QuPath unless its server has
+            ``--no-crop``.
+
+    Raises:
+        SlideError: OpenSlide cannot read the file.
+        PixelSizeError: The pixel size is unknown or implausible.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        project_mpp: float | None = None,
+        user_mpp: float | None = None,
+        crop_to_bounds: bool = True,
+    ) -> None:
+        try:
+            self._slide = openslide.OpenSlide(str(path))
+        except (openslide.OpenSlideError, OSError) as error:
+            raise SlideError(f'slide "{path}" cannot be read by OpenSlide ({_one_line(error)})') from error
+        properties = self._slide.properties
+        full_width, full_height = self._slide.dimensions
+        x = y = 0
+        width, height = full_width, full_height
+        if crop_to_bounds:
+            x = _integer(properties.get(openslide.PROPERTY_NAME_BOUNDS_X), 0)
+            y = _integer(properties.get(openslide.PROPERTY_NAME_BOUNDS_Y), 0)
+            width = min(_integer(properties.get(openslide.PROPERTY_NAME_BOUNDS_WIDTH), width), full_width - x)
+            height = min(_integer(properties.get(openslide.PROPERTY_NAME_BOUNDS_HEIGHT), height), full_height - y)
+        try:
+            mpp = resolve_mpp(path.name, _file_mpp(properties), project_mpp, user_mpp)
+        except SlideError:
+            self._slide.close()
+            raise
+        self.info = SlideInfo(path, width, height, mpp, tuple(self._slide.level_downsamples), (x, y))
+
+    def read_level(self, level: int, region: Region) -> RgbArray:
+        """See `Slide.read_level`."""
+        downsample = self._slide.level_downsamples[level]
+        pixels = np.zeros((region.height, region.width, 3), np.uint8)
+        slide_area = Region(
+            0, 0, max(1, round(self.info.width / downsample)), max(1, round(self.info.height / downsample))
+        )
+        inside = region.intersection(slide_area)
+        if inside is None:
+            return pixels
+        location = (
+            round(inside.x * downsample) + self.info.origin_px[0],
+            round(inside.y * downsample) + self.info.origin_px[1],
+        )
+        try:
+            rgba = self._slide.read_region(location, level, (inside.width, inside.height))
+        except (openslide.OpenSlideError, OSError) as error:
+            raise SlideError(
+                f'slide "{self.info.path}" is damaged at level {level}, x {location[0]}, y {location[1]} '
+                f"({_one_line(error)}); copy the file again from its source"
+            ) from error
+        pixels[inside.y - region.y : inside.bottom - region.y, inside.x - region.x : inside.right - region.x] = (
+            _over_white(np.asarray(rgba))
+        )
+        return pixels
+
+    def close(self) -> None:
+        """Releases the file."""
+        self._slide.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+
+def _over_white(rgba: RgbArray) -> RgbArray:
+    """RGBA over white: what was not scanned is glass."""
+    scanned = rgba[..., 3:] >= _HALF_OPAQUE
+    return rgba[..., :3] if scanned.all() else np.where(scanned, rgba[..., :3], np.uint8(255))
+
+
+def _file_mpp(properties: object) -> tuple[float, float] | None:
+    """(width, height) of a pixel in um from OpenSlide's properties."""
+    get = getattr(properties, "get")  # noqa: B009  # openslide's mapping is untyped
+    try:
+        return float(get(openslide.PROPERTY_NAME_MPP_X)), float(get(openslide.PROPERTY_NAME_MPP_Y))
+    except (TypeError, ValueError):
+        return None
+
+
+def _integer(text: str | None, default: int) -> int:
+    try:
+        return int(text) if text is not None else default
+    except ValueError:
+        return default
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__

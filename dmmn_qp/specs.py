@@ -1,0 +1,199 @@
+"""The contract that `import` fixes and that travels with the dataset and the model: classes and patch geometry."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from math import floor
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from dmmn_qp.errors import PixelSizeError
+from dmmn_qp.regions import Region
+
+UNLABELLED = 0
+"""Label of pixels that nobody annotated; never a class, never predicted."""
+
+MAX_CLASSES = 254
+"""Labels are stored as uint8."""
+
+MIN_MPP, MAX_MPP = 0.02, 20.0
+"""Plausible pixel sizes of a slide in um/px: from beyond 200x to a macroscopic picture."""
+
+_SAME = 1e-6
+
+Channel = Annotated[int, Field(ge=0, le=255)]
+
+
+class FileModel(BaseModel):
+    """Base of everything that crosses a file boundary: frozen, and unknown keys are errors."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class TissueClass(FileModel):
+    """One class of tissue.
+
+    Attributes:
+        name: QuPath's full class name.
+        label: Its pixel value in masks, 1 .. 254.
+        color: Red, green, blue.
+        ignored: Whether QuPath ignores the class (its name ends in ``*``): trained, but not exported.
+    """
+
+    name: str = Field(min_length=1)
+    label: int = Field(ge=1, le=MAX_CLASSES)
+    color: tuple[Channel, Channel, Channel]
+    ignored: bool = False
+
+
+class ClassMap(FileModel):
+    """The classes in their order; class ``i`` has label ``i + 1``, and label 0 is always "unlabelled"."""
+
+    classes: tuple[TissueClass, ...] = Field(min_length=1, max_length=MAX_CLASSES)
+
+    @model_validator(mode="after")
+    def _labels_in_order(self) -> Self:
+        if [c.label for c in self.classes] != list(range(1, len(self.classes) + 1)):
+            raise ValueError("labels must be 1, 2, 3 ... in the order of the classes")
+        names = [c.name for c in self.classes]
+        if len(set(names)) != len(names):
+            raise ValueError("class names must differ")
+        return self
+
+    @classmethod
+    def from_colors(cls, colors: Iterable[tuple[str, tuple[int, int, int]]]) -> ClassMap:
+        """Numbers (name, colour) pairs from 1 in their order."""
+        return cls(
+            classes=tuple(
+                TissueClass(name=name, label=label, color=color, ignored=name.endswith("*"))
+                for label, (name, color) in enumerate(colors, start=1)
+            )
+        )
+
+    def __len__(self) -> int:
+        return len(self.classes)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names in order; the class of label ``i`` is ``names[i - 1]``."""
+        return tuple(c.name for c in self.classes)
+
+    @property
+    def colors(self) -> dict[str, tuple[int, int, int]]:
+        """Colour of each class by name."""
+        return {c.name: c.color for c in self.classes}
+
+    def label_of(self, name: str) -> int | None:
+        """Label of a class, or None for a name that is not in the map."""
+        return next((c.label for c in self.classes if c.name == name), None)
+
+    def colormap(self) -> dict[int, tuple[int, int, int]]:
+        """Colour of each label; unlabelled is black."""
+        return {UNLABELLED: (0, 0, 0), **{c.label: c.color for c in self.classes}}
+
+
+class PatchSpec(FileModel):
+    """Geometry of a multi-magnification patch (paper, section 2.2).
+
+    All magnifications of a patch share one centre and one size in pixels. The mask and the prediction are at
+    ``mpps[0]``, on a grid whose pixel (0, 0) starts at level-0 (0, 0).
+
+    Attributes:
+        size_px: Side of a patch at each magnification, in its own pixels.
+        mpps: Pixel sizes in um/px, finest first; 0.5, 1 and 2 are the paper's 20x, 10x and 5x.
+        stride_px: Distance of neighbouring targets in pixels of ``mpps[0]``.
+        mpp_tolerance: A slide whose pixels fit a whole number of times into ``mpps[0]`` but for this relative
+            difference is used on its own pixel grid, unresampled (the paper's slides are 0.498 and 0.502).
+    """
+
+    size_px: int = Field(default=256, ge=32, multiple_of=16)
+    mpps: tuple[float, ...] = Field(default=(0.5, 1.0, 2.0), min_length=1, max_length=6)
+    stride_px: int = Field(default=256, ge=16)
+    mpp_tolerance: float = Field(default=0.05, ge=0, lt=0.3)
+
+    @field_validator("mpps")
+    @classmethod
+    def _each_twice_the_last(cls, mpps: tuple[float, ...]) -> tuple[float, ...]:
+        if not MIN_MPP <= mpps[0] <= MAX_MPP:
+            raise ValueError(f"mpps[0] = {mpps[0]:g} um/px is not between {MIN_MPP} and {MAX_MPP}")
+        if any(abs(mpp / mpps[0] - 2**m) > _SAME for m, mpp in enumerate(mpps)):
+            raise ValueError("each magnification must have twice the um/px of the one before, as 0.5, 1, 2")
+        return mpps
+
+    def grid_of(self, slide_mpp: float, slide_name: str = "the slide") -> PatchGrid:
+        """The patch grid on a slide of ``slide_mpp`` um/px.
+
+        Raises:
+            PixelSizeError: The slide is coarser than the finest magnification.
+        """
+        exact = self.mpps[0] / slide_mpp
+        if exact < 1 / (1 + self.mpp_tolerance):
+            raise PixelSizeError(
+                f'slide "{slide_name}" has {slide_mpp:g} um/px, coarser than the {self.mpps[0]:g} um/px that the '
+                f"patches need; use a scan of higher magnification, or a dataset and model imported with --mpps "
+                f"{slide_mpp:g} or coarser"
+            )
+        whole = max(1, round(exact))
+        snapped = abs(exact / whole - 1) <= self.mpp_tolerance
+        return PatchGrid(self, float(whole) if snapped else exact)
+
+
+class PatchGrid:
+    """A `PatchSpec` on one slide: the one geometry of import, training and prediction.
+
+    A *grid pixel* is a pixel of the finest magnification. Grid pixel (0, 0) starts at level-0 (0, 0).
+
+    Attributes:
+        spec: The geometry in um.
+        downsample: Level-0 pixels per grid pixel, at least 1 (but for the tolerance); whole where possible.
+    """
+
+    def __init__(self, spec: PatchSpec, downsample: float) -> None:
+        self.spec = spec
+        self.downsample = downsample
+
+    def shape(self, width_px: int, height_px: int) -> tuple[int, int]:
+        """(rows, columns) of the grid that covers a slide of level-0 size ``width_px`` x ``height_px``."""
+
+        def side(length_px: int) -> int:
+            return max(1, -floor(-length_px / self.downsample + 1e-9))
+
+        return side(height_px), side(width_px)
+
+    def downsample_of(self, magnification: int) -> float:
+        """Level-0 pixels per pixel of magnification number ``magnification`` (0 = finest)."""
+        return float(self.downsample * 2**magnification)
+
+    def field(self, target: Region, magnification: int) -> Region:
+        """What the network sees of one magnification around a block of targets.
+
+        Args:
+            target: Block of whole targets, in grid pixels.
+            magnification: Number of the magnification, 0 = finest.
+
+        Returns:
+            The field in pixels of *that magnification's* grid. For a single target it is concentric with it and
+            ``size_px`` wide; for a block it is the union of the fields of its targets.
+
+        Raises:
+            ValueError: The target is so placed that the field does not start on a whole pixel.
+        """
+        size, scale = self.spec.size_px, 2**magnification
+        margin = size * (scale - 1) // 2  # grid pixels around the target, on each side
+        sides = (target.x - margin, target.y - margin, target.width - size, target.height - size)
+        if any(side % scale for side in sides):
+            raise ValueError(f"{target}: targets must start on multiples of {scale} grid px")
+        x, y, extra_width, extra_height = (side // scale for side in sides)
+        return Region(x, y, size + extra_width, size + extra_height)
+
+    def targets(self, width_px: int, height_px: int) -> Iterator[Region]:
+        """Targets on the stride, row by row, that cover the slide; the last ones may leave it (grid pixels)."""
+        rows, columns = self.shape(width_px, height_px)
+        size, stride = self.spec.size_px, self.spec.stride_px
+        for y in range(0, rows, stride):
+            for x in range(0, columns, stride):
+                yield Region(x, y, size, size)
+
+
+Split = Literal["train", "val", "test"]

@@ -1,0 +1,121 @@
+"""Small real slides and projects for the tests."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+import rasterio
+from rasterio.errors import NotGeoreferencedWarning
+
+REPOSITORY = Path(__file__).parents[1]
+DEMO = REPOSITORY / "examples" / "demo"
+CMU_1 = REPOSITORY / "tests" / "data" / "slides" / "CMU-1-Small-Region.svs"
+
+COLORS = {"dark": (90, 20, 110), "light": (230, 200, 225)}
+"""Two tissues that any network can tell apart."""
+
+
+def write_tiff(path: Path, pixels: np.ndarray, mpp: float | None = 0.5) -> Path:
+    """A tiled TIFF that OpenSlide reads as generic-tiff, with its pixel size in the resolution tags."""
+    rows, columns, _ = pixels.shape
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+        with rasterio.open(
+            path,
+            "w",
+            driver="GTiff",
+            width=columns,
+            height=rows,
+            count=3,
+            dtype="uint8",
+            tiled=True,
+            blockxsize=256,
+            blockysize=256,
+            compress="deflate",
+            photometric="rgb",
+            interleave="pixel",
+        ) as tiff:
+            tiff.write(np.moveaxis(pixels, 2, 0))
+            if mpp is not None:
+                per_cm = 10_000 / mpp
+                tiff.update_tags(
+                    TIFFTAG_XRESOLUTION=per_cm, TIFFTAG_YRESOLUTION=per_cm, TIFFTAG_RESOLUTIONUNIT="3"
+                )
+    return path
+
+
+def two_tissues(rows: int = 512, columns: int = 768, seed: int = 0) -> np.ndarray:
+    """Dark tissue left, light tissue right, with some noise: (rows, columns, 3) uint8."""
+    rng = np.random.default_rng(seed)
+    pixels = np.empty((rows, columns, 3), np.float32)
+    pixels[:, : columns // 2] = COLORS["dark"]
+    pixels[:, columns // 2 :] = COLORS["light"]
+    return np.clip(pixels + rng.normal(0, 12, pixels.shape), 0, 255).astype(np.uint8)
+
+
+def rectangle(x: float, y: float, width: float, height: float, class_name: str | None) -> dict[str, object]:
+    """A GeoJSON feature as QuPath writes it."""
+    ring = [[x, y], [x + width, y], [x + width, y + height], [x, y + height], [x, y]]
+    properties: dict[str, object] = {"objectType": "annotation"}
+    if class_name is not None:
+        color = COLORS.get(class_name, (1, 2, 3))
+        properties["classification"] = {"name": class_name, "color": list(color)}
+    return {"type": "Feature", "geometry": {"type": "Polygon", "coordinates": [ring]}, "properties": properties}
+
+
+def write_features(path: Path, features: list[dict[str, object]]) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({"type": "FeatureCollection", "features": features}))
+    return path
+
+
+@pytest.fixture(scope="session")
+def two_tissue_slides(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with ``slides/`` a, b, c (768 x 512 px) and their ``geojson/``."""
+    folder = tmp_path_factory.mktemp("two-tissues")
+    (folder / "slides").mkdir()
+    for seed, name in enumerate("abc"):
+        write_tiff(folder / "slides" / f"{name}.tif", two_tissues(seed=seed))
+        features = [rectangle(40, 40, 300, 430, "dark"), rectangle(420, 40, 300, 430, "light")]
+        write_features(folder / "geojson" / f"{name}.geojson", features)
+    return folder
+
+
+FAST_TOML = """
+[train]
+width = 2
+stem = "quarter"
+epochs = 2
+steps_per_epoch = 12
+batch_size = 4
+jitter_px = 32
+learning_rate = 0.01
+workers = 0
+precision = "fp32"
+"""
+
+
+@pytest.fixture(scope="session")
+def workspace(two_tissue_slides: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A workspace after import, train and predict through the command line; tests must not change it."""
+    from dmmn_qp.cli import app
+    from typer.testing import CliRunner
+
+    folder = tmp_path_factory.mktemp("workspace")
+    (folder / "fast.toml").write_text(FAST_TOML)
+    slides, geojson = two_tissue_slides / "slides", two_tissue_slides / "geojson"
+    runner = CliRunner()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        for command in (
+            ["import", str(slides), "--annotations", str(geojson)],
+            ["train", "--config", "fast.toml"],
+            ["predict"],
+        ):
+            result = runner.invoke(app, command)
+            assert result.exit_code == 0, result.output
+    return folder

@@ -1,0 +1,388 @@
+"""Projects read, and their slides found again after a move."""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+from pathlib import Path, PurePath, PurePosixPath, PureWindowsPath
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from dmmn_qp.errors import DmmnQpError, PixelSizeError, ProjectError, SlideError
+from dmmn_qp.qupath.project import (
+    ProjectClass,
+    QuPathProject,
+    find_slide,
+    find_slides,
+    path_of_uri,
+    read_project,
+)
+
+
+def length(value: object, unit: object = "µm") -> dict[str, object]:
+    return {"value": value, "unit": unit}
+
+
+def server(uri: str = "file:/old/slides/a.svs", **others: Any) -> dict[str, Any]:
+    return {"builderType": "uri", "uri": uri, "args": [], "providerClassName": "p.OpenSlide", **others}
+
+
+def image(builder: dict[str, Any] | None = None, entry_id: object = 1, **others: Any) -> dict[str, Any]:
+    return {"serverBuilder": builder or server(), "entryID": entry_id, "imageName": "a", "metadata": {}, **others}
+
+
+def project_file(folder: Path, *images: Any, **others: Any) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "project.qpproj"
+    content = {"version": "0.5.1", "uri": "file:/old/project/project.qpproj", "images": list(images), **others}
+    path.write_text(json.dumps(content), encoding="utf-8")
+    return path
+
+
+# ---- reading
+
+
+def test_a_project_that_qupath_wrote(data: Path) -> None:
+    project = read_project(data / "project")
+    assert project == read_project(data / "project" / "project.qpproj")
+    assert project.version == "0.5.1"
+    assert project.stored_path == PurePosixPath("/home/pathologist/data/project/project.qpproj")
+    assert len(project.classes) == 9
+    assert project.classes[0] == ProjectClass("Tumor", (200, 0, 0))
+    assert project.classes[6] == ProjectClass("Tumor: Positive", (250, 62, 62))
+    first, second = project.entries
+    assert (first.entry_id, first.image_name, second.image_name) == ("1", "he_1.png", "he_2_pyramid.tif")
+    assert (first.width, first.height, first.mpp, first.server_args) == (2048, 2048, None, ())
+    assert first.slide_path == PurePosixPath("/home/pathologist/data/images/he_1.png")
+    assert first.data_path == data / "project" / "data" / "1" / "data.qpdata"
+    assert first.object_count == 19
+    assert first.annotation_counts is not None
+    assert first.annotation_counts["Immune cells"] == 4
+    assert first.unsupported_server is None
+    assert first.crop_to_bounds
+
+
+def test_the_demo_project(demo: Path) -> None:
+    project = read_project(demo)
+    assert [entry.metadata["split"] for entry in project.entries] == ["train", "train", "val", "test"]
+    assert [entry.mpp for entry in project.entries] == [0.5] * 4
+    assert [item.name for item in project.classes] == [
+        "carcinoma",
+        "benign epithelial",
+        "background",
+        "stroma",
+        "necrotic",
+        "adipose",
+        "Ignore*",
+    ]
+    found = find_slides(project, project.entries)
+    assert sorted(path.relative_to(demo).as_posix() for path in found.values()) == [
+        "slides/test-1.tif",
+        "slides/train-1.tif",
+        "slides/train-2.tif",
+        "slides/val-1.tif",
+    ]
+
+
+def test_a_public_project_of_version_0_2(shared: Path) -> None:
+    project = read_project(shared / "public-0.2.0-m12")
+    assert project.entries[0].mpp == pytest.approx(0.41513, abs=1e-5)
+    assert "Unclassified" not in {item.name for item in project.classes}
+    with pytest.raises(SlideError, match="--slides-root") as raised:
+        find_slides(project, project.entries)
+    assert "(3).tif" in str(raised.value)
+    assert "(4).tif" in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("calibration", "mpp"),
+    [
+        ({"pixelWidth": length(0.25), "pixelHeight": length(0.25)}, 0.25),
+        ({"pixelWidth": length(0.25, "μm"), "pixelHeight": length(0.252, "um")}, 0.251),
+        ({"pixelWidth": length(250, "nm"), "pixelHeight": length(0.00025, "mm")}, 0.25),
+        ({"pixelWidth": length(1.0, "px"), "pixelHeight": length(1.0, "px")}, None),
+        ({"pixelWidth": length(0.25)}, None),
+        ({"pixelWidth": length(0), "pixelHeight": length(-1)}, None),
+        ({"pixelWidth": length("0.25"), "pixelHeight": length(0.25, 7)}, None),
+        ({}, None),
+        (None, None),
+    ],
+)
+def test_pixel_sizes(tmp_path: Path, calibration: object, mpp: float | None) -> None:
+    builder = server(metadata={"width": 10, "height": 20, "pixelCalibration": calibration})
+    (entry,) = read_project(project_file(tmp_path, image(builder))).entries
+    assert entry.mpp == (None if mpp is None else pytest.approx(mpp))
+
+
+def test_pixels_that_are_not_square(tmp_path: Path) -> None:
+    builder = server(metadata={"pixelCalibration": {"pixelWidth": length(0.25), "pixelHeight": length(0.5)}})
+    (entry,) = read_project(project_file(tmp_path, image(builder))).entries
+    assert (entry.mpp_x, entry.mpp_y) == (0.25, 0.5)
+    with pytest.raises(PixelSizeError, match="Set pixel size"):
+        _ = entry.mpp
+
+
+@pytest.mark.parametrize(
+    ("builder", "unsupported"),
+    [
+        (server(), None),
+        ({"builderType": "channels", "builder": server()}, None),
+        ({"builderType": "pyramidize", "builder": {"builderType": "channels", "builder": server()}}, None),
+        ({"builderType": "rotated", "rotation": "ROTATE_NONE", "builder": server()}, None),
+        ({"builderType": "rotated", "rotation": "ROTATE_90", "builder": server()}, "rotated image (ROTATE_90)"),
+        (
+            {"builderType": "cropped", "region": {"x": 5, "y": 6}, "builder": server()},
+            "cropped image at 5, 6 px",
+        ),
+        ({"builderType": "channels", "builder": {"builderType": "cropped", "builder": server()}}, "cropped image"),
+        ({"builderType": "affine", "builder": server()}, 'image server of kind "affine"'),
+        ({"builderType": "sparse", "regions": []}, 'image server of kind "sparse"'),
+        (server("https://example.org/a.svs"), "image without a local file (https://example.org/a.svs)"),
+        ({"builderType": "uri"}, "image without a local file"),
+    ],
+)
+def test_wrapped_servers(tmp_path: Path, builder: dict[str, Any], unsupported: str | None) -> None:
+    (entry,) = read_project(project_file(tmp_path, image(builder))).entries
+    assert entry.unsupported_server == unsupported
+    if "builder" in builder:
+        assert entry.slide_path == PurePosixPath("/old/slides/a.svs")
+
+
+def test_options_and_texts_of_an_entry(tmp_path: Path) -> None:
+    item = image(server(args=["--no-crop", "--series", 2]), description="two\nlines", metadata={"k": "v", "n": 3})
+    (entry,) = read_project(project_file(tmp_path, item)).entries
+    assert entry.server_args == ("--no-crop", "--series", "2")
+    assert not entry.crop_to_bounds
+    assert entry.description == "two\nlines"
+    assert entry.metadata == {"k": "v", "n": "3"}
+    assert (entry.annotation_counts, entry.object_count) == (None, None)
+
+
+@pytest.mark.parametrize("entry_id", ["../../etc", "", "1/2", "..", None, -1, 1.5, True, [1], "1\n", "١"])
+def test_entry_ids_that_could_lead_elsewhere_are_refused(tmp_path: Path, entry_id: object) -> None:
+    with pytest.raises(ProjectError, match="which is no number"):
+        read_project(project_file(tmp_path, image(entry_id=entry_id)))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("", "no JSON"),
+        ("{", "no JSON"),
+        ("[]", "no list of images"),
+        ("{}", "no list of images"),
+        ('{"images": {}}', "no list of images"),
+        ('{"images": [7]}', "image 1 of its list is no image"),
+        ('{"images": [{"path": "a.svs"}]}', "QuPath 0.1"),
+        (json.dumps({"images": [image(), image()]}), "two images with entryID 1"),
+        ("[" * 5000, "no JSON"),
+    ],
+)
+def test_damaged_projects(tmp_path: Path, content: str, message: str) -> None:
+    path = tmp_path / "project.qpproj"
+    path.write_text(content, encoding="utf-8")
+    with pytest.raises(ProjectError, match=message) as raised:
+        read_project(tmp_path)
+    assert str(path) in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+def test_damaged_class_list(tmp_path: Path) -> None:
+    path = project_file(tmp_path)
+    (tmp_path / "classifiers").mkdir()
+    classes = tmp_path / "classifiers" / "classes.json"
+    classes.write_text("{}", encoding="utf-8")
+    with pytest.raises(ProjectError, match="no list of classes"):
+        read_project(path)
+    items = [
+        {"name": "a:b", "color": -1},
+        {"name": "a: b"},
+        {"name": "Unclassified"},
+        {},
+        7,
+        {"name": "c", "color": "x"},
+    ]
+    classes.write_text(json.dumps({"pathClasses": items}), encoding="utf-8")
+    assert read_project(path).classes == (ProjectClass("a: b", (255, 255, 255)), ProjectClass("c"))
+
+
+def test_which_file_of_a_folder(tmp_path: Path) -> None:
+    with pytest.raises(ProjectError, match="no QuPath project at"):
+        read_project(tmp_path / "none")
+    with pytest.raises(ProjectError, match=r"no \.qpproj file"):
+        read_project(tmp_path)
+    other = project_file(tmp_path).rename(tmp_path / "other.QPPROJ")
+    assert read_project(other).path == other
+    first = project_file(tmp_path).rename(tmp_path / "first.qpproj")
+    assert read_project(tmp_path).path == first
+    shutil.copy(first, tmp_path / "second.qpproj")
+    with pytest.raises(ProjectError, match=r"several.*first\.qpproj, second\.qpproj"):
+        read_project(tmp_path)
+    shutil.copy(first, tmp_path / "project.qpproj")
+    assert read_project(tmp_path).path.name == "project.qpproj"
+    (tmp_path / "a.svs").touch()
+    with pytest.raises(ProjectError, match=r"pass a \.qpproj file"):
+        read_project(tmp_path / "a.svs")
+
+
+@pytest.mark.parametrize(
+    ("uri", "path"),
+    [
+        ("file:/a/b%20c.svs", PurePosixPath("/a/b c.svs")),
+        ("file:///a/b.svs", PurePosixPath("/a/b.svs")),
+        ("file://localhost/a/b.svs", PurePosixPath("/a/b.svs")),
+        ("FILE:/a/%E8%85%AB.svs", PurePosixPath("/a/腫.svs")),
+        ("file:/C:/a/b.svs", PureWindowsPath("C:/a/b.svs")),
+        ("file:///C:/a/b.svs", PureWindowsPath("C:/a/b.svs")),
+        ("file:////server/share/b.svs", PureWindowsPath("//server/share/b.svs")),
+        ("file://server/share/b.svs", PureWindowsPath("//server/share/b.svs")),
+        ("/a/b.svs", PurePosixPath("/a/b.svs")),
+        ("C:\\a\\b.svs", PureWindowsPath("C:/a/b.svs")),
+        ("https://example.org/a.svs", None),
+        ("omero:1", None),
+        ("file:", None),
+        ("file:/a%00b", None),
+        ("", None),
+        (None, None),
+    ],
+)
+def test_addresses(uri: str | None, path: PurePath | None) -> None:
+    assert path_of_uri(uri) == path
+    assert type(path_of_uri(uri)) is type(path)
+
+
+# ---- finding slides
+
+
+def touch(path: Path, content: str = "") -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(content, encoding="utf-8")
+    return path
+
+
+def project_of(folder: Path, *uris: str) -> QuPathProject:
+    return read_project(project_file(folder, *(image(server(uri), number) for number, uri in enumerate(uris, start=1))))
+
+
+def test_stored_path_comes_first(tmp_path: Path) -> None:
+    slide = touch(tmp_path / "elsewhere" / "a ä.svs")
+    touch(tmp_path / "project" / "a ä.svs")
+    project = project_of(tmp_path / "project", slide.as_uri())
+    assert find_slide(project, project.entries[0], [tmp_path / "project"]) == slide
+
+
+def test_then_the_same_place_relative_to_the_project(tmp_path: Path) -> None:
+    slide = touch(tmp_path / "slides" / "deep" / "a.svs")
+    touch(tmp_path / "project" / "a.svs")
+    project = project_of(tmp_path / "project", "file:/old/slides/deep/a.svs")
+    assert find_slide(project, project.entries[0]) == slide
+    inside = project_of(tmp_path / "project", "file:/old/project/a.svs")
+    assert find_slide(inside, inside.entries[0]) == tmp_path / "project" / "a.svs"
+
+
+@pytest.mark.parametrize("uri", ["file:/x/y/a.svs", "file:/D:/x/a.svs", "file:////server/share/a.svs"])
+def test_then_the_name_under_the_roots_then_near_the_project(tmp_path: Path, uri: str) -> None:
+    project = project_of(tmp_path / "home" / "project", uri)
+    (entry,) = project.entries
+    near = touch(tmp_path / "home" / "scans" / "a.svs")
+    assert find_slide(project, entry) == near
+    within = touch(tmp_path / "home" / "project" / "slides" / "a.svs")
+    assert find_slide(project, entry) == within
+    root = touch(tmp_path / "root" / "2024" / "03" / "04" / "05" / "06" / "a.svs")
+    assert find_slide(project, entry, [tmp_path / "root"]) == root
+
+
+def test_two_files_of_one_name_are_refused(tmp_path: Path) -> None:
+    project = project_of(tmp_path / "project", "file:/x/a.svs")
+    first, second = touch(tmp_path / "root" / "1" / "a.svs"), touch(tmp_path / "root" / "2" / "a.svs")
+    with pytest.raises(SlideError) as raised:
+        find_slide(project, project.entries[0], [tmp_path / "root"])
+    assert str(first) in str(raised.value)
+    assert str(second) in str(raised.value)
+    second.unlink()
+    second.symlink_to(first)  # one file under two names is no question
+    assert find_slide(project, project.entries[0], [tmp_path / "root", tmp_path / "root" / "1"]) == first
+
+
+def test_links_in_circles_end(tmp_path: Path) -> None:
+    project = project_of(tmp_path / "project", "file:/x/a.svs")
+    slide = touch(tmp_path / "root" / "a.svs")
+    (tmp_path / "root" / "again").symlink_to(tmp_path / "root")
+    assert find_slide(project, project.entries[0], [tmp_path / "root"]) == slide
+
+
+def test_names_with_accents_match_in_either_spelling(tmp_path: Path) -> None:
+    project = project_of(tmp_path / "project", "file:/x/a%CC%88.svs")  # a, then the dots
+    slide = touch(tmp_path / "project" / "\u00e4.svs")
+    assert find_slide(project, project.entries[0]) == slide
+
+
+def test_all_missing_slides_are_named_at_once(tmp_path: Path) -> None:
+    project = project_of(tmp_path / "deep" / "project", "file:/x/a.svs", "file:/x/b.svs", "file:/x/c.svs")
+    found = touch(tmp_path / "deep" / "project" / "b.svs")
+    with pytest.raises(SlideError) as raised:
+        find_slides(project, project.entries)
+    message = str(raised.value)
+    assert '"a.svs" (stored at "/x/a.svs")' in message
+    assert '"c.svs"' in message
+    assert '"b.svs"' not in message
+    assert "--slides-root" in message
+    assert find_slides(project, project.entries[1:2]) == {"2": found}
+
+
+def test_root_that_does_not_exist(tmp_path: Path) -> None:
+    project = project_of(tmp_path / "project", "file:/x/a.svs")
+    with pytest.raises(SlideError, match="does not exist"):
+        find_slides(project, project.entries, [tmp_path / "none"])
+
+
+@pytest.mark.parametrize("name", ["..", "../secret", "..\\secret", ".", ""])
+def test_a_name_never_leads_out_of_the_searched_folders(tmp_path: Path, name: str) -> None:
+    touch(tmp_path / "secret")
+    item = image({"builderType": "sparse"}, imageName=name)
+    project = read_project(project_file(tmp_path / "home" / "project", item))
+    with pytest.raises(SlideError):
+        find_slides(project, project.entries, [tmp_path / "home"])
+
+
+# ---- damage
+
+
+def test_truncation_anywhere_is_an_error(data: Path, tmp_path: Path) -> None:
+    content = (data / "project" / "project.qpproj").read_bytes().rstrip()
+    for size in range(0, len(content), 97):
+        (tmp_path / "project.qpproj").write_bytes(content[:size])
+        with pytest.raises(ProjectError):
+            read_project(tmp_path)
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(seed=st.integers(min_value=0))
+def test_damage_raises_nothing_but_our_errors(data: Path, tmp_path: Path, seed: int) -> None:
+    rng = random.Random(seed)
+    content = json.loads((data / "project" / "project.qpproj").read_text(encoding="utf-8"))
+    junk: list[Any] = [None, True, -1, 1e300, "", "x", "\0", "file:/%00", "file://", [], {}, [[]], "../..", "é" * 300]
+    places: list[tuple[Any, Any]] = []
+    pending = [content]
+    for node in pending:
+        for key in list(node) if isinstance(node, dict) else range(len(node)):
+            places.append((node, key))
+            if isinstance(node[key], (dict, list)):
+                pending.append(node[key])
+    for _ in range(rng.randint(1, 4)):
+        node, key = rng.choice(places)
+        node[key] = rng.choice([*junk, content["images"], 7])
+        if node[key] is content["images"]:
+            node[key] = [dict(image())]
+    (tmp_path / "project.qpproj").write_text(json.dumps(content), encoding="utf-8")
+    try:
+        project = read_project(tmp_path)
+        assert all(entry.data_path.is_relative_to(tmp_path / "data") for entry in project.entries)
+        _ = [entry.mpp for entry in project.entries]
+        find_slides(project, project.entries)
+    except DmmnQpError as error:
+        assert "\n" not in str(error)

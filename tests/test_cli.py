@@ -1,0 +1,377 @@
+"""The user's commands, end to end on real files, and every error a user can cause."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import shapely
+from dmmn_qp.cli import app
+from dmmn_qp.dataset import Dataset, LabelRaster
+from dmmn_qp.qupath.geojson import read_geojson
+from dmmn_qp.regions import Region
+from typer.testing import CliRunner
+
+from tests.conftest import CMU_1, DEMO, FAST_TOML, rectangle, two_tissues, write_features, write_tiff
+
+
+def invoke(*command):
+    return CliRunner().invoke(app, [str(word) for word in command])
+
+
+def fails(*command):
+    """Runs a command that must fail in one clear line; returns the line."""
+    result = invoke(*command)
+    assert result.exit_code == 1, result.output
+    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+    lines = [line for line in result.stderr.splitlines() if not line.startswith("warning:")]
+    assert len(lines) == 1 and lines[0].startswith("error: "), result.stderr
+    assert "Traceback" not in result.output
+    return lines[0]
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+# ---------------------------------------------------------------- the way through
+
+
+def test_import_of_slides_and_geojson(workspace):
+    dataset = Dataset(workspace / "dataset")
+    assert dataset.class_map.names == ("dark", "light")
+    assert sorted(r.split for r in dataset.slides()) == ["test", "train", "val"]
+    assert {p.slide_id for p in dataset.patches()} == {"a", "b", "c"}
+    with LabelRaster(dataset.mask_path("a")) as mask:
+        labels = mask.read(Region(0, 0, 768, 512))
+    assert [int((labels == v).sum()) for v in (1, 2)] == [300 * 430, 300 * 430]
+    assert len(read_geojson(dataset.annotations_path("a")).annotations) == 2
+    run = json.loads((workspace / "dataset" / "run.json").read_text())
+    assert run["stage"] == "import" and run["libraries"]["torch"]
+
+
+def test_model_folder(workspace):
+    card = json.loads((workspace / "models" / "dmmn-m3-1" / "model.json").read_text())
+    assert card["network"] == {"architecture": "dmmn-m3", "width": 2, "norm": "batch", "stem": "quarter"}
+    assert [c["name"] for c in card["class_map"]["classes"]] == ["dark", "light"]
+    assert card["patch_spec"]["mpps"] == [0.5, 1.0, 2.0]
+    history = (workspace / "models" / "dmmn-m3-1" / "history.csv").read_text().splitlines()
+    assert history[0].startswith("epoch,loss,learning_rate,val_mean_iou") and len(history) == 3
+
+
+@pytest.mark.parametrize("slide", ["a", "b", "c"])
+def test_predictions(workspace, slide):
+    folder = workspace / "predictions"
+    with LabelRaster(folder / f"{slide}.labels.tif") as raster:
+        labels = raster.read(Region(0, 0, 768, 512))
+    assert set(np.unique(labels)) <= {1, 2}  # every pixel is predicted, and never as unlabelled
+    content = json.loads((folder / f"{slide}.geojson").read_bytes())
+    assert content["type"] == "FeatureCollection"
+    area = dict.fromkeys(("dark", "light"), 0.0)
+    for feature in content["features"]:
+        properties = feature["properties"]
+        assert properties["objectType"] == "annotation"
+        assert re.fullmatch(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", feature["id"])
+        assert len(properties["classification"]["color"]) == 3
+        assert properties["metadata"]["dmmn_qp"] == "dmmn-m3-1"
+        geometry = shapely.geometry.shape(feature["geometry"])
+        assert geometry.is_valid and geometry.geom_type == "Polygon"
+        area[properties["classification"]["name"]] += geometry.area
+    assert area == {"dark": (labels == 1).sum(), "light": (labels == 2).sum()}
+    assert len({f["id"] for f in content["features"]}) == len(content["features"])
+    assert (folder / f"{slide}.overview.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_it_learned_and_evaluate_says_so(workspace, here, monkeypatch):
+    monkeypatch.chdir(workspace)
+    truth = here / "truth"
+    truth.mkdir()
+    from PIL import Image
+
+    with LabelRaster(Dataset(workspace / "dataset").mask_path("a")) as mask:
+        full = np.where(np.arange(768) < 384, np.uint8(1), np.uint8(2)) * np.ones((512, 1), np.uint8)
+        assert mask.shape == full.shape
+    for name in "abc":
+        Image.fromarray(full).save(truth / f"{name}.png")
+    result = invoke("evaluate", "--truth", truth, "--json", here / "figures.json", "--out", here / "evaluation")
+    assert result.exit_code == 0, result.output
+    figures = json.loads((here / "figures.json").read_text())
+    assert figures == json.loads((here / "evaluation" / "evaluation.json").read_text())
+    assert figures["annotated"]["mean_iou"] > 0.9
+    assert figures["truth"]["mean_iou"] > 0.8
+    matrix = np.array(figures["truth"]["confusion"]["rows_true_columns_predicted"])
+    assert matrix.sum() == 512 * 768
+    assert figures["truth"]["classes"]["dark"]["recall"] == pytest.approx(matrix[0, 0] / matrix[0].sum(), abs=1e-5)
+    assert "mIoU" in result.output and "confusion" in result.output
+
+
+def test_same_slide_and_model_give_the_same_ids(workspace, here, monkeypatch):
+    monkeypatch.chdir(workspace)
+    assert invoke("predict", "a", "--out", here / "again").exit_code == 0
+    first, second = (read_geojson(p / "a.geojson").annotations for p in (workspace / "predictions", here / "again"))
+    assert [a.annotation_id for a in first] == [a.annotation_id for a in second]
+
+
+def test_real_aperio_slide(workspace, here):
+    model = workspace / "models" / "dmmn-m3-1"
+    result = invoke("predict", CMU_1, "--model", model)
+    assert result.exit_code == 0, result.output
+    read = read_geojson(here / "predictions" / "CMU-1-Small-Region.geojson")
+    assert not read.warnings
+    assert sum(a.geometry.area for a in read.annotations) == 2220 * 2967
+    assert all(a.geometry.is_valid for a in read.annotations)
+
+
+def test_slide_at_40x_is_predicted_at_20x(workspace, here):
+    write_tiff(here / "fine.tif", two_tissues().repeat(2, 0).repeat(2, 1), mpp=0.25)
+    assert invoke("predict", here / "fine.tif", "--model", workspace / "models" / "dmmn-m3-1").exit_code == 0
+    with LabelRaster(here / "predictions" / "fine.labels.tif") as raster:
+        assert raster.shape == (512, 768)
+    annotations = read_geojson(here / "predictions" / "fine.geojson").annotations
+    assert sum(a.geometry.area for a in annotations) == 1536 * 1024  # level-0 px
+
+
+def test_demo_project_imports(here):
+    result = invoke("import", DEMO / "project.qpproj")
+    assert result.exit_code == 0, result.output
+    dataset = Dataset(here / "dataset")
+    assert dataset.class_map.names == (
+        "carcinoma", "benign epithelial", "background", "stroma", "necrotic", "adipose",
+    )  # fmt: skip
+    assert {r.slide_id: r.split for r in dataset.slides()} == {
+        "train-1": "train",
+        "train-2": "train",
+        "val-1": "val",
+        "test-1": "test",
+    }
+    assert "1 without a class, 1 of a class that QuPath ignores" in result.output
+    labelled = {"train-1": 27.8, "train-2": 28.6, "val-1": 27.7, "test-1": 25.9}  # % as examples/demo/README.txt says
+    for slide_id, percent in labelled.items():
+        with LabelRaster(dataset.mask_path(slide_id)) as mask:
+            labels = mask.read(Region(0, 0, 3072, 3072))
+        assert 100 * (labels > 0).mean() == pytest.approx(percent, abs=0.06)
+    counts = {r.slide_id: len(read_geojson(dataset.annotations_path(r.slide_id)).annotations) for r in dataset.slides()}
+    assert counts == {"train-1": 35, "train-2": 52, "val-1": 42, "test-1": 40}
+
+
+def test_dataset_annotations_import_again_to_the_same_masks(workspace, two_tissue_slides, here):
+    """The round trip that corrections take: what import wrote is read as GeoJSON."""
+    written = workspace / "dataset" / "annotations"
+    assert invoke("import", two_tissue_slides / "slides", "--annotations", written).exit_code == 0
+    for name in "abc":
+        with LabelRaster(workspace / "dataset/masks" / f"{name}.tif") as a, LabelRaster(here / f"dataset/masks/{name}.tif") as b:
+            whole = Region(0, 0, 768, 512)
+            assert np.array_equal(a.read(whole), b.read(whole))
+
+
+# ---------------------------------------------------------------- what users get wrong
+
+
+def test_no_such_project(here):
+    assert "none.qpproj" in fails("import", "none.qpproj")
+    assert not (here / "dataset").exists()
+
+
+def moved_demo(to: Path) -> Path:
+    """The demo's project without its slides, as if it had been mailed."""
+    for part in ("project.qpproj", "data", "classifiers"):
+        source = DEMO / part
+        shutil.copytree(source, to / part) if source.is_dir() else shutil.copy(source, to / part)
+    return to / "project.qpproj"
+
+
+def test_missing_slides_are_named(here):
+    (here / "mailed").mkdir()
+    project = moved_demo(here / "mailed")
+    line = fails("import", project)
+    for name in ("train-1.tif", "train-2.tif", "val-1.tif", "test-1.tif", "--slides-root"):
+        assert name in line
+    assert not (here / "dataset").exists()
+    assert invoke("import", project, "--slides-root", DEMO / "slides").exit_code == 0
+
+
+@pytest.mark.parametrize("size", [0, 4, 100, 20_000])
+def test_truncated_qpdata(here, size):
+    (here / "damaged").mkdir()
+    project = moved_demo(here / "damaged")
+    data = here / "damaged" / "data" / "2" / "data.qpdata"
+    data.write_bytes(data.read_bytes()[:size])
+    assert "data.qpdata" in fails("import", project, "--slides-root", DEMO / "slides")
+    assert not (here / "dataset").exists()
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"images": 3}', '{"images": [3]}'])
+def test_broken_project_file(here, text):
+    (here / "p.qpproj").write_text(text)
+    fails("import", here / "p.qpproj")
+
+
+def slides_with(here, features, n=1, mpp=0.5):
+    (here / "slides").mkdir()
+    for i in range(n):
+        write_tiff(here / "slides" / f"s{i}.tif", two_tissues(256, 256, seed=i), mpp)
+        write_features(here / "geojson" / f"s{i}.geojson", features[i] if n > 1 else features)
+    return ("import", "slides", "--annotations", "geojson")
+
+
+def test_no_annotation_at_all(here):
+    assert "no annotated area" in fails(*slides_with(here, []))
+    assert not (here / "dataset").exists()
+
+
+def test_only_unclassified_annotations(here):
+    assert "no annotated area with a class" in fails(*slides_with(here, [rectangle(0, 0, 99, 99, None)]))
+
+
+def test_annotation_off_the_slide_trains_nothing(here):
+    assert 'class "a" has no pixel' in fails(*slides_with(here, [rectangle(900, 900, 99, 99, "a")]))
+
+
+def test_class_without_training_pixels(here):
+    train, test = rectangle(0, 0, 99, 99, "a"), rectangle(0, 0, 99, 99, "b")
+    (here / "mailed").mkdir()
+    del train, test
+    project = moved_demo(here / "mailed")
+    content = json.loads(project.read_text())
+    for image in content["images"]:
+        image["metadata"]["split"] = "test"
+    project.write_text(json.dumps(content))
+    line = fails("import", project, "--slides-root", DEMO / "slides")
+    assert '"carcinoma"' in line and "training split" in line and "--drop" in line
+
+
+def test_class_can_be_dropped(here):
+    features = [rectangle(0, 0, 99, 99, "a"), rectangle(120, 0, 99, 99, "b")]
+    command = slides_with(here, features)
+    assert "does not exist" in fails(*command, "--drop", "c")
+    assert invoke(*command, "--drop", "b").exit_code == 0
+    assert Dataset(here / "dataset").class_map.names == ("a",)
+
+
+def test_unreadable_slide(here):
+    (here / "slides").mkdir()
+    (here / "slides" / "s.svs").write_bytes(CMU_1.read_bytes()[:9000])
+    write_features(here / "geojson" / "s.geojson", [rectangle(0, 0, 99, 99, "a")])
+    assert "s.svs" in fails("import", "slides", "--annotations", "geojson")
+
+
+def test_no_pixel_size(here):
+    command = slides_with(here, [rectangle(0, 0, 99, 99, "a")], mpp=None)
+    line = fails(*command)
+    assert "s0.tif" in line and "--mpp" in line
+    assert invoke(*command, "--mpp", "0.5").exit_code == 0
+
+
+@pytest.mark.parametrize("text", ["", '{"type": "FeatureCollection", "features": [', "\x00\x01"])
+def test_truncated_geojson(here, text):
+    command = slides_with(here, [rectangle(0, 0, 99, 99, "a")])
+    (here / "geojson" / "s0.geojson").write_text(text)
+    fails(*command)
+    assert not (here / "dataset").exists()
+
+
+def test_geojson_without_its_slide(here):
+    command = slides_with(here, [rectangle(0, 0, 99, 99, "a")])
+    write_features(here / "geojson" / "other.geojson", [])
+    assert "other.geojson" in fails(*command)
+
+
+def test_slides_without_annotations_option(here):
+    slides_with(here, [rectangle(0, 0, 99, 99, "a")])
+    assert "--annotations" in fails("import", "slides")
+
+
+def test_existing_outputs(here, workspace):
+    command = slides_with(here, [rectangle(0, 0, 99, 99, "a")])
+    assert invoke(*command).exit_code == 0
+    before = (here / "dataset" / "dataset.json").read_bytes()
+    assert "--overwrite" in fails(*command)
+    assert (here / "dataset" / "dataset.json").read_bytes() == before
+    assert invoke(*command, "--overwrite").exit_code == 0
+    shutil.copytree(workspace / "models", here / "models")
+    model = here / "models" / "dmmn-m3-1"
+    assert "--overwrite" in fails("train", "--out", model)
+    assert invoke("predict", "s0").exit_code == 0
+    assert "--overwrite" in fails("predict", "s0")
+    assert invoke("predict", "s0", "--overwrite").exit_code == 0
+
+
+def test_model_does_not_fit_the_magnification(here, workspace):
+    write_tiff(here / "coarse.tif", two_tissues(256, 256), mpp=1.0)
+    line = fails("predict", "coarse.tif", "--model", workspace / "models" / "dmmn-m3-1")
+    assert "coarse.tif" in line or "coarse" in line
+    assert "1 um/px" in line and not (here / "predictions").exists()
+
+
+def test_missing_stages(here):
+    assert "dmmn-qp import" in fails("train")
+    assert "dmmn-qp import" in fails("predict")
+    assert "no model" in fails("predict", CMU_1)
+    assert "is not a model" in fails("predict", CMU_1, "--model", "none")
+    assert "does not exist" in fails("predict", "none.svs")
+    assert "is not a dataset" in fails("evaluate")
+
+
+def test_no_prediction_to_evaluate(here, workspace):
+    assert "dmmn-qp predict" in fails("evaluate", "--dataset", workspace / "dataset")
+
+
+def test_truth_that_does_not_fit(here, workspace):
+    from PIL import Image
+
+    (here / "truth").mkdir()
+    for name in "abc":
+        Image.fromarray(np.ones((10, 10), np.uint8)).save(here / "truth" / f"{name}.png")
+    where = ("--dataset", workspace / "dataset", "--predictions", workspace / "predictions")
+    assert "10 x 10 px" in fails("evaluate", *where, "--truth", "truth")
+    assert "no truth map" in fails("evaluate", *where, "--truth", "none")
+
+
+def test_moved_slide_is_found_and_checked(here, two_tissue_slides):
+    shutil.copytree(two_tissue_slides / "slides", here / "slides")
+    assert invoke("import", "slides", "--annotations", two_tissue_slides / "geojson").exit_code == 0
+    (here / "slides").rename(here / "elsewhere")
+    (here / "fast.toml").write_text(FAST_TOML.replace("epochs = 2", "epochs = 1").replace("= 12", "= 1"))
+    assert "--slides-root" in fails("train", "--config", "fast.toml")
+    assert invoke("train", "--config", "fast.toml", "--slides-root", "elsewhere").exit_code == 0
+    for path in (here / "elsewhere").iterdir():
+        write_tiff(path, two_tissues(seed=99))
+    assert "is not the file that was imported" in fails("train", "--config", "fast.toml", "--slides-root", "elsewhere")
+
+
+def test_unknown_option_values(here):
+    assert invoke("train", "--preset", "slow").exit_code == 2
+    assert "--mpps" in fails("import", "x.qpproj", "--mpps", "half")
+    (here / "c.toml").write_text("[train]\nepochs = 'many'\n")
+    assert "epochs" in fails("train", "--config", "c.toml")
+
+
+def test_interrupted_import_leaves_nothing(here, monkeypatch):
+    import dmmn_qp.importing
+
+    def interrupt(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(dmmn_qp.importing, "write_patches", interrupt)
+    result = invoke(*slides_with(here, [rectangle(0, 0, 99, 99, "a")]))
+    assert result.exit_code == 130
+    assert sorted(p.name for p in here.iterdir()) == ["geojson", "slides"]
+
+
+def test_the_installed_command():
+    command = [sys.executable, "-c", "from dmmn_qp.cli import run; run()"]
+    assert "dmmn-qp 0." in subprocess.run([*command, "--version"], capture_output=True, text=True, check=True).stdout
+    failed = subprocess.run([*command, "import", "none.qpproj"], capture_output=True, text=True, check=False)
+    assert failed.returncode == 1 and failed.stderr.startswith("error: ") and failed.stderr.count("\n") == 1
+
+
+def test_help_is_quick():
+    """Heavy libraries are imported by the commands that need them, not by --help."""
+    code = "import sys; from dmmn_qp.cli import app; sys.exit(any(m in sys.modules for m in ('torch', 'matplotlib')))"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

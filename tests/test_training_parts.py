@@ -1,0 +1,152 @@
+"""Losses, weights, draws, metrics, augmentation: tables checked by hand."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from dmmn_qp.augment import Augmentation
+from dmmn_qp.balance import class_balanced_draws, class_weights, shuffled_draws
+from dmmn_qp.losses import partial_cross_entropy
+from dmmn_qp.metrics import Metrics, confusion_matrix
+from dmmn_qp.patches import PatchRef
+from dmmn_qp.splits import draw_splits, split_of_word
+from dmmn_qp.errors import DatasetError
+
+HALF = math.log(2)  # cross entropy of two equal logits
+
+
+def test_equation_1_divides_by_all_pixels():
+    logits = torch.zeros(1, 2, 2, 2)
+    target = torch.tensor([[[1, 0], [0, 2]]])
+    weights = torch.tensor([0.25, 0.75])
+    # (0.25 + 0.75) * log 2 over N = 4 pixels
+    assert partial_cross_entropy(logits, target, weights, "patch").item() == pytest.approx(HALF / 4)
+    assert partial_cross_entropy(logits, target, weights, "labelled").item() == pytest.approx(HALF)
+
+
+@pytest.mark.parametrize("mean", ["patch", "labelled"])
+def test_unlabelled_pixels_have_no_gradient(mean):
+    logits = torch.randn(2, 3, 4, 4, requires_grad=True)
+    target = torch.zeros(2, 4, 4, dtype=torch.long)
+    target[0, 1, 2] = 3
+    partial_cross_entropy(logits, target, torch.ones(3), mean).backward()
+    touched = logits.grad.abs().sum(dim=1).nonzero().tolist()
+    assert touched == [[0, 1, 2]]
+
+
+@pytest.mark.parametrize("mean", ["patch", "labelled"])
+def test_patch_without_labels_gives_zero(mean):
+    logits = torch.randn(1, 3, 4, 4, requires_grad=True)
+    loss = partial_cross_entropy(logits, torch.zeros(1, 4, 4, dtype=torch.long), torch.ones(3), mean)
+    loss.backward()
+    assert loss.item() == 0 and not logits.grad.any()
+
+
+def test_equation_2():
+    assert class_weights(np.array([10, 30, 60]), "paper") == pytest.approx([0.9, 0.7, 0.4])
+    assert class_weights(np.array([10]), "paper") == pytest.approx([1.0])
+    assert class_weights(np.array([1, 4]), "inverse-sqrt") == pytest.approx([4 / 3, 2 / 3])
+
+
+def test_official_weights_follow_from_equation_2():
+    shares = 1 - np.array([0.841, 0.866, 0.831, 0.828, 0.829, 0.805])
+    weights = class_weights((shares * 6.852e9).astype(np.int64), "paper")
+    assert weights == pytest.approx([0.841, 0.866, 0.831, 0.828, 0.829, 0.805], abs=1e-3)
+
+
+def patch(*counts):
+    return PatchRef("s", "train", 0, 0, counts)
+
+
+def test_shuffled_draws_pass_over_every_patch():
+    draws = shuffled_draws(5, 12, seed=1, epoch=1)
+    for start in (0, 5):
+        assert sorted(d.patch for d in draws[start : start + 5]) == list(range(5))
+    assert draws == shuffled_draws(5, 12, seed=1, epoch=1)
+    assert draws != shuffled_draws(5, 12, seed=1, epoch=2)
+    assert len({d.seed for d in draws}) == 12
+
+
+def test_balanced_draws_take_turns():
+    patches = [patch(0, 100, 0), patch(0, 100, 0), patch(0, 100, 0), patch(50, 0, 50), patch(99, 1, 0)]
+    draws = class_balanced_draws(patches, 20, seed=0, epoch=1)
+    per_class = [sum(d.patch in (0, 1, 2, 4) for d in draws), sum(d.patch == 3 for d in draws)]
+    assert per_class == [10, 10]
+    assert all(d.patch != 4 for d in draws)  # 1 % is not more than 1 %
+
+
+def test_class_that_fills_no_patch_is_drawn_all_the_same():
+    draws = class_balanced_draws([patch(0, 1000, 0), patch(0, 999, 1)], 10, seed=0, epoch=1)
+    assert sum(d.patch == 1 for d in draws) >= 5
+
+
+TRUTH = np.array([[1, 1, 2], [2, 0, 2]], np.uint8)
+PREDICTED = np.array([[1, 2, 2], [2, 1, 1]], np.uint8)
+
+
+def test_metrics_by_hand():
+    confusion = confusion_matrix(TRUTH, PREDICTED, 3)
+    assert confusion.tolist() == [[1, 1, 0], [1, 2, 0], [0, 0, 0]]
+    metrics = Metrics.from_confusion(confusion)
+    assert metrics.iou[:2] == pytest.approx([1 / 3, 2 / 4]) and math.isnan(metrics.iou[2])
+    assert metrics.recall[:2] == pytest.approx([1 / 2, 2 / 3])
+    assert metrics.precision[:2] == pytest.approx([1 / 2, 2 / 3])
+    assert metrics.mean_iou == pytest.approx(5 / 12)
+    assert metrics.accuracy == pytest.approx(3 / 5)
+
+
+def test_class_never_predicted_has_precision_zero():
+    metrics = Metrics.from_confusion(np.array([[4, 0], [2, 0]]))
+    assert metrics.precision.tolist() == [pytest.approx(4 / 6), 0.0]
+    assert metrics.iou.tolist() == [pytest.approx(4 / 6), 0.0]
+
+
+def test_nothing_labelled():
+    metrics = Metrics.from_confusion(confusion_matrix(np.zeros((2, 2), np.uint8), np.ones((2, 2), np.uint8), 2))
+    assert math.isnan(metrics.mean_iou) and math.isnan(metrics.accuracy)
+
+
+def test_augmentation_moves_images_and_labels_alike():
+    labels = np.arange(16, dtype=np.uint8).reshape(4, 4)
+    seen = set()
+    for seed in range(60):
+        change = Augmentation.draw(np.random.default_rng(seed))
+        moved = change.move(labels)
+        assert np.array_equal(change.move(np.stack([labels] * 3, -1))[..., 1], moved)
+        seen.add(moved.tobytes())
+    assert len(seen) == 8  # all turns and flips of a square
+
+
+def test_recolouring_is_per_channel_and_bounded():
+    change = Augmentation(0, False, np.array([1, 2, 0.5], np.float32), 0.1)
+    pixels = np.array([[[0, 128, 255]]], np.uint8)
+    expected = [0.1, (128 / 255 - 0.5) * 2 + 0.6, 0.5 * 0.5 + 0.6]
+    assert change.recolor(pixels)[0, 0] == pytest.approx([round(255 * v) for v in expected], abs=1)
+    assert change.recolor(np.full((2, 2, 3), 255, np.uint8)).max() == 255
+
+
+@pytest.mark.parametrize(("word", "split"), [("train", "train"), (" Validation ", "val"), ("TEST", "test")])
+def test_split_words(word, split):
+    assert split_of_word(word, "S") == split
+
+
+def test_unknown_split_word():
+    with pytest.raises(DatasetError, match='slide "S" has split "later"'):
+        split_of_word("later", "S")
+
+
+@pytest.mark.parametrize(
+    ("n", "sizes"), [(1, (1, 0, 0)), (2, (1, 1, 0)), (3, (1, 1, 1)), (5, (3, 1, 1)), (10, (6, 2, 2))]
+)
+def test_split_sizes(n, sizes):
+    splits = draw_splits({f"s{i}": np.array([100, 100]) for i in range(n)}, seed=3)
+    assert tuple(list(splits.values()).count(s) for s in ("train", "val", "test")) == sizes
+
+
+def test_split_keeps_every_class_in_training():
+    pixels = {"a": np.array([5, 0]), "b": np.array([5, 7]), "c": np.array([5, 0])}
+    for seed in range(10):
+        splits = draw_splits(pixels, seed)
+        assert splits["b"] == "train"
+        assert sorted(splits.values()) == ["test", "train", "val"] or sorted(splits.values()) == ["train", "train", "val"]
