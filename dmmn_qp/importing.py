@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from dmmn_qp.annotations import DEFAULT_PLANE, Annotation, Color
+from dmmn_qp.annotations import DEFAULT_PLANE, Annotation
 from dmmn_qp.config import ImportOptions
 from dmmn_qp.dataset import (
     MANIFEST,
@@ -24,7 +24,7 @@ from dmmn_qp.errors import DatasetError, SlideError
 from dmmn_qp.outputs import RUN_FILE, check_free, new_folder, write_json
 from dmmn_qp.patches import PatchRef, class_pixels, index_patches, training_pixels
 from dmmn_qp.provenance import describe_run, now
-from dmmn_qp.qupath.classes import default_color
+from dmmn_qp.qupath.classes import distinct_colors
 from dmmn_qp.qupath.geojson import write_geojson
 from dmmn_qp.rasterize import LabelPainter
 from dmmn_qp.regions import Region
@@ -134,16 +134,13 @@ def make_class_map(source: Source, drop: Sequence[str]) -> ClassMap:
         raise DatasetError(
             f'class "{unknown[0]}" of --drop does not exist; the classes are {", ".join(source.class_colors)}'
         )
-    colors: list[tuple[str, Color]] = [
-        (name, color or default_color(name))
-        for name, color in source.class_colors.items()
-        if name in used and name not in drop and not name.endswith("*")
-    ]
-    if not colors:
+    names = [name for name in source.class_colors if name in used and name not in drop and not name.endswith("*")]
+    if not names:
         raise DatasetError(
             "no annotated area with a class to train on; draw areas in QuPath, give them classes, and save (Ctrl+S)"
         )
-    return ClassMap.from_colors(colors)
+    missing = distinct_colors(names)
+    return ClassMap.from_colors((name, source.class_colors[name] or missing[name]) for name in names)
 
 
 def slide_ids(slides: Sequence[SourceSlide]) -> list[str]:

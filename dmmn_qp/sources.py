@@ -189,8 +189,7 @@ def read_source(path: Path, annotations: Path | None, slides_roots: Sequence[Pat
     Raises:
         ProjectError: There is nothing at ``path``.
     """
-    wants_project, read = ANNOTATION_SOURCES["qupath-project"]
-    if not path.exists() and not wants_project(path):
+    if not path.exists():
         raise ProjectError(f'"{path}" does not exist; give a project.qpproj, or a folder of slides with --annotations')
     for wants, read in ANNOTATION_SOURCES.values():
         if wants(path):

@@ -459,9 +459,7 @@ class NucleusPainter:
         self.haematoxylin[window] = np.maximum(self.haematoxylin[window], density * (inside * chromatin))
 
 
-def paint(
-    rng: np.random.Generator, tissue: Tissue, artefact: Artefact | None
-) -> tuple[LabelArray, BoolArray]:
+def paint(rng: np.random.Generator, tissue: Tissue, artefact: Artefact | None) -> tuple[LabelArray, BoolArray]:
     """Paints a slide through the optical densities of its two dyes.
 
     Args:
@@ -606,8 +604,7 @@ def _develop(rng: np.random.Generator, stain: Stain, sensor_noise: FloatArray) -
     channels = []
     for glass, haematoxylin, eosin in ((245, 0.66, 0.11), (243, 0.70, 0.88), (246, 0.29, 0.42)):
         density = (
-            haematoxylin * haematoxylin_strength * stain.haematoxylin * 1.25
-            + eosin * eosin_strength * stain.eosin
+            haematoxylin * haematoxylin_strength * stain.haematoxylin * 1.25 + eosin * eosin_strength * stain.eosin
         )
         channels.append(glass * np.exp(-density) + 1.6 * sensor_noise)
     return np.stack(channels, -1).astype(np.float32)
@@ -617,8 +614,7 @@ def _draw_pen_stroke(picture: FloatArray, mottle: FloatArray) -> tuple[FloatArra
     """A felt-tip stroke over the picture; returns the new picture and the mask of the stroke."""
     canvas = Image.new("L", (SIDE_PX, SIDE_PX))
     path = [
-        (SIDE_PX * (0.30 + 0.33 * t), SIDE_PX * (0.62 + 0.05 * np.sin(7 * t) - 0.18 * t))
-        for t in np.linspace(0, 1, 60)
+        (SIDE_PX * (0.30 + 0.33 * t), SIDE_PX * (0.62 + 0.05 * np.sin(7 * t) - 0.18 * t)) for t in np.linspace(0, 1, 60)
     ]
     ImageDraw.Draw(canvas).line(path, fill=255, width=66, joint="curve")
     stroke = np.asarray(canvas) > 0
@@ -773,11 +769,7 @@ def _with_a_gland_too_wide(annotations: list[Annotation]) -> list[Annotation]:
         if annotation_class != CLASSES[BENIGN] or min(area.distance(gland) for area in stroma) >= 14:
             continue
         wide = gland.buffer(13).simplify(1)
-        others = (
-            a.geometry
-            for a in annotations
-            if a.annotation_class != CLASSES[STROMA] and a.geometry is not gland
-        )
+        others = (a.geometry for a in annotations if a.annotation_class != CLASSES[STROMA] and a.geometry is not gland)
         if all(wide.distance(other) > 1 for other in others):
             widened = Annotation(annotation_class, Polygon(np.round(wide.exterior.coords, 2)))
             return [*annotations[:i], widened, *annotations[i + 1 :]]

@@ -42,9 +42,7 @@ def write_tiff(path: Path, pixels: np.ndarray, mpp: float | None = 0.5) -> Path:
             tiff.write(np.moveaxis(pixels, 2, 0))
             if mpp is not None:
                 per_cm = 10_000 / mpp
-                tiff.update_tags(
-                    TIFFTAG_XRESOLUTION=per_cm, TIFFTAG_YRESOLUTION=per_cm, TIFFTAG_RESOLUTIONUNIT="3"
-                )
+                tiff.update_tags(TIFFTAG_XRESOLUTION=per_cm, TIFFTAG_YRESOLUTION=per_cm, TIFFTAG_RESOLUTIONUNIT="3")
     return path
 
 
@@ -102,8 +100,9 @@ precision = "fp32"
 @pytest.fixture(scope="session")
 def workspace(two_tissue_slides: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A workspace after import, train and predict through the command line; tests must not change it."""
-    from dmmn_qp.cli import app
     from typer.testing import CliRunner
+
+    from dmmn_qp.cli import app
 
     folder = tmp_path_factory.mktemp("workspace")
     (folder / "fast.toml").write_text(FAST_TOML)

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+
 from dmmn_qp.architectures import ARCHITECTURES, build_network
 from dmmn_qp.architectures.blocks import ConvTranspose, centre_crop
 from dmmn_qp.errors import ModelError

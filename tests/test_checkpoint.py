@@ -3,8 +3,18 @@ import pickle
 
 import pytest
 import torch
-from dmmn_qp.checkpoint import CARD, WEIGHTS, ModelCard, NetworkOptions, load_card, load_model, newest_model
-from dmmn_qp.checkpoint import next_model_name, save_model
+
+from dmmn_qp.checkpoint import (
+    CARD,
+    WEIGHTS,
+    ModelCard,
+    NetworkOptions,
+    load_card,
+    load_model,
+    newest_model,
+    next_model_name,
+    save_model,
+)
 from dmmn_qp.errors import ModelError
 from dmmn_qp.specs import ClassMap, PatchSpec
 

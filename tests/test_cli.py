@@ -10,12 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import shapely
+from typer.testing import CliRunner
+
 from dmmn_qp.cli import app
 from dmmn_qp.dataset import Dataset, LabelRaster
 from dmmn_qp.qupath.geojson import read_geojson
 from dmmn_qp.regions import Region
-from typer.testing import CliRunner
-
 from tests.conftest import CMU_1, DEMO, FAST_TOML, rectangle, two_tissues, write_features, write_tiff
 
 
@@ -165,7 +165,10 @@ def test_dataset_annotations_import_again_to_the_same_masks(workspace, two_tissu
     written = workspace / "dataset" / "annotations"
     assert invoke("import", two_tissue_slides / "slides", "--annotations", written).exit_code == 0
     for name in "abc":
-        with LabelRaster(workspace / "dataset/masks" / f"{name}.tif") as a, LabelRaster(here / f"dataset/masks/{name}.tif") as b:
+        with (
+            LabelRaster(workspace / "dataset/masks" / f"{name}.tif") as a,
+            LabelRaster(here / f"dataset/masks/{name}.tif") as b,
+        ):
             whole = Region(0, 0, 768, 512)
             assert np.array_equal(a.read(whole), b.read(whole))
 

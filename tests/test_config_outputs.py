@@ -1,11 +1,12 @@
 import json
 
 import pytest
+from rich.console import Console
+
 from dmmn_qp.config import PRESETS, import_options, load_config, predict_options, train_options
 from dmmn_qp.errors import ConfigError, OutputExistsError
 from dmmn_qp.outputs import new_file, new_folder, write_json
 from dmmn_qp.reporting import Reporter, duration
-from rich.console import Console
 
 
 def test_flag_over_file_over_preset_over_default(tmp_path):
@@ -18,7 +19,12 @@ def test_flag_over_file_over_preset_over_default(tmp_path):
 
 def test_paper_preset_is_the_papers():
     options = train_options(load_config(None), {"preset": "paper"})
-    assert (options.optimizer, options.learning_rate, options.momentum, options.weight_decay) == ("sgd", 5e-5, 0.99, 1e-4)
+    assert (options.optimizer, options.learning_rate, options.momentum, options.weight_decay) == (
+        "sgd",
+        5e-5,
+        0.99,
+        1e-4,
+    )
     assert (options.width, options.norm, options.stem, options.epochs) == (32, "none", "full", 20)
     assert (options.loss_mean, options.class_weights) == ("patch", "paper")
 
@@ -95,7 +101,10 @@ def test_foreign_folder_is_never_replaced(tmp_path):
         new_folder(tmp_path, overwrite=True, marker="m"),
     ):
         pass
-    with pytest.raises(OutputExistsError, match="is a file"), new_folder(tmp_path / "thesis.docx", overwrite=True, marker="m"):
+    with (
+        pytest.raises(OutputExistsError, match="is a file"),
+        new_folder(tmp_path / "thesis.docx", overwrite=True, marker="m"),
+    ):
         pass
 
 

@@ -14,9 +14,7 @@ import numpy as np
 import pytest
 from shapely.geometry import box
 
-pytest.importorskip(
-    "skimage", reason="the example generator needs scikit-image, which the toolkit itself does not"
-)
+pytest.importorskip("skimage", reason="the example generator needs scikit-image, which the toolkit itself does not")
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
@@ -93,9 +91,7 @@ def test_components_leaves_out_the_small(generator: ModuleType) -> None:
 
 
 def test_a_ring_follows_its_contour_half_a_pixel_further(generator: ModuleType) -> None:
-    ring = generator.hand_drawn_ring(
-        np.random.default_rng(4), circle_contour(row=300, column=150, radius=100)
-    )
+    ring = generator.hand_drawn_ring(np.random.default_rng(4), circle_contour(row=300, column=150, radius=100))
     assert ring.is_valid
     assert ring.area == pytest.approx(np.pi * 100**2, rel=0.03)
     assert ring.centroid.coords[0] == pytest.approx((150.5, 300.5), abs=1)

@@ -6,6 +6,11 @@ import numpy as np
 import pytest
 import rasterio
 import shapely
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import array_shapes, arrays
+from shapely import affinity, box
+
 from dmmn_qp.annotations import Annotation, Plane
 from dmmn_qp.dataset import LabelRaster, create_label_raster
 from dmmn_qp.errors import DatasetError
@@ -14,10 +19,6 @@ from dmmn_qp.polygonize import polygonize, to_level0
 from dmmn_qp.rasterize import LabelPainter
 from dmmn_qp.regions import Region
 from dmmn_qp.specs import ClassMap, PatchSpec
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from hypothesis.extra.numpy import array_shapes, arrays
-from shapely import affinity, box
 
 CLASSES = ClassMap.from_colors([("a", (255, 0, 0)), ("b", (0, 255, 0)), ("c", (0, 0, 255))])
 

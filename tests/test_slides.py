@@ -2,14 +2,14 @@
 
 import numpy as np
 import pytest
+from PIL import Image
+
 from dmmn_qp.errors import PixelSizeError, SlideError
 from dmmn_qp.regions import Region
 from dmmn_qp.slides import SLIDE_READERS, fingerprint, open_slide, read_field, read_overview
 from dmmn_qp.slides.base import resolve_mpp
 from dmmn_qp.slides.cached import CachedFields, TileBudget
 from dmmn_qp.specs import PatchSpec
-from PIL import Image
-
 from tests.conftest import CMU_1, DEMO, write_tiff
 
 

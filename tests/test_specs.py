@@ -1,8 +1,9 @@
 import pytest
+from pydantic import ValidationError
+
 from dmmn_qp.errors import DmmnQpError, PixelSizeError
 from dmmn_qp.regions import Region
 from dmmn_qp.specs import ClassMap, PatchSpec
-from pydantic import ValidationError
 
 
 def test_region_intersection_and_tiles():
@@ -94,7 +95,12 @@ def test_field_refuses_half_pixels():
 
 @pytest.mark.parametrize(
     ("size", "downsample_mpp", "shape"),
-    [((512, 512), 0.5, (512, 512)), ((513, 511), 0.25, (256, 257)), ((1, 1), 0.25, (1, 1)), ((600, 1), 0.125, (1, 150))],
+    [
+        ((512, 512), 0.5, (512, 512)),
+        ((513, 511), 0.25, (256, 257)),
+        ((1, 1), 0.25, (1, 1)),
+        ((600, 1), 0.125, (1, 150)),
+    ],
 )
 def test_grid_covers_the_slide(size, downsample_mpp, shape):
     assert PatchSpec().grid_of(downsample_mpp).shape(*size) == shape

@@ -5,13 +5,14 @@ import math
 import numpy as np
 import pytest
 import torch
+
 from dmmn_qp.augment import Augmentation
 from dmmn_qp.balance import class_balanced_draws, class_weights, shuffled_draws
+from dmmn_qp.errors import DatasetError
 from dmmn_qp.losses import partial_cross_entropy
 from dmmn_qp.metrics import Metrics, confusion_matrix
 from dmmn_qp.patches import PatchRef
 from dmmn_qp.splits import draw_splits, split_of_word
-from dmmn_qp.errors import DatasetError
 
 HALF = math.log(2)  # cross entropy of two equal logits
 
@@ -149,4 +150,8 @@ def test_split_keeps_every_class_in_training():
     for seed in range(10):
         splits = draw_splits(pixels, seed)
         assert splits["b"] == "train"
-        assert sorted(splits.values()) == ["test", "train", "val"] or sorted(splits.values()) == ["train", "train", "val"]
+        assert sorted(splits.values()) == ["test", "train", "val"] or sorted(splits.values()) == [
+            "train",
+            "train",
+            "val",
+        ]

@@ -1,8 +1,9 @@
 """What the reader makes of 185 small files, each with one peculiarity.
 
-QuPath's own importer (0.5 to 0.7) was run on the same files. ``CLEAN`` are those that it reads in full, and so do we.
-``WARNED`` are those that it refuses as a whole, reads as nothing, or repairs in ways that differ between versions: here
-they are read as far as they make sense, and the warning says so. ``REFUSED`` are damaged as a whole, for it and for us.
+The cases are those on which QuPath's own importer (0.5 to 0.7) was run. ``CLEAN`` are read without a remark. ``WARNED``
+are those that QuPath refuses as a whole, reads as nothing, or repairs in ways that differ between versions, and those
+of which something is lost here: they are read as far as they make sense, and the warning says so. ``REFUSED`` are
+damaged as a whole, for it and for us.
 """
 
 from __future__ import annotations

@@ -1,0 +1,93 @@
+"""What the documents say is true: commands, options, files and configurations exist."""
+
+import re
+import tomllib
+
+import pytest
+import typer
+
+from dmmn_qp.architectures import ARCHITECTURES
+from dmmn_qp.cli import app
+from dmmn_qp.config import import_options, load_config, predict_options, train_options
+from tests.conftest import REPOSITORY
+
+DOCUMENTS = sorted(
+    path
+    for path in REPOSITORY.rglob("*.md")
+    if not any(part.startswith(".") for part in path.relative_to(REPOSITORY).parts) and "tests/data" not in str(path)
+)
+EXAMPLES = sorted((REPOSITORY / "examples").glob("*.toml"))
+
+
+def commands() -> dict[str, set[str]]:
+    """Command -> its options."""
+    group = typer.main.get_command(app)
+    return {name: {o for p in command.params for o in p.opts} | {"--help"} for name, command in group.commands.items()}
+
+
+def shown_commands() -> list[tuple[str, list[str]]]:
+    """(document, words) of every dmmn-qp command in the documents and the Makefile."""
+    shown = []
+    for path in [*DOCUMENTS, REPOSITORY / "Makefile"]:
+        for match in re.finditer(r"dmmn-qp ([a-z][^\n`#;|]*)", path.read_text("utf-8")):
+            text = re.split(r"  +|->", match[1])[0]
+            words = text.split()
+            if words[0] in commands() or (match.start() and match.string[match.start() - 1] == "`"):
+                shown.append((path.name, words))
+    return shown
+
+
+def test_documents_were_found():
+    assert {"README.md", "DESIGN.md", "CONTRIBUTING.md", "CHANGELOG.md"} <= {p.name for p in DOCUMENTS}
+    assert len(shown_commands()) > 10
+
+
+@pytest.mark.parametrize(("document", "words"), shown_commands())
+def test_commands_and_options_exist(document, words):
+    assert words[0] in commands(), f"{document}: dmmn-qp {words[0]}"
+    for word in words[1:]:
+        if word.startswith("--"):
+            option = re.split(r"[=,.)]", word)[0]
+            assert option in commands()[words[0]], f"{document}: dmmn-qp {' '.join(words)}"
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda p: str(p.relative_to(REPOSITORY)))
+def test_links_lead_somewhere(document):
+    for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", document.read_text("utf-8")):
+        if not re.match(r"[a-z]+:", target):
+            assert (document.parent / target).exists(), f"{document.name}: {target}"
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda p: p.name)
+def test_example_configurations_load(path):
+    config = load_config(path)
+    import_options(config, {})
+    predict_options(config, {})
+    assert train_options(config, {}).architecture in ARCHITECTURES
+
+
+def test_design_lists_every_module():
+    from tests.test_layers import LAYERS
+
+    table = (REPOSITORY / "DESIGN.md").read_text("utf-8")
+    for module in set().union(*LAYERS) - {""}:
+        assert f"`{module}`" in table or f"`{module}/`" in table, module
+
+
+def test_constraints_pin_every_dependency():
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text("utf-8"))["project"]
+    needed = [*project["dependencies"], *project["optional-dependencies"]["dev"]]
+    pinned = {line.split("==")[0].lower() for line in (REPOSITORY / "constraints.txt").read_text().splitlines()}
+    for requirement in needed:
+        name = re.split(r"[\[<>=]", requirement)[0].lower()
+        assert name in pinned | {"dmmn-qp"} or name.replace("-", "_") in pinned, requirement
+
+
+def test_makefile_runs_the_readmes_commands():
+    readme = (REPOSITORY / "README.md").read_text("utf-8")
+    makefile = (REPOSITORY / "Makefile").read_text("utf-8")
+    for target in ("demo", "test"):
+        assert f"make {target}" in readme.split("## ")[0]
+        assert re.search(rf"^{target}:", makefile, re.MULTILINE)
+    ci = (REPOSITORY / ".ci" / "run").read_text("utf-8")
+    assert ci.index("make test") < ci.index("make demo")
