@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer.core import TyperGroup
@@ -24,6 +24,9 @@ from dmmn_qp.errors import ConfigError, DmmnQpError
 from dmmn_qp.outputs import write_json
 from dmmn_qp.reporting import Reporter
 from dmmn_qp.specs import Split
+
+if TYPE_CHECKING:
+    from dmmn_qp.slides.finding import SlidesRoot
 
 DATASET = Path("dataset")
 MODELS = Path("models")
@@ -60,7 +63,12 @@ app = typer.Typer(
 ConfigOption = Annotated[Path | None, typer.Option("--config", help="TOML file with [import] [train] [predict].")]
 OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace an earlier output.")]
 SlidesRootOption = Annotated[
-    list[Path] | None, typer.Option("--slides-root", help="Folder to search for moved slides; repeatable.")
+    list[str] | None,
+    typer.Option(
+        "--slides-root",
+        help="Folder to search for moved slides, or OLD=NEW where a folder was renamed; repeatable.",
+        metavar="FOLDER",
+    ),
 ]
 DatasetOption = Annotated[Path, typer.Option("--dataset", help="Dataset folder made by import.")]
 MppOption = Annotated[
@@ -99,6 +107,9 @@ def import_command(
     out: Annotated[Path, typer.Option(help="Dataset folder to write.")] = DATASET,
     slides_root: SlidesRootOption = None,
     mpp: MppOption = None,
+    mpp_csv: Annotated[
+        Path | None, typer.Option("--mpp-csv", help="Table slide,mpp of um/px of slides that do not say it themselves.")
+    ] = None,
     mpps: Annotated[
         str | None, typer.Option(help="um/px of the magnifications, finest first; default 0.5,1,2 (20x, 10x, 5x).")
     ] = None,
@@ -122,7 +133,8 @@ def import_command(
         options,
         reporter,
         annotations=annotations,
-        slides_roots=slides_root or (),
+        slides_roots=_slides_roots(slides_root),
+        mpp_csv=mpp_csv,
         overwrite=overwrite,
     )
     reporter.say(
@@ -174,7 +186,7 @@ def train_command(
     options = train_options(load_config(config), flags)
     reporter = Reporter()
     folder = out or MODELS / next_model_name(MODELS, options.architecture)
-    written = train(dataset, folder, options, reporter, overwrite=overwrite, slides_roots=slides_root or ())
+    written = train(dataset, folder, options, reporter, overwrite=overwrite, slides_roots=_slides_roots(slides_root))
     reporter.say(
         f"Wrote {written}/  Next: dmmn-qp predict{_if('--dataset', dataset, DATASET)}{_if('--model', out, None)}"
     )
@@ -208,7 +220,7 @@ def predict_command(
     flags = {"mpp": mpp, "batch_size": batch_size, "device": device, "precision": precision}
     options = predict_options(load_config(config), flags)
     reporter = Reporter()
-    chosen = slides_to_predict(slides or [], dataset, slides_root or ())
+    chosen = slides_to_predict(slides or [], dataset, _slides_roots(slides_root))
     written = predict(model or newest_model(MODELS), chosen, out, options, reporter, overwrite=overwrite)
     reporter.say(f"Wrote {out}/: <slide>.geojson, <slide>.overview.png, <slide>.labels.tif")
     reporter.say(
@@ -252,6 +264,12 @@ def _numbers(text: str | None) -> tuple[float, ...] | None:
         return tuple(float(part) for part in text.split(","))
     except ValueError:
         raise ConfigError(f'--mpps "{text}" is not a list of numbers; write it as --mpps 0.5,1,2') from None
+
+
+def _slides_roots(texts: list[str] | None) -> tuple[SlidesRoot, ...]:
+    from dmmn_qp.slides.finding import parse_slides_root
+
+    return tuple(parse_slides_root(text) for text in texts or ())
 
 
 def _if(option: str, value: Path | None, default: Path | None) -> str:

@@ -7,7 +7,7 @@ import json
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Literal
 
 import numpy as np
@@ -21,6 +21,8 @@ from dmmn_qp.patches import PatchRef
 from dmmn_qp.rasterize import LabelArray
 from dmmn_qp.regions import Region
 from dmmn_qp.slides import Slide, fingerprint, open_slide
+from dmmn_qp.slides.finding import SlideFinder, SlidesRoot, Wanted, path_of_text
+from dmmn_qp.slides.transformed import Change
 from dmmn_qp.specs import ClassMap, FileModel, PatchSpec, Split
 
 MANIFEST = "dataset.json"
@@ -40,6 +42,7 @@ class SlideRecord(FileModel):
         height: Level-0 rows in QuPath's frame.
         mpp: um/px at level 0.
         crop_to_bounds: Whether QuPath's frame starts at the scanned bounds.
+        frame: Crops and turns that QuPath puts around the file, the one next to the file first.
         fingerprint: Digest that tells whether a file found later is the same slide.
         split: Which split the slide belongs to.
     """
@@ -50,6 +53,7 @@ class SlideRecord(FileModel):
     height: int = Field(gt=0)
     mpp: float = Field(gt=0)
     crop_to_bounds: bool = True
+    frame: tuple[Change, ...] = ()
     fingerprint: str
     split: Split
 
@@ -88,6 +92,7 @@ class Dataset:
                 f'"{path}" is damaged or of another version ({_first_line(error)}); import again with --overwrite'
             ) from error
         self._records = {record.slide_id: record for record in self.manifest.slides}
+        self._finders: dict[tuple[SlidesRoot, ...], SlideFinder] = {}
 
     @property
     def class_map(self) -> ClassMap:
@@ -116,34 +121,28 @@ class Dataset:
                 f'dataset "{self.folder}" has no slide "{slide_id}"; it has {", ".join(sorted(self._records))}'
             ) from None
 
-    def locate(self, record: SlideRecord, slides_roots: Sequence[Path] = ()) -> Path:
-        """Finds a slide again: where it was, else by its name under the roots.
+    def locate(self, record: SlideRecord, slides_roots: Sequence[SlidesRoot] = ()) -> Path:
+        """Finds a slide again as `SlideFinder` does; only a file with its fingerprint is the slide.
 
         Raises:
             SlideError: It is nowhere, or what is there is another file.
         """
-        stored = Path(record.path)
-        candidates = [stored, *(root / stored.name for root in slides_roots)]
-        for root in slides_roots:
-            if root.is_dir():
-                candidates += sorted(root.rglob(stored.name))
-        found = next((p for p in candidates if p.is_file()), None)
-        if found is None:
-            raise SlideError(
-                f'slide "{stored.name}" of dataset "{self.folder}" is no longer at "{stored}"; '
-                "pass --slides-root with the folder that holds it"
-            )
-        if fingerprint(found) != record.fingerprint:
-            raise SlideError(
-                f'slide "{found}" is not the file that was imported (its content differs); '
-                "pass --slides-root with the right folder, or import again"
-            )
-        return found
+        roots = tuple(slides_roots)
+        if roots not in self._finders:
+            self._finders[roots] = SlideFinder(roots)
+        stored = path_of_text(record.path) or PurePath(record.path)
+        wanted = Wanted(stored.name, stored, accept=lambda path: _has_fingerprint(path, record.fingerprint))
+        return self._finders[roots].find({record.slide_id: wanted})[record.slide_id]
 
-    def open(self, record: SlideRecord, slides_roots: Sequence[Path] = ()) -> Slide:
+    def open(self, record: SlideRecord, slides_roots: Sequence[SlidesRoot] = ()) -> Slide:
         """Opens a slide in the frame in which it was imported."""
-        path = self.locate(record, slides_roots)
-        return open_slide(path, project_mpp=record.mpp, user_mpp=record.mpp, crop_to_bounds=record.crop_to_bounds)
+        return open_slide(
+            self.locate(record, slides_roots),
+            project_mpp=record.mpp,
+            user_mpp=record.mpp,
+            crop_to_bounds=record.crop_to_bounds,
+            frame=record.frame,
+        )
 
     def annotations_path(self, slide_id: str) -> Path:
         """The slide's normalised annotations."""
@@ -182,6 +181,13 @@ def write_patches(folder: Path, patches: Iterable[PatchRef], n_classes: int) -> 
         writer.writerow(["slide_id", "split", "x", "y", *(f"label_{i}" for i in range(n_classes + 1))])
         for patch in patches:
             writer.writerow([patch.slide_id, patch.split, patch.x, patch.y, *patch.label_counts])
+
+
+def _has_fingerprint(path: Path, wanted: str) -> bool:
+    try:
+        return fingerprint(path) == wanted
+    except (SlideError, OSError):  # a folder of that name, or a file that may not be read
+        return False
 
 
 def _patch_from_row(row: dict[str, str], records: dict[str, SlideRecord]) -> PatchRef:

@@ -30,6 +30,7 @@ from dmmn_qp.rasterize import LabelPainter
 from dmmn_qp.regions import Region
 from dmmn_qp.reporting import Reporter
 from dmmn_qp.slides import fingerprint, open_slide
+from dmmn_qp.slides.finding import SlidesRoot
 from dmmn_qp.sources import Source, SourceSlide, read_source
 from dmmn_qp.specs import ClassMap, PatchGrid, PatchSpec, Split
 from dmmn_qp.splits import draw_splits, split_of_word
@@ -56,7 +57,8 @@ def import_annotations(
     reporter: Reporter,
     *,
     annotations: Path | None = None,
-    slides_roots: Sequence[Path] = (),
+    slides_roots: Sequence[SlidesRoot] = (),
+    mpp_csv: Path | None = None,
     overwrite: bool = False,
 ) -> Path:
     """Makes a dataset of everything that is annotated.
@@ -68,6 +70,7 @@ def import_annotations(
         reporter: Where to report.
         annotations: Folder of GeoJSON files, for slides without a project.
         slides_roots: Where to look for slides that have been moved.
+        mpp_csv: Table of pixel sizes for slides that do not say theirs.
         overwrite: Whether an existing dataset may be replaced.
 
     Returns:
@@ -78,7 +81,7 @@ def import_annotations(
     """
     started = now()
     check_free(out, overwrite=overwrite, marker=MANIFEST)
-    source = read_source(source_path, annotations, slides_roots)
+    source = read_source(source_path, annotations, slides_roots, mpp_csv)
     spec = PatchSpec(mpps=options.mpps, stride_px=options.stride_px)
     class_map = make_class_map(source, options.drop)
     reporter.heading(f'Importing "{source_path}"')
@@ -166,7 +169,11 @@ def prepare(
         PixelSizeError: Its pixel size is unknown or too coarse.
     """
     with open_slide(
-        source.path, project_mpp=source.mpp, user_mpp=options.mpp, crop_to_bounds=source.crop_to_bounds
+        source.path,
+        project_mpp=source.mpp,
+        user_mpp=source.listed_mpp or options.mpp,
+        crop_to_bounds=source.crop_to_bounds,
+        frame=source.frame,
     ) as slide:
         info = slide.info
     if source.size_px is not None and source.size_px != (info.width, info.height):
@@ -187,6 +194,7 @@ def prepare(
         height=info.height,
         mpp=info.mpp,
         crop_to_bounds=source.crop_to_bounds,
+        frame=source.frame,
         fingerprint=fingerprint(source.path),
         split="train",
     )

@@ -14,7 +14,7 @@ from torch import nn
 
 from dmmn_qp.checkpoint import InputConvention, ModelCard, load_model
 from dmmn_qp.config import PredictOptions
-from dmmn_qp.dataset import LABELS_SUFFIX, Dataset, create_label_raster
+from dmmn_qp.dataset import LABELS_SUFFIX, Dataset, SlideRecord, create_label_raster
 from dmmn_qp.devices import autocast, choose_bf16, choose_device, network_inputs
 from dmmn_qp.errors import OutputExistsError, SlideError
 from dmmn_qp.outputs import RUN_FILE, new_file, write_json
@@ -22,7 +22,9 @@ from dmmn_qp.provenance import describe_run, now
 from dmmn_qp.rasterize import LabelArray
 from dmmn_qp.regions import Region
 from dmmn_qp.reporting import Reporter
-from dmmn_qp.slides import RgbArray, Slide, fingerprint, list_slides, open_slide, read_field
+from dmmn_qp.slides import RgbArray, Slide, fingerprint, is_slide_folder, list_slides, open_slide, read_field
+from dmmn_qp.slides.finding import SlidesRoot
+from dmmn_qp.slides.transformed import Change
 from dmmn_qp.specs import PatchGrid
 from dmmn_qp.writers import WRITERS, PredictedSlide
 
@@ -39,16 +41,18 @@ class SlideToPredict:
         path: The file.
         mpp: um/px where it is known better than from the file.
         crop_to_bounds: Whether QuPath's frame starts at the scanned bounds.
+        frame: Crops and turns that QuPath puts around the file, the one next to the file first.
     """
 
     slide_id: str
     path: Path
     mpp: float | None = None
     crop_to_bounds: bool = True
+    frame: tuple[Change, ...] = ()
 
 
 def slides_to_predict(
-    names: Sequence[str], dataset_folder: Path, slides_roots: Sequence[Path] = ()
+    names: Sequence[str], dataset_folder: Path, slides_roots: Sequence[SlidesRoot] = ()
 ) -> list[SlideToPredict]:
     """Resolves what the user named: slides, folders of them, names of the dataset, or nothing for all of it.
 
@@ -58,19 +62,28 @@ def slides_to_predict(
     """
     dataset = Dataset(dataset_folder) if not names or (dataset_folder / "dataset.json").is_file() else None
     records = {r.slide_id: r for r in dataset.slides()} if dataset else {}
-    by_path = {Path(r.path): r for r in records.values()}
+    by_path: dict[Path, list[SlideRecord]] = {}
+    for record in records.values():
+        by_path.setdefault(Path(record.path), []).append(record)
     chosen: list[SlideToPredict] = []
     for name in _files_of(names) or records:
         path = Path(name)
-        record = by_path.get(path.resolve()) if path.is_file() else records.get(name)
-        if record is not None and dataset is not None:
-            located = path if path.is_file() else dataset.locate(record, slides_roots)
-            chosen.append(SlideToPredict(record.slide_id, located, record.mpp, record.crop_to_bounds))
-        elif path.is_file():
-            chosen.append(SlideToPredict(path.stem, path))
+        is_slide = path.is_file() or is_slide_folder(path)
+        known_as = by_path.get(path.resolve(), []) if is_slide else [records[name]] if name in records else []
+        if len(known_as) > 1:
+            ids = ", ".join(record.slide_id for record in known_as)
+            raise SlideError(
+                f'slide "{name}" is in the dataset as {ids}, each with a frame of its own; name one of these'
+            )
+        if known_as and dataset is not None:
+            (known,) = known_as
+            located = path if is_slide else dataset.locate(known, slides_roots)
+            chosen.append(SlideToPredict(known.slide_id, located, known.mpp, known.crop_to_bounds, known.frame))
+        elif is_slide:
+            chosen.append(SlideToPredict(path.name if path.is_dir() else path.stem, path))
         else:
-            known = f"; the dataset has {', '.join(records)}" if records else ""
-            raise SlideError(f'slide "{name}" does not exist; check the path{known}')
+            others = f"; the dataset has {', '.join(records)}" if records else ""
+            raise SlideError(f'slide "{name}" does not exist; check the path{others}')
     seen: dict[str, Path] = {}
     for slide in chosen:
         if slide.slide_id in seen:
@@ -86,7 +99,9 @@ def _files_of(names: Sequence[str]) -> list[str]:
     """The names, each folder replaced by the slides in it."""
     files: list[str] = []
     for name in names:
-        slides = [str(path) for path in list_slides(Path(name))] if Path(name).is_dir() else [name]
+        folder = Path(name)
+        many = folder.is_dir() and not is_slide_folder(folder)
+        slides = [str(path) for path in list_slides(folder)] if many else [name]
         if not slides:
             raise SlideError(f'folder "{name}" holds no slide; check the path')
         files += slides
@@ -151,7 +166,13 @@ def predict(
 
 
 def _open(slide: SlideToPredict, options: PredictOptions) -> Slide:
-    return open_slide(slide.path, project_mpp=slide.mpp, user_mpp=options.mpp, crop_to_bounds=slide.crop_to_bounds)
+    return open_slide(
+        slide.path,
+        project_mpp=slide.mpp,
+        user_mpp=options.mpp,
+        crop_to_bounds=slide.crop_to_bounds,
+        frame=slide.frame,
+    )
 
 
 def _predict_one(

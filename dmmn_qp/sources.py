@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from dmmn_qp.annotations import Color
-from dmmn_qp.errors import AnnotationFileError, ProjectError, SlideError
+from dmmn_qp.errors import AnnotationFileError, PixelSizeError, ProjectError, SlideError
 from dmmn_qp.qupath.geojson import read_geojson
 from dmmn_qp.qupath.project import ProjectEntry, QuPathProject, find_slides, read_project
 from dmmn_qp.qupath.qpdata import read_qpdata
 from dmmn_qp.qupath.reading import ReadResult
 from dmmn_qp.slides import SLIDE_SUFFIXES, list_slides
+from dmmn_qp.slides.finding import SlidesRoot
+from dmmn_qp.slides.pixel_sizes import pixel_size_of, read_pixel_sizes
+from dmmn_qp.slides.transformed import Change
 
 GEOJSON_SUFFIXES = (".geojson", ".geojson.gz", ".json", ".json.gz", ".zip")
 
@@ -26,8 +29,10 @@ class SourceSlide:
         objects: Its objects.
         path: The file.
         mpp: um/px that the source stores, if any.
+        listed_mpp: um/px that ``--mpp-csv`` gives, if any.
         size_px: (width, height) in level-0 px that the source stores, if any.
         crop_to_bounds: Whether the source's frame starts at the scanned bounds.
+        frame: Crops and turns that the source puts around the file, the one next to the file first.
         metadata: Key-value pairs of the image.
     """
 
@@ -35,8 +40,10 @@ class SourceSlide:
     objects: ReadResult
     path: Path
     mpp: float | None = None
+    listed_mpp: float | None = None
     size_px: tuple[int, int] | None = None
     crop_to_bounds: bool = True
+    frame: tuple[Change, ...] = ()
     metadata: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -55,7 +62,7 @@ class Source:
     without_annotations: int
 
 
-def read_qupath_project(path: Path, annotations: Path | None, slides_roots: Sequence[Path]) -> Source:
+def read_qupath_project(path: Path, annotations: Path | None, slides_roots: Sequence[SlidesRoot]) -> Source:
     """Annotations of a QuPath project, read without Java; slides without any are not searched for.
 
     Args:
@@ -64,7 +71,7 @@ def read_qupath_project(path: Path, annotations: Path | None, slides_roots: Sequ
         slides_roots: Folders to search for slides that have been moved.
 
     Raises:
-        ProjectError: The project is missing or damaged, or an image has another frame than its file.
+        ProjectError: The project is missing or damaged, or the frame of an image cannot be resolved.
         AnnotationFileError: A ``data.qpdata`` is damaged.
         SlideError: Slides cannot be found.
     """
@@ -93,7 +100,16 @@ def read_qupath_project(path: Path, annotations: Path | None, slides_roots: Sequ
 
 def _project_slide(entry: ProjectEntry, objects: ReadResult, path: Path) -> SourceSlide:
     size = (entry.width, entry.height) if entry.width and entry.height else None
-    return SourceSlide(entry.slide_name, objects, path, entry.mpp, size, entry.crop_to_bounds, entry.metadata)
+    return SourceSlide(
+        entry.slide_name,
+        objects,
+        path,
+        mpp=entry.mpp,
+        size_px=size,
+        crop_to_bounds=entry.crop_to_bounds,
+        frame=entry.frame,
+        metadata=entry.metadata,
+    )
 
 
 def _project_colors(project: QuPathProject, results: Sequence[ReadResult]) -> dict[str, Color | None]:
@@ -104,7 +120,7 @@ def _project_colors(project: QuPathProject, results: Sequence[ReadResult]) -> di
     return colors
 
 
-def read_geojson_folder(path: Path, annotations: Path | None, slides_roots: Sequence[Path]) -> Source:
+def read_geojson_folder(path: Path, annotations: Path | None, slides_roots: Sequence[SlidesRoot]) -> Source:
     """A folder of slides (or one slide) and a folder of GeoJSON files (or one file) with the slides' names.
 
     Args:
@@ -173,7 +189,9 @@ def _colors_of(results: Sequence[ReadResult]) -> dict[str, Color | None]:
     return colors
 
 
-ANNOTATION_SOURCES: dict[str, tuple[Callable[[Path], bool], Callable[[Path, Path | None, Sequence[Path]], Source]]] = {
+ANNOTATION_SOURCES: dict[
+    str, tuple[Callable[[Path], bool], Callable[[Path, Path | None, Sequence[SlidesRoot]], Source]]
+] = {
     "qupath-project": (
         lambda path: path.suffix.lower() == ".qpproj" or (path.is_dir() and any(path.glob("*.qpproj"))),
         read_qupath_project,
@@ -183,15 +201,36 @@ ANNOTATION_SOURCES: dict[str, tuple[Callable[[Path], bool], Callable[[Path, Path
 """Name -> (whether a path is of this kind, how to read it), in the order in which they are tried."""
 
 
-def read_source(path: Path, annotations: Path | None, slides_roots: Sequence[Path]) -> Source:
+def read_source(
+    path: Path, annotations: Path | None, slides_roots: Sequence[SlidesRoot], mpp_csv: Path | None = None
+) -> Source:
     """Reads annotations from wherever the user points.
+
+    Args:
+        path: See `ANNOTATION_SOURCES`.
+        annotations: See `ANNOTATION_SOURCES`.
+        slides_roots: Where to look for slides that have been moved.
+        mpp_csv: Table of pixel sizes for slides that do not say theirs.
 
     Raises:
         ProjectError: There is nothing at ``path``.
+        PixelSizeError: The table is damaged or lists none of the slides.
     """
     if not path.exists():
         raise ProjectError(f'"{path}" does not exist; give a project.qpproj, or a folder of slides with --annotations')
     for wants, read in ANNOTATION_SOURCES.values():
         if wants(path):
-            return read(path, annotations, slides_roots)
+            source = read(path, annotations, slides_roots)
+            return source if mpp_csv is None else _with_listed_mpp(source, mpp_csv)
     raise ProjectError(f'"{path}" is none of {", ".join(ANNOTATION_SOURCES)}')
+
+
+def _with_listed_mpp(source: Source, mpp_csv: Path) -> Source:
+    sizes = read_pixel_sizes(mpp_csv)
+    slides = tuple(replace(slide, listed_mpp=pixel_size_of(slide.path, sizes)) for slide in source.slides)
+    if slides and all(slide.listed_mpp is None for slide in slides):
+        raise PixelSizeError(
+            f'table "{mpp_csv}" lists none of the slides; its column slide must hold file names, '
+            f"such as {slides[0].path.name}"
+        )
+    return replace(source, slides=slides)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -18,6 +17,7 @@ from dmmn_qp.dataset import Dataset, LabelRaster
 from dmmn_qp.patches import PatchRef
 from dmmn_qp.regions import Region
 from dmmn_qp.slides.cached import CachedFields, TileBudget
+from dmmn_qp.slides.finding import SlidesRoot
 from dmmn_qp.specs import PatchGrid
 
 
@@ -54,7 +54,7 @@ class PatchExamples(TorchDataset[Example]):
         *,
         augment: bool,
         jitter_px: int = 0,
-        slides_roots: Sequence[Path] = (),
+        slides_roots: Sequence[SlidesRoot] = (),
     ) -> None:
         self._dataset = dataset
         self._patches = patches

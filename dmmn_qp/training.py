@@ -26,6 +26,7 @@ from dmmn_qp.outputs import RUN_FILE, check_free, new_file, new_folder, write_js
 from dmmn_qp.patches import PatchRef, training_pixels
 from dmmn_qp.provenance import describe_run, now
 from dmmn_qp.reporting import Reporter, duration
+from dmmn_qp.slides.finding import SlidesRoot
 from dmmn_qp.specs import ClassMap
 from dmmn_qp.torch_dataset import EpochDraws, Example, PatchExamples, make_loader
 
@@ -41,7 +42,7 @@ def train(
     reporter: Reporter,
     *,
     overwrite: bool = False,
-    slides_roots: Sequence[Path] = (),
+    slides_roots: Sequence[SlidesRoot] = (),
 ) -> Path:
     """Trains a model and keeps the epoch with the highest mIoU on the validation slides.
 

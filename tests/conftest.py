@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +19,23 @@ CMU_1 = REPOSITORY / "tests" / "data" / "slides" / "CMU-1-Small-Region.svs"
 
 COLORS = {"dark": (90, 20, 110), "light": (230, 200, 225)}
 """Two tissues that any network can tell apart."""
+
+
+SHARED = Path(os.environ.get("DMMN_QP_SHARED", REPOSITORY.parent / "shared"))
+"""Test material that may not be part of the project; beside the repository where there is any."""
+
+
+@pytest.fixture(scope="session")
+def shared() -> Callable[[str], Path]:
+    """Gives a file of the shared test material; without it the test is skipped."""
+
+    def find(name: str) -> Path:
+        path = SHARED / name
+        if not path.exists():
+            pytest.skip(f"no shared test material at {path}")
+        return path
+
+    return find
 
 
 def write_tiff(path: Path, pixels: np.ndarray, mpp: float | None = 0.5) -> Path:

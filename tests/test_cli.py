@@ -14,9 +14,12 @@ from typer.testing import CliRunner
 
 from dmmn_qp.cli import app
 from dmmn_qp.dataset import Dataset, LabelRaster
+from dmmn_qp.prediction import slides_to_predict
 from dmmn_qp.qupath.geojson import read_geojson
 from dmmn_qp.regions import Region
+from dmmn_qp.slides import open_slide
 from tests.conftest import CMU_1, DEMO, FAST_TOML, rectangle, two_tissues, write_features, write_tiff
+from tests.slide_files import write_dicom
 
 
 def invoke(*command):
@@ -199,6 +202,53 @@ def test_missing_slides_are_named(here):
     assert invoke("import", project, "--slides-root", DEMO / "slides").exit_code == 0
 
 
+def test_renamed_folder_of_slides(here):
+    """The project's slides are said to be in a folder that is now another one."""
+    (here / "mailed").mkdir()
+    project = moved_demo(here / "mailed")
+    content = json.loads(project.read_text())
+    for image in content["images"]:
+        name = image["serverBuilder"]["uri"].rpartition("/")[2]
+        image["serverBuilder"]["uri"] = f"file:///E:/Scans%202024/{name}"
+    project.write_text(json.dumps(content))
+    assert "no full path" in fails("import", project, "--slides-root", f"Scans={DEMO / 'slides'}")
+    result = invoke("import", project, "--slides-root", f"e:\\scans 2024={DEMO / 'slides'}")
+    assert result.exit_code == 0, result.output
+
+
+def test_turned_and_cropped_image_of_a_project(here):
+    """The file is turned back and has a border; the project turns and crops it: QuPath shows what it always did."""
+    (here / "slides").mkdir()
+    (here / "mailed").mkdir()
+    project = moved_demo(here / "mailed")
+    for slide in (DEMO / "slides").glob("*.tif"):
+        (here / "slides" / slide.name).symlink_to(slide)
+    with open_slide(DEMO / "slides" / "val-1.tif") as slide:
+        info = slide.info
+        pixels = slide.read_level(0, Region(0, 0, info.width, info.height))
+    bordered = np.pad(pixels, ((7, 13), (11, 5), (0, 0)))
+    (here / "slides" / "val-1.tif").unlink()
+    write_tiff(here / "slides" / "val-1.tif", np.rot90(bordered), info.mpp)
+    content = json.loads(project.read_text())
+    (image,) = (i for i in content["images"] if i["serverBuilder"]["uri"].endswith("val-1.tif"))
+    file = image["serverBuilder"]
+    file["metadata"].update(width=bordered.shape[0], height=bordered.shape[1])
+    turned = {"builderType": "rotated", "rotation": "ROTATE_90", "builder": file}
+    region = {"x": 11, "y": 7, "width": info.width, "height": info.height, "z": 0, "t": 0}
+    image["serverBuilder"] = {"builderType": "cropped", "region": region, "builder": turned}
+    project.write_text(json.dumps(content))
+    result = invoke("import", project, "--slides-root", "slides")
+    assert result.exit_code == 0, result.output
+    dataset = Dataset(here / "dataset")
+    record = dataset.record("val-1")
+    assert [change.kind for change in record.frame] == ["rotate", "crop"]
+    with dataset.open(record) as slide:  # as training opens it
+        assert np.array_equal(slide.read_level(0, Region(0, 0, info.width, info.height)), pixels)
+    for named in ("val-1", str(here / "slides" / "val-1.tif")):
+        (to_predict,) = slides_to_predict([named], here / "dataset")
+        assert (to_predict.slide_id, to_predict.frame) == ("val-1", record.frame)
+
+
 @pytest.mark.parametrize("size", [0, 4, 100, 20_000])
 def test_truncated_qpdata(here, size):
     (here / "damaged").mkdir()
@@ -269,6 +319,54 @@ def test_no_pixel_size(here):
     line = fails(*command)
     assert "s0.tif" in line and "--mpp" in line
     assert invoke(*command, "--mpp", "0.5").exit_code == 0
+
+
+@pytest.mark.parametrize(
+    "table", ["slide,mpp\ns0.tif,0.5\n", "note;MPP;Slide\n;0.5;s0\n\n", "\ufeffslide,mpp\nC:\\x\\s0.tif,.5"]
+)
+def test_pixel_sizes_from_a_table(here, table):
+    command = slides_with(here, [rectangle(0, 0, 99, 99, "a")], mpp=None)
+    (here / "sizes.csv").write_text(table, encoding="utf-8")
+    result = invoke(*command, "--mpp-csv", "sizes.csv", "--mpp", "0.25")
+    assert result.exit_code == 0, result.output
+    assert Dataset(here / "dataset").record("s0").mpp == 0.5
+
+
+def test_the_slide_is_asked_before_the_table(here):
+    command = slides_with(here, [rectangle(0, 0, 99, 99, "a")], mpp=0.5)
+    (here / "sizes.csv").write_text("slide,mpp\ns0,0.25\n")
+    assert invoke(*command, "--mpp-csv", "sizes.csv").exit_code == 0
+    assert Dataset(here / "dataset").record("s0").mpp == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize(
+    ("table", "said"),
+    [
+        ("", 'must begin with a line "slide,mpp"'),
+        ("slide;um\ns0;0.5", 'must begin with a line "slide,mpp"'),
+        ("slide,mpp\ns0,half", 'line 2: mpp "half" is no number between'),
+        ("slide;mpp\ns0;0,5", 'mpp "0,5" is no number'),
+        ("slide,mpp\ns0,1000", "no number between 0.02 and 20"),
+        ("slide,mpp\ns0,nan", "no number between"),
+        ("slide,mpp\ns0", "line 2 has 1 columns"),
+        ("slide,mpp\n,0.5", "names no slide"),
+        ("slide,mpp\ns0,0.5\ns0,0.25", "has 0.5 um/px further up"),
+        ("slide,mpp\nother,0.5", "lists none of the slides"),
+        ('slide,mpp\n"' + "x" * 200_000, "is no CSV"),
+    ],
+)
+def test_tables_of_pixel_sizes_that_cannot_be_meant(here, table, said):
+    command = slides_with(here, [rectangle(0, 0, 99, 99, "a")], mpp=None)
+    (here / "sizes.csv").write_text(table)
+    assert said in fails(*command, "--mpp-csv", "sizes.csv")
+    assert "does not exist" in fails(*command, "--mpp-csv", "none.csv")
+
+
+def test_dicom_folder_is_predicted_as_one_slide(here, workspace):
+    write_dicom(here / "scan", [two_tissues(256, 256)])
+    result = invoke("predict", "scan", "--model", workspace / "models" / "dmmn-m3-1")
+    assert result.exit_code == 0, result.output
+    assert (here / "predictions" / "scan.geojson").is_file()
 
 
 @pytest.mark.parametrize("text", ["", '{"type": "FeatureCollection", "features": [', "\x00\x01"])

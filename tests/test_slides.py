@@ -1,85 +1,216 @@
 """Every reader gives the pixels that the file was made from, at the borders and outside too."""
 
+from dataclasses import dataclass
+from functools import partial
+
 import numpy as np
 import pytest
+import tifffile
 from PIL import Image
 
 from dmmn_qp.errors import PixelSizeError, SlideError
 from dmmn_qp.regions import Region
-from dmmn_qp.slides import SLIDE_READERS, fingerprint, open_slide, read_field, read_overview
+from dmmn_qp.slides import (
+    SLIDE_READERS,
+    Slide,
+    fingerprint,
+    list_slides,
+    open_slide,
+    read_field,
+    read_overview,
+    slide_file,
+    tifffile_reader,
+)
 from dmmn_qp.slides.base import resolve_mpp
 from dmmn_qp.slides.cached import CachedFields, TileBudget
+from dmmn_qp.slides.transformed import Crop, Placement, Rotate, TransformedSlide
 from dmmn_qp.specs import PatchSpec
-from tests.conftest import CMU_1, DEMO, write_tiff
+from tests.conftest import CMU_1, DEMO
+from tests.slide_files import OME, write_dicom, write_leica, write_pyramid
 
 
 def noise(rows, columns):
+    """Every size has noise of its own."""
     return np.random.default_rng(rows).integers(0, 256, (rows, columns, 3), np.uint8)
 
 
-@pytest.fixture(params=sorted(SLIDE_READERS))
-def made(request, tmp_path):
-    """(slide, the pixels it was made from) of an odd size, through each reader."""
+@dataclass
+class Made:
+    """An open slide and the arrays of its levels."""
+
+    slide: Slide
+    levels: list[np.ndarray]
+
+
+def odd_levels():
+    """Three levels of odd sizes that are no copies of each other, so that none can stand in for another."""
+    return [noise(301, 517), noise(151, 259), noise(76, 130)]
+
+
+def whole_levels():
+    """Levels whose downsamples are whole numbers, for OpenSlide, which interpolates between others."""
+    return [noise(302, 518), noise(151, 259)]
+
+
+def make_openslide(folder):
+    levels = whole_levels()
+    return write_pyramid(folder / "slide.tif", levels, subifds=False, tile=(128, 128)), levels, {}
+
+
+def make_dicom(folder):
+    levels = whole_levels()
+    return write_dicom(folder / "dicom", levels), levels, {}
+
+
+def make_leica(folder):
     pixels = noise(301, 517)
-    if request.param == "openslide":
-        path = write_tiff(tmp_path / "slide.tif", pixels)
-    else:
-        path = tmp_path / "slide.png"
-        Image.fromarray(pixels).save(path)
-    with open_slide(path, user_mpp=0.5) as slide:
-        assert type(slide) is SLIDE_READERS[request.param][1]
-        yield slide, pixels
+    return write_leica(folder / "slide.scn", pixels, (700, 600), (41, 33)), [pixels], {}
+
+
+def make_tiff(folder, **options):
+    levels = odd_levels()
+    return (
+        write_pyramid(folder / "slide.tif", levels, **{"description": OME.format(w=517, h=301, more=""), **options}),
+        levels,
+        {},
+    )
+
+
+def make_picture(folder):
+    pixels = noise(301, 517)
+    Image.fromarray(pixels).save(folder / "slide.png")
+    return folder / "slide.png", [pixels], {}
+
+
+def make_turned(degrees):
+    def make(folder):
+        path, levels, _ = make_tiff(folder, tile=(64, 64))
+        levels = levels if degrees == 0 else levels[:1]  # the odd sizes put the new corner inside coarser pixels
+        return path, [np.rot90(pixels, -degrees // 90) for pixels in levels], {"frame": (Rotate(degrees=degrees),)}
+
+    return make
+
+
+def make_cropped(folder):
+    """Cropped where all levels have a corner, turned, and cropped again where only two of them have one."""
+    levels = [noise(640, 960), noise(320, 480), noise(160, 240)]
+    path = write_pyramid(folder / "slide.tif", levels, tile=(64, 64), description=OME)
+    frame = (Crop(x=8, y=40, width=900, height=600), Rotate(degrees=90), Crop(x=4, y=10, width=517, height=301))
+    expected = []
+    for k, pixels in zip((1, 2), levels, strict=False):
+        turned = np.rot90(pixels[40 // k : 640 // k, 8 // k : 908 // k], -1)
+        y, x = 10 // k, 4 // k
+        expected.append(turned[y : y + round(301 / k), x : x + round(517 / k)])
+    return path, expected, {"frame": frame}
+
+
+FORMS = {
+    "openslide tiff": ("openslide", make_openslide),
+    "openslide dicom": ("openslide", make_dicom),
+    "openslide leica with bounds": ("openslide", make_leica),
+    "tifffile tiles": ("tifffile", partial(make_tiff, tile=(64, 96), compression="deflate")),
+    "tifffile tiles without compression": ("tifffile", partial(make_tiff, tile=(64, 96))),
+    "tifffile pages": ("tifffile", partial(make_tiff, subifds=False, rowsperstrip=16, compression="lzw")),
+    "tifffile strips": ("tifffile", partial(make_tiff, rowsperstrip=7, compression="deflate", predictor=True)),
+    "tifffile strips without compression": ("tifffile", partial(make_tiff, rowsperstrip=7)),
+    "tifffile one strip": ("tifffile", partial(make_tiff, rowsperstrip=301, compression="zstd")),
+    "tifffile bigtiff jpeg 2000": ("tifffile", partial(make_tiff, tile=(64, 64), compression="jpeg2000")),
+    "picture": ("picture", make_picture),
+    "turned by 90": ("transformed", make_turned(90)),
+    "turned by 180": ("transformed", make_turned(180)),
+    "turned by 270": ("transformed", make_turned(270)),
+    "cropped and turned": ("transformed", make_cropped),
+}
+"""What the contract is tested with: name -> (reader, what writes a file and says its levels)."""
+
+
+def test_every_reader_is_tested():
+    assert {reader for reader, _ in FORMS.values()} == {*SLIDE_READERS, "transformed"}
+
+
+@pytest.fixture(params=FORMS)
+def made(request, tmp_path):
+    """A slide of an odd size, through each reader, with the pixels it was made from."""
+    reader, make = FORMS[request.param]
+    path, levels, how = make(tmp_path)
+    with open_slide(path, user_mpp=0.5, **how) as slide:
+        assert type(slide) is (TransformedSlide if reader == "transformed" else SLIDE_READERS[reader][1])
+        yield Made(slide, levels)
 
 
 class TestEveryReader:
     def test_info(self, made):
-        slide, pixels = made
-        assert (slide.info.height, slide.info.width) == pixels.shape[:2]
-        assert slide.info.mpp == pytest.approx(0.5)
-        assert slide.info.level_downsamples[0] == 1
+        rows, columns, _ = made.levels[0].shape
+        info = made.slide.info
+        assert (info.height, info.width) == (rows, columns)
+        assert info.mpp == pytest.approx(0.5)
+        assert info.level_downsamples == pytest.approx([columns / level.shape[1] for level in made.levels], rel=0.01)
+        assert info.level_downsamples[0] == 1
 
-    @pytest.mark.parametrize("region", [Region(0, 0, 517, 301), Region(100, 50, 33, 7), Region(516, 300, 1, 1)])
-    def test_pixels_are_those_of_the_file(self, made, region):
-        slide, pixels = made
-        expected = pixels[region.y : region.bottom, region.x : region.right]
-        assert np.array_equal(slide.read_level(0, region), expected)
+    def test_pixels_are_those_of_the_file_at_every_level(self, made):
+        rng = np.random.default_rng(1)
+        for level, pixels in enumerate(made.levels):
+            rows, columns, _ = pixels.shape
+            regions = [
+                Region(0, 0, columns, rows),
+                Region(columns - 1, rows - 1, 1, 1),
+                Region(0, rows - 1, columns, 1),
+            ]
+            for _ in range(20):
+                x, y = int(rng.integers(columns)), int(rng.integers(rows))
+                regions.append(Region(x, y, int(rng.integers(1, columns - x + 1)), int(rng.integers(1, rows - y + 1))))
+            for region in regions:
+                expected = pixels[region.y : region.bottom, region.x : region.right]
+                assert np.array_equal(made.slide.read_level(level, region), expected), (level, region)
 
-    def test_outside_is_zero(self, made):
-        slide, pixels = made
-        read = slide.read_level(0, Region(-10, -20, 40, 50))
-        assert not read[:20].any() and not read[:, :10].any()
-        assert np.array_equal(read[20:, 10:], pixels[:30, :30])
-        assert not slide.read_level(0, Region(517, 0, 8, 8)).any()
-        assert not slide.read_level(0, Region(-100, -100, 8, 8)).any()
+    def test_outside_is_zero_at_every_level(self, made):
+        for level, pixels in enumerate(made.levels):
+            rows, columns, _ = pixels.shape
+            read = made.slide.read_level(level, Region(-10, -20, columns + 15, rows + 27))
+            assert np.array_equal(read[20 : 20 + rows, 10 : 10 + columns], pixels)
+            read[20 : 20 + rows, 10 : 10 + columns] = 0
+            assert not read.any()
+            assert not made.slide.read_level(level, Region(columns, 0, 8, 8)).any()
+            assert not made.slide.read_level(level, Region(-100, -100, 8, 8)).any()
+
+    def test_what_was_read_is_the_readers_own(self, made):
+        region = Region(3, 5, 20, 10)
+        first = made.slide.read_level(0, region)
+        before = first.copy()
+        if first.flags.writeable:
+            first[:] = 0
+        assert np.array_equal(made.slide.read_level(0, region), before)
 
     def test_fields_are_exact_means(self, made):
-        slide, pixels = made
         grid = PatchSpec(size_px=64, stride_px=64).grid_of(0.5)
-        padded = np.zeros((64 * 4, 64 * 4, 3))
-        padded[96:, 96:] = pixels[:160, :160]
+        pixels = made.levels[0]
         for m in range(3):
-            field = read_field(slide, grid, m, grid.field(Region(0, 0, 64, 64), m))
+            if any(downsample < 2**m + 0.1 for downsample in made.slide.info.level_downsamples[1:]):
+                continue  # a level of the file, which in these tests is another picture
             side, k = 64 * 2**m, 2**m
-            start = 128 - side // 2
-            wide = padded[start : start + side, start : start + side]
+            start = 32 - side // 2
+            padded = np.zeros((256, 256, 3))
+            padded[96:, 96:] = pixels[:160, :160]
+            wide = padded[96 + start : 96 + start + side, 96 + start : 96 + start + side]
+            field = read_field(made.slide, grid, m, grid.field(Region(0, 0, 64, 64), m))
             means = wide.reshape(64, k, 64, k, 3).mean(axis=(1, 3))
             assert np.abs(field - means).max() <= 0.5
 
     @pytest.mark.parametrize("mpp", [0.5, 0.25, 0.2271])
     def test_cached_fields_are_the_fields(self, made, mpp):
-        slide, _ = made
         grid = PatchSpec(size_px=64, stride_px=64).grid_of(mpp)
-        cached = CachedFields(slide, grid, TileBudget(limit_bytes=2_000_000), number=0)
+        cached = CachedFields(made.slide, grid, TileBudget(limit_bytes=2_000_000), number=0)
         for m in range(3):
             for region in (Region(-40, -7, 300, 90), Region(500, 3, 64, 64), Region(0, 0, 64, 64)):
-                difference = cached.read(m, region).astype(int) - read_field(slide, grid, m, region)
+                difference = cached.read(m, region).astype(int) - read_field(made.slide, grid, m, region)
                 assert np.abs(difference).max() <= (0 if grid.downsample == int(grid.downsample) else 1)
 
     def test_overview(self, made):
-        slide, pixels = made
-        picture = read_overview(slide, 128)
-        assert picture.shape == (61, 104, 3)  # 301 / 5 and 517 / 5, rounded up
-        assert abs(float(picture[:60, :103].mean()) - float(pixels.mean())) < 1
+        picture = read_overview(made.slide, 128)
+        rows, columns, _ = made.levels[0].shape
+        k = -(-max(rows, columns) // 128)
+        assert picture.shape == (-(-rows // k), -(-columns // k), 3)
+        assert abs(float(picture[:60, :60].mean()) - 127.5) < 2
 
 
 def test_tile_budget_drops_the_oldest():
@@ -109,21 +240,276 @@ def test_pyramid_level_is_taken_as_it_is():
         assert np.array_equal(read_field(slide, grid, 2, region), slide.read_level(1, region))
 
 
-def test_bounds_are_qupaths_frame(monkeypatch, tmp_path):
-    import openslide
-
-    pixels = noise(400, 600)
-    path = write_tiff(tmp_path / "bounds.tif", pixels)
-    bounds = {"openslide.bounds-x": "30", "openslide.bounds-y": "50"}
-    bounds |= {"openslide.bounds-width": "200", "openslide.bounds-height": "100", "openslide.mpp-x": "0.5"}
-    bounds |= {"openslide.mpp-y": "0.5"}
-    monkeypatch.setattr(openslide.OpenSlide, "properties", property(lambda self: bounds))
+def test_bounds_are_qupaths_frame(tmp_path):
+    pixels = noise(200, 300)
+    path = write_leica(tmp_path / "slide.scn", pixels, (600, 500), (40, 30))
     with open_slide(path) as slide:
-        assert (slide.info.width, slide.info.height, slide.info.origin_px) == (200, 100, (30, 50))
-        assert np.array_equal(slide.read_level(0, Region(0, 0, 10, 10)), pixels[50:60, 30:40])
-        assert not slide.read_level(0, Region(200, 0, 5, 5)).any()
+        assert (slide.info.width, slide.info.height, slide.info.origin_px) == (300, 200, (40, 30))
+        assert slide.info.mpp == pytest.approx(0.5)
+        assert np.array_equal(slide.read_level(0, Region(0, 0, 300, 200)), pixels)
+        assert not slide.read_level(0, Region(300, 0, 5, 5)).any()
     with open_slide(path, crop_to_bounds=False) as slide:
-        assert (slide.info.width, slide.info.height, slide.info.origin_px) == (600, 400, (0, 0))
+        assert (slide.info.width, slide.info.height, slide.info.origin_px) == (600, 500, (0, 0))
+        assert np.array_equal(slide.read_level(0, Region(40, 30, 300, 200)), pixels)
+        assert (slide.read_level(0, Region(0, 0, 40, 500)) == 255).all()  # glass that was not scanned
+
+
+def test_openslide_between_whole_downsamples(tmp_path):
+    """OpenSlide interpolates by at most half a level-0 pixel: a smooth picture stays what it is."""
+    row = np.linspace(0, 200, 258)
+    levels = [noise(301, 517), np.broadcast_to(row[None, :, None], (150, 258, 3)).astype(np.uint8)]
+    path = write_pyramid(tmp_path / "slide.tif", levels, subifds=False, tile=(128, 128))
+    with open_slide(path, user_mpp=0.5) as slide:
+        assert type(slide) is SLIDE_READERS["openslide"][1]
+        read = slide.read_level(1, Region(33, 17, 200, 100))
+        assert np.abs(read.astype(int) - levels[1][17:117, 33:233]).max() <= 1
+
+
+class TestDicom:
+    def test_folder_and_any_of_its_files_are_the_slide(self, tmp_path):
+        levels = whole_levels()
+        folder = write_dicom(tmp_path / "s", levels, mpp=0.25)
+        for path in (folder, *sorted(folder.iterdir())):
+            with open_slide(path) as slide:
+                assert (slide.info.width, slide.info.height) == (518, 302)
+                assert slide.info.mpp == pytest.approx(0.25)
+                assert np.array_equal(slide.read_level(1, Region(0, 0, 259, 151)), levels[1])
+        assert fingerprint(folder) == fingerprint(folder / "1-0.dcm")
+
+    def test_a_slide_of_many_files_is_listed_once(self, tmp_path):
+        write_dicom(tmp_path, whole_levels(), series="1")
+        write_dicom(tmp_path, whole_levels(), series="2")
+        write_dicom(tmp_path / "third", whole_levels(), series="3")
+        (tmp_path / "empty").mkdir()
+        assert [p.name for p in list_slides(tmp_path)] == ["1-0.dcm", "2-0.dcm", "third"]
+        with pytest.raises(SlideError, match="holds 2 DICOM slides"):
+            slide_file(tmp_path)
+        with pytest.raises(SlideError, match="holds no DICOM file"):
+            open_slide(tmp_path / "empty")
+
+
+class TestTiff:
+    """What is particular to TIFFs that OpenSlide refuses."""
+
+    def opened(self, tmp_path, pixels=None, **options):
+        path = tmp_path / "slide.tif"
+        tifffile.imwrite(path, noise(61, 97) if pixels is None else pixels, metadata=None, **options)
+        return open_slide(path)
+
+    @pytest.mark.parametrize(
+        ("options", "mpp"),
+        [
+            ({"description": OME.format(w=97, h=61, more='PhysicalSizeX="0.25" PhysicalSizeY="0.25"')}, 0.25),
+            (
+                {
+                    "description": OME.format(
+                        w=97,
+                        h=61,
+                        more='PhysicalSizeX="250" PhysicalSizeXUnit="nm" PhysicalSizeY="0.00025" '
+                        'PhysicalSizeYUnit="mm"',
+                    )
+                },
+                0.25,
+            ),
+            ({"resolution": (40_000, 40_000), "resolutionunit": "CENTIMETER"}, 0.25),
+            ({"resolution": (101_600, 101_600), "resolutionunit": "INCH"}, 0.25),
+            ({"description": "ImageJ=1.53\nunit=micron\n", "resolution": (4, 4), "resolutionunit": "NONE"}, 0.25),
+            (
+                {"description": OME.format(w=1, h=1, more="")} | {"resolution": (40_000, 40_000), "resolutionunit": 3},
+                0.25,
+            ),
+        ],
+    )
+    def test_pixel_size(self, tmp_path, options, mpp):
+        with self.opened(tmp_path, photometric="rgb", **options) as slide:
+            assert slide.info.mpp == pytest.approx(mpp)
+
+    @pytest.mark.parametrize(
+        "options",
+        [
+            {},
+            {"description": "<OME broken"},
+            {"resolution": (0, 0), "resolutionunit": 3},
+            {"resolution": (300, 300), "resolutionunit": "INCH"},
+            {"resolution": (40_000, 20_000), "resolutionunit": 3},
+            {"description": OME.format(w=1, h=1, more='PhysicalSizeX="1" PhysicalSizeXUnit="pixel" PhysicalSizeY="1"')},
+            {"description": OME.format(w=1, h=1, more='PhysicalSizeX="NaN" PhysicalSizeY="NaN"')},
+        ],
+    )
+    def test_no_pixel_size(self, tmp_path, options):
+        with pytest.raises(PixelSizeError, match="--mpp"):
+            self.opened(tmp_path, photometric="rgb", **options)
+
+    @pytest.mark.parametrize("declaration", ["<!DOCTYPE OME [<!ENTITY a 'b'>]>", "<!doctype OME SYSTEM 'file:/etc/x'>"])
+    def test_entities_are_refused(self, tmp_path, declaration):
+        text = OME.format(w=1, h=1, more="").replace("<OME", declaration + "<OME", 1)
+        with pytest.raises(SlideError, match="DOCTYPE or an entity"):
+            self.opened(tmp_path, photometric="rgb", description=text)
+
+    @pytest.mark.parametrize(
+        ("pixels", "options", "what"),
+        [
+            (np.zeros((61, 97), np.uint8), {"photometric": "minisblack"}, "1 channel instead"),
+            (np.zeros((61, 97, 3), np.uint16), {"photometric": "rgb"}, "bits per sample .*uint16"),
+            (np.zeros((61, 97, 3), np.float32), {"photometric": "rgb"}, "bits per sample .*float32"),
+            (np.zeros((61, 97, 4), np.uint8), {"photometric": "rgb", "extrasamples": [2]}, "4 channels instead"),
+            (np.zeros((61, 97, 5), np.uint8), {"photometric": "minisblack", "planarconfig": "contig"}, "5 channels"),
+            (np.zeros((61, 97, 3), np.uint8), {"photometric": "cielab"}, "colours of kind CIELAB"),
+        ],
+    )
+    def test_what_is_no_rgb_is_named(self, tmp_path, pixels, options, what):
+        with pytest.raises(SlideError, match=what):
+            self.opened(tmp_path, pixels, **options)
+
+    def test_channels_in_planes_of_their_own(self, tmp_path):
+        pixels = noise(61, 97)
+        path = tmp_path / "slide.tif"
+        tifffile.imwrite(
+            path, np.moveaxis(pixels, 2, 0), photometric="rgb", planarconfig="separate", compression="deflate",
+            rowsperstrip=8, metadata=None,
+        )  # fmt: skip
+        with open_slide(path, user_mpp=0.5) as slide:
+            assert np.array_equal(slide.read_level(0, Region(5, 3, 90, 50)), pixels[3:53, 5:95])
+
+    def test_jpeg_tiles_come_as_rgb(self, tmp_path):
+        flat = np.broadcast_to(np.array([200, 60, 120], np.uint8), (128, 192, 3))
+        path = write_pyramid(tmp_path / "slide.tif", [flat], tile=(64, 64), compression="jpeg", description=OME)
+        with tifffile_reader.TiffReader(path, user_mpp=0.5) as slide:
+            read = slide.read_level(0, Region(0, 0, 192, 128)).astype(int)
+        assert np.abs(read - flat).max() <= 3
+
+    def test_a_file_says_its_smaller_pages_only(self, tmp_path):
+        """A label and a picture of another form are no levels."""
+        path = tmp_path / "slide.tif"
+        with tifffile.TiffWriter(path) as tiff:
+            for pixels in (noise(300, 500), noise(100, 90), noise(150, 250), np.zeros((75, 125), np.uint8)):
+                tiff.write(pixels, rowsperstrip=8, metadata=None)
+        with open_slide(path, user_mpp=0.5) as slide:
+            assert slide.info.level_downsamples == (1, 2)
+
+    def test_memory_is_bounded(self, tmp_path, monkeypatch):
+        path = write_pyramid(tmp_path / "slide.tif", [noise(640, 640)], tile=(64, 64), description=OME)
+        with monkeypatch.context() as patch:
+            patch.setattr(tifffile_reader, "CACHE_BYTES", 5 * 64 * 64 * 3)
+            with tifffile_reader.TiffReader(path, user_mpp=0.5) as slide:
+                slide.read_level(0, Region(0, 0, 640, 640))
+                assert len(slide._cache.tiles) == 5
+        monkeypatch.setattr(tifffile_reader, "MAX_SEGMENT_BYTES", 64 * 64 * 3 - 1)
+        with pytest.raises(SlideError, match="tiles of 64 x 64 px, too large"):
+            tifffile_reader.TiffReader(path, user_mpp=0.5)
+
+    def test_a_jpeg_larger_than_its_tile_is_refused(self):
+        level = tifffile_reader._Level(None, 640, 640, 64, 64)
+        start = bytes.fromhex("ffd8 ffe0 0004 0000 ffc0 0011 08")
+        tifffile_reader._check_jpeg_size(start + bytes.fromhex("0040 0040 03"), level)
+        with pytest.raises(ValueError, match="65535 x 64 px"):
+            tifffile_reader._check_jpeg_size(start + bytes.fromhex("0040 ffff 03"), level)
+
+    def test_damage_raises_nothing_but_our_errors(self, tmp_path):
+        whole = tmp_path / "whole.tif"
+        write_pyramid(whole, odd_levels(), tile=(64, 64), compression="deflate", description=OME)
+        data = whole.read_bytes()
+        rng = np.random.default_rng(0)
+        refused = 0
+        for case in range(300):
+            damaged = bytearray(data if case % 3 else data[: int(rng.integers(len(data)))])
+            for _ in range(int(rng.integers(1, 6))):
+                reach = 3000 if case % 2 else len(damaged)
+                if damaged:
+                    damaged[int(rng.integers(min(reach, len(damaged))))] = int(rng.integers(256))
+            path = tmp_path / "damaged.tif"
+            path.write_bytes(damaged)
+            try:
+                with tifffile_reader.TiffReader(path, user_mpp=0.5) as slide:
+                    for level in range(len(slide.info.level_downsamples)):
+                        slide.read_level(level, Region(0, 0, 600, 400))
+            except SlideError as error:
+                refused += 1
+                assert "\n" not in str(error)
+        assert refused > 50
+
+    def test_truncated_tile_names_the_place(self, tmp_path):
+        path = write_pyramid(
+            tmp_path / "slide.tif", [noise(640, 640)], tile=(64, 64), compression="deflate", description=OME
+        )
+        path.write_bytes(path.read_bytes()[:-3000])
+        with (
+            tifffile_reader.TiffReader(path, user_mpp=0.5) as slide,
+            pytest.raises(SlideError, match="damaged at level 0"),
+        ):
+            slide.read_level(0, Region(0, 0, 640, 640))
+
+
+class TestFrames:
+    @pytest.mark.parametrize("degrees", [90, 180, 270])
+    def test_turns_are_clockwise(self, degrees):
+        """The top-left corner of what is turned by 90 degrees clockwise is the bottom-left one before."""
+        placement = Placement.of([Rotate(degrees=degrees)], 30, 20)
+        assert placement.size == ((20, 30) if degrees != 180 else (30, 20))
+        before = {90: Region(0, 19, 1, 1), 180: Region(29, 19, 1, 1), 270: Region(29, 0, 1, 1)}
+        assert placement.source(Region(0, 0, 1, 1)) == before[degrees]
+
+    def test_any_chain_is_the_same_as_its_steps(self):
+        rng = np.random.default_rng(3)
+        for _ in range(200):
+            pixels = np.arange(37 * 53).reshape(37, 53)
+            expected, frame = pixels, []
+            for _ in range(int(rng.integers(1, 6))):
+                rows, columns = expected.shape
+                if rng.random() < 0.5:
+                    degrees = int(rng.choice([90, 180, 270]))
+                    frame.append(Rotate(degrees=degrees))
+                    expected = np.rot90(expected, -degrees // 90)
+                else:
+                    x, y = int(rng.integers(columns)), int(rng.integers(rows))
+                    w, h = int(rng.integers(1, columns - x + 1)), int(rng.integers(1, rows - y + 1))
+                    frame.append(Crop(x=x, y=y, width=w, height=h))
+                    expected = expected[y : y + h, x : x + w]
+            placement = Placement.of(frame, 53, 37)
+            assert placement.size == expected.shape[::-1]
+            source = placement.source(Region(0, 0, *placement.size))
+            cut = pixels[source.y : source.bottom, source.x : source.right]
+            assert np.array_equal(np.rot90(cut, -placement.quarter_turns), expected)
+
+    @pytest.mark.parametrize(
+        "crop",
+        [Crop(x=0, y=0, width=518, height=5), Crop(x=600, y=0, width=5, height=5), Crop(x=-9, y=0, width=9, height=9)],
+    )
+    def test_crop_of_another_slide_is_refused(self, tmp_path, crop):
+        path, _, _ = make_picture(tmp_path)
+        with pytest.raises(SlideError, match="does not fit into 517 x 301 px"):
+            open_slide(path, user_mpp=0.5, frame=(crop,))
+
+    def test_levels_that_the_corner_cuts_are_left_out(self, tmp_path):
+        path = write_pyramid(
+            tmp_path / "slide.tif", [noise(640, 640), noise(320, 320), noise(160, 160)], description=OME
+        )
+        for x, expected in ((4, (1, 2, 4)), (2, (1, 2)), (1, (1,))):
+            with open_slide(path, user_mpp=0.5, frame=(Crop(x=x, y=8, width=100, height=100),)) as slide:
+                assert slide.info.level_downsamples == expected
+                assert slide.info.origin_px == (x, 8)
+
+
+def test_ome_tiff_that_openslide_refuses(shared):
+    with open_slide(shared("data/slides/OS-1-detail.ome.tif")) as slide:
+        assert type(slide) is tifffile_reader.TiffReader
+        assert (slide.info.width, slide.info.height) == (1101, 1101)
+        assert slide.info.mpp == pytest.approx(0.2271, abs=1e-4)
+        picture = slide.read_level(0, Region(0, 0, 1101, 1101))
+    assert 140 < picture.mean() < 160
+    assert np.array_equal(picture, tifffile.imread(shared("data/slides/OS-1-detail.ome.tif")))
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [("BRACS_1640_N_3_cropped.tiff", "1000 x 1000 um, which cannot be"), ("tcga-cr-7395-01a-01-ts1.svs", "")],
+)
+def test_real_slides_without_a_usable_pixel_size(shared, name, said):
+    path = shared(f"data/slides/{name}")
+    with pytest.raises(PixelSizeError, match=f"{said}.*--mpp"):
+        open_slide(path)
+    with open_slide(path, user_mpp=0.25) as slide:
+        assert slide.info.mpp == 0.25
 
 
 @pytest.mark.parametrize(

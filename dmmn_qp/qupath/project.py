@@ -3,31 +3,29 @@
 from __future__ import annotations
 
 import math
-import os
 import re
-import unicodedata
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath, PurePosixPath, PureWindowsPath
 from typing import Any, Final
 from urllib.parse import unquote
 
 import orjson
+from pydantic import ValidationError
 
 from dmmn_qp.annotations import Color
-from dmmn_qp.errors import PixelSizeError, ProjectError, SlideError
+from dmmn_qp.errors import PixelSizeError, ProjectError
 from dmmn_qp.qupath.classes import argb_to_rgb
 from dmmn_qp.qupath.reading import full_class_name, shorten
+from dmmn_qp.slides.base import MICROMETRES
+from dmmn_qp.slides.finding import SlideFinder, SlidesRoot, Wanted, path_of_text, relative_to_moved
+from dmmn_qp.slides.transformed import Change, Crop, Placement, Rotate
 
-_MICROMETRES: Final = {
-    "µm": 1.0, "μm": 1.0, "um": 1.0, "micron": 1.0, "microns": 1.0, "micrometer": 1.0, "micrometre": 1.0,
-    "nm": 1e-3, "mm": 1e3, "cm": 1e4,
-}  # fmt: skip
 _ISOTROPIC_WITHIN: Final = 0.01
 _SAME_FRAME: Final = ("channels", "pyramidize")
 _MAX_WRAPPERS: Final = 20
-_NEARBY_DEPTH: Final = 4
-_NEARBY_ENTRIES: Final = 50_000
+_CROP_KEYS: Final = ("x", "y", "width", "height")
+_CLOCKWISE: Final = {"ROTATE_90": 90, "ROTATE_180": 180, "ROTATE_270": 270}
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,8 +62,10 @@ class ProjectEntry:
         annotation_counts: Number of annotations per class when last saved, ``"Unclassified"`` for those
             without one; None where unknown.
         object_count: Number of objects of all kinds when last saved; None where unknown.
-        unsupported_server: Why coordinates of this entry are not those of its file (such as a rotated image),
-            or why it has no file; None for an ordinary entry.
+        frame: The crops and turns that QuPath puts around the file, the one next to the file first; width, height
+            and pixel size are those of the outermost image.
+        unsupported_server: Why coordinates of this entry cannot be related to those of its file, or why it has no
+            file; None for an ordinary entry.
     """
 
     entry_id: str
@@ -83,6 +83,7 @@ class ProjectEntry:
     description: str | None = None
     annotation_counts: Mapping[str, int] | None = None
     object_count: int | None = None
+    frame: tuple[Change, ...] = ()
     unsupported_server: str | None = None
 
     @property
@@ -174,10 +175,9 @@ def path_of_uri(uri: str | None) -> PurePath | None:
     """
     if not uri:
         return None
-    if re.match(r"[A-Za-z]:[\\/]|\\\\", uri):
-        return PureWindowsPath(uri)
-    if uri.startswith("/"):
-        return PurePosixPath(uri)
+    path = path_of_text(uri)
+    if path is not None:
+        return path
     scheme, _, rest = uri.partition(":")
     if scheme.lower() != "file":
         return None
@@ -192,153 +192,38 @@ def path_of_uri(uri: str | None) -> PurePath | None:
     return PureWindowsPath(text) if re.match(r"[A-Za-z]:/", text) else PurePosixPath("/" + text)
 
 
-def find_slide(project: QuPathProject, entry: ProjectEntry, slides_roots: Sequence[Path] = ()) -> Path:
-    """Find the slide of one image.
-
-    Tried in turn: the stored path; the same path relative to the project where that was moved; a file of the
-    same name anywhere under ``slides_roots``; one in the project's folder; one near the project.
-
-    Args:
-        project: The project.
-        entry: One of its images.
-        slides_roots: Folders given by the user.
-
-    Returns:
-        An existing file (or folder, for slides that are folders).
-
-    Raises:
-        SlideError: There is no such file, or there are several and the first place that has any does not
-            decide.
-    """
+def find_slide(project: QuPathProject, entry: ProjectEntry, slides_roots: Sequence[SlidesRoot] = ()) -> Path:
+    """Find the slide of one image; see :func:`find_slides`."""
     return find_slides(project, [entry], slides_roots)[entry.entry_id]
 
 
 def find_slides(
-    project: QuPathProject, entries: Iterable[ProjectEntry], slides_roots: Sequence[Path] = ()
+    project: QuPathProject, entries: Iterable[ProjectEntry], slides_roots: Sequence[SlidesRoot] = ()
 ) -> dict[str, Path]:
-    """Find the slides of many images, each folder searched once; see :func:`find_slide`.
+    """Find the slides of images: as stored, relative to the project, under the roots, in the project, near it.
+
+    Args:
+        project: The project.
+        entries: Some of its images.
+        slides_roots: What the user gave as ``--slides-root``.
 
     Returns:
         The path of each slide by ``entry_id``.
 
     Raises:
-        SlideError: Names every slide that is missing or that has several candidates.
+        SlideError: Names every slide that is missing or that has several candidates; see :class:`SlideFinder`.
     """
-    for root in slides_roots:
-        if not root.is_dir():
-            raise SlideError(f'slides folder "{root}" does not exist; pass an existing one as --slides-root')
-    searches = (
-        _NameSearch(slides_roots, depth=None, entries=None),
-        _NameSearch([project.folder], depth=_NEARBY_DEPTH, entries=_NEARBY_ENTRIES),
-        _NameSearch([project.folder.resolve().parent], depth=_NEARBY_DEPTH, entries=_NEARBY_ENTRIES),
+    finder = SlideFinder(slides_roots, near=(project.folder, project.folder.resolve().parent))
+    return finder.find(
+        {
+            entry.entry_id: Wanted(
+                entry.slide_name,
+                entry.slide_path,
+                relative_to_moved(project.stored_path, project.folder, entry.slide_path),
+            )
+            for entry in entries
+        }
     )
-    found: dict[str, Path] = {}
-    ambiguous: list[str] = []
-    missing: list[str] = []
-    for entry in entries:
-        candidates = _candidates(project, entry, searches)
-        if len(candidates) == 1:
-            found[entry.entry_id] = candidates[0]
-        elif candidates:
-            first, second = candidates[:2]
-            ambiguous.append(f'slide "{shorten(entry.slide_name)}" is both "{first}" and "{second}"')
-        else:
-            stored = f' (stored at "{shorten(str(entry.slide_path), 200)}")' if entry.slide_path is not None else ""
-            missing.append(f'"{shorten(entry.slide_name)}"{stored}')
-    if missing or ambiguous:
-        problems = ([f"slide not found: {', '.join(missing)}"] if missing else []) + ambiguous
-        way_out = "pass the folder that holds the slides as --slides-root"
-        if ambiguous:
-            way_out += ", one that holds each name once"
-        raise SlideError(f"{'; '.join(problems)}; {way_out}")
-    return found
-
-
-class _NameSearch:
-    """Files by name under some folders, which are walked on the first question only."""
-
-    def __init__(self, roots: Sequence[Path], *, depth: int | None, entries: int | None) -> None:
-        self._roots, self._depth, self._entries = roots, depth, entries
-        self._by_name: dict[str, list[Path]] | None = None
-
-    def find(self, name: str) -> list[Path]:
-        """All different files of that name; links to one and the same file count once."""
-        if self._by_name is None:
-            self._by_name = {}
-            for path in _walk(self._roots, self._depth, self._entries):
-                self._by_name.setdefault(_normal(path.name), []).append(path)
-        different: dict[Path, Path] = {}
-        for path in self._by_name.get(_normal(name), []):
-            different.setdefault(path.resolve(), path)
-        return list(different.values())
-
-
-def _normal(name: str) -> str:
-    """A file name as all systems spell it; macOS stores accents as characters of their own."""
-    return unicodedata.normalize("NFC", name)
-
-
-def _walk(roots: Sequence[Path], depth: int | None, entries: int | None) -> Iterator[Path]:
-    """Everything below some folders, nearest first; links are followed, but no folder is entered twice."""
-    folders = [(root, 0) for root in roots]
-    entered: set[tuple[int, int]] = set()
-    left = math.inf if entries is None else entries
-    for folder, level in folders:  # grows while it is walked
-        try:
-            status = folder.stat()
-            if (status.st_dev, status.st_ino) in entered:
-                continue
-            entered.add((status.st_dev, status.st_ino))
-            with os.scandir(folder) as items:
-                children = sorted((item.name, item.is_dir()) for item in items)
-        except OSError:
-            continue
-        for name, is_folder in children:
-            left -= 1
-            if left < 0:
-                return
-            yield folder / name
-            if is_folder and not name.startswith(".") and (depth is None or level < depth):
-                folders.append((folder / name, level + 1))
-
-
-def _candidates(project: QuPathProject, entry: ProjectEntry, searches: Iterable[_NameSearch]) -> list[Path]:
-    """Files that may be the slide, from the first place that has any."""
-    for guess in (_native(entry.slide_path), _moved(project, entry)):
-        if guess is not None and _exists(guess):
-            return [guess]
-    name = entry.slide_name
-    if not name or name in (".", "..") or "/" in name or "\\" in name:
-        return []
-    return next(filter(None, (search.find(name) for search in searches)), [])
-
-
-def _exists(path: Path) -> bool:
-    try:
-        return path.exists()
-    except (OSError, ValueError):
-        return False
-
-
-def _native(path: PurePath | None) -> Path | None:
-    """A stored path as a path of this machine; None where it is of the other kind."""
-    is_native = isinstance(path, PureWindowsPath) == (os.name == "nt")
-    return Path(path) if path is not None and is_native else None
-
-
-def _moved(project: QuPathProject, entry: ProjectEntry) -> Path | None:
-    """The slide's place relative to the project where both were moved together."""
-    old_file, slide = project.stored_path, entry.slide_path
-    if old_file is None or slide is None or type(old_file) is not type(slide) or old_file.anchor != slide.anchor:
-        return None
-    old = old_file.parent.parts
-    common = 0
-    for ours, theirs in zip(old, slide.parts, strict=False):
-        if ours != theirs:
-            break
-        common += 1
-    above = [os.pardir] * (len(old) - common)
-    return Path(os.path.normpath(project.folder.resolve().joinpath(*above, *slide.parts[common:])))
 
 
 def _project_file(path: Path) -> Path:
@@ -410,14 +295,15 @@ def _entry(item: object, number: int, project_file: Path) -> ProjectEntry:
         slide_path=slide_path,
         provider=server.provider,
         server_args=server.args,
-        width=_size(server.metadata.get("width")),
-        height=_size(server.metadata.get("height")),
-        mpp_x=_micrometres(server.metadata, "pixelWidth"),
-        mpp_y=_micrometres(server.metadata, "pixelHeight"),
+        width=server.width,
+        height=server.height,
+        mpp_x=server.mpp_x,
+        mpp_y=server.mpp_y,
         metadata={key: _plain(value) for key, value in metadata.items()} if isinstance(metadata, dict) else {},
         description=_text(item.get("description")),
         annotation_counts=annotation_counts,
         object_count=object_count,
+        frame=server.frame,
         unsupported_server=unsupported,
     )
 
@@ -430,25 +316,33 @@ def _entry_id(value: object) -> str | None:
 
 @dataclass(frozen=True, slots=True)
 class _Server:
-    """The innermost server of an entry, and what its wrappers do to it."""
+    """The innermost server of an entry, and what its wrappers make of it."""
 
     uri: str | None
     provider: str | None
     args: tuple[str, ...]
-    metadata: Mapping[str, Any]
+    width: int | None
+    height: int | None
+    mpp_x: float | None
+    mpp_y: float | None
+    frame: tuple[Change, ...]
     unsupported: str | None
 
     @classmethod
     def unwrap(cls, builder: Mapping[str, Any]) -> _Server:
-        """Go through the wrappers; the outermost metadata are those that QuPath shows."""
+        """Go through the wrappers, from the outermost; QuPath shows the metadata of the first that has any."""
         metadata: Mapping[str, Any] | None = None
+        outside: list[Change] = []  # wrappers around the one that has the metadata, which therefore change them
+        frame: list[Change] = []
         unsupported: str | None = None
         for _ in range(_MAX_WRAPPERS):
-            kind = builder.get("builderType")
             if metadata is None and isinstance(builder.get("metadata"), dict):
-                metadata = builder["metadata"]
-            if kind != "uri" and kind not in _SAME_FRAME:
-                unsupported = unsupported or _changed_frame(kind, builder)
+                metadata, outside = builder["metadata"], list(frame)
+            change = _change(builder)
+            if isinstance(change, str):
+                unsupported = unsupported or change
+            elif change is not None:
+                frame.append(change)
             inner = builder.get("builder")
             if not isinstance(inner, dict):
                 break
@@ -456,26 +350,47 @@ class _Server:
         if builder.get("builderType") != "uri":
             unsupported = unsupported or "image server without a file"
         args = builder.get("args")
+        metadata = metadata or {}
+        width, height = _size(metadata.get("width")), _size(metadata.get("height"))
+        mpp_x, mpp_y = _micrometres(metadata, "pixelWidth"), _micrometres(metadata, "pixelHeight")
+        if outside and width and height:
+            try:
+                width, height = Placement.of(outside[::-1], width, height).size
+            except ValueError as error:
+                unsupported = unsupported or str(error)
+        if sum(change.degrees for change in outside if isinstance(change, Rotate)) % 180:
+            mpp_x, mpp_y = mpp_y, mpp_x
         return cls(
             uri=_text(builder.get("uri")),
             provider=_text(builder.get("providerClassName")),
             args=tuple(_plain(arg) for arg in args) if isinstance(args, list) else (),
-            metadata=metadata or {},
+            width=width,
+            height=height,
+            mpp_x=mpp_x,
+            mpp_y=mpp_y,
+            frame=tuple(frame[::-1]),
             unsupported=unsupported,
         )
 
 
-def _changed_frame(kind: object, builder: Mapping[str, Any]) -> str | None:
-    """What a wrapper does to the frame of coordinates; None for a rotation by nothing."""
+def _change(builder: Mapping[str, Any]) -> Change | str | None:
+    """What a builder does to the frame of coordinates; None for nothing, words where it cannot be resolved."""
+    kind = builder.get("builderType")
+    if kind == "uri" or kind in _SAME_FRAME:
+        return None
     if kind == "rotated":
         rotation = builder.get("rotation")
         if rotation == "ROTATE_NONE":
             return None
+        if isinstance(rotation, str) and rotation in _CLOCKWISE:
+            return Rotate.model_validate({"degrees": _CLOCKWISE[rotation]})
         return "rotated image" + (f" ({shorten(rotation)})" if isinstance(rotation, str) else "")
     if kind == "cropped":
-        region = builder.get("region")
-        x, y = (region.get("x"), region.get("y")) if isinstance(region, dict) else (None, None)
-        return "cropped image" + (f" at {x}, {y} px" if isinstance(x, int) and isinstance(y, int) else "")
+        region: Any = builder.get("region")
+        try:
+            return Crop.model_validate({key: region[key] for key in _CROP_KEYS}, strict=True)
+        except (ValidationError, KeyError, TypeError):
+            return "cropped image without a rectangle"
     return f'image server of kind "{shorten(_plain(kind))}"'
 
 
@@ -541,7 +456,7 @@ def _micrometres(metadata: Mapping[str, Any], key: str) -> float | None:
     if not isinstance(length, dict):
         return None
     value, unit = length.get("value"), length.get("unit")
-    factor = _MICROMETRES.get(unit.strip()) if isinstance(unit, str) else None
+    factor = MICROMETRES.get(unit.strip()) if isinstance(unit, str) else None
     if factor is None or not isinstance(value, (int, float)):
         return None
     micrometres = value * factor

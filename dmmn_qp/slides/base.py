@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from math import ceil, floor
 from pathlib import Path
-from typing import Protocol
+from typing import Final, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +21,12 @@ RgbArray = NDArray[np.uint8]
 
 ANISOTROPY = 0.02
 """Largest relative difference between the pixel's width and height that counts as a square pixel."""
+
+MICROMETRES: Final = {
+    "µm": 1.0, "μm": 1.0, "um": 1.0, "micron": 1.0, "microns": 1.0, "micrometer": 1.0, "micrometre": 1.0,
+    "nm": 1e-3, "mm": 1e3, "cm": 1e4,
+}  # fmt: skip
+"""How many um a unit of length is, as QuPath, OME and ImageJ spell them."""
 
 _OVERVIEW_SOURCE_PX = 4096
 _LEVEL_ROUNDING = 0.01  # a pyramid level's size is cut to whole pixels, so 2967 / 185 stands for 16
@@ -75,19 +82,41 @@ class Slide(Protocol):
     def __exit__(self, *exc: object) -> None: ...
 
 
+def read_inside(region: Region, width: int, height: int, read: Callable[[Region], RgbArray]) -> RgbArray:
+    """Pixels of a region that may leave a level: the frame that all readers put around what they read.
+
+    Args:
+        region: In pixels of the level.
+        width: Columns of the level.
+        height: Rows of the level.
+        read: Gives the pixels of a region inside the level.
+
+    Returns:
+        (region.height, region.width, 3) uint8; 0 outside the level.
+    """
+    inside = region.intersection(Region(0, 0, width, height))
+    if inside == region:
+        return read(region)
+    pixels = np.zeros((region.height, region.width, 3), np.uint8)
+    if inside is not None:
+        y, x = inside.y - region.y, inside.x - region.x
+        pixels[y : y + inside.height, x : x + inside.width] = read(inside)
+    return pixels
+
+
 def resolve_mpp(
     name: str,
     from_file: tuple[float, float] | None,
     from_project: float | None,
     from_user: float | None,
 ) -> float:
-    """Pixel size of a slide: its own, else the project's, else the user's.
+    """Pixel size of a slide: its own, else the project's, else the user's; what cannot be is passed over.
 
     Args:
         name: The slide's name, for the message.
         from_file: (width, height) of a pixel in um as the file says, or None.
         from_project: um/px that the QuPath project stores, or None.
-        from_user: ``--mpp``, or None.
+        from_user: The slide's row of ``--mpp-csv``, else ``--mpp``, or None.
 
     Raises:
         PixelSizeError: Nobody knows it, or what is said is implausible or not square.
@@ -104,6 +133,8 @@ def resolve_mpp(
     for mpp in (from_project, from_user):
         if mpp is not None and MIN_MPP <= mpp <= MAX_MPP:
             return mpp
+    if from_user is not None:
+        doubt = f" (--mpp {from_user:g} is not between {MIN_MPP:g} and {MAX_MPP:g})"
     raise PixelSizeError(
         f'slide "{name}" has no usable pixel size{doubt}; pass --mpp with its um/px, for example --mpp 0.25, or set '
         "it in QuPath (Image > Set pixel size) and save the project"
@@ -141,6 +172,11 @@ def read_overview(slide: Slide, longest_px: int) -> RgbArray:
     return picture
 
 
+def whole_downsample(stated: float) -> float:
+    """A level's downsample, whole where it is all but whole: sizes of levels are cut to whole pixels."""
+    return float(round(stated)) if abs(stated / round(stated) - 1) <= _LEVEL_ROUNDING else stated
+
+
 def _read_scaled(slide: Slide, wanted: float, region: Region) -> RgbArray:
     """Pixels of a region given in pixels of ``wanted`` level-0 px: (height, width, 3) uint8."""
     level, downsample = _level_for(slide.info.level_downsamples, wanted)
@@ -165,7 +201,7 @@ def _level_for(level_downsamples: tuple[float, ...], wanted: float) -> tuple[int
     """(number, downsample) of the coarsest level that is not coarser than ``wanted``."""
     best, best_downsample = 0, 1.0
     for level, stated in enumerate(level_downsamples):
-        downsample = float(round(stated)) if abs(stated / round(stated) - 1) <= _LEVEL_ROUNDING else stated
+        downsample = whole_downsample(stated)
         if best_downsample <= downsample <= wanted:
             best, best_downsample = level, downsample
     return best, best_downsample

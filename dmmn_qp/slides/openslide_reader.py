@@ -10,13 +10,16 @@ import openslide
 
 from dmmn_qp.errors import SlideError
 from dmmn_qp.regions import Region
-from dmmn_qp.slides.base import RgbArray, SlideInfo, resolve_mpp
+from dmmn_qp.slides.base import RgbArray, SlideInfo, read_inside, resolve_mpp
 
 _HALF_OPAQUE = 128  # OpenSlide gives 0 or 255, and between them only where it interpolates
 
 
 class OpenSlideReader:
     """A slide that OpenSlide reads (Aperio, Hamamatsu, Leica, MIRAX, Philips, Ventana, DICOM, tiled TIFF ...).
+
+    OpenSlide takes places in whole level-0 pixels. Where a level's downsample is not whole (2.005 for sizes that do not
+    divide), it interpolates by what is left: at most half a level-0 pixel.
 
     Args:
         path: The slide.
@@ -61,13 +64,10 @@ class OpenSlideReader:
     def read_level(self, level: int, region: Region) -> RgbArray:
         """See `Slide.read_level`."""
         downsample = self._slide.level_downsamples[level]
-        pixels = np.zeros((region.height, region.width, 3), np.uint8)
-        slide_area = Region(
-            0, 0, max(1, round(self.info.width / downsample)), max(1, round(self.info.height / downsample))
-        )
-        inside = region.intersection(slide_area)
-        if inside is None:
-            return pixels
+        width, height = (max(1, round(side / downsample)) for side in (self.info.width, self.info.height))
+        return read_inside(region, width, height, lambda inside: self._read(level, downsample, inside))
+
+    def _read(self, level: int, downsample: float, inside: Region) -> RgbArray:
         location = (
             round(inside.x * downsample) + self.info.origin_px[0],
             round(inside.y * downsample) + self.info.origin_px[1],
@@ -79,10 +79,7 @@ class OpenSlideReader:
                 f'slide "{self.info.path}" is damaged at level {level}, x {location[0]}, y {location[1]} '
                 f"({_one_line(error)}); copy the file again from its source"
             ) from error
-        pixels[inside.y - region.y : inside.bottom - region.y, inside.x - region.x : inside.right - region.x] = (
-            _over_white(np.asarray(rgba))
-        )
-        return pixels
+        return _over_white(np.asarray(rgba))
 
     def close(self) -> None:
         """Releases the file."""

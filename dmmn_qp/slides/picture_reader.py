@@ -1,4 +1,4 @@
-"""Plain pictures (PNG, JPEG, BMP, untiled TIFF) as slides of one level."""
+"""Plain pictures (PNG, JPEG, BMP) as slides of one level."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from PIL import Image, UnidentifiedImageError
 
 from dmmn_qp.errors import SlideError
 from dmmn_qp.regions import Region
-from dmmn_qp.slides.base import RgbArray, SlideInfo, resolve_mpp
+from dmmn_qp.slides.base import RgbArray, SlideInfo, read_inside, resolve_mpp
 
 MAX_PIXELS = 30_000 * 30_000
 """A plain picture is decoded whole, so its size is limited; larger ones belong into a tiled format."""
@@ -61,13 +61,10 @@ class PictureReader:
         """See `Slide.read_level`."""
         if level != 0:
             raise IndexError(f"a picture has one level, not level {level}")
-        pixels = np.zeros((region.height, region.width, 3), np.uint8)
-        inside = region.intersection(Region(0, 0, self.info.width, self.info.height))
-        if inside is not None:
-            pixels[inside.y - region.y : inside.bottom - region.y, inside.x - region.x : inside.right - region.x] = (
-                self._pixels[inside.y : inside.bottom, inside.x : inside.right]
-            )
-        return pixels
+        return read_inside(region, self.info.width, self.info.height, self._read)
+
+    def _read(self, inside: Region) -> RgbArray:
+        return self._pixels[inside.y : inside.bottom, inside.x : inside.right]
 
     def close(self) -> None:
         """Releases the pixels."""

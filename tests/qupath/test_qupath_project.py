@@ -21,6 +21,8 @@ from dmmn_qp.qupath.project import (
     path_of_uri,
     read_project,
 )
+from dmmn_qp.slides.finding import MovedPrefix, parse_slides_root
+from dmmn_qp.slides.transformed import Crop, Rotate
 
 
 def length(value: object, unit: object = "µm") -> dict[str, object]:
@@ -29,6 +31,15 @@ def length(value: object, unit: object = "µm") -> dict[str, object]:
 
 def server(uri: str = "file:/old/slides/a.svs", **others: Any) -> dict[str, Any]:
     return {"builderType": "uri", "uri": uri, "args": [], "providerClassName": "p.OpenSlide", **others}
+
+
+def rotated(inner: dict[str, Any], degrees: int, **others: Any) -> dict[str, Any]:
+    return {"builderType": "rotated", "rotation": f"ROTATE_{degrees}", "builder": inner, **others}
+
+
+def cropped(inner: dict[str, Any], x: float, y: float, width: float, height: float) -> dict[str, Any]:
+    region = {"x": x, "y": y, "width": width, "height": height, "z": 0, "t": 0}
+    return {"builderType": "cropped", "region": region, "builder": inner}
 
 
 def image(builder: dict[str, Any] | None = None, entry_id: object = 1, **others: Any) -> dict[str, Any]:
@@ -133,12 +144,18 @@ def test_pixels_that_are_not_square(tmp_path: Path) -> None:
         ({"builderType": "channels", "builder": server()}, None),
         ({"builderType": "pyramidize", "builder": {"builderType": "channels", "builder": server()}}, None),
         ({"builderType": "rotated", "rotation": "ROTATE_NONE", "builder": server()}, None),
-        ({"builderType": "rotated", "rotation": "ROTATE_90", "builder": server()}, "rotated image (ROTATE_90)"),
+        ({"builderType": "rotated", "rotation": "ROTATE_45", "builder": server()}, "rotated image (ROTATE_45)"),
+        ({"builderType": "rotated", "builder": server()}, "rotated image"),
         (
             {"builderType": "cropped", "region": {"x": 5, "y": 6}, "builder": server()},
-            "cropped image at 5, 6 px",
+            "cropped image without a rectangle",
         ),
-        ({"builderType": "channels", "builder": {"builderType": "cropped", "builder": server()}}, "cropped image"),
+        (cropped(server(), 5, 6, 0, 7), "cropped image without a rectangle"),
+        (cropped(server(), 5, 6.5, 7, 7), "cropped image without a rectangle"),
+        (
+            {"builderType": "channels", "builder": {"builderType": "cropped", "builder": server()}},
+            "cropped image without a rectangle",
+        ),
         ({"builderType": "affine", "builder": server()}, 'image server of kind "affine"'),
         ({"builderType": "sparse", "regions": []}, 'image server of kind "sparse"'),
         (server("https://example.org/a.svs"), "image without a local file (https://example.org/a.svs)"),
@@ -150,6 +167,53 @@ def test_wrapped_servers(tmp_path: Path, builder: dict[str, Any], unsupported: s
     assert entry.unsupported_server == unsupported
     if "builder" in builder:
         assert entry.slide_path == PurePosixPath("/old/slides/a.svs")
+
+
+FULL = {
+    "width": 1000,
+    "height": 600,
+    "pixelCalibration": {"pixelWidth": length(0.25), "pixelHeight": length(0.2501)},
+}
+
+
+@pytest.mark.parametrize(
+    ("builder", "frame", "size"),
+    [
+        (server(metadata=FULL), (), (1000, 600)),
+        (rotated(server(metadata=FULL), 180), (Rotate(degrees=180),), (1000, 600)),
+        (rotated(server(metadata=FULL), 90), (Rotate(degrees=90),), (600, 1000)),
+        (rotated(server(), 270, metadata={**FULL, "width": 600, "height": 1000}), (Rotate(degrees=270),), (600, 1000)),
+        (
+            rotated(cropped(server(metadata=FULL), 10, 20, 300, 200), 90),
+            (Crop(x=10, y=20, width=300, height=200), Rotate(degrees=90)),
+            (200, 300),
+        ),
+        (
+            cropped({"builderType": "pyramidize", "builder": rotated(server(metadata=FULL), 90)}, 10, 20, 300, 200),
+            (Rotate(degrees=90), Crop(x=10, y=20, width=300, height=200)),
+            (300, 200),
+        ),
+    ],
+)
+def test_turned_and_cropped_images_are_resolved(tmp_path: Path, builder: Any, frame: Any, size: Any) -> None:
+    """The frame is listed from the file outwards; the size is that of the outermost image, which QuPath shows."""
+    (entry,) = read_project(project_file(tmp_path, image(builder))).entries
+    assert entry.unsupported_server is None
+    assert entry.frame == frame
+    assert (entry.width, entry.height) == size
+    assert entry.mpp == pytest.approx(0.25005)
+
+
+def test_turned_pixels_change_their_sides(tmp_path: Path) -> None:
+    (entry,) = read_project(project_file(tmp_path, image(rotated(server(metadata=FULL), 90)))).entries
+    assert (entry.mpp_x, entry.mpp_y) == (0.2501, 0.25)
+
+
+def test_a_crop_larger_than_its_image_is_refused(tmp_path: Path) -> None:
+    builder = cropped(server(metadata=FULL), 0, 0, 10**9, 10**9)
+    (entry,) = read_project(project_file(tmp_path, image(builder))).entries
+    assert entry.unsupported_server is not None
+    assert "does not fit into 1000 x 600 px" in entry.unsupported_server
 
 
 def test_options_and_texts_of_an_entry(tmp_path: Path) -> None:
@@ -306,6 +370,55 @@ def test_two_files_of_one_name_are_refused(tmp_path: Path) -> None:
     second.unlink()
     second.symlink_to(first)  # one file under two names is no question
     assert find_slide(project, project.entries[0], [tmp_path / "root", tmp_path / "root" / "1"]) == first
+
+
+@pytest.mark.parametrize(
+    ("uri", "old"),
+    [
+        ("file:/x/y/deep/a%20%C3%A4.svs", "/x/y"),
+        ("file:/x/y/deep/a%20%C3%A4.svs", "/x/y/"),
+        ("file:/D:/Scans/deep/a%20%C3%A4.svs", "D:\\Scans"),
+        ("file:///d:/scans/deep/a%20%C3%A4.svs", "D:/Scans"),
+        ("file:////server/share/deep/a%20%C3%A4.svs", "//server/share"),
+        ("file:////Server/share/deep/a%20%C3%A4.svs", "\\\\server\\share"),
+    ],
+)
+def test_prefixes_are_exchanged(tmp_path: Path, uri: str, old: str) -> None:
+    slide = touch(tmp_path / "new" / "deep" / "a ä.svs")
+    touch(
+        tmp_path / "new" / "a ä.svs"
+    )  # the exchanged path is exact, so that a second file of that name is no question
+    project = project_of(tmp_path / "far" / "away" / "project", uri)
+    root = parse_slides_root(f"{old}={tmp_path / 'new'}")
+    assert isinstance(root, MovedPrefix)
+    assert find_slide(project, project.entries[0], [root]) == slide
+
+
+def test_prefixes_that_do_not_fit(tmp_path: Path) -> None:
+    project = project_of(tmp_path / "far" / "away" / "project", "file:/x/y/a.svs")
+    touch(tmp_path / "new" / "a.svs")
+    for old in ("/x/yy", "/x/y/a", "D:/x/y", "/y"):
+        with pytest.raises(SlideError, match="slide not found"):
+            find_slide(project, project.entries[0], [parse_slides_root(f"{old}={tmp_path / 'new'}")])
+
+
+def test_roots_as_they_are_typed(tmp_path: Path) -> None:
+    folder = tmp_path / "a=b"
+    folder.mkdir()
+    assert parse_slides_root(str(folder)) == folder
+    assert parse_slides_root("slides") == Path("slides")
+    for text in (f"x/y={tmp_path}", "/x=/none", "/x=", f"={tmp_path}"):
+        with pytest.raises(SlideError, match="OLD=NEW"):
+            parse_slides_root(text)
+
+
+def test_our_own_masks_are_no_slides(tmp_path: Path) -> None:
+    """A dataset beside the project holds masks with the names of the slides."""
+    project = project_of(tmp_path / "project", "file:/x/a.tif")
+    touch(tmp_path / "project" / "dataset" / "masks" / "a.tif")
+    touch(tmp_path / "project" / "dataset" / "run.json")
+    with pytest.raises(SlideError, match="slide not found"):
+        find_slide(project, project.entries[0])
 
 
 def test_links_in_circles_end(tmp_path: Path) -> None:
