@@ -11,19 +11,11 @@ import typer
 from typer.core import TyperGroup
 
 from dmmn_qp import __version__
-from dmmn_qp.config import (
-    Device,
-    Precision,
-    Preset,
-    import_options,
-    load_config,
-    predict_options,
-    train_options,
-)
+from dmmn_qp.choices import Device, OverlapRule, Precision, Preset, Split
+from dmmn_qp.config import import_options, load_config, predict_options, train_options
 from dmmn_qp.errors import ConfigError, DmmnQpError
 from dmmn_qp.outputs import write_json
 from dmmn_qp.reporting import Reporter
-from dmmn_qp.specs import Split
 
 DATASET = Path("dataset")
 MODELS = Path("models")
@@ -103,6 +95,22 @@ def import_command(
         str | None, typer.Option(help="um/px of the magnifications, finest first; default 0.5,1,2 (20x, 10x, 5x).")
     ] = None,
     drop: Annotated[list[str] | None, typer.Option(help="Class not to train on; repeatable.")] = None,
+    merge_case: Annotated[
+        bool | None, typer.Option("--merge-case", help="Class names that differ only in case or blanks are one class.")
+    ] = None,
+    overlap: Annotated[
+        OverlapRule | None, typer.Option(help="Which area wins where classes overlap; default class-order.")
+    ] = None,
+    line_width_um: Annotated[
+        float | None, typer.Option(help="Train on lines too, drawn this wide; default: not.")
+    ] = None,
+    region_class: Annotated[
+        str | None, typer.Option(help="Class of areas outside which nothing is labelled, such as Region*.")
+    ] = None,
+    split_file: Annotated[Path | None, typer.Option(help="CSV with the columns slide,split.")] = None,
+    case_pattern: Annotated[
+        str | None, typer.Option(help="Regular expression that finds the case in a slide's name.")
+    ] = None,
     split_key: Annotated[
         str | None, typer.Option(help="Image metadata key that says train, val or test; default split.")
     ] = None,
@@ -113,7 +121,15 @@ def import_command(
     """Reads annotations and makes a dataset of masks and patches."""
     from dmmn_qp.importing import import_annotations
 
-    flags = {"mpp": mpp, "mpps": _numbers(mpps), "drop": drop or None, "split_key": split_key, "seed": seed}
+    flags: dict[str, Any] = {
+        "mpp": mpp,
+        "mpps": _numbers(mpps),
+        "drop": drop or None,
+        "split_key": split_key,
+        "seed": seed,
+    }
+    flags |= {"merge_case": merge_case, "overlap": overlap, "line_width_um": line_width_um}
+    flags |= {"region_class": region_class, "split_file": split_file, "case_pattern": case_pattern}
     options = import_options(load_config(config), flags)
     reporter = Reporter()
     written = import_annotations(

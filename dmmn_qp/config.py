@@ -8,20 +8,25 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 from pydantic import Field, ValidationError
 
-from dmmn_qp.architectures.blocks import Norm, Stem
-from dmmn_qp.balance import WeightRule
+from dmmn_qp.choices import (
+    Device,
+    LossMean,
+    Norm,
+    Optimizer,
+    OverlapRule,
+    Precision,
+    Preset,
+    Sampler,
+    Stem,
+    WeightRule,
+)
+from dmmn_qp.class_rules import ClassRules, PaintRules
 from dmmn_qp.errors import ConfigError
-from dmmn_qp.losses import LossMean
-from dmmn_qp.patches import MIN_LABELLED_FRACTION
-from dmmn_qp.specs import FileModel, PatchSpec
-
-Device = Literal["auto", "cpu", "cuda", "mps"]
-Precision = Literal["auto", "fp32", "bf16"]
-Preset = Literal["fast", "paper"]
+from dmmn_qp.specs import MIN_LABELLED_FRACTION, FileModel, PatchSpec
 
 Options = TypeVar("Options", bound=FileModel)
 
@@ -35,7 +40,15 @@ class ImportOptions(FileModel):
         min_labelled_fraction: A target is kept when more than this part of it is annotated.
         mpp: um/px of slides that do not say it and of which the project does not say it.
         split_key: Key of the image metadata that holds train, val or test.
+        classes: Name in the source -> name to train; names with one target are merged.
         drop: Classes that are not trained.
+        merge_case: Whether names that differ only in case or blanks are one class.
+        overlap: Which area wins where classes overlap.
+        line_width_um: Width given to lines of trained classes; None leaves lines out.
+        region_class: Class of areas outside which nothing is labelled.
+        split_file: CSV with the columns slide and split, which wins over the metadata.
+        case_pattern: Regular expression on slide names; slides with the same match (its first group, if any) are of
+            one case and go to one split when splits are drawn.
         seed: Decides the split of slides that have none.
     """
 
@@ -44,8 +57,23 @@ class ImportOptions(FileModel):
     min_labelled_fraction: float = Field(default=MIN_LABELLED_FRACTION, ge=0, lt=1)
     mpp: float | None = Field(default=None, gt=0)
     split_key: str = "split"
+    classes: dict[str, str] = Field(default_factory=dict)
     drop: tuple[str, ...] = ()
+    merge_case: bool = False
+    overlap: OverlapRule = "class-order"
+    line_width_um: float | None = Field(default=None, gt=0)
+    region_class: str | None = None
+    split_file: Path | None = None
+    case_pattern: str | None = None
     seed: int = 0
+
+    def class_rules(self) -> ClassRules:
+        """What becomes of each class name."""
+        return ClassRules(self.classes, self.drop, self.merge_case)
+
+    def paint_rules(self) -> PaintRules:
+        """How annotations become labels."""
+        return PaintRules(self.overlap, self.line_width_um, self.region_class)
 
 
 class TrainOptions(FileModel):
@@ -82,9 +110,9 @@ class TrainOptions(FileModel):
     epochs: int = Field(default=20, ge=1)
     steps_per_epoch: int | None = Field(default=50, ge=1)
     batch_size: int = Field(default=12, ge=1)
-    sampler: Literal["shuffled", "balanced"] = "balanced"
+    sampler: Sampler = "balanced"
     jitter_px: int = Field(default=128, ge=0)
-    optimizer: Literal["sgd", "adamw"] = "adamw"
+    optimizer: Optimizer = "adamw"
     learning_rate: float = Field(default=6e-3, gt=0)
     momentum: float = Field(default=0.99, ge=0, lt=1)
     weight_decay: float = Field(default=1e-2, ge=0)

@@ -16,12 +16,13 @@ from pydantic import Field, ValidationError
 from rasterio.errors import NotGeoreferencedWarning, RasterioIOError
 from rasterio.windows import Window
 
+from dmmn_qp.choices import Split
 from dmmn_qp.errors import DatasetError, SlideError
 from dmmn_qp.patches import PatchRef
 from dmmn_qp.rasterize import LabelArray
 from dmmn_qp.regions import Region
 from dmmn_qp.slides import Slide, fingerprint, open_slide
-from dmmn_qp.specs import ClassMap, FileModel, PatchSpec, Split
+from dmmn_qp.specs import ClassMap, FileModel, PatchSpec
 
 MANIFEST = "dataset.json"
 MASK_TILE = 256

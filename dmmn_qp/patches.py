@@ -8,13 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from dmmn_qp.choices import Split
 from dmmn_qp.errors import DatasetError
 from dmmn_qp.rasterize import LabelPainter
 from dmmn_qp.regions import Region
-from dmmn_qp.specs import UNLABELLED, ClassMap, PatchGrid, Split
-
-MIN_LABELLED_FRACTION = 0.01
-"""A target is kept when *more* than this part of it is annotated (paper, section 2.2)."""
+from dmmn_qp.specs import MIN_LABELLED_FRACTION, UNLABELLED, ClassMap, PatchGrid
 
 
 @dataclass(frozen=True, slots=True)
