@@ -5,6 +5,10 @@ from uuid import UUID
 import numpy as np
 import pytest
 import shapely
+from hypothesis import given
+from hypothesis import strategies as st
+from shapely import box
+
 from dmmn_qp.annotations import Annotation
 from dmmn_qp.class_rules import ClassRules, PaintRules, case_variants, with_trained_classes
 from dmmn_qp.dataset import Dataset
@@ -14,10 +18,6 @@ from dmmn_qp.rasterize import LabelPainter
 from dmmn_qp.regions import Region
 from dmmn_qp.specs import ClassMap
 from dmmn_qp.splits import case_of, draw_splits
-from hypothesis import given
-from hypothesis import strategies as st
-from shapely import box
-
 from tests.conftest import rectangle, two_tissues, write_features, write_tiff
 from tests.test_cli import fails, here, invoke, slides_with  # noqa: F401
 
