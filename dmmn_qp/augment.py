@@ -33,7 +33,7 @@ class Augmentation:
 
     @classmethod
     def draw(cls, rng: np.random.Generator) -> Augmentation:
-        """Draws a change: any rotation and flip, zoom to `MAX_ZOOM`, contrast +-10 %, colour +-7 %, brightness +-5 %."""
+        """Draws a change: any rotation, flip, zoom, contrast +-10 %, colour +-7 %, brightness +-5 %."""
         angle, zoom = rng.uniform(0, 2 * pi), MAX_ZOOM ** rng.uniform(-1, 1)
         flip = bool(rng.integers(2))
         gain = rng.uniform(0.93, 1.07, 3) * rng.uniform(0.9, 1.1)

@@ -43,7 +43,7 @@ def test_class_rules(rules, expected):
 
 @pytest.mark.parametrize("rules", [ClassRules({"Tumour": "x"}), ClassRules(drop=["Tumour"])])
 def test_rules_about_unknown_classes(rules):
-    with pytest.raises(DatasetError, match='class "Tumour" of .* does not exist; the classes are Tumor'):
+    with pytest.raises(DatasetError, match=r'class "Tumour" of .* does not exist; the classes are Tumor'):
         rules.resolve(["Tumor"])
 
 

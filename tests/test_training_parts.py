@@ -116,7 +116,7 @@ def change(angle=0.0, zoom=1.0, flip=False, gain=(1, 1, 1), offset=0.0):
     ("moved", "expected"),
     [
         (change(), lambda a: a),
-        (change(angle=math.pi / 2), lambda a: np.rot90(a)),
+        (change(angle=math.pi / 2), np.rot90),
         (change(angle=math.pi), lambda a: np.rot90(a, 2)),
         (change(flip=True), lambda a: a[::-1]),
         (change(angle=math.pi / 2, flip=True), lambda a: np.rot90(a)[::-1]),
