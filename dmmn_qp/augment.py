@@ -12,6 +12,9 @@ from PIL import Image
 MAX_ZOOM = 1.25
 """A patch shows at most this many times more or less tissue per side than it does unchanged."""
 
+MAX_AUGMENTED_FIELD = MAX_ZOOM * sqrt(2) + 0.02
+"""Side of the square that any rotation and zoom may show of a field, in sides of the field."""
+
 
 @dataclass(frozen=True, slots=True)
 class Augmentation:

@@ -108,6 +108,10 @@ def import_command(
         str | None, typer.Option(help="Class of areas outside which nothing is labelled, such as Region*.")
     ] = None,
     split_file: Annotated[Path | None, typer.Option(help="CSV with the columns slide,split.")] = None,
+    split_areas: Annotated[
+        bool | None,
+        typer.Option("--split-areas", help="Areas named Training, Validation or Test divide the slide they lie on."),
+    ] = None,
     case_pattern: Annotated[
         str | None, typer.Option(help="Regular expression that finds the case in a slide's name.")
     ] = None,
@@ -129,7 +133,12 @@ def import_command(
         "seed": seed,
     }
     flags |= {"merge_case": merge_case, "overlap": overlap, "line_width_um": line_width_um}
-    flags |= {"region_class": region_class, "split_file": split_file, "case_pattern": case_pattern}
+    flags |= {
+        "region_class": region_class,
+        "split_file": split_file,
+        "split_areas": split_areas,
+        "case_pattern": case_pattern,
+    }
     options = import_options(load_config(config), flags)
     reporter = Reporter()
     written = import_annotations(

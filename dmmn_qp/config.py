@@ -47,6 +47,7 @@ class ImportOptions(FileModel):
         line_width_um: Width given to lines of trained classes; None leaves lines out.
         region_class: Class of areas outside which nothing is labelled.
         split_file: CSV with the columns slide and split, which wins over the metadata.
+        split_areas: Whether areas whose class or name is Training, Validation or Test divide their slides.
         case_pattern: Regular expression on slide names; slides with the same match (its first group, if any) are of
             one case and go to one split when splits are drawn.
         seed: Decides the split of slides that have none.
@@ -64,6 +65,7 @@ class ImportOptions(FileModel):
     line_width_um: float | None = Field(default=None, gt=0)
     region_class: str | None = None
     split_file: Path | None = None
+    split_areas: bool = False
     case_pattern: str | None = None
     seed: int = 0
 
@@ -115,7 +117,7 @@ class TrainOptions(FileModel):
     optimizer: Optimizer = "adamw"
     learning_rate: float = Field(default=6e-3, gt=0)
     momentum: float = Field(default=0.99, ge=0, lt=1)
-    weight_decay: float = Field(default=1e-2, ge=0)
+    weight_decay: float = Field(default=5e-2, ge=0)
     loss_mean: LossMean = "labelled"
     class_weights: WeightRule = "inverse-sqrt"
     precision: Precision = "auto"

@@ -26,7 +26,7 @@ from dmmn_qp.dataset import (
 )
 from dmmn_qp.errors import DatasetError, SlideError
 from dmmn_qp.outputs import RUN_FILE, check_free, new_folder, write_json
-from dmmn_qp.patches import PatchRef, class_pixels, index_patches, training_pixels
+from dmmn_qp.patches import PatchRef, class_pixels, in_split_areas, index_patches, training_pixels
 from dmmn_qp.provenance import describe_run, now
 from dmmn_qp.qupath.classes import distinct_colors
 from dmmn_qp.qupath.geojson import write_geojson
@@ -36,7 +36,7 @@ from dmmn_qp.reporting import Reporter
 from dmmn_qp.slides import fingerprint, open_slide
 from dmmn_qp.sources import Source, SourceSlide, read_source
 from dmmn_qp.specs import ClassMap, PatchGrid, PatchSpec
-from dmmn_qp.splits import case_of, draw_splits, split_of_word
+from dmmn_qp.splits import area_split_of, case_of, draw_splits, split_areas, split_of_word
 
 MASK_WINDOW = 2048
 
@@ -87,6 +87,8 @@ def import_annotations(
     source = read_source(source_path, annotations, slides_roots)
     spec = PatchSpec(mpps=options.mpps, stride_px=options.stride_px)
     targets = options.class_rules().resolve(source.class_colors)
+    if options.split_areas:
+        targets = without_split_areas(source, targets)
     class_map = make_class_map(source, targets)
     reporter.heading(f'Importing "{source_path}"')
     if source.without_annotations:
@@ -152,6 +154,17 @@ def make_class_map(source: Source, targets: Mapping[str, str | None]) -> ClassMa
     return ClassMap.from_colors((name, colors[name] or missing[name]) for name in names)
 
 
+def without_split_areas(source: Source, targets: Mapping[str, str | None]) -> dict[str, str | None]:
+    """The targets without the classes that only mark areas for a split."""
+    marks = {
+        a.class_name
+        for slide in source.slides
+        for a in slide.objects.annotations
+        if area_split_of(a) is not None and area_split_of(replace(a, name=None)) is not None
+    }
+    return {name: None if name in marks else target for name, target in targets.items()}
+
+
 def slide_ids(slides: Sequence[SourceSlide]) -> list[str]:
     """Unique names fit for files: the slides' names without their endings, numbered where they repeat."""
     ids: list[str] = []
@@ -195,6 +208,9 @@ def prepare(
     patches = index_patches(
         painter, grid, (info.width, info.height), slide_id, "train", len(class_map), options.min_labelled_fraction
     )
+    areas = split_areas(annotations) if options.split_areas else {}
+    if areas:
+        patches = in_split_areas(patches, areas, grid)
     record = SlideRecord(
         slide_id=slide_id,
         path=str(source.path.resolve()),
@@ -231,6 +247,7 @@ def with_splits(
         for item in prepared
         if key in item.source.metadata
     }
+    said |= {item.record.slide_id: "train" for item in prepared if any(p.fixed for p in item.patches)}
     if options.split_file is not None:
         said |= read_split_file(options.split_file, [item.record.slide_id for item in prepared])
     ids = [item.record.slide_id for item in prepared]
@@ -247,7 +264,7 @@ def with_splits(
         return replace(
             item,
             record=item.record.model_copy(update={"split": split}),
-            patches=tuple(replace(patch, split=split) for patch in item.patches),
+            patches=tuple(p if p.fixed else replace(p, split=split) for p in item.patches),
         )
 
     return [settled(item) for item in prepared]

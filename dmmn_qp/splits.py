@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from itertools import combinations
 
 import numpy as np
+import shapely
 from numpy.typing import NDArray
+from shapely.geometry.base import BaseGeometry
 
+from dmmn_qp.annotations import Annotation
 from dmmn_qp.choices import Split
 from dmmn_qp.errors import DatasetError
 
@@ -23,6 +27,44 @@ _WORDS: dict[str, Split] = {
     "test": "test",
     "testing": "test",
 }
+
+
+def split_areas(annotations: Iterable[Annotation]) -> dict[Split, BaseGeometry]:
+    """Areas of a slide that are for one split: those whose class or name is Training, Validation or Test.
+
+    Args:
+        annotations: Objects of the slide.
+
+    Returns:
+        The union of the areas of each split that has any, in level-0 px.
+
+    Raises:
+        DatasetError: Areas of different splits overlap.
+    """
+    parts: dict[Split, list[BaseGeometry]] = {}
+    for annotation in annotations:
+        split = area_split_of(annotation)
+        if split is not None:
+            parts.setdefault(split, []).append(annotation.geometry)
+    areas = {split: shapely.union_all(geometries) for split, geometries in parts.items()}
+    for first, second in combinations(areas, 2):
+        if areas[first].intersection(areas[second]).area > 0:
+            raise DatasetError(
+                f"areas for {first} and {second} overlap on a slide; draw them apart in QuPath so that no pixel is in "
+                "two splits"
+            )
+    return areas
+
+
+def area_split_of(annotation: Annotation) -> Split | None:
+    """The split that an annotation marks an area for, by its class or its name; None for an ordinary one."""
+    if not annotation.is_area:
+        return None
+    for word in (annotation.class_name, annotation.name):
+        split = _WORDS.get((word or "").strip().rstrip("*").lower())
+        if split is not None:
+            return split
+    return None
 
 
 def split_of_word(word: str, slide: str) -> Split:

@@ -70,7 +70,7 @@ class PatchExamples(TorchDataset[Example]):
         rng = np.random.default_rng(draw.seed)
         size = grid.spec.size_px
         target = Region(patch.x, patch.y, size, size)
-        if self._augment and self._jitter_px:
+        if self._augment and self._jitter_px and not patch.fixed:
             target = self._moved(target, mask.shape, rng, step=2 ** (len(grid.spec.mpps) - 1))
         regions = [grid.field(target, m) for m in range(len(grid.spec.mpps))]
         if self._augment:

@@ -196,3 +196,33 @@ def test_split_file_and_cases_through_the_command_line(here):  # noqa: F811
     assert {r.slide_id: r.split for r in Dataset(here / "dataset").slides()} == splits
     (here / "s.csv").write_text("slide,split\nP0-0.tif,test\n")
     assert 'both of case "P0"' in fails(*command, "--split-file", "s.csv")
+
+
+def named(feature, name):
+    feature["properties"]["name"] = name
+    return feature
+
+
+def test_split_areas_never_share_a_pixel(here):  # noqa: F811
+    (here / "slides").mkdir()
+    write_tiff(here / "slides" / "s.tif", np.full((2304, 8192, 3), 200, np.uint8))
+    features = [
+        rectangle(0, 0, 8192, 2304, "a"),
+        rectangle(0, 0, 4096, 2304, "Training"),
+        named(rectangle(4096, 0, 4096, 2304, None), "Validation"),
+    ]
+    write_features(here / "geojson" / "s.geojson", features)
+    command = ("import", "slides", "--annotations", "geojson", "--split-areas")
+    result = invoke(*command)
+    assert result.exit_code == 0, result.output
+    dataset = Dataset(here / "dataset")
+    assert dataset.class_map.names == ("a",)
+    patches = dataset.patches()
+    assert all(p.fixed for p in patches)
+    reach = 1024 * 1.25 * 2**0.5 / 2
+    spans = {s: [(p.x + 128 - reach, p.x + 128 + reach) for p in patches if p.split == s] for s in ("train", "val")}
+    assert spans["train"] and spans["val"]
+    assert max(right for _, right in spans["train"]) <= 4096 <= min(left for left, _ in spans["val"])
+    features[2] = named(rectangle(4000, 0, 4096, 2304, None), "Validation")
+    write_features(here / "geojson" / "s.geojson", features)
+    assert "overlap" in fails(*command, "--overwrite")
