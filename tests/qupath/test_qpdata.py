@@ -347,3 +347,28 @@ def test_damage_raises_nothing_but_our_errors(data: Path, tmp_path: Path, seed: 
         assert "\n" not in str(error)
     else:
         assert all(item.geometry.is_valid for item in result.annotations if item.is_area)
+
+
+def test_polygons_built_at_once_are_those_built_one_by_one(
+    tmp_path: Path, writer: QpdataWriter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outlines: list[list[tuple[float, float]]] = [
+        SQUARE,
+        [(0, 0), (10, 10), (10, 0), (0, 10)],  # crosses itself
+        [(0, 0), (float("nan"), 1), (1, 1)],
+        [(0, 0), (1, 1)],
+        [(0, 0), (1, 1), (0, 0)],
+        [*SQUARE, SQUARE[0]],
+        [(1e30, 0), (1e30, 9), (0, 9)],
+        [(3, 3), (9.25, 3), (3, 9)],
+    ]
+
+    def child(points: list[tuple[float, float]]) -> object:
+        return writer.path_object(lambda w: w.points("PolygonROI", points))
+
+    content = writer.file(*(lambda points=points: child(points) for points in outlines))
+    at_once = read_bytes(tmp_path, content)
+    monkeypatch.setattr("dmmn_qp.qupath.qpdata._Reader.build_polygons", lambda self, hierarchy: None)
+    assert read_bytes(tmp_path, content) == at_once
+    assert [a.geometry.area for a in at_once.annotations] == [100, 50, 100, 18.75]
+    assert len(at_once.warnings) == 3
