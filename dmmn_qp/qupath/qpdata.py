@@ -16,7 +16,7 @@ import shapely
 from shapely.geometry.base import BaseGeometry
 
 from dmmn_qp.annotations import DEFAULT_PLANE, Annotation, Color, ObjectKind, Plane
-from dmmn_qp.errors import AnnotationFileError
+from dmmn_qp.errors import AnnotationFileError, UnsupportedAnnotationsError
 from dmmn_qp.qupath.classes import argb_to_rgb
 from dmmn_qp.qupath.java_stream import (
     BlockData,
@@ -41,7 +41,6 @@ from dmmn_qp.qupath.shapes import MAX_COORDINATE, are_usable, ellipse, polygonal
 _VERSIONS: Final = (2, 3, 4)
 _ID_KEY: Final = "Object ID"
 _CLASS_PARTS: Final = 100
-_RESTORE: Final = 'restore "data.qpdata.bkp" beside it, or open and save the image in QuPath'
 
 _POLYGON: Final = "qupath.lib.roi.PolygonROI$SerializationProxy"
 
@@ -71,16 +70,27 @@ def read_qpdata(path: Path) -> ReadResult:
         kept.
 
     Raises:
-        AnnotationFileError: The file is missing, damaged, or of a version or kind that is not supported.
+        UnsupportedAnnotationsError: It is of a version, or holds a kind of object, that is not known.
+        AnnotationFileError: The file is missing or damaged.
     """
     data = read_bytes(path, "QuPath data file", "open and save the image in QuPath, or check the project folder")
     try:
         with paused_gc(), np.errstate(invalid="ignore"):  # NaN is looked for afterwards
             return _Reader(read_stream(data), len(data)).read()
     except (JavaStreamError, _DamagedError) as error:
-        raise AnnotationFileError(f'QuPath data file "{path}" is truncated or damaged: {error}; {_RESTORE}') from error
+        raise AnnotationFileError(
+            f'QuPath data file "{path}" is truncated or damaged: {error}; {way_out_of_damage(path)}'
+        ) from error
     except _UnsupportedError as error:
-        raise AnnotationFileError(f'QuPath data file "{path}" {error}') from error
+        raise UnsupportedAnnotationsError(f'QuPath data file "{path}" {error}') from error
+
+
+def way_out_of_damage(path: Path) -> str:
+    """What to do about a damaged or missing file: QuPath keeps the last but one version beside it."""
+    backup = path.with_name(path.name + ".bkp")
+    if backup.is_file():
+        return f'copy its backup "{backup.name}" over it (the annotations before the last save)'
+    return "restore a copy of it, or open and save the image in QuPath"
 
 
 class _DamagedError(ValueError):
