@@ -26,6 +26,11 @@ Sampler = Literal["shuffled", "balanced"]
 
 Optimizer = Literal["sgd", "adamw"]
 
+Reader = Literal["auto", "qpdata", "paquo"]
+"""How objects of a QuPath project are read: ``qpdata`` directly; ``paquo`` through QuPath itself; ``auto`` directly,
+and through QuPath what the direct reader does not know.
+"""
+
 OverlapRule = Literal["class-order", "smallest", "drawing", "depth", "unlabelled"]
 """Which of several areas of different classes labels a pixel.
 

@@ -11,10 +11,11 @@ import typer
 from typer.core import TyperGroup
 
 from dmmn_qp import __version__
-from dmmn_qp.choices import Device, OverlapRule, Precision, Preset, Split
+from dmmn_qp.choices import Device, OverlapRule, Precision, Preset, Reader, Split
 from dmmn_qp.config import import_options, load_config, predict_options, train_options
 from dmmn_qp.errors import ConfigError, DmmnQpError
 from dmmn_qp.outputs import write_json
+from dmmn_qp.qupath.reading import QUPATH_DIR_VARIABLE
 from dmmn_qp.reporting import Reporter
 
 DATASET = Path("dataset")
@@ -119,6 +120,24 @@ def import_command(
         str | None, typer.Option(help="Image metadata key that says train, val or test; default split.")
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Decides the split where no slide has one; default 0.")] = None,
+    kinds: Annotated[
+        str | None,
+        typer.Option(help="Objects to read, of annotation, detection, cell, tile, tma_core; default annotation."),
+    ] = None,
+    plane: Annotated[
+        str | None, typer.Option(help="Z[,T] of the plane to train on; default the one that holds most annotations.")
+    ] = None,
+    reader: Annotated[
+        Reader | None,
+        typer.Option(help="How to read a project: qpdata directly, paquo through QuPath; default auto, as needed."),
+    ] = None,
+    qupath_dir: Annotated[
+        Path | None,
+        typer.Option(help="Folder of QuPath, for the reader paquo.", envvar=QUPATH_DIR_VARIABLE, show_default=False),
+    ] = None,
+    strict: Annotated[
+        bool | None, typer.Option("--strict", help="Stop where annotations are damaged or missing; default: warn.")
+    ] = None,
     config: ConfigOption = None,
     overwrite: OverwriteOption = False,
 ) -> None:
@@ -139,6 +158,8 @@ def import_command(
         "split_areas": split_areas,
         "case_pattern": case_pattern,
     }
+    flags |= {"kinds": None if kinds is None else tuple(kinds.replace(" ", "").split(",")), "plane": _plane(plane)}
+    flags |= {"reader": reader, "qupath_dir": qupath_dir, "strict": strict}
     options = import_options(load_config(config), flags)
     reporter = Reporter()
     written = import_annotations(
@@ -277,6 +298,15 @@ def _numbers(text: str | None) -> tuple[float, ...] | None:
         return tuple(float(part) for part in text.split(","))
     except ValueError:
         raise ConfigError(f'--mpps "{text}" is not a list of numbers; write it as --mpps 0.5,1,2') from None
+
+
+def _plane(text: str | None) -> tuple[int, ...] | None:
+    if text is None:
+        return None
+    parts = text.split(",")
+    if not all(part.strip().isdecimal() for part in parts) or len(parts) > 2:
+        raise ConfigError(f'--plane "{text}" is no plane; write it as --plane 2 or --plane 2,0 (z and t from 0)')
+    return int(parts[0]), int(parts[1]) if len(parts) == 2 else 0
 
 
 def _if(option: str, value: Path | None, default: Path | None) -> str:

@@ -10,8 +10,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pydantic import Field, ValidationError
+from pydantic import Field, NonNegativeInt, ValidationError
 
+from dmmn_qp.annotations import ObjectKind
 from dmmn_qp.choices import (
     Device,
     LossMean,
@@ -20,12 +21,14 @@ from dmmn_qp.choices import (
     OverlapRule,
     Precision,
     Preset,
+    Reader,
     Sampler,
     Stem,
     WeightRule,
 )
 from dmmn_qp.class_rules import ClassRules, PaintRules
 from dmmn_qp.errors import ConfigError
+from dmmn_qp.qupath.reading import ReadRules
 from dmmn_qp.specs import MIN_LABELLED_FRACTION, FileModel, PatchSpec
 
 Options = TypeVar("Options", bound=FileModel)
@@ -51,6 +54,11 @@ class ImportOptions(FileModel):
         case_pattern: Regular expression on slide names; slides with the same match (its first group, if any) are of
             one case and go to one split when splits are drawn.
         seed: Decides the split of slides that have none.
+        kinds: Kinds of objects that are read.
+        plane: (z, t) of the plane whose areas are trained; None takes of each slide the plane that holds most.
+        reader: How objects of a QuPath project are read.
+        qupath_dir: Folder of QuPath, for the reader that needs it.
+        strict: Whether an image whose annotations are damaged or missing is an error.
     """
 
     mpps: tuple[float, ...] = PatchSpec().mpps
@@ -68,6 +76,15 @@ class ImportOptions(FileModel):
     split_areas: bool = False
     case_pattern: str | None = None
     seed: int = 0
+    kinds: tuple[ObjectKind, ...] = Field(default=ReadRules().kinds, min_length=1)
+    plane: tuple[NonNegativeInt, NonNegativeInt] | None = None
+    reader: Reader = "auto"
+    qupath_dir: Path | None = None
+    strict: bool = False
+
+    def read_rules(self) -> ReadRules:
+        """What is read of the source, and how."""
+        return ReadRules(self.kinds, self.plane, self.reader, self.qupath_dir, self.strict)
 
     def class_rules(self) -> ClassRules:
         """What becomes of each class name."""

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from dmmn_qp.annotations import DEFAULT_PLANE, Annotation, Color
+from dmmn_qp.annotations import Annotation, Color
 from dmmn_qp.choices import Split
 from dmmn_qp.class_rules import case_variants, with_trained_classes
 from dmmn_qp.config import ImportOptions
@@ -84,13 +84,15 @@ def import_annotations(
     """
     started = now()
     check_free(out, overwrite=overwrite, marker=MANIFEST)
-    source = read_source(source_path, annotations, slides_roots)
+    source = read_source(source_path, annotations, slides_roots, options.read_rules())
     spec = PatchSpec(mpps=options.mpps, stride_px=options.stride_px)
     targets = options.class_rules().resolve(source.class_colors)
     if options.split_areas:
         targets = without_split_areas(source, targets)
     class_map = make_class_map(source, targets)
     reporter.heading(f'Importing "{source_path}"')
+    for warning in source.warnings:
+        reporter.warn(warning)
     if source.without_annotations:
         reporter.say(f"  {source.without_annotations} slides without annotations are left out")
 
@@ -138,7 +140,7 @@ def make_class_map(source: Source, targets: Mapping[str, str | None]) -> ClassMa
         targets[a.class_name]
         for slide in source.slides
         for a in slide.objects.annotations
-        if a.class_name is not None and a.kind == "annotation" and a.geometry.geom_type not in _POINTS
+        if a.class_name is not None and slide.is_on_plane(a) and a.geometry.geom_type not in _POINTS
     }
     names = [name for name in dict.fromkeys(targets.values()) if name is not None and name in used]
     if not names:
@@ -202,9 +204,8 @@ def prepare(
             f"{source.size_px[1]}; it is another file of that name: pass --slides-root with the right folder"
         )
     grid = spec.grid_of(info.mpp, source.name)
-    drawn = (a for a in source.objects.annotations if a.kind == "annotation")
-    annotations = with_trained_classes(drawn, targets)
-    painter = LabelPainter(annotations, class_map, grid.downsample, options.paint_rules(), info.mpp)
+    annotations = with_trained_classes(source.objects.annotations, targets)
+    painter = LabelPainter(annotations, class_map, grid.downsample, options.paint_rules(), info.mpp, source.plane)
     patches = index_patches(
         painter, grid, (info.width, info.height), slide_id, "train", len(class_map), options.min_labelled_fraction
     )
@@ -354,13 +355,18 @@ def report_left_out(
             "that are lines or points": sum(
                 not a.is_area and a.class_name in class_map.names for a in item.annotations
             ),
-            "on another plane": sum(
-                (a.plane.z, a.plane.t) != (DEFAULT_PLANE.z, DEFAULT_PLANE.t) for a in item.annotations
-            ),
+            "on another plane (--plane)": sum(not item.source.is_on_plane(a) for a in item.annotations),
+            "of another kind (--kinds)": item.source.other_kinds,
         }
         said = ", ".join(f"{n} {what}" for what, n in counts.items() if n)
         if said:
             reporter.say(f"  {item.source.name}: not trained on: {said}")
+        plane = item.source.plane
+        if (plane.z, plane.t) != (0, 0):
+            reporter.warn(
+                f"{item.source.name}: labels are of plane z {plane.z}, t {plane.t} (--plane), pixels of the one plane "
+                "that is read from the slide; check that both show the same"
+            )
         if not item.patches:
             reporter.warn(f"{item.source.name}: no target has enough annotation; nothing of it is used")
 

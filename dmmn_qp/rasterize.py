@@ -13,7 +13,7 @@ from rasterio.features import rasterize as burn
 from shapely import STRtree, box
 from shapely.geometry.base import BaseGeometry
 
-from dmmn_qp.annotations import DEFAULT_PLANE, Annotation
+from dmmn_qp.annotations import DEFAULT_PLANE, Annotation, Plane
 from dmmn_qp.choices import OverlapRule
 from dmmn_qp.class_rules import PaintRules
 from dmmn_qp.regions import Region
@@ -54,12 +54,13 @@ class LabelPainter:
     `IGNORE` wins over every class. The order in which a spatial index finds areas plays no part.
 
     Args:
-        annotations: Objects of the slide in the order of drawing; only those on the default plane whose class is in
-            the map are painted.
+        annotations: Objects of the slide in the order of drawing; only those on the plane whose class is in the map are
+            painted.
         class_map: The classes.
         downsample: Level-0 px per pixel of the array.
         rules: How annotations become labels.
         mpp: um/px of the slide at level 0, needed for the width of lines.
+        plane: The plane that is painted; its channel plays no part.
     """
 
     def __init__(
@@ -69,12 +70,11 @@ class LabelPainter:
         downsample: float,
         rules: PaintRules | None = None,
         mpp: float | None = None,
+        plane: Plane = DEFAULT_PLANE,
     ) -> None:
         self.downsample = downsample
         self._rules = rules or PaintRules()
-        on_plane = [
-            a for a in annotations if (a.plane.z, a.plane.t) == (DEFAULT_PLANE.z, DEFAULT_PLANE.t) and a.class_name
-        ]
+        on_plane = [a for a in annotations if (a.plane.z, a.plane.t) == (plane.z, plane.t) and a.class_name]
         self._classes = _Layer(
             sorted(self._paints(annotations, on_plane, class_map, mpp), key=_ORDERS[self._rules.overlap])
         )

@@ -205,8 +205,13 @@ def test_truncated_qpdata(here, size):
     project = moved_demo(here / "damaged")
     data = here / "damaged" / "data" / "2" / "data.qpdata"
     data.write_bytes(data.read_bytes()[:size])
-    assert "data.qpdata" in fails("import", project, "--slides-root", DEMO / "slides")
+    command = ("import", project, "--slides-root", DEMO / "slides")
+    assert "data.qpdata" in fails(*command, "--strict")
     assert not (here / "dataset").exists()
+    result = invoke(*command)
+    assert result.exit_code == 0, result.output
+    assert "data.qpdata" in result.stderr and "left out" in result.stderr
+    assert len(Dataset(here / "dataset").slides()) == 3
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"images": 3}', '{"images": [3]}'])
