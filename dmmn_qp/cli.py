@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import sys
 from pathlib import Path
@@ -79,6 +80,9 @@ def main(
 ) -> None:
     """Only options that concern all commands."""
     del version
+    # Set before torch is loaded. Its threads otherwise spin while they wait for each other, which makes training
+    # several times slower as soon as anything else, such as the reader process, wants a core.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 @app.command("import")
