@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from dmmn_qp.choices import WeightRule
 from dmmn_qp.patches import PatchRef
-
-WeightRule = Literal["paper", "inverse-sqrt"]
 
 
 @dataclass(frozen=True, slots=True)

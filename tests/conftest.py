@@ -13,6 +13,8 @@ import pytest
 import rasterio
 from rasterio.errors import NotGeoreferencedWarning
 
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command line does, before torch is loaded
+
 REPOSITORY = Path(__file__).parents[1]
 DEMO = REPOSITORY / "examples" / "demo"
 CMU_1 = REPOSITORY / "tests" / "data" / "slides" / "CMU-1-Small-Region.svs"
