@@ -193,6 +193,7 @@ class _Reader:
         polygons: list[tuple[JavaObject, npt.NDArray[np.generic], npt.NDArray[np.generic]]] = []
         seen: set[int] = set()
         pending: list[JavaValue] = [hierarchy.fields.get("rootObject")]
+        room = self.budget
         while pending:
             value = pending.pop()
             if not isinstance(value, JavaObject) or id(value) in seen:
@@ -201,6 +202,9 @@ class _Reader:
             if value.java_class.name == _POLYGON:
                 x, y = (getattr(value.fields.get(axis), "values", None) for axis in "xy")
                 if isinstance(x, np.ndarray) and isinstance(y, np.ndarray) and len(x) == len(y) >= 3:
+                    room -= 2 * len(x)
+                    if room < 0:  # outlines that share arrays, which is found out later
+                        return
                     polygons.append((value, x, y))
             else:
                 pending.extend(value.items)

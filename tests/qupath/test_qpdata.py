@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import struct
+import tracemalloc
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -305,6 +306,32 @@ def test_shared_points_cannot_multiply(tmp_path: Path, writer: QpdataWriter) -> 
     content = writer.file(*[lambda: writer.path_object(shared)] * 3000)
     with pytest.raises(AnnotationFileError, match="share more"):
         read_bytes(tmp_path, content)
+
+
+def test_outlines_that_share_their_points_take_no_memory_for_each(tmp_path: Path, writer: QpdataWriter) -> None:
+    """Each outline is 30 bytes that stand for 20,000 numbers: 800 MB if every one got its own."""
+    shared: list[int] = []
+
+    def outline(w: QpdataWriter) -> None:
+        fields = [("c", "I"), ("t", "I"), ("z", "I"), ("x", "[F"), ("y", "[F")]
+        w.begin(["qupath.lib.roi.PolygonROI$SerializationProxy"], 2, fields)
+        w.raw(struct.pack(">iii", -1, 0, 0))
+        if not shared:
+            w.array("[F", 10_000)
+            shared.append(w.handles - 1)
+            w.raw(struct.pack(">10000f", *range(10_000)))
+        else:
+            w.reference(shared[0])
+        w.reference(shared[0])
+
+    content = writer.file(*[lambda: writer.path_object(outline)] * 5_000)
+    tracemalloc.start()
+    try:
+        with pytest.raises(AnnotationFileError, match="share more"):
+            read_bytes(tmp_path, content)
+        assert tracemalloc.get_traced_memory()[1] < 100e6
+    finally:
+        tracemalloc.stop()
 
 
 def test_truncation_anywhere_is_an_error(data: Path, tmp_path: Path) -> None:
