@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from copy import copy
 from dataclasses import dataclass
 
 import numpy as np
@@ -62,6 +63,16 @@ class LabelPainter:
                 yield Paint(annotation.geometry, label)
             elif annotation.class_name == IGNORE:
                 yield Paint(annotation.geometry, UNLABELLED)
+
+    def at(self, downsample: float) -> LabelPainter:
+        """The same painter on an array of another resolution.
+
+        Args:
+            downsample: Level-0 px per pixel of that array.
+        """
+        other = copy(self)
+        other.downsample = downsample
+        return other
 
     def paint(self, window: Region) -> LabelArray:
         """Labels of a window.
