@@ -109,6 +109,9 @@ def import_command(
     seed: Annotated[int | None, typer.Option(help="Decides the split where no slide has one; default 0.")] = None,
     config: ConfigOption = None,
     overwrite: OverwriteOption = False,
+    check: Annotated[
+        bool, typer.Option("--check", help="Write nothing; say what should be mended, and exit with 1 on an error.")
+    ] = False,
 ) -> None:
     """Reads annotations and makes a dataset of masks and patches."""
     from dmmn_qp.importing import import_annotations
@@ -116,7 +119,7 @@ def import_command(
     flags = {"mpp": mpp, "mpps": _numbers(mpps), "drop": drop or None, "split_key": split_key, "seed": seed}
     options = import_options(load_config(config), flags)
     reporter = Reporter()
-    written = import_annotations(
+    findings = import_annotations(
         source,
         out,
         options,
@@ -124,9 +127,12 @@ def import_command(
         annotations=annotations,
         slides_roots=slides_root or (),
         overwrite=overwrite,
+        check=check,
     )
+    if check:
+        raise typer.Exit(any(finding.severity == "error" for finding in findings))
     reporter.say(
-        f"Wrote {written}/ (masks and annotations open in QuPath). Next: dmmn-qp train{_if('--dataset', out, DATASET)}"
+        f"Wrote {out}/ (masks and annotations open in QuPath). Next: dmmn-qp train{_if('--dataset', out, DATASET)}"
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +30,9 @@ from dmmn_qp.qupath.geojson import write_geojson
 from dmmn_qp.rasterize import LabelPainter
 from dmmn_qp.regions import Region
 from dmmn_qp.reporting import Reporter
+from dmmn_qp.reports.findings import count_text, find_findings, report_findings
+from dmmn_qp.reports.html import REPORT_PAGE, write_import_report
+from dmmn_qp.reports.inputs import Finding, ImportedData, ImportedSlide
 from dmmn_qp.slides import fingerprint, open_slide
 from dmmn_qp.sources import Source, SourceSlide, read_source
 from dmmn_qp.specs import ClassMap, PatchGrid, PatchSpec, Split
@@ -58,7 +62,8 @@ def import_annotations(
     annotations: Path | None = None,
     slides_roots: Sequence[Path] = (),
     overwrite: bool = False,
-) -> Path:
+    check: bool = False,
+) -> tuple[Finding, ...]:
     """Makes a dataset of everything that is annotated.
 
     Args:
@@ -69,15 +74,17 @@ def import_annotations(
         annotations: Folder of GeoJSON files, for slides without a project.
         slides_roots: Where to look for slides that have been moved.
         overwrite: Whether an existing dataset may be replaced.
+        check: Only look: say all findings and write nothing.
 
     Returns:
-        ``out``.
+        What somebody should look at, worst first.
 
     Raises:
         DmmnQpError: Anything that the user can mend; nothing is written then.
     """
     started = now()
-    check_free(out, overwrite=overwrite, marker=MANIFEST)
+    if not check:
+        check_free(out, overwrite=overwrite, marker=MANIFEST)
     source = read_source(source_path, annotations, slides_roots)
     spec = PatchSpec(mpps=options.mpps, stride_px=options.stride_px)
     class_map = make_class_map(source, options.drop)
@@ -90,8 +97,13 @@ def import_annotations(
         for slide, slide_id in zip(source.slides, slide_ids(source.slides), strict=True):
             prepared.append(prepare(slide, slide_id, class_map, spec, options))
             task.advance(note=slide_id)
-    report_left_out(prepared, class_map, options.drop, reporter)
     prepared = with_splits(prepared, class_map, options)
+    imported = as_imported(prepared, source_path, source, class_map, spec, options)
+    if check:
+        findings = find_findings(imported)
+        report_findings(findings, reporter)
+        return findings
+    report_left_out(prepared, class_map, options.drop, reporter)
     training_pixels((p for item in prepared for p in item.patches), class_map)
 
     with new_folder(out, overwrite=overwrite, marker=MANIFEST) as folder:
@@ -110,9 +122,11 @@ def import_annotations(
             DatasetManifest(class_map=class_map, patch_spec=spec, slides=tuple(item.record for item in prepared)),
         )
         configuration = {**options.model_dump(mode="json"), "source": str(source_path)}
+        report = write_import_report(folder, imported, pixels)
         write_json(folder / RUN_FILE, describe_run("import", configuration, started))
     report_dataset(prepared, pixels, class_map, spec, reporter)
-    return out
+    reporter.say(f"  {count_text(report.findings)}: see {out / REPORT_PAGE}")
+    return report.findings
 
 
 def make_class_map(source: Source, drop: Sequence[str]) -> ClassMap:
@@ -218,6 +232,36 @@ def with_splits(prepared: Sequence[_Prepared], class_map: ClassMap, options: Imp
         )
 
     return [settled(item) for item in prepared]
+
+
+def as_imported(
+    prepared: Sequence[_Prepared],
+    source_path: Path,
+    source: Source,
+    class_map: ClassMap,
+    spec: PatchSpec,
+    options: ImportOptions,
+) -> ImportedData:
+    """What the report is made of."""
+
+    def imported(item: _Prepared) -> ImportedSlide:
+        record, crop = item.record, item.record.crop_to_bounds
+        reopen = partial(open_slide, item.source.path, project_mpp=record.mpp, user_mpp=record.mpp, crop_to_bounds=crop)
+        return ImportedSlide(
+            record, item.source.name, item.annotations, item.painter, item.patches, reopen, item.source.objects.warnings
+        )
+
+    resolved = source_path.resolve()
+    return ImportedData(
+        name=(resolved.parent if resolved.is_file() else resolved).name,
+        source=str(source_path),
+        class_map=class_map,
+        patch_spec=spec,
+        slides=tuple(imported(item) for item in prepared),
+        min_labelled_fraction=options.min_labelled_fraction,
+        drop=options.drop,
+        without_annotations=source.without_annotations,
+    )
 
 
 def write_mask(path: Path, item: _Prepared, class_map: ClassMap) -> NDArray[np.int64]:

@@ -197,3 +197,5 @@ class PatchGrid:
 
 
 Split = Literal["train", "val", "test"]
+
+SPLITS: tuple[Split, ...] = ("train", "val", "test")
