@@ -13,6 +13,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image
+
 from dmmn_qp.annotations import Annotation
 from dmmn_qp.architectures import build_network
 from dmmn_qp.architectures.blocks import Norm, Stem
@@ -24,7 +26,6 @@ from dmmn_qp.rasterize import LabelPainter
 from dmmn_qp.regions import Region
 from dmmn_qp.slides import open_slide, read_field
 from dmmn_qp.specs import ClassMap, PatchSpec
-from PIL import Image
 
 DEMO = Path(__file__).parents[1] / "examples" / "demo"
 

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from dmmn_qp.choices import WeightRule
 from dmmn_qp.patches import PatchRef
-
-WeightRule = Literal["paper", "inverse-sqrt"]
 
 MIN_CLASS_FRACTION = 0.01
 """A patch shows a class when *more* than this part of its pixels has it."""

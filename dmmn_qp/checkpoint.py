@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save
 from torch import nn
 
 from dmmn_qp.architectures import ARCHITECTURES, build_network
-from dmmn_qp.architectures.blocks import Norm, Stem
+from dmmn_qp.choices import Norm, Stem
 from dmmn_qp.config import explain
 from dmmn_qp.errors import ModelError
 from dmmn_qp.specs import ClassMap, FileModel, PatchSpec

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import sys
 from pathlib import Path
@@ -11,19 +12,12 @@ import typer
 from typer.core import TyperGroup
 
 from dmmn_qp import __version__
-from dmmn_qp.config import (
-    Device,
-    Precision,
-    Preset,
-    import_options,
-    load_config,
-    predict_options,
-    train_options,
-)
+from dmmn_qp.choices import Device, OverlapRule, Precision, Preset, Reader, Split
+from dmmn_qp.config import import_options, load_config, predict_options, train_options
 from dmmn_qp.errors import ConfigError, DmmnQpError
 from dmmn_qp.outputs import write_json
+from dmmn_qp.qupath.reading import QUPATH_DIR_VARIABLE
 from dmmn_qp.reporting import Reporter
-from dmmn_qp.specs import Split
 
 DATASET = Path("dataset")
 MODELS = Path("models")
@@ -86,6 +80,9 @@ def main(
 ) -> None:
     """Only options that concern all commands."""
     del version
+    # Set before torch is loaded. Its threads otherwise spin while they wait for each other, which makes training
+    # several times slower as soon as anything else, such as the reader process, wants a core.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 @app.command("import")
@@ -103,10 +100,48 @@ def import_command(
         str | None, typer.Option(help="um/px of the magnifications, finest first; default 0.5,1,2 (20x, 10x, 5x).")
     ] = None,
     drop: Annotated[list[str] | None, typer.Option(help="Class not to train on; repeatable.")] = None,
+    merge_case: Annotated[
+        bool | None, typer.Option("--merge-case", help="Class names that differ only in case or blanks are one class.")
+    ] = None,
+    overlap: Annotated[
+        OverlapRule | None, typer.Option(help="Which area wins where classes overlap; default class-order.")
+    ] = None,
+    line_width_um: Annotated[
+        float | None, typer.Option(help="Train on lines too, drawn this wide; default: not.")
+    ] = None,
+    region_class: Annotated[
+        str | None, typer.Option(help="Class of areas outside which nothing is labelled, such as Region*.")
+    ] = None,
+    split_file: Annotated[Path | None, typer.Option(help="CSV with the columns slide,split.")] = None,
+    split_areas: Annotated[
+        bool | None,
+        typer.Option("--split-areas", help="Areas named Training, Validation or Test divide the slide they lie on."),
+    ] = None,
+    case_pattern: Annotated[
+        str | None, typer.Option(help="Regular expression that finds the case in a slide's name.")
+    ] = None,
     split_key: Annotated[
         str | None, typer.Option(help="Image metadata key that says train, val or test; default split.")
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Decides the split where no slide has one; default 0.")] = None,
+    kinds: Annotated[
+        str | None,
+        typer.Option(help="Objects to read, of annotation, detection, cell, tile, tma_core; default annotation."),
+    ] = None,
+    plane: Annotated[
+        str | None, typer.Option(help="Z[,T] of the plane to train on; default the one that holds most annotations.")
+    ] = None,
+    reader: Annotated[
+        Reader | None,
+        typer.Option(help="How to read a project: qpdata directly, paquo through QuPath; default auto, as needed."),
+    ] = None,
+    qupath_dir: Annotated[
+        Path | None,
+        typer.Option(help="Folder of QuPath, for the reader paquo.", envvar=QUPATH_DIR_VARIABLE, show_default=False),
+    ] = None,
+    strict: Annotated[
+        bool | None, typer.Option("--strict", help="Stop where annotations are damaged or missing; default: warn.")
+    ] = None,
     config: ConfigOption = None,
     overwrite: OverwriteOption = False,
     check: Annotated[
@@ -116,7 +151,22 @@ def import_command(
     """Reads annotations and makes a dataset of masks and patches."""
     from dmmn_qp.importing import import_annotations
 
-    flags = {"mpp": mpp, "mpps": _numbers(mpps), "drop": drop or None, "split_key": split_key, "seed": seed}
+    flags: dict[str, Any] = {
+        "mpp": mpp,
+        "mpps": _numbers(mpps),
+        "drop": drop or None,
+        "split_key": split_key,
+        "seed": seed,
+    }
+    flags |= {"merge_case": merge_case, "overlap": overlap, "line_width_um": line_width_um}
+    flags |= {
+        "region_class": region_class,
+        "split_file": split_file,
+        "split_areas": split_areas,
+        "case_pattern": case_pattern,
+    }
+    flags |= {"kinds": None if kinds is None else tuple(kinds.replace(" ", "").split(",")), "plane": _plane(plane)}
+    flags |= {"reader": reader, "qupath_dir": qupath_dir, "strict": strict}
     options = import_options(load_config(config), flags)
     reporter = Reporter()
     findings = import_annotations(
@@ -258,6 +308,15 @@ def _numbers(text: str | None) -> tuple[float, ...] | None:
         return tuple(float(part) for part in text.split(","))
     except ValueError:
         raise ConfigError(f'--mpps "{text}" is not a list of numbers; write it as --mpps 0.5,1,2') from None
+
+
+def _plane(text: str | None) -> tuple[int, ...] | None:
+    if text is None:
+        return None
+    parts = text.split(",")
+    if not all(part.strip().isdecimal() for part in parts) or len(parts) > 2:
+        raise ConfigError(f'--plane "{text}" is no plane; write it as --plane 2 or --plane 2,0 (z and t from 0)')
+    return int(parts[0]), int(parts[1]) if len(parts) == 2 else 0
 
 
 def _if(option: str, value: Path | None, default: Path | None) -> str:

@@ -8,20 +8,28 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
-from pydantic import Field, ValidationError
+from pydantic import Field, NonNegativeInt, ValidationError
 
-from dmmn_qp.architectures.blocks import Norm, Stem
-from dmmn_qp.balance import WeightRule
+from dmmn_qp.annotations import ObjectKind
+from dmmn_qp.choices import (
+    Device,
+    LossMean,
+    Norm,
+    Optimizer,
+    OverlapRule,
+    Precision,
+    Preset,
+    Reader,
+    Sampler,
+    Stem,
+    WeightRule,
+)
+from dmmn_qp.class_rules import ClassRules, PaintRules
 from dmmn_qp.errors import ConfigError
-from dmmn_qp.losses import LossMean
-from dmmn_qp.patches import MIN_LABELLED_FRACTION
-from dmmn_qp.specs import FileModel, PatchSpec
-
-Device = Literal["auto", "cpu", "cuda", "mps"]
-Precision = Literal["auto", "fp32", "bf16"]
-Preset = Literal["fast", "paper"]
+from dmmn_qp.qupath.reading import ReadRules
+from dmmn_qp.specs import MIN_LABELLED_FRACTION, FileModel, PatchSpec
 
 Options = TypeVar("Options", bound=FileModel)
 
@@ -35,8 +43,22 @@ class ImportOptions(FileModel):
         min_labelled_fraction: A target is kept when more than this part of it is annotated.
         mpp: um/px of slides that do not say it and of which the project does not say it.
         split_key: Key of the image metadata that holds train, val or test.
+        classes: Name in the source -> name to train; names with one target are merged.
         drop: Classes that are not trained.
+        merge_case: Whether names that differ only in case or blanks are one class.
+        overlap: Which area wins where classes overlap.
+        line_width_um: Width given to lines of trained classes; None leaves lines out.
+        region_class: Class of areas outside which nothing is labelled.
+        split_file: CSV with the columns slide and split, which wins over the metadata.
+        split_areas: Whether areas whose class or name is Training, Validation or Test divide their slides.
+        case_pattern: Regular expression on slide names; slides with the same match (its first group, if any) are of
+            one case and go to one split when splits are drawn.
         seed: Decides the split of slides that have none.
+        kinds: Kinds of objects that are read.
+        plane: (z, t) of the plane whose areas are trained; None takes of each slide the plane that holds most.
+        reader: How objects of a QuPath project are read.
+        qupath_dir: Folder of QuPath, for the reader that needs it.
+        strict: Whether an image whose annotations are damaged or missing is an error.
     """
 
     mpps: tuple[float, ...] = PatchSpec().mpps
@@ -44,8 +66,33 @@ class ImportOptions(FileModel):
     min_labelled_fraction: float = Field(default=MIN_LABELLED_FRACTION, ge=0, lt=1)
     mpp: float | None = Field(default=None, gt=0)
     split_key: str = "split"
+    classes: dict[str, str] = Field(default_factory=dict)
     drop: tuple[str, ...] = ()
+    merge_case: bool = False
+    overlap: OverlapRule = "class-order"
+    line_width_um: float | None = Field(default=None, gt=0)
+    region_class: str | None = None
+    split_file: Path | None = None
+    split_areas: bool = False
+    case_pattern: str | None = None
     seed: int = 0
+    kinds: tuple[ObjectKind, ...] = Field(default=ReadRules().kinds, min_length=1)
+    plane: tuple[NonNegativeInt, NonNegativeInt] | None = None
+    reader: Reader = "auto"
+    qupath_dir: Path | None = None
+    strict: bool = False
+
+    def read_rules(self) -> ReadRules:
+        """What is read of the source, and how."""
+        return ReadRules(self.kinds, self.plane, self.reader, self.qupath_dir, self.strict)
+
+    def class_rules(self) -> ClassRules:
+        """What becomes of each class name."""
+        return ClassRules(self.classes, self.drop, self.merge_case)
+
+    def paint_rules(self) -> PaintRules:
+        """How annotations become labels."""
+        return PaintRules(self.overlap, self.line_width_um, self.region_class)
 
 
 class TrainOptions(FileModel):
@@ -82,12 +129,12 @@ class TrainOptions(FileModel):
     epochs: int = Field(default=20, ge=1)
     steps_per_epoch: int | None = Field(default=50, ge=1)
     batch_size: int = Field(default=12, ge=1)
-    sampler: Literal["shuffled", "balanced"] = "balanced"
+    sampler: Sampler = "balanced"
     jitter_px: int = Field(default=128, ge=0)
-    optimizer: Literal["sgd", "adamw"] = "adamw"
+    optimizer: Optimizer = "adamw"
     learning_rate: float = Field(default=6e-3, gt=0)
     momentum: float = Field(default=0.99, ge=0, lt=1)
-    weight_decay: float = Field(default=1e-2, ge=0)
+    weight_decay: float = Field(default=5e-2, ge=0)
     loss_mean: LossMean = "labelled"
     class_weights: WeightRule = "inverse-sqrt"
     precision: Precision = "auto"

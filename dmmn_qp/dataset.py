@@ -12,19 +12,22 @@ from typing import Literal
 
 import numpy as np
 import rasterio
-from pydantic import Field, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
 from rasterio.errors import NotGeoreferencedWarning, RasterioIOError
 from rasterio.windows import Window
 
+from dmmn_qp.choices import Split
 from dmmn_qp.errors import DatasetError, SlideError
 from dmmn_qp.patches import PatchRef
 from dmmn_qp.rasterize import LabelArray
 from dmmn_qp.regions import Region
 from dmmn_qp.slides import Slide, fingerprint, open_slide
-from dmmn_qp.specs import ClassMap, FileModel, PatchSpec, Split
+from dmmn_qp.specs import ClassMap, FileModel, PatchSpec
 
 MANIFEST = "dataset.json"
 MASK_TILE = 256
+
+_SPLITS: TypeAdapter[Split] = TypeAdapter(Split)
 
 LABELS_SUFFIX = "labels.tif"
 """What follows ``<slide>.`` in the name of a predicted label raster."""
@@ -179,15 +182,16 @@ def write_patches(folder: Path, patches: Iterable[PatchRef], n_classes: int) -> 
     """Writes ``patches.csv``: one row a target, with its pixels per label."""
     with (folder / "patches.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["slide_id", "split", "x", "y", *(f"label_{i}" for i in range(n_classes + 1))])
+        writer.writerow(["slide_id", "split", "x", "y", "fixed", *(f"label_{i}" for i in range(n_classes + 1))])
         for patch in patches:
-            writer.writerow([patch.slide_id, patch.split, patch.x, patch.y, *patch.label_counts])
+            writer.writerow([patch.slide_id, patch.split, patch.x, patch.y, int(patch.fixed), *patch.label_counts])
 
 
 def _patch_from_row(row: dict[str, str], records: dict[str, SlideRecord]) -> PatchRef:
     counts = tuple(int(row[key]) for key in row if key.startswith("label_"))
-    record = records[row["slide_id"]]
-    return PatchRef(record.slide_id, record.split, int(row["x"]), int(row["y"]), counts)
+    split = _SPLITS.validate_python(row["split"])
+    fixed = bool(int(row["fixed"]))
+    return PatchRef(records[row["slide_id"]].slide_id, split, int(row["x"]), int(row["y"]), counts, fixed)
 
 
 @contextmanager

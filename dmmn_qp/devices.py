@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from dmmn_qp.checkpoint import InputConvention
-from dmmn_qp.config import Device, Precision
+from dmmn_qp.choices import Device, Precision
 from dmmn_qp.errors import ConfigError
 
 _BF16_GAIN = 1.25  # bf16 must be clearly faster: without hardware support it is many times slower

@@ -20,6 +20,10 @@ class AnnotationFileError(DmmnQpError):
     """A file of annotations (``data.qpdata`` or GeoJSON) that is damaged or of an unsupported kind."""
 
 
+class UnsupportedAnnotationsError(AnnotationFileError):
+    """A whole file of annotations in a version or kind that our reader does not know, but QuPath may."""
+
+
 class SlideError(DmmnQpError):
     """A slide that cannot be found, opened or read."""
 

@@ -9,12 +9,13 @@ from typing import Any
 
 import numpy as np
 
+from dmmn_qp.choices import Split
 from dmmn_qp.dataset import LABELS_SUFFIX, Dataset, LabelRaster, SlideRecord
 from dmmn_qp.errors import DatasetError
 from dmmn_qp.metrics import Metrics, confusion_matrix
 from dmmn_qp.regions import Region
 from dmmn_qp.reporting import Reporter
-from dmmn_qp.specs import UNLABELLED, ClassMap, Split
+from dmmn_qp.specs import UNLABELLED, ClassMap
 
 EVALUATION = "evaluation.json"
 WINDOW = 2048

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -11,10 +12,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from dmmn_qp.annotations import DEFAULT_PLANE, Annotation
+from dmmn_qp.annotations import Annotation, Color
+from dmmn_qp.choices import Split
+from dmmn_qp.class_rules import case_variants, with_trained_classes
 from dmmn_qp.config import ImportOptions
 from dmmn_qp.dataset import (
     MANIFEST,
+    Dataset,
     DatasetManifest,
     SlideRecord,
     create_label_raster,
@@ -23,7 +27,7 @@ from dmmn_qp.dataset import (
 )
 from dmmn_qp.errors import DatasetError, SlideError
 from dmmn_qp.outputs import RUN_FILE, check_free, new_folder, write_json
-from dmmn_qp.patches import PatchRef, class_pixels, index_patches, training_pixels
+from dmmn_qp.patches import PatchRef, class_pixels, in_split_areas, index_patches, training_pixels
 from dmmn_qp.provenance import describe_run, now
 from dmmn_qp.qupath.classes import distinct_colors
 from dmmn_qp.qupath.geojson import write_geojson
@@ -35,10 +39,12 @@ from dmmn_qp.reports.html import REPORT_PAGE, write_import_report
 from dmmn_qp.reports.inputs import Finding, ImportedData, ImportedSlide
 from dmmn_qp.slides import fingerprint, open_slide
 from dmmn_qp.sources import Source, SourceSlide, read_source
-from dmmn_qp.specs import ClassMap, PatchGrid, PatchSpec, Split
-from dmmn_qp.splits import draw_splits, split_of_word
+from dmmn_qp.specs import ClassMap, PatchGrid, PatchSpec
+from dmmn_qp.splits import area_split_of, case_of, draw_splits, split_areas, split_of_word
 
 MASK_WINDOW = 2048
+
+_POINTS = ("Point", "MultiPoint")
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,25 +91,30 @@ def import_annotations(
     started = now()
     if not check:
         check_free(out, overwrite=overwrite, marker=MANIFEST)
-    source = read_source(source_path, annotations, slides_roots)
+    source = read_source(source_path, annotations, slides_roots, options.read_rules())
     spec = PatchSpec(mpps=options.mpps, stride_px=options.stride_px)
-    class_map = make_class_map(source, options.drop)
+    targets = options.class_rules().resolve(source.class_colors)
+    if options.split_areas:
+        targets = without_split_areas(source, targets)
+    class_map = make_class_map(source, targets)
     reporter.heading(f'Importing "{source_path}"')
+    for warning in source.warnings if not check else ():
+        reporter.warn(warning)
     if source.without_annotations:
         reporter.say(f"  {source.without_annotations} slides without annotations are left out")
 
     prepared: list[_Prepared] = []
     with reporter.task("slides", len(source.slides)) as task:
         for slide, slide_id in zip(source.slides, slide_ids(source.slides), strict=True):
-            prepared.append(prepare(slide, slide_id, class_map, spec, options))
+            prepared.append(prepare(slide, slide_id, class_map, targets, spec, options))
             task.advance(note=slide_id)
-    prepared = with_splits(prepared, class_map, options)
-    imported = as_imported(prepared, source_path, source, class_map, spec, options)
+    prepared = with_splits(prepared, class_map, options, earlier_splits(out))
+    imported = as_imported(prepared, source_path, source, class_map, targets, spec, options)
     if check:
         findings = find_findings(imported)
         report_findings(findings, reporter)
         return findings
-    report_left_out(prepared, class_map, options.drop, reporter)
+    report_left_out(prepared, class_map, options, reporter)
     training_pixels((p for item in prepared for p in item.patches), class_map)
 
     with new_folder(out, overwrite=overwrite, marker=MANIFEST) as folder:
@@ -129,32 +140,45 @@ def import_annotations(
     return report.findings
 
 
-def make_class_map(source: Source, drop: Sequence[str]) -> ClassMap:
-    """The classes that label at least one area, in the source's order.
+def make_class_map(source: Source, targets: Mapping[str, str | None]) -> ClassMap:
+    """The trained classes that label at least one object, in the source's order.
 
-    Classes whose name ends in ``*`` are left out: QuPath ignores them.
+    Args:
+        source: The annotated slides.
+        targets: Name in the source -> name to train (`ClassRules.resolve`).
 
     Raises:
-        DatasetError: No area has a class, or a class to drop does not exist.
+        DatasetError: Nothing is left to train on.
     """
     used = {
-        a.class_name
+        targets[a.class_name]
         for slide in source.slides
         for a in slide.objects.annotations
-        if a.kind == "annotation" and a.is_area and a.class_name is not None
+        if a.class_name is not None and slide.is_on_plane(a) and a.geometry.geom_type not in _POINTS
     }
-    unknown = [name for name in drop if name not in source.class_colors]
-    if unknown:
-        raise DatasetError(
-            f'class "{unknown[0]}" of --drop does not exist; the classes are {", ".join(source.class_colors)}'
-        )
-    names = [name for name in source.class_colors if name in used and name not in drop and not name.endswith("*")]
+    names = [name for name in dict.fromkeys(targets.values()) if name is not None and name in used]
     if not names:
         raise DatasetError(
             "no annotated area with a class to train on; draw areas in QuPath, give them classes, and save (Ctrl+S)"
         )
+    colors: dict[str, Color | None] = {}
+    for name, target in targets.items():
+        if target is not None:
+            own = source.class_colors.get(target)
+            colors[target] = own or colors.get(target) or source.class_colors[name]
     missing = distinct_colors(names)
-    return ClassMap.from_colors((name, source.class_colors[name] or missing[name]) for name in names)
+    return ClassMap.from_colors((name, colors[name] or missing[name]) for name in names)
+
+
+def without_split_areas(source: Source, targets: Mapping[str, str | None]) -> dict[str, str | None]:
+    """The targets without the classes that only mark areas for a split."""
+    marks = {
+        a.class_name
+        for slide in source.slides
+        for a in slide.objects.annotations
+        if area_split_of(a) is not None and area_split_of(replace(a, name=None)) is not None
+    }
+    return {name: None if name in marks else target for name, target in targets.items()}
 
 
 def slide_ids(slides: Sequence[SourceSlide]) -> list[str]:
@@ -171,7 +195,12 @@ def slide_ids(slides: Sequence[SourceSlide]) -> list[str]:
 
 
 def prepare(
-    source: SourceSlide, slide_id: str, class_map: ClassMap, spec: PatchSpec, options: ImportOptions
+    source: SourceSlide,
+    slide_id: str,
+    class_map: ClassMap,
+    targets: Mapping[str, str | None],
+    spec: PatchSpec,
+    options: ImportOptions,
 ) -> _Prepared:
     """Opens a slide and indexes its patches; the split is settled later.
 
@@ -189,11 +218,14 @@ def prepare(
             f"{source.size_px[1]}; it is another file of that name: pass --slides-root with the right folder"
         )
     grid = spec.grid_of(info.mpp, source.name)
-    annotations = tuple(a for a in source.objects.annotations if a.kind == "annotation")
-    painter = LabelPainter(annotations, class_map, grid.downsample)
+    annotations = with_trained_classes(source.objects.annotations, targets)
+    painter = LabelPainter(annotations, class_map, grid.downsample, options.paint_rules(), info.mpp, source.plane)
     patches = index_patches(
         painter, grid, (info.width, info.height), slide_id, "train", len(class_map), options.min_labelled_fraction
     )
+    areas = split_areas(annotations) if options.split_areas else {}
+    if areas:
+        patches = in_split_areas(patches, areas, grid)
     record = SlideRecord(
         slide_id=slide_id,
         path=str(source.path.resolve()),
@@ -207,10 +239,22 @@ def prepare(
     return _Prepared(source, annotations, record, grid, painter, tuple(patches))
 
 
-def with_splits(prepared: Sequence[_Prepared], class_map: ClassMap, options: ImportOptions) -> list[_Prepared]:
-    """Settles the split of every slide: from the image metadata, or drawn where no slide has any.
+def with_splits(
+    prepared: Sequence[_Prepared], class_map: ClassMap, options: ImportOptions, earlier: Mapping[str, Split]
+) -> list[_Prepared]:
+    """Settles the split of every slide.
 
-    A slide without a split among slides that have one is for training.
+    From the split file, else the image metadata; where neither knows any slide, it is drawn, and slides of an earlier
+    import of the same dataset keep theirs. A slide without a split among slides that have one is for training.
+
+    Args:
+        prepared: The slides.
+        class_map: The classes.
+        options: Resolved options.
+        earlier: Splits of the dataset that is being replaced, by slide.
+
+    Raises:
+        DatasetError: A split is misspelt, or two slides of one case are in different splits.
     """
     key = options.split_key
     said = {
@@ -218,20 +262,77 @@ def with_splits(prepared: Sequence[_Prepared], class_map: ClassMap, options: Imp
         for item in prepared
         if key in item.source.metadata
     }
-    splits: dict[str, Split] = said
+    said |= {item.record.slide_id: "train" for item in prepared if any(p.fixed for p in item.patches)}
+    if options.split_file is not None:
+        said |= read_split_file(options.split_file, [item.record.slide_id for item in prepared])
+    ids = [item.record.slide_id for item in prepared]
+    cases = {slide_id: case_of(slide_id, options.case_pattern) for slide_id in ids}
+    splits: dict[str, Split] = {slide_id: said.get(slide_id, "train") for slide_id in ids}
     if not said:
         pixels = {item.record.slide_id: class_pixels(item.patches, class_map) for item in prepared}
-        splits = draw_splits(pixels, options.seed)
+        kept = {slide_id: split for slide_id, split in earlier.items() if slide_id in cases}
+        splits = draw_splits(pixels, options.seed, cases, kept)
+    check_cases(splits, cases)
 
     def settled(item: _Prepared) -> _Prepared:
-        split = splits.get(item.record.slide_id, "train")
+        split = splits[item.record.slide_id]
         return replace(
             item,
             record=item.record.model_copy(update={"split": split}),
-            patches=tuple(replace(patch, split=split) for patch in item.patches),
+            patches=tuple(p if p.fixed else replace(p, split=split) for p in item.patches),
         )
 
     return [settled(item) for item in prepared]
+
+
+def read_split_file(path: Path, slide_ids: Sequence[str]) -> dict[str, Split]:
+    """Splits from a CSV with the columns slide and split; a slide may be named with its ending.
+
+    Raises:
+        DatasetError: The file is missing, has other columns, or names a slide that is not there.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            rows = list(csv.DictReader(file))
+        named = {row["slide"]: row["split"] for row in rows}
+    except (OSError, KeyError, UnicodeDecodeError, csv.Error) as error:
+        raise DatasetError(
+            f'split file "{path}" cannot be read ({error}); it needs a first line "slide,split" and a line a slide'
+        ) from error
+    splits: dict[str, Split] = {}
+    for name, word in named.items():
+        slide_id = name if name in slide_ids else Path(name).stem
+        if slide_id not in slide_ids:
+            raise DatasetError(
+                f'split file "{path}" names slide "{name}", which is not annotated; the slides are '
+                f"{', '.join(slide_ids)}"
+            )
+        splits[slide_id] = split_of_word(word or "", name)
+    return splits
+
+
+def check_cases(splits: Mapping[str, Split], cases: Mapping[str, str]) -> None:
+    """Refuses splits that divide a case.
+
+    Raises:
+        DatasetError: Two slides of one case are in different splits.
+    """
+    first: dict[str, str] = {}
+    for slide_id, case in cases.items():
+        other = first.setdefault(case, slide_id)
+        if splits[other] != splits[slide_id]:
+            raise DatasetError(
+                f'slides "{other}" ({splits[other]}) and "{slide_id}" ({splits[slide_id]}) are both of case "{case}"; '
+                "give them the same split"
+            )
+
+
+def earlier_splits(out: Path) -> dict[str, Split]:
+    """Splits of the dataset in ``out``, empty where there is none that can be read."""
+    try:
+        return {record.slide_id: record.split for record in Dataset(out).slides()}
+    except DatasetError:
+        return {}
 
 
 def as_imported(
@@ -239,16 +340,30 @@ def as_imported(
     source_path: Path,
     source: Source,
     class_map: ClassMap,
+    targets: Mapping[str, str | None],
     spec: PatchSpec,
     options: ImportOptions,
 ) -> ImportedData:
     """What the report is made of."""
 
     def imported(item: _Prepared) -> ImportedSlide:
-        record, crop = item.record, item.record.crop_to_bounds
-        reopen = partial(open_slide, item.source.path, project_mpp=record.mpp, user_mpp=record.mpp, crop_to_bounds=crop)
+        record = item.record
         return ImportedSlide(
-            record, item.source.name, item.annotations, item.painter, item.patches, reopen, item.source.objects.warnings
+            record=record,
+            name=item.source.name,
+            annotations=item.annotations,
+            painter=item.painter,
+            patches=item.patches,
+            open=partial(
+                open_slide,
+                item.source.path,
+                project_mpp=record.mpp,
+                user_mpp=record.mpp,
+                crop_to_bounds=record.crop_to_bounds,
+            ),
+            warnings=item.source.objects.warnings,
+            plane=item.source.plane,
+            other_kinds=item.source.other_kinds,
         )
 
     resolved = source_path.resolve()
@@ -259,8 +374,15 @@ def as_imported(
         patch_spec=spec,
         slides=tuple(imported(item) for item in prepared),
         min_labelled_fraction=options.min_labelled_fraction,
-        drop=options.drop,
+        left_out=tuple(name for name, target in targets.items() if target is None),
+        region_class=options.region_class,
+        lines_label=options.line_width_um is not None,
+        split_areas=options.split_areas,
         without_annotations=source.without_annotations,
+        noted=tuple(
+            Finding(severity="warning", message=warning, way_out="mend it in QuPath and save, then import again")
+            for warning in source.warnings
+        ),
     )
 
 
@@ -277,26 +399,39 @@ def write_mask(path: Path, item: _Prepared, class_map: ClassMap) -> NDArray[np.i
 
 
 def report_left_out(
-    prepared: Sequence[_Prepared], class_map: ClassMap, drop: Sequence[str], reporter: Reporter
+    prepared: Sequence[_Prepared], class_map: ClassMap, options: ImportOptions, reporter: Reporter
 ) -> None:
-    """Says what is drawn but not trained on, and what the readers had to repair."""
+    """Says what is drawn but not trained on, what the readers had to repair, and which names look like slips."""
+    names = dict.fromkeys(a.class_name for item in prepared for a in item.annotations if a.class_name is not None)
+    for variants in case_variants(names):
+        reporter.warn(
+            f"classes {', '.join(repr(name) for name in variants)} differ only in case or blanks; if they are one "
+            "class, pass --merge-case"
+        )
     for item in prepared:
         for warning in item.source.objects.warnings:
             reporter.warn(f"{item.source.name}: {warning}")
         counts = {
             "without a class": sum(a.class_name is None for a in item.annotations),
-            "of a class that QuPath ignores (*)": sum((a.class_name or "").endswith("*") for a in item.annotations),
-            "of a dropped class": sum(a.class_name in drop for a in item.annotations),
+            "of a class that QuPath ignores (*)": sum(
+                (a.class_name or "").endswith("*") and a.class_name not in class_map.names for a in item.annotations
+            ),
+            "of a dropped class": sum(a.class_name in options.drop for a in item.annotations),
             "that are lines or points": sum(
                 not a.is_area and a.class_name in class_map.names for a in item.annotations
             ),
-            "on another plane": sum(
-                (a.plane.z, a.plane.t) != (DEFAULT_PLANE.z, DEFAULT_PLANE.t) for a in item.annotations
-            ),
+            "on another plane (--plane)": sum(not item.source.is_on_plane(a) for a in item.annotations),
+            "of another kind (--kinds)": item.source.other_kinds,
         }
         said = ", ".join(f"{n} {what}" for what, n in counts.items() if n)
         if said:
             reporter.say(f"  {item.source.name}: not trained on: {said}")
+        plane = item.source.plane
+        if (plane.z, plane.t) != (0, 0):
+            reporter.warn(
+                f"{item.source.name}: labels are of plane z {plane.z}, t {plane.t} (--plane), pixels of the one plane "
+                "that is read from the slide; check that both show the same"
+            )
         if not item.patches:
             reporter.warn(f"{item.source.name}: no target has enough annotation; nothing of it is used")
 

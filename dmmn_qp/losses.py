@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 from torch import Tensor
 from torch.nn import functional
 
+from dmmn_qp.choices import LossMean
 from dmmn_qp.specs import UNLABELLED
-
-LossMean = Literal["patch", "labelled"]
 
 
 def partial_cross_entropy(logits: Tensor, target: Tensor, weights: Tensor, mean: LossMean) -> Tensor:

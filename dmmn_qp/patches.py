@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
+from shapely import box
+from shapely.geometry.base import BaseGeometry
 
+from dmmn_qp.augment import MAX_AUGMENTED_FIELD
+from dmmn_qp.choices import Split
 from dmmn_qp.errors import DatasetError
 from dmmn_qp.rasterize import LabelPainter
 from dmmn_qp.regions import Region
-from dmmn_qp.specs import UNLABELLED, ClassMap, PatchGrid, Split
-
-MIN_LABELLED_FRACTION = 0.01
-"""A target is kept when *more* than this part of it is annotated (paper, section 2.2)."""
+from dmmn_qp.specs import MIN_LABELLED_FRACTION, UNLABELLED, ClassMap, PatchGrid
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +28,7 @@ class PatchRef:
         x: Left border of the target in grid pixels (pixels of the mask).
         y: Top border of the target in grid pixels.
         label_counts: Pixels of the target per label; entry 0 counts the unlabelled ones.
+        fixed: Whether the target may not be moved, because its surroundings are for another split.
     """
 
     slide_id: str
@@ -34,6 +36,7 @@ class PatchRef:
     x: int
     y: int
     label_counts: tuple[int, ...]
+    fixed: bool = False
 
 
 def index_patches(
@@ -69,6 +72,32 @@ def index_patches(
         counts[UNLABELLED] += target.width * target.height - window.width * window.height
         if counts[1:].sum() > min_labelled_fraction * target.width * target.height:
             yield PatchRef(slide_id, split, target.x, target.y, tuple(int(n) for n in counts))
+
+
+def in_split_areas(
+    patches: Iterable[PatchRef], areas: Mapping[Split, BaseGeometry], grid: PatchGrid
+) -> Iterator[PatchRef]:
+    """The patches that lie in a split's areas with all that the network may ever see of them.
+
+    The guard band is the widest field, with what rotation and zoom may turn in: patches of different splits have no
+    pixel in common.
+
+    Args:
+        patches: Patches of one slide.
+        areas: Area of each split in level-0 px.
+        grid: The patch grid on the slide.
+
+    Yields:
+        Patches with their split, not to be moved.
+    """
+    size = grid.spec.size_px
+    reach = size * 2 ** (len(grid.spec.mpps) - 1) * MAX_AUGMENTED_FIELD / 2  # grid px from the centre
+    for patch in patches:
+        x, y = patch.x + size / 2, patch.y + size / 2
+        seen = box(*(v * grid.downsample for v in (x - reach, y - reach, x + reach, y + reach)))
+        for split, area in areas.items():
+            if area.covers(seen):
+                yield replace(patch, split=split, fixed=True)
 
 
 def class_pixels(patches: Iterable[PatchRef], class_map: ClassMap) -> NDArray[np.int64]:

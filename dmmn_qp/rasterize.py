@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from copy import copy
 from dataclasses import dataclass
+from uuid import UUID
 
 import numpy as np
 from affine import Affine
@@ -13,7 +14,9 @@ from rasterio.features import rasterize as burn
 from shapely import STRtree, box
 from shapely.geometry.base import BaseGeometry
 
-from dmmn_qp.annotations import DEFAULT_PLANE, Annotation
+from dmmn_qp.annotations import DEFAULT_PLANE, Annotation, Plane
+from dmmn_qp.choices import OverlapRule
+from dmmn_qp.class_rules import PaintRules
 from dmmn_qp.regions import Region
 from dmmn_qp.specs import UNLABELLED, ClassMap
 
@@ -23,6 +26,8 @@ LabelArray = NDArray[np.uint8]
 IGNORE = "Ignore*"
 """QuPath's class for parts that must not be looked at: it takes the label away from what lies under it."""
 
+_LINES = ("LineString", "MultiLineString", "LinearRing")
+
 
 @dataclass(frozen=True, slots=True)
 class Paint:
@@ -30,39 +35,69 @@ class Paint:
 
     geometry: BaseGeometry
     label: int
+    drawn: int
+    depth: int
+
+
+_ORDERS: dict[OverlapRule, Callable[[Paint], tuple[float, ...]]] = {
+    "class-order": lambda paint: (-paint.label,),
+    "smallest": lambda paint: (-paint.geometry.area, -paint.label),
+    "drawing": lambda paint: (paint.drawn,),
+    "depth": lambda paint: (paint.depth, -paint.label),
+    "unlabelled": lambda paint: (-paint.label,),
+}
+"""Sort keys: what is painted later wins."""
 
 
 class LabelPainter:
     """Paints the annotations of one slide, window by window.
 
-    Where areas of different classes overlap, the class that comes first in the class map wins, as in the paper's
-    class order (section 2.3); `IGNORE` wins over every class. The order of drawing plays no part.
+    `IGNORE` wins over every class. The order in which a spatial index finds areas plays no part.
 
     Args:
-        annotations: Objects of the slide; only areas on the default plane whose class is in the map are painted.
+        annotations: Objects of the slide in the order of drawing; only those on the plane whose class is in the map are
+            painted.
         class_map: The classes.
         downsample: Level-0 px per pixel of the array.
+        rules: How annotations become labels.
+        mpp: um/px of the slide at level 0, needed for the width of lines.
+        plane: The plane that is painted; its channel plays no part.
     """
 
-    def __init__(self, annotations: Iterable[Annotation], class_map: ClassMap, downsample: float) -> None:
+    def __init__(
+        self,
+        annotations: Sequence[Annotation],
+        class_map: ClassMap,
+        downsample: float,
+        rules: PaintRules | None = None,
+        mpp: float | None = None,
+        plane: Plane = DEFAULT_PLANE,
+    ) -> None:
         self.downsample = downsample
-        paints = list(self._paints(annotations, class_map))
-        paints.sort(key=lambda paint: -paint.label if paint.label else 1)  # last painted wins: ignored, class 1, 2 ..
-        self._paints_in_order = paints
-        self._tree = STRtree([paint.geometry for paint in paints])
+        self._rules = rules or PaintRules()
+        on_plane = [a for a in annotations if (a.plane.z, a.plane.t) == (plane.z, plane.t) and a.class_name]
+        self._classes = _Layer(
+            sorted(self._paints(annotations, on_plane, class_map, mpp), key=_ORDERS[self._rules.overlap])
+        )
+        self._ignored = _Layer([Paint(a.geometry, 1, 0, 0) for a in on_plane if a.class_name == IGNORE and a.is_area])
+        regions = [a for a in on_plane if a.class_name == self._rules.region_class and a.is_area]
+        self._regions = _Layer([Paint(a.geometry, 1, 0, 0) for a in regions]) if regions else None
 
-    @staticmethod
-    def _paints(annotations: Iterable[Annotation], class_map: ClassMap) -> Iterable[Paint]:
-        for annotation in annotations:
-            if not annotation.is_area or annotation.class_name is None:
+    def _paints(
+        self, everything: Sequence[Annotation], on_plane: Iterable[Annotation], class_map: ClassMap, mpp: float | None
+    ) -> Iterable[Paint]:
+        depths = _depths(everything) if self._rules.overlap == "depth" else {}
+        width_um = self._rules.line_width_um
+        for drawn, annotation in enumerate(on_plane):
+            label = class_map.label_of(annotation.class_name or "")
+            geometry = annotation.geometry
+            if width_um is not None and mpp is not None and geometry.geom_type in _LINES:
+                geometry = geometry.buffer(width_um / mpp / 2)
+            elif not annotation.is_area:
                 continue
-            if (annotation.plane.z, annotation.plane.t) != (DEFAULT_PLANE.z, DEFAULT_PLANE.t):
-                continue
-            label = class_map.label_of(annotation.class_name)
             if label is not None:
-                yield Paint(annotation.geometry, label)
-            elif annotation.class_name == IGNORE:
-                yield Paint(annotation.geometry, UNLABELLED)
+                depth = depths.get(annotation.annotation_id, 0) if annotation.annotation_id else 0
+                yield Paint(geometry, label, drawn, depth)
 
     def at(self, downsample: float) -> LabelPainter:
         """The same painter on an array of another resolution.
@@ -85,10 +120,27 @@ class LabelPainter:
         Returns:
             (height, width) uint8, 0 where nothing is annotated.
         """
-        scale = self.downsample
+        labels = self._classes.burn(window, self.downsample)
+        if self._rules.overlap == "unlabelled":
+            labels[self._classes.burn(window, self.downsample, reverse=True) != labels] = UNLABELLED
+        labels[self._ignored.burn(window, self.downsample) > 0] = UNLABELLED
+        if self._regions is not None:
+            labels[self._regions.burn(window, self.downsample) == 0] = UNLABELLED
+        return labels
+
+
+class _Layer:
+    """Areas in the order of painting, found by window."""
+
+    def __init__(self, paints: Sequence[Paint]) -> None:
+        self._paints = paints
+        self._tree = STRtree([paint.geometry for paint in paints])
+
+    def burn(self, window: Region, scale: float, *, reverse: bool = False) -> LabelArray:
+        """Labels of a window; the last area wins, or the first with ``reverse``."""
         bounds = box(window.x * scale, window.y * scale, window.right * scale, window.bottom * scale)
         hits = np.sort(self._tree.query(bounds))
-        shapes = [(self._paints_in_order[i].geometry, self._paints_in_order[i].label) for i in hits]
+        shapes = [(self._paints[i].geometry, self._paints[i].label) for i in (hits[::-1] if reverse else hits)]
         if not shapes:
             return np.zeros((window.height, window.width), np.uint8)
         transform = Affine(scale, 0, window.x * scale, 0, scale, window.y * scale)
@@ -96,3 +148,19 @@ class LabelPainter:
             shapes, (window.height, window.width), fill=UNLABELLED, transform=transform, dtype=np.uint8
         )
         return labels
+
+
+def _depths(annotations: Iterable[Annotation]) -> dict[UUID, int]:
+    """How many objects each object lies in; a parent that is not among them counts as none."""
+    parents = {a.annotation_id: a.parent_id for a in annotations if a.annotation_id is not None}
+    depths: dict[UUID, int] = {}
+    for start in parents:
+        chain: dict[UUID, None] = {}
+        at: UUID | None = start
+        while at is not None and at in parents and at not in depths and at not in chain:
+            chain[at] = None
+            at = parents[at]
+        base = depths.get(at, -1) if at is not None else -1
+        for distance, member in enumerate(reversed(chain), start=1):
+            depths[member] = base + distance
+    return depths

@@ -44,6 +44,10 @@ class Region:
             return None
         return Region(x, y, right - x, bottom - y)
 
+    def grown(self, margin: int) -> Region:
+        """The rectangle with ``margin`` px more on each side."""
+        return Region(self.x - margin, self.y - margin, self.width + 2 * margin, self.height + 2 * margin)
+
     def tiles(self, size: int) -> Iterator[Region]:
         """Covers the region with squares of ``size`` from its top-left corner, row by row, cut at its border."""
         for y in range(self.y, self.bottom, size):

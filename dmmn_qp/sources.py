@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from dmmn_qp.annotations import Color
-from dmmn_qp.errors import AnnotationFileError, ProjectError, SlideError
+from dmmn_qp.annotations import DEFAULT_PLANE, Annotation, Color, ObjectKind, Plane
+from dmmn_qp.errors import AnnotationFileError, ProjectError, SlideError, UnsupportedAnnotationsError
 from dmmn_qp.qupath.geojson import read_geojson
+from dmmn_qp.qupath.paquo_project import PaquoProject
 from dmmn_qp.qupath.project import ProjectEntry, QuPathProject, find_slides, read_project
-from dmmn_qp.qupath.qpdata import read_qpdata
-from dmmn_qp.qupath.reading import ReadResult
+from dmmn_qp.qupath.qpdata import read_qpdata, way_out_of_damage
+from dmmn_qp.qupath.reading import ReadResult, ReadRules, shorten
 from dmmn_qp.slides import SLIDE_SUFFIXES, list_slides
 
 GEOJSON_SUFFIXES = (".geojson", ".geojson.gz", ".json", ".json.gz", ".zip")
@@ -23,12 +25,14 @@ class SourceSlide:
 
     Attributes:
         name: What the user calls it.
-        objects: Its objects.
+        objects: Its objects of the kinds asked for.
         path: The file.
         mpp: um/px that the source stores, if any.
         size_px: (width, height) in level-0 px that the source stores, if any.
         crop_to_bounds: Whether the source's frame starts at the scanned bounds.
         metadata: Key-value pairs of the image.
+        plane: The plane whose objects count.
+        other_kinds: Number of objects left out because of their kind.
     """
 
     name: str
@@ -38,6 +42,12 @@ class SourceSlide:
     size_px: tuple[int, int] | None = None
     crop_to_bounds: bool = True
     metadata: Mapping[str, str] = field(default_factory=dict)
+    plane: Plane = DEFAULT_PLANE
+    other_kinds: int = 0
+
+    def is_on_plane(self, annotation: Annotation) -> bool:
+        """Whether an object lies on the plane that counts."""
+        return (annotation.plane.z, annotation.plane.t) == (self.plane.z, self.plane.t)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,24 +58,28 @@ class Source:
         slides: The slides that hold at least one object.
         class_colors: Classes in the source's order with their colours.
         without_annotations: Number of slides left out because nothing is drawn on them.
+        warnings: What was left out of the source as a whole.
     """
 
     slides: tuple[SourceSlide, ...]
     class_colors: Mapping[str, Color | None]
     without_annotations: int
+    warnings: tuple[str, ...] = ()
 
 
-def read_qupath_project(path: Path, annotations: Path | None, slides_roots: Sequence[Path]) -> Source:
-    """Annotations of a QuPath project, read without Java; slides without any are not searched for.
+def read_qupath_project(path: Path, annotations: Path | None, slides_roots: Sequence[Path], rules: ReadRules) -> Source:
+    """Annotations of a QuPath project; slides without any are not searched for.
 
     Args:
         path: ``project.qpproj`` or its folder.
         annotations: Must be None: a project brings its own.
         slides_roots: Folders to search for slides that have been moved.
+        rules: What is read, and how.
 
     Raises:
-        ProjectError: The project is missing or damaged, or an image has another frame than its file.
-        AnnotationFileError: A ``data.qpdata`` is damaged.
+        ProjectError: The project is missing or damaged, an image has another frame than its file, or QuPath is
+            asked for and missing.
+        AnnotationFileError: A ``data.qpdata`` is damaged or missing, and the rules are strict or nothing else is left.
         SlideError: Slides cannot be found.
     """
     if annotations is not None:
@@ -73,22 +87,103 @@ def read_qupath_project(path: Path, annotations: Path | None, slides_roots: Sequ
             f'--annotations goes with a folder of slides, but "{path}" is a QuPath project; leave it out'
         )
     project = read_project(path)
-    drawn: list[tuple[ProjectEntry, ReadResult]] = []
+    reader = _EntryReader(project, rules)
+    drawn: list[tuple[ProjectEntry, ReadResult, int]] = []
+    problems: list[str] = []
     for entry in project.entries:
-        if not entry.data_path.is_file() or (entry.annotation_counts is not None and not entry.annotation_counts):
+        announced = _announced(entry, rules.kinds)
+        if announced == 0 or (announced is None and not entry.data_path.is_file()):
             continue
-        objects = read_qpdata(entry.data_path)
-        if objects.annotations:
-            drawn.append((entry, objects))
-    for entry, _ in drawn:
+        try:
+            objects = reader.read(entry)
+        except AnnotationFileError as error:
+            problems.append(f'image "{shorten(entry.image_name)}": {error}')
+            continue
+        wanted, n_others = _of_kinds(objects, rules.kinds)
+        if wanted.annotations:
+            drawn.append((entry, wanted, n_others))
+        elif announced and not objects.annotations:
+            problems.append(
+                f'image "{shorten(entry.image_name)}": its summary.json tells of {announced} objects, but '
+                f'"{entry.data_path}" holds none; {way_out_of_damage(entry.data_path)}'
+            )
+    if problems and (rules.strict or not drawn):
+        raise AnnotationFileError(
+            problems[0] + (f" (and {len(problems) - 1} more such images)" if len(problems) > 1 else "")
+        )
+    for entry, _, _ in drawn:
         if entry.unsupported_server is not None:
             raise ProjectError(f'image "{entry.image_name}": {entry.unsupported_server}')
-    paths = find_slides(project, [entry for entry, _ in drawn], slides_roots)
+    paths = find_slides(project, [entry for entry, _, _ in drawn], slides_roots)
     return Source(
-        slides=tuple(_project_slide(entry, objects, paths[entry.entry_id]) for entry, objects in drawn),
-        class_colors=_project_colors(project, [objects for _, objects in drawn]),
-        without_annotations=len(project.entries) - len(drawn),
+        slides=tuple(
+            replace(_project_slide(entry, objects, paths[entry.entry_id]), other_kinds=n_others)
+            for entry, objects, n_others in drawn
+        ),
+        class_colors=_project_colors(project, [objects for _, objects, _ in drawn]),
+        without_annotations=len(project.entries) - len(drawn) - len(problems),
+        warnings=(*reader.notes, *(f"{problem}; it is left out" for problem in problems)),
     )
+
+
+class _EntryReader:
+    """Reads the objects of a project's images by the reader that the rules ask for."""
+
+    def __init__(self, project: QuPathProject, rules: ReadRules) -> None:
+        self._project = project
+        self._rules = rules
+        self._qupath: PaquoProject | ProjectError | None = None
+        self.notes: list[str] = []
+
+    def read(self, entry: ProjectEntry) -> ReadResult:
+        """All objects of an image.
+
+        Raises:
+            AnnotationFileError: They are damaged, missing or unsupported.
+            ProjectError: QuPath is asked for and missing.
+        """
+        if not entry.data_path.is_file():  # QuPath would read it as an empty image
+            raise AnnotationFileError(
+                f'"{entry.data_path}" is missing, but objects were saved; {way_out_of_damage(entry.data_path)}'
+            )
+        if self._rules.reader == "paquo":
+            return self._through_qupath(entry)
+        try:
+            return read_qpdata(entry.data_path)
+        except UnsupportedAnnotationsError as error:
+            if self._rules.reader == "qpdata":
+                raise
+            try:
+                objects = self._through_qupath(entry)
+            except (ProjectError, AnnotationFileError) as other:
+                raise UnsupportedAnnotationsError(
+                    f"{error}; or read it through QuPath itself: --reader paquo ({other})"
+                ) from error
+            self.notes.append(f'image "{shorten(entry.image_name)}" was read through QuPath: {error}')
+            return objects
+
+    def _through_qupath(self, entry: ProjectEntry) -> ReadResult:
+        if self._qupath is None:
+            try:
+                self._qupath = PaquoProject(self._project.path, self._rules.qupath_dir)
+            except ProjectError as error:
+                self._qupath = error
+        if isinstance(self._qupath, ProjectError):
+            raise self._qupath
+        return self._qupath.read(entry.entry_id)
+
+
+def _announced(entry: ProjectEntry, kinds: Sequence[ObjectKind]) -> int | None:
+    """How many objects an image had when it was saved; None where unknown."""
+    if set(kinds) == {"annotation"}:
+        return None if entry.annotation_counts is None else sum(entry.annotation_counts.values())
+    return entry.object_count
+
+
+def _of_kinds(objects: ReadResult, kinds: Sequence[ObjectKind]) -> tuple[ReadResult, int]:
+    """The objects of some kinds, and how many others there are."""
+    wanted = tuple(a for a in objects.annotations if a.kind in kinds)
+    return ReadResult(wanted, objects.warnings), len(objects.annotations) - len(wanted)
 
 
 def _project_slide(entry: ProjectEntry, objects: ReadResult, path: Path) -> SourceSlide:
@@ -104,19 +199,22 @@ def _project_colors(project: QuPathProject, results: Sequence[ReadResult]) -> di
     return colors
 
 
-def read_geojson_folder(path: Path, annotations: Path | None, slides_roots: Sequence[Path]) -> Source:
+def read_geojson_folder(path: Path, annotations: Path | None, slides_roots: Sequence[Path], rules: ReadRules) -> Source:
     """A folder of slides (or one slide) and a folder of GeoJSON files (or one file) with the slides' names.
 
     Args:
         path: The slide or slides.
         annotations: ``<slide name>.geojson`` files, with or without the slide's own ending in the name.
         slides_roots: Not needed here.
+        rules: Which kinds of objects are read.
 
     Raises:
         AnnotationFileError: There are no annotations, or a file of them belongs to no slide or is damaged.
         SlideError: There is no slide.
     """
     del slides_roots
+    if rules.reader == "paquo":
+        raise ProjectError(f'--reader paquo goes with a QuPath project, and "{path}" is none; leave it out')
     if annotations is None:
         raise AnnotationFileError(
             f'"{path}" holds slides but no annotations; pass their folder of GeoJSON files as --annotations'
@@ -137,11 +235,14 @@ def read_geojson_folder(path: Path, annotations: Path | None, slides_roots: Sequ
             f'annotations "{orphans[0]}"{f" and {len(orphans) - 1} more" if len(orphans) > 1 else ""} belong to no '
             f'slide in "{path}"; name each file after its slide, as slide-1.geojson for slide-1.svs'
         )
-    read = {slide: read_geojson(file) for slide, file in matched.items()}
-    drawn = {slide: result for slide, result in read.items() if result.annotations}
+    read = {slide: _of_kinds(read_geojson(file), rules.kinds) for slide, file in matched.items()}
+    drawn = {slide: result for slide, result in read.items() if result[0].annotations}
     return Source(
-        slides=tuple(SourceSlide(slide.name, result, slide) for slide, result in drawn.items()),
-        class_colors=_colors_of(list(drawn.values())),
+        slides=tuple(
+            SourceSlide(slide.name, objects, slide, other_kinds=n_others)
+            for slide, (objects, n_others) in drawn.items()
+        ),
+        class_colors=_colors_of([objects for objects, _ in drawn.values()]),
         without_annotations=len(slides) - len(drawn),
     )
 
@@ -173,7 +274,9 @@ def _colors_of(results: Sequence[ReadResult]) -> dict[str, Color | None]:
     return colors
 
 
-ANNOTATION_SOURCES: dict[str, tuple[Callable[[Path], bool], Callable[[Path, Path | None, Sequence[Path]], Source]]] = {
+SourceReader = Callable[[Path, Path | None, Sequence[Path], ReadRules], Source]
+
+ANNOTATION_SOURCES: dict[str, tuple[Callable[[Path], bool], SourceReader]] = {
     "qupath-project": (
         lambda path: path.suffix.lower() == ".qpproj" or (path.is_dir() and any(path.glob("*.qpproj"))),
         read_qupath_project,
@@ -183,15 +286,42 @@ ANNOTATION_SOURCES: dict[str, tuple[Callable[[Path], bool], Callable[[Path, Path
 """Name -> (whether a path is of this kind, how to read it), in the order in which they are tried."""
 
 
-def read_source(path: Path, annotations: Path | None, slides_roots: Sequence[Path]) -> Source:
+def read_source(
+    path: Path, annotations: Path | None, slides_roots: Sequence[Path], rules: ReadRules | None = None
+) -> Source:
     """Reads annotations from wherever the user points.
 
     Raises:
         ProjectError: There is nothing at ``path``.
+        AnnotationFileError: There is nothing on the plane asked for.
     """
+    rules = rules or ReadRules()
     if not path.exists():
         raise ProjectError(f'"{path}" does not exist; give a project.qpproj, or a folder of slides with --annotations')
     for wants, read in ANNOTATION_SOURCES.values():
         if wants(path):
-            return read(path, annotations, slides_roots)
+            return _with_planes(read(path, annotations, slides_roots, rules), rules)
     raise ProjectError(f'"{path}" is none of {", ".join(ANNOTATION_SOURCES)}')
+
+
+def _with_planes(source: Source, rules: ReadRules) -> Source:
+    """Settles which plane of each slide counts: the one asked for, else the one with most objects that can label."""
+    counts = [_planes(slide.objects.annotations) for slide in source.slides]
+    found = sum(counts, Counter[tuple[int, int]]())
+    if rules.plane is not None and found and rules.plane not in found:
+        planes = ", ".join(f"{z},{t} ({n} objects)" for (z, t), n in sorted(found.items())[:10])
+        raise AnnotationFileError(
+            f"nothing is drawn on plane z {rules.plane[0]}, t {rules.plane[1]}; the planes with objects are {planes}: "
+            "pass one of them as --plane"
+        )
+    chosen = [rules.plane or min(planes, key=lambda plane: (-planes[plane], plane)) for planes in counts]
+    return replace(
+        source,
+        slides=tuple(replace(s, plane=Plane(z=z, t=t)) for s, (z, t) in zip(source.slides, chosen, strict=True)),
+    )
+
+
+def _planes(annotations: Sequence[Annotation]) -> Counter[tuple[int, int]]:
+    """Number of objects on each plane (z, t); only those with a class count where there are any."""
+    labelling = [a for a in annotations if a.class_name is not None] or annotations
+    return Counter((a.plane.z, a.plane.t) for a in labelling)

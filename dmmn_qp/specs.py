@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from math import floor
-from typing import Annotated, Literal, Self
+from typing import Annotated, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -13,6 +13,9 @@ from dmmn_qp.regions import Region
 
 UNLABELLED = 0
 """Label of pixels that nobody annotated; never a class, never predicted."""
+
+MIN_LABELLED_FRACTION = 0.01
+"""A target is kept when *more* than this part of it is annotated (paper, section 2.2)."""
 
 MAX_CLASSES = 254
 """Labels are stored as uint8."""
@@ -194,8 +197,3 @@ class PatchGrid:
         for y in range(0, rows, stride):
             for x in range(0, columns, stride):
                 yield Region(x, y, size, size)
-
-
-Split = Literal["train", "val", "test"]
-
-SPLITS: tuple[Split, ...] = ("train", "val", "test")

@@ -70,14 +70,18 @@ class PatchExamples(TorchDataset[Example]):
         rng = np.random.default_rng(draw.seed)
         size = grid.spec.size_px
         target = Region(patch.x, patch.y, size, size)
-        if self._augment and self._jitter_px:
+        if self._augment and self._jitter_px and not patch.fixed:
             target = self._moved(target, mask.shape, rng, step=2 ** (len(grid.spec.mpps) - 1))
-        fields = [fields_of_slide.read(m, grid.field(target, m)) for m in range(len(grid.spec.mpps))]
-        labels = mask.read(target)
+        regions = [grid.field(target, m) for m in range(len(grid.spec.mpps))]
         if self._augment:
             change = Augmentation.draw(rng)
-            fields = [change.recolor(change.move(field)) for field in fields]
-            labels = change.move(labels)
+            margin = change.margin_px(size)
+            wide = [fields_of_slide.read(m, region.grown(margin)) for m, region in enumerate(regions)]
+            fields = [change.recolor(change.move(field, size, labels=False)) for field in wide]
+            labels = change.move(mask.read(target.grown(margin)), size, labels=True)
+        else:
+            fields = [fields_of_slide.read(m, region) for m, region in enumerate(regions)]
+            labels = mask.read(target)
         images = torch.from_numpy(np.stack(fields)).permute(0, 3, 1, 2)
         return Example(images, torch.from_numpy(labels))
 

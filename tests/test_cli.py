@@ -155,7 +155,7 @@ def test_demo_project_imports(here):
     for slide_id, percent in labelled.items():
         with LabelRaster(dataset.mask_path(slide_id)) as mask:
             labels = mask.read(Region(0, 0, 3072, 3072))
-        assert 100 * (labels > 0).mean() == pytest.approx(percent, abs=0.06)
+        assert 100 * (labels > 0).mean() == pytest.approx(percent, abs=0.2)  # polygon areas, overlaps counted twice
     counts = {r.slide_id: len(read_geojson(dataset.annotations_path(r.slide_id)).annotations) for r in dataset.slides()}
     assert counts == {"train-1": 35, "train-2": 52, "val-1": 42, "test-1": 40}
 
@@ -205,8 +205,13 @@ def test_truncated_qpdata(here, size):
     project = moved_demo(here / "damaged")
     data = here / "damaged" / "data" / "2" / "data.qpdata"
     data.write_bytes(data.read_bytes()[:size])
-    assert "data.qpdata" in fails("import", project, "--slides-root", DEMO / "slides")
+    command = ("import", project, "--slides-root", DEMO / "slides")
+    assert "data.qpdata" in fails(*command, "--strict")
     assert not (here / "dataset").exists()
+    result = invoke(*command)
+    assert result.exit_code == 0, result.output
+    assert "data.qpdata" in result.stderr and "left out" in result.stderr
+    assert len(Dataset(here / "dataset").slides()) == 3
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"images": 3}', '{"images": [3]}'])

@@ -10,8 +10,8 @@ import dmmn_qp
 PACKAGE = Path(dmmn_qp.__file__).parent
 
 LAYERS: list[set[str]] = [
-    {"", "errors", "regions", "specs"},
-    {"annotations", "augment", "architectures", "losses", "metrics", "provenance", "reporting", "splits", "tissue"},
+    {"", "annotations", "choices", "errors", "regions", "specs"},
+    {"augment", "architectures", "class_rules", "losses", "metrics", "provenance", "reporting", "splits", "tissue"},
     {"rasterize", "polygonize", "patches", "balance"},
     {"slides", "qupath", "dataset", "checkpoint", "config", "outputs"},
     {"devices", "reports", "sources", "torch_dataset", "writers"},
@@ -21,7 +21,14 @@ LAYERS: list[set[str]] = [
 
 OPENS_FILES_FROM_LAYER = 3
 
-INSIDE_LAYER_0 = {"regions": {"errors"}, "specs": {"errors", "regions"}, "errors": set(), "": set()}
+INSIDE_LAYER_0 = {
+    "regions": {"errors"},
+    "specs": {"errors", "regions"},
+    "choices": set(),
+    "annotations": set(),
+    "errors": set(),
+    "": set(),
+}
 
 
 def modules() -> dict[str, list[Path]]:

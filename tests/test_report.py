@@ -90,7 +90,8 @@ def test_figures_by_hand(tmp_path):
 
     assert report.without_annotations == 3
     a, b = report.slides
-    assert (a.annotations, a.unclassified, a.ignored, a.patches, a.split) == (5, 1, 1, 2, "train")
+    assert (a.annotations, a.unclassified, a.ignored, a.splits) == (5, 1, 1, ("train",))
+    assert a.patches == {"train": 2, "val": 0, "test": 0}
     assert a.tissue_mm2 == pytest.approx(256 * 256 * 0.25e-6)
     dark, light = a.classes
     assert (dark.annotations, dark.patches) == (2, 1)  # 100 of 65,536 px are less than 1 % of the first target
@@ -243,11 +244,11 @@ def test_similar_names():
     (finding,) = (f for f in find_findings(imported(imported_slide(drawn))) if "slips" in f.message)
     assert '"dark" (2 annotations) and "Dark" (1 annotation)' in finding.message
     assert (finding.slide, finding.class_name, finding.place) == ("a", "Dark", (60, 210))
-    assert 'set their class to "dark"' in finding.way_out
+    assert 'to "dark" in QuPath' in finding.way_out
 
 
 def test_dropped_class():
-    data = imported(imported_slide([*WELL, box(0, 200, 20, 20, "mud")]), drop=("mud",))
+    data = imported(imported_slide([*WELL, box(0, 200, 20, 20, "mud")]), left_out=("mud",))
     (finding,) = (f for f in find_findings(data) if f.slide)
     assert finding.severity == "note" and '"mud"' in finding.message
 
@@ -290,7 +291,7 @@ def test_findings_of_import_itself_come_along_and_errors_first():
 
 def test_overlay_by_hand():
     slide = imported_slide([box(100, 60, 80, 80), box(300, 60, 1, 1, "light"), box(400, 100, 40, 40, None)])
-    overlay = draw_overlay(slide, CLASSES, (128, 64))  # a quarter of the slide
+    overlay = draw_overlay(slide, imported(slide), (128, 64))  # a quarter of the slide
     assert overlay.shape == (64, 128, 4)
     assert tuple(overlay[25, 35, :3]) == (90, 20, 110) and 0 < overlay[25, 35, 3] < 255  # inside
     assert tuple(overlay[25, 25]) == (90, 20, 110, 255)  # outline

@@ -7,11 +7,12 @@ from typing import Protocol
 
 from torch import nn
 
-from dmmn_qp.architectures.blocks import STEM_FACTORS, Norm, Stem
+from dmmn_qp.architectures.blocks import STEM_FACTORS
 from dmmn_qp.architectures.dmmn_m3 import DmmnM3
+from dmmn_qp.choices import Norm, Stem
 from dmmn_qp.errors import ModelError
 
-__all__ = ["ARCHITECTURES", "Architecture", "Norm", "Stem", "build_network"]
+__all__ = ["ARCHITECTURES", "Architecture", "build_network"]
 
 
 class _Builder(Protocol):

@@ -6,13 +6,10 @@ Every convolution has a bias. The paper has no normalisation; ``norm`` adds one 
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 from torch import Tensor, nn
 
-Norm = Literal["none", "batch", "group"]
-Stem = Literal["full", "half", "quarter"]
+from dmmn_qp.choices import Norm, Stem
 
 STEM_FACTORS: dict[Stem, int] = {"full": 1, "half": 2, "quarter": 4}
 """How many times coarser than its input a network computes; the paper's do at full resolution."""

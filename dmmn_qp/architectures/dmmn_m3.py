@@ -11,12 +11,11 @@ from dmmn_qp.architectures.blocks import (
     ConvFinal,
     Decoder,
     Encoder,
-    Norm,
-    Stem,
     centre_crop,
     channels_at,
     initialise,
 )
+from dmmn_qp.choices import Norm, Stem
 
 
 class DmmnM3(nn.Module):

@@ -105,6 +105,25 @@ def read_geojson(path: Path) -> ReadResult:
     return ReadResult(tuple(reader.annotations), reader.notes.lines())
 
 
+def objects_of(content: object, name: str) -> ReadResult:
+    """Objects in GeoJSON that has been parsed already.
+
+    Args:
+        content: A collection, a list of features, or a single one.
+        name: What warnings call it.
+
+    Raises:
+        AnnotationFileError: It is no GeoJSON.
+    """
+    reader = _Reader()
+    try:
+        with paused_gc():
+            reader.read_features(content, name)
+    except FileContentError as error:
+        raise AnnotationFileError(f"{name} {error}") from error
+    return ReadResult(tuple(reader.annotations), reader.notes.lines())
+
+
 class _FeatureError(ValueError):
     """A feature that cannot be read; the message is the reason alone."""
 

@@ -311,7 +311,13 @@ class _Reader:
         items: list[JavaValue] = []
         data = self.data
         while (code := data[self.position]) != _END_BLOCK:
-            if code == _RESET:
+            if code == _NULL:  # the frequent ones without a detour
+                self.position += 1
+                items.append(None)
+            elif code == _REFERENCE:
+                self.position += 1
+                items.append(self.reference())
+            elif code == _RESET:
                 self.position += 1
                 self.handles.clear()
             else:
@@ -357,7 +363,11 @@ class _Reader:
         count = self.number(_I32)
         dtype = _DTYPES.get(java_class.name[1])
         if dtype is not None:
-            value.values = np.frombuffer(self.take(count * dtype.itemsize), dtype)
+            start, length = self.position, count * dtype.itemsize
+            if count < 0 or start + length > len(self.data):
+                raise self.fail(f"{length} bytes announced, {len(self.data) - start} there")
+            value.values = np.frombuffer(self.data, dtype, count, start) if count else np.empty(0, dtype)
+            self.position = start + length
             return value
         if not 0 <= count <= len(self.data) - self.position:
             raise self.fail(f"an array of {count} elements announced")

@@ -7,7 +7,7 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Final
 from uuid import UUID
 
 import numpy as np
@@ -16,7 +16,7 @@ import shapely
 from shapely.geometry.base import BaseGeometry
 
 from dmmn_qp.annotations import DEFAULT_PLANE, Annotation, Color, ObjectKind, Plane
-from dmmn_qp.errors import AnnotationFileError
+from dmmn_qp.errors import AnnotationFileError, UnsupportedAnnotationsError
 from dmmn_qp.qupath.classes import argb_to_rgb
 from dmmn_qp.qupath.java_stream import (
     BlockData,
@@ -36,12 +36,13 @@ from dmmn_qp.qupath.reading import (
     read_bytes,
     shorten,
 )
-from dmmn_qp.qupath.shapes import are_usable, ellipse, polygonal_part
+from dmmn_qp.qupath.shapes import MAX_COORDINATE, are_usable, ellipse, polygonal_part
 
 _VERSIONS: Final = (2, 3, 4)
 _ID_KEY: Final = "Object ID"
 _CLASS_PARTS: Final = 100
-_RESTORE: Final = 'restore "data.qpdata.bkp" beside it, or open and save the image in QuPath'
+
+_POLYGON: Final = "qupath.lib.roi.PolygonROI$SerializationProxy"
 
 _KINDS: Final[dict[str, ObjectKind | None]] = {
     "PathCellObject": "cell",
@@ -52,7 +53,8 @@ _KINDS: Final[dict[str, ObjectKind | None]] = {
     "PathRootObject": None,
 }
 
-_T = TypeVar("_T")
+_INT: Final = struct.Struct(">i")
+_DOUBLE: Final = struct.Struct(">d")
 
 
 def read_qpdata(path: Path) -> ReadResult:
@@ -68,16 +70,27 @@ def read_qpdata(path: Path) -> ReadResult:
         kept.
 
     Raises:
-        AnnotationFileError: The file is missing, damaged, or of a version or kind that is not supported.
+        UnsupportedAnnotationsError: It is of a version, or holds a kind of object, that is not known.
+        AnnotationFileError: The file is missing or damaged.
     """
     data = read_bytes(path, "QuPath data file", "open and save the image in QuPath, or check the project folder")
     try:
         with paused_gc(), np.errstate(invalid="ignore"):  # NaN is looked for afterwards
             return _Reader(read_stream(data), len(data)).read()
     except (JavaStreamError, _DamagedError) as error:
-        raise AnnotationFileError(f'QuPath data file "{path}" is truncated or damaged: {error}; {_RESTORE}') from error
+        raise AnnotationFileError(
+            f'QuPath data file "{path}" is truncated or damaged: {error}; {way_out_of_damage(path)}'
+        ) from error
     except _UnsupportedError as error:
-        raise AnnotationFileError(f'QuPath data file "{path}" {error}') from error
+        raise UnsupportedAnnotationsError(f'QuPath data file "{path}" {error}') from error
+
+
+def way_out_of_damage(path: Path) -> str:
+    """What to do about a damaged or missing file: QuPath keeps the last but one version beside it."""
+    backup = path.with_name(path.name + ".bkp")
+    if backup.is_file():
+        return f'copy its backup "{backup.name}" over it (the annotations before the last save)'
+    return "restore a copy of it, or open and save the image in QuPath"
 
 
 class _DamagedError(ValueError):
@@ -124,16 +137,16 @@ class _Run:
         self._next += 1
         return value
 
-    def primitive(self, form: str) -> int:
+    def primitive(self, form: struct.Struct) -> int:
         """Take the next primitive, from the block at hand or from the next one."""
-        size = struct.calcsize(form)
+        size = form.size
         while len(self._block) < size:
             following = self.peek()
             if not isinstance(following, BlockData):
                 raise _DamagedError(f"{self._owner} lacks a number")
             self._block += following.data
             self._next += 1
-        value: int = struct.unpack(form, self._block[:size])[0]
+        value: int = form.unpack_from(self._block)[0]
         self._block = self._block[size:]
         return value
 
@@ -160,12 +173,53 @@ class _Reader:
         if self.budget < 0:
             raise _DamagedError("its objects share more than QuPath's ever do")
 
+    def spend_outline(self, value: JavaObject) -> None:
+        """Count the coordinates of an outline."""
+        self.spend(sum(_length(value.fields.get(name)) for name in ("x", "y", "wkb")))
+
     def read(self) -> ReadResult:
         self.check_frame()
         hierarchy = next((item for item in self.items if _simple_name(item) == "PathObjectHierarchy"), None)
         if not isinstance(hierarchy, JavaObject):
             raise _DamagedError("it holds no object hierarchy")
+        self.build_polygons(hierarchy)
         return ReadResult(tuple(self.flatten(hierarchy)), self.notes.lines())
+
+    def build_polygons(self, hierarchy: JavaObject) -> None:
+        """Build all plain polygons at once, which is much faster than one by one.
+
+        Only what is sound is kept: the rest is found missing later, and repaired or refused then.
+        """
+        polygons: list[tuple[JavaObject, npt.NDArray[np.generic], npt.NDArray[np.generic]]] = []
+        seen: set[int] = set()
+        pending: list[JavaValue] = [hierarchy.fields.get("rootObject")]
+        while pending:
+            value = pending.pop()
+            if not isinstance(value, JavaObject) or id(value) in seen:
+                continue
+            seen.add(id(value))
+            if value.java_class.name == _POLYGON:
+                x, y = (getattr(value.fields.get(axis), "values", None) for axis in "xy")
+                if isinstance(x, np.ndarray) and isinstance(y, np.ndarray) and len(x) == len(y) >= 3:
+                    polygons.append((value, x, y))
+            else:
+                pending.extend(value.items)
+        if not polygons:
+            return
+        lengths = np.array([len(x) for _, x, _ in polygons])
+        points = np.empty((int(lengths.sum()), 2))
+        np.concatenate([x for _, x, _ in polygons], out=points[:, 0], casting="unsafe")
+        np.concatenate([y for _, _, y in polygons], out=points[:, 1], casting="unsafe")
+        largest = np.maximum.reduceat(np.abs(points).max(axis=1), np.cumsum(lengths) - lengths)
+        usable = largest <= MAX_COORDINATE  # NaN is never less
+        rows = np.repeat(np.where(usable, np.cumsum(usable) - 1, -1), lengths)
+        rings = shapely.linearrings(points[rows >= 0], indices=rows[rows >= 0])
+        areas = shapely.polygons(rings)
+        kept = (value for (value, _, _), is_usable in zip(polygons, usable, strict=True) if is_usable)
+        for value, area, is_valid in zip(kept, areas, shapely.is_valid(areas), strict=True):
+            if is_valid:
+                self.spend_outline(value)
+                self.rois[id(value)] = _Roi(area, _plane(value))
 
     def check_frame(self) -> None:
         """The stream starts with its version and ends with a word of its own."""
@@ -211,7 +265,7 @@ class _Reader:
         name = run.take()
         color = _color(run.take())
         annotation_id, metadata, measurements = self.descriptions(run)
-        children = [run.take() for _ in range(_count(run.primitive(">i"), value))]
+        children = [run.take() for _ in range(_count(run.primitive(_INT), value))]
         if kind is None:
             return None, children
         locked = False
@@ -219,7 +273,7 @@ class _Reader:
             locked = _unboxed(run.take()) is True
         class_name, class_color = self.path_class(run.take())
         roi = self.roi(run.take())
-        run.primitive(">d")  # the class probability, which nothing uses
+        run.primitive(_DOUBLE)  # the class probability, which nothing uses
         nucleus = self.roi(run.take()).geometry if kind == "cell" and run.peek() is not None else None
         if roi.note is not None:
             self.notes.add(roi.note, _label(kind, name, annotation_id))
@@ -263,7 +317,7 @@ class _Reader:
         parts: list[JavaValue] = []
         if _simple_name(run.peek()) == "UUID":
             annotation_id = _uuid(run.take())
-            parts = [run.take() for _ in range(_count(run.primitive(">i"), None))]
+            parts = [run.take() for _ in range(_count(run.primitive(_INT), None))]
         else:
             while not isinstance(run.peek(), BlockData):
                 parts.append(run.take())
@@ -339,15 +393,21 @@ class _Reader:
             raise _DamagedError("something else where an outline belongs")
         known = self.rois.get(id(value))
         if known is None:
-            self.spend(sum(_length(value.fields.get(name)) for name in ("x", "y", "wkb")))
+            self.spend_outline(value)
             known = self.rois[id(value)] = _roi(value)
         return known
+
+
+def _plane(value: JavaObject) -> Plane:
+    fields = value.fields
+    c, z, t = _integer(fields.get("c"), -1), _integer(fields.get("z"), 0), _integer(fields.get("t"), 0)
+    return DEFAULT_PLANE if (c, z, t) == (-1, 0, 0) else Plane(c, z, t)
 
 
 def _roi(value: JavaObject) -> _Roi:
     """Translate one of QuPath's serialized outlines."""
     fields = value.fields
-    plane = Plane(*(_integer(fields.get(axis), default) for axis, default in (("c", -1), ("z", 0), ("t", 0))))
+    plane = _plane(value)
     kind = value.class_name.rpartition(".")[2]
     if kind == "GeometryROI$WKBSerializationProxy":
         return _area(_wkb(fields.get("wkb")), plane)

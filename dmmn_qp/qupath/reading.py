@@ -12,11 +12,15 @@ from pathlib import Path
 from typing import Final
 from uuid import UUID
 
-from dmmn_qp.annotations import Annotation
+from dmmn_qp.annotations import Annotation, ObjectKind
+from dmmn_qp.choices import Reader
 from dmmn_qp.errors import AnnotationFileError
 
 _UUID: Final = re.compile(r"([0-9a-fA-F]{1,8})" + r"-([0-9a-fA-F]{1,4})" * 3 + r"-([0-9a-fA-F]{1,12})")
 _UUID_LENGTH: Final = 36
+QUPATH_DIR_VARIABLE: Final = "PAQUO_QUPATH_DIR"
+"""Environment variable with the folder of QuPath, paquo's own."""
+
 _LINE_ENDS: Final = re.compile(r"[\r\n]+")
 
 
@@ -31,6 +35,25 @@ class ReadResult:
 
     annotations: tuple[Annotation, ...]
     warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ReadRules:
+    """What is read of a source, and how.
+
+    Attributes:
+        kinds: Kinds of objects that count; others are left out.
+        plane: (z, t) of the plane whose objects count; None takes of each slide the plane that holds most.
+        reader: How objects of a QuPath project are read.
+        qupath_dir: Folder of QuPath, for a reader that needs it.
+        strict: Whether an image whose objects are damaged or missing is an error; else it is left out with a warning.
+    """
+
+    kinds: tuple[ObjectKind, ...] = ("annotation",)
+    plane: tuple[int, int] | None = None
+    reader: Reader = "auto"
+    qupath_dir: Path | None = None
+    strict: bool = False
 
 
 class Notes:

@@ -10,12 +10,12 @@ import numpy as np
 import shapely
 from shapely.geometry.base import BaseGeometry
 
-from dmmn_qp.annotations import Annotation
+from dmmn_qp.annotations import DEFAULT_PLANE, Annotation
 from dmmn_qp.balance import MIN_CLASS_FRACTION
+from dmmn_qp.choices import SPLITS, Split
 from dmmn_qp.patches import class_pixels
 from dmmn_qp.reporting import Reporter
 from dmmn_qp.reports.inputs import SEVERITIES, Finding, ImportedData, ImportedSlide
-from dmmn_qp.specs import SPLITS, Split
 
 SLIVER_UM2: Final = 50.0
 """An area smaller than this, less than a nucleus or two, is hardly meant."""
@@ -80,14 +80,14 @@ def _of_dataset(data: ImportedData) -> Iterator[Finding]:
         )
         return
     pixels = {split: class_pixels((p for p in patches if p.split == split), data.class_map) for split in SPLITS}
-    slides_of = Counter(slide.record.split for slide in data.slides)
-    if not slides_of["val"]:
+    present = {split for slide in data.slides for split in slide.splits}
+    if "val" not in present:
         yield Finding(
             severity="warning",
             message="no slide is for validation, so training cannot tell its best epoch",
             way_out="annotate another slide, or give one the image metadata split = val in QuPath",
         )
-    if not slides_of["test"]:
+    if "test" not in present:
         yield Finding(
             severity="note",
             message="no slide is for testing, so dmmn-qp evaluate has nothing to compare with",
@@ -109,7 +109,7 @@ def _of_dataset(data: ImportedData) -> Iterator[Finding]:
                 message=f'"{name}" is shown by only {_count(shown[i], "training patch", "training patches")}',
                 way_out="annotate more of it, in different places and on different slides",
             )
-        if slides_of["val"] and not pixels["val"][i]:
+        if "val" in present and not pixels["val"][i]:
             yield Finding(
                 severity="warning",
                 class_name=name,
@@ -139,7 +139,7 @@ def _similar_names(data: ImportedData) -> Iterator[Finding]:
                 class_name=names[-1],
                 place=_place([rarest.geometry], slide),
                 message=f"{said} look like slips of one class name, but are different classes",
-                way_out=f'select the annotations of "{names[-1]}" in QuPath and set their class to "{names[0]}"',
+                way_out=f'set the class of the latter to "{names[0]}" in QuPath, or pass --merge-case',
             )
 
 
@@ -181,6 +181,21 @@ def _of_slide(slide: ImportedSlide, data: ImportedData, sliver_um2: float) -> It
             message="no target of this slide has enough annotation, so nothing of it is used",
             way_out="draw larger areas on it",
         )
+    if slide.plane != DEFAULT_PLANE:
+        yield Finding(
+            severity="warning",
+            slide=slide_id,
+            message=f"trained on plane z = {slide.plane.z}, t = {slide.plane.t}, but pixels are read from the one "
+            "plane that the slide's reader knows",
+            way_out="check that both show the same, or choose another with --plane",
+        )
+    if slide.other_kinds:
+        yield Finding(
+            severity="note",
+            slide=slide_id,
+            message=f"{_count(slide.other_kinds, 'object')} of another kind than is trained on, such as detections",
+            way_out="nothing to do, or name the kinds with --kinds",
+        )
     yield from _not_trained(slide, data)
     yield from _off_the_slide(slide, data)
     yield from _slivers(slide, data, sliver_um2)
@@ -191,19 +206,21 @@ def _not_trained(slide: ImportedSlide, data: ImportedData) -> Iterator[Finding]:
     """Annotations that label nothing, by reason; each is counted under its first reason."""
     slide_id = slide.record.slide_id
     unclassified: list[BaseGeometry] = []
-    dropped: dict[str, list[BaseGeometry]] = defaultdict(list)
+    left_out: dict[str, list[BaseGeometry]] = defaultdict(list)
     ignored: dict[str, list[BaseGeometry]] = defaultdict(list)
     elsewhere: dict[str, list[BaseGeometry]] = defaultdict(list)
     thin: dict[str, list[BaseGeometry]] = defaultdict(list)
     for annotation in slide.annotations:
         name, geometry = annotation.class_name, annotation.geometry
+        if data.purpose_of(annotation) is not None or data.label_of(slide, annotation) is not None:
+            continue
         if name is None:
             unclassified.append(geometry)
-        elif name in data.drop:
-            dropped[name].append(geometry)
         elif name.endswith("*") and data.class_map.label_of(name) is None:
             ignored[name].append(geometry)
-        elif (annotation.plane.z, annotation.plane.t) != (slide.plane.z, slide.plane.t):
+        elif name in data.left_out:
+            left_out[name].append(geometry)
+        elif not slide.is_on_plane(annotation):
             elsewhere[name].append(geometry)
         elif not annotation.is_area:
             thin[name].append(geometry)
@@ -223,7 +240,7 @@ def _not_trained(slide: ImportedSlide, data: ImportedData) -> Iterator[Finding]:
             place=_place(geometries, slide),
             message=f'{_count(len(geometries), "annotation")} of "{name}" on another plane than z = {slide.plane.z}, '
             f"t = {slide.plane.t}, not trained on",
-            way_out="draw on the plane that the slide is read from",
+            way_out="draw on that plane, or choose another with --plane",
         )
     for name, geometries in thin.items():
         yield Finding(
@@ -232,7 +249,7 @@ def _not_trained(slide: ImportedSlide, data: ImportedData) -> Iterator[Finding]:
             class_name=name,
             place=_place(geometries, slide),
             message=f'{_count(len(geometries), "line or point", "lines or points")} of "{name}", labelling no pixel',
-            way_out="draw areas with the brush, wand or polygon tool",
+            way_out="draw areas with the brush, wand or polygon tool, or give lines a width with --line-width-um",
         )
     for name, geometries in ignored.items():
         yield Finding(
@@ -243,13 +260,13 @@ def _not_trained(slide: ImportedSlide, data: ImportedData) -> Iterator[Finding]:
             message=f'{_count(len(geometries), "annotation")} of "{name}", a class that QuPath ignores, not trained on',
             way_out="nothing to do if that is meant; else rename the class without its *",
         )
-    for name, geometries in dropped.items():
+    for name, geometries in left_out.items():
         yield Finding(
             severity="note",
             slide=slide_id,
             class_name=name,
             place=_place(geometries, slide),
-            message=f'{_count(len(geometries), "annotation")} of the dropped class "{name}"',
+            message=f'{_count(len(geometries), "annotation")} of "{name}", a class left out on your word',
             way_out="nothing to do",
         )
 
@@ -314,7 +331,7 @@ def _overlaps(slide: ImportedSlide, data: ImportedData) -> Iterator[Finding]:
             place=_place([largest[first, second]], slide),
             message=f'"{first}" and "{second}" overlap by {more}{area_text(area * um2)} in {more}'
             f"{_count(count[first, second], 'place')}, where a pixel keeps one label only",
-            way_out="pull the outlines apart in QuPath, unless the rule for overlaps does what you mean",
+            way_out="pull the outlines apart in QuPath, unless the rule for overlaps (--overlap) does what you mean",
         )
     if not complete:
         yield Finding(
@@ -369,7 +386,7 @@ def _areas_by_class(slide: ImportedSlide, data: ImportedData) -> dict[str, list[
     """Outlines that label pixels, by class in the order of the class map."""
     by_class: dict[str, list[BaseGeometry]] = {name: [] for name in data.class_map.names}
     for annotation in slide.annotations:
-        if slide.label_of(annotation, data.class_map) is not None and annotation.class_name is not None:
+        if annotation.is_area and annotation.class_name and data.label_of(slide, annotation) is not None:
             by_class[annotation.class_name].append(annotation.geometry)
     return {name: geometries for name, geometries in by_class.items() if geometries}
 

@@ -12,11 +12,11 @@ import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from numpy.typing import NDArray
 
+from dmmn_qp.choices import SPLITS
 from dmmn_qp.outputs import new_file, write_json
 from dmmn_qp.reports.import_report import ImportReport, make_report
 from dmmn_qp.reports.inputs import SEVERITIES, Finding, ImportedData
 from dmmn_qp.reports.pictures import SlidePicture, draw_slide, picture_px
-from dmmn_qp.specs import SPLITS
 
 REPORT_PAGE: Final = "report.html"
 REPORT_FIGURES: Final = "report.json"
@@ -41,7 +41,7 @@ def write_import_report(
         SlideError: A slide cannot be read.
     """
     size = picture_px(len(data.slides))
-    pictures = {slide.record.slide_id: draw_slide(slide, data.class_map, size) for slide in data.slides}
+    pictures = {slide.record.slide_id: draw_slide(slide, data, size) for slide in data.slides}
     report = make_report(data, label_pixels, {slide_id: picture.tissue_mm2 for slide_id, picture in pictures.items()})
     write_json(folder / REPORT_FIGURES, report.model_dump(mode="json"))
     with new_file(folder / REPORT_PAGE) as temporary:
@@ -60,6 +60,7 @@ def render_page(report: ImportReport, pictures: Mapping[str, SlidePicture]) -> s
     for number, finding in enumerate(report.findings, start=1):
         if finding.slide is not None and finding.place is not None:
             pins[finding.slide].append((number, finding))
+    of_split = {split: [slide for slide in report.slides if split in slide.splits] for split in SPLITS}
     environment = Environment(
         loader=PackageLoader("dmmn_qp.reports", "templates"),
         autoescape=True,
@@ -69,7 +70,7 @@ def render_page(report: ImportReport, pictures: Mapping[str, SlidePicture]) -> s
     )
     environment.filters |= {"mm2": mm2_text, "percent": percent_text, "css": css_color, "base64": base64_text}
     return environment.get_template(_TEMPLATE).render(
-        report=report, pictures=pictures, pins=pins, splits=SPLITS, severities=SEVERITIES
+        report=report, pictures=pictures, pins=pins, of_split=of_split, splits=SPLITS, severities=SEVERITIES
     )
 
 

@@ -12,10 +12,11 @@ from pydantic import Field
 
 from dmmn_qp import __version__
 from dmmn_qp.balance import MIN_CLASS_FRACTION, balanced_probabilities
+from dmmn_qp.choices import SPLITS, Split
 from dmmn_qp.patches import PatchRef
 from dmmn_qp.reports.findings import find_findings
 from dmmn_qp.reports.inputs import Finding, ImportedData, ImportedSlide
-from dmmn_qp.specs import SPLITS, FileModel, Split, TissueClass
+from dmmn_qp.specs import FileModel
 
 _UM2_PER_MM2 = 1e6
 
@@ -45,7 +46,7 @@ class SlideFigures(FileModel):
     Attributes:
         slide_id: Its id in the dataset.
         name: What the user calls it.
-        split: Its split.
+        splits: Its split, or the splits of its areas where drawn areas divide it.
         mpp: um/px at level 0.
         width: Level-0 columns.
         height: Level-0 rows.
@@ -53,13 +54,13 @@ class SlideFigures(FileModel):
         annotations: Everything drawn on the slide.
         unclassified: How many of them have no class.
         ignored: How many of them have a class that QuPath ignores (its name ends in ``*``) and that is not trained.
-        patches: Targets that hold enough annotation, more than 1 % by default.
+        patches: Targets that hold enough annotation, more than 1 % by default, by split.
         classes: What the classes have on the slide, in the order of the class map.
     """
 
     slide_id: str
     name: str
-    split: Split
+    splits: tuple[Split, ...]
     mpp: float
     width: int
     height: int
@@ -67,7 +68,7 @@ class SlideFigures(FileModel):
     annotations: int
     unclassified: int
     ignored: int
-    patches: int
+    patches: dict[Split, int]
     classes: tuple[SlideClassFigures, ...]
 
 
@@ -160,8 +161,7 @@ def make_report(
         min_labelled_fraction=data.min_labelled_fraction,
         findings=find_findings(data),
         classes=tuple(
-            _class_figures(tissue_class, [(s.split, s.classes[i]) for s in slides])
-            for i, tissue_class in enumerate(data.class_map.classes)
+            _class_figures(i, data, [slide.classes[i] for slide in slides]) for i in range(len(data.class_map))
         ),
         slides=slides,
         balance=class_balance(
@@ -174,8 +174,8 @@ def _slide_figures(
     slide: ImportedSlide, data: ImportedData, pixels: NDArray[np.int64], tissue_mm2: float
 ) -> SlideFigures:
     record = slide.record
-    pixel_mm2 = (slide.painter.downsample * record.mpp) ** 2 / _UM2_PER_MM2
-    labels = Counter(slide.label_of(annotation, data.class_map) for annotation in slide.annotations)
+    pixel_mm2 = _pixel_mm2(slide)
+    labels = Counter(data.label_of(slide, annotation) for annotation in slide.annotations)
     shown = _shows(slide.patches, len(data.class_map)).sum(axis=0)
     classes = []
     for i, name in enumerate(data.class_map.names):
@@ -193,7 +193,7 @@ def _slide_figures(
     return SlideFigures(
         slide_id=record.slide_id,
         name=slide.name,
-        split=record.split,
+        splits=slide.splits,
         mpp=record.mpp,
         width=record.width,
         height=record.height,
@@ -203,22 +203,37 @@ def _slide_figures(
         ignored=sum(
             name is not None and name.endswith("*") and data.class_map.label_of(name) is None for name in names
         ),
-        patches=len(slide.patches),
+        patches={split: sum(patch.split == split for patch in slide.patches) for split in SPLITS},
         classes=tuple(classes),
     )
 
 
-def _class_figures(tissue_class: TissueClass, on_slides: list[tuple[Split, SlideClassFigures]]) -> ClassFigures:
-    def of(split: Split) -> list[SlideClassFigures]:
-        return [figures for its_split, figures in on_slides if its_split == split]
+def _class_figures(number: int, data: ImportedData, on_slides: list[SlideClassFigures]) -> ClassFigures:
+    """Figures of class ``number`` of the class map.
 
+    The area of a slide that drawn areas divide among splits is that of its patches.
+    """
+    tissue_class = data.class_map.classes[number]
+    slides, patches = dict.fromkeys(SPLITS, 0), dict.fromkeys(SPLITS, 0)
+    area_mm2 = dict.fromkeys(SPLITS, 0.0)
+    for slide, figures in zip(data.slides, on_slides, strict=True):
+        for split in slide.splits:
+            of_split = tuple(patch for patch in slide.patches if patch.split == split)
+            patches[split] += int(_shows(of_split, len(data.class_map))[:, number].sum())
+            if not slide.is_divided:
+                slides[split] += figures.annotations > 0
+                area_mm2[split] += figures.area_mm2
+            else:
+                pixels = sum(patch.label_counts[number + 1] for patch in of_split)
+                slides[split] += pixels > 0
+                area_mm2[split] += pixels * _pixel_mm2(slide)
     return ClassFigures(
         name=tissue_class.name,
         color=tissue_class.color,
-        annotations=sum(figures.annotations for _, figures in on_slides),
-        slides={split: sum(figures.annotations > 0 for figures in of(split)) for split in SPLITS},
-        area_mm2={split: sum(figures.area_mm2 for figures in of(split)) for split in SPLITS},
-        patches={split: sum(figures.patches for figures in of(split)) for split in SPLITS},
+        annotations=sum(figures.annotations for figures in on_slides),
+        slides=slides,
+        area_mm2=area_mm2,
+        patches=patches,
     )
 
 
@@ -248,6 +263,11 @@ def class_balance(patches: list[PatchRef], names: tuple[str, ...]) -> tuple[Clas
         )
         for i, name in enumerate(names)
     )
+
+
+def _pixel_mm2(slide: ImportedSlide) -> float:
+    """Area of a pixel of the slide's mask."""
+    return (slide.painter.downsample * slide.record.mpp) ** 2 / _UM2_PER_MM2
 
 
 def _shows(patches: tuple[PatchRef, ...], n_classes: int) -> NDArray[np.bool_]:

@@ -7,11 +7,15 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 from dmmn_qp.annotations import DEFAULT_PLANE, Annotation, Plane
+from dmmn_qp.choices import SPLITS, Split
 from dmmn_qp.dataset import SlideRecord
 from dmmn_qp.patches import PatchRef
 from dmmn_qp.rasterize import LabelPainter
 from dmmn_qp.slides import Slide
 from dmmn_qp.specs import ClassMap, FileModel, PatchSpec
+from dmmn_qp.splits import area_split_of
+
+_LINES = ("LineString", "MultiLineString", "LinearRing")
 
 Severity = Literal["error", "warning", "note"]
 
@@ -58,6 +62,7 @@ class ImportedSlide:
         open: Opens it in the frame of its annotations.
         warnings: What the reader of its annotations had to repair or leave out.
         plane: The plane that is trained on.
+        other_kinds: Number of objects that were left out because of their kind.
     """
 
     record: SlideRecord
@@ -68,13 +73,23 @@ class ImportedSlide:
     open: Callable[[], Slide]
     warnings: tuple[str, ...] = ()
     plane: Plane = DEFAULT_PLANE
+    other_kinds: int = 0
 
-    def label_of(self, annotation: Annotation, class_map: ClassMap) -> int | None:
-        """The label that an annotation gives to its pixels; None where it gives none."""
-        same_plane = (annotation.plane.z, annotation.plane.t) == (self.plane.z, self.plane.t)
-        if not annotation.is_area or not same_plane or annotation.class_name is None:
-            return None
-        return class_map.label_of(annotation.class_name)
+    def is_on_plane(self, annotation: Annotation) -> bool:
+        """Whether an annotation lies on the plane that is trained on."""
+        return (annotation.plane.z, annotation.plane.t) == (self.plane.z, self.plane.t)
+
+    @property
+    def is_divided(self) -> bool:
+        """Whether drawn areas divide the slide among splits."""
+        return any(patch.fixed for patch in self.patches)
+
+    @property
+    def splits(self) -> tuple[Split, ...]:
+        """The slide's split, or the splits of its areas where drawn areas divide it."""
+        if self.is_divided:
+            return tuple(split for split in SPLITS if any(patch.split == split for patch in self.patches))
+        return (self.record.split,)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +103,10 @@ class ImportedData:
         patch_spec: The patch geometry.
         slides: The slides.
         min_labelled_fraction: Part of a target that must be exceeded by annotation.
-        drop: Classes that the user left out.
+        left_out: Classes of the source that are not trained.
+        region_class: Class of the areas outside which nothing is labelled, if there is one.
+        lines_label: Whether lines label pixels.
+        split_areas: Whether areas named after a split divide the slide they lie on.
         without_annotations: Slides left out because nothing is drawn on them.
         noted: Findings that import itself made.
     """
@@ -99,6 +117,22 @@ class ImportedData:
     patch_spec: PatchSpec
     slides: tuple[ImportedSlide, ...]
     min_labelled_fraction: float
-    drop: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()
+    region_class: str | None = None
+    lines_label: bool = False
+    split_areas: bool = False
     without_annotations: int = 0
     noted: tuple[Finding, ...] = ()
+
+    def label_of(self, slide: ImportedSlide, annotation: Annotation) -> int | None:
+        """The label that an annotation gives to its pixels; None where it gives none."""
+        labels = annotation.is_area or (self.lines_label and annotation.geometry.geom_type in _LINES)
+        if not labels or not slide.is_on_plane(annotation) or annotation.class_name is None:
+            return None
+        return self.class_map.label_of(annotation.class_name)
+
+    def purpose_of(self, annotation: Annotation) -> Literal["region", "split"] | None:
+        """What an annotation is for that is not there to be trained on."""
+        if annotation.class_name is not None and annotation.class_name == self.region_class:
+            return "region"
+        return "split" if self.split_areas and area_split_of(annotation) is not None else None

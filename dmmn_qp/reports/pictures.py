@@ -14,9 +14,9 @@ from PIL import Image, ImageDraw
 from shapely.geometry.base import BaseGeometry
 
 from dmmn_qp.regions import Region
-from dmmn_qp.reports.inputs import ImportedSlide
+from dmmn_qp.reports.inputs import ImportedData, ImportedSlide
 from dmmn_qp.slides import read_overview
-from dmmn_qp.specs import UNLABELLED, ClassMap
+from dmmn_qp.specs import UNLABELLED
 from dmmn_qp.tissue import tissue_mask
 
 NOT_TRAINED_COLOR: Final = (95, 95, 95)
@@ -54,12 +54,12 @@ def picture_px(n_slides: int) -> int:
     return next((size for up_to, size in _SIZES if n_slides <= up_to), _SMALLEST_PX)
 
 
-def draw_slide(slide: ImportedSlide, class_map: ClassMap, longest_px: int) -> SlidePicture:
+def draw_slide(slide: ImportedSlide, data: ImportedData, longest_px: int) -> SlidePicture:
     """Draws a slide and its annotations.
 
     Args:
         slide: The slide; it is opened once.
-        class_map: The classes, for their colours.
+        data: What was imported, for the colours of the classes.
         longest_px: Longest side of the picture.
 
     Raises:
@@ -74,11 +74,11 @@ def draw_slide(slide: ImportedSlide, class_map: ClassMap, longest_px: int) -> Sl
     jpeg = BytesIO()
     picture.save(jpeg, "JPEG", quality=_JPEG_QUALITY, optimize=True)
     overlay = BytesIO()
-    Image.fromarray(draw_overlay(slide, class_map, picture.size)).save(overlay, "PNG", optimize=True)
+    Image.fromarray(draw_overlay(slide, data, picture.size)).save(overlay, "PNG", optimize=True)
     return SlidePicture(jpeg.getvalue(), overlay.getvalue(), picture.width, picture.height, tissue_mm2)
 
 
-def draw_overlay(slide: ImportedSlide, class_map: ClassMap, size: tuple[int, int]) -> NDArray[np.uint8]:
+def draw_overlay(slide: ImportedSlide, data: ImportedData, size: tuple[int, int]) -> NDArray[np.uint8]:
     """The labels of a slide, half transparent, and the outlines of all that is drawn on it.
 
     Outlines keep what is too small for a pixel of the picture in sight; those of annotations that label nothing are
@@ -86,7 +86,7 @@ def draw_overlay(slide: ImportedSlide, class_map: ClassMap, size: tuple[int, int
 
     Args:
         slide: The slide.
-        class_map: The classes.
+        data: What was imported, for the colours of the classes.
         size: (width, height) of the picture.
 
     Returns:
@@ -95,15 +95,15 @@ def draw_overlay(slide: ImportedSlide, class_map: ClassMap, size: tuple[int, int
     width, height = size
     downsample = max(slide.record.width / width, slide.record.height / height)
     palette = np.zeros((256, 4), np.uint8)
-    for tissue_class in class_map.classes:
+    for tissue_class in data.class_map.classes:
         palette[tissue_class.label] = (*tissue_class.color, _FILL_ALPHA)
     layer = Image.fromarray(palette[slide.painter.at(downsample).paint(Region(0, 0, width, height))])
     pen = ImageDraw.Draw(layer)
-    labels = np.array([slide.label_of(annotation, class_map) or UNLABELLED for annotation in slide.annotations])
+    labels = np.array([data.label_of(slide, annotation) or UNLABELLED for annotation in slide.annotations])
     lines, owners = _lines([annotation.geometry for annotation in slide.annotations])
     spans = shapely.bounds(lines) / downsample
     tiny = np.maximum(spans[:, 2] - spans[:, 0], spans[:, 3] - spans[:, 1]) < 1
-    colors = {**class_map.colormap(), UNLABELLED: NOT_TRAINED_COLOR}
+    colors = {**data.class_map.colormap(), UNLABELLED: NOT_TRAINED_COLOR}
     for i in np.argsort(labels[owners] != UNLABELLED, kind="stable"):  # what is trained on top
         color = (*colors[labels[owners[i]]], 255)
         points = (shapely.get_coordinates(lines[i])[: 1 if tiny[i] else None] / downsample).ravel().tolist()

@@ -312,8 +312,15 @@ def test_truncation_anywhere_is_an_error(data: Path, tmp_path: Path) -> None:
     for length in range(0, len(content), 97):
         with pytest.raises(AnnotationFileError, match="truncated") as raised:
             read_bytes(tmp_path, content[:length])
-        assert "data.qpdata.bkp" in str(raised.value)
         assert "\n" not in str(raised.value)
+
+
+def test_backup_beside_a_damaged_file_is_offered(tmp_path: Path) -> None:
+    with pytest.raises(AnnotationFileError, match="restore a copy"):
+        read_bytes(tmp_path, b"")
+    (tmp_path / "data.qpdata.bkp").touch()
+    with pytest.raises(AnnotationFileError, match=r"copy its backup \"data\.qpdata\.bkp\" over it"):
+        read_bytes(tmp_path, b"")
 
 
 def mutate(content: bytes, seed: int) -> bytes:
@@ -347,3 +354,28 @@ def test_damage_raises_nothing_but_our_errors(data: Path, tmp_path: Path, seed: 
         assert "\n" not in str(error)
     else:
         assert all(item.geometry.is_valid for item in result.annotations if item.is_area)
+
+
+def test_polygons_built_at_once_are_those_built_one_by_one(
+    tmp_path: Path, writer: QpdataWriter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outlines: list[list[tuple[float, float]]] = [
+        SQUARE,
+        [(0, 0), (10, 10), (10, 0), (0, 10)],  # crosses itself
+        [(0, 0), (float("nan"), 1), (1, 1)],
+        [(0, 0), (1, 1)],
+        [(0, 0), (1, 1), (0, 0)],
+        [*SQUARE, SQUARE[0]],
+        [(1e30, 0), (1e30, 9), (0, 9)],
+        [(3, 3), (9.25, 3), (3, 9)],
+    ]
+
+    def child(points: list[tuple[float, float]]) -> object:
+        return writer.path_object(lambda w: w.points("PolygonROI", points))
+
+    content = writer.file(*(lambda points=points: child(points) for points in outlines))
+    at_once = read_bytes(tmp_path, content)
+    monkeypatch.setattr("dmmn_qp.qupath.qpdata._Reader.build_polygons", lambda self, hierarchy: None)
+    assert read_bytes(tmp_path, content) == at_once
+    assert [a.geometry.area for a in at_once.annotations] == [100, 50, 100, 18.75]
+    assert len(at_once.warnings) == 3

@@ -1,0 +1,41 @@
+"""Words that an option may be: the command line, the configuration and the code take them from here."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+Device = Literal["auto", "cpu", "cuda", "mps"]
+Precision = Literal["auto", "fp32", "bf16"]
+Preset = Literal["fast", "paper"]
+Split = Literal["train", "val", "test"]
+SPLITS: tuple[Split, ...] = ("train", "val", "test")
+
+Norm = Literal["none", "batch", "group"]
+"""Normalisation after each convolution; the paper has none."""
+
+Stem = Literal["full", "half", "quarter"]
+"""Resolution at which a network computes; the paper's is full."""
+
+LossMean = Literal["patch", "labelled"]
+"""What the loss is divided by: all pixels (Eq. 1), or the weights of the labelled ones."""
+
+WeightRule = Literal["paper", "inverse-sqrt"]
+"""Weights of the classes: Eq. 2, or the inverse square root of their frequency."""
+
+Sampler = Literal["shuffled", "balanced"]
+"""Every patch equally often, or the classes in turn."""
+
+Optimizer = Literal["sgd", "adamw"]
+
+Reader = Literal["auto", "qpdata", "paquo"]
+"""How objects of a QuPath project are read: ``qpdata`` directly; ``paquo`` through QuPath itself; ``auto`` directly,
+and through QuPath what the direct reader does not know.
+"""
+
+OverlapRule = Literal["class-order", "smallest", "drawing", "depth", "unlabelled"]
+"""Which of several areas of different classes labels a pixel.
+
+``class-order`` the class that comes first in the class map, the paper's class order (section 2.3); ``smallest`` the
+smallest area; ``drawing`` the one drawn last; ``depth`` the one that lies deepest in QuPath's hierarchy;
+``unlabelled`` none of them.
+"""

@@ -1,0 +1,107 @@
+"""From what people drew to what is trained: rules for class names and for painting."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from dmmn_qp.annotations import Annotation
+from dmmn_qp.choices import OverlapRule
+from dmmn_qp.errors import DatasetError
+
+STAR = "*"
+"""Ends the name of a class that QuPath ignores."""
+
+
+@dataclass(frozen=True, slots=True)
+class ClassRules:
+    """What becomes of each class name.
+
+    Attributes:
+        rename: Name in the source -> name to train; several names with one target are merged. A name that stands
+            here is trained even if it ends in ``*``.
+        drop: Names that are not trained.
+        merge_case: Whether names that differ only in case or blanks are one class, the one met first.
+    """
+
+    rename: Mapping[str, str] = field(default_factory=dict)
+    drop: Sequence[str] = ()
+    merge_case: bool = False
+
+    def resolve(self, names: Iterable[str]) -> dict[str, str | None]:
+        """Name in the source -> name to train, or None for a class that is not trained.
+
+        Args:
+            names: All names of the source, in its order.
+
+        Raises:
+            DatasetError: A rule names a class that does not exist.
+        """
+        known = list(dict.fromkeys(names))
+        canonical = self._canonical(known)
+        for rule, listed in (("[import.classes]", self.rename), ("--drop", self.drop)):
+            for name in listed:
+                if name not in known and _folded(name) not in map(
+                    _folded, canonical.values() if self.merge_case else ()
+                ):
+                    raise DatasetError(
+                        f'class "{name}" of {rule} does not exist; the classes are {", ".join(known) or "none"}'
+                    )
+        return {name: self._target(name, canonical[name]) for name in known}
+
+    def _canonical(self, names: Sequence[str]) -> dict[str, str]:
+        if not self.merge_case:
+            return {name: name for name in names}
+        first: dict[str, str] = {}
+        for name in names:
+            first.setdefault(_folded(name), name)
+        return {name: first[_folded(name)] for name in names}
+
+    def _target(self, name: str, canonical: str) -> str | None:
+        if name in self.drop or canonical in self.drop:
+            return None
+        for listed in (name, canonical):
+            if listed in self.rename:
+                return self.rename[listed]
+        return None if canonical.endswith(STAR) else canonical
+
+
+@dataclass(frozen=True, slots=True)
+class PaintRules:
+    """How annotations become labels.
+
+    Attributes:
+        overlap: Which area wins where classes overlap. Within a rule ties are settled by the class order.
+        line_width_um: Width given to lines of trained classes; None leaves lines out.
+        region_class: Class of the areas outside which nothing is labelled, on slides that have any; None for no such
+            class.
+    """
+
+    overlap: OverlapRule = "class-order"
+    line_width_um: float | None = None
+    region_class: str | None = None
+
+
+def case_variants(names: Iterable[str]) -> list[tuple[str, ...]]:
+    """Groups of names that differ only in case or blanks: probably slips of one class."""
+    groups: defaultdict[str, list[str]] = defaultdict(list)
+    for name in dict.fromkeys(names):
+        groups[_folded(name)].append(name)
+    return [tuple(group) for group in groups.values() if len(group) > 1]
+
+
+def with_trained_classes(
+    annotations: Iterable[Annotation], targets: Mapping[str, str | None]
+) -> tuple[Annotation, ...]:
+    """The annotations with the names that are trained; what is not trained keeps its own name."""
+    return tuple(
+        replace(a, class_name=targets[a.class_name], class_color=None)
+        if a.class_name is not None and targets.get(a.class_name) not in (None, a.class_name)
+        else a
+        for a in annotations
+    )
+
+
+def _folded(name: str) -> str:
+    return "".join(name.split()).casefold()
