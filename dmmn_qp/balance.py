@@ -11,6 +11,9 @@ from numpy.typing import NDArray
 from dmmn_qp.choices import WeightRule
 from dmmn_qp.patches import PatchRef
 
+MIN_CLASS_FRACTION = 0.01
+"""A patch shows a class when *more* than this part of its pixels has it."""
+
 
 @dataclass(frozen=True, slots=True)
 class Draw:
@@ -29,7 +32,7 @@ def shuffled_draws(n_patches: int, length: int, seed: int, epoch: int) -> list[D
 
 
 def class_balanced_draws(
-    patches: Sequence[PatchRef], length: int, seed: int, epoch: int, min_fraction: float = 0.01
+    patches: Sequence[PatchRef], length: int, seed: int, epoch: int, min_fraction: float = MIN_CLASS_FRACTION
 ) -> list[Draw]:
     """The classes take turns; each turn draws a patch in which more than ``min_fraction`` shows that class.
 
@@ -43,10 +46,7 @@ def class_balanced_draws(
         min_fraction: Part of the target's pixels.
     """
     rng = np.random.default_rng([seed, epoch])
-    counts = np.array([patch.label_counts for patch in patches])
-    threshold = min_fraction * counts[0].sum()
-    pools = [np.flatnonzero(c > threshold) for c in counts.T[1:]]
-    pools = [p if p.size else np.flatnonzero(c > 0) for p, c in zip(pools, counts.T[1:], strict=True)]
+    pools = _pools(patches, min_fraction)
     turns = _endless_permutations(len(pools), length, rng)
     decks: list[NDArray[np.int64]] = [
         _endless_permutations(pool.size, int((turns == c).sum()), rng) for c, pool in enumerate(pools)
@@ -57,6 +57,22 @@ def class_balanced_draws(
         order[i] = pools[c][decks[c][position[c]]]
         position[c] += 1
     return _seeded(order, rng)
+
+
+def balanced_probabilities(
+    patches: Sequence[PatchRef], min_fraction: float = MIN_CLASS_FRACTION
+) -> NDArray[np.float64]:
+    """How probable each patch is in a draw of `class_balanced_draws`: (P,), with a sum of 1.
+
+    Args:
+        patches: The patch index; every class must occur in it.
+        min_fraction: Part of the target's pixels.
+    """
+    pools = _pools(patches, min_fraction)
+    probabilities = np.zeros(len(patches))
+    for pool in pools:
+        probabilities[pool] += 1 / (len(pools) * pool.size)
+    return probabilities
 
 
 def class_weights(label_counts: NDArray[np.int64], rule: WeightRule) -> NDArray[np.float32]:
@@ -77,6 +93,14 @@ def class_weights(label_counts: NDArray[np.int64], rule: WeightRule) -> NDArray[
     share = label_counts / label_counts.sum()
     weights = 1 - share if rule == "paper" else share**-0.5 / (share**-0.5).mean()
     return np.asarray(weights, np.float32)
+
+
+def _pools(patches: Sequence[PatchRef], min_fraction: float) -> list[NDArray[np.int64]]:
+    """The patches from which each class draws when its turn comes."""
+    counts = np.array([patch.label_counts for patch in patches])
+    threshold = min_fraction * counts[0].sum()
+    pools = [np.flatnonzero(c > threshold) for c in counts.T[1:]]
+    return [p if p.size else np.flatnonzero(c > 0) for p, c in zip(pools, counts.T[1:], strict=True)]
 
 
 def _endless_permutations(n: int, length: int, rng: np.random.Generator) -> NDArray[np.int64]:

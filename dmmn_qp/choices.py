@@ -8,6 +8,7 @@ Device = Literal["auto", "cpu", "cuda", "mps"]
 Precision = Literal["auto", "fp32", "bf16"]
 Preset = Literal["fast", "paper"]
 Split = Literal["train", "val", "test"]
+SPLITS: tuple[Split, ...] = ("train", "val", "test")
 
 Norm = Literal["none", "batch", "group"]
 """Normalisation after each convolution; the paper has none."""

@@ -155,6 +155,9 @@ def import_command(
     ] = None,
     config: ConfigOption = None,
     overwrite: OverwriteOption = False,
+    check: Annotated[
+        bool, typer.Option("--check", help="Write nothing; say what should be mended, and exit with 1 on an error.")
+    ] = False,
 ) -> None:
     """Reads annotations and makes a dataset of masks and patches."""
     from dmmn_qp.importing import import_annotations
@@ -177,7 +180,7 @@ def import_command(
     flags |= {"reader": reader, "qupath_dir": qupath_dir, "strict": strict}
     options = import_options(load_config(config), flags)
     reporter = Reporter()
-    written = import_annotations(
+    findings = import_annotations(
         source,
         out,
         options,
@@ -186,9 +189,12 @@ def import_command(
         slides_roots=_slides_roots(slides_root),
         mpp_csv=mpp_csv,
         overwrite=overwrite,
+        check=check,
     )
+    if check:
+        raise typer.Exit(any(finding.severity == "error" for finding in findings))
     reporter.say(
-        f"Wrote {written}/ (masks and annotations open in QuPath). Next: dmmn-qp train{_if('--dataset', out, DATASET)}"
+        f"Wrote {out}/ (masks and annotations open in QuPath). Next: dmmn-qp train{_if('--dataset', out, DATASET)}"
     )
 
 

@@ -6,6 +6,7 @@ import csv
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +34,9 @@ from dmmn_qp.qupath.geojson import write_geojson
 from dmmn_qp.rasterize import LabelPainter
 from dmmn_qp.regions import Region
 from dmmn_qp.reporting import Reporter
+from dmmn_qp.reports.findings import count_text, find_findings, report_findings
+from dmmn_qp.reports.html import REPORT_PAGE, write_import_report
+from dmmn_qp.reports.inputs import Finding, ImportedData, ImportedSlide
 from dmmn_qp.slides import fingerprint, open_slide
 from dmmn_qp.slides.finding import SlidesRoot
 from dmmn_qp.sources import Source, SourceSlide, read_source
@@ -66,7 +70,8 @@ def import_annotations(
     slides_roots: Sequence[SlidesRoot] = (),
     mpp_csv: Path | None = None,
     overwrite: bool = False,
-) -> Path:
+    check: bool = False,
+) -> tuple[Finding, ...]:
     """Makes a dataset of everything that is annotated.
 
     Args:
@@ -78,15 +83,17 @@ def import_annotations(
         slides_roots: Where to look for slides that have been moved.
         mpp_csv: Table of pixel sizes for slides that do not say theirs.
         overwrite: Whether an existing dataset may be replaced.
+        check: Only look: say all findings and write nothing.
 
     Returns:
-        ``out``.
+        What somebody should look at, worst first.
 
     Raises:
         DmmnQpError: Anything that the user can mend; nothing is written then.
     """
     started = now()
-    check_free(out, overwrite=overwrite, marker=MANIFEST)
+    if not check:
+        check_free(out, overwrite=overwrite, marker=MANIFEST)
     source = read_source(source_path, annotations, slides_roots, options.read_rules(), mpp_csv)
     spec = PatchSpec(mpps=options.mpps, stride_px=options.stride_px)
     targets = options.class_rules().resolve(source.class_colors)
@@ -94,7 +101,7 @@ def import_annotations(
         targets = without_split_areas(source, targets)
     class_map = make_class_map(source, targets)
     reporter.heading(f'Importing "{source_path}"')
-    for warning in source.warnings:
+    for warning in source.warnings if not check else ():
         reporter.warn(warning)
     if source.without_annotations:
         reporter.say(f"  {source.without_annotations} slides without annotations are left out")
@@ -104,8 +111,13 @@ def import_annotations(
         for slide, slide_id in zip(source.slides, slide_ids(source.slides), strict=True):
             prepared.append(prepare(slide, slide_id, class_map, targets, spec, options))
             task.advance(note=slide_id)
-    report_left_out(prepared, class_map, options, reporter)
     prepared = with_splits(prepared, class_map, options, earlier_splits(out))
+    imported = as_imported(prepared, source_path, source, class_map, targets, spec, options)
+    if check:
+        findings = find_findings(imported)
+        report_findings(findings, reporter)
+        return findings
+    report_left_out(prepared, class_map, options, reporter)
     training_pixels((p for item in prepared for p in item.patches), class_map)
 
     with new_folder(out, overwrite=overwrite, marker=MANIFEST) as folder:
@@ -124,9 +136,11 @@ def import_annotations(
             DatasetManifest(class_map=class_map, patch_spec=spec, slides=tuple(item.record for item in prepared)),
         )
         configuration = {**options.model_dump(mode="json"), "source": str(source_path)}
+        report = write_import_report(folder, imported, pixels)
         write_json(folder / RUN_FILE, describe_run("import", configuration, started))
     report_dataset(prepared, pixels, class_map, spec, reporter)
-    return out
+    reporter.say(f"  {count_text(report.findings)}: see {out / REPORT_PAGE}")
+    return report.findings
 
 
 def make_class_map(source: Source, targets: Mapping[str, str | None]) -> ClassMap:
@@ -327,6 +341,57 @@ def earlier_splits(out: Path) -> dict[str, Split]:
         return {record.slide_id: record.split for record in Dataset(out).slides()}
     except DatasetError:
         return {}
+
+
+def as_imported(
+    prepared: Sequence[_Prepared],
+    source_path: Path,
+    source: Source,
+    class_map: ClassMap,
+    targets: Mapping[str, str | None],
+    spec: PatchSpec,
+    options: ImportOptions,
+) -> ImportedData:
+    """What the report is made of."""
+
+    def imported(item: _Prepared) -> ImportedSlide:
+        record = item.record
+        return ImportedSlide(
+            record=record,
+            name=item.source.name,
+            annotations=item.annotations,
+            painter=item.painter,
+            patches=item.patches,
+            open=partial(
+                open_slide,
+                item.source.path,
+                project_mpp=record.mpp,
+                user_mpp=record.mpp,
+                crop_to_bounds=record.crop_to_bounds,
+            ),
+            warnings=item.source.objects.warnings,
+            plane=item.source.plane,
+            other_kinds=item.source.other_kinds,
+        )
+
+    resolved = source_path.resolve()
+    return ImportedData(
+        name=(resolved.parent if resolved.is_file() else resolved).name,
+        source=str(source_path),
+        class_map=class_map,
+        patch_spec=spec,
+        slides=tuple(imported(item) for item in prepared),
+        min_labelled_fraction=options.min_labelled_fraction,
+        left_out=tuple(name for name, target in targets.items() if target is None),
+        region_class=options.region_class,
+        lines_label=options.line_width_um is not None,
+        split_areas=options.split_areas,
+        without_annotations=source.without_annotations,
+        noted=tuple(
+            Finding(severity="warning", message=warning, way_out="mend it in QuPath and save, then import again")
+            for warning in source.warnings
+        ),
+    )
 
 
 def write_mask(path: Path, item: _Prepared, class_map: ClassMap) -> NDArray[np.int64]:

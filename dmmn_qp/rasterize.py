@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from copy import copy
 from dataclasses import dataclass
 from uuid import UUID
 
@@ -97,6 +98,16 @@ class LabelPainter:
             if label is not None:
                 depth = depths.get(annotation.annotation_id, 0) if annotation.annotation_id else 0
                 yield Paint(geometry, label, drawn, depth)
+
+    def at(self, downsample: float) -> LabelPainter:
+        """The same painter on an array of another resolution.
+
+        Args:
+            downsample: Level-0 px per pixel of that array.
+        """
+        other = copy(self)
+        other.downsample = downsample
+        return other
 
     def paint(self, window: Region) -> LabelArray:
         """Labels of a window.

@@ -11,10 +11,10 @@ PACKAGE = Path(dmmn_qp.__file__).parent
 
 LAYERS: list[set[str]] = [
     {"", "annotations", "choices", "errors", "regions", "specs"},
-    {"augment", "architectures", "class_rules", "losses", "metrics", "provenance", "reporting", "splits"},
+    {"augment", "architectures", "class_rules", "losses", "metrics", "provenance", "reporting", "splits", "tissue"},
     {"rasterize", "polygonize", "patches", "balance"},
     {"slides", "qupath", "dataset", "checkpoint", "config", "outputs"},
-    {"devices", "sources", "torch_dataset", "writers"},
+    {"devices", "reports", "sources", "torch_dataset", "writers"},
     {"importing", "training", "prediction", "evaluation"},
     {"cli"},
 ]

@@ -1,0 +1,276 @@
+"""The figures of `import`: what ``report.json`` holds and ``report.html`` shows."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from dmmn_qp import __version__
+from dmmn_qp.balance import MIN_CLASS_FRACTION, balanced_probabilities
+from dmmn_qp.choices import SPLITS, Split
+from dmmn_qp.patches import PatchRef
+from dmmn_qp.reports.findings import find_findings
+from dmmn_qp.reports.inputs import Finding, ImportedData, ImportedSlide
+from dmmn_qp.specs import FileModel
+
+_UM2_PER_MM2 = 1e6
+
+
+class SlideClassFigures(FileModel):
+    """One class on one slide.
+
+    Attributes:
+        class_name: The class.
+        annotations: Areas that label pixels.
+        area_mm2: Labelled area of the mask: what overlaps counts for one class only.
+        tissue_share: That area divided by the slide's tissue area; above 1 is possible where glass is annotated. None
+            where no tissue was found.
+        patches: Patches that show the class (more than 1 % of their pixels).
+    """
+
+    class_name: str
+    annotations: int
+    area_mm2: float
+    tissue_share: float | None
+    patches: int
+
+
+class SlideFigures(FileModel):
+    """One slide.
+
+    Attributes:
+        slide_id: Its id in the dataset.
+        name: What the user calls it.
+        splits: Its split, or the splits of its areas where drawn areas divide it.
+        mpp: um/px at level 0.
+        width: Level-0 columns.
+        height: Level-0 rows.
+        tissue_mm2: Estimated area of tissue (`dmmn_qp.tissue`).
+        annotations: Everything drawn on the slide.
+        unclassified: How many of them have no class.
+        ignored: How many of them have a class that QuPath ignores (its name ends in ``*``) and that is not trained.
+        patches: Targets that hold enough annotation, more than 1 % by default, by split.
+        classes: What the classes have on the slide, in the order of the class map.
+    """
+
+    slide_id: str
+    name: str
+    splits: tuple[Split, ...]
+    mpp: float
+    width: int
+    height: int
+    tissue_mm2: float
+    annotations: int
+    unclassified: int
+    ignored: int
+    patches: dict[Split, int]
+    classes: tuple[SlideClassFigures, ...]
+
+
+class ClassFigures(FileModel):
+    """One class in the whole dataset; by split: train, val, test.
+
+    Attributes:
+        name: The class.
+        color: Red, green, blue.
+        annotations: Areas that label pixels.
+        slides: Slides that have it, by split.
+        area_mm2: Labelled area, by split.
+        patches: Patches that show the class, by split.
+    """
+
+    name: str
+    color: tuple[int, int, int]
+    annotations: int
+    slides: dict[Split, int]
+    area_mm2: dict[Split, float]
+    patches: dict[Split, int]
+
+
+class ClassBalance(FileModel):
+    """How much of one class training sees, without and with balancing: an expectation over the training patches.
+
+    Attributes:
+        class_name: The class.
+        pixels_shuffled: Its part of the labelled pixels when every patch is drawn equally often.
+        pixels_balanced: Its part when the classes take turns.
+        draws_shuffled: Part of the draws that show it when every patch is drawn equally often.
+        draws_balanced: Part of the draws that show it when the classes take turns.
+    """
+
+    class_name: str
+    pixels_shuffled: float
+    pixels_balanced: float
+    draws_shuffled: float
+    draws_balanced: float
+
+
+class ImportReport(FileModel):
+    """Content of ``report.json``.
+
+    Attributes:
+        format_version: Version of this format.
+        made_by: Program and version.
+        name: The dataset.
+        source: Where the annotations came from.
+        without_annotations: Slides left out because nothing is drawn on them.
+        min_labelled_fraction: Part of a target that annotation must exceed for it to become a patch.
+        findings: What to look at, worst first.
+        classes: The classes in their order.
+        slides: The slides in their order.
+        balance: What training sees of each class; empty when there is no training patch.
+    """
+
+    format_version: Literal[1] = 1
+    made_by: str = f"dmmn-qp {__version__}"
+    name: str
+    source: str
+    without_annotations: int = Field(ge=0)
+    min_labelled_fraction: float
+    findings: tuple[Finding, ...]
+    classes: tuple[ClassFigures, ...]
+    slides: tuple[SlideFigures, ...]
+    balance: tuple[ClassBalance, ...]
+
+
+def make_report(
+    data: ImportedData,
+    label_pixels: Mapping[str, NDArray[np.int64]],
+    tissue_mm2: Mapping[str, float],
+) -> ImportReport:
+    """All figures.
+
+    Args:
+        data: What was imported.
+        label_pixels: (C,) pixels of each class in the mask of each slide, by slide id.
+        tissue_mm2: Tissue of each slide, by slide id.
+    """
+    slides = tuple(
+        _slide_figures(slide, data, label_pixels[slide.record.slide_id], tissue_mm2[slide.record.slide_id])
+        for slide in data.slides
+    )
+    return ImportReport(
+        name=data.name,
+        source=data.source,
+        without_annotations=data.without_annotations,
+        min_labelled_fraction=data.min_labelled_fraction,
+        findings=find_findings(data),
+        classes=tuple(
+            _class_figures(i, data, [slide.classes[i] for slide in slides]) for i in range(len(data.class_map))
+        ),
+        slides=slides,
+        balance=class_balance(
+            [p for slide in data.slides for p in slide.patches if p.split == "train"], data.class_map.names
+        ),
+    )
+
+
+def _slide_figures(
+    slide: ImportedSlide, data: ImportedData, pixels: NDArray[np.int64], tissue_mm2: float
+) -> SlideFigures:
+    record = slide.record
+    pixel_mm2 = _pixel_mm2(slide)
+    labels = Counter(data.label_of(slide, annotation) for annotation in slide.annotations)
+    shown = _shows(slide.patches, len(data.class_map)).sum(axis=0)
+    classes = []
+    for i, name in enumerate(data.class_map.names):
+        area = float(pixels[i]) * pixel_mm2
+        classes.append(
+            SlideClassFigures(
+                class_name=name,
+                annotations=labels[i + 1],
+                area_mm2=area,
+                tissue_share=area / tissue_mm2 if tissue_mm2 else None,
+                patches=int(shown[i]),
+            )
+        )
+    names = [annotation.class_name for annotation in slide.annotations]
+    return SlideFigures(
+        slide_id=record.slide_id,
+        name=slide.name,
+        splits=slide.splits,
+        mpp=record.mpp,
+        width=record.width,
+        height=record.height,
+        tissue_mm2=tissue_mm2,
+        annotations=len(names),
+        unclassified=sum(name is None for name in names),
+        ignored=sum(
+            name is not None and name.endswith("*") and data.class_map.label_of(name) is None for name in names
+        ),
+        patches={split: sum(patch.split == split for patch in slide.patches) for split in SPLITS},
+        classes=tuple(classes),
+    )
+
+
+def _class_figures(number: int, data: ImportedData, on_slides: list[SlideClassFigures]) -> ClassFigures:
+    """Figures of class ``number`` of the class map.
+
+    The area of a slide that drawn areas divide among splits is that of its patches.
+    """
+    tissue_class = data.class_map.classes[number]
+    slides, patches = dict.fromkeys(SPLITS, 0), dict.fromkeys(SPLITS, 0)
+    area_mm2 = dict.fromkeys(SPLITS, 0.0)
+    for slide, figures in zip(data.slides, on_slides, strict=True):
+        for split in slide.splits:
+            of_split = tuple(patch for patch in slide.patches if patch.split == split)
+            patches[split] += int(_shows(of_split, len(data.class_map))[:, number].sum())
+            if not slide.is_divided:
+                slides[split] += figures.annotations > 0
+                area_mm2[split] += figures.area_mm2
+            else:
+                pixels = sum(patch.label_counts[number + 1] for patch in of_split)
+                slides[split] += pixels > 0
+                area_mm2[split] += pixels * _pixel_mm2(slide)
+    return ClassFigures(
+        name=tissue_class.name,
+        color=tissue_class.color,
+        annotations=sum(figures.annotations for figures in on_slides),
+        slides=slides,
+        area_mm2=area_mm2,
+        patches=patches,
+    )
+
+
+def class_balance(patches: list[PatchRef], names: tuple[str, ...]) -> tuple[ClassBalance, ...]:
+    """What training sees of each class, without and with balancing.
+
+    Args:
+        patches: The training patches.
+        names: The classes; a class without a pixel in the patches makes the result empty.
+    """
+    if not patches:
+        return ()
+    counts = np.array([patch.label_counts[1:] for patch in patches], np.float64)
+    if not counts.sum(axis=0).all():
+        return ()
+    shows = _shows(tuple(patches), len(names))
+    shuffled, balanced = np.full(len(patches), 1 / len(patches)), balanced_probabilities(patches)
+    pixels = [weights @ counts / (weights @ counts).sum() for weights in (shuffled, balanced)]
+    draws = [weights @ shows for weights in (shuffled, balanced)]
+    return tuple(
+        ClassBalance(
+            class_name=name,
+            pixels_shuffled=float(pixels[0][i]),
+            pixels_balanced=float(pixels[1][i]),
+            draws_shuffled=float(draws[0][i]),
+            draws_balanced=float(draws[1][i]),
+        )
+        for i, name in enumerate(names)
+    )
+
+
+def _pixel_mm2(slide: ImportedSlide) -> float:
+    """Area of a pixel of the slide's mask."""
+    return (slide.painter.downsample * slide.record.mpp) ** 2 / _UM2_PER_MM2
+
+
+def _shows(patches: tuple[PatchRef, ...], n_classes: int) -> NDArray[np.bool_]:
+    """Which classes each patch shows: (P, C)."""
+    counts = np.array([patch.label_counts for patch in patches], np.int64).reshape(-1, n_classes + 1)
+    return np.asarray(counts[:, 1:] > MIN_CLASS_FRACTION * counts.sum(axis=1, keepdims=True))

@@ -1,0 +1,138 @@
+"""What `import` hands over for its report, and the findings that it can bring along."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from dmmn_qp.annotations import DEFAULT_PLANE, Annotation, Plane
+from dmmn_qp.choices import SPLITS, Split
+from dmmn_qp.dataset import SlideRecord
+from dmmn_qp.patches import PatchRef
+from dmmn_qp.rasterize import LabelPainter
+from dmmn_qp.slides import Slide
+from dmmn_qp.specs import ClassMap, FileModel, PatchSpec
+from dmmn_qp.splits import area_split_of
+
+_LINES = ("LineString", "MultiLineString", "LinearRing")
+
+Severity = Literal["error", "warning", "note"]
+
+SEVERITIES: Final[tuple[Severity, ...]] = ("error", "warning", "note")
+"""Worst first."""
+
+
+class Finding(FileModel):
+    """One thing to look at.
+
+    Attributes:
+        severity: An error stops import or spoils training; a warning deserves a look; a note only says what is so.
+        slide: Id of the slide; None when the whole dataset is meant.
+        class_name: The class; None when none or several are meant.
+        place: (x, y) in level-0 px of QuPath's frame, in one of the things meant.
+        message: What is so.
+        way_out: What to do.
+    """
+
+    severity: Severity
+    slide: str | None = None
+    class_name: str | None = None
+    place: tuple[int, int] | None = None
+    message: str
+    way_out: str
+
+    def line(self) -> str:
+        """The finding in one line, without its severity."""
+        where = f"{self.slide}: " if self.slide is not None else ""
+        place = f" (at {self.place[0]}, {self.place[1]})" if self.place is not None else ""
+        return f"{where}{self.message}{place}; {self.way_out}"
+
+
+@dataclass(frozen=True, slots=True)
+class ImportedSlide:
+    """One slide of the dataset.
+
+    Attributes:
+        record: What the dataset says of it.
+        name: What the user calls it.
+        annotations: Everything drawn on it, trained on or not.
+        painter: Paints its labels.
+        patches: Its targets that hold enough annotation.
+        open: Opens it in the frame of its annotations.
+        warnings: What the reader of its annotations had to repair or leave out.
+        plane: The plane that is trained on.
+        other_kinds: Number of objects that were left out because of their kind.
+    """
+
+    record: SlideRecord
+    name: str
+    annotations: tuple[Annotation, ...]
+    painter: LabelPainter
+    patches: tuple[PatchRef, ...]
+    open: Callable[[], Slide]
+    warnings: tuple[str, ...] = ()
+    plane: Plane = DEFAULT_PLANE
+    other_kinds: int = 0
+
+    def is_on_plane(self, annotation: Annotation) -> bool:
+        """Whether an annotation lies on the plane that is trained on."""
+        return (annotation.plane.z, annotation.plane.t) == (self.plane.z, self.plane.t)
+
+    @property
+    def is_divided(self) -> bool:
+        """Whether drawn areas divide the slide among splits."""
+        return any(patch.fixed for patch in self.patches)
+
+    @property
+    def splits(self) -> tuple[Split, ...]:
+        """The slide's split, or the splits of its areas where drawn areas divide it."""
+        if self.is_divided:
+            return tuple(split for split in SPLITS if any(patch.split == split for patch in self.patches))
+        return (self.record.split,)
+
+
+@dataclass(frozen=True, slots=True)
+class ImportedData:
+    """Everything that was imported.
+
+    Attributes:
+        name: The dataset, for people.
+        source: Where the annotations came from.
+        class_map: The classes.
+        patch_spec: The patch geometry.
+        slides: The slides.
+        min_labelled_fraction: Part of a target that must be exceeded by annotation.
+        left_out: Classes of the source that are not trained.
+        region_class: Class of the areas outside which nothing is labelled, if there is one.
+        lines_label: Whether lines label pixels.
+        split_areas: Whether areas named after a split divide the slide they lie on.
+        without_annotations: Slides left out because nothing is drawn on them.
+        noted: Findings that import itself made.
+    """
+
+    name: str
+    source: str
+    class_map: ClassMap
+    patch_spec: PatchSpec
+    slides: tuple[ImportedSlide, ...]
+    min_labelled_fraction: float
+    left_out: tuple[str, ...] = ()
+    region_class: str | None = None
+    lines_label: bool = False
+    split_areas: bool = False
+    without_annotations: int = 0
+    noted: tuple[Finding, ...] = ()
+
+    def label_of(self, slide: ImportedSlide, annotation: Annotation) -> int | None:
+        """The label that an annotation gives to its pixels; None where it gives none."""
+        labels = annotation.is_area or (self.lines_label and annotation.geometry.geom_type in _LINES)
+        if not labels or not slide.is_on_plane(annotation) or annotation.class_name is None:
+            return None
+        return self.class_map.label_of(annotation.class_name)
+
+    def purpose_of(self, annotation: Annotation) -> Literal["region", "split"] | None:
+        """What an annotation is for that is not there to be trained on."""
+        if annotation.class_name is not None and annotation.class_name == self.region_class:
+            return "region"
+        return "split" if self.split_areas and area_split_of(annotation) is not None else None
