@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +13,9 @@ import numpy as np
 import pytest
 import rasterio
 from rasterio.errors import NotGeoreferencedWarning
+from typer.testing import CliRunner
+
+from dmmn_qp.cli import app
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command line does, before torch is loaded
 
@@ -106,10 +110,10 @@ def two_tissue_slides(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 FAST_TOML = """
 [train]
-width = 2
+width = 4
 stem = "quarter"
 epochs = 2
-steps_per_epoch = 12
+steps_per_epoch = 30
 batch_size = 4
 jitter_px = 32
 learning_rate = 0.01
@@ -121,10 +125,6 @@ precision = "fp32"
 @pytest.fixture(scope="session")
 def workspace(two_tissue_slides: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A workspace after import, train and predict through the command line; tests must not change it."""
-    from typer.testing import CliRunner
-
-    from dmmn_qp.cli import app
-
     folder = tmp_path_factory.mktemp("workspace")
     (folder / "fast.toml").write_text(FAST_TOML)
     slides, geojson = two_tissue_slides / "slides", two_tissue_slides / "geojson"
@@ -139,3 +139,40 @@ def workspace(two_tissue_slides: Path, tmp_path_factory: pytest.TempPathFactory)
             result = runner.invoke(app, command)
             assert result.exit_code == 0, result.output
     return folder
+
+
+def invoke(*command):
+    return CliRunner().invoke(app, [str(word) for word in command])
+
+
+def fails(*command):
+    """Runs a command that must fail in one clear line; returns the line."""
+    result = invoke(*command)
+    assert result.exit_code == 1, result.output
+    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+    lines = [line for line in result.stderr.splitlines() if not line.startswith("warning:")]
+    assert len(lines) == 1 and lines[0].startswith("error: "), result.stderr
+    assert "Traceback" not in result.output
+    return lines[0]
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def moved_demo(to: Path) -> Path:
+    """The demo's project without its slides, as if it had been mailed."""
+    for part in ("project.qpproj", "data", "classifiers"):
+        source = DEMO / part
+        shutil.copytree(source, to / part) if source.is_dir() else shutil.copy(source, to / part)
+    return to / "project.qpproj"
+
+
+def slides_with(here, features, n=1, mpp=0.5):
+    (here / "slides").mkdir()
+    for i in range(n):
+        write_tiff(here / "slides" / f"s{i}.tif", two_tissues(256, 256, seed=i), mpp)
+        write_features(here / "geojson" / f"s{i}.geojson", features[i] if n > 1 else features)
+    return ("import", "slides", "--annotations", "geojson")

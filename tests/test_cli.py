@@ -5,43 +5,30 @@ import re
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 import shapely
-from typer.testing import CliRunner
 
-from dmmn_qp.cli import app
 from dmmn_qp.dataset import Dataset, LabelRaster
 from dmmn_qp.prediction import slides_to_predict
 from dmmn_qp.qupath.geojson import read_geojson
 from dmmn_qp.regions import Region
 from dmmn_qp.slides import open_slide
-from tests.conftest import CMU_1, DEMO, FAST_TOML, rectangle, two_tissues, write_features, write_tiff
+from tests.conftest import (
+    CMU_1,
+    DEMO,
+    FAST_TOML,
+    fails,
+    invoke,
+    moved_demo,
+    rectangle,
+    slides_with,
+    two_tissues,
+    write_features,
+    write_tiff,
+)
 from tests.slide_files import write_dicom
-
-
-def invoke(*command):
-    return CliRunner().invoke(app, [str(word) for word in command])
-
-
-def fails(*command):
-    """Runs a command that must fail in one clear line; returns the line."""
-    result = invoke(*command)
-    assert result.exit_code == 1, result.output
-    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
-    lines = [line for line in result.stderr.splitlines() if not line.startswith("warning:")]
-    assert len(lines) == 1 and lines[0].startswith("error: "), result.stderr
-    assert "Traceback" not in result.output
-    return lines[0]
-
-
-@pytest.fixture
-def here(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
 
 # ---------------------------------------------------------------- the way through
 
@@ -61,7 +48,7 @@ def test_import_of_slides_and_geojson(workspace):
 
 def test_model_folder(workspace):
     card = json.loads((workspace / "models" / "dmmn-m3-1" / "model.json").read_text())
-    assert card["network"] == {"architecture": "dmmn-m3", "width": 2, "norm": "batch", "stem": "quarter"}
+    assert card["network"] == {"architecture": "dmmn-m3", "width": 4, "norm": "batch", "stem": "quarter"}
     assert [c["name"] for c in card["class_map"]["classes"]] == ["dark", "light"]
     assert card["patch_spec"]["mpps"] == [0.5, 1.0, 2.0]
     history = (workspace / "models" / "dmmn-m3-1" / "history.csv").read_text().splitlines()
@@ -184,14 +171,6 @@ def test_no_such_project(here):
     assert not (here / "dataset").exists()
 
 
-def moved_demo(to: Path) -> Path:
-    """The demo's project without its slides, as if it had been mailed."""
-    for part in ("project.qpproj", "data", "classifiers"):
-        source = DEMO / part
-        shutil.copytree(source, to / part) if source.is_dir() else shutil.copy(source, to / part)
-    return to / "project.qpproj"
-
-
 def test_missing_slides_are_named(here):
     (here / "mailed").mkdir()
     project = moved_demo(here / "mailed")
@@ -268,14 +247,6 @@ def test_truncated_qpdata(here, size):
 def test_broken_project_file(here, text):
     (here / "p.qpproj").write_text(text)
     fails("import", here / "p.qpproj")
-
-
-def slides_with(here, features, n=1, mpp=0.5):
-    (here / "slides").mkdir()
-    for i in range(n):
-        write_tiff(here / "slides" / f"s{i}.tif", two_tissues(256, 256, seed=i), mpp)
-        write_features(here / "geojson" / f"s{i}.geojson", features[i] if n > 1 else features)
-    return ("import", "slides", "--annotations", "geojson")
 
 
 def test_no_annotation_at_all(here):
@@ -443,7 +414,7 @@ def test_moved_slide_is_found_and_checked(here, two_tissue_slides):
     shutil.copytree(two_tissue_slides / "slides", here / "slides")
     assert invoke("import", "slides", "--annotations", two_tissue_slides / "geojson").exit_code == 0
     (here / "slides").rename(here / "elsewhere")
-    (here / "fast.toml").write_text(FAST_TOML.replace("epochs = 2", "epochs = 1").replace("= 12", "= 1"))
+    (here / "fast.toml").write_text(FAST_TOML.replace("epochs = 2", "epochs = 1").replace("= 30", "= 1"))
     assert "--slides-root" in fails("train", "--config", "fast.toml")
     assert invoke("train", "--config", "fast.toml", "--slides-root", "elsewhere").exit_code == 0
     for path in (here / "elsewhere").iterdir():

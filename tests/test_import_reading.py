@@ -10,12 +10,11 @@ from dmmn_qp.errors import ProjectError
 from dmmn_qp.qupath.geojson import read_geojson
 from dmmn_qp.qupath.qpdata import read_qpdata
 from dmmn_qp.regions import Region
-from tests.conftest import DEMO, rectangle, two_tissues, write_features, write_tiff
-from tests.test_cli import fails, here, invoke, moved_demo  # noqa: F401
+from tests.conftest import DEMO, fails, invoke, moved_demo, rectangle, two_tissues, write_features, write_tiff
 
 
 @pytest.fixture
-def project(here: Path) -> Path:  # noqa: F811
+def project(here: Path) -> Path:
     """The demo's project in a folder of its own; its slides are found beside it."""
     (here / "p").mkdir()
     (here / "p" / "slides").symlink_to(DEMO / "slides")
@@ -37,7 +36,7 @@ def test_every_image_damaged(project):
 
 
 @pytest.mark.parametrize("backup", [True, False])
-def test_missing_data_of_an_annotated_image(project, here, backup):  # noqa: F811
+def test_missing_data_of_an_annotated_image(project, here, backup):
     data = data_of(project, 2)
     data.rename(data.with_name("data.qpdata.bkp" if backup else "elsewhere"))
     line = fails("import", project, "--strict")
@@ -109,7 +108,7 @@ def through(monkeypatch):
     return Through
 
 
-def test_auto_asks_qupath_only_for_what_it_does_not_know(project, through, here):  # noqa: F811
+def test_auto_asks_qupath_only_for_what_it_does_not_know(project, through, here):
     of_unknown_version(project, 2)
     result = invoke("import", project, "--qupath-dir", "QuPath")
     assert result.exit_code == 0, result.output
@@ -124,7 +123,7 @@ def test_auto_does_not_ask_qupath_about_damage(project, through):
     assert not through.opened
 
 
-def test_reader_from_the_configuration(project, through, here):  # noqa: F811
+def test_reader_from_the_configuration(project, through, here):
     (here / "c.toml").write_text('[import]\nreader = "paquo"\nqupath_dir = "QuPath"\n')
     assert invoke("import", project, "--config", "c.toml").exit_code == 0
     assert (through.opened, through.read_entries) == ([Path("QuPath")], ["1", "2", "3", "4"])
@@ -145,7 +144,7 @@ def test_qupath_that_fails_is_asked_once(project, monkeypatch):
     assert len(asked) == 1 and result.stderr.count("no QuPath; --qupath-dir") == 2
 
 
-def test_paquo_is_for_projects(here):  # noqa: F811
+def test_paquo_is_for_projects(here):
     assert "--reader paquo" in fails("import", DEMO / "slides", "--annotations", DEMO, "--reader", "paquo")
 
 
@@ -162,21 +161,21 @@ def of_kind(feature, kind):
     return feature
 
 
-def slide(here, features):  # noqa: F811
+def slide(here, features):
     (here / "slides").mkdir()
     write_tiff(here / "slides" / "s.tif", two_tissues(256, 256), 0.5)
     write_features(here / "geojson" / "s.geojson", features)
     return ("import", "slides", "--annotations", "geojson", "--overwrite")
 
 
-def labelled(here):  # noqa: F811
+def labelled(here):
     dataset = Dataset(here / "dataset")
     with LabelRaster(dataset.mask_path("s")) as mask:
         labels = mask.read(Region(0, 0, 256, 256))
     return {name: int((labels == i).sum()) for i, name in enumerate(dataset.class_map.names, start=1)}
 
 
-def test_plane_with_most_annotations(here):  # noqa: F811
+def test_plane_with_most_annotations(here):
     two = [on_plane(rectangle(x, 0, 50, 50, "a"), 2, 1) for x in (0, 100)]
     command = slide(here, [rectangle(0, 100, 90, 90, "b"), *two])
     result = invoke(*command)
@@ -192,20 +191,20 @@ def test_plane_with_most_annotations(here):  # noqa: F811
     assert json.loads((here / "dataset" / "run.json").read_text())["configuration"]["plane"] == [2, 1]
 
 
-def test_first_plane_is_taken_of_equals(here):  # noqa: F811
+def test_first_plane_is_taken_of_equals(here):
     command = slide(here, [on_plane(rectangle(0, 0, 50, 50, "a"), 2), rectangle(0, 100, 90, 90, "b")])
     assert invoke(*command).exit_code == 0
     assert labelled(here) == {"b": 90 * 90}
 
 
-def test_plane_without_annotations(here):  # noqa: F811
+def test_plane_without_annotations(here):
     command = slide(here, [rectangle(0, 0, 50, 50, "a")])
     assert "the planes with objects are 0,0 (1 objects)" in fails(*command, "--plane", "3")
     for text in ("x", "1,2,3", "-1", ""):
         assert "--plane" in fails(*command, f"--plane={text}")
 
 
-def test_cells_and_detections_only_when_asked_for(here):  # noqa: F811
+def test_cells_and_detections_only_when_asked_for(here):
     detections = [of_kind(rectangle(100, 0, 20, 20, "b"), kind) for kind in ("detection", "cell", "tile")]
     command = slide(here, [rectangle(0, 0, 50, 50, "a"), *detections])
     result = invoke(*command)
@@ -219,7 +218,7 @@ def test_cells_and_detections_only_when_asked_for(here):  # noqa: F811
     assert "kinds" in fails(*command, "--kinds", "cells")
 
 
-def test_image_with_detections_only_is_not_searched_for(project, here):  # noqa: F811
+def test_image_with_detections_only_is_not_searched_for(project, here):
     from tests.qupath.conftest import QpdataWriter
 
     writer = QpdataWriter()

@@ -18,8 +18,7 @@ from dmmn_qp.rasterize import LabelPainter
 from dmmn_qp.regions import Region
 from dmmn_qp.specs import ClassMap
 from dmmn_qp.splits import case_of, draw_splits
-from tests.conftest import rectangle, two_tissues, write_features, write_tiff
-from tests.test_cli import fails, here, invoke, slides_with  # noqa: F401
+from tests.conftest import fails, invoke, rectangle, slides_with, two_tissues, write_features, write_tiff
 
 CLASSES = ClassMap.from_colors([("a", (255, 0, 0)), ("b", (0, 255, 0))])
 
@@ -169,7 +168,7 @@ def test_split_file(tmp_path):
         read_split_file(path, ["a"])
 
 
-def test_rules_through_the_command_line(here):  # noqa: F811
+def test_rules_through_the_command_line(here):
     features = [rectangle(0, 0, 99, 99, "Tumor"), rectangle(120, 0, 99, 99, "tumor"), rectangle(0, 120, 99, 99, "b")]
     command = slides_with(here, features)
     result = invoke(*command)
@@ -183,7 +182,7 @@ def test_rules_through_the_command_line(here):  # noqa: F811
     assert "Tumour" in fails(*command, "--drop", "Tumour", "--overwrite")
 
 
-def test_split_file_and_cases_through_the_command_line(here):  # noqa: F811
+def test_split_file_and_cases_through_the_command_line(here):
     (here / "slides").mkdir()
     for i in range(4):
         write_tiff(here / "slides" / f"P{i // 2}-{i}.tif", two_tissues(256, 256, seed=i))
@@ -203,7 +202,7 @@ def named(feature, name):
     return feature
 
 
-def test_split_areas_never_share_a_pixel(here):  # noqa: F811
+def test_split_areas_never_share_a_pixel(here):
     (here / "slides").mkdir()
     write_tiff(here / "slides" / "s.tif", np.full((2304, 8192, 3), 200, np.uint8))
     features = [
