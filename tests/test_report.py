@@ -3,6 +3,7 @@
 import json
 import re
 import tomllib
+from dataclasses import replace
 from functools import partial
 from importlib.resources import files
 
@@ -116,6 +117,19 @@ def test_a_slide_without_tissue_has_no_share(tmp_path):
     slide = write_import_report(tmp_path, data, pixels_of(data)).slides[0]
     assert slide.tissue_mm2 == 0
     assert [c.tissue_share for c in slide.classes] == [None, None]
+
+
+def test_a_slide_divided_by_areas_counts_for_each_split(tmp_path):
+    """Of such a slide only patches are used: the first target for training, the second for validation."""
+    slide = imported_slide([box(0, 0, 100, 100), box(256, 0, 50, 100)], path=half_glass(tmp_path / "a.tif"))
+    first, second = slide.patches
+    slide = replace(slide, patches=(replace(first, fixed=True), replace(second, split="val", fixed=True)))
+    data = imported(slide)
+    report = write_import_report(tmp_path, data, pixels_of(data))
+    assert report.slides[0].splits == ("train", "val")
+    assert report.classes[0].area_mm2 == pytest.approx({"train": 10_000 * 0.25e-6, "val": 5_000 * 0.25e-6, "test": 0})
+    assert report.classes[0].slides == report.classes[0].patches == {"train": 1, "val": 1, "test": 0}
+    assert not any("no slide is for validation" in f.message for f in report.findings)
 
 
 def patch(*label_counts):
@@ -245,6 +259,25 @@ def test_similar_names():
     assert '"dark" (2 annotations) and "Dark" (1 annotation)' in finding.message
     assert (finding.slide, finding.class_name, finding.place) == ("a", "Dark", (60, 210))
     assert 'to "dark" in QuPath' in finding.way_out
+
+
+def test_what_marks_a_region_or_a_split_is_no_finding():
+    drawn = [*WELL, box(0, 0, 500, 250, "Region*"), box(0, 0, 250, 250, None, name="Training")]
+    slide = imported_slide(drawn)
+    assert [f.slide for f in find_findings(imported(slide, region_class="Region*", split_areas=True)) if f.slide] == []
+    assert len([f for f in find_findings(imported(slide)) if f.slide]) == 2
+
+
+def test_lines_with_a_width_label():
+    slide = imported_slide([*WELL, Annotation(shapely.LineString([(20, 200), (30, 200)]), "dark")])
+    assert [f for f in find_findings(imported(slide, lines_label=True)) if f.slide] == []
+
+
+def test_another_plane_and_other_kinds():
+    on_plane = [replace(annotation, plane=Plane(z=2)) for annotation in WELL]
+    slide = replace(imported_slide(WELL), annotations=tuple(on_plane), plane=Plane(z=2), other_kinds=7)
+    first, second = (f.message for f in find_findings(imported(slide)) if f.slide)
+    assert first.startswith("trained on plane z = 2, t = 0") and second.startswith("7 objects of another kind")
 
 
 def test_dropped_class():
