@@ -17,8 +17,8 @@ from PIL import Image
 
 from dmmn_qp.annotations import Annotation
 from dmmn_qp.architectures import build_network
-from dmmn_qp.architectures.blocks import Norm, Stem
 from dmmn_qp.checkpoint import InputConvention
+from dmmn_qp.choices import Norm, Stem
 from dmmn_qp.devices import autocast, network_inputs
 from dmmn_qp.polygonize import polygonize
 from dmmn_qp.qupath.geojson import write_geojson

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -25,6 +27,8 @@ if TYPE_CHECKING:
 DATASET = Path("dataset")
 MODELS = Path("models")
 PREDICTIONS = Path("predictions")
+
+MIB = 2**20
 
 
 class _OneLineErrors(TyperGroup):
@@ -311,6 +315,56 @@ def evaluate_command(
         if path is not None:
             write_json(path, figures)
             reporter.say(f"Wrote {path}")
+
+
+@app.command("architectures")
+def architectures_command(
+    classes: Annotated[int, typer.Option(help="Number of outputs; the paper counts 7.", min=1)] = 7,
+    width: Annotated[
+        int | None, typer.Option(help="Base width f; default the paper's of each.", min=1, max=512, show_default=False)
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Lists the networks with their size, cost and view."""
+    from dmmn_qp.architectures import ARCHITECTURES
+    from dmmn_qp.architectures.describe import describe
+
+    described = [describe(name, classes=classes, width=width) for name in ARCHITECTURES]
+    if as_json:
+        typer.echo(json.dumps([asdict(d) for d in described], indent=2))
+        return
+    reporter = Reporter()
+    reporter.table(
+        (
+            "architecture",
+            "width",
+            "parameters",
+            "GFLOP\nper target",
+            "sees\num",
+            "given\num",
+            "MiB per\ntarget",
+            "MiB\nonce",
+        ),
+        [
+            (
+                d.architecture,
+                str(d.width),
+                f"{d.parameters:,}",
+                f"{d.gflop_per_target:.2f}",
+                f"{d.context_um:g}",
+                f"{d.field_um:g}",
+                f"{d.activation_bytes / MIB:.0f}",
+                f"{(d.parameter_bytes + d.gradient_bytes + d.optimizer_bytes['adamw']) / MIB:.0f}",
+            )
+            for d in described
+        ],
+    )
+    reporter.say(
+        f"With {classes} outputs, targets of 256 px at 0.5 um/px, 3 magnifications, full stem and no normalisation.\n"
+        "sees, given: tissue that the middle pixel of the output depends on, of the field that the network is given.\n"
+        "MiB: training in fp32 takes at least the first for each target of a batch (activations kept for the backward\n"
+        "pass), and once the second (parameters, gradients, AdamW)."
+    )
 
 
 def _numbers(text: str | None) -> tuple[float, ...] | None:

@@ -101,7 +101,7 @@ class TrainOptions(FileModel):
     Attributes:
         preset: Which preset the other options started from.
         architecture: Key of `ARCHITECTURES`.
-        width: Base width f; None takes 32 with a GPU and 8 without.
+        width: Base width f; None takes the paper's with a GPU or the preset ``paper``, else 8.
         norm: Normalisation after each convolution.
         stem: Resolution at which the network computes.
         epochs: Number of epochs; the model is validated after each.
@@ -162,7 +162,6 @@ class PredictOptions(FileModel):
 PRESETS: dict[Preset, dict[str, Any]] = {
     "fast": {},
     "paper": {  # section 2.5 and Table 1
-        "width": 32,
         "norm": "none",
         "stem": "full",
         "epochs": 20,

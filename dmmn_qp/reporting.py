@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.table import Table
 
 LINE_INTERVAL_S = 20.0
 """Longest silence in a log while a task runs."""
+
+WIDEST_TABLE = 1000
+"""Characters that a table in a log may be wide."""
 
 
 class Task:
@@ -68,6 +73,20 @@ class Reporter:
     def warn(self, text: str) -> None:
         """Prints a warning to standard error."""
         self._errors.print(f"[yellow]warning:[/yellow] {escape(text)}")
+
+    def table(self, header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+        """Prints a table, its first column to the left and the others to the right.
+
+        On a terminal that is too narrow for it, cells are wrapped; in a log it is as wide as it needs.
+        """
+        table = Table(box=SIMPLE_HEAD, pad_edge=False)
+        for column, title in enumerate(header):
+            table.add_column(escape(title), justify="right" if column else "left")
+        for row in rows:
+            table.add_row(*map(escape, row))
+        if not self._console.is_terminal:
+            table.width = self._console.measure(table, options=self._console.options.update(width=WIDEST_TABLE)).maximum
+        self._console.print(table, crop=False, soft_wrap=False)
 
     @contextmanager
     def task(self, description: str, total: int) -> Iterator[Task]:

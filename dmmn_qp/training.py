@@ -79,7 +79,7 @@ def train(
 
     device = choose_device(options.device)
     bf16 = choose_bf16(options.precision, device)
-    width = options.width or (WIDTH_ON_CPU if device.type == "cpu" else paper_width(options))
+    width = options.width or default_width(options, device)
     torch.manual_seed(options.seed)
     kind = NetworkOptions(architecture=options.architecture, width=width, norm=options.norm, stem=options.stem)
     network = build_network(
@@ -193,10 +193,11 @@ def train(
     return out
 
 
-def paper_width(options: TrainOptions) -> int:
-    """The paper's base width of the architecture, or of the default one for an unknown name."""
-    architecture = ARCHITECTURES.get(options.architecture)
-    return architecture.paper_width if architecture else WIDTH_ON_CPU
+def default_width(options: TrainOptions, device: torch.device) -> int:
+    """The paper's base width of the architecture; a narrow one on a CPU, but for the preset ``paper``."""
+    if (device.type == "cpu" and options.preset != "paper") or options.architecture not in ARCHITECTURES:
+        return WIDTH_ON_CPU
+    return ARCHITECTURES[options.architecture].paper_width
 
 
 def draw_epoch(patches: Sequence[PatchRef], length: int, options: TrainOptions, epoch: int) -> list[Draw]:

@@ -422,6 +422,17 @@ def test_moved_slide_is_found_and_checked(here, two_tissue_slides):
     assert "is not the file that was imported" in fails("train", "--config", "fast.toml", "--slides-root", "elsewhere")
 
 
+def test_architectures_as_json_and_as_a_table():
+    listed = json.loads(invoke("architectures", "--json", "--classes", "7").stdout)
+    assert [(d["architecture"], d["width"], d["parameters"]) for d in listed][-1] == ("dmmn-m3", 32, 27_071_303)
+    narrow = json.loads(invoke("architectures", "--json", "--classes", "1", "--width", "2").stdout)
+    assert [d["parameters"] for d in narrow][:2] == [4608 * 4 + 105 * 2 + 3, 8433 * 4 + 135 * 2 + 3]
+    table = invoke("architectures").stdout
+    row = next(line.split() for line in table.splitlines() if "dmmn-m3" in line)
+    assert row == ["dmmn-m3", "32", "27,071,303", "79.34", "408", "512", "374", "413"]
+    assert invoke("architectures", "--classes", "0").exit_code == 2
+
+
 def test_unknown_option_values(here):
     assert invoke("train", "--preset", "slow").exit_code == 2
     assert "--mpps" in fails("import", "x.qpproj", "--mpps", "half")

@@ -1,12 +1,14 @@
 import json
 
 import pytest
+import torch
 from rich.console import Console
 
 from dmmn_qp.config import PRESETS, import_options, load_config, predict_options, train_options
 from dmmn_qp.errors import ConfigError, OutputExistsError
 from dmmn_qp.outputs import new_file, new_folder, write_json
 from dmmn_qp.reporting import Reporter, duration
+from dmmn_qp.training import default_width
 
 
 def test_flag_over_file_over_preset_over_default(tmp_path):
@@ -25,7 +27,11 @@ def test_paper_preset_is_the_papers():
         0.99,
         1e-4,
     )
-    assert (options.width, options.norm, options.stem, options.epochs) == (32, "none", "full", 20)
+    assert (options.width, options.norm, options.stem, options.epochs) == (None, "none", "full", 20)
+    for architecture, width in (("dmmn-m3", 32), ("unet", 64)):
+        options = train_options(load_config(None), {"preset": "paper", "architecture": architecture})
+        assert default_width(options, torch.device("cpu")) == width
+    assert default_width(train_options(load_config(None), {}), torch.device("cpu")) == 8
     assert (options.loss_mean, options.class_weights) == ("patch", "paper")
 
 
@@ -137,3 +143,15 @@ def test_markup_of_users_is_shown_as_text(capsys):
     console = Console(record=True, width=200)
     Reporter(console).say("slide [red]x[/red].svs")
     assert "slide [red]x[/red].svs" in console.export_text()
+
+
+def test_table_in_a_log_and_on_a_narrow_terminal():
+    rows = [("dmmn-[m3]", "27,071,303"), ("x" * 90, "1")]
+    log = Console(record=True, width=80)
+    Reporter(log).table(("name", "parameters"), rows)
+    cells = [line.split() for line in log.export_text().splitlines()]
+    assert ["x" * 90, "1"] in cells  # as wide as it needs
+    assert ["dmmn-[m3]", "27,071,303"] in cells
+    terminal = Console(record=True, width=60, force_terminal=True)
+    Reporter(terminal).table(("name", "parameters"), rows)
+    assert max(len(line) for line in terminal.export_text().splitlines()) <= 60

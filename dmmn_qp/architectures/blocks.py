@@ -1,18 +1,19 @@
 """The building blocks that the paper's networks share (paper, section 2.4 and Figure 4).
 
 Level ``k`` of a branch is its resolution ``1 / 2**k``; it has ``width * 2**k`` channels, ``k = 0 .. 4``.
-Every convolution has a bias. The paper has no normalisation; ``norm`` adds one after each convolution.
+Every convolution has a bias. The paper has no normalisation; ``norm`` adds one after each convolution but the
+final ones. Branch ``m`` sees a field that is ``2**m`` times larger than the target and has as many pixels.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
-from dmmn_qp.choices import Norm, Stem
-
-STEM_FACTORS: dict[Stem, int] = {"full": 1, "half": 2, "quarter": 4}
-"""How many times coarser than its input a network computes; the paper's do at full resolution."""
+from dmmn_qp.choices import Norm
 
 LEVELS = 5
 """Resolutions of one branch: full, 1/2, 1/4, 1/8 and 1/16 ("centre")."""
@@ -27,26 +28,34 @@ def _normalisation(norm: Norm, channels: int) -> list[nn.Module]:
     if norm == "batch":
         return [nn.BatchNorm2d(channels)]
     if norm == "group":
-        return [nn.GroupNorm(min(8, channels), channels)]
+        return [nn.GroupNorm(math.gcd(8, channels), channels)]
     return []
 
 
 class ConvBlock(nn.Sequential):
-    """Two 3x3 convolutions, each with ReLU: (B, in, h, w) -> (B, out, h, w)."""
+    """Two 3x3 convolutions, each with ReLU: (B, in, h, w) -> (B, out, h, w).
 
-    def __init__(self, in_channels: int, out_channels: int, norm: Norm = "none") -> None:
+    Args:
+        in_channels: Channels of the input.
+        out_channels: Channels of the output.
+        norm: Normalisation after each convolution.
+        between: Channels between the two convolutions; as many as the output has unless given.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, norm: Norm = "none", between: int | None = None) -> None:
+        between = between or out_channels
         super().__init__(
-            nn.Conv2d(in_channels, out_channels, 3, padding=1),
-            *_normalisation(norm, out_channels),
+            nn.Conv2d(in_channels, between, 3, padding=1),
+            *_normalisation(norm, between),
             nn.ReLU(inplace=True),
-            nn.Conv2d(out_channels, out_channels, 3, padding=1),
+            nn.Conv2d(between, out_channels, 3, padding=1),
             *_normalisation(norm, out_channels),
             nn.ReLU(inplace=True),
         )
 
 
 class ConvTranspose(nn.Sequential):
-    """Transposed 3x3 convolution of stride 2 with ReLU: (B, in, h, w) -> (B, out, 2h, 2w)."""
+    """Transposed 3x3 convolution of stride 2 with ReLU, the paper's CONV_TR: (B, in, h, w) -> (B, out, 2h, 2w)."""
 
     def __init__(self, in_channels: int, out_channels: int, norm: Norm = "none") -> None:
         super().__init__(
@@ -92,16 +101,15 @@ class Decoder(nn.Module):
     Args:
         width: Base width of the branch.
         norm: Normalisation after each convolution.
-        joined: Channels that other branches bring to the input of the transposed convolution to
-            level 3, 2, 1 and 0, in this order.
+        joined: For levels 0 .. 3: channels that other branches bring to the input of the transposed
+            convolution to that level.
     """
 
-    def __init__(self, width: int, norm: Norm = "none", joined: tuple[int, int, int, int] = (0, 0, 0, 0)) -> None:
+    def __init__(self, width: int, norm: Norm = "none", joined: Sequence[int] = (0, 0, 0, 0)) -> None:
         super().__init__()
         levels = range(LEVELS - 2, -1, -1)
         self.ups = nn.ModuleList(
-            ConvTranspose(channels_at(width, k + 1) + extra, channels_at(width, k), norm)
-            for k, extra in zip(levels, joined, strict=True)
+            ConvTranspose(channels_at(width, k + 1) + joined[k], channels_at(width, k), norm) for k in levels
         )
         self.blocks = nn.ModuleList(ConvBlock(2 * channels_at(width, k), channels_at(width, k), norm) for k in levels)
 
@@ -127,15 +135,48 @@ class Decoder(nn.Module):
         return decoded
 
 
-def centre_crop(x: Tensor, ratio: int) -> Tensor:
-    """The concentric ``1 / ratio`` of the sides of (B, C, h, w): (B, C, h/ratio, w/ratio)."""
-    height, width = x.shape[-2] // ratio, x.shape[-1] // ratio
+class ConvTransposeOfCrop(nn.Module):
+    """The concentric ``1 / 2**m`` of a map of branch ``m``, brought back to the map's size by m `ConvTranspose`.
+
+    So a map of a coarser branch takes the pixel size of the finest one: (B, C, h, w) -> (B, C, h, w), h and w
+    even. Where the crop would end inside a pixel (h / 2**m odd or broken), it is taken a little larger, and its
+    enlargement cropped; on the paper's patches of 256 px it never does.
+
+    Args:
+        channels: Channels of the map, kept.
+        m: How many times the map's size is halved and doubled.
+        norm: Normalisation after each transposed convolution.
+    """
+
+    def __init__(self, channels: int, m: int, norm: Norm = "none") -> None:
+        super().__init__()
+        self.m = m
+        self.ups = nn.Sequential(*(ConvTranspose(channels, channels, norm) for _ in range(m)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, h, w) -> (B, C, h, w), ``2**m`` times enlarged about the centre."""
+        height, width = x.shape[-2:]
+        smallest_even = [2 * math.ceil(side / 2 ** (self.m + 1)) for side in (height, width)]
+        return crop_to(self.ups(crop_to(x, *smallest_even)), height, width)
+
+
+def crop_to(x: Tensor, height: int, width: int) -> Tensor:
+    """The middle of (B, C, h, w): (B, C, height, width)."""
     top, left = (x.shape[-2] - height) // 2, (x.shape[-1] - width) // 2
     return x[..., top : top + height, left : left + width]
 
 
+def centre_crop(x: Tensor, ratio: int) -> Tensor:
+    """The concentric ``1 / ratio`` of the sides of (B, C, h, w): (B, C, h/ratio, w/ratio)."""
+    return crop_to(x, x.shape[-2] // ratio, x.shape[-1] // ratio)
+
+
 def initialise(network: nn.Module) -> None:
-    """Kaiming-normal weights (fan-in, ReLU) for every convolution, biases 0."""
+    """Kaiming-normal weights (fan-in, ReLU) for every convolution, biases 0.
+
+    The fan-in is torch's, that is the second axis of the weights times 9. Of a transposed convolution this is the
+    number of its outputs.
+    """
     for module in network.modules():
         if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_in", nonlinearity="relu")

@@ -1,0 +1,42 @@
+"""DMMN-M2S: multi-encoder, multi-decoder, single-concatenation (Figure 4)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from dmmn_qp.architectures.blocks import ConvFinal, ConvTransposeOfCrop, Decoder, Encoder
+from dmmn_qp.choices import Norm
+
+
+class DmmnM2s(nn.Module):
+    """A complete U-Net for each magnification, joined once, before the final convolutions.
+
+    The last decoder maps of the coarser branches are cropped to the target and enlarged to its pixel size.
+
+    Args:
+        classes: Number of outputs C.
+        width: Base width f; 32 in the paper.
+        magnifications: Number of images; 3 in the paper (0.5, 1 and 2 um/px).
+        norm: Normalisation after each convolution; none in the paper.
+        in_channels: Channels of an image.
+    """
+
+    def __init__(
+        self, classes: int, width: int = 32, magnifications: int = 3, norm: Norm = "none", in_channels: int = 3
+    ) -> None:
+        super().__init__()
+        self.encoders = nn.ModuleList(Encoder(width, norm, in_channels) for _ in range(magnifications))
+        self.decoders = nn.ModuleList(Decoder(width, norm) for _ in range(magnifications))
+        self.enlarge = nn.ModuleList(ConvTransposeOfCrop(width, m, norm) for m in range(1, magnifications))
+        self.final = ConvFinal(magnifications * width, width, classes)
+
+    def forward(self, images: list[Tensor]) -> Tensor:
+        """M images (B, 3, S, S), finest first, S divisible by 16 -> logits (B, C, S, S)."""
+        own, *coarser = [
+            decoder(encoder(image))[0]
+            for encoder, decoder, image in zip(self.encoders, self.decoders, images, strict=True)
+        ]
+        enlarged = [enlarge(x) for enlarge, x in zip(self.enlarge, coarser, strict=True)]
+        logits: Tensor = self.final(torch.cat([own, *enlarged], dim=1))
+        return logits
