@@ -126,13 +126,13 @@ class TrainOptions(FileModel):
     width: int | None = Field(default=None, ge=1, le=256)
     norm: Norm = "batch"
     stem: Stem = "quarter"
-    epochs: int = Field(default=20, ge=1)
-    steps_per_epoch: int | None = Field(default=50, ge=1)
-    batch_size: int = Field(default=12, ge=1)
+    epochs: int = Field(default=10, ge=1)
+    steps_per_epoch: int | None = Field(default=100, ge=1)
+    batch_size: int = Field(default=8, ge=1)
     sampler: Sampler = "balanced"
     jitter_px: int = Field(default=128, ge=0)
     optimizer: Optimizer = "adamw"
-    learning_rate: float = Field(default=6e-3, gt=0)
+    learning_rate: float = Field(default=5e-3, gt=0)
     momentum: float = Field(default=0.99, ge=0, lt=1)
     weight_decay: float = Field(default=5e-2, ge=0)
     loss_mean: LossMean = "labelled"

@@ -13,7 +13,7 @@ from dmmn_qp.architectures.dmmn_m3 import DmmnM3
 from dmmn_qp.architectures.dmmn_ms import DmmnMs
 from dmmn_qp.architectures.dmmn_s2 import DmmnS2
 from dmmn_qp.architectures.segnet import SegNet
-from dmmn_qp.architectures.stem import STEM_FACTORS, Stemmed
+from dmmn_qp.architectures.stem import STEM_FACTORS, Stemmed, stem_channels
 from dmmn_qp.architectures.unet import UNet
 from dmmn_qp.choices import Norm, Stem
 from dmmn_qp.errors import ModelError
@@ -102,7 +102,8 @@ def build_network(
             "import with another patch size or choose another stem"
         )
     network = architecture.build(
-        classes=classes, width=width, magnifications=used, norm=norm, in_channels=3 * factor**2
+        classes=classes, width=width, magnifications=used, norm=norm, in_channels=stem_channels(stem)
     )
-    initialise(network)
-    return Stemmed(network, stem, images=magnifications, used=used)
+    stemmed = Stemmed(network, stem, norm, images=magnifications, used=used)
+    initialise(stemmed)
+    return stemmed

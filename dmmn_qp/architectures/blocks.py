@@ -24,7 +24,8 @@ def channels_at(width: int, level: int) -> int:
     return width << level
 
 
-def _normalisation(norm: Norm, channels: int) -> list[nn.Module]:
+def normalisation(norm: Norm, channels: int) -> list[nn.Module]:
+    """The layers of a normalisation of so many channels; none for ``none``."""
     if norm == "batch":
         return [nn.BatchNorm2d(channels)]
     if norm == "group":
@@ -46,10 +47,10 @@ class ConvBlock(nn.Sequential):
         between = between or out_channels
         super().__init__(
             nn.Conv2d(in_channels, between, 3, padding=1),
-            *_normalisation(norm, between),
+            *normalisation(norm, between),
             nn.ReLU(inplace=True),
             nn.Conv2d(between, out_channels, 3, padding=1),
-            *_normalisation(norm, out_channels),
+            *normalisation(norm, out_channels),
             nn.ReLU(inplace=True),
         )
 
@@ -60,7 +61,7 @@ class ConvTranspose(nn.Sequential):
     def __init__(self, in_channels: int, out_channels: int, norm: Norm = "none") -> None:
         super().__init__(
             nn.ConvTranspose2d(in_channels, out_channels, 3, stride=2, padding=1, output_padding=1),
-            *_normalisation(norm, out_channels),
+            *normalisation(norm, out_channels),
             nn.ReLU(inplace=True),
         )
 

@@ -5,30 +5,59 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn import functional
 
-from dmmn_qp.choices import Stem
+from dmmn_qp.architectures.blocks import normalisation
+from dmmn_qp.choices import Norm, Stem
 
 STEM_FACTORS: dict[Stem, int] = {"full": 1, "half": 2, "quarter": 4}
 """How many times coarser than its input a network computes."""
 
 
+def stem_channels(stem: Stem) -> int:
+    """Channels of the images that a network behind this stem is given."""
+    return 3 if stem == "full" else STEM_CHANNELS
+
+
+STEM_CHANNELS = 16
+"""Channels of a stem's output, whatever the width: thin lines must survive the loss of resolution."""
+
+
+class StridedStem(nn.Sequential):
+    """3x3 convolutions of stride 2 with ReLU, one for each halving: (B, 3, S, S) -> (B, 16, S/f, S/f)."""
+
+    def __init__(self, factor: int, norm: Norm) -> None:
+        inputs = [3] + [STEM_CHANNELS] * (factor.bit_length() - 2)
+        super().__init__(
+            *(
+                nn.Sequential(
+                    nn.Conv2d(channels, STEM_CHANNELS, 3, stride=2, padding=1),
+                    *normalisation(norm, STEM_CHANNELS),
+                    nn.ReLU(inplace=True),
+                )
+                for channels in inputs
+            )
+        )
+
+
 class Stemmed(nn.Module):
     """A network behind its stem.
 
-    With ``full`` this is the network itself. With ``half`` the four pixels of each 2x2 square become channels, the
-    network computes on a quarter of the pixels, and its logits are interpolated back; with ``quarter`` likewise
-    the 16 pixels of each 4x4 square.
+    With ``full`` this is the network itself. With ``half`` every image goes through a strided convolution of its own,
+    the network computes on a quarter of the pixels, and its logits are interpolated back; with ``quarter`` likewise
+    through two of them on a sixteenth.
 
     Args:
-        network: Takes images of ``3 * factor**2`` channels.
+        network: Takes images of ``stem_channels`` channels.
         stem: Resolution at which it computes.
+        norm: Normalisation after the stem's convolutions.
         images: Number of images M that the whole is given.
         used: How many of them, finest first, the network looks at.
     """
 
-    def __init__(self, network: nn.Module, stem: Stem, images: int, used: int) -> None:
+    def __init__(self, network: nn.Module, stem: Stem, norm: Norm, images: int, used: int) -> None:
         super().__init__()
         self.network = network
         self.factor = STEM_FACTORS[stem]
+        self.stems = nn.ModuleList(StridedStem(self.factor, norm) for _ in range(used if self.factor > 1 else 0))
         self.images = images
         self.used = used
 
@@ -44,5 +73,5 @@ class Stemmed(nn.Module):
         if self.factor == 1:
             full: Tensor = self.network(images)
             return full
-        coarse = self.network([functional.pixel_unshuffle(image, self.factor) for image in images])
+        coarse = self.network([stem(image) for stem, image in zip(self.stems, images, strict=True)])
         return functional.interpolate(coarse, scale_factor=self.factor, mode="bilinear")
