@@ -155,7 +155,11 @@ def import_command(
         typer.Option(help="Folder of QuPath, for the reader paquo.", envvar=QUPATH_DIR_VARIABLE, show_default=False),
     ] = None,
     strict: Annotated[
-        bool | None, typer.Option("--strict", help="Stop where annotations are damaged or missing; default: warn.")
+        bool | None,
+        typer.Option(
+            "--strict/--no-strict",
+            help="Stop where annotations are damaged or missing, or leave the image out with a warning; default: stop.",
+        ),
     ] = None,
     config: ConfigOption = None,
     overwrite: OverwriteOption = False,

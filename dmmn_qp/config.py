@@ -80,7 +80,7 @@ class ImportOptions(FileModel):
     plane: tuple[NonNegativeInt, NonNegativeInt] | None = None
     reader: Reader = "auto"
     qupath_dir: Path | None = None
-    strict: bool = False
+    strict: bool = True
 
     def read_rules(self) -> ReadRules:
         """What is read of the source, and how."""

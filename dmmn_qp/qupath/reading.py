@@ -53,7 +53,7 @@ class ReadRules:
     plane: tuple[int, int] | None = None
     reader: Reader = "auto"
     qupath_dir: Path | None = None
-    strict: bool = False
+    strict: bool = True
 
 
 class Notes:
