@@ -130,7 +130,7 @@ class TrainOptions(FileModel):
     steps_per_epoch: int | None = Field(default=100, ge=1)
     batch_size: int = Field(default=8, ge=1)
     sampler: Sampler = "balanced"
-    jitter_px: int = Field(default=128, ge=0)
+    jitter_px: int = Field(default=192, ge=0)
     optimizer: Optimizer = "adamw"
     learning_rate: float = Field(default=5e-3, gt=0)
     momentum: float = Field(default=0.99, ge=0, lt=1)
