@@ -11,7 +11,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,9 +40,9 @@ from dmmn_qp.outputs import RUN_FILE, check_free, write_json
 from dmmn_qp.patches import PatchRef, class_pixels, training_pixels
 from dmmn_qp.provenance import describe_run, now
 from dmmn_qp.reporting import Reporter, duration
-from dmmn_qp.reports.training_report import PatchVerdict, write_training_report
+from dmmn_qp.reports.training_report import PatchVerdict, draw_verdict, write_training_report
 from dmmn_qp.slides.finding import SlidesRoot
-from dmmn_qp.specs import ClassMap
+from dmmn_qp.specs import UNLABELLED, ClassMap
 from dmmn_qp.torch_dataset import EpochDraws, Example, PatchExamples, make_loader
 from dmmn_qp.training_log import TrainingLog
 from dmmn_qp.training_state import STATE, TrainingState, dataset_digest, load_state, save_state
@@ -54,6 +54,8 @@ EPOCHS_OF_COLLAPSE = 3
 """So many epochs with a single predicted class are worth a warning."""
 
 _TIMED_STEPS = 3
+_WATCHED = 6
+"""So many validation patches are drawn after every epoch."""
 _EXAMPLES = 4
 """So many of the best and of the worst validation patches are in the report."""
 
@@ -206,10 +208,10 @@ def train(
                             f"dmmn-qp train --resume --out {out}"
                         )
 
-            metrics = validate(model, validation_batches, len(class_map), plan.convention, fabric)
+            metrics, picture = validate(model, validation_batches, plan, class_map, fabric)
             elapsed = seconds_before + time.monotonic() - clock
             if log is not None:
-                row = log.epoch(epoch, losses, optimizer.param_groups[0]["lr"], metrics, elapsed)
+                row = log.epoch(epoch, losses, optimizer.param_groups[0]["lr"], metrics, elapsed, picture)
                 improved = metrics.mean_iou > state.best or not (out / CARD).is_file()
                 reporter.say(
                     f"  epoch {epoch:>{len(str(options.epochs))}}/{options.epochs}  loss {row['loss']:.3f}  "
@@ -413,21 +415,57 @@ def make_optimizer(
     return adamw, schedule
 
 
-def validate(
-    network: nn.Module, batches: DataLoader[Example], n_classes: int, convention: InputConvention, fabric: Fabric
-) -> Metrics:
-    """Metrics on the labelled pixels of patches as they are."""
-    confusion = np.zeros((n_classes, n_classes), np.int64)
-    network.eval()
+def look(
+    network: Callable[[list[Tensor]], Tensor],
+    batches: DataLoader[Example],
+    patches: Sequence[PatchRef],
+    convention: InputConvention,
+    device: torch.device,
+) -> Iterator[PatchVerdict]:
+    """What a network in evaluation mode makes of patches, one after the other.
+
+    Args:
+        network: Images -> logits (B, C, S, S).
+        batches: The patches as they are, in their order.
+        patches: Their index.
+        convention: How pixels become the network's input.
+        device: Where it computes.
+    """
+    remaining = iter(patches)
     with torch.inference_mode():
         for batch in batches:
-            logits = network(network_inputs(batch.images, convention, fabric.device))[0]
-            predicted = (logits.argmax(dim=1) + 1).to(torch.uint8).cpu().numpy()
-            confusion += confusion_matrix(batch.targets[:, 0].numpy(), predicted, n_classes)
+            predicted = (network(network_inputs(batch.images, convention, device)).argmax(dim=1) + 1).to(torch.uint8)
+            for images, targets, labels in zip(batch.images, batch.targets, predicted.cpu().numpy(), strict=True):
+                patch, truth = next(remaining), targets[0].numpy()
+                labelled = truth != UNLABELLED
+                yield PatchVerdict(
+                    slide_id=patch.slide_id,
+                    place_px=(patch.x, patch.y),
+                    images=images.permute(0, 2, 3, 1).numpy(),
+                    truth=truth,
+                    predicted=labels,
+                    accuracy=float((truth == labels)[labelled].mean()) if labelled.any() else 0.0,
+                )
+
+
+def validate(
+    network: nn.Module, batches: DataLoader[Example], plan: TrainingPlan, class_map: ClassMap, fabric: Fabric
+) -> tuple[Metrics, NDArray[np.uint8]]:
+    """Metrics on the labelled pixels of the validation patches, and a picture of some of them."""
+    mine = plan.validation[fabric.global_rank :: fabric.world_size]
+    watched = range(0, len(mine), max(1, len(mine) // _WATCHED))
+    confusion = np.zeros((len(class_map), len(class_map)), np.int64)
+    rows: list[NDArray[np.uint8]] = []
+    network.eval()
+    verdicts = look(lambda images: network(images)[0], batches, mine, plan.convention, fabric.device)
+    for i, verdict in enumerate(verdicts):
+        confusion += confusion_matrix(verdict.truth, verdict.predicted, len(class_map))
+        if i in watched and len(rows) < _WATCHED:
+            rows.append(draw_verdict(verdict, class_map))
     if fabric.world_size > 1:
         mean = mean_of_processes(torch.from_numpy(confusion).double().to(fabric.device), fabric)
         confusion = np.rint(mean.cpu().numpy() * fabric.world_size).astype(np.int64)
-    return Metrics.from_confusion(confusion)
+    return Metrics.from_confusion(confusion), np.concatenate(rows) if rows else np.zeros((1, 1, 3), np.uint8)
 
 
 def check_loss(loss: float, epoch: int, options: TrainOptions) -> None:
@@ -551,29 +589,14 @@ def write_report(
     batches = make_loader(examples, EpochDraws(lambda _: draws), plan.options.batch_size, workers=0)
     card, network = load_model(out)
     network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    n_classes, start, verdicts = len(dataset.class_map), 0, []
-    confusion = np.zeros((n_classes, n_classes), np.int64)
-    with torch.inference_mode():
-        for batch in batches:
-            predicted = network(network_inputs(batch.images, plan.convention, device)).argmax(dim=1) + 1
-            for images, targets, labels in zip(batch.images, batch.targets, predicted, strict=True):
-                patch, truth, found = plan.validation[start], targets[0].numpy(), labels.to(torch.uint8).cpu().numpy()
-                start += 1
-                confusion += confusion_matrix(truth, found, n_classes)
-                labelled = truth > 0
-                verdicts.append(
-                    PatchVerdict(
-                        slide_id=patch.slide_id,
-                        place_px=(patch.x, patch.y),
-                        images=images.permute(0, 2, 3, 1).numpy(),
-                        truth=truth,
-                        predicted=found,
-                        accuracy=float((truth == found)[labelled].mean()) if labelled.any() else 0.0,
-                    )
-                )
-                verdicts.sort(key=lambda verdict: verdict.accuracy)
-                if len(verdicts) > 2 * _EXAMPLES:
-                    del verdicts[_EXAMPLES]
+    confusion = np.zeros((len(dataset.class_map), len(dataset.class_map)), np.int64)
+    verdicts: list[PatchVerdict] = []
+    for verdict in look(network, batches, plan.validation, plan.convention, device):
+        confusion += confusion_matrix(verdict.truth, verdict.predicted, len(dataset.class_map))
+        verdicts.append(verdict)
+        verdicts.sort(key=lambda v: v.accuracy)
+        if len(verdicts) > 2 * _EXAMPLES:
+            del verdicts[_EXAMPLES]
     half = min(_EXAMPLES, len(verdicts) // 2)
     write_training_report(
         out,

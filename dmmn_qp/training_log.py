@@ -53,9 +53,24 @@ class TrainingLog:
             self._events.add_scalar("train/learning rate", learning_rate, number)
 
     def epoch(
-        self, epoch: int, losses: Sequence[float], learning_rate: float, metrics: Metrics, seconds: float
+        self,
+        epoch: int,
+        losses: Sequence[float],
+        learning_rate: float,
+        metrics: Metrics,
+        seconds: float,
+        patches: NDArray[np.uint8],
     ) -> dict[str, float]:
-        """Notes an epoch and returns its row of ``history.csv``."""
+        """Notes an epoch and returns its row of ``history.csv``.
+
+        Args:
+            epoch: Its number, from 1.
+            losses: Of its steps.
+            learning_rate: At its end.
+            metrics: On the validation patches.
+            seconds: Since the training began.
+            patches: Picture of what the network makes of some of them: (rows, columns, 3) uint8.
+        """
         names, number = self._class_map.names, epoch * self._steps_per_epoch
         predicted, true = metrics.confusion.sum(axis=0), metrics.confusion.sum(axis=1)
         alone = (true > 0).sum() > 1 and (predicted > 0).sum() == 1
@@ -80,13 +95,9 @@ class TrainingLog:
                 self._events.add_scalar(f"validation/{key[4:]}", value, number)
         picture = draw_confusion(metrics.confusion, names)
         self._events.add_image("validation/confusion", picture, number, dataformats="HWC")
+        self._events.add_image("validation/patches", patches, number, dataformats="HWC")
         self._events.flush()
         return row
-
-    def pictures(self, epoch: int, picture: NDArray[np.uint8]) -> None:
-        """Notes what the network makes of some validation patches: (rows, columns, 3) uint8."""
-        number = epoch * self._steps_per_epoch
-        self._events.add_image("validation/patches", picture, number, dataformats="HWC")
 
     def close(self) -> None:
         """Closes the files."""
