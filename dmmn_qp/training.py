@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from dmmn_qp.architectures import ARCHITECTURES, build_network
-from dmmn_qp.balance import Draw, class_balanced_draws, class_weights, shuffled_draws
+from dmmn_qp.augment import AugmentRules
+from dmmn_qp.balance import Draw, ElasticRule, TrainingDraws, balance_counts, class_weights
 from dmmn_qp.checkpoint import CARD, InputConvention, ModelCard, NetworkOptions, save_model
 from dmmn_qp.config import TrainOptions
 from dmmn_qp.dataset import Dataset
@@ -26,9 +27,10 @@ from dmmn_qp.outputs import RUN_FILE, check_free, new_file, new_folder, write_js
 from dmmn_qp.patches import PatchRef, training_pixels
 from dmmn_qp.provenance import describe_run, now
 from dmmn_qp.reporting import Reporter, duration
+from dmmn_qp.slides.cached import MIB
 from dmmn_qp.slides.finding import SlidesRoot
 from dmmn_qp.specs import ClassMap
-from dmmn_qp.torch_dataset import EpochDraws, Example, PatchExamples, make_loader
+from dmmn_qp.torch_dataset import EpochDraws, Example, PatchExamples, WideExample, augmented, make_loader
 
 WIDTH_ON_CPU = 8
 GRADIENT_NORM = 1.0
@@ -72,7 +74,8 @@ def train(
     patches = dataset.patches()
     training = [p for p in patches if p.split == "train"]
     validation = [p for p in patches if p.split == "val"]
-    label_counts = training_pixels(patches, dataset.class_map)
+    training_pixels(patches, dataset.class_map)
+    draws = training_draws(training, dataset.class_map, options)
     if not validation:
         reporter.warn("no validation slide: the best epoch is chosen on the training slides, which flatters it")
         validation = training
@@ -92,8 +95,8 @@ def train(
         stem=kind.stem,
     ).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     convention = InputConvention()
-    weights = torch.from_numpy(class_weights(label_counts, options.class_weights)).to(device)
-    steps_per_epoch = options.steps_per_epoch or math.ceil(len(training) / options.batch_size)
+    weights = torch.from_numpy(class_weights(draws.label_counts, options.class_weights)).to(device)
+    steps_per_epoch = options.steps_per_epoch or math.ceil(draws.pass_length / options.batch_size)
     total_steps = options.epochs * steps_per_epoch
     optimizer, schedule = make_optimizer(network, options, total_steps)
     workers = options.workers if options.workers is not None else min(8, available_cores() // 2)
@@ -106,17 +109,27 @@ def train(
         f"{device.type}, {'bf16' if bf16 else 'fp32'}, preset {options.preset}"
     )
 
-    training_draws = EpochDraws(
-        lambda epoch: draw_epoch(training, steps_per_epoch * options.batch_size, options, epoch)
-    )
+    if draws.elastic is not None:
+        reporter.table(*balance_counts(patches, dataset.class_map, draws.elastic).rows())
+
+    epoch_draws = EpochDraws(lambda epoch: draws.of_epoch(epoch, steps_per_epoch * options.batch_size))
+    size_px = dataset.patch_spec.size_px
     training_batches = make_loader(
-        PatchExamples(dataset, training, augment=True, jitter_px=options.jitter_px, slides_roots=slides_roots),
-        training_draws,
+        PatchExamples(
+            dataset,
+            training,
+            augment=AugmentRules(options.color, options.zoom),
+            jitter_px=options.jitter_px,
+            wide=device.type == "cuda",
+            slides_roots=slides_roots,
+            cache_bytes=options.cache_mib * MIB,
+        ),
+        epoch_draws,
         options.batch_size,
         workers,
     )
     validation_batches = make_loader(
-        PatchExamples(dataset, validation, augment=False, slides_roots=slides_roots),
+        PatchExamples(dataset, validation, augment=None, slides_roots=slides_roots),
         EpochDraws(lambda _: [Draw(i, seed=0) for i in range(len(validation))]),
         options.batch_size,
         min(workers, 1),
@@ -125,11 +138,12 @@ def train(
     best = -1.0
     history: list[dict[str, float]] = []
     for epoch in range(1, options.epochs + 1):
-        training_draws.epoch = epoch
+        epoch_draws.epoch = epoch
         losses: list[float] = []
         network.train()
         with reporter.task(f"epoch {epoch}/{options.epochs}", steps_per_epoch) as task:
-            for batch in training_batches:
+            for drawn in training_batches:
+                batch = augmented(drawn, size_px, device)
                 images = network_inputs(batch.images, convention, device)  # M x (B, 3, S, S)
                 target = batch.target.to(device).long()  # (B, S, S)
                 with autocast(device, bf16):
@@ -200,11 +214,16 @@ def default_width(options: TrainOptions, device: torch.device) -> int:
     return ARCHITECTURES[options.architecture].paper_width
 
 
-def draw_epoch(patches: Sequence[PatchRef], length: int, options: TrainOptions, epoch: int) -> list[Draw]:
-    """The draws of one epoch by the sampler asked for."""
-    if options.sampler == "balanced":
-        return class_balanced_draws(patches, length, options.seed, epoch)
-    return shuffled_draws(len(patches), length, options.seed, epoch)
+def training_draws(training: Sequence[PatchRef], class_map: ClassMap, options: TrainOptions) -> TrainingDraws:
+    """What the sampler asked for draws from.
+
+    Raises:
+        ConfigError: The class order or the rates do not fit the classes.
+    """
+    elastic = None
+    if options.sampler == "elastic":
+        elastic = ElasticRule.of_options(class_map, training, options.class_order, options.rates)
+    return TrainingDraws(training, options.sampler, options.seed, elastic)
 
 
 def make_optimizer(
@@ -233,7 +252,7 @@ def make_optimizer(
 
 def validate(
     network: nn.Module,
-    batches: DataLoader[Example],
+    batches: DataLoader[Example | WideExample],
     n_classes: int,
     convention: InputConvention,
     device: torch.device,

@@ -12,7 +12,8 @@ from dmmn_qp.slides.base import RgbArray, Slide, read_field
 from dmmn_qp.specs import PatchGrid
 
 TILE = 512
-DEFAULT_BUDGET_BYTES = 384 * 1024**2
+MIB = 2**20
+DEFAULT_BUDGET_BYTES = 384 * MIB
 
 
 @dataclass(slots=True)
