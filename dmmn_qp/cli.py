@@ -223,16 +223,28 @@ def train_command(
     batch_size: Annotated[int | None, typer.Option(help="Patches per step.")] = None,
     learning_rate: Annotated[float | None, typer.Option(help="Learning rate; its peak with one-cycle.")] = None,
     workers: Annotated[int | None, typer.Option(help="Processes that read patches.")] = None,
+    cache: Annotated[
+        int | None,
+        typer.Option(help="MiB of decoded tiles that each of these processes keeps; default 384.", metavar="MIB"),
+    ] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of everything random; default 0.")] = None,
     device: DeviceOption = None,
     precision: PrecisionOption = None,
     slides_root: SlidesRootOption = None,
+    show: Annotated[
+        Path | None,
+        typer.Option(
+            "--show-batch",
+            help="Train nothing; draw some patches into this PNG as they are, augmented, and deformed.",
+            show_default=False,
+        ),
+    ] = None,
     config: ConfigOption = None,
     overwrite: OverwriteOption = False,
 ) -> None:
     """Trains a network on a dataset and keeps the best epoch."""
     from dmmn_qp.checkpoint import next_model_name
-    from dmmn_qp.training import train
+    from dmmn_qp.training import show_batch, train
 
     flags = {
         "preset": preset,
@@ -243,12 +255,17 @@ def train_command(
         "batch_size": batch_size,
         "learning_rate": learning_rate,
         "workers": workers,
+        "cache_mib": cache,
         "seed": seed,
         "device": device,
         "precision": precision,
     }
     options = train_options(load_config(config), flags)
     reporter = Reporter()
+    if show is not None:
+        show_batch(dataset, show, options, slides_roots=_slides_roots(slides_root))
+        reporter.say(f"Wrote {show}")
+        return
     folder = out or MODELS / next_model_name(MODELS, options.architecture)
     written = train(dataset, folder, options, reporter, overwrite=overwrite, slides_roots=_slides_roots(slides_root))
     reporter.say(

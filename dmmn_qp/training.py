@@ -6,6 +6,7 @@ import csv
 import math
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +28,7 @@ from dmmn_qp.outputs import RUN_FILE, check_free, new_file, new_folder, write_js
 from dmmn_qp.patches import PatchRef, training_pixels
 from dmmn_qp.provenance import describe_run, now
 from dmmn_qp.reporting import Reporter, duration
+from dmmn_qp.reports.batch_sheet import SheetCell, draw_batch_sheet
 from dmmn_qp.slides.cached import MIB
 from dmmn_qp.slides.finding import SlidesRoot
 from dmmn_qp.specs import ClassMap
@@ -35,6 +37,7 @@ from dmmn_qp.torch_dataset import EpochDraws, Example, PatchExamples, WideExampl
 WIDTH_ON_CPU = 8
 GRADIENT_NORM = 1.0
 WARM_UP = 0.15
+SHOWN_PATCHES = 6
 
 
 def train(
@@ -205,6 +208,48 @@ def train(
             write_history(out / "history.csv", history)
     reporter.say(f"  best validation mIoU {best:.3f}, after {duration(time.monotonic() - clock)}")
     return out
+
+
+def show_batch(
+    dataset_folder: Path, path: Path, options: TrainOptions, *, slides_roots: Sequence[SlidesRoot] = ()
+) -> None:
+    """Draws some training patches as they are, augmented, and augmented and deformed; trains nothing.
+
+    The targets are not moved, so that the versions of a patch can be compared.
+
+    Args:
+        dataset_folder: A dataset of `dmmn-qp import`.
+        path: PNG to write.
+        options: Resolved options.
+        slides_roots: Where to look for slides that have been moved.
+
+    Raises:
+        DatasetError: The dataset is missing, damaged, or has a class without a training pixel.
+        SlideError: A slide cannot be found or read.
+    """
+    dataset = Dataset(dataset_folder)
+    patches = dataset.patches()
+    training = [p for p in patches if p.split == "train"]
+    training_pixels(patches, dataset.class_map)
+    draws = training_draws(training, dataset.class_map, options)
+    shown: dict[int, Draw] = {}
+    for draw in draws.of_epoch(1, draws.pass_length):
+        shown.setdefault(draw.patch, draw)
+    rules = AugmentRules(options.color, options.zoom)
+    unchanged = PatchExamples(dataset, training, augment=None, slides_roots=slides_roots)
+    augmented_ones = PatchExamples(dataset, training, augment=rules, slides_roots=slides_roots)
+    rows, names = [], []
+    for draw in list(shown.values())[:SHOWN_PATCHES]:
+        versions = [("as it is", unchanged, draw)]
+        versions += [
+            (title, augmented_ones, replace(draw, deformed=deformed))
+            for title, deformed in (("augmented", False), ("deformed copy", True))
+        ]
+        rows.append([SheetCell(title, *source[d][:2]) for title, source, d in versions])
+        names.append(f"{training[draw.patch].slide_id} ({training[draw.patch].x}, {training[draw.patch].y})")
+    picture = draw_batch_sheet(rows, names, dataset.class_map, dataset.patch_spec)
+    with new_file(path) as temporary:
+        temporary.write_bytes(picture)
 
 
 def default_width(options: TrainOptions, device: torch.device) -> int:

@@ -15,6 +15,7 @@ from dmmn_qp.balance import Draw
 from dmmn_qp.dataset import Dataset
 from dmmn_qp.regions import Region
 from dmmn_qp.torch_dataset import PatchExamples, WideExample, augmented
+from tests.conftest import invoke
 
 RULES = AugmentRules("paper", MAX_ZOOM)
 
@@ -276,3 +277,11 @@ def test_wide_examples_become_the_same_ones(dataset):
 def test_validation_sees_patches_as_they_are(dataset):
     examples = PatchExamples(dataset, dataset.patches(), augment=None)
     assert torch.equal(examples[Draw(0, 1)].images, examples[Draw(0, 2)].images)
+
+
+def test_a_sheet_of_a_batch(workspace, here):
+    """Nothing is trained, and a missing folder is made."""
+    line = invoke("train", "--dataset", workspace / "dataset", "--show-batch", "sheets/batch.png").stdout
+    assert line.strip() == "Wrote sheets/batch.png" and not (here / "models").exists()
+    with Image.open("sheets/batch.png") as picture:
+        assert picture.width > 1500
