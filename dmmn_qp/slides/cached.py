@@ -11,7 +11,9 @@ from dmmn_qp.regions import Region
 from dmmn_qp.slides.base import RgbArray, Slide, read_field
 from dmmn_qp.specs import PatchGrid
 
-TILE = 512
+TILE = 128
+"""Small, so that little is decoded that nobody asked for where slides are too many to be kept."""
+
 MIB = 2**20
 DEFAULT_BUDGET_BYTES = 384 * MIB
 
