@@ -20,7 +20,9 @@ MIN_CLASS_FRACTION = 0.01
 MAX_SUGGESTED_RATE = 50
 """A class is never suggested to be multiplied more than so often: its patches stay the same few."""
 
-_ALL_BUT = 0.005  # rates that come so near to the best (0.5 %) are as good, and cost fewer patches
+_COMMON_RATES = 11  # a search that starts with copies of every patch can balance in finer steps
+_AS_GOOD = 0.05
+_SAME = 1e-9
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,8 +163,9 @@ def suggested_rates(
     """Rates r_c with which the classes come out as evenly as they can, as in Figure 5.
 
     The measure is the standard deviation of the logarithm of the classes' pixels after balancing, so a factor counts
-    the same for a rare class as for a frequent one. One rate after the other, the rarest class first, is set to the
-    lowest that is all but the best, until none changes. Classes to which no patch belongs have rate 0.
+    the same for a rare class as for a frequent one. From several common rates on, one class after the other, the rarest
+    first, gets the rate that is best, until none changes. Of the results within 5 % of the best the one with fewest
+    patches is taken. Classes to which no patch belongs have rate 0.
 
     Args:
         patches: The training patches.
@@ -177,19 +180,42 @@ def suggested_rates(
     counts = _counts(patches, n_classes)
     owners = _owners(counts, class_order)
     pixels = np.array([counts[owners == label].sum(axis=0) for label in range(1, n_classes + 1)], np.float64)
-    rates = np.array([fixed.get(label, 0) for label in range(1, n_classes + 1)])
-    tried = np.arange(MAX_SUGGESTED_RATE + 1)
+    start = np.array([fixed.get(label, 0) for label in range(1, n_classes + 1)])
     free = [int(c) for c in np.argsort(pixels.sum(axis=0), kind="stable") if c + 1 not in fixed and pixels[c].any()]
+    results = []
+    for common in range(_COMMON_RATES if free else 1):
+        rates = start.copy()
+        rates[free] = common
+        results.append(_evened(pixels, rates, free))
+    imbalance = np.array([_imbalance((1 + rates) @ pixels) for rates in results])
+    n_patches = np.array([((1 + rates)[owners - 1]).sum() for rates in results])
+    best = min(np.flatnonzero(imbalance <= imbalance.min() + _AS_GOOD), key=lambda i: n_patches[i])
+    return tuple(int(r) for r in results[best])
+
+
+def _evened(pixels: NDArray[np.float64], rates: NDArray[np.int64], free: Sequence[int]) -> NDArray[np.int64]:
+    """Sets one free rate after the other to the lowest that is best, until none changes.
+
+    Args:
+        pixels: (C, C) pixels of each class (columns) in the patches that belong to each class (rows).
+        rates: (C,) rates to begin with.
+        free: Classes whose rates may change.
+    """
+    tried = np.arange(MAX_SUGGESTED_RATE + 1)
     for _ in range(MAX_SUGGESTED_RATE):
         before = rates.copy()
         for c in free:
             others = (1 + rates) @ pixels - (1 + rates[c]) * pixels[c]
-            after = others + np.outer(1 + tried, pixels[c])  # (tried, C)
-            imbalance = np.log(np.maximum(after, 1)).std(axis=1)
-            rates[c] = int(np.flatnonzero(imbalance <= imbalance.min() + _ALL_BUT)[0])
+            imbalance = _imbalance(others + np.outer(1 + tried, pixels[c]))
+            rates[c] = np.flatnonzero(imbalance <= imbalance.min() + _SAME)[0]
         if np.array_equal(rates, before):
             break
-    return tuple(int(r) for r in rates)
+    return rates
+
+
+def _imbalance(pixels: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Deviation of the logarithm of the classes' pixels: (..., C) -> (...)."""
+    return np.asarray(np.log(np.maximum(pixels, 1)).std(axis=-1))
 
 
 class ClassCounts(FileModel):
@@ -223,7 +249,10 @@ class BalanceCounts(FileModel):
 
     def rows(self) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
         """A header, and a row for each class and for their sum."""
-        header = ("class", "rate", "train", "balanced", "val", "test", "pixels", "share", "balanced", "share")
+        header = (
+            *("class", "rate", "patches\ntrain", "patches\nbalanced", "patches\nval", "patches\ntest"),
+            *("pixels\ntrain", "share", "pixels\nbalanced", "share"),
+        )
         before, after = (max(1, sum(getattr(c, p) for c in self.classes)) for p in ("pixels", "pixels_balanced"))
         rows = [
             (

@@ -18,7 +18,7 @@ from dmmn_qp.balance import Draw
 from dmmn_qp.dataset import Dataset, LabelRaster
 from dmmn_qp.patches import PatchRef
 from dmmn_qp.regions import Region
-from dmmn_qp.slides.cached import DEFAULT_BUDGET_BYTES, CachedFields, TileBudget
+from dmmn_qp.slides.cached import DEFAULT_BUDGET_BYTES, CachedFields, TileBudget, tiles_bytes
 from dmmn_qp.slides.finding import SlidesRoot
 from dmmn_qp.specs import PatchGrid
 
@@ -105,6 +105,24 @@ class PatchExamples(TorchDataset[Example | WideExample]):
         moved = [s.sample(slide.read(m, s.source_in(fields[m]))) for m, s in enumerate(samplings)]
         labels = samplings[0].sample(mask.read(samplings[0].source_in(target)), labels=True)
         return _example([change.color.apply(field) for field in moved], labels)
+
+    def tiles_bytes(self) -> int:
+        """What all decoded tiles of the patches would take in memory: with so much each is decoded once, per process.
+
+        An estimate from above: every patch is taken as if it were moved, turned and zoomed as far as it may be.
+        """
+        of_slide: dict[str, list[Region]] = {}
+        size = self._dataset.patch_spec.size_px
+        for patch in self._patches:
+            of_slide.setdefault(patch.slide_id, []).append(Region(patch.x, patch.y, size, size))
+        total, magnifications = 0, len(self._dataset.patch_spec.mpps)
+        margin = 0 if self._augment is None else wide_margin_px(size, magnifications)
+        for slide_id, targets in of_slide.items():
+            grid = self._dataset.patch_spec.grid_of(self._dataset.record(slide_id).mpp, slide_id)
+            for m in range(magnifications):
+                around = margin + -(-self._jitter_px // 2**m)
+                total += tiles_bytes([grid.field(target, m).grown(around) for target in targets])
+        return total
 
     def _moved(self, target: Region, shape: tuple[int, int], rng: np.random.Generator, step: int) -> Region:
         """Moves a target by whole pixels of every magnification and keeps it on the slide's grid."""

@@ -117,20 +117,20 @@ def train(
 
     epoch_draws = EpochDraws(lambda epoch: draws.of_epoch(epoch, steps_per_epoch * options.batch_size))
     size_px = dataset.patch_spec.size_px
-    training_batches = make_loader(
-        PatchExamples(
-            dataset,
-            training,
-            augment=AugmentRules(options.color, options.zoom),
-            jitter_px=options.jitter_px,
-            wide=device.type == "cuda",
-            slides_roots=slides_roots,
-            cache_bytes=options.cache_mib * MIB,
-        ),
-        epoch_draws,
-        options.batch_size,
-        workers,
+    examples = PatchExamples(
+        dataset,
+        training,
+        augment=AugmentRules(options.color, options.zoom),
+        jitter_px=options.jitter_px,
+        wide=device.type == "cuda",
+        slides_roots=slides_roots,
+        cache_bytes=options.cache_mib * MIB,
     )
+    reporter.say(
+        f"  tissue around the training patches: {examples.tiles_bytes() / MIB:,.0f} MiB decoded; each of "
+        f"{max(1, workers)} reading processes keeps {options.cache_mib:,} MiB at most (--cache)"
+    )
+    training_batches = make_loader(examples, epoch_draws, options.batch_size, workers)
     validation_batches = make_loader(
         PatchExamples(dataset, validation, augment=None, slides_roots=slides_roots),
         EpochDraws(lambda _: [Draw(i, seed=0) for i in range(len(validation))]),

@@ -1,6 +1,8 @@
 """Geometry and colour of augmented patches: identities, bounds, and the same tissue at every magnification."""
 
 import math
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,6 +16,9 @@ from dmmn_qp.augment.warp import MAX_SIGMAS, NODES, SIGMA_PX, Warp, draw_nodes, 
 from dmmn_qp.balance import Draw
 from dmmn_qp.dataset import Dataset
 from dmmn_qp.regions import Region
+from dmmn_qp.slides.base import SlideInfo
+from dmmn_qp.slides.cached import CachedFields, TileBudget
+from dmmn_qp.specs import PatchSpec
 from dmmn_qp.torch_dataset import PatchExamples, WideExample, augmented
 from tests.conftest import invoke
 
@@ -277,6 +282,50 @@ def test_wide_examples_become_the_same_ones(dataset):
 def test_validation_sees_patches_as_they_are(dataset):
     examples = PatchExamples(dataset, dataset.patches(), augment=None)
     assert torch.equal(examples[Draw(0, 1)].images, examples[Draw(0, 2)].images)
+
+
+def test_predicted_cache_is_an_upper_bound(dataset):
+    examples = examples_of(dataset)
+    for i in range(40):
+        examples[Draw(i % len(dataset.patches()), seed=i, deformed=True)]
+    assert 0 < examples._budget.used_bytes <= examples.tiles_bytes()
+
+
+class Poisoned:
+    """Grey tissue, and another value further than ``reach_px`` level-0 px from the middle."""
+
+    def __init__(self, reach_px):
+        self.info = SlideInfo(Path("x"), 2000, 2000, 0.4, (1.0, 4.0))
+        self._reach_px = reach_px
+
+    def read_level(self, level, region):
+        downsample = self.info.level_downsamples[level]
+        y, x = (
+            (start + np.arange(length) + np.array([[0], [1]])) * downsample - 1000  # both ends of each pixel
+            for start, length in ((region.y, region.height), (region.x, region.width))
+        )
+        far = [np.abs(ends).max(axis=0) > self._reach_px for ends in (y, x)]
+        return np.where((far[0][:, None] | far[1])[..., None], np.uint8(250), np.uint8(100)).repeat(3, axis=-1)
+
+
+@pytest.mark.parametrize("mpp", [0.5, 0.4])
+def test_a_guard_band_is_wide_enough(mpp):
+    """Whatever is drawn, no pixel of a patch comes from beyond the distance that split areas keep."""
+    spec = PatchSpec(size_px=64, stride_px=64)
+    grid = spec.grid_of(mpp)
+    slide = CachedFields(Poisoned(augmented_reach_px(64, 3) * grid.downsample), grid, TileBudget(), 0)
+    middle = round(1000 / grid.downsample / 4) * 4
+    off = abs(middle - 1000 / grid.downsample)
+    assert off < 1e-9
+    target = Region(middle - 32, middle - 32, 64, 64)
+    for seed in range(100):
+        angle, zoom = (math.pi / 4, MAX_ZOOM) if seed % 2 else (rng(seed).uniform(0, 7), rng(seed).uniform(0.8, 1.25))
+        warp = Warp(64, 3, turn(angle, zoom, False), draw_nodes(rng(seed), 256) * 4)
+        warp = replace(warp, nodes_px=np.clip(warp.nodes_px, -4, 4))
+        for m in range(3):
+            sampling = warp.sampling(m)
+            seen = sampling.sample(slide.read(m, sampling.source_in(grid.field(target, m))))
+            assert seen.max() == 100
 
 
 def test_a_sheet_of_a_batch(workspace, here):
