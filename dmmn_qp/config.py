@@ -13,7 +13,6 @@ from typing import Annotated, Any, TypeVar
 from pydantic import Field, NonNegativeInt, ValidationError
 
 from dmmn_qp.annotations import ObjectKind
-from dmmn_qp.augment import MAX_ZOOM
 from dmmn_qp.choices import (
     ColorRule,
     Device,
@@ -31,8 +30,7 @@ from dmmn_qp.choices import (
 from dmmn_qp.class_rules import ClassRules, PaintRules
 from dmmn_qp.errors import ConfigError
 from dmmn_qp.qupath.reading import ReadRules
-from dmmn_qp.slides.cached import DEFAULT_BUDGET_BYTES, MIB
-from dmmn_qp.specs import MIN_LABELLED_FRACTION, FileModel, PatchSpec
+from dmmn_qp.specs import MAX_ZOOM, MIN_LABELLED_FRACTION, FileModel, PatchSpec
 
 Options = TypeVar("Options", bound=FileModel)
 
@@ -121,7 +119,7 @@ class TrainOptions(FileModel):
             what balances them best.
         color: Which changes of colour.
         zoom: A patch shows up to this many times more or less tissue per side; 1 does not zoom.
-        cache_mib: Decoded tiles of slides that each reading process keeps in memory.
+        cache_mib: MiB of decoded tiles that each reading process keeps; None is 384.
         jitter_px: How far a target may be moved from the stride, in pixels of ``mpps[0]``.
         optimizer: ``sgd`` with momentum, or ``adamw`` with a one-cycle rate.
         learning_rate: Rate; with one-cycle its peak.
@@ -148,7 +146,7 @@ class TrainOptions(FileModel):
     rates: dict[str, Annotated[int, Field(ge=0, le=MAX_RATE)]] = Field(default_factory=dict)
     color: ColorRule = "mild"
     zoom: float = Field(default=MAX_ZOOM, ge=1, le=MAX_ZOOM)
-    cache_mib: int = Field(default=DEFAULT_BUDGET_BYTES // MIB, ge=1)
+    cache_mib: int | None = Field(default=None, ge=1)
     jitter_px: int = Field(default=192, ge=0)
     optimizer: Optimizer = "adamw"
     learning_rate: float = Field(default=5e-3, gt=0)

@@ -29,7 +29,7 @@ from dmmn_qp.patches import PatchRef, training_pixels
 from dmmn_qp.provenance import describe_run, now
 from dmmn_qp.reporting import Reporter, duration
 from dmmn_qp.reports.batch_sheet import SheetCell, draw_batch_sheet
-from dmmn_qp.slides.cached import MIB
+from dmmn_qp.slides.cached import DEFAULT_BUDGET_BYTES, MIB
 from dmmn_qp.slides.finding import SlidesRoot
 from dmmn_qp.specs import ClassMap
 from dmmn_qp.torch_dataset import EpochDraws, Example, PatchExamples, WideExample, augmented, make_loader
@@ -117,6 +117,7 @@ def train(
 
     epoch_draws = EpochDraws(lambda epoch: draws.of_epoch(epoch, steps_per_epoch * options.batch_size))
     size_px = dataset.patch_spec.size_px
+    cache_bytes = DEFAULT_BUDGET_BYTES if options.cache_mib is None else options.cache_mib * MIB
     examples = PatchExamples(
         dataset,
         training,
@@ -124,11 +125,11 @@ def train(
         jitter_px=options.jitter_px,
         wide=device.type == "cuda",
         slides_roots=slides_roots,
-        cache_bytes=options.cache_mib * MIB,
+        cache_bytes=cache_bytes,
     )
     reporter.say(
         f"  tissue around the training patches: {examples.tiles_bytes() / MIB:,.0f} MiB decoded; each of "
-        f"{max(1, workers)} reading processes keeps {options.cache_mib:,} MiB at most (--cache)"
+        f"{max(1, workers)} reading processes keeps {cache_bytes // MIB:,} MiB at most (--cache)"
     )
     training_batches = make_loader(examples, epoch_draws, options.batch_size, workers)
     validation_batches = make_loader(

@@ -1,5 +1,6 @@
 """Geometry and colour of augmented patches: identities, bounds, and the same tissue at every magnification."""
 
+import json
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -9,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from dmmn_qp.augment import MAX_ZOOM, Augmentation, AugmentRules, augmented_reach_px
+from dmmn_qp.augment import Augmentation, AugmentRules, augmented_reach_px
 from dmmn_qp.augment.color import ColorChange, hue, saturation
 from dmmn_qp.augment.on_device import DrawnChange, augment_on_device, wide_margin_px
 from dmmn_qp.augment.warp import MAX_SIGMAS, NODES, SIGMA_PX, Warp, draw_nodes, node_weights, turn
@@ -18,9 +19,9 @@ from dmmn_qp.dataset import Dataset
 from dmmn_qp.regions import Region
 from dmmn_qp.slides.base import SlideInfo
 from dmmn_qp.slides.cached import CachedFields, TileBudget
-from dmmn_qp.specs import PatchSpec
+from dmmn_qp.specs import MAX_ZOOM, PatchSpec
 from dmmn_qp.torch_dataset import PatchExamples, WideExample, augmented
-from tests.conftest import invoke
+from tests.conftest import fails, invoke
 
 RULES = AugmentRules("paper", MAX_ZOOM)
 
@@ -223,9 +224,13 @@ def test_drawn_colours_stay_near(rule):
 # The same on a device
 
 
+NEEDS_GPU = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")]
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=NEEDS_GPU)])
 @pytest.mark.parametrize("rule", ["mild", "paper", "hed", "none"])
 @pytest.mark.parametrize("deformed", [False, True])
-def test_device_agrees_with_the_cpu(rule, deformed):
+def test_device_agrees_with_the_cpu(device, rule, deformed):
     side = 64 + 2 * wide_margin_px(64, 3)
     images = np.stack([texture(256, seed)[:side, :side] for seed in range(3)])
     labels = rng().integers(0, 4, (side // 4 + 1,) * 2, dtype=np.uint8).repeat(4, 0).repeat(4, 1)[:side, :side]
@@ -236,8 +241,9 @@ def test_device_agrees_with_the_cpu(rule, deformed):
         torch.from_numpy(labels.copy()).expand(2, -1, -1),
         DrawnChange(*(torch.stack(parts) for parts in zip(*batch, strict=True))),
         64,
-        torch.device("cpu"),
+        torch.device(device),
     )
+    pixels, targets = pixels.cpu(), targets.cpu()
     assert pixels.shape == (2, 3, 3, 64, 64) and targets.shape == (2, 64, 64)
     for b, change in enumerate(changes):
         for m in range(3):
@@ -334,3 +340,29 @@ def test_a_sheet_of_a_batch(workspace, here):
     assert line.strip() == "Wrote sheets/batch.png" and not (here / "models").exists()
     with Image.open("sheets/batch.png") as picture:
         assert picture.width > 1500
+
+
+@pytest.mark.parametrize(
+    ("toml", "message"),
+    [
+        ('sampler = "elastic"\nclass_order = ["dark"]', "class_order must name each class of the dataset once"),
+        ('sampler = "elastic"\nrates = {drak = 2}', '"drak" is no class of the dataset; choose from'),
+        ("rates = {dark = -2}", "rates.dark"),
+        ("zoom = 2", "zoom"),
+        ('color = "loud"', "color"),
+    ],
+)
+def test_wrong_options_are_one_line(workspace, here, toml, message):
+    Path("c.toml").write_text(f"[train]\n{toml}\n")
+    assert message in fails("train", "--dataset", workspace / "dataset", "--config", "c.toml")
+
+
+def test_elastic_training_says_what_it_balances(workspace, here):
+    Path("c.toml").write_text('[train]\nsampler = "elastic"\nrates = {dark = 1}\nwidth = 4\nworkers = 0\n')
+    done = invoke(
+        "train", "--dataset", workspace / "dataset", "--config", "c.toml", "--epochs", 1, "--steps-per-epoch", 1
+    )
+    assert done.exit_code == 0, done.output
+    assert "pixels" in done.stdout and "reading processes keeps 384 MiB" in done.stdout
+    options = json.loads(next(Path("models").glob("*/run.json")).read_text())["configuration"]
+    assert options["rates"] == {"dark": 1} and options["sampler"] == "elastic"

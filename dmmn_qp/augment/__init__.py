@@ -10,9 +10,7 @@ import numpy as np
 from dmmn_qp.augment.color import ColorChange
 from dmmn_qp.augment.warp import MAX_DISPLACEMENT, Warp, draw_nodes, turn
 from dmmn_qp.choices import ColorRule
-
-MAX_ZOOM = 1.25
-"""A patch shows at most this many times more or less tissue per side than it does unchanged."""
+from dmmn_qp.specs import MAX_ZOOM
 
 MAX_AUGMENTED_FIELD = MAX_ZOOM * sqrt(2) * (1 + 2 * MAX_DISPLACEMENT)
 """Side of the square that any rotation, zoom and elastic deformation may show of a field, in sides of the field."""

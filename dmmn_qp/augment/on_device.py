@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from dmmn_qp.augment import MAX_ZOOM, SAMPLING_MARGIN_PX, Augmentation
+from dmmn_qp.augment import SAMPLING_MARGIN_PX, Augmentation
 from dmmn_qp.augment.warp import MAX_DISPLACEMENT, NODES, PAPER_FIELD_PX, node_weights
+from dmmn_qp.specs import MAX_ZOOM
 
 
 class DrawnChange(NamedTuple):
