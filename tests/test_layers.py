@@ -14,8 +14,8 @@ LAYERS: list[set[str]] = [
     {"augment", "architectures", "class_rules", "losses", "metrics", "provenance", "reporting", "splits", "tissue"},
     {"rasterize", "polygonize", "patches", "balance"},
     {"slides", "qupath", "dataset", "checkpoint", "config", "outputs", "training_state"},
-    {"devices", "fine_tuning", "reports", "sources", "torch_dataset", "training_log", "writers"},
-    {"importing", "training", "prediction", "evaluation"},
+    {"devices", "fine_tuning", "reports", "sources", "torch_dataset", "training_log", "training_plan", "writers"},
+    {"importing", "training", "training_preview", "prediction", "evaluation"},
     {"cli"},
     {"__main__"},
 ]
