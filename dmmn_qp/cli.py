@@ -158,7 +158,8 @@ def import_command(
         bool | None,
         typer.Option(
             "--strict/--no-strict",
-            help="Stop where annotations are damaged or missing, or leave the image out with a warning; default: stop.",
+            help="Write nothing and exit with 1 where annotations are damaged or missing, after all others were "
+            "looked at; default: leave them out with a warning.",
         ),
     ] = None,
     config: ConfigOption = None,
@@ -172,6 +173,7 @@ def import_command(
 
     flags: dict[str, Any] = {
         "mpp": mpp,
+        "mpp_csv": mpp_csv,
         "mpps": _numbers(mpps),
         "drop": drop or None,
         "split_key": split_key,
@@ -195,7 +197,6 @@ def import_command(
         reporter,
         annotations=annotations,
         slides_roots=_slides_roots(slides_root),
-        mpp_csv=mpp_csv,
         overwrite=overwrite,
         check=check,
     )

@@ -42,6 +42,7 @@ class ImportOptions(FileModel):
         stride_px: Distance of neighbouring targets in pixels of ``mpps[0]``.
         min_labelled_fraction: A target is kept when more than this part of it is annotated.
         mpp: um/px of slides that do not say it and of which the project does not say it.
+        mpp_csv: Table slide,mpp of the same for single slides, which wins over ``mpp``.
         split_key: Key of the image metadata that holds train, val or test.
         classes: Name in the source -> name to train; names with one target are merged.
         drop: Classes that are not trained.
@@ -58,13 +59,15 @@ class ImportOptions(FileModel):
         plane: (z, t) of the plane whose areas are trained; None takes of each slide the plane that holds most.
         reader: How objects of a QuPath project are read.
         qupath_dir: Folder of QuPath, for the reader that needs it.
-        strict: Whether an image whose annotations are damaged or missing is an error.
+        strict: Whether nothing is written when annotations are damaged or missing; else they are left out with a
+            warning, as long as others are left.
     """
 
     mpps: tuple[float, ...] = PatchSpec().mpps
     stride_px: int = PatchSpec().stride_px
     min_labelled_fraction: float = Field(default=MIN_LABELLED_FRACTION, ge=0, lt=1)
     mpp: float | None = Field(default=None, gt=0)
+    mpp_csv: Path | None = None
     split_key: str = "split"
     classes: dict[str, str] = Field(default_factory=dict)
     drop: tuple[str, ...] = ()
@@ -80,11 +83,11 @@ class ImportOptions(FileModel):
     plane: tuple[NonNegativeInt, NonNegativeInt] | None = None
     reader: Reader = "auto"
     qupath_dir: Path | None = None
-    strict: bool = True
+    strict: bool = False
 
     def read_rules(self) -> ReadRules:
         """What is read of the source, and how."""
-        return ReadRules(self.kinds, self.plane, self.reader, self.qupath_dir, self.strict)
+        return ReadRules(self.kinds, self.plane, self.reader, self.qupath_dir)
 
     def class_rules(self) -> ClassRules:
         """What becomes of each class name."""

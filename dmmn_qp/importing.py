@@ -25,7 +25,7 @@ from dmmn_qp.dataset import (
     write_manifest,
     write_patches,
 )
-from dmmn_qp.errors import DatasetError, SlideError
+from dmmn_qp.errors import AnnotationFileError, DatasetError, SlideError
 from dmmn_qp.outputs import RUN_FILE, check_free, new_folder, write_json
 from dmmn_qp.patches import PatchRef, class_pixels, in_split_areas, index_patches, training_pixels
 from dmmn_qp.provenance import describe_run, now
@@ -39,11 +39,13 @@ from dmmn_qp.reports.html import REPORT_PAGE, write_import_report
 from dmmn_qp.reports.inputs import Finding, ImportedData, ImportedSlide
 from dmmn_qp.slides import fingerprint, open_slide
 from dmmn_qp.slides.finding import SlidesRoot
-from dmmn_qp.sources import Source, SourceSlide, read_source
+from dmmn_qp.sources import Source, SourceSlide, first_of, read_source
 from dmmn_qp.specs import ClassMap, PatchGrid, PatchSpec
 from dmmn_qp.splits import area_split_of, case_of, draw_splits, split_areas, split_of_word
 
 MASK_WINDOW = 2048
+
+LEFT_OUT = "it is left out until it is mended and imported again"
 
 _POINTS = ("Point", "MultiPoint")
 
@@ -68,7 +70,6 @@ def import_annotations(
     *,
     annotations: Path | None = None,
     slides_roots: Sequence[SlidesRoot] = (),
-    mpp_csv: Path | None = None,
     overwrite: bool = False,
     check: bool = False,
 ) -> tuple[Finding, ...]:
@@ -81,7 +82,6 @@ def import_annotations(
         reporter: Where to report.
         annotations: Folder of GeoJSON files, for slides without a project.
         slides_roots: Where to look for slides that have been moved.
-        mpp_csv: Table of pixel sizes for slides that do not say theirs.
         overwrite: Whether an existing dataset may be replaced.
         check: Only look: say all findings and write nothing.
 
@@ -94,15 +94,18 @@ def import_annotations(
     started = now()
     if not check:
         check_free(out, overwrite=overwrite, marker=MANIFEST)
-    source = read_source(source_path, annotations, slides_roots, options.read_rules(), mpp_csv)
+    source = read_source(source_path, annotations, slides_roots, options.read_rules(), options.mpp_csv)
     spec = PatchSpec(mpps=options.mpps, stride_px=options.stride_px)
     targets = options.class_rules().resolve(source.class_colors)
     if options.split_areas:
         targets = without_split_areas(source, targets)
     class_map = make_class_map(source, targets)
     reporter.heading(f'Importing "{source_path}"')
-    for warning in source.warnings if not check else ():
-        reporter.warn(warning)
+    if not check:  # which says them as findings
+        for warning in source.warnings:
+            reporter.warn(warning)
+        for problem in source.problems:
+            reporter.warn(problem if options.strict else f"{problem}; {LEFT_OUT}")
     if source.without_annotations:
         reporter.say(f"  {source.without_annotations} slides without annotations are left out")
 
@@ -117,6 +120,12 @@ def import_annotations(
         findings = find_findings(imported)
         report_findings(findings, reporter)
         return findings
+    if options.strict and source.problems:
+        report_findings(find_findings(imported), reporter)
+        raise AnnotationFileError(
+            f"{first_of(source.problems)}; nothing is written, because --strict wants all of it: mend it, or pass "
+            "--no-strict to leave it out"
+        )
     report_left_out(prepared, class_map, options, reporter)
     training_pixels((p for item in prepared for p in item.patches), class_map)
 
@@ -368,6 +377,7 @@ def as_imported(
                 project_mpp=record.mpp,
                 user_mpp=record.mpp,
                 crop_to_bounds=record.crop_to_bounds,
+                frame=record.frame,
             ),
             warnings=item.source.objects.warnings,
             plane=item.source.plane,
@@ -387,9 +397,15 @@ def as_imported(
         lines_label=options.line_width_um is not None,
         split_areas=options.split_areas,
         without_annotations=source.without_annotations,
-        noted=tuple(
-            Finding(severity="warning", message=warning, way_out="mend it in QuPath and save, then import again")
-            for warning in source.warnings
+        noted=(
+            *(
+                Finding(severity="error" if options.strict else "warning", message=problem, way_out=LEFT_OUT)
+                for problem in source.problems
+            ),
+            *(
+                Finding(severity="note", message=warning, way_out="nothing to do, if what it shows is what was drawn")
+                for warning in source.warnings
+            ),
         ),
     )
 

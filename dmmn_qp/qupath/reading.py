@@ -46,14 +46,12 @@ class ReadRules:
         plane: (z, t) of the plane whose objects count; None takes of each slide the plane that holds most.
         reader: How objects of a QuPath project are read.
         qupath_dir: Folder of QuPath, for a reader that needs it.
-        strict: Whether an image whose objects are damaged or missing is an error; else it is left out with a warning.
     """
 
     kinds: tuple[ObjectKind, ...] = ("annotation",)
     plane: tuple[int, int] | None = None
     reader: Reader = "auto"
     qupath_dir: Path | None = None
-    strict: bool = True
 
 
 class Notes:
