@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import BinaryIO, Final
 from uuid import UUID
 
 from dmmn_qp.annotations import Annotation, ObjectKind
@@ -95,8 +95,9 @@ def paused_gc() -> Iterator[None]:
             gc.enable()
 
 
-def read_bytes(path: Path, what: str, way_out: str) -> bytes:
-    """All bytes of a file.
+@contextmanager
+def open_bytes(path: Path, what: str, way_out: str) -> Iterator[BinaryIO]:
+    """Open a file for reading.
 
     Args:
         path: The file.
@@ -104,15 +105,32 @@ def read_bytes(path: Path, what: str, way_out: str) -> bytes:
         way_out: What the user can do when it is not there.
 
     Raises:
-        AnnotationFileError: The file is missing or cannot be read.
+        AnnotationFileError: The file is missing or cannot be read, now or within the block.
     """
     try:
-        return path.read_bytes()
+        file = path.open("rb")
     except FileNotFoundError:
         raise AnnotationFileError(f'no {what} at "{path}"; {way_out}') from None
     except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else error
-        raise AnnotationFileError(f'{what} "{path}" cannot be read ({reason})') from error
+        raise _unreadable(path, what, error) from error
+    with file:
+        try:
+            yield file
+        except OSError as error:
+            raise _unreadable(path, what, error) from error
+
+
+def read_bytes(path: Path, what: str, way_out: str) -> bytes:
+    """All bytes of a file; see :func:`open_bytes`."""
+    with open_bytes(path, what, way_out) as file:
+        return file.read()
+
+
+def _unreadable(path: Path, what: str, error: Exception) -> AnnotationFileError:
+    reason = error.strerror if isinstance(error, OSError) and error.strerror else error
+    return AnnotationFileError(
+        f'{what} "{path}" cannot be read ({reason}); check that it is a file and may be read, or copy it again'
+    )
 
 
 def shorten(text: str, length: int = 60) -> str:
