@@ -46,6 +46,8 @@ class Annotation:
         parent_id: Id of the object it lies in, where the source has a hierarchy with ids.
         is_ellipse: Whether the polygon stands for the ellipse of its bounding box.
         nucleus: A cell's second outline.
+        repaired_by_px2: What repairing a polygon that crosses, touches or overlaps itself added to its area, against
+            the sum of its outlines as drawn; negative where it took away. None where nothing was repaired.
     """
 
     geometry: BaseGeometry
@@ -62,6 +64,7 @@ class Annotation:
     parent_id: UUID | None = None
     is_ellipse: bool = False
     nucleus: BaseGeometry | None = None
+    repaired_by_px2: float | None = None
 
     @property
     def is_area(self) -> bool:

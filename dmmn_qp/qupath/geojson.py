@@ -46,6 +46,7 @@ from dmmn_qp.qupath.packed_json import (
     stream_features,
 )
 from dmmn_qp.qupath.reading import (
+    REPAIRED,
     Notes,
     ReadResult,
     full_class_name,
@@ -145,6 +146,7 @@ class _Reader:
         self.annotations: list[Annotation] = []
         self.notes = Notes()
         self.number = 0
+        self.repaired_by_px2: float | None = None  # of the geometry that was read last
 
     def read_zip(self, file: BinaryIO, size: int) -> None:
         """Read every GeoJSON file of an archive; a bad one is left out as long as there is a good one."""
@@ -282,6 +284,7 @@ class _Reader:
         if kind is None:
             raise _FeatureError("root of a hierarchy")
         geometry, is_ellipse = self.geometry(feature.get("geometry"))
+        repaired_by_px2 = self.repaired_by_px2
         class_name, class_color = self.classification(properties.get("classification"))
         nucleus: BaseGeometry | None = None
         if feature.get("nucleusGeometry") is not None:
@@ -304,6 +307,7 @@ class _Reader:
             parent_id=parent_id,
             is_ellipse=is_ellipse,
             nucleus=nucleus,
+            repaired_by_px2=repaired_by_px2,
         )
 
     def kind(self, feature: dict[str, Any], properties: dict[str, Any]) -> ObjectKind | None:
@@ -437,6 +441,7 @@ class _Reader:
         Raises:
             _FeatureError: There is none, or it covers nothing, or its kind is unknown.
         """
+        self.repaired_by_px2 = None
         if not isinstance(value, dict) or not value:
             raise _FeatureError("feature without a geometry")
         if value.get("type") == "GeometryCollection":
@@ -495,7 +500,8 @@ class _Reader:
         if part is None:
             raise _FeatureError("outline that covers no area")
         if part is not whole and not whole.is_valid:
-            self.note("outline that crosses, touches or overlaps itself, repaired")
+            self.note(REPAIRED)
+            self.repaired_by_px2 = (self.repaired_by_px2 or 0.0) + part.area - whole.area
         return part
 
     def ring(self, value: object) -> npt.NDArray[np.float64] | None:

@@ -28,6 +28,7 @@ from dmmn_qp.qupath.java_stream import (
     read_stream,
 )
 from dmmn_qp.qupath.reading import (
+    REPAIRED,
     Notes,
     ReadResult,
     full_class_name,
@@ -109,6 +110,7 @@ class _Roi:
     plane: Plane = DEFAULT_PLANE
     is_ellipse: bool = False
     note: str | None = None
+    repaired_by_px2: float | None = None
 
 
 class _Run:
@@ -298,6 +300,7 @@ class _Reader:
             parent_id=parent_id,
             is_ellipse=roi.is_ellipse,
             nucleus=nucleus,
+            repaired_by_px2=roi.repaired_by_px2,
         )
         return annotation, children
 
@@ -468,7 +471,6 @@ _OUTLINES: Final = {
     "PointsROI": _points,
 }
 _NO_AREA: Final = "outline that covers no area, left out"
-_REPAIRED: Final = "outline that crosses, touches or overlaps itself, repaired"
 
 
 def _area(geometry: BaseGeometry, plane: Plane, *, is_ellipse: bool = False) -> _Roi:
@@ -480,8 +482,9 @@ def _area(geometry: BaseGeometry, plane: Plane, *, is_ellipse: bool = False) -> 
     part = polygonal_part(geometry)
     if part is None:
         return _Roi(None, plane, note=_NO_AREA)
-    is_repaired = part is not geometry and not geometry.is_valid
-    return _Roi(part, plane, is_ellipse, _REPAIRED if is_repaired else None)
+    if part is geometry or geometry.is_valid:
+        return _Roi(part, plane, is_ellipse)
+    return _Roi(part, plane, is_ellipse, REPAIRED, part.area - geometry.area)
 
 
 def _wkb(value: JavaValue) -> BaseGeometry:

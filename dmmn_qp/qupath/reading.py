@@ -21,6 +21,9 @@ _UUID_LENGTH: Final = 36
 QUPATH_DIR_VARIABLE: Final = "PAQUO_QUPATH_DIR"
 """Environment variable with the folder of QuPath, paquo's own."""
 
+REPAIRED: Final = "outline that crosses, touches or overlaps itself, repaired"
+"""Why a polygon is not what was drawn; `Annotation.repaired_by_px2` says by how much."""
+
 _LINE_ENDS: Final = re.compile(r"[\r\n]+")
 
 
