@@ -122,7 +122,11 @@ def read_qupath_project(
         raise AnnotationFileError(first_of(problems))
     for entry, _, _ in drawn:
         if entry.unsupported_server is not None:
-            raise ProjectError(f'image "{entry.image_name}": {entry.unsupported_server}')
+            raise ProjectError(
+                f'image "{shorten(entry.image_name)}" cannot be related to a file: {entry.unsupported_server}; '
+                "export it from QuPath (File > Export images > OME TIFF) into the project and copy its annotations "
+                "there, or remove it from the project"
+            )
     paths = find_slides(project, [entry for entry, _, _ in drawn], slides_roots)
     return Source(
         slides=tuple(

@@ -200,6 +200,15 @@ def test_damaged_geojson_among_others(two_tissue_slides, here):
     assert len(Dataset(here / "dataset").slides()) == 2
 
 
+def test_another_image_of_a_file_is_refused(project, here):
+    content = json.loads(project.read_text())
+    content["images"][1]["serverBuilder"]["args"] = ["--series", "1"]
+    project.write_text(json.dumps(content))
+    line = fails("import", project)
+    assert "train-2" in line and "--series" in line and "OME TIFF" in line
+    assert not (here / "dataset").exists()
+
+
 # ---------------------------------------------------------------- planes and kinds
 
 
