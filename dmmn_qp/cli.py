@@ -201,7 +201,7 @@ def import_command(
         check=check,
     )
     if check:
-        raise typer.Exit(any(finding.severity == "error" for finding in findings))
+        raise typer.Exit(int(any(finding.severity == "error" for finding in findings)))
     reporter.say(
         f"Wrote {out}/ (masks and annotations open in QuPath). Next: dmmn-qp train{_if('--dataset', out, DATASET)}"
     )

@@ -271,7 +271,7 @@ def with_splits(
         earlier: Splits of the dataset that is being replaced, by slide.
 
     Raises:
-        DatasetError: A split is misspelt, or two slides of one case are in different splits.
+        DatasetError: A split is misspelt, or two slides of one case or file are in different splits.
     """
     key = options.split_key
     said = {
@@ -283,7 +283,12 @@ def with_splits(
     if options.split_file is not None:
         said |= read_split_file(options.split_file, [item.record.slide_id for item in prepared])
     ids = [item.record.slide_id for item in prepared]
-    cases = {slide_id: case_of(slide_id, options.case_pattern) for slide_id in ids}
+    first_of_file: dict[str, str] = {}  # a project may show one file several times: its pixels stay in one split
+    for item in prepared:
+        first_of_file.setdefault(item.record.fingerprint, item.record.slide_id)
+    cases = {
+        item.record.slide_id: case_of(first_of_file[item.record.fingerprint], options.case_pattern) for item in prepared
+    }
     splits: dict[str, Split] = {slide_id: said.get(slide_id, "train") for slide_id in ids}
     if not said:
         pixels = {item.record.slide_id: class_pixels(item.patches, class_map) for item in prepared}
@@ -339,8 +344,8 @@ def check_cases(splits: Mapping[str, Split], cases: Mapping[str, str]) -> None:
         other = first.setdefault(case, slide_id)
         if splits[other] != splits[slide_id]:
             raise DatasetError(
-                f'slides "{other}" ({splits[other]}) and "{slide_id}" ({splits[slide_id]}) are both of case "{case}"; '
-                "give them the same split"
+                f'slides "{other}" ({splits[other]}) and "{slide_id}" ({splits[slide_id]}) are both of case "{case}", '
+                "or show one and the same file; give them the same split"
             )
 
 

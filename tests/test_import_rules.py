@@ -1,5 +1,6 @@
 """Which classes are trained, who wins where areas overlap, and which slide goes to which split."""
 
+import shutil
 from uuid import UUID
 
 import numpy as np
@@ -140,6 +141,17 @@ def test_no_case_is_divided(seed, n_cases):
     assert all(splits[f"{c}-0"] == splits[f"{c}-1"] for c in range(n_cases))
     assert {"train", "val", "test"} == set(splits.values())
     check_cases(splits, cases)
+
+
+def test_one_file_under_two_names_stays_in_one_split(here):
+    command = slides_with(here, [[rectangle(0, 0, 99, 99, "a")]] * 6, n=6)
+    shutil.copy(here / "slides" / "s0.tif", here / "slides" / "s1.tif")
+    for seed in range(5):
+        assert invoke(*command, "--overwrite", "--out", f"d{seed}", "--seed", seed).exit_code == 0
+        splits = {record.slide_id: record.split for record in Dataset(here / f"d{seed}").slides()}
+        assert splits["s0"] == splits["s1"] and set(splits.values()) == {"train", "val", "test"}
+    (here / "splits.csv").write_text("slide,split\ns0,train\ns1,val\n")
+    assert "one and the same file" in fails(*command, "--split-file", "splits.csv")
 
 
 def test_divided_case_is_refused():

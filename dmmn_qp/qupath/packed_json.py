@@ -15,6 +15,8 @@ import ijson
 import numpy as np
 import orjson
 
+from dmmn_qp.qupath.reading import shorten
+
 MAX_TEXT_BYTES: Final = 2**30
 """A file may unpack to this many bytes: some two million outlines."""
 MAX_RATIO: Final = 100
@@ -305,4 +307,4 @@ def _limit(packed_bytes: int) -> int:
 
 
 def _damaged(error: Exception) -> FileContentError:
-    return FileContentError(f"is truncated, damaged or encrypted ({error}); export it again")
+    return FileContentError(f"is truncated, damaged or encrypted ({shorten(str(error), 100)}); export it again")
