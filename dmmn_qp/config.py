@@ -8,9 +8,9 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, Self, TypeVar
 
-from pydantic import Field, NonNegativeInt, ValidationError
+from pydantic import Field, NonNegativeInt, StringConstraints, ValidationError, model_validator
 
 from dmmn_qp.annotations import ObjectKind
 from dmmn_qp.choices import (
@@ -32,6 +32,7 @@ from dmmn_qp.qupath.reading import ReadRules
 from dmmn_qp.specs import MIN_LABELLED_FRACTION, FileModel, PatchSpec
 
 Options = TypeVar("Options", bound=FileModel)
+ClassName = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
 
 
 class ImportOptions(FileModel):
@@ -69,7 +70,7 @@ class ImportOptions(FileModel):
     mpp: float | None = Field(default=None, gt=0)
     mpp_csv: Path | None = None
     split_key: str = "split"
-    classes: dict[str, str] = Field(default_factory=dict)
+    classes: dict[str, ClassName] = Field(default_factory=dict)
     drop: tuple[str, ...] = ()
     merge_case: bool = False
     overlap: OverlapRule = "class-order"
@@ -78,12 +79,24 @@ class ImportOptions(FileModel):
     split_file: Path | None = None
     split_areas: bool = False
     case_pattern: str | None = None
-    seed: int = 0
+    seed: NonNegativeInt = 0
     kinds: tuple[ObjectKind, ...] = Field(default=ReadRules().kinds, min_length=1)
     plane: tuple[NonNegativeInt, NonNegativeInt] | None = None
     reader: Reader = "auto"
     qupath_dir: Path | None = None
     strict: bool = False
+
+    @model_validator(mode="after")
+    def _makes_patches(self) -> Self:
+        try:
+            self.patch_spec()
+        except ValidationError as error:
+            raise ValueError(explain(error)) from None
+        return self
+
+    def patch_spec(self) -> PatchSpec:
+        """The patch geometry."""
+        return PatchSpec(mpps=self.mpps, stride_px=self.stride_px)
 
     def read_rules(self) -> ReadRules:
         """What is read of the source, and how."""
@@ -91,7 +104,7 @@ class ImportOptions(FileModel):
 
     def class_rules(self) -> ClassRules:
         """What becomes of each class name."""
-        return ClassRules(self.classes, self.drop, self.merge_case)
+        return ClassRules(self.classes, self.drop, self.merge_case, self.region_class)
 
     def paint_rules(self) -> PaintRules:
         """How annotations become labels."""
@@ -243,8 +256,9 @@ def predict_options(file: ConfigFile, flags: Mapping[str, Any]) -> PredictOption
 def explain(error: ValidationError) -> str:
     """The first complaint of a validation error in one line."""
     first = error.errors()[0]
-    where = ".".join(str(part) for part in first["loc"]) or "content"
-    return f"{where}: {' '.join(first['msg'].split())}"
+    where = ".".join(str(part) for part in first["loc"])
+    said = " ".join(first["msg"].split()).removeprefix("Value error, ")
+    return f"{where}: {said}" if where else said
 
 
 def _build(model: type[Options], section: str, values: Mapping[str, Any]) -> Options:

@@ -40,7 +40,7 @@ from dmmn_qp.reports.inputs import Finding, ImportedData, ImportedSlide
 from dmmn_qp.slides import fingerprint, open_slide
 from dmmn_qp.slides.finding import SlidesRoot
 from dmmn_qp.sources import Source, SourceSlide, first_of, read_source
-from dmmn_qp.specs import ClassMap, PatchGrid, PatchSpec
+from dmmn_qp.specs import MAX_CLASSES, ClassMap, PatchGrid, PatchSpec
 from dmmn_qp.splits import area_split_of, case_of, draw_splits, split_areas, split_of_word
 
 MASK_WINDOW = 2048
@@ -95,7 +95,7 @@ def import_annotations(
     if not check:
         check_free(out, overwrite=overwrite, marker=MANIFEST)
     source = read_source(source_path, annotations, slides_roots, options.read_rules(), options.mpp_csv)
-    spec = PatchSpec(mpps=options.mpps, stride_px=options.stride_px)
+    spec = options.patch_spec()
     targets = options.class_rules().resolve(source.class_colors)
     if options.split_areas:
         targets = without_split_areas(source, targets)
@@ -160,7 +160,7 @@ def make_class_map(source: Source, targets: Mapping[str, str | None]) -> ClassMa
         targets: Name in the source -> name to train (`ClassRules.resolve`).
 
     Raises:
-        DatasetError: Nothing is left to train on.
+        DatasetError: Nothing is left to train on, or more classes than labels.
     """
     used = {
         targets[a.class_name]
@@ -172,6 +172,11 @@ def make_class_map(source: Source, targets: Mapping[str, str | None]) -> ClassMa
     if not names:
         raise DatasetError(
             "no annotated area with a class to train on; draw areas in QuPath, give them classes, and save (Ctrl+S)"
+        )
+    if len(names) > MAX_CLASSES:
+        raise DatasetError(
+            f"{len(names)} classes are drawn, but masks have room for {MAX_CLASSES}; merge some ([import.classes]), "
+            "or leave them out with --drop"
         )
     colors: dict[str, Color | None] = {}
     for name, target in targets.items():
@@ -313,14 +318,17 @@ def read_split_file(path: Path, slide_ids: Sequence[str]) -> dict[str, Split]:
     Raises:
         DatasetError: The file is missing, has other columns, or names a slide that is not there.
     """
+    way_out = 'it needs a first line "slide,split" and a line a slide'
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
-            rows = list(csv.DictReader(file))
-        named = {row["slide"]: row["split"] for row in rows}
-    except (OSError, KeyError, UnicodeDecodeError, csv.Error) as error:
-        raise DatasetError(
-            f'split file "{path}" cannot be read ({error}); it needs a first line "slide,split" and a line a slide'
-        ) from error
+            named = {row["slide"]: row["split"] for row in csv.DictReader(file)}
+    except KeyError as error:
+        raise DatasetError(f'split file "{path}" has no column {error}; {way_out}') from error
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise DatasetError(f'split file "{path}" cannot be read ({reason}); {way_out}') from error
+    if not named:
+        raise DatasetError(f'split file "{path}" names no slide; {way_out}')
     splits: dict[str, Split] = {}
     for name, word in named.items():
         slide_id = name if name in slide_ids else Path(name).stem

@@ -175,9 +175,46 @@ def test_split_file(tmp_path):
     path.write_text("slide,split\nz,test\n")
     with pytest.raises(DatasetError, match='names slide "z"'):
         read_split_file(path, ["a"])
-    path.write_text("name,set\na,test\n")
-    with pytest.raises(DatasetError, match="slide,split"):
-        read_split_file(path, ["a"])
+    for text, said in (("name,set\na,test\n", "no column 'slide'"), ("slide,split\n", "no slide"), ("", "no slide")):
+        path.write_text(text)
+        with pytest.raises(DatasetError, match=f"{said}; it needs a first line"):
+            read_split_file(path, ["a"])
+    with pytest.raises(DatasetError, match="No such file"):
+        read_split_file(tmp_path / "none.csv", ["a"])
+
+
+@pytest.mark.parametrize("name", ["Region*", "ROI"])
+def test_region_class_bounds_and_is_not_trained(here, name):
+    features = [rectangle(0, 0, 99, 99, name), rectangle(50, 50, 200, 200, "a")]
+    command = (*slides_with(here, features), "--overwrite")
+    result = invoke(*command, "--region-class", name)
+    assert result.exit_code == 0, result.output
+    dataset = Dataset(here / "dataset")
+    assert dataset.class_map.names == ("a",)
+    assert sum(patch.label_counts[1] for patch in dataset.patches()) == 49 * 49
+    assert f'"nope" of --region-class does not exist; the classes are {name}, a' in fails(
+        *command, "--region-class", "nope"
+    )
+
+
+def test_more_classes_than_labels(here):
+    features = [rectangle(0, 0, 9, 9, f"class {i}") for i in range(255)]
+    assert "255 classes are drawn, but masks have room for 254" in fails(*slides_with(here, features))
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("mpps = [1, 0.5]", "[import] mpps: each magnification must have twice the um/px of the one before"),
+        ("mpps = []", "[import] mpps: "),
+        ("stride_px = 0", "[import] stride_px: "),
+        ("seed = -5", "[import] seed: "),
+        ('classes = {a = " "}', "[import] classes.a: "),
+    ],
+)
+def test_options_that_cannot_be_meant(here, line, said):
+    (here / "c.toml").write_text(f"[import]\n{line}\n")
+    assert said in fails(*slides_with(here, [rectangle(0, 0, 99, 99, "a")]), "--config", "c.toml")
 
 
 def test_rules_through_the_command_line(here):
