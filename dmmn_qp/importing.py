@@ -104,8 +104,8 @@ def import_annotations(
     if not check:  # which says them as findings
         for warning in source.warnings:
             reporter.warn(warning)
-        for problem in source.problems:
-            reporter.warn(problem if options.strict else f"{problem}; {LEFT_OUT}")
+        for problem in source.problems if not options.strict else ():  # which are errors at the end
+            reporter.warn(f"{problem}; {LEFT_OUT}")
     if source.without_annotations:
         reporter.say(f"  {source.without_annotations} slides without annotations are left out")
 
