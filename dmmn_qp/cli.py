@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import shlex
@@ -403,4 +404,6 @@ def _if(option: str, value: Path | None, default: Path | None) -> str:
 
 def run() -> None:
     """Entry point of the ``dmmn-qp`` command."""
+    if isinstance(sys.stdout, io.TextIOWrapper):  # file names, and terminals, need not be UTF-8
+        sys.stdout.reconfigure(errors="backslashreplace")
     app(prog_name="dmmn-qp", args=sys.argv[1:])

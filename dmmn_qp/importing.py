@@ -45,6 +45,9 @@ from dmmn_qp.splits import area_split_of, case_of, draw_splits, split_areas, spl
 
 MASK_WINDOW = 2048
 
+MAX_NAME_BYTES = 150
+"""Longest name of a slide's files, without their endings; file systems take 255 with them."""
+
 LEFT_OUT = "it is left out until it is mended and imported again"
 
 _POINTS = ("Point", "MultiPoint")
@@ -202,7 +205,8 @@ def slide_ids(slides: Sequence[SourceSlide]) -> list[str]:
     """Unique names fit for files: the slides' names without their endings, numbered where they repeat."""
     ids: list[str] = []
     for slide in slides:
-        stem = re.sub(r"[^\w.()+ -]", "_", Path(slide.path.name).stem).strip(" .") or "slide"
+        stem = re.sub(r"[^\w.()+ -]", "_", Path(slide.path.name).stem)
+        stem = stem.encode("utf-8", "replace")[:MAX_NAME_BYTES].decode("utf-8", "ignore").strip(" .") or "slide"
         name, n = stem, 1
         while name.casefold() in (other.casefold() for other in ids):
             n += 1
@@ -225,6 +229,10 @@ def prepare(
         SlideError: The slide cannot be read, or is not the one that was annotated.
         PixelSizeError: Its pixel size is unknown or too coarse.
     """
+    path = str(source.path.resolve())
+    shown = path.encode("utf-8", "backslashreplace").decode()
+    if shown != path:
+        raise SlideError(f'slide "{shown}" has a path that is not UTF-8, which no dataset can hold; rename it')
     with open_slide(
         source.path,
         project_mpp=source.mpp,
@@ -249,7 +257,7 @@ def prepare(
         patches = in_split_areas(patches, areas, grid)
     record = SlideRecord(
         slide_id=slide_id,
-        path=str(source.path.resolve()),
+        path=path,
         width=info.width,
         height=info.height,
         mpp=info.mpp,

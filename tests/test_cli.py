@@ -1,6 +1,7 @@
 """The user's commands, end to end on real files, and every error a user can cause."""
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -20,6 +21,7 @@ from tests.conftest import (
     CMU_1,
     DEMO,
     FAST_TOML,
+    REPOSITORY,
     fails,
     invoke,
     moved_demo,
@@ -245,6 +247,40 @@ def test_truncated_qpdata(here, size):
     assert result.exit_code == 0, result.output
     assert "data.qpdata" in result.stderr and "left out" in result.stderr
     assert len(Dataset(here / "dataset").slides()) == 3
+
+
+def test_very_long_names_of_slides(here):
+    (here / "slides").mkdir()
+    for end in "ab":
+        write_tiff(here / "slides" / f"{'x' * 240}{end}.tif", two_tissues(256, 256))
+        write_features(here / "geojson" / f"{'x' * 240}{end}.json", [rectangle(0, 0, 99, 99, "a")])
+    result = invoke("import", "slides", "--annotations", "geojson")
+    assert result.exit_code == 0, result.output
+    assert [r.slide_id for r in Dataset(here / "dataset").slides()] == ["x" * 150, "x" * 150 + "-2"]
+
+
+def test_names_that_are_not_utf8(here):
+    name = b"sl\xffde".decode("utf-8", "surrogateescape")
+    (here / "slides").mkdir()
+    try:
+        write_tiff(here / "s.tif", two_tissues(256, 256)).rename(here / "slides" / f"{name}.tif")
+    except OSError:
+        pytest.skip("this file system takes UTF-8 only")
+    write_features(here / "geojson" / f"{name}.geojson", [rectangle(0, 0, 99, 99, "a")])
+    command = [
+        sys.executable,
+        "-c",
+        "from dmmn_qp.cli import run; run()",
+        "import",
+        "slides",
+        "--annotations",
+        "geojson",
+    ]
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "PYTHONIOENCODING": "ascii"}
+    result = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    assert result.returncode == 1
+    (line,) = result.stderr.splitlines()
+    assert "not UTF-8" in line and "rename it" in line
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"images": 3}', '{"images": [3]}'])
