@@ -112,6 +112,12 @@ def import_annotations(
     if source.without_annotations:
         reporter.say(f"  {source.without_annotations} slides without annotations are left out")
 
+    if options.overlap == "depth" and not any(a.depth for slide in source.slides for a in slide.objects.annotations):
+        reporter.warn(
+            "--overlap depth decides nothing, because no object lies in another one in the hierarchy; use Objects > "
+            "Annotations > Resolve hierarchy in QuPath and save, or choose another rule"
+        )
+
     prepared: list[_Prepared] = []
     with reporter.task("slides", len(source.slides)) as task:
         for slide, slide_id in zip(source.slides, slide_ids(source.slides), strict=True):

@@ -1,7 +1,6 @@
 """Which classes are trained, who wins where areas overlap, and which slide goes to which split."""
 
 import shutil
-from uuid import UUID
 
 import numpy as np
 import pytest
@@ -58,9 +57,8 @@ def test_renaming_keeps_everything_else():
     assert with_trained_classes([drawn], {"x": None}) == (drawn,)
 
 
-PARENT, CHILD = UUID(int=1), UUID(int=2)
-BIG_A = Annotation(box(0, 0, 4, 1), class_name="a", annotation_id=PARENT)
-SMALL_B = Annotation(box(1, 0, 3, 1), class_name="b", annotation_id=CHILD, parent_id=PARENT)
+BIG_A = Annotation(box(0, 0, 4, 1), class_name="a")
+SMALL_B = Annotation(box(1, 0, 3, 1), class_name="b", depth=1)
 
 
 @pytest.mark.parametrize(
@@ -87,12 +85,17 @@ def test_overlap_of_one_class_is_no_conflict():
     assert labels.tolist() == [[1, 1, 1, 1]]
 
 
-def test_hierarchy_with_a_loop_is_painted():
-    loop = [
-        Annotation(box(0, 0, 1, 1), class_name="a", annotation_id=PARENT, parent_id=CHILD),
-        Annotation(box(0, 0, 1, 1), class_name="b", annotation_id=CHILD, parent_id=PARENT),
-    ]
-    assert LabelPainter(loop, CLASSES, 1.0, PaintRules("depth")).paint(Region(0, 0, 1, 1))[0, 0] in (1, 2)
+def test_the_hierarchy_needs_no_ids(here):
+    """QuPath before 0.4 has none."""
+    outer = rectangle(0, 0, 200, 200, "a")
+    outer["properties"]["childObjects"] = [rectangle(50, 50, 100, 100, "b")]
+    command = (*slides_with(here, [outer]), "--overwrite", "--overlap")
+    assert 'class "b" has no pixel' in fails(*command, "class-order")
+    result = invoke(*command, "depth")
+    assert result.exit_code == 0 and "decides nothing" not in result.stderr, result.output
+    assert sum(patch.label_counts[2] for patch in Dataset(here / "dataset").patches()) == 100 * 100
+    write_features(here / "geojson" / "s0.geojson", [rectangle(0, 0, 99, 99, "a"), rectangle(50, 50, 99, 99, "b")])
+    assert "--overlap depth decides nothing" in invoke(*command, "depth").stderr
 
 
 @given(st.permutations(range(4)), st.sampled_from(["class-order", "smallest", "unlabelled"]))

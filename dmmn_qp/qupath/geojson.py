@@ -229,14 +229,16 @@ class _Reader:
 
     def walk(self, content: object, name: str) -> None:
         """Go through collections, lists and child objects without recursion."""
-        pending: list[tuple[object, UUID | None]] = [(content, None)]
+        pending: list[tuple[object, UUID | None, int]] = [(content, None, 0)]
         while pending:
-            value, parent_id = pending.pop()
+            value, parent_id, depth = pending.pop()
             inner: object = value
             if isinstance(value, dict):
                 if value.get("type") in ("Feature", *_GEOMETRY_TYPES) or "features" not in value:
                     self.number += 1
-                    parent_id, inner = self.read_feature(value, parent_id)
+                    annotation, inner = self.read_feature(value, parent_id, depth)
+                    if annotation is not None:
+                        parent_id, depth = annotation.annotation_id or parent_id, depth + 1
                 else:
                     inner = value["features"]
                     if value.get("type") != "FeatureCollection":
@@ -244,18 +246,20 @@ class _Reader:
                             'features outside a "FeatureCollection", which QuPath itself does not read', name
                         )
             if isinstance(inner, list):
-                pending.extend((item, parent_id) for item in reversed(inner))
+                pending.extend((item, parent_id, depth) for item in reversed(inner))
             else:
                 self.note("something that is no list of features, left out")
 
     def note(self, reason: str) -> None:
         self.notes.add(reason, f"feature {self.number}")
 
-    def read_feature(self, value: dict[str, Any], parent_id: UUID | None) -> tuple[UUID | None, object]:
+    def read_feature(
+        self, value: dict[str, Any], parent_id: UUID | None, depth: int
+    ) -> tuple[Annotation | None, object]:
         """Read one feature, or one bare geometry.
 
         Returns:
-            The id that its children have as their parent's, and the children.
+            The annotation, or None where it cannot be read, and the children.
         """
         if value.get("type") in _GEOMETRY_TYPES:
             value = {"type": "Feature", "geometry": value}
@@ -265,14 +269,16 @@ class _Reader:
             properties = {}
         children = properties.get("childObjects", [])
         try:
-            annotation = self.annotation(value, properties, parent_id)
+            annotation = self.annotation(value, properties, parent_id, depth)
         except _FeatureError as error:
             self.note(f"{error}, left out")
-            return parent_id, children
+            return None, children
         self.annotations.append(annotation)
-        return annotation.annotation_id or parent_id, children
+        return annotation, children
 
-    def annotation(self, feature: dict[str, Any], properties: dict[str, Any], parent_id: UUID | None) -> Annotation:
+    def annotation(
+        self, feature: dict[str, Any], properties: dict[str, Any], parent_id: UUID | None, depth: int
+    ) -> Annotation:
         """Read one feature's own values.
 
         Raises:
@@ -305,6 +311,7 @@ class _Reader:
             metadata=self.metadata(properties.get("metadata")),
             plane=self.plane(feature["geometry"]),
             parent_id=parent_id,
+            depth=depth,
             is_ellipse=is_ellipse,
             nucleus=nucleus,
             repaired_by_px2=repaired_by_px2,
@@ -664,7 +671,7 @@ def write_geojson(
     """Write objects as one FeatureCollection that every QuPath from 0.4 on reads.
 
     Features go out one by one, into a temporary file that takes the place of ``path`` at the end; a failure
-    leaves no file behind. The list is flat, as QuPath's own exports are: ``parent_id`` is not kept.
+    leaves no file behind. The list is flat, as QuPath's own exports are: ``parent_id`` and ``depth`` are not kept.
 
     Args:
         path: Where to write; a name ending in ``.gz`` is compressed.

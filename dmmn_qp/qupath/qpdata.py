@@ -244,23 +244,26 @@ class _Reader:
     def flatten(self, hierarchy: JavaObject) -> Iterator[Annotation]:
         """All objects, depth first; a core may be in the TMA grid only."""
         cores = _elements(hierarchy.fields.get("tmaGrid"), "cores")
-        pending: list[tuple[JavaValue, UUID | None]] = [(core, None) for core in reversed(cores)]
-        pending.append((hierarchy.fields.get("rootObject"), None))
+        pending: list[tuple[JavaValue, UUID | None, int]] = [(core, None, 0) for core in reversed(cores)]
+        pending.append((hierarchy.fields.get("rootObject"), None, 0))
         seen: set[int] = set()
         while pending:
-            value, parent_id = pending.pop()
+            value, parent_id, depth = pending.pop()
             if not isinstance(value, JavaObject):
                 raise _DamagedError("something else where an object of the hierarchy belongs")
             if id(value) in seen:
                 continue
             seen.add(id(value))
-            annotation, children = self.path_object(value, parent_id)
+            annotation, children = self.path_object(value, parent_id, depth)
             if annotation is not None:
                 parent_id = annotation.annotation_id or parent_id
+                depth += 1
                 yield annotation
-            pending.extend((child, parent_id) for child in reversed(children))
+            pending.extend((child, parent_id, depth) for child in reversed(children))
 
-    def path_object(self, value: JavaObject, parent_id: UUID | None) -> tuple[Annotation | None, list[JavaValue]]:
+    def path_object(
+        self, value: JavaObject, parent_id: UUID | None, depth: int
+    ) -> tuple[Annotation | None, list[JavaValue]]:
         """Read one object's run of items.
 
         Returns:
@@ -298,6 +301,7 @@ class _Reader:
             metadata=metadata,
             plane=roi.plane,
             parent_id=parent_id,
+            depth=depth,
             is_ellipse=roi.is_ellipse,
             nucleus=nucleus,
             repaired_by_px2=roi.repaired_by_px2,

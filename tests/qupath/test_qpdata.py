@@ -142,6 +142,7 @@ def test_versions_differ_in_where_the_id_is(tmp_path: Path, writer: QpdataWriter
     )
     outer, inner = read_bytes(tmp_path, content).annotations
     assert (outer.annotation_id, inner.annotation_id, inner.parent_id) == (IDS[0], IDS[1], IDS[0])
+    assert (outer.depth, inner.depth) == (0, 1)
     assert (outer.name, outer.class_name, outer.class_color) == ("outer", "Tumor: Positive", (250, 62, 62))
     assert (outer.metadata, outer.measurements) == ({"Reader": "A"}, {"Area": 100.0, "Odd": float("inf")})
     assert (outer.geometry.area, inner.geometry.area) == (100, 1)
@@ -212,6 +213,7 @@ def test_children_of_what_is_left_out_are_kept(tmp_path: Path, writer: QpdataWri
 
     result = read_bytes(tmp_path, writer.file(outer, lambda: writer.path_object(None)))
     assert [(item.annotation_id, item.parent_id) for item in result.annotations] == [(IDS[0], None), (IDS[2], IDS[0])]
+    assert [item.depth for item in result.annotations] == [0, 1]
     assert len(result.warnings) == 2
 
 
