@@ -93,8 +93,8 @@ class TextStream:
         self._file: IO[bytes] | None = None
         self.position = 0
 
-    def read(self, size: int = -1) -> bytes:
-        """The next bytes, at most ``size``; all that are left for a negative one.
+    def read(self, size: int) -> bytes:
+        """The next bytes, at most ``size``.
 
         Raises:
             FileContentError: The packing is damaged, or there is more than the limit.
@@ -102,13 +102,11 @@ class TextStream:
         if self._file is None:
             self.rewind()
         assert self._file is not None
-        bound = -1 if self.limit is None else self.limit - self.position + 1
-        wanted = bound if size < 0 else size if bound < 0 else min(size, bound)
         if self.limit is None:
-            data = self._file.read(wanted)
+            data = self._file.read(size)
         else:
             try:
-                data = self._file.read(wanted)
+                data = self._file.read(min(size, self.limit - self.position + 1))
             except _BAD_ARCHIVE as error:
                 raise _damaged(error) from error
         self.position += len(data)
@@ -195,13 +193,15 @@ def stream_features(stream: TextStream) -> Iterator[object]:
     outline = _Outline(start, stream)
     try:
         yield from ijson.items(outline, "item" if is_array else "features.item", buf_size=_CHUNK_BYTES, use_float=True)
-        members = () if is_array else json.loads(outline.top, object_pairs_hook=tuple)
+        top = () if is_array else json.loads(outline.top, object_pairs_hook=tuple)  # which tells an object from a list
     except FileContentError:
         raise
     except (ijson.JSONError, ValueError, OverflowError, RecursionError) as error:
         raise NotStreamableError from error
-    named = [(key, value) for key, value in members if key in ("type", "features")]
-    if not is_array and (len(named) != 2 or dict(named) != {"type": "FeatureCollection", "features": []}):
+    if is_array:
+        return
+    named = [member for member in top if member[0] in ("type", "features")] if isinstance(top, tuple) else []
+    if len(named) != 2 or dict(named) != {"type": "FeatureCollection", "features": []}:
         raise NotStreamableError
 
 
