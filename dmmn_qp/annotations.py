@@ -44,8 +44,11 @@ class Annotation:
         metadata: Named texts; QuPath's description is ``ANNOTATION_DESCRIPTION``.
         plane: The plane it lies on.
         parent_id: Id of the object it lies in, where the source has a hierarchy with ids.
+        depth: How many objects it lies in, in the source's hierarchy; 0 where it has none.
         is_ellipse: Whether the polygon stands for the ellipse of its bounding box.
         nucleus: A cell's second outline.
+        repaired_by_px2: What repairing a polygon that crosses, touches or overlaps itself added to its area, against
+            the sum of its outlines as drawn; negative where it took away. None where nothing was repaired.
     """
 
     geometry: BaseGeometry
@@ -60,8 +63,10 @@ class Annotation:
     metadata: Mapping[str, str] = field(default_factory=dict)
     plane: Plane = DEFAULT_PLANE
     parent_id: UUID | None = None
+    depth: int = 0
     is_ellipse: bool = False
     nucleus: BaseGeometry | None = None
+    repaired_by_px2: float | None = None
 
     @property
     def is_area(self) -> bool:

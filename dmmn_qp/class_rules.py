@@ -23,11 +23,13 @@ class ClassRules:
             here is trained even if it ends in ``*``.
         drop: Names that are not trained.
         merge_case: Whether names that differ only in case or blanks are one class, the one met first.
+        region_class: Name of the areas that only bound others, and are not trained themselves.
     """
 
     rename: Mapping[str, str] = field(default_factory=dict)
     drop: Sequence[str] = ()
     merge_case: bool = False
+    region_class: str | None = None
 
     def resolve(self, names: Iterable[str]) -> dict[str, str | None]:
         """Name in the source -> name to train, or None for a class that is not trained.
@@ -45,9 +47,9 @@ class ClassRules:
                 if name not in known and _folded(name) not in map(
                     _folded, canonical.values() if self.merge_case else ()
                 ):
-                    raise DatasetError(
-                        f'class "{name}" of {rule} does not exist; the classes are {", ".join(known) or "none"}'
-                    )
+                    raise _unknown(name, rule, known)
+        if self.region_class is not None and self.region_class not in known:
+            raise _unknown(self.region_class, "--region-class", known)
         return {name: self._target(name, canonical[name]) for name in known}
 
     def _canonical(self, names: Sequence[str]) -> dict[str, str]:
@@ -59,7 +61,7 @@ class ClassRules:
         return {name: first[_folded(name)] for name in names}
 
     def _target(self, name: str, canonical: str) -> str | None:
-        if name in self.drop or canonical in self.drop:
+        if name in self.drop or canonical in self.drop or name == self.region_class:
             return None
         for listed in (name, canonical):
             if listed in self.rename:
@@ -101,6 +103,10 @@ def with_trained_classes(
         else a
         for a in annotations
     )
+
+
+def _unknown(name: str, rule: str, known: Sequence[str]) -> DatasetError:
+    return DatasetError(f'class "{name}" of {rule} does not exist; the classes are {", ".join(known) or "none"}')
 
 
 def _folded(name: str) -> str:

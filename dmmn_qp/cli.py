@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import shlex
@@ -158,7 +159,8 @@ def import_command(
         bool | None,
         typer.Option(
             "--strict/--no-strict",
-            help="Stop where annotations are damaged or missing, or leave the image out with a warning; default: stop.",
+            help="Write nothing and exit with 1 where annotations are damaged or missing, after all others were "
+            "looked at; default: leave them out with a warning.",
         ),
     ] = None,
     config: ConfigOption = None,
@@ -172,6 +174,7 @@ def import_command(
 
     flags: dict[str, Any] = {
         "mpp": mpp,
+        "mpp_csv": mpp_csv,
         "mpps": _numbers(mpps),
         "drop": drop or None,
         "split_key": split_key,
@@ -195,12 +198,11 @@ def import_command(
         reporter,
         annotations=annotations,
         slides_roots=_slides_roots(slides_root),
-        mpp_csv=mpp_csv,
         overwrite=overwrite,
         check=check,
     )
     if check:
-        raise typer.Exit(any(finding.severity == "error" for finding in findings))
+        raise typer.Exit(int(any(finding.severity == "error" for finding in findings)))
     reporter.say(
         f"Wrote {out}/ (masks and annotations open in QuPath). Next: dmmn-qp train{_if('--dataset', out, DATASET)}"
     )
@@ -452,4 +454,6 @@ def _if(option: str, value: Path | None, default: Path | None) -> str:
 
 def run() -> None:
     """Entry point of the ``dmmn-qp`` command."""
+    if isinstance(sys.stdout, io.TextIOWrapper):  # file names, and terminals, need not be UTF-8
+        sys.stdout.reconfigure(errors="backslashreplace")
     app(prog_name="dmmn-qp", args=sys.argv[1:])

@@ -9,9 +9,9 @@ import difflib
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Self, TypeVar
 
-from pydantic import Field, NonNegativeInt, ValidationError
+from pydantic import Field, NonNegativeInt, StringConstraints, ValidationError, model_validator
 
 from dmmn_qp.annotations import ObjectKind
 from dmmn_qp.choices import (
@@ -35,6 +35,7 @@ from dmmn_qp.qupath.reading import ReadRules
 from dmmn_qp.specs import MAX_ZOOM, MIN_LABELLED_FRACTION, FileModel, PatchSpec
 
 Options = TypeVar("Options", bound=FileModel)
+ClassName = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
 
 MAX_RATE = 1000
 """Most deformed copies of a patch; more is a slip of the pen."""
@@ -48,6 +49,7 @@ class ImportOptions(FileModel):
         stride_px: Distance of neighbouring targets in pixels of ``mpps[0]``.
         min_labelled_fraction: A target is kept when more than this part of it is annotated.
         mpp: um/px of slides that do not say it and of which the project does not say it.
+        mpp_csv: Table slide,mpp of the same for single slides, which wins over ``mpp``.
         split_key: Key of the image metadata that holds train, val or test.
         classes: Name in the source -> name to train; names with one target are merged.
         drop: Classes that are not trained.
@@ -64,15 +66,17 @@ class ImportOptions(FileModel):
         plane: (z, t) of the plane whose areas are trained; None takes of each slide the plane that holds most.
         reader: How objects of a QuPath project are read.
         qupath_dir: Folder of QuPath, for the reader that needs it.
-        strict: Whether an image whose annotations are damaged or missing is an error.
+        strict: Whether nothing is written when annotations are damaged or missing; else they are left out with a
+            warning, as long as others are left.
     """
 
     mpps: tuple[float, ...] = PatchSpec().mpps
     stride_px: int = PatchSpec().stride_px
     min_labelled_fraction: float = Field(default=MIN_LABELLED_FRACTION, ge=0, lt=1)
     mpp: float | None = Field(default=None, gt=0)
+    mpp_csv: Path | None = None
     split_key: str = "split"
-    classes: dict[str, str] = Field(default_factory=dict)
+    classes: dict[str, ClassName] = Field(default_factory=dict)
     drop: tuple[str, ...] = ()
     merge_case: bool = False
     overlap: OverlapRule = "class-order"
@@ -81,20 +85,32 @@ class ImportOptions(FileModel):
     split_file: Path | None = None
     split_areas: bool = False
     case_pattern: str | None = None
-    seed: int = 0
+    seed: NonNegativeInt = 0
     kinds: tuple[ObjectKind, ...] = Field(default=ReadRules().kinds, min_length=1)
     plane: tuple[NonNegativeInt, NonNegativeInt] | None = None
     reader: Reader = "auto"
     qupath_dir: Path | None = None
-    strict: bool = True
+    strict: bool = False
+
+    @model_validator(mode="after")
+    def _makes_patches(self) -> Self:
+        try:
+            self.patch_spec()
+        except ValidationError as error:
+            raise ValueError(explain(error)) from None
+        return self
+
+    def patch_spec(self) -> PatchSpec:
+        """The patch geometry."""
+        return PatchSpec(mpps=self.mpps, stride_px=self.stride_px)
 
     def read_rules(self) -> ReadRules:
         """What is read of the source, and how."""
-        return ReadRules(self.kinds, self.plane, self.reader, self.qupath_dir, self.strict)
+        return ReadRules(self.kinds, self.plane, self.reader, self.qupath_dir)
 
     def class_rules(self) -> ClassRules:
         """What becomes of each class name."""
-        return ClassRules(self.classes, self.drop, self.merge_case)
+        return ClassRules(self.classes, self.drop, self.merge_case, self.region_class)
 
     def paint_rules(self) -> PaintRules:
         """How annotations become labels."""
@@ -275,8 +291,9 @@ def predict_options(file: ConfigFile, flags: Mapping[str, Any]) -> PredictOption
 def explain(error: ValidationError) -> str:
     """The first complaint of a validation error in one line."""
     first = error.errors()[0]
-    where = ".".join(str(part) for part in first["loc"]) or "content"
-    return f"{where}: {' '.join(first['msg'].split())}"
+    where = ".".join(str(part) for part in first["loc"])
+    said = " ".join(first["msg"].split()).removeprefix("Value error, ")
+    return f"{where}: {said}" if where else said
 
 
 def _build(model: type[Options], section: str, values: Mapping[str, Any]) -> Options:

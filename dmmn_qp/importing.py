@@ -25,7 +25,7 @@ from dmmn_qp.dataset import (
     write_manifest,
     write_patches,
 )
-from dmmn_qp.errors import DatasetError, SlideError
+from dmmn_qp.errors import AnnotationFileError, DatasetError, SlideError
 from dmmn_qp.outputs import RUN_FILE, check_free, new_folder, write_json
 from dmmn_qp.patches import PatchRef, class_pixels, in_split_areas, index_patches, training_pixels
 from dmmn_qp.provenance import describe_run, now
@@ -39,11 +39,16 @@ from dmmn_qp.reports.html import REPORT_PAGE, write_import_report
 from dmmn_qp.reports.inputs import Finding, ImportedData, ImportedSlide
 from dmmn_qp.slides import fingerprint, open_slide
 from dmmn_qp.slides.finding import SlidesRoot
-from dmmn_qp.sources import Source, SourceSlide, read_source
-from dmmn_qp.specs import ClassMap, PatchGrid, PatchSpec
+from dmmn_qp.sources import Source, SourceSlide, first_of, read_source
+from dmmn_qp.specs import MAX_CLASSES, ClassMap, PatchGrid, PatchSpec
 from dmmn_qp.splits import area_split_of, case_of, draw_splits, split_areas, split_of_word
 
 MASK_WINDOW = 2048
+
+MAX_NAME_BYTES = 150
+"""Longest name of a slide's files, without their endings; file systems take 255 with them."""
+
+LEFT_OUT = "it is left out until it is mended and imported again"
 
 _POINTS = ("Point", "MultiPoint")
 
@@ -68,7 +73,6 @@ def import_annotations(
     *,
     annotations: Path | None = None,
     slides_roots: Sequence[SlidesRoot] = (),
-    mpp_csv: Path | None = None,
     overwrite: bool = False,
     check: bool = False,
 ) -> tuple[Finding, ...]:
@@ -81,7 +85,6 @@ def import_annotations(
         reporter: Where to report.
         annotations: Folder of GeoJSON files, for slides without a project.
         slides_roots: Where to look for slides that have been moved.
-        mpp_csv: Table of pixel sizes for slides that do not say theirs.
         overwrite: Whether an existing dataset may be replaced.
         check: Only look: say all findings and write nothing.
 
@@ -94,17 +97,26 @@ def import_annotations(
     started = now()
     if not check:
         check_free(out, overwrite=overwrite, marker=MANIFEST)
-    source = read_source(source_path, annotations, slides_roots, options.read_rules(), mpp_csv)
-    spec = PatchSpec(mpps=options.mpps, stride_px=options.stride_px)
+    source = read_source(source_path, annotations, slides_roots, options.read_rules(), options.mpp_csv)
+    spec = options.patch_spec()
     targets = options.class_rules().resolve(source.class_colors)
     if options.split_areas:
         targets = without_split_areas(source, targets)
     class_map = make_class_map(source, targets)
     reporter.heading(f'Importing "{source_path}"')
-    for warning in source.warnings if not check else ():
-        reporter.warn(warning)
+    if not check:  # which says them as findings
+        for warning in source.warnings:
+            reporter.warn(warning)
+        for problem in source.problems if not options.strict else ():  # which are errors at the end
+            reporter.warn(f"{problem}; {LEFT_OUT}")
     if source.without_annotations:
         reporter.say(f"  {source.without_annotations} slides without annotations are left out")
+
+    if options.overlap == "depth" and not any(a.depth for slide in source.slides for a in slide.objects.annotations):
+        reporter.warn(
+            "--overlap depth decides nothing, because no object lies in another one in the hierarchy; use Objects > "
+            "Annotations > Resolve hierarchy in QuPath and save, or choose another rule"
+        )
 
     prepared: list[_Prepared] = []
     with reporter.task("slides", len(source.slides)) as task:
@@ -117,6 +129,12 @@ def import_annotations(
         findings = find_findings(imported)
         report_findings(findings, reporter)
         return findings
+    if options.strict and source.problems:
+        report_findings(find_findings(imported), reporter)
+        raise AnnotationFileError(
+            f"{first_of(source.problems)}; nothing is written, because --strict wants all of it: mend it, or pass "
+            "--no-strict to leave it out"
+        )
     report_left_out(prepared, class_map, options, reporter)
     training_pixels((p for item in prepared for p in item.patches), class_map)
 
@@ -151,7 +169,7 @@ def make_class_map(source: Source, targets: Mapping[str, str | None]) -> ClassMa
         targets: Name in the source -> name to train (`ClassRules.resolve`).
 
     Raises:
-        DatasetError: Nothing is left to train on.
+        DatasetError: Nothing is left to train on, or more classes than labels.
     """
     used = {
         targets[a.class_name]
@@ -163,6 +181,11 @@ def make_class_map(source: Source, targets: Mapping[str, str | None]) -> ClassMa
     if not names:
         raise DatasetError(
             "no annotated area with a class to train on; draw areas in QuPath, give them classes, and save (Ctrl+S)"
+        )
+    if len(names) > MAX_CLASSES:
+        raise DatasetError(
+            f"{len(names)} classes are drawn, but masks have room for {MAX_CLASSES}; merge some ([import.classes]), "
+            "or leave them out with --drop"
         )
     colors: dict[str, Color | None] = {}
     for name, target in targets.items():
@@ -188,7 +211,8 @@ def slide_ids(slides: Sequence[SourceSlide]) -> list[str]:
     """Unique names fit for files: the slides' names without their endings, numbered where they repeat."""
     ids: list[str] = []
     for slide in slides:
-        stem = re.sub(r"[^\w.()+ -]", "_", Path(slide.path.name).stem).strip(" .") or "slide"
+        stem = re.sub(r"[^\w.()+ -]", "_", Path(slide.path.name).stem)
+        stem = stem.encode("utf-8", "replace")[:MAX_NAME_BYTES].decode("utf-8", "ignore").strip(" .") or "slide"
         name, n = stem, 1
         while name.casefold() in (other.casefold() for other in ids):
             n += 1
@@ -211,6 +235,10 @@ def prepare(
         SlideError: The slide cannot be read, or is not the one that was annotated.
         PixelSizeError: Its pixel size is unknown or too coarse.
     """
+    path = str(source.path.resolve())
+    shown = path.encode("utf-8", "backslashreplace").decode()
+    if shown != path:
+        raise SlideError(f'slide "{shown}" has a path that is not UTF-8, which no dataset can hold; rename it')
     with open_slide(
         source.path,
         project_mpp=source.mpp,
@@ -235,7 +263,7 @@ def prepare(
         patches = in_split_areas(patches, areas, grid)
     record = SlideRecord(
         slide_id=slide_id,
-        path=str(source.path.resolve()),
+        path=path,
         width=info.width,
         height=info.height,
         mpp=info.mpp,
@@ -262,7 +290,7 @@ def with_splits(
         earlier: Splits of the dataset that is being replaced, by slide.
 
     Raises:
-        DatasetError: A split is misspelt, or two slides of one case are in different splits.
+        DatasetError: A split is misspelt, or two slides of one case or file are in different splits.
     """
     key = options.split_key
     said = {
@@ -274,7 +302,12 @@ def with_splits(
     if options.split_file is not None:
         said |= read_split_file(options.split_file, [item.record.slide_id for item in prepared])
     ids = [item.record.slide_id for item in prepared]
-    cases = {slide_id: case_of(slide_id, options.case_pattern) for slide_id in ids}
+    first_of_file: dict[str, str] = {}  # a project may show one file several times: its pixels stay in one split
+    for item in prepared:
+        first_of_file.setdefault(item.record.fingerprint, item.record.slide_id)
+    cases = {
+        item.record.slide_id: case_of(first_of_file[item.record.fingerprint], options.case_pattern) for item in prepared
+    }
     splits: dict[str, Split] = {slide_id: said.get(slide_id, "train") for slide_id in ids}
     if not said:
         pixels = {item.record.slide_id: class_pixels(item.patches, class_map) for item in prepared}
@@ -299,14 +332,17 @@ def read_split_file(path: Path, slide_ids: Sequence[str]) -> dict[str, Split]:
     Raises:
         DatasetError: The file is missing, has other columns, or names a slide that is not there.
     """
+    way_out = 'it needs a first line "slide,split" and a line a slide'
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
-            rows = list(csv.DictReader(file))
-        named = {row["slide"]: row["split"] for row in rows}
-    except (OSError, KeyError, UnicodeDecodeError, csv.Error) as error:
-        raise DatasetError(
-            f'split file "{path}" cannot be read ({error}); it needs a first line "slide,split" and a line a slide'
-        ) from error
+            named = {row["slide"]: row["split"] for row in csv.DictReader(file)}
+    except KeyError as error:
+        raise DatasetError(f'split file "{path}" has no column {error}; {way_out}') from error
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise DatasetError(f'split file "{path}" cannot be read ({reason}); {way_out}') from error
+    if not named:
+        raise DatasetError(f'split file "{path}" names no slide; {way_out}')
     splits: dict[str, Split] = {}
     for name, word in named.items():
         slide_id = name if name in slide_ids else Path(name).stem
@@ -330,8 +366,8 @@ def check_cases(splits: Mapping[str, Split], cases: Mapping[str, str]) -> None:
         other = first.setdefault(case, slide_id)
         if splits[other] != splits[slide_id]:
             raise DatasetError(
-                f'slides "{other}" ({splits[other]}) and "{slide_id}" ({splits[slide_id]}) are both of case "{case}"; '
-                "give them the same split"
+                f'slides "{other}" ({splits[other]}) and "{slide_id}" ({splits[slide_id]}) are both of case "{case}", '
+                "or show one and the same file; give them the same split"
             )
 
 
@@ -368,6 +404,7 @@ def as_imported(
                 project_mpp=record.mpp,
                 user_mpp=record.mpp,
                 crop_to_bounds=record.crop_to_bounds,
+                frame=record.frame,
             ),
             warnings=item.source.objects.warnings,
             plane=item.source.plane,
@@ -387,9 +424,15 @@ def as_imported(
         lines_label=options.line_width_um is not None,
         split_areas=options.split_areas,
         without_annotations=source.without_annotations,
-        noted=tuple(
-            Finding(severity="warning", message=warning, way_out="mend it in QuPath and save, then import again")
-            for warning in source.warnings
+        noted=(
+            *(
+                Finding(severity="error" if options.strict else "warning", message=problem, way_out=LEFT_OUT)
+                for problem in source.problems
+            ),
+            *(
+                Finding(severity="note", message=warning, way_out="nothing to do, if what it shows is what was drawn")
+                for warning in source.warnings
+            ),
         ),
     )
 

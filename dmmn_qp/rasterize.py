@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from copy import copy
 from dataclasses import dataclass
-from uuid import UUID
 
 import numpy as np
 from affine import Affine
@@ -76,17 +75,12 @@ class LabelPainter:
         self.downsample = downsample
         self._rules = rules or PaintRules()
         on_plane = [a for a in annotations if (a.plane.z, a.plane.t) == (plane.z, plane.t) and a.class_name]
-        self._classes = _Layer(
-            sorted(self._paints(annotations, on_plane, class_map, mpp), key=_ORDERS[self._rules.overlap])
-        )
+        self._classes = _Layer(sorted(self._paints(on_plane, class_map, mpp), key=_ORDERS[self._rules.overlap]))
         self._ignored = _Layer([Paint(a.geometry, 1, 0, 0) for a in on_plane if a.class_name == IGNORE and a.is_area])
         regions = [a for a in on_plane if a.class_name == self._rules.region_class and a.is_area]
         self._regions = _Layer([Paint(a.geometry, 1, 0, 0) for a in regions]) if regions else None
 
-    def _paints(
-        self, everything: Sequence[Annotation], on_plane: Iterable[Annotation], class_map: ClassMap, mpp: float | None
-    ) -> Iterable[Paint]:
-        depths = _depths(everything) if self._rules.overlap == "depth" else {}
+    def _paints(self, on_plane: Iterable[Annotation], class_map: ClassMap, mpp: float | None) -> Iterable[Paint]:
         width_um = self._rules.line_width_um
         for drawn, annotation in enumerate(on_plane):
             label = class_map.label_of(annotation.class_name or "")
@@ -96,8 +90,7 @@ class LabelPainter:
             elif not annotation.is_area:
                 continue
             if label is not None:
-                depth = depths.get(annotation.annotation_id, 0) if annotation.annotation_id else 0
-                yield Paint(geometry, label, drawn, depth)
+                yield Paint(geometry, label, drawn, annotation.depth)
 
     def at(self, downsample: float) -> LabelPainter:
         """The same painter on an array of another resolution.
@@ -148,19 +141,3 @@ class _Layer:
             shapes, (window.height, window.width), fill=UNLABELLED, transform=transform, dtype=np.uint8
         )
         return labels
-
-
-def _depths(annotations: Iterable[Annotation]) -> dict[UUID, int]:
-    """How many objects each object lies in; a parent that is not among them counts as none."""
-    parents = {a.annotation_id: a.parent_id for a in annotations if a.annotation_id is not None}
-    depths: dict[UUID, int] = {}
-    for start in parents:
-        chain: dict[UUID, None] = {}
-        at: UUID | None = start
-        while at is not None and at in parents and at not in depths and at not in chain:
-            chain[at] = None
-            at = parents[at]
-        base = depths.get(at, -1) if at is not None else -1
-        for distance, member in enumerate(reversed(chain), start=1):
-            depths[member] = base + distance
-    return depths

@@ -65,12 +65,14 @@ class Source:
         slides: The slides that hold at least one object.
         class_colors: Classes in the source's order with their colours.
         without_annotations: Number of slides left out because nothing is drawn on them.
-        warnings: What was left out of the source as a whole.
+        problems: Images, or files of annotations, that cannot be read, each with the way out.
+        warnings: What else is worth knowing of the source as a whole.
     """
 
     slides: tuple[SourceSlide, ...]
     class_colors: Mapping[str, Color | None]
     without_annotations: int
+    problems: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
 
 
@@ -88,7 +90,7 @@ def read_qupath_project(
     Raises:
         ProjectError: The project is missing or damaged, the frame of an image cannot be resolved, or QuPath is
             asked for and missing.
-        AnnotationFileError: A ``data.qpdata`` is damaged or missing, and the rules are strict or nothing else is left.
+        AnnotationFileError: Every ``data.qpdata`` of an annotated image is damaged or missing.
         SlideError: Slides cannot be found.
     """
     if annotations is not None:
@@ -116,13 +118,15 @@ def read_qupath_project(
                 f'image "{shorten(entry.image_name)}": its summary.json tells of {announced} objects, but '
                 f'"{entry.data_path}" holds none; {way_out_of_damage(entry.data_path)}'
             )
-    if problems and (rules.strict or not drawn):
-        raise AnnotationFileError(
-            problems[0] + (f" (and {len(problems) - 1} more such images)" if len(problems) > 1 else "")
-        )
+    if problems and not drawn:
+        raise AnnotationFileError(first_of(problems))
     for entry, _, _ in drawn:
         if entry.unsupported_server is not None:
-            raise ProjectError(f'image "{entry.image_name}": {entry.unsupported_server}')
+            raise ProjectError(
+                f'image "{shorten(entry.image_name)}" cannot be related to a file: {entry.unsupported_server}; '
+                "export it from QuPath (File > Export images > OME TIFF) into the project and copy its annotations "
+                "there, or remove it from the project"
+            )
     paths = find_slides(project, [entry for entry, _, _ in drawn], slides_roots)
     return Source(
         slides=tuple(
@@ -131,7 +135,8 @@ def read_qupath_project(
         ),
         class_colors=_project_colors(project, [objects for _, objects, _ in drawn]),
         without_annotations=len(project.entries) - len(drawn) - len(problems),
-        warnings=(*reader.notes, *(f"{problem}; it is left out" for problem in problems)),
+        problems=tuple(problems),
+        warnings=tuple(reader.notes),
     )
 
 
@@ -229,7 +234,7 @@ def read_geojson_folder(
         rules: Which kinds of objects are read.
 
     Raises:
-        AnnotationFileError: There are no annotations, or a file of them belongs to no slide or is damaged.
+        AnnotationFileError: There are no annotations, or a file of them belongs to no slide, or all are damaged.
         SlideError: There is no slide.
     """
     del slides_roots
@@ -255,16 +260,32 @@ def read_geojson_folder(
             f'annotations "{orphans[0]}"{f" and {len(orphans) - 1} more" if len(orphans) > 1 else ""} belong to no '
             f'slide in "{path}"; name each file after its slide, as slide-1.geojson for slide-1.svs'
         )
-    read = {slide: _of_kinds(read_geojson(file), rules.kinds) for slide, file in matched.items()}
-    drawn = {slide: result for slide, result in read.items() if result[0].annotations}
+    drawn: dict[Path, tuple[ReadResult, int]] = {}
+    problems: list[str] = []
+    for slide, file in matched.items():
+        try:
+            objects, n_others = _of_kinds(read_geojson(file), rules.kinds)
+        except AnnotationFileError as error:
+            problems.append(str(error))
+            continue
+        if objects.annotations:
+            drawn[slide] = objects, n_others
+    if problems and not drawn:
+        raise AnnotationFileError(first_of(problems))
     return Source(
         slides=tuple(
             SourceSlide(slide.name, objects, slide, other_kinds=n_others)
             for slide, (objects, n_others) in drawn.items()
         ),
         class_colors=_colors_of([objects for objects, _ in drawn.values()]),
-        without_annotations=len(slides) - len(drawn),
+        without_annotations=len(slides) - len(drawn) - len(problems),
+        problems=tuple(problems),
     )
+
+
+def first_of(problems: Sequence[str]) -> str:
+    """The first of some problems, and how many others there are."""
+    return problems[0] + (f" (and {len(problems) - 1} more)" if len(problems) > 1 else "")
 
 
 def _geojson_files(annotations: Path) -> dict[str, Path]:

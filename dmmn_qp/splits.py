@@ -76,8 +76,8 @@ def split_of_word(word: str, slide: str) -> Split:
     split = _WORDS.get(word.strip().lower())
     if split is None:
         raise DatasetError(
-            f'slide "{slide}" has split "{word}", which is none of train, val and test; mend it in QuPath (image '
-            "metadata) or pass another --split-key"
+            f'slide "{slide}" has split "{word}", which is none of train, val and test; mend it where it is said '
+            "(image metadata in QuPath, or --split-file), or pass another --split-key"
         )
     return split
 

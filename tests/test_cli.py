@@ -1,6 +1,7 @@
 """The user's commands, end to end on real files, and every error a user can cause."""
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -14,11 +15,13 @@ from dmmn_qp.dataset import Dataset, LabelRaster
 from dmmn_qp.prediction import slides_to_predict
 from dmmn_qp.qupath.geojson import read_geojson
 from dmmn_qp.regions import Region
-from dmmn_qp.slides import open_slide
+from dmmn_qp.slides import open_slide, read_overview
+from dmmn_qp.tissue import tissue_mask
 from tests.conftest import (
     CMU_1,
     DEMO,
     FAST_TOML,
+    REPOSITORY,
     fails,
     invoke,
     moved_demo,
@@ -223,6 +226,9 @@ def test_turned_and_cropped_image_of_a_project(here):
     assert [change.kind for change in record.frame] == ["rotate", "crop"]
     with dataset.open(record) as slide:  # as training opens it
         assert np.array_equal(slide.read_level(0, Region(0, 0, info.width, info.height)), pixels)
+        tissue = tissue_mask(read_overview(slide, 1024)).mean() * info.width * info.height * (info.mpp / 1000) ** 2
+    report = json.loads((here / "dataset" / "report.json").read_text())
+    assert {s["slide_id"]: s["tissue_mm2"] for s in report["slides"]}["val-1"] == pytest.approx(tissue)
     for named in ("val-1", str(here / "slides" / "val-1.tif")):
         (to_predict,) = slides_to_predict([named], here / "dataset")
         assert (to_predict.slide_id, to_predict.frame) == ("val-1", record.frame)
@@ -235,12 +241,46 @@ def test_truncated_qpdata(here, size):
     data = here / "damaged" / "data" / "2" / "data.qpdata"
     data.write_bytes(data.read_bytes()[:size])
     command = ("import", project, "--slides-root", DEMO / "slides")
-    assert "data.qpdata" in fails(*command)
+    assert "data.qpdata" in fails(*command, "--strict")
     assert not (here / "dataset").exists()
-    result = invoke(*command, "--no-strict")
+    result = invoke(*command)
     assert result.exit_code == 0, result.output
     assert "data.qpdata" in result.stderr and "left out" in result.stderr
     assert len(Dataset(here / "dataset").slides()) == 3
+
+
+def test_very_long_names_of_slides(here):
+    (here / "slides").mkdir()
+    for end in "ab":
+        write_tiff(here / "slides" / f"{'x' * 240}{end}.tif", two_tissues(256, 256))
+        write_features(here / "geojson" / f"{'x' * 240}{end}.json", [rectangle(0, 0, 99, 99, "a")])
+    result = invoke("import", "slides", "--annotations", "geojson")
+    assert result.exit_code == 0, result.output
+    assert [r.slide_id for r in Dataset(here / "dataset").slides()] == ["x" * 150, "x" * 150 + "-2"]
+
+
+def test_names_that_are_not_utf8(here):
+    name = b"sl\xffde".decode("utf-8", "surrogateescape")
+    (here / "slides").mkdir()
+    try:
+        write_tiff(here / "s.tif", two_tissues(256, 256)).rename(here / "slides" / f"{name}.tif")
+    except OSError:
+        pytest.skip("this file system takes UTF-8 only")
+    write_features(here / "geojson" / f"{name}.geojson", [rectangle(0, 0, 99, 99, "a")])
+    command = [
+        sys.executable,
+        "-c",
+        "from dmmn_qp.cli import run; run()",
+        "import",
+        "slides",
+        "--annotations",
+        "geojson",
+    ]
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "PYTHONIOENCODING": "ascii"}
+    result = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    assert result.returncode == 1
+    (line,) = result.stderr.splitlines()
+    assert "not UTF-8" in line and "rename it" in line
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"images": 3}', '{"images": [3]}'])
@@ -313,6 +353,17 @@ def test_the_slide_is_asked_before_the_table(here):
     (here / "sizes.csv").write_text("slide,mpp\ns0,0.25\n")
     assert invoke(*command, "--mpp-csv", "sizes.csv").exit_code == 0
     assert Dataset(here / "dataset").record("s0").mpp == pytest.approx(0.5)
+
+
+def test_table_of_pixel_sizes_from_the_configuration(here):
+    command = slides_with(here, [rectangle(0, 0, 99, 99, "a")], mpp=None)
+    (here / "sizes.csv").write_text("slide,mpp\ns0,0.5\n")
+    (here / "c.toml").write_text('[import]\nmpp_csv = "sizes.csv"\n')
+    assert invoke(*command, "--config", "c.toml").exit_code == 0
+    assert Dataset(here / "dataset").record("s0").mpp == 0.5
+    assert json.loads((here / "dataset" / "run.json").read_text())["configuration"]["mpp_csv"] == "sizes.csv"
+    (here / "c.toml").write_text('[import]\nmpp_csv = "none.csv"\n')
+    assert "does not exist" in fails(*command, "--config", "c.toml", "--overwrite")
 
 
 @pytest.mark.parametrize(

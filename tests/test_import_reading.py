@@ -1,6 +1,7 @@
 """What import reads of a source: damaged images, the reader through QuPath, planes and kinds of objects."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -32,21 +33,55 @@ def test_every_image_damaged(project):
     for entry_id in (1, 2, 3, 4):
         data_of(project, entry_id).write_bytes(b"damaged")
     line = fails("import", project)
-    assert "train-1" in line and "and 3 more such images" in line
+    assert "train-1" in line and line.endswith("(and 3 more)")
 
 
 @pytest.mark.parametrize("backup", [True, False])
 def test_missing_data_of_an_annotated_image(project, here, backup):
     data = data_of(project, 2)
     data.rename(data.with_name("data.qpdata.bkp" if backup else "elsewhere"))
-    line = fails("import", project)
+    line = fails("import", project, "--strict")
     assert "train-2" in line and "is missing" in line
     assert ('"data.qpdata.bkp"' in line) == backup
     assert not (here / "dataset").exists()
-    result = invoke("import", project, "--no-strict")
+    result = invoke("import", project)
     assert result.exit_code == 0, result.output
     assert result.stderr.count("left out") == 1
+    assert ('"data.qpdata.bkp"' in result.stderr) == backup
     assert [r.slide_id for r in Dataset(here / "dataset").slides()] == ["train-1", "val-1", "test-1"]
+
+
+def test_strict_says_all_that_is_damaged_and_found(project, here):
+    for entry_id in (2, 3):
+        data_of(project, entry_id).write_bytes(b"damaged")
+    result = invoke("import", project, "--strict")
+    assert result.exit_code == 1 and not (here / "dataset").exists()
+    (line,) = result.stderr.splitlines()
+    assert line.startswith("error: ") and "train-2" in line and "(and 1 more)" in line
+    findings = [line.strip() for line in result.stdout.splitlines()]
+    errors = [line for line in findings if line.startswith("error:")]
+    assert [name in line for name, line in zip(("train-2", "val-1"), errors, strict=True)] == [True, True]
+    assert any("train-1:" in line for line in findings)  # the others were looked at all the same
+
+
+@pytest.mark.parametrize(
+    ("option", "severity", "exit_code"), [("--strict", "error:", 1), ("--no-strict", "warning:", 0)]
+)
+def test_check_tells_damage(project, here, option, severity, exit_code):
+    data_of(project, 2).write_bytes(b"damaged")
+    result = invoke("import", project, "--check", option)
+    assert result.exit_code == exit_code, result.output
+    (line,) = [line for line in result.stdout.splitlines() if "train-2" in line and "damaged" in line]
+    assert line.split()[0] == severity
+    assert not (here / "dataset").exists()
+
+
+def test_damage_is_in_the_report(project, here):
+    data_of(project, 2).write_bytes(b"damaged")
+    assert invoke("import", project).exit_code == 0
+    findings = json.loads((here / "dataset" / "report.json").read_text())["findings"]
+    (damage,) = [finding for finding in findings if "train-2" in finding["message"]]
+    assert damage["severity"] == "warning" and "data.qpdata" in damage["message"]
 
 
 def test_image_never_opened_is_no_problem(project):
@@ -59,9 +94,9 @@ def test_image_never_opened_is_no_problem(project):
 
 def test_summary_and_data_that_disagree(project, data_without_objects):
     data_of(project, 2).write_bytes(data_without_objects)
-    line = fails("import", project)
+    line = fails("import", project, "--strict")
     assert "52 objects" in line and "holds none" in line
-    assert invoke("import", project, "--no-strict").exit_code == 0
+    assert invoke("import", project).exit_code == 0
 
 
 @pytest.fixture
@@ -79,9 +114,9 @@ def of_unknown_version(project: Path, entry_id: int) -> None:
 def test_unknown_version_without_paquo(project, monkeypatch):
     monkeypatch.setattr("dmmn_qp.qupath.paquo_project.is_installed", lambda: False)
     of_unknown_version(project, 2)
-    line = fails("import", project)
+    line = fails("import", project, "--strict")
     assert "data file version 9" in line and "--reader paquo" in line and "dmmn-qp[paquo]" in line
-    line = fails("import", project, "--reader", "qpdata")
+    line = fails("import", project, "--strict", "--reader", "qpdata")
     assert "data file version 9" in line and "paquo" not in line
 
 
@@ -119,7 +154,7 @@ def test_auto_asks_qupath_only_for_what_it_does_not_know(project, through, here)
 
 def test_auto_does_not_ask_qupath_about_damage(project, through):
     data_of(project, 2).write_bytes(b"damaged")
-    assert invoke("import", project, "--no-strict").exit_code == 0
+    assert invoke("import", project).exit_code == 0
     assert not through.opened
 
 
@@ -139,13 +174,40 @@ def test_qupath_that_fails_is_asked_once(project, monkeypatch):
     monkeypatch.setattr("dmmn_qp.sources.PaquoProject", fail)
     for entry_id in (2, 3):
         of_unknown_version(project, entry_id)
-    result = invoke("import", project, "--no-strict")
+    result = invoke("import", project)
     assert result.exit_code == 0, result.output
     assert len(asked) == 1 and result.stderr.count("no QuPath; --qupath-dir") == 2
 
 
 def test_paquo_is_for_projects(here):
     assert "--reader paquo" in fails("import", DEMO / "slides", "--annotations", DEMO, "--reader", "paquo")
+
+
+def test_damaged_geojson_among_others(two_tissue_slides, here):
+    shutil.copytree(two_tissue_slides / "geojson", here / "geojson")
+    command = ("import", two_tissue_slides / "slides", "--annotations", "geojson")
+    whole = (here / "geojson" / "b.geojson").read_text()
+    (here / "geojson" / "b.geojson").write_text(whole[:-20])
+    line = fails(*command, "--strict")
+    assert "b.geojson" in line and "truncated" in line
+    assert not (here / "dataset").exists()
+    result = invoke(*command)
+    assert result.exit_code == 0, result.output
+    assert "b.geojson" in result.stderr and "left out" in result.stderr
+    assert [r.slide_id for r in Dataset(here / "dataset").slides()] == ["a", "c"]
+    for name in "ac":
+        (here / "geojson" / f"{name}.geojson").write_text("damaged")
+    assert fails(*command, "--overwrite").endswith("(and 2 more)")
+    assert len(Dataset(here / "dataset").slides()) == 2
+
+
+def test_another_image_of_a_file_is_refused(project, here):
+    content = json.loads(project.read_text())
+    content["images"][1]["serverBuilder"]["args"] = ["--series", "1"]
+    project.write_text(json.dumps(content))
+    line = fails("import", project)
+    assert "train-2" in line and "--series" in line and "OME TIFF" in line
+    assert not (here / "dataset").exists()
 
 
 # ---------------------------------------------------------------- planes and kinds

@@ -1,6 +1,6 @@
 """Which classes are trained, who wins where areas overlap, and which slide goes to which split."""
 
-from uuid import UUID
+import shutil
 
 import numpy as np
 import pytest
@@ -57,9 +57,8 @@ def test_renaming_keeps_everything_else():
     assert with_trained_classes([drawn], {"x": None}) == (drawn,)
 
 
-PARENT, CHILD = UUID(int=1), UUID(int=2)
-BIG_A = Annotation(box(0, 0, 4, 1), class_name="a", annotation_id=PARENT)
-SMALL_B = Annotation(box(1, 0, 3, 1), class_name="b", annotation_id=CHILD, parent_id=PARENT)
+BIG_A = Annotation(box(0, 0, 4, 1), class_name="a")
+SMALL_B = Annotation(box(1, 0, 3, 1), class_name="b", depth=1)
 
 
 @pytest.mark.parametrize(
@@ -86,12 +85,17 @@ def test_overlap_of_one_class_is_no_conflict():
     assert labels.tolist() == [[1, 1, 1, 1]]
 
 
-def test_hierarchy_with_a_loop_is_painted():
-    loop = [
-        Annotation(box(0, 0, 1, 1), class_name="a", annotation_id=PARENT, parent_id=CHILD),
-        Annotation(box(0, 0, 1, 1), class_name="b", annotation_id=CHILD, parent_id=PARENT),
-    ]
-    assert LabelPainter(loop, CLASSES, 1.0, PaintRules("depth")).paint(Region(0, 0, 1, 1))[0, 0] in (1, 2)
+def test_the_hierarchy_needs_no_ids(here):
+    """QuPath before 0.4 has none."""
+    outer = rectangle(0, 0, 200, 200, "a")
+    outer["properties"]["childObjects"] = [rectangle(50, 50, 100, 100, "b")]
+    command = (*slides_with(here, [outer]), "--overwrite", "--overlap")
+    assert 'class "b" has no pixel' in fails(*command, "class-order")
+    result = invoke(*command, "depth")
+    assert result.exit_code == 0 and "decides nothing" not in result.stderr, result.output
+    assert sum(patch.label_counts[2] for patch in Dataset(here / "dataset").patches()) == 100 * 100
+    write_features(here / "geojson" / "s0.geojson", [rectangle(0, 0, 99, 99, "a"), rectangle(50, 50, 99, 99, "b")])
+    assert "--overlap depth decides nothing" in invoke(*command, "depth").stderr
 
 
 @given(st.permutations(range(4)), st.sampled_from(["class-order", "smallest", "unlabelled"]))
@@ -142,6 +146,17 @@ def test_no_case_is_divided(seed, n_cases):
     check_cases(splits, cases)
 
 
+def test_one_file_under_two_names_stays_in_one_split(here):
+    command = slides_with(here, [[rectangle(0, 0, 99, 99, "a")]] * 6, n=6)
+    shutil.copy(here / "slides" / "s0.tif", here / "slides" / "s1.tif")
+    for seed in range(5):
+        assert invoke(*command, "--overwrite", "--out", f"d{seed}", "--seed", seed).exit_code == 0
+        splits = {record.slide_id: record.split for record in Dataset(here / f"d{seed}").slides()}
+        assert splits["s0"] == splits["s1"] and set(splits.values()) == {"train", "val", "test"}
+    (here / "splits.csv").write_text("slide,split\ns0,train\ns1,val\n")
+    assert "one and the same file" in fails(*command, "--split-file", "splits.csv")
+
+
 def test_divided_case_is_refused():
     with pytest.raises(DatasetError, match='both of case "p"'):
         check_cases({"1": "train", "2": "test"}, {"1": "p", "2": "p"})
@@ -163,9 +178,46 @@ def test_split_file(tmp_path):
     path.write_text("slide,split\nz,test\n")
     with pytest.raises(DatasetError, match='names slide "z"'):
         read_split_file(path, ["a"])
-    path.write_text("name,set\na,test\n")
-    with pytest.raises(DatasetError, match="slide,split"):
-        read_split_file(path, ["a"])
+    for text, said in (("name,set\na,test\n", "no column 'slide'"), ("slide,split\n", "no slide"), ("", "no slide")):
+        path.write_text(text)
+        with pytest.raises(DatasetError, match=f"{said}; it needs a first line"):
+            read_split_file(path, ["a"])
+    with pytest.raises(DatasetError, match="No such file"):
+        read_split_file(tmp_path / "none.csv", ["a"])
+
+
+@pytest.mark.parametrize("name", ["Region*", "ROI"])
+def test_region_class_bounds_and_is_not_trained(here, name):
+    features = [rectangle(0, 0, 99, 99, name), rectangle(50, 50, 200, 200, "a")]
+    command = (*slides_with(here, features), "--overwrite")
+    result = invoke(*command, "--region-class", name)
+    assert result.exit_code == 0, result.output
+    dataset = Dataset(here / "dataset")
+    assert dataset.class_map.names == ("a",)
+    assert sum(patch.label_counts[1] for patch in dataset.patches()) == 49 * 49
+    assert f'"nope" of --region-class does not exist; the classes are {name}, a' in fails(
+        *command, "--region-class", "nope"
+    )
+
+
+def test_more_classes_than_labels(here):
+    features = [rectangle(0, 0, 9, 9, f"class {i}") for i in range(255)]
+    assert "255 classes are drawn, but masks have room for 254" in fails(*slides_with(here, features))
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("mpps = [1, 0.5]", "[import] mpps: each magnification must have twice the um/px of the one before"),
+        ("mpps = []", "[import] mpps: "),
+        ("stride_px = 0", "[import] stride_px: "),
+        ("seed = -5", "[import] seed: "),
+        ('classes = {a = " "}', "[import] classes.a: "),
+    ],
+)
+def test_options_that_cannot_be_meant(here, line, said):
+    (here / "c.toml").write_text(f"[import]\n{line}\n")
+    assert said in fails(*slides_with(here, [rectangle(0, 0, 99, 99, "a")]), "--config", "c.toml")
 
 
 def test_rules_through_the_command_line(here):

@@ -215,6 +215,23 @@ def test_what_is_drawn_badly(annotation, severity, says):
     assert 0 <= x <= 30 and 200 <= y <= 220
 
 
+def test_repaired_outlines_with_the_change_of_their_area():
+    said = ("outline that crosses, touches or overlaps itself, repaired: annotation 1 and 2 more",)
+    finding = one([box(10, 200, 20, 20, repaired_by_px2=-40.0)], warnings=said)
+    assert (finding.severity, finding.class_name, finding.place) == ("warning", "dark", (20, 210))
+    assert finding.message == (
+        '1 annotation of "dark" that crosses, touches or overlaps itself, repaired: its area lost 10 µm² (40 px²)'
+    )
+    changes = (10.0, -4000.0, 0.0)
+    drawn = [box(100 * i, 200, 20, 20, "Ignore*", repaired_by_px2=px2) for i, px2 in enumerate(changes)]
+    finding, _ = found(drawn)  # the other one says that they are not trained on
+    assert finding.place == (110, 210)  # where it changed most
+    assert finding.message.startswith('3 annotations of "Ignore*" that cross, touch or overlap themselves')
+    assert finding.message.endswith("their area gained 2 µm² (10 px²) and lost 0.001 mm² (4,000 px²)")
+    finding = one([box(10, 200, 20, 20, repaired_by_px2=0.2)])
+    assert (finding.severity, finding.message[-14:]) == ("note", "stays the same")
+
+
 def test_wholly_beyond_the_slide():
     finding = one([box(-100, 600, 40, 40)])
     assert "by 400 µm²" in finding.message and finding.place == (0, HEIGHT - 1)

@@ -7,8 +7,10 @@ what every version from 0.4 on reads. Coordinates are level-0 px in QuPath's fra
 
 from __future__ import annotations
 
+import copy
 import gzip
 import math
+import os
 import re
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
@@ -16,7 +18,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from io import BufferedWriter
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, BinaryIO, Final
 from uuid import UUID
 
 import geojson
@@ -31,20 +33,26 @@ from dmmn_qp.errors import AnnotationFileError
 from dmmn_qp.qupath.classes import argb_to_rgb, default_color
 from dmmn_qp.qupath.packed_json import (
     BOM,
+    LARGE_BYTES,
+    MAX_TEXT_BYTES,
     FileContentError,
-    is_gzip,
+    NotStreamableError,
+    TextStream,
+    TooLargeError,
     is_zip,
+    open_archive,
+    open_text,
     parse_json,
-    unpack_gzip,
-    unpack_zip,
+    stream_features,
 )
 from dmmn_qp.qupath.reading import (
+    REPAIRED,
     Notes,
     ReadResult,
     full_class_name,
+    open_bytes,
     parse_uuid,
     paused_gc,
-    read_bytes,
     shorten,
 )
 from dmmn_qp.qupath.shapes import are_usable, ellipse, polygonal_part, rounded_area
@@ -92,14 +100,17 @@ def read_geojson(path: Path) -> ReadResult:
         AnnotationFileError: The file is missing or damaged as a whole, or unpacks to more than drawn outlines
             do (see ``packed_json``).
     """
-    data = read_bytes(path, "GeoJSON file", "export it from QuPath (File > Export objects as GeoJSON)")
     reader = _Reader()
     try:
-        with paused_gc():
-            if is_zip(data):
-                reader.read_zip(data)
+        with (
+            open_bytes(path, "GeoJSON file", "export it from QuPath (File > Export objects as GeoJSON)") as file,
+            paused_gc(),
+        ):
+            size = os.fstat(file.fileno()).st_size
+            if is_zip(file.read(4)):
+                reader.read_zip(file, size)
             else:
-                reader.read_packed(data, path.name)
+                reader.read_packed(open_text(file, size), path.name)
     except FileContentError as error:
         raise AnnotationFileError(f'GeoJSON file "{path}" {error}') from error
     return ReadResult(tuple(reader.annotations), reader.notes.lines())
@@ -135,34 +146,67 @@ class _Reader:
         self.annotations: list[Annotation] = []
         self.notes = Notes()
         self.number = 0
+        self.repaired_by_px2: float | None = None  # of the geometry that was read last
 
-    def read_zip(self, data: bytes) -> None:
+    def read_zip(self, file: BinaryIO, size: int) -> None:
         """Read every GeoJSON file of an archive; a bad one is left out as long as there is a good one."""
-        texts, others = unpack_zip(data, (".geojson", ".json"))
+        texts, others = open_archive(file, size, (".geojson", ".json"))
         for name in others:
             self.notes.add("file in the archive that is neither .geojson nor .json, left out", shorten(name))
         failures: list[FileContentError] = []
+        unpacked = 0
         for name, text in texts.items():
             try:
                 self.read_text(text, shorten(name))
+            except TooLargeError:
+                raise
             except FileContentError as error:
                 failures.append(error)
                 self.notes.add("damaged file in the archive, left out", f"{shorten(name)} {error}")
+            unpacked += text.position
+            if text.limit is not None and unpacked > text.limit:
+                raise TooLargeError(text.limit)
         if failures and len(failures) == len(texts):
             raise failures[0]
 
-    def read_packed(self, data: bytes, name: str) -> None:
+    def read_packed(self, stream: TextStream, name: str) -> None:
         """Read a single file, packed or not, whatever it is called."""
-        endings = (".geojson", ".json")
-        if is_gzip(data):
-            endings = (".geojson.gz", ".json.gz")
-            data = unpack_gzip(data)
+        endings = (".geojson.gz", ".json.gz") if stream.limit is not None else (".geojson", ".json")
         if not name.lower().endswith(endings):
             self.notes.add(f"file that QuPath does not read under its name (it needs {endings[0]})", name)
-        self.read_text(data, name)
+        self.read_text(stream, name)
 
-    def read_text(self, data: bytes, name: str) -> None:
-        """Read one unpacked file."""
+    def read_text(self, stream: TextStream, name: str) -> None:
+        """Read one file: as a whole, or feature by feature where it is large and strict enough."""
+        data = stream.read(LARGE_BYTES + 1)
+        if len(data) > LARGE_BYTES:
+            del data
+            stream.rewind()
+            if self.read_large(stream):
+                return
+            stream.rewind()
+            data = stream.read(MAX_TEXT_BYTES + 1)
+            if len(data) > MAX_TEXT_BYTES:
+                raise FileContentError(
+                    f"is larger than {MAX_TEXT_BYTES >> 20} MiB and no strict JSON, which alone is read in parts; "
+                    "export it again from QuPath"
+                )
+        self.read_whole(data, name)
+
+    def read_large(self, stream: TextStream) -> bool:
+        """Read a text feature by feature; whether it could be, else nothing of it is kept."""
+        before = len(self.annotations), copy.deepcopy(self.notes), self.number
+        try:
+            for feature in stream_features(stream):
+                self.walk(feature, "")
+        except NotStreamableError:
+            count, self.notes, self.number = before
+            del self.annotations[count:]
+            return False
+        return True
+
+    def read_whole(self, data: bytes, name: str) -> None:
+        """Read one unpacked file that is in memory."""
         if not data.removeprefix(BOM).strip():
             self.notes.add("empty file", name)
             return
@@ -172,19 +216,29 @@ class _Reader:
         self.read_features(content, name)
 
     def read_features(self, content: object, name: str) -> None:
-        """Walk through collections, lists and child objects without recursion."""
-        pending: list[tuple[object, UUID | None]] = [(content, None)]
+        """Read the whole content of a file.
+
+        Raises:
+            FileContentError: It is no GeoJSON.
+        """
         if isinstance(content, dict) and not _is_known(content):
             raise FileContentError("holds no GeoJSON that QuPath imports; export it as one FeatureCollection")
         if not isinstance(content, (dict, list)):
             raise FileContentError("holds no GeoJSON but a single value; export it as one FeatureCollection")
+        self.walk(content, name)
+
+    def walk(self, content: object, name: str) -> None:
+        """Go through collections, lists and child objects without recursion."""
+        pending: list[tuple[object, UUID | None, int]] = [(content, None, 0)]
         while pending:
-            value, parent_id = pending.pop()
+            value, parent_id, depth = pending.pop()
             inner: object = value
             if isinstance(value, dict):
                 if value.get("type") in ("Feature", *_GEOMETRY_TYPES) or "features" not in value:
                     self.number += 1
-                    parent_id, inner = self.read_feature(value, parent_id)
+                    annotation, inner = self.read_feature(value, parent_id, depth)
+                    if annotation is not None:
+                        parent_id, depth = annotation.annotation_id or parent_id, depth + 1
                 else:
                     inner = value["features"]
                     if value.get("type") != "FeatureCollection":
@@ -192,18 +246,20 @@ class _Reader:
                             'features outside a "FeatureCollection", which QuPath itself does not read', name
                         )
             if isinstance(inner, list):
-                pending.extend((item, parent_id) for item in reversed(inner))
+                pending.extend((item, parent_id, depth) for item in reversed(inner))
             else:
                 self.note("something that is no list of features, left out")
 
     def note(self, reason: str) -> None:
         self.notes.add(reason, f"feature {self.number}")
 
-    def read_feature(self, value: dict[str, Any], parent_id: UUID | None) -> tuple[UUID | None, object]:
+    def read_feature(
+        self, value: dict[str, Any], parent_id: UUID | None, depth: int
+    ) -> tuple[Annotation | None, object]:
         """Read one feature, or one bare geometry.
 
         Returns:
-            The id that its children have as their parent's, and the children.
+            The annotation, or None where it cannot be read, and the children.
         """
         if value.get("type") in _GEOMETRY_TYPES:
             value = {"type": "Feature", "geometry": value}
@@ -213,14 +269,16 @@ class _Reader:
             properties = {}
         children = properties.get("childObjects", [])
         try:
-            annotation = self.annotation(value, properties, parent_id)
+            annotation = self.annotation(value, properties, parent_id, depth)
         except _FeatureError as error:
             self.note(f"{error}, left out")
-            return parent_id, children
+            return None, children
         self.annotations.append(annotation)
-        return annotation.annotation_id or parent_id, children
+        return annotation, children
 
-    def annotation(self, feature: dict[str, Any], properties: dict[str, Any], parent_id: UUID | None) -> Annotation:
+    def annotation(
+        self, feature: dict[str, Any], properties: dict[str, Any], parent_id: UUID | None, depth: int
+    ) -> Annotation:
         """Read one feature's own values.
 
         Raises:
@@ -232,6 +290,7 @@ class _Reader:
         if kind is None:
             raise _FeatureError("root of a hierarchy")
         geometry, is_ellipse = self.geometry(feature.get("geometry"))
+        repaired_by_px2 = self.repaired_by_px2
         class_name, class_color = self.classification(properties.get("classification"))
         nucleus: BaseGeometry | None = None
         if feature.get("nucleusGeometry") is not None:
@@ -252,8 +311,10 @@ class _Reader:
             metadata=self.metadata(properties.get("metadata")),
             plane=self.plane(feature["geometry"]),
             parent_id=parent_id,
+            depth=depth,
             is_ellipse=is_ellipse,
             nucleus=nucleus,
+            repaired_by_px2=repaired_by_px2,
         )
 
     def kind(self, feature: dict[str, Any], properties: dict[str, Any]) -> ObjectKind | None:
@@ -387,6 +448,7 @@ class _Reader:
         Raises:
             _FeatureError: There is none, or it covers nothing, or its kind is unknown.
         """
+        self.repaired_by_px2 = None
         if not isinstance(value, dict) or not value:
             raise _FeatureError("feature without a geometry")
         if value.get("type") == "GeometryCollection":
@@ -445,7 +507,8 @@ class _Reader:
         if part is None:
             raise _FeatureError("outline that covers no area")
         if part is not whole and not whole.is_valid:
-            self.note("outline that crosses, touches or overlaps itself, repaired")
+            self.note(REPAIRED)
+            self.repaired_by_px2 = (self.repaired_by_px2 or 0.0) + part.area - whole.area
         return part
 
     def ring(self, value: object) -> npt.NDArray[np.float64] | None:
@@ -608,7 +671,7 @@ def write_geojson(
     """Write objects as one FeatureCollection that every QuPath from 0.4 on reads.
 
     Features go out one by one, into a temporary file that takes the place of ``path`` at the end; a failure
-    leaves no file behind. The list is flat, as QuPath's own exports are: ``parent_id`` is not kept.
+    leaves no file behind. The list is flat, as QuPath's own exports are: ``parent_id`` and ``depth`` are not kept.
 
     Args:
         path: Where to write; a name ending in ``.gz`` is compressed.

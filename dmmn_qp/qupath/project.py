@@ -350,6 +350,8 @@ class _Server:
         if builder.get("builderType") != "uri":
             unsupported = unsupported or "image server without a file"
         args = builder.get("args")
+        server_args = tuple(_plain(arg) for arg in args) if isinstance(args, list) else ()
+        unsupported = unsupported or _other_series(server_args)
         metadata = metadata or {}
         width, height = _size(metadata.get("width")), _size(metadata.get("height"))
         mpp_x, mpp_y = _micrometres(metadata, "pixelWidth"), _micrometres(metadata, "pixelHeight")
@@ -363,7 +365,7 @@ class _Server:
         return cls(
             uri=_text(builder.get("uri")),
             provider=_text(builder.get("providerClassName")),
-            args=tuple(_plain(arg) for arg in args) if isinstance(args, list) else (),
+            args=server_args,
             width=width,
             height=height,
             mpp_x=mpp_x,
@@ -371,6 +373,19 @@ class _Server:
             frame=tuple(frame[::-1]),
             unsupported=unsupported,
         )
+
+
+def _other_series(args: Sequence[str]) -> str | None:
+    """Words for an image that is not the first of its file, as Bio-Formats names it; the first is what is read."""
+    options = dict(zip(args, (*args[1:], ""), strict=False))
+    options |= {key: value for key, sign, value in (arg.partition("=") for arg in args) if sign}
+    series = options.get("--series", options.get("-s", "-1")).strip()
+    if series in ("0", "-1"):
+        name = options.get("--name", options.get("-n", "")) if series == "-1" else ""
+        return f'image "{shorten(name)}" of a file with several (--name)' if name else None
+    return (
+        f'image number "{shorten(series)}" (from 0) of a file with several (--series), of which only number 0 is read'
+    )
 
 
 def _change(builder: Mapping[str, Any]) -> Change | str | None:

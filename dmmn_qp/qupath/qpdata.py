@@ -28,6 +28,7 @@ from dmmn_qp.qupath.java_stream import (
     read_stream,
 )
 from dmmn_qp.qupath.reading import (
+    REPAIRED,
     Notes,
     ReadResult,
     full_class_name,
@@ -109,6 +110,7 @@ class _Roi:
     plane: Plane = DEFAULT_PLANE
     is_ellipse: bool = False
     note: str | None = None
+    repaired_by_px2: float | None = None
 
 
 class _Run:
@@ -242,23 +244,26 @@ class _Reader:
     def flatten(self, hierarchy: JavaObject) -> Iterator[Annotation]:
         """All objects, depth first; a core may be in the TMA grid only."""
         cores = _elements(hierarchy.fields.get("tmaGrid"), "cores")
-        pending: list[tuple[JavaValue, UUID | None]] = [(core, None) for core in reversed(cores)]
-        pending.append((hierarchy.fields.get("rootObject"), None))
+        pending: list[tuple[JavaValue, UUID | None, int]] = [(core, None, 0) for core in reversed(cores)]
+        pending.append((hierarchy.fields.get("rootObject"), None, 0))
         seen: set[int] = set()
         while pending:
-            value, parent_id = pending.pop()
+            value, parent_id, depth = pending.pop()
             if not isinstance(value, JavaObject):
                 raise _DamagedError("something else where an object of the hierarchy belongs")
             if id(value) in seen:
                 continue
             seen.add(id(value))
-            annotation, children = self.path_object(value, parent_id)
+            annotation, children = self.path_object(value, parent_id, depth)
             if annotation is not None:
                 parent_id = annotation.annotation_id or parent_id
+                depth += 1
                 yield annotation
-            pending.extend((child, parent_id) for child in reversed(children))
+            pending.extend((child, parent_id, depth) for child in reversed(children))
 
-    def path_object(self, value: JavaObject, parent_id: UUID | None) -> tuple[Annotation | None, list[JavaValue]]:
+    def path_object(
+        self, value: JavaObject, parent_id: UUID | None, depth: int
+    ) -> tuple[Annotation | None, list[JavaValue]]:
         """Read one object's run of items.
 
         Returns:
@@ -296,8 +301,10 @@ class _Reader:
             metadata=metadata,
             plane=roi.plane,
             parent_id=parent_id,
+            depth=depth,
             is_ellipse=roi.is_ellipse,
             nucleus=nucleus,
+            repaired_by_px2=roi.repaired_by_px2,
         )
         return annotation, children
 
@@ -468,7 +475,6 @@ _OUTLINES: Final = {
     "PointsROI": _points,
 }
 _NO_AREA: Final = "outline that covers no area, left out"
-_REPAIRED: Final = "outline that crosses, touches or overlaps itself, repaired"
 
 
 def _area(geometry: BaseGeometry, plane: Plane, *, is_ellipse: bool = False) -> _Roi:
@@ -480,8 +486,9 @@ def _area(geometry: BaseGeometry, plane: Plane, *, is_ellipse: bool = False) -> 
     part = polygonal_part(geometry)
     if part is None:
         return _Roi(None, plane, note=_NO_AREA)
-    is_repaired = part is not geometry and not geometry.is_valid
-    return _Roi(part, plane, is_ellipse, _REPAIRED if is_repaired else None)
+    if part is geometry or geometry.is_valid:
+        return _Roi(part, plane, is_ellipse)
+    return _Roi(part, plane, is_ellipse, REPAIRED, part.area - geometry.area)
 
 
 def _wkb(value: JavaValue) -> BaseGeometry:

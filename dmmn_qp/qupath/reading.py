@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import BinaryIO, Final
 from uuid import UUID
 
 from dmmn_qp.annotations import Annotation, ObjectKind
@@ -20,6 +20,9 @@ _UUID: Final = re.compile(r"([0-9a-fA-F]{1,8})" + r"-([0-9a-fA-F]{1,4})" * 3 + r
 _UUID_LENGTH: Final = 36
 QUPATH_DIR_VARIABLE: Final = "PAQUO_QUPATH_DIR"
 """Environment variable with the folder of QuPath, paquo's own."""
+
+REPAIRED: Final = "outline that crosses, touches or overlaps itself, repaired"
+"""Why a polygon is not what was drawn; `Annotation.repaired_by_px2` says by how much."""
 
 _LINE_ENDS: Final = re.compile(r"[\r\n]+")
 
@@ -46,14 +49,12 @@ class ReadRules:
         plane: (z, t) of the plane whose objects count; None takes of each slide the plane that holds most.
         reader: How objects of a QuPath project are read.
         qupath_dir: Folder of QuPath, for a reader that needs it.
-        strict: Whether an image whose objects are damaged or missing is an error; else it is left out with a warning.
     """
 
     kinds: tuple[ObjectKind, ...] = ("annotation",)
     plane: tuple[int, int] | None = None
     reader: Reader = "auto"
     qupath_dir: Path | None = None
-    strict: bool = True
 
 
 class Notes:
@@ -97,8 +98,9 @@ def paused_gc() -> Iterator[None]:
             gc.enable()
 
 
-def read_bytes(path: Path, what: str, way_out: str) -> bytes:
-    """All bytes of a file.
+@contextmanager
+def open_bytes(path: Path, what: str, way_out: str) -> Iterator[BinaryIO]:
+    """Open a file for reading.
 
     Args:
         path: The file.
@@ -106,15 +108,32 @@ def read_bytes(path: Path, what: str, way_out: str) -> bytes:
         way_out: What the user can do when it is not there.
 
     Raises:
-        AnnotationFileError: The file is missing or cannot be read.
+        AnnotationFileError: The file is missing or cannot be read, now or within the block.
     """
     try:
-        return path.read_bytes()
+        file = path.open("rb")
     except FileNotFoundError:
         raise AnnotationFileError(f'no {what} at "{path}"; {way_out}') from None
     except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else error
-        raise AnnotationFileError(f'{what} "{path}" cannot be read ({reason})') from error
+        raise _unreadable(path, what, error) from error
+    with file:
+        try:
+            yield file
+        except OSError as error:
+            raise _unreadable(path, what, error) from error
+
+
+def read_bytes(path: Path, what: str, way_out: str) -> bytes:
+    """All bytes of a file; see :func:`open_bytes`."""
+    with open_bytes(path, what, way_out) as file:
+        return file.read()
+
+
+def _unreadable(path: Path, what: str, error: Exception) -> AnnotationFileError:
+    reason = error.strerror if isinstance(error, OSError) and error.strerror else error
+    return AnnotationFileError(
+        f'{what} "{path}" cannot be read ({reason}); check that it is a file and may be read, or copy it again'
+    )
 
 
 def shorten(text: str, length: int = 60) -> str:

@@ -70,7 +70,11 @@ def _fill(polygon: BaseGeometry) -> BaseGeometry:
 
 
 def _make_valid(polygon: BaseGeometry) -> BaseGeometry:
-    return polygon if polygon.is_valid else shapely.make_valid(polygon, method="structure", keep_collapsed=False)
+    if polygon.is_valid:
+        return polygon
+    made = shapely.make_valid(polygon, method="structure", keep_collapsed=False)
+    # GEOS (3.14) leaves parts apart that share an edge.
+    return made if made.is_valid else shapely.union_all(shapely.get_parts(made))
 
 
 def _polygons(geometry: BaseGeometry) -> list[BaseGeometry]:

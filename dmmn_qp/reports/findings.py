@@ -14,6 +14,7 @@ from dmmn_qp.annotations import DEFAULT_PLANE, Annotation
 from dmmn_qp.balance import MIN_CLASS_FRACTION
 from dmmn_qp.choices import SPLITS, Split
 from dmmn_qp.patches import class_pixels
+from dmmn_qp.qupath.reading import REPAIRED
 from dmmn_qp.reporting import Reporter
 from dmmn_qp.reports.inputs import SEVERITIES, Finding, ImportedData, ImportedSlide
 
@@ -161,6 +162,8 @@ def _patches_that_show(data: ImportedData, split: Split) -> list[int]:
 def _of_slide(slide: ImportedSlide, data: ImportedData, sliver_um2: float) -> Iterator[Finding]:
     slide_id, mpp = slide.record.slide_id, slide.record.mpp
     for warning in slide.warnings:
+        if warning.startswith(REPAIRED):
+            continue  # told by class and place below
         yield Finding(
             severity="warning",
             slide=slide_id,
@@ -196,10 +199,43 @@ def _of_slide(slide: ImportedSlide, data: ImportedData, sliver_um2: float) -> It
             message=f"{_count(slide.other_kinds, 'object')} of another kind than is trained on, such as detections",
             way_out="nothing to do, or name the kinds with --kinds",
         )
+    yield from _repairs(slide)
     yield from _not_trained(slide, data)
     yield from _off_the_slide(slide, data)
     yield from _slivers(slide, data, sliver_um2)
     yield from _overlaps(slide, data)
+
+
+def _repairs(slide: ImportedSlide) -> Iterator[Finding]:
+    """Polygons that are not quite what was drawn, by class, with what that did to their area."""
+    by_class: dict[str | None, list[tuple[float, BaseGeometry]]] = defaultdict(list)
+    for annotation in slide.annotations:
+        if annotation.repaired_by_px2 is not None:
+            by_class[annotation.class_name].append((annotation.repaired_by_px2, annotation.geometry))
+    for name, repaired in by_class.items():
+        grown = sum(max(px2, 0.0) for px2, _ in repaired)
+        shrunk = sum(max(-px2, 0.0) for px2, _ in repaired)
+        changes = [
+            f"{word} {area_text(px2 * slide.record.mpp**2)} ({px2:,.0f} px²)"
+            for word, px2 in (("gained", grown), ("lost", shrunk))
+            if px2 >= 1
+        ]
+        _, most_changed = max(repaired, key=lambda item: abs(item[0]))
+        does, its = (
+            ("crosses, touches or overlaps itself", "its")
+            if len(repaired) == 1
+            else ("cross, touch or overlap themselves", "their")
+        )
+        whose = "without a class" if name is None else f'of "{name}"'
+        yield Finding(
+            severity="warning" if changes else "note",
+            slide=slide.record.slide_id,
+            class_name=name,
+            place=_place([most_changed], slide),
+            message=f"{_count(len(repaired), 'annotation')} {whose} that {does}, repaired: {its} area "
+            + (" and ".join(changes) if changes else "stays the same"),
+            way_out="look at it in QuPath; nothing to do if the outline there is what you mean",
+        )
 
 
 def _not_trained(slide: ImportedSlide, data: ImportedData) -> Iterator[Finding]:

@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 
 from dmmn_qp.annotations import Annotation, Plane
 from dmmn_qp.errors import AnnotationFileError, DmmnQpError
+from dmmn_qp.qupath import geojson as reader_module
 from dmmn_qp.qupath import packed_json
 from dmmn_qp.qupath.classes import default_color
 from dmmn_qp.qupath.geojson import WriteResult, read_geojson, write_geojson
@@ -586,3 +587,119 @@ def test_round_trip_of_real_objects(data: Path, tmp_path: Path) -> None:
             assert (ours.class_name, ours.kind, ours.plane) == (theirs.class_name, theirs.kind, theirs.plane)
             assert ours.is_ellipse == theirs.is_ellipse
             assert ours.geometry.hausdorff_distance(theirs.geometry) < 0.02
+
+
+# ---- large files, feature by feature
+
+
+@pytest.fixture
+def as_large(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """Every file counts as large, in chunks of a few bytes; says of each whether it was read feature by feature."""
+    monkeypatch.setattr(reader_module, "LARGE_BYTES", 1)
+    monkeypatch.setattr(packed_json, "_CHUNK_BYTES", 61)
+    streamed: list[bool] = []
+    read_large = reader_module._Reader.read_large
+
+    def noting(self: Any, stream: Any) -> bool:
+        streamed.append(read_large(self, stream))
+        return streamed[-1]
+
+    monkeypatch.setattr(reader_module._Reader, "read_large", noting)
+    return streamed
+
+
+def outcome(path: Path) -> str:
+    """All that reading a file gives; as text, for NaN equals nothing."""
+    try:
+        return repr(read_geojson(path))
+    except AnnotationFileError as error:
+        return str(error)
+
+
+def test_large_files_are_read_as_small_ones(data: Path, as_large: list[bool], monkeypatch: pytest.MonkeyPatch) -> None:
+    paths = [path for folder in ("probe", "geojson", "geojson_by_version") for path in (data / folder).iterdir()]
+    in_parts = {path: outcome(path) for path in paths}
+    assert sum(as_large) > 200 and as_large.count(False) > 10
+    monkeypatch.setattr(reader_module, "LARGE_BYTES", 2**26)
+    for path, read in in_parts.items():
+        assert read == outcome(path), path.name
+
+
+COLLECTION = '{"type": "FeatureCollection", "features": %s}'
+ONE = json.dumps(feature({"name": 'a "quoted" \\ {[ name'}))
+
+
+@pytest.mark.parametrize(
+    ("text", "streamed"),
+    [
+        (COLLECTION % f"[{ONE}, {ONE}]", True),
+        (f" \n[{ONE}, [{ONE}], 7]", True),
+        (f'{{"features": [{ONE}], "bbox": [0, {{"features": [1]}}], "type": "FeatureCollection"}}', True),
+        (f'\ufeff{{"name": "]}}\\"", "type": "FeatureCollection", "features": [{ONE}]}}', True),
+        (f'{{"type": "FeatureCollection", "features": [{ONE}, {ONE}], "features": [{ONE}]}}', False),
+        (f'{{"features": [{ONE}]}}', False),
+        (f'{{"type": "FeatureCollection", "features": [{ONE}], "type": "Feature"}}', False),
+        (COLLECTION % ONE, False),
+        (COLLECTION % "{}", False),
+        (COLLECTION % f"[{ONE}, /* no more */]", False),
+        (COLLECTION % f"[{ONE}, NaN]", False),
+        (COLLECTION % f"[{ONE}]" + "x", False),
+        (COLLECTION % f"[{ONE}]" + COLLECTION % f"[{ONE}]", False),
+        (ONE, False),
+        ("7" * 300, False),
+        ("7 ", False),
+        ('"text"', False),
+        ("null", False),
+        (" " * 70 + f"[{ONE}]", False),
+        ("\\ \\", False),
+        (COLLECTION % ("[" * 990 + "]" * 990), True),
+        (COLLECTION % ("[" * 1010 + "]" * 1010), False),
+    ],
+)
+def test_only_strict_lists_of_features_are_read_in_parts(
+    tmp_path: Path, as_large: list[bool], monkeypatch: pytest.MonkeyPatch, text: str, streamed: bool
+) -> None:
+    path = tmp_path / "a.geojson"
+    path.write_text(text, encoding="utf-8")
+    in_parts = outcome(path)
+    assert as_large == [streamed]
+    monkeypatch.setattr(reader_module, "LARGE_BYTES", 2**26)
+    assert in_parts == outcome(path)
+
+
+def test_long_words_are_not_read_in_parts(
+    tmp_path: Path, as_large: list[bool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The parser's time would grow with the square of their length."""
+    monkeypatch.setattr(packed_json, "_MAX_WORD_BYTES", 1000)
+    path = tmp_path / "a.geojson"
+    for text in ('["%s"]' % (900 * ","), '["%s"]' % (1100 * ","), f"[{'1' * 1100}]", '{"x": "%s"}' % (1100 * "[")):
+        path.write_text(text)
+        outcome(path)
+    assert as_large == [True, False, False, False]
+
+
+def test_packed_text_in_parts(tmp_path: Path, as_large: list[bool]) -> None:
+    content = (COLLECTION % f"[{ONE}, {ONE}]").encode()
+    (tmp_path / "a.geojson.gz").write_bytes(gzip.compress(content))
+    with zipfile.ZipFile(tmp_path / "b.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("1.geojson", content)
+        archive.writestr("2.geojson", content[:-9])
+        archive.writestr("3.geojson", content)
+    assert len(read_geojson(tmp_path / "a.geojson.gz").annotations) == 2
+    result = read_geojson(tmp_path / "b.zip")
+    assert len(result.annotations) == 4 and "2.geojson is truncated" in result.warnings[0]
+    assert as_large == [True, True, False, True]
+    (tmp_path / "a.geojson.gz").write_bytes(gzip.compress(content)[:-12])
+    with pytest.raises(AnnotationFileError, match="truncated, damaged"):
+        read_geojson(tmp_path / "a.geojson.gz")
+
+
+def test_text_too_large_to_be_parsed_at_once(
+    tmp_path: Path, as_large: list[bool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reader_module, "MAX_TEXT_BYTES", 1000)
+    assert len(read_text(tmp_path, COLLECTION % f"[{', '.join([ONE] * 20)}]").annotations) == 20
+    with pytest.raises(AnnotationFileError, match="no strict JSON"):
+        read_text(tmp_path, COLLECTION % f"[{', '.join([ONE] * 20)}, // no more\n]")
+    assert as_large == [True, False]

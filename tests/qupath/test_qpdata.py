@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from dmmn_qp.annotations import Annotation, Plane
 from dmmn_qp.errors import AnnotationFileError, DmmnQpError
 from dmmn_qp.qupath.classes import argb_to_rgb
+from dmmn_qp.qupath.geojson import objects_of
 from dmmn_qp.qupath.qpdata import read_qpdata
 from dmmn_qp.qupath.reading import ReadResult
 
@@ -115,6 +116,8 @@ def read_bytes(folder: Path, content: bytes) -> ReadResult:
 
 
 SQUARE = [(0.0, 0.0), (10.0, 0.0), (10.0, 10.0), (0.0, 10.0)]
+BOW_TIE = [(0.0, 0.0), (10.0, 10.0), (10.0, 0.0), (0.0, 10.0)]
+LOOP = [(0.0, 0.0), (10.0, 0.0), (10.0, 5.0), (2.0, 5.0), (2.0, -3.0), (8.0, -3.0), (8.0, 8.0), (0.0, 8.0)]
 
 
 @pytest.mark.parametrize("version", [2, 3, 4])
@@ -139,6 +142,7 @@ def test_versions_differ_in_where_the_id_is(tmp_path: Path, writer: QpdataWriter
     )
     outer, inner = read_bytes(tmp_path, content).annotations
     assert (outer.annotation_id, inner.annotation_id, inner.parent_id) == (IDS[0], IDS[1], IDS[0])
+    assert (outer.depth, inner.depth) == (0, 1)
     assert (outer.name, outer.class_name, outer.class_color) == ("outer", "Tumor: Positive", (250, 62, 62))
     assert (outer.metadata, outer.measurements) == ({"Reader": "A"}, {"Area": 100.0, "Odd": float("inf")})
     assert (outer.geometry.area, inner.geometry.area) == (100, 1)
@@ -149,9 +153,9 @@ def test_versions_differ_in_where_the_id_is(tmp_path: Path, writer: QpdataWriter
     ("points", "area", "why"),
     [
         (SQUARE, 100, None),
-        ([(0, 0), (10, 10), (10, 0), (0, 10)], 50, "repaired"),  # a bow tie
+        (BOW_TIE, 50, "repaired"),
         # Overlaps itself, wound twice the same way: the non-zero rule fills the overlap.
-        ([(0, 0), (10, 0), (10, 5), (2, 5), (2, -3), (8, -3), (8, 8), (0, 8)], 92, "repaired"),
+        (LOOP, 92, "repaired"),
         ([(0, 0), (10, 0), (5, 0)], None, "no area"),
         ([(0, 0), (10, 0)], None, "no area"),
         ([], None, "no area"),
@@ -174,6 +178,25 @@ def test_polygons_that_cross_themselves_or_cover_nothing(
         assert '"mine"' in result.warnings[0]
 
 
+@pytest.mark.parametrize(
+    ("points", "change"),
+    [
+        (SQUARE, None),
+        (BOW_TIE, 50),  # one half runs against the other, so that what was drawn sums up to nothing
+        (LOOP, -30),  # 6 x 5 px were drawn over twice
+    ],
+)
+def test_what_a_repair_did_to_the_area(
+    tmp_path: Path, writer: QpdataWriter, points: list[tuple[float, float]], change: float | None
+) -> None:
+    content = writer.file(lambda: writer.path_object(lambda w: w.points("PolygonROI", points)))
+    (stored,) = read_bytes(tmp_path, content).annotations
+    assert stored.repaired_by_px2 == change
+    geometry = {"type": "Polygon", "coordinates": [[*points, points[0]]]}
+    (exported,) = objects_of({"type": "Feature", "geometry": geometry}, "it").annotations
+    assert exported.repaired_by_px2 == change
+
+
 def test_children_of_what_is_left_out_are_kept(tmp_path: Path, writer: QpdataWriter) -> None:
     def rectangle(number: int, *children: int) -> Any:
         width = 0.0 if number == 1 else 1.0
@@ -190,6 +213,7 @@ def test_children_of_what_is_left_out_are_kept(tmp_path: Path, writer: QpdataWri
 
     result = read_bytes(tmp_path, writer.file(outer, lambda: writer.path_object(None)))
     assert [(item.annotation_id, item.parent_id) for item in result.annotations] == [(IDS[0], None), (IDS[2], IDS[0])]
+    assert [item.depth for item in result.annotations] == [0, 1]
     assert len(result.warnings) == 2
 
 

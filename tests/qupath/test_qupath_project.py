@@ -217,13 +217,33 @@ def test_a_crop_larger_than_its_image_is_refused(tmp_path: Path) -> None:
 
 
 def test_options_and_texts_of_an_entry(tmp_path: Path) -> None:
-    item = image(server(args=["--no-crop", "--series", 2]), description="two\nlines", metadata={"k": "v", "n": 3})
+    item = image(server(args=["--no-crop", "--series", 0]), description="two\nlines", metadata={"k": "v", "n": 3})
     (entry,) = read_project(project_file(tmp_path, item)).entries
-    assert entry.server_args == ("--no-crop", "--series", "2")
+    assert entry.server_args == ("--no-crop", "--series", "0")
+    assert entry.unsupported_server is None
     assert not entry.crop_to_bounds
     assert entry.description == "two\nlines"
     assert entry.metadata == {"k": "v", "n": "3"}
     assert (entry.annotation_counts, entry.object_count) == (None, None)
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        (["--series", 0], None),
+        (["--series", "-1", "--no-crop"], None),
+        (["--name", "", "--no-crop"], None),
+        (["--series", "0", "--name", "macro"], None),
+        (["--series", "2"], 'image number "2" (from 0)'),
+        (["--dims", "XYCZT", "--series=1"], 'image number "1" (from 0)'),
+        (["-s", "3"], 'image number "3" (from 0)'),
+        (["--series"], 'image number "" (from 0)'),
+        (["--name", "macro"], 'image "macro" of a file with several'),
+    ],
+)
+def test_only_the_first_image_of_a_file_is_read(tmp_path: Path, args: list[Any], said: str | None) -> None:
+    (entry,) = read_project(project_file(tmp_path, image(rotated(server(args=args), 90)))).entries
+    assert (entry.unsupported_server or "").startswith(said or "") and bool(entry.unsupported_server) == bool(said)
 
 
 @pytest.mark.parametrize("entry_id", ["../../etc", "", "1/2", "..", None, -1, 1.5, True, [1], "1\n", "١"])

@@ -113,6 +113,7 @@ def test_parents_come_before_their_children(project: Path, read: Reader) -> None
     met: set[object] = {None}
     for annotation in read(project, "1").annotations:
         assert annotation.parent_id in met
+        assert (annotation.depth > 0) == (annotation.parent_id is not None)
         met.add(annotation.annotation_id)
 
 

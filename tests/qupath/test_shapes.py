@@ -1,0 +1,47 @@
+"""Outlines that cross, touch or overlap themselves cover what the non-zero rule says, as valid polygons."""
+
+from __future__ import annotations
+
+import pytest
+import shapely
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from dmmn_qp.qupath.shapes import polygonal_part
+
+Points = list[tuple[int, int]]
+
+CORNERS = st.tuples(st.integers(0, 6), st.integers(0, 6))
+TOUCHING_PARTS: Points = [(0, 5), (6, 6), (2, 2), (4, 3), (3, 3), (0, 0)]
+"""Two triangles on one edge, which GEOS leaves side by side in one multipolygon."""
+
+
+def winding_number(points: Points, x: float, y: float) -> int:
+    """How often an outline goes around a point."""
+    number = 0
+    for (ax, ay), (bx, by) in zip(points, points[1:] + points[:1], strict=True):
+        side = (bx - ax) * (y - ay) - (x - ax) * (by - ay)
+        if ay <= y < by and side > 0:
+            number += 1
+        elif by <= y < ay and side < 0:
+            number -= 1
+    return number
+
+
+@given(st.lists(CORNERS, min_size=3, max_size=9))
+@example(TOUCHING_PARTS)
+def test_outlines_are_filled_by_the_non_zero_rule(points: Points) -> None:
+    area = polygonal_part(shapely.Polygon(points))
+    assert area is None or area.is_valid
+    for x in range(6):
+        for y in range(6):
+            inside = shapely.Point(x + 0.3713, y + 0.2137)  # off every line between the corners
+            covered = area is not None and area.contains(inside)
+            assert covered == (winding_number(points, inside.x, inside.y) != 0)
+
+
+def test_parts_that_share_an_edge_are_one() -> None:
+    area = polygonal_part(shapely.Polygon(TOUCHING_PARTS))
+    assert area is not None
+    assert (area.geom_type, area.is_valid) == ("Polygon", True)
+    assert area.area == pytest.approx(15.5)
