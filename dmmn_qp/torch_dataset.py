@@ -13,6 +13,7 @@ from torch.utils.data import Dataset as TorchDataset
 
 from dmmn_qp.augment import Augmentation
 from dmmn_qp.balance import Draw
+from dmmn_qp.choices import Reduction
 from dmmn_qp.dataset import Dataset, LabelRaster
 from dmmn_qp.patches import PatchRef
 from dmmn_qp.regions import Region
@@ -45,6 +46,7 @@ class PatchExamples(TorchDataset[Example]):
         augment: Whether to move, turn and recolour; validation does not.
         jitter_px: How far a target may be moved, in grid pixels.
         slides_roots: Where to look for slides that have been moved.
+        reduction: How the model wants lower magnifications made.
     """
 
     def __init__(
@@ -55,12 +57,14 @@ class PatchExamples(TorchDataset[Example]):
         augment: bool,
         jitter_px: int = 0,
         slides_roots: Sequence[SlidesRoot] = (),
+        reduction: Reduction = "area",
     ) -> None:
         self._dataset = dataset
         self._patches = patches
         self._augment = augment
         self._jitter_px = jitter_px
         self._slides_roots = tuple(slides_roots)
+        self._reduction: Reduction = reduction
         self._open: dict[str, tuple[CachedFields, PatchGrid, LabelRaster]] = {}
         self._budget = TileBudget()
 
@@ -100,7 +104,7 @@ class PatchExamples(TorchDataset[Example]):
             record = self._dataset.record(slide_id)
             slide = self._dataset.open(record, self._slides_roots)
             grid = self._dataset.patch_spec.grid_of(record.mpp, slide_id)
-            fields = CachedFields(slide, grid, self._budget, len(self._open))
+            fields = CachedFields(slide, grid, self._budget, len(self._open), self._reduction)
             self._open[slide_id] = fields, grid, LabelRaster(self._dataset.mask_path(slide_id))
         return self._open[slide_id]
 

@@ -18,7 +18,7 @@ from dmmn_qp.balance import Draw, class_balanced_draws, class_weights, shuffled_
 from dmmn_qp.checkpoint import CARD, InputConvention, ModelCard, NetworkOptions, save_model
 from dmmn_qp.config import TrainOptions
 from dmmn_qp.dataset import Dataset
-from dmmn_qp.devices import autocast, available_cores, choose_bf16, choose_device, network_inputs
+from dmmn_qp.devices import autocast, available_cores, choose_bf16, choose_device, network_inputs, predicted_labels
 from dmmn_qp.errors import DatasetError
 from dmmn_qp.losses import partial_cross_entropy
 from dmmn_qp.metrics import Metrics, confusion_matrix
@@ -110,13 +110,20 @@ def train(
         lambda epoch: draw_epoch(training, steps_per_epoch * options.batch_size, options, epoch)
     )
     training_batches = make_loader(
-        PatchExamples(dataset, training, augment=True, jitter_px=options.jitter_px, slides_roots=slides_roots),
+        PatchExamples(
+            dataset,
+            training,
+            augment=True,
+            jitter_px=options.jitter_px,
+            slides_roots=slides_roots,
+            reduction=convention.reduction,
+        ),
         training_draws,
         options.batch_size,
         workers,
     )
     validation_batches = make_loader(
-        PatchExamples(dataset, validation, augment=False, slides_roots=slides_roots),
+        PatchExamples(dataset, validation, augment=False, slides_roots=slides_roots, reduction=convention.reduction),
         EpochDraws(lambda _: [Draw(i, seed=0) for i in range(len(validation))]),
         options.batch_size,
         min(workers, 1),
@@ -245,7 +252,7 @@ def validate(
     with torch.inference_mode(), autocast(device, bf16):
         for batch in batches:
             logits = network(network_inputs(batch.images, convention, device))
-            predicted = (logits.argmax(dim=1) + 1).to(torch.uint8).cpu().numpy()
+            predicted = predicted_labels(logits, n_classes).cpu().numpy()
             confusion += confusion_matrix(batch.target.numpy(), predicted, n_classes)
     return Metrics.from_confusion(confusion)
 
