@@ -21,6 +21,9 @@ from dmmn_qp.specs import ClassMap, FileModel, PatchSpec
 CARD = "model.json"
 WEIGHTS = "weights.safetensors"
 
+MAX_WIDTH = 512
+"""Largest base width f that a model may have."""
+
 DEMO_MODEL = "demo"
 """Folder of the model that comes with the project; it is never taken unless it is named."""
 
@@ -41,7 +44,7 @@ class NetworkOptions(FileModel):
     """
 
     architecture: str
-    width: int = Field(ge=1, le=512)
+    width: int = Field(ge=1, le=MAX_WIDTH)
     norm: Norm = "none"
     stem: Stem = "full"
     reserved_outputs: int = Field(default=0, ge=0, le=8)

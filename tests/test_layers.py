@@ -13,8 +13,8 @@ LAYERS: list[set[str]] = [
     {"", "annotations", "choices", "errors", "regions", "specs"},
     {"augment", "architectures", "class_rules", "losses", "metrics", "provenance", "reporting", "splits", "tissue"},
     {"rasterize", "polygonize", "patches", "balance"},
-    {"slides", "qupath", "dataset", "checkpoint", "config", "outputs"},
-    {"devices", "reports", "sources", "torch_dataset", "writers"},
+    {"slides", "qupath", "dataset", "checkpoint", "config", "official", "outputs"},
+    {"devices", "model_summary", "reports", "sources", "torch_dataset", "writers"},
     {"importing", "training", "prediction", "evaluation"},
     {"cli"},
 ]
