@@ -22,6 +22,9 @@ Channels = Literal["RGB", "BGR"]
 Reduction = Literal["area", "decimate"]
 """How a lower magnification is made from finer pixels: their mean, or every ``2**m``-th pixel of the finest."""
 
+ExportFormat = Literal["torchscript", "onnx"]
+"""Files for other programs that a model can be written as."""
+
 LossMean = Literal["patch", "labelled"]
 """What the loss is divided by: all pixels (Eq. 1), or the weights of the labelled ones."""
 

@@ -14,7 +14,7 @@ import typer
 from typer.core import TyperGroup
 
 from dmmn_qp import __version__
-from dmmn_qp.choices import Device, OverlapRule, Precision, Preset, Reader, Split
+from dmmn_qp.choices import Device, ExportFormat, OverlapRule, Precision, Preset, Reader, Split
 from dmmn_qp.config import import_options, load_config, predict_options, train_options
 from dmmn_qp.errors import ConfigError, DmmnQpError
 from dmmn_qp.outputs import write_json
@@ -423,6 +423,31 @@ def import_official_command(
     reporter.say(f"  licence of the model: {card.licence}")
     reporter.say(f"  {card.attribution}")
     reporter.say(f"Wrote {folder}/  Next: dmmn-qp predict slide.svs{_if('--model', folder, None)}")
+
+
+@models_app.command("export")
+def export_model_command(
+    model: ModelArgument,
+    file_format: Annotated[ExportFormat, typer.Option("--format", help="Kind of file.")] = "onnx",
+    out: Annotated[
+        Path | None, typer.Option(help="File to write; default beside the model folder.", show_default=False)
+    ] = None,
+    overwrite: OverwriteOption = False,
+) -> None:
+    """Writes a model as one file for other programs: one field in, one target out."""
+    from dmmn_qp.checkpoint import load_card
+    from dmmn_qp.export import export_model, field_px
+
+    path = export_model(model, file_format, out, overwrite=overwrite)
+    card = load_card(model)
+    side_px, mpp = field_px(card.patch_spec), card.patch_spec.mpps[0]
+    reporter = Reporter()
+    reporter.say(
+        f"Wrote {path}: RGB 0 .. 255 (batch, 3, {side_px}, {side_px}) float32 at {mpp:g} um/px -> "
+        f"logits (batch, {len(card.class_map)}, {card.patch_spec.size_px}, {card.patch_spec.size_px}) of its middle"
+    )
+    if card.licence:
+        reporter.say(f"  licence of the model: {card.licence}")
 
 
 def _numbers(text: str | None) -> tuple[float, ...] | None:

@@ -86,6 +86,7 @@ def test_design_lists_every_module():
 def test_constraints_pin_every_dependency():
     project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text("utf-8"))["project"]
     needed = [*project["dependencies"], *project["optional-dependencies"]["dev"]]
+    needed += project["optional-dependencies"]["export"]
     pinned = {line.split("==")[0].lower() for line in (REPOSITORY / "constraints.txt").read_text().splitlines()}
     for requirement in needed:
         name = re.split(r"[\[<>=]", requirement)[0].lower()

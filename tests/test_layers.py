@@ -15,7 +15,7 @@ LAYERS: list[set[str]] = [
     {"rasterize", "polygonize", "patches", "balance"},
     {"slides", "qupath", "dataset", "checkpoint", "config", "official", "outputs"},
     {"devices", "model_summary", "reports", "sources", "torch_dataset", "writers"},
-    {"importing", "training", "prediction", "evaluation"},
+    {"importing", "training", "prediction", "evaluation", "export"},
     {"cli"},
 ]
 
