@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
@@ -16,6 +17,7 @@ from dmmn_qp.balance import Draw
 from dmmn_qp.choices import Reduction
 from dmmn_qp.dataset import Dataset, LabelRaster
 from dmmn_qp.patches import PatchRef
+from dmmn_qp.rasterize import LabelArray
 from dmmn_qp.regions import Region
 from dmmn_qp.slides.cached import CachedFields, TileBudget
 from dmmn_qp.slides.finding import SlidesRoot
@@ -27,11 +29,11 @@ class Example(NamedTuple):
 
     Attributes:
         images: (M, 3, S, S) uint8 RGB, finest magnification first.
-        target: (S, S) uint8 labels, 0 = unlabelled.
+        targets: (T, S, S) uint8 labels of the finest T magnifications, 0 = unlabelled.
     """
 
     images: Tensor
-    target: Tensor
+    targets: Tensor
 
 
 class PatchExamples(TorchDataset[Example]):
@@ -45,6 +47,7 @@ class PatchExamples(TorchDataset[Example]):
         patches: The patch index.
         augment: Whether to move, turn and recolour; validation does not.
         jitter_px: How far a target may be moved, in grid pixels.
+        targets: Number of magnifications T whose labels are wanted; 1 is that of the target alone.
         slides_roots: Where to look for slides that have been moved.
         reduction: How the model wants lower magnifications made.
     """
@@ -56,6 +59,7 @@ class PatchExamples(TorchDataset[Example]):
         *,
         augment: bool,
         jitter_px: int = 0,
+        targets: int = 1,
         slides_roots: Sequence[SlidesRoot] = (),
         reduction: Reduction = "area",
     ) -> None:
@@ -63,6 +67,7 @@ class PatchExamples(TorchDataset[Example]):
         self._patches = patches
         self._augment = augment
         self._jitter_px = jitter_px
+        self._targets = targets
         self._slides_roots = tuple(slides_roots)
         self._reduction: Reduction = reduction
         self._open: dict[str, tuple[CachedFields, PatchGrid, LabelRaster]] = {}
@@ -82,12 +87,15 @@ class PatchExamples(TorchDataset[Example]):
             margin = change.margin_px(size)
             wide = [fields_of_slide.read(m, region.grown(margin)) for m, region in enumerate(regions)]
             fields = [change.recolor(change.move(field, size, labels=False)) for field in wide]
-            labels = change.move(mask.read(target.grown(margin)), size, labels=True)
+            labels = [
+                change.move(_labels(mask, region.grown(margin), m), size, labels=True)
+                for m, region in enumerate(regions[: self._targets])
+            ]
         else:
             fields = [fields_of_slide.read(m, region) for m, region in enumerate(regions)]
-            labels = mask.read(target)
+            labels = [_labels(mask, region, m) for m, region in enumerate(regions[: self._targets])]
         images = torch.from_numpy(np.stack(fields)).permute(0, 3, 1, 2)
-        return Example(images, torch.from_numpy(labels))
+        return Example(images, torch.from_numpy(np.stack(labels)))
 
     def _moved(self, target: Region, shape: tuple[int, int], rng: np.random.Generator, step: int) -> Region:
         """Moves a target by whole pixels of every magnification and keeps it on the slide's grid."""
@@ -109,23 +117,45 @@ class PatchExamples(TorchDataset[Example]):
         return self._open[slide_id]
 
 
+def _labels(mask: LabelRaster, region: Region, magnification: int) -> LabelArray:
+    """Labels of a region given in pixels of a magnification: that of the grid pixel in the middle of each."""
+    step = 2**magnification
+    labels = mask.read(Region(region.x * step, region.y * step, region.width * step, region.height * step))
+    return np.ascontiguousarray(labels[step // 2 :: step, step // 2 :: step])
+
+
 class EpochDraws(Sampler[Draw]):
-    """The draws of one epoch after the other; set ``epoch`` before each pass.
+    """The draws of one epoch after the other; `start` each before its pass.
 
     Args:
         draws_of: Number of the epoch -> its draws.
     """
 
     def __init__(self, draws_of: Callable[[int], Sequence[Draw]]) -> None:
-        self.epoch = 1
+        self._epoch, self._skip = 1, 0
         self._draws_of = draws_of
 
+    def start(self, epoch: int, skip: int = 0) -> None:
+        """Chooses the epoch of the next pass, which leaves out its first ``skip`` draws."""
+        self._epoch, self._skip = epoch, skip
+
     def __iter__(self) -> Iterator[Draw]:
-        return iter(self._draws_of(self.epoch))
+        return iter(self._draws_of(self._epoch)[self._skip :])
 
 
 def make_loader(examples: PatchExamples, draws: EpochDraws, batch_size: int, workers: int) -> DataLoader[Example]:
     """Batches of examples in the order of the draws; workers live, and keep their caches, over all epochs."""
     return DataLoader(
-        examples, batch_size=batch_size, sampler=draws, num_workers=workers, persistent_workers=workers > 0
+        examples,
+        batch_size=batch_size,
+        sampler=draws,
+        num_workers=workers,
+        persistent_workers=workers > 0,
+        worker_init_fn=_leave_interrupts_to_the_parent,
     )
+
+
+def _leave_interrupts_to_the_parent(worker: int) -> None:
+    """Ctrl-C reaches every process of the terminal; a worker that died of it would break the step under way."""
+    del worker
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
