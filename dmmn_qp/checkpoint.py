@@ -137,7 +137,7 @@ def load_card(folder: Path) -> ModelCard:
     path = folder / CARD
     if not path.is_file():
         raise ModelError(
-            f'"{folder}" is not a model (it has no {CARD}); train one with dmmn-qp train, or name it with --model'
+            f'"{folder}" is not a model (it has no {CARD}); name the folder of one, or train one with dmmn-qp train'
         )
     try:
         card = ModelCard.model_validate_json(path.read_bytes())

@@ -1,5 +1,7 @@
 """Checkpoints as the authors' program writes them, and their network in plain functions, by the facts known of both."""
 
+from collections import OrderedDict
+
 import numpy as np
 import torch
 from torch.nn import functional
@@ -73,6 +75,9 @@ def official_forward(state, image20, image10, image5):
 
 def write_checkpoint(path, state, *, new_format=True, **changes):
     """A file as the authors' training writes it: weights, optimiser, schedule, and a NumPy number."""
+    if isinstance(state, dict):
+        state = OrderedDict(state)
+        state._metadata = OrderedDict({"": {"version": 1}})  # torch's state dicts carry it along
     content = {
         "epoch": 2316880,
         "model_state": state,
