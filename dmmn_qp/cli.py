@@ -74,7 +74,7 @@ MppOption = Annotated[
 ]
 DeviceOption = Annotated[Device | None, typer.Option("--device", help="Where to compute; default auto.")]
 PrecisionOption = Annotated[
-    Precision | None, typer.Option("--precision", help="auto takes bf16 where it is faster; default auto.")
+    Precision | None, typer.Option("--precision", help="auto takes bf16 where the device is made for it; default auto.")
 ]
 
 

@@ -119,7 +119,7 @@ class TrainOptions(FileModel):
         class_weights: ``paper`` is Eq. 2; ``inverse-sqrt`` favours rare classes more.
         branch_loss: How much the loss of each coarser branch for its own field counts beside that of the target; 0 in
             the paper.
-        precision: ``auto`` takes bf16 where it is faster on this device.
+        precision: ``auto`` takes bf16 where the device has instructions for it.
         device: Where to compute.
         devices: Number of processes that share each batch, one on each GPU.
         compile: Whether torch compiles the network first.
@@ -163,7 +163,7 @@ class PredictOptions(FileModel):
 
     Attributes:
         batch_size: Targets per forward pass.
-        precision: ``auto`` takes bf16 where it is faster on this device.
+        precision: ``auto`` takes bf16 where the device has instructions for it.
         device: Where to compute.
         mpp: um/px of slides that do not say it.
     """

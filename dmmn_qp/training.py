@@ -189,9 +189,12 @@ def train(
                 for batch in training_batches:
                     images = network_inputs(batch.images, plan.convention, fabric.device)  # M x (B, 3, S, S)
                     targets = batch.targets.to(fabric.device).long()  # (B, M or 1, S, S)
-                    loss, with_branches = training_losses(model(images), targets, weights, options, fabric)
                     fabric_optimizer.zero_grad(set_to_none=True)
-                    fabric.backward(with_branches)
+                    try:
+                        loss, with_branches = training_losses(model(images), targets, weights, options, fabric)
+                        fabric.backward(with_branches)
+                    except torch.OutOfMemoryError:
+                        raise TrainingError(too_large(module, images, options.batch_size, fabric)) from None
                     if options.optimizer == "adamw":
                         fabric.clip_gradients(model, fabric_optimizer, max_norm=GRADIENT_NORM, error_if_nonfinite=False)
                     fabric_optimizer.step()
@@ -486,6 +489,30 @@ def check_loss(loss: float, epoch: int, options: TrainOptions) -> None:
     raise TrainingError(
         f"the loss became {loss} in epoch {epoch}, most likely because the steps are too large; {likely}train with a "
         f"lower --learning-rate (it was {options.learning_rate:g}). The best epoch so far is kept"
+    )
+
+
+def too_large(module: SupervisedBranches, images: list[Tensor], batch_size: int, fabric: Fabric) -> str:
+    """What to say when a batch does not fit into the GPU: the largest half, quarter ... of it that does."""
+    part = images[0].shape[0]
+    while part > 1:
+        part //= 2
+        module.zero_grad(set_to_none=True)
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        try:
+            with fabric.autocast():
+                outputs = module([image[:part] for image in images])
+            sum((x.float().mean() for x in outputs), torch.zeros((), device=images[0].device)).backward()
+        except torch.OutOfMemoryError:
+            continue
+        return (
+            f"the memory of the {fabric.device.type} does not hold batches of {batch_size}; train with "
+            f"--batch-size {part * fabric.world_size}, which fits"
+        )
+    return (
+        f"the memory of the {fabric.device.type} does not hold a single patch; train with a smaller --width, or "
+        "--precision bf16"
     )
 
 

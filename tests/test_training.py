@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from dmmn_qp.architectures import build_network
 from dmmn_qp.architectures.supervision import SupervisedBranches
@@ -21,6 +22,7 @@ from dmmn_qp.config import TrainOptions
 from dmmn_qp.errors import TrainingError
 from dmmn_qp.training import check_loss
 from dmmn_qp.training_state import STATE
+from tests.browser import CHROMIUM, Browser
 from tests.conftest import REPOSITORY, fails, invoke
 from tests.official_files import official_state, write_checkpoint
 
@@ -203,6 +205,30 @@ def test_start_from_another_geometry(workspace, tiny, here, two_tissue_slides):
     assert "--mpps 0.5,1,2" in fails("train", "--from", workspace / "models" / "dmmn-m3-1")
 
 
+@pytest.mark.skipif(CHROMIUM is None, reason="NOT TESTED in a browser: no chromium found (apt-get install chromium)")
+def test_report_in_chromium(workspace, tmp_path):
+    page = workspace / "models" / "dmmn-m3-1" / "report.html"
+    with Browser(tmp_path / "profile") as browser:
+        browser.open(page.as_uri())
+        shown = browser.evaluate("[...document.images].map(i => i.complete && i.naturalWidth > 0)")
+        assert len(shown) >= 3 and all(shown)
+        assert browser.evaluate("document.scripts.length") == 0
+        assert browser.evaluate("document.documentElement.scrollWidth <= innerWidth")
+        assert "dark" in browser.evaluate("document.body.innerText")
+        assert browser.requests() == [page.as_uri()]
+        assert browser.problems() == []
+
+
+def test_events_for_tensorboard(workspace):
+    events = EventAccumulator(str(workspace / "models" / "dmmn-m3-1" / "events")).Reload()
+    history = history_of(workspace / "models" / "dmmn-m3-1")
+    assert [e.value for e in events.Scalars("validation/mean_iou")] == pytest.approx(
+        [float(row["val_mean_iou"]) for row in history]
+    )
+    assert [e.step for e in events.Scalars("train/loss")] == [10, 20, 30, 40, 50, 60]
+    assert len(events.Images("validation/confusion")) == len(events.Images("validation/patches")) == 2
+
+
 @pytest.mark.parametrize("architecture", ["dmmn-m3", "dmmn-m2s"])
 def test_branches_answer_for_their_own_fields(architecture):
     network = build_network(architecture, classes=3, width=2, magnifications=3, size_px=64, stem="half")
@@ -220,6 +246,19 @@ def test_branches_answer_for_their_own_fields(architecture):
 def test_networks_without_such_branches_have_one_output(architecture):
     network = build_network(architecture, classes=3, width=2, magnifications=3, size_px=64)
     assert len(SupervisedBranches(network, 3, 2)([torch.rand(1, 3, 64, 64) for _ in range(3)])) == 1
+
+
+@pytest.mark.parametrize(("fits", "advice"), [(2, "--batch-size 2"), (0, "--width")])
+def test_gpu_memory_that_does_not_suffice(tiny, monkeypatch, fits, advice):
+    forward = SupervisedBranches.forward
+
+    def limited(self, images):
+        if images[0].shape[0] > fits:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return forward(self, images)
+
+    monkeypatch.setattr(SupervisedBranches, "forward", limited)
+    assert advice in fails(*tiny, "--batch-size", 5)
 
 
 def test_loss_that_is_no_number():
