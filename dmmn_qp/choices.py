@@ -31,8 +31,12 @@ LossMean = Literal["patch", "labelled"]
 WeightRule = Literal["paper", "inverse-sqrt"]
 """Weights of the classes: Eq. 2, or the inverse square root of their frequency."""
 
-Sampler = Literal["shuffled", "balanced"]
-"""Every patch equally often, or the classes in turn."""
+Sampler = Literal["shuffled", "balanced", "elastic"]
+"""Every patch equally often; the classes in turn; or every patch and its deformed copies (paper, section 2.3)."""
+
+ColorRule = Literal["mild", "paper", "hed", "none"]
+"""Random changes of colour: slight ones of contrast, brightness and channels; the paper's kinds (brightness, contrast,
+hue and saturation); of the stains' amounts; or none."""
 
 Optimizer = Literal["sgd", "adamw"]
 

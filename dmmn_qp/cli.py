@@ -227,6 +227,10 @@ def train_command(
     ] = None,
     freeze: Annotated[Freeze | None, typer.Option(help="With --from: part of the network to leave as it is.")] = None,
     workers: Annotated[int | None, typer.Option(help="Processes that read patches.")] = None,
+    cache: Annotated[
+        int | None,
+        typer.Option(help="MiB of decoded tiles that each of these processes keeps; default 384.", metavar="MIB"),
+    ] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of everything random; default 0.")] = None,
     device: DeviceOption = None,
     devices: Annotated[
@@ -234,6 +238,14 @@ def train_command(
     ] = None,
     precision: PrecisionOption = None,
     slides_root: SlidesRootOption = None,
+    show: Annotated[
+        Path | None,
+        typer.Option(
+            "--show-batch",
+            help="Train nothing; draw some patches into this PNG as they are, augmented, and deformed.",
+            show_default=False,
+        ),
+    ] = None,
     config: ConfigOption = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with the training interrupted last (or that of --out).")
@@ -245,7 +257,8 @@ def train_command(
 ) -> None:
     """Trains a network on a dataset and keeps the best epoch."""
     from dmmn_qp.checkpoint import next_model_name
-    from dmmn_qp.training import estimate, train
+    from dmmn_qp.training import train
+    from dmmn_qp.training_preview import estimate, show_batch
     from dmmn_qp.training_state import load_state, newest_interrupted
 
     flags = {
@@ -257,6 +270,7 @@ def train_command(
         "batch_size": batch_size,
         "learning_rate": learning_rate,
         "workers": workers,
+        "cache_mib": cache,
         "seed": seed,
         "device": device,
         "devices": devices,
@@ -267,7 +281,7 @@ def train_command(
     reporter, roots = Reporter(), _slides_roots(slides_root)
     if resume:
         changed = [name for name, value in flags.items() if value is not None and name not in ("device", "workers")]
-        if changed or config is not None or overwrite or dry_run:
+        if changed or config is not None or overwrite or dry_run or show is not None:
             raise ConfigError(
                 "--resume goes on as the training began; leave out all options but --out, --dataset, --slides-root, "
                 "--device and --workers"
@@ -279,6 +293,10 @@ def train_command(
     else:
         options = train_options(load_config(config), flags)
         folder = out or MODELS / next_model_name(MODELS, options.architecture)
+    if show is not None:
+        show_batch(dataset, show, options, slides_roots=roots)
+        reporter.say(f"Wrote {show}")
+        return
     if dry_run:
         estimate(dataset, options, reporter, slides_roots=roots)
         return

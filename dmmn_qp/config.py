@@ -9,12 +9,13 @@ import difflib
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 from pydantic import Field, NonNegativeInt, ValidationError
 
 from dmmn_qp.annotations import ObjectKind
 from dmmn_qp.choices import (
+    ColorRule,
     Device,
     Freeze,
     LossMean,
@@ -31,9 +32,12 @@ from dmmn_qp.choices import (
 from dmmn_qp.class_rules import ClassRules, PaintRules
 from dmmn_qp.errors import ConfigError
 from dmmn_qp.qupath.reading import ReadRules
-from dmmn_qp.specs import MIN_LABELLED_FRACTION, FileModel, PatchSpec
+from dmmn_qp.specs import MAX_ZOOM, MIN_LABELLED_FRACTION, FileModel, PatchSpec
 
 Options = TypeVar("Options", bound=FileModel)
+
+MAX_RATE = 1000
+"""Most deformed copies of a patch; more is a slip of the pen."""
 
 
 class ImportOptions(FileModel):
@@ -109,7 +113,15 @@ class TrainOptions(FileModel):
         epochs: Number of epochs; the model is validated after each.
         steps_per_epoch: Optimiser steps of an epoch; None is one pass over the patches.
         batch_size: Patches per step.
-        sampler: ``shuffled`` draws every patch equally often; ``balanced`` lets the classes take turns.
+        sampler: ``shuffled`` draws every patch equally often; ``balanced`` lets the classes take turns; ``elastic``
+            adds deformed copies of rare classes (section 2.3).
+        class_order: Of ``elastic``: classes, the highest first; a patch belongs to the first that it contains. Empty
+            takes the order of the dataset.
+        rates: Of ``elastic``: deformed copies of each patch, by the class that it belongs to. Classes left out get
+            what balances them best.
+        color: Which changes of colour.
+        zoom: A patch shows up to this many times more or less tissue per side; 1 does not zoom.
+        cache_mib: MiB of decoded tiles that each reading process keeps; None is 384.
         jitter_px: How far a target may be moved from the stride, in pixels of ``mpps[0]``.
         optimizer: ``sgd`` with momentum, or ``adamw`` with a one-cycle rate.
         learning_rate: Rate; with one-cycle its peak.
@@ -139,6 +151,11 @@ class TrainOptions(FileModel):
     steps_per_epoch: int | None = Field(default=100, ge=1)
     batch_size: int = Field(default=8, ge=1)
     sampler: Sampler = "balanced"
+    class_order: tuple[str, ...] = ()
+    rates: dict[str, Annotated[int, Field(ge=0, le=MAX_RATE)]] = Field(default_factory=dict)
+    color: ColorRule = "mild"
+    zoom: float = Field(default=MAX_ZOOM, ge=1, le=MAX_ZOOM)
+    cache_mib: int | None = Field(default=None, ge=1)
     jitter_px: int = Field(default=192, ge=0)
     optimizer: Optimizer = "adamw"
     learning_rate: float = Field(default=5e-3, gt=0)
@@ -176,13 +193,15 @@ class PredictOptions(FileModel):
 
 PRESETS: dict[Preset, dict[str, Any]] = {
     "fast": {},
-    "paper": {  # section 2.5 and Table 1
+    "paper": {  # sections 2.3 and 2.5, Table 1
         "norm": "none",
         "stem": "full",
         "epochs": 20,
         "steps_per_epoch": None,
         "batch_size": 1,
-        "sampler": "shuffled",
+        "sampler": "elastic",
+        "color": "paper",
+        "zoom": 1.0,
         "jitter_px": 0,
         "optimizer": "sgd",
         "learning_rate": 5e-5,

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import resource
+import sys
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -12,6 +15,9 @@ from torch import Tensor
 from dmmn_qp.checkpoint import InputConvention
 from dmmn_qp.choices import Device, Precision
 from dmmn_qp.errors import ConfigError
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 _BF16_ON_CPU = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
 """How torch tells of such instructions; without them bf16 is ten times slower than fp32."""
@@ -100,3 +106,18 @@ def class_logits(logits: Tensor, n_classes: int) -> Tensor:
 def predicted_labels(logits: Tensor, n_classes: int) -> Tensor:
     """What a network gives, (B, reserved + C, S, S) -> the likeliest class of each pixel: (B, S, S) uint8, 1 .. C."""
     return (class_logits(logits, n_classes).argmax(dim=1) + 1).to(torch.uint8)
+
+
+def mean_of_processes(value: Tensor, fabric: Fabric) -> Tensor:
+    """The mean of a tensor over all processes."""
+    reduced = fabric.all_reduce(value, reduce_op="mean")
+    assert isinstance(reduced, Tensor)
+    return reduced
+
+
+def memory_gib() -> float:
+    """Most memory that this process has held: of the GPU where there is one in use, else of the machine."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 2**30
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from torch import Tensor
 from torch.nn import functional
@@ -44,3 +44,28 @@ def partial_cross_entropy(
     if mean_over_processes is not None:
         weight_sum = mean_over_processes(weight_sum)
     return total / weight_sum.clamp(min=1e-6)
+
+
+def supervised_losses(
+    outputs: Sequence[Tensor],
+    targets: Tensor,
+    weights: Tensor,
+    mean: LossMean,
+    branch_loss: float,
+    mean_over_processes: Callable[[Tensor], Tensor] | None = None,
+) -> tuple[Tensor, Tensor]:
+    """The loss of the target (Eq. 1), and the same with a part of that of each coarser branch for its own field.
+
+    Args:
+        outputs: Logits (B, C, S, S) of the target, then of each coarser field.
+        targets: (B, 1 or more, S, S) labels of them.
+        weights: (C,) weights of the classes.
+        mean: What each sum is divided by.
+        branch_loss: How much each branch counts.
+        mean_over_processes: See `partial_cross_entropy`.
+    """
+    own, *branches = (
+        partial_cross_entropy(logits, targets[:, m], weights, mean, mean_over_processes)
+        for m, logits in enumerate(outputs)
+    )
+    return own, own + branch_loss * sum(branches, own.new_zeros(()))

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from shapely import box
 from shapely.geometry.base import BaseGeometry
 
-from dmmn_qp.augment import MAX_AUGMENTED_FIELD
+from dmmn_qp.augment import augmented_reach_px
 from dmmn_qp.choices import Split
 from dmmn_qp.errors import DatasetError
 from dmmn_qp.rasterize import LabelPainter
@@ -79,8 +79,8 @@ def in_split_areas(
 ) -> Iterator[PatchRef]:
     """The patches that lie in a split's areas with all that the network may ever see of them.
 
-    The guard band is the widest field, with what rotation and zoom may turn in: patches of different splits have no
-    pixel in common.
+    The guard band is the widest field, with what rotation, zoom and elastic deformation may move in: patches of
+    different splits have no pixel in common.
 
     Args:
         patches: Patches of one slide.
@@ -91,7 +91,7 @@ def in_split_areas(
         Patches with their split, not to be moved.
     """
     size = grid.spec.size_px
-    reach = size * 2 ** (len(grid.spec.mpps) - 1) * MAX_AUGMENTED_FIELD / 2  # grid px from the centre
+    reach = augmented_reach_px(size, len(grid.spec.mpps))
     for patch in patches:
         x, y = patch.x + size / 2, patch.y + size / 2
         seen = box(*(v * grid.downsample for v in (x - reach, y - reach, x + reach, y + reach)))

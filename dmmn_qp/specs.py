@@ -23,6 +23,10 @@ MAX_CLASSES = 254
 MIN_MPP, MAX_MPP = 0.02, 20.0
 """Plausible pixel sizes of a slide in um/px: from beyond 200x to a macroscopic picture."""
 
+MAX_ZOOM = 1.25
+"""A training patch shows at most this many times more or less tissue per side; areas of different splits on one slide
+are kept apart accordingly."""
+
 _SAME = 1e-6
 
 Channel = Annotated[int, Field(ge=0, le=255)]

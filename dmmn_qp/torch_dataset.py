@@ -8,18 +8,20 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 from torch.utils.data import Dataset as TorchDataset
 
-from dmmn_qp.augment import Augmentation
+from dmmn_qp.augment import Augmentation, AugmentRules
+from dmmn_qp.augment.on_device import DrawnChange, augment_on_device, wide_margin_px
 from dmmn_qp.balance import Draw
 from dmmn_qp.choices import Reduction
 from dmmn_qp.dataset import Dataset, LabelRaster
 from dmmn_qp.patches import PatchRef
 from dmmn_qp.rasterize import LabelArray
 from dmmn_qp.regions import Region
-from dmmn_qp.slides.cached import CachedFields, TileBudget
+from dmmn_qp.slides.cached import DEFAULT_BUDGET_BYTES, CachedFields, TileBudget, tiles_bytes
 from dmmn_qp.slides.finding import SlidesRoot
 from dmmn_qp.specs import PatchGrid
 
@@ -36,7 +38,21 @@ class Example(NamedTuple):
     targets: Tensor
 
 
-class PatchExamples(TorchDataset[Example]):
+class WideExample(NamedTuple):
+    """A patch with its surroundings, to be changed on a device; or a batch of them.
+
+    Attributes:
+        images: (M, 3, W, W) uint8 RGB about the patch's centre, W = S + 2 `wide_margin_px`.
+        targets: (T, W, W) uint8 labels.
+        change: What is to be done with them.
+    """
+
+    images: Tensor
+    targets: Tensor
+    change: DrawnChange
+
+
+class PatchExamples(TorchDataset[Example | WideExample]):
     """Reads drawn patches from the slides and masks of a dataset; its index is a `Draw`, not a number.
 
     Slides are opened on first use, so that each worker process has handles and a cache of its own. An example depends
@@ -45,11 +61,13 @@ class PatchExamples(TorchDataset[Example]):
     Args:
         dataset: The dataset.
         patches: The patch index.
-        augment: Whether to move, turn and recolour; validation does not.
-        jitter_px: How far a target may be moved, in grid pixels.
+        augment: How to turn, deform and recolour; None for validation, which takes patches as they are.
+        jitter_px: How far a target may be moved, in grid pixels; 0 where patches are not augmented.
         targets: Number of magnifications T whose labels are wanted; 1 is that of the target alone.
+        wide: Whether to give `WideExample` for `augment_on_device`, which changes them where the network computes.
         slides_roots: Where to look for slides that have been moved.
         reduction: How the model wants lower magnifications made.
+        cache_bytes: Most that decoded tiles take in each process.
     """
 
     def __init__(
@@ -57,45 +75,68 @@ class PatchExamples(TorchDataset[Example]):
         dataset: Dataset,
         patches: Sequence[PatchRef],
         *,
-        augment: bool,
+        augment: AugmentRules | None,
         jitter_px: int = 0,
         targets: int = 1,
+        wide: bool = False,
         slides_roots: Sequence[SlidesRoot] = (),
         reduction: Reduction = "area",
+        cache_bytes: int = DEFAULT_BUDGET_BYTES,
     ) -> None:
         self._dataset = dataset
         self._patches = patches
         self._augment = augment
         self._jitter_px = jitter_px
         self._targets = targets
+        self._wide = wide
         self._slides_roots = tuple(slides_roots)
         self._reduction: Reduction = reduction
         self._open: dict[str, tuple[CachedFields, PatchGrid, LabelRaster]] = {}
-        self._budget = TileBudget()
+        self._budget = TileBudget(cache_bytes)
 
-    def __getitem__(self, draw: Draw) -> Example:
+    def __getitem__(self, draw: Draw) -> Example | WideExample:
         patch = self._patches[draw.patch]
-        fields_of_slide, grid, mask = self._slide(patch.slide_id)
+        slide, grid, mask = self._slide(patch.slide_id)
         rng = np.random.default_rng(draw.seed)
-        size = grid.spec.size_px
+        size, magnifications = grid.spec.size_px, range(len(grid.spec.mpps))
         target = Region(patch.x, patch.y, size, size)
-        if self._augment and self._jitter_px and not patch.fixed:
-            target = self._moved(target, mask.shape, rng, step=2 ** (len(grid.spec.mpps) - 1))
-        regions = [grid.field(target, m) for m in range(len(grid.spec.mpps))]
-        if self._augment:
-            change = Augmentation.draw(rng)
-            margin = change.margin_px(size)
-            wide = [fields_of_slide.read(m, region.grown(margin)) for m, region in enumerate(regions)]
-            fields = [change.recolor(change.move(field, size, labels=False)) for field in wide]
-            labels = [
-                change.move(_labels(mask, region.grown(margin), m), size, labels=True)
-                for m, region in enumerate(regions[: self._targets])
-            ]
-        else:
-            fields = [fields_of_slide.read(m, region) for m, region in enumerate(regions)]
-            labels = [_labels(mask, region, m) for m, region in enumerate(regions[: self._targets])]
-        images = torch.from_numpy(np.stack(fields)).permute(0, 3, 1, 2)
-        return Example(images, torch.from_numpy(np.stack(labels)))
+        if self._augment is not None and self._jitter_px and not patch.fixed:
+            target = self._moved(target, mask.shape, rng, step=2 ** (len(magnifications) - 1))
+        fields = [grid.field(target, m) for m in magnifications]
+        if self._augment is None:
+            labels = [_labels(mask, fields[m], m) for m in range(self._targets)]
+            return _example([slide.read(m, fields[m]) for m in magnifications], labels)
+        change = Augmentation.draw(rng, self._augment, size, len(magnifications), deformed=draw.deformed)
+        if self._wide:
+            margin = wide_margin_px(size, len(magnifications))
+            around = [slide.read(m, fields[m].grown(margin)) for m in magnifications]
+            labels = [_labels(mask, fields[m].grown(margin), m) for m in range(self._targets)]
+            return WideExample(*_example(around, labels), DrawnChange.of(change))
+        samplings = [change.warp.sampling(m) for m in magnifications]
+        moved = [s.sample(slide.read(m, s.source_in(fields[m]))) for m, s in enumerate(samplings)]
+        labels = [
+            s.sample(_labels(mask, s.source_in(fields[m]), m), labels=True)
+            for m, s in enumerate(samplings[: self._targets])
+        ]
+        return _example([change.color.apply(field) for field in moved], labels)
+
+    def tiles_bytes(self) -> int:
+        """What all decoded tiles of the patches would take in memory: with so much each is decoded once, per process.
+
+        An estimate from above: every patch is taken as if it were moved, turned and zoomed as far as it may be.
+        """
+        of_slide: dict[str, list[Region]] = {}
+        size = self._dataset.patch_spec.size_px
+        for patch in self._patches:
+            of_slide.setdefault(patch.slide_id, []).append(Region(patch.x, patch.y, size, size))
+        total, magnifications = 0, len(self._dataset.patch_spec.mpps)
+        margin = 0 if self._augment is None else wide_margin_px(size, magnifications)
+        for slide_id, targets in of_slide.items():
+            grid = self._dataset.patch_spec.grid_of(self._dataset.record(slide_id).mpp, slide_id)
+            for m in range(magnifications):
+                around = margin + -(-self._jitter_px // 2**m)
+                total += tiles_bytes([grid.field(target, m).grown(around) for target in targets])
+        return total
 
     def _moved(self, target: Region, shape: tuple[int, int], rng: np.random.Generator, step: int) -> Region:
         """Moves a target by whole pixels of every magnification and keeps it on the slide's grid."""
@@ -115,6 +156,11 @@ class PatchExamples(TorchDataset[Example]):
             fields = CachedFields(slide, grid, self._budget, len(self._open), self._reduction)
             self._open[slide_id] = fields, grid, LabelRaster(self._dataset.mask_path(slide_id))
         return self._open[slide_id]
+
+
+def _example(fields: Sequence[NDArray[np.uint8]], labels: Sequence[LabelArray]) -> Example:
+    """Fields of (rows, columns, 3) and their labels as tensors."""
+    return Example(torch.from_numpy(np.stack(fields)).permute(0, 3, 1, 2), torch.from_numpy(np.stack(labels)))
 
 
 def _labels(mask: LabelRaster, region: Region, magnification: int) -> LabelArray:
@@ -143,7 +189,16 @@ class EpochDraws(Sampler[Draw]):
         return iter(self._draws_of(self._epoch)[self._skip :])
 
 
-def make_loader(examples: PatchExamples, draws: EpochDraws, batch_size: int, workers: int) -> DataLoader[Example]:
+def augmented(batch: Example | WideExample, size_px: int, device: torch.device) -> Example:
+    """A batch as the network is to see it; a wide one is changed on the device."""
+    if isinstance(batch, WideExample):
+        return Example(*augment_on_device(batch.images, batch.targets, batch.change, size_px, device))
+    return batch
+
+
+def make_loader(
+    examples: PatchExamples, draws: EpochDraws, batch_size: int, workers: int
+) -> DataLoader[Example | WideExample]:
     """Batches of examples in the order of the draws; workers live, and keep their caches, over all epochs."""
     return DataLoader(
         examples,

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import math
-import os
-import resource
 import shutil
 import signal
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -25,71 +20,44 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from dmmn_qp.architectures import ARCHITECTURES, build_network
 from dmmn_qp.architectures.supervision import SupervisedBranches
-from dmmn_qp.balance import Draw, class_balanced_draws, class_weights, shuffled_draws
-from dmmn_qp.checkpoint import CARD, InputConvention, ModelCard, NetworkOptions, load_model, save_model
+from dmmn_qp.balance import Draw, balance_counts, class_weights
+from dmmn_qp.checkpoint import CARD, InputConvention, ModelCard, load_model, save_model
 from dmmn_qp.config import TrainOptions
 from dmmn_qp.dataset import Dataset
-from dmmn_qp.devices import available_cores, choose_bf16, choose_device, network_inputs, predicted_labels
+from dmmn_qp.devices import choose_device, mean_of_processes, memory_gib, network_inputs, predicted_labels
 from dmmn_qp.errors import DatasetError, OutputExistsError, TrainingError
-from dmmn_qp.fine_tuning import Inherited, freeze_encoders, network_of_model, start_from
-from dmmn_qp.losses import partial_cross_entropy
+from dmmn_qp.fine_tuning import freeze_encoders
+from dmmn_qp.losses import supervised_losses
 from dmmn_qp.metrics import Metrics, confusion_matrix
 from dmmn_qp.outputs import RUN_FILE, check_free, write_json
-from dmmn_qp.patches import PatchRef, class_pixels, training_pixels
+from dmmn_qp.patches import PatchRef
 from dmmn_qp.provenance import describe_run, now
 from dmmn_qp.reporting import Reporter, duration
 from dmmn_qp.reports.training_report import PatchVerdict, draw_verdict, write_training_report
 from dmmn_qp.slides.finding import SlidesRoot
 from dmmn_qp.specs import UNLABELLED, ClassMap
-from dmmn_qp.torch_dataset import EpochDraws, Example, PatchExamples, make_loader
+from dmmn_qp.torch_dataset import EpochDraws, Example, PatchExamples, WideExample, augmented, make_loader
 from dmmn_qp.training_log import TrainingLog
+from dmmn_qp.training_plan import (
+    TrainingPlan,
+    make_batches,
+    make_fabric,
+    make_module,
+    make_optimizer,
+    make_plan,
+    say_plan,
+)
 from dmmn_qp.training_state import STATE, TrainingState, dataset_digest, load_state, save_state
 
-WIDTH_ON_CPU = 8
 GRADIENT_NORM = 1.0
-WARM_UP = 0.15
 EPOCHS_OF_COLLAPSE = 3
 """So many epochs with a single predicted class are worth a warning."""
 
-_TIMED_STEPS = 3
 _WATCHED = 6
 """So many validation patches are drawn after every epoch."""
 _EXAMPLES = 4
 """So many of the best and of the worst validation patches are in the report."""
-
-
-@dataclass(frozen=True, slots=True)
-class TrainingPlan:
-    """What a training will do, before anything is computed.
-
-    Attributes:
-        options: With everything resolved: nothing depends on the machine any more.
-        training: Patches to train on.
-        validation: Patches to validate on.
-        label_counts: (C,) labelled pixels of each class in the training patches.
-        steps_per_epoch: Optimiser steps of an epoch.
-        network: What the network is built from.
-        convention: How pixels become its input.
-        licence: Licence of the weights that it starts from.
-        attribution: Whom that licence asks to name.
-    """
-
-    options: TrainOptions
-    training: list[PatchRef]
-    validation: list[PatchRef]
-    label_counts: NDArray[np.int64]
-    steps_per_epoch: int
-    network: NetworkOptions
-    convention: InputConvention
-    licence: str | None = None
-    attribution: str | None = None
-
-    @property
-    def total_steps(self) -> int:
-        """Optimiser steps of the whole training."""
-        return self.options.epochs * self.steps_per_epoch
 
 
 def train(
@@ -160,8 +128,10 @@ def train(
     seconds_before = state.seconds
 
     say_plan(plan, module, device, fabric.world_size, class_map, reporter)
-    training_batches, training_draws, validation_batches = make_batches(dataset, plan, fabric, slides_roots)
-    weights = torch.from_numpy(class_weights(plan.label_counts, options.class_weights)).to(fabric.device)
+    if plan.draws.elastic is not None:
+        reporter.table(*balance_counts(dataset.patches(), class_map, plan.draws.elastic).rows())
+    training_batches, epoch_draws, validation_batches = make_batches(dataset, plan, fabric, slides_roots, reporter)
+    weights = torch.from_numpy(class_weights(plan.draws.label_counts, options.class_weights)).to(fabric.device)
     compiled: nn.Module = torch.compile(module) if options.compile else module  # type: ignore[assignment]
     model, fabric_optimizer = fabric.setup(compiled, optimizer)
 
@@ -182,16 +152,24 @@ def train(
     with StopRequest() as stop:
         for epoch in range(state.epoch, options.epochs + 1):
             losses = list(state.losses) if epoch == state.epoch else []
-            training_draws.start(epoch, skip=len(losses) * options.batch_size // fabric.world_size)
+            epoch_draws.start(epoch, skip=len(losses) * options.batch_size // fabric.world_size)
             module.train()
             freeze_encoders(module.stemmed, options.freeze)
             with reporter.task(f"epoch {epoch}/{options.epochs}", plan.steps_per_epoch, done=len(losses)) as task:
-                for batch in training_batches:
+                for drawn in training_batches:
+                    batch = augmented(drawn, dataset.patch_spec.size_px, fabric.device)
                     images = network_inputs(batch.images, plan.convention, fabric.device)  # M x (B, 3, S, S)
                     targets = batch.targets.to(fabric.device).long()  # (B, M or 1, S, S)
                     fabric_optimizer.zero_grad(set_to_none=True)
                     try:
-                        loss, with_branches = training_losses(model(images), targets, weights, options, fabric)
+                        loss, with_branches = supervised_losses(
+                            model(images),
+                            targets,
+                            weights,
+                            options.loss_mean,
+                            options.branch_loss,
+                            lambda value: mean_of_processes(value, fabric),
+                        )
                         fabric.backward(with_branches)
                     except torch.OutOfMemoryError:
                         raise TrainingError(too_large(module, images, options.batch_size, fabric)) from None
@@ -244,191 +222,9 @@ def train(
     return out
 
 
-def make_plan(dataset: Dataset, options: TrainOptions, device: torch.device, reporter: Reporter) -> TrainingPlan:
-    """Resolves what depends on the dataset, the machine or the model to start from."""
-    patches = dataset.patches()
-    training = [p for p in patches if p.split == "train"]
-    validation = [p for p in patches if p.split == "val"]
-    label_counts = training_pixels(patches, dataset.class_map)
-    if not validation:
-        reporter.warn("no validation slide: the best epoch is chosen on the training slides, which flatters it")
-        validation = training
-    if options.start_from is None:
-        built = NetworkOptions(
-            architecture=options.architecture,
-            width=options.width or default_width(options, device),
-            norm=options.norm,
-            stem=options.stem,
-        )
-        inherited = Inherited(built, InputConvention())
-    else:
-        inherited = network_of_model(options.start_from, dataset.patch_spec)
-    network = inherited.network
-    steps = options.steps_per_epoch or math.ceil(len(training) / options.batch_size)
-    several = processes_of(options) > 1
-    bf16 = choose_bf16("fp32" if several and options.precision == "auto" else options.precision, device)
-    resolved = options.model_copy(
-        update={
-            "architecture": network.architecture,
-            "width": network.width,
-            "norm": network.norm,
-            "stem": network.stem,
-            "steps_per_epoch": steps,
-            "precision": "bf16" if bf16 else "fp32",
-        }
-    )
-    return TrainingPlan(resolved, training, validation, label_counts, steps, *inherited)
-
-
-def processes_of(options: TrainOptions) -> int:
-    """Number of processes that train together: those of a launcher such as torchrun, else as many as devices."""
-    return int(os.environ.get("WORLD_SIZE", "1")) if "WORLD_SIZE" in os.environ else options.devices
-
-
-def make_fabric(options: TrainOptions, device: torch.device) -> Fabric:
-    """Lightning Fabric for the device, the precision and the processes; it starts those that are missing.
-
-    Raises:
-        TrainingError: A batch cannot be divided evenly.
-    """
-    world = processes_of(options)
-    if options.batch_size % world:
-        raise TrainingError(
-            f"batches of {options.batch_size} cannot be divided among {world} processes; choose a --batch-size that "
-            f"is a multiple of {world}"
-        )
-    local = int(os.environ.get("LOCAL_WORLD_SIZE", world))
-    fabric = Fabric(
-        accelerator=device.type,
-        devices=local,
-        num_nodes=world // local,
-        strategy="ddp" if world > 1 else "auto",
-        precision="bf16-mixed" if options.precision == "bf16" else "32-true",
-    )
-    if world > 1:
-        fabric.launch()
-    return fabric
-
-
-def make_module(plan: TrainingPlan, dataset: Dataset) -> SupervisedBranches:
-    """The network in training, with random weights or those of the model to start from."""
-    spec, classes = dataset.patch_spec, len(dataset.class_map)
-    network = build_network(
-        plan.network.architecture,
-        classes=classes,
-        width=plan.network.width,
-        magnifications=len(spec.mpps),
-        size_px=spec.size_px,
-        norm=plan.network.norm,
-        stem=plan.network.stem,
-    )
-    if plan.options.start_from is not None:
-        start_from(network, plan.options.start_from, dataset.class_map)
-    module = SupervisedBranches(network, classes, plan.network.width if plan.options.branch_loss else None)
-    freeze_encoders(network, plan.options.freeze)
-    return module.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
-
-
-def make_batches(
-    dataset: Dataset, plan: TrainingPlan, fabric: Fabric, slides_roots: Sequence[SlidesRoot]
-) -> tuple[DataLoader[Example], EpochDraws, DataLoader[Example]]:
-    """Training batches with the draws that lead them, and validation batches; of each this process's part."""
-    options, rank, world = plan.options, fabric.global_rank, fabric.world_size
-    workers = options.workers if options.workers is not None else min(8, available_cores() // 2)
-    every_target = len(dataset.patch_spec.mpps) if options.branch_loss else 1
-
-    def drawn(epoch: int) -> list[Draw]:
-        draws = draw_epoch(plan.training, plan.steps_per_epoch * options.batch_size, options, epoch)
-        return draws[rank::world]
-
-    training_draws = EpochDraws(drawn)
-    examples = PatchExamples(
-        dataset,
-        plan.training,
-        augment=True,
-        jitter_px=options.jitter_px,
-        targets=every_target,
-        slides_roots=slides_roots,
-        reduction=plan.convention.reduction,
-    )
-    unchanged = PatchExamples(
-        dataset, plan.validation, augment=False, slides_roots=slides_roots, reduction=plan.convention.reduction
-    )
-    mine = [Draw(i, seed=0) for i in range(len(plan.validation))][rank::world]
-    return (
-        make_loader(examples, training_draws, options.batch_size // world, workers),
-        training_draws,
-        make_loader(unchanged, EpochDraws(lambda _: mine), max(1, options.batch_size // world), min(workers, 1)),
-    )
-
-
-def training_losses(
-    outputs: list[Tensor], targets: Tensor, weights: Tensor, options: TrainOptions, fabric: Fabric
-) -> tuple[Tensor, Tensor]:
-    """The loss of the target (Eq. 1), and the same with a part of that of each coarser branch for its own field.
-
-    Args:
-        outputs: Logits (B, C, S, S) of the target, then of each coarser field.
-        targets: (B, 1 or M, S, S) labels of them.
-        weights: (C,) weights of the classes.
-        options: What to divide by, and how much the branches count.
-        fabric: The processes that share the batch.
-    """
-    losses = [
-        partial_cross_entropy(
-            logits, targets[:, m], weights, options.loss_mean, lambda value: mean_of_processes(value, fabric)
-        )
-        for m, logits in enumerate(outputs)
-    ]
-    return losses[0], losses[0] + options.branch_loss * sum(losses[1:], torch.zeros_like(losses[0]))
-
-
-def mean_of_processes(value: Tensor, fabric: Fabric) -> Tensor:
-    """The mean of a tensor over all processes."""
-    reduced = fabric.all_reduce(value, reduce_op="mean")
-    assert isinstance(reduced, Tensor)
-    return reduced
-
-
-def default_width(options: TrainOptions, device: torch.device) -> int:
-    """The paper's base width of the architecture; a narrow one on a CPU, but for the paper's own presets."""
-    if (device.type == "cpu" and options.preset == "fast") or options.architecture not in ARCHITECTURES:
-        return WIDTH_ON_CPU
-    return ARCHITECTURES[options.architecture].paper_width
-
-
-def draw_epoch(patches: Sequence[PatchRef], length: int, options: TrainOptions, epoch: int) -> list[Draw]:
-    """The draws of one epoch by the sampler asked for."""
-    if options.sampler == "balanced":
-        return class_balanced_draws(patches, length, options.seed, epoch)
-    return shuffled_draws(len(patches), length, options.seed, epoch)
-
-
-def make_optimizer(
-    network: nn.Module, options: TrainOptions, total_steps: int
-) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler | None]:
-    """SGD with a constant rate (section 2.5), or AdamW with a one-cycle rate."""
-    trained = [p for p in network.parameters() if p.requires_grad]
-    if options.optimizer == "sgd":
-        sgd = torch.optim.SGD(
-            trained, lr=options.learning_rate, momentum=options.momentum, weight_decay=options.weight_decay
-        )
-        return sgd, None
-    kernels = [p for p in trained if p.ndim > 1]
-    others = [p for p in trained if p.ndim <= 1]  # biases and normalisation are not decayed
-    adamw = torch.optim.AdamW(
-        [{"params": kernels, "weight_decay": options.weight_decay}, {"params": others, "weight_decay": 0.0}],
-        lr=options.learning_rate,
-    )
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        adamw, options.learning_rate, total_steps=total_steps, pct_start=WARM_UP
-    )
-    return adamw, schedule
-
-
 def look(
     network: Callable[[list[Tensor]], Tensor],
-    batches: DataLoader[Example],
+    batches: DataLoader[Example | WideExample],
     patches: Sequence[PatchRef],
     n_classes: int,
     convention: InputConvention,
@@ -462,7 +258,11 @@ def look(
 
 
 def validate(
-    network: nn.Module, batches: DataLoader[Example], plan: TrainingPlan, class_map: ClassMap, fabric: Fabric
+    network: nn.Module,
+    batches: DataLoader[Example | WideExample],
+    plan: TrainingPlan,
+    class_map: ClassMap,
+    fabric: Fabric,
 ) -> tuple[Metrics, NDArray[np.uint8]]:
     """Metrics on the labelled pixels of the validation patches, and a picture of some of them."""
     mine = plan.validation[fabric.global_rank :: fabric.world_size]
@@ -624,7 +424,7 @@ def write_report(
 ) -> None:
     """Looks at the validation patches once more with the model that was kept, and writes its report."""
     examples = PatchExamples(
-        dataset, plan.validation, augment=False, slides_roots=slides_roots, reduction=plan.convention.reduction
+        dataset, plan.validation, augment=None, slides_roots=slides_roots, reduction=plan.convention.reduction
     )
     draws = [Draw(i, seed=0) for i in range(len(plan.validation))]
     batches = make_loader(examples, EpochDraws(lambda _: draws), plan.options.batch_size, workers=0)
@@ -650,56 +450,6 @@ def write_report(
     )
 
 
-def estimate(
-    dataset_folder: Path, options: TrainOptions, reporter: Reporter, *, slides_roots: Sequence[SlidesRoot] = ()
-) -> None:
-    """Says what a training would do, and how long and how much memory it would take, from a few steps of it.
-
-    Raises:
-        DmmnQpError: As `train`; nothing is written.
-    """
-    dataset = Dataset(dataset_folder)
-    device = choose_device(options.device)
-    plan = make_plan(dataset, options, device, reporter)
-    fabric = make_fabric(plan.options.model_copy(update={"devices": 1}), device)
-    module = make_module(plan, dataset)
-    say_plan(plan, module, device, 1, dataset.class_map, reporter)
-    for name, value in plan.options.model_dump(mode="json").items():
-        reporter.say(f"  {name} = {json.dumps(value)}")
-    rows = [
-        (name, f"{counts[0]:,}", f"{counts[1]:,}", f"{weight:.3f}")
-        for name, counts, weight in zip(
-            dataset.class_map.names,
-            zip(plan.label_counts, class_pixels(plan.validation, dataset.class_map), strict=True),
-            class_weights(plan.label_counts, plan.options.class_weights),
-            strict=True,
-        )
-    ]
-    reporter.table(("class", "training px", "validation px", "weight"), rows)
-    optimizer, _ = make_optimizer(module, plan.options, plan.total_steps)
-    weights = torch.from_numpy(class_weights(plan.label_counts, plan.options.class_weights)).to(fabric.device)
-    batches, draws, _ = make_batches(dataset, plan, fabric, slides_roots)
-    model, optimizer = fabric.setup(module, optimizer)
-    draws.start(1)
-    seconds: list[float] = []
-    clock = time.monotonic()
-    for batch, _ in zip(batches, range(_TIMED_STEPS + 1), strict=False):
-        images = network_inputs(batch.images, plan.convention, fabric.device)
-        targets = batch.targets.to(fabric.device).long()
-        optimizer.zero_grad(set_to_none=True)
-        fabric.backward(training_losses(model(images), targets, weights, plan.options, fabric)[1])
-        optimizer.step()
-        seconds.append(time.monotonic() - clock)
-        clock = time.monotonic()
-    step = min(seconds[1:] or seconds)
-    of_validation = step / 3 * math.ceil(len(plan.validation) / plan.options.batch_size)  # no backward pass
-    total = plan.total_steps * step + plan.options.epochs * of_validation
-    reporter.say(
-        f"  about {duration(total)} at {step:.2f} s a step, and {memory_gib():.1f} GiB of "
-        f"{'GPU ' if device.type == 'cuda' else ''}memory; nothing was written"
-    )
-
-
 def by_class(values: NDArray[np.float64], class_map: ClassMap) -> dict[str, float | None]:
     """Figures by class name; None where a class has no value."""
     return {
@@ -707,38 +457,11 @@ def by_class(values: NDArray[np.float64], class_map: ClassMap) -> dict[str, floa
     }
 
 
-def say_plan(
-    plan: TrainingPlan,
-    module: SupervisedBranches,
-    device: torch.device,
-    processes: int,
-    class_map: ClassMap,
-    reporter: Reporter,
-) -> None:
-    """Prints what is about to happen."""
-    options, parameters = plan.options, sum(p.numel() for p in module.stemmed.parameters())
-    reporter.heading(f"Training {plan.network.architecture} (width {plan.network.width}, {parameters:,} parameters)")
-    several = f" in {processes} processes" if processes > 1 else ""
-    reporter.say(
-        f"  {len(plan.training)} training and {len(plan.validation)} validation patches, {len(class_map)} classes; "
-        f"{options.epochs} epochs of {plan.steps_per_epoch} steps of {options.batch_size} patches, "
-        f"{device.type}{several}, {options.precision}, preset {options.preset}"
-    )
-
-
 def step_note(loss: float, optimizer: torch.optim.Optimizer, batch_size: int, seconds: float) -> str:
     """``loss 0.412  rate 4.1e-03  12 patches/s  0.9 GiB``."""
     rate = optimizer.param_groups[0]["lr"]
     speed = f"  {batch_size / seconds:.1f} patches/s" if seconds > 0 else ""
     return f"loss {loss:.3f}  rate {rate:.1e}{speed}  {memory_gib():.1f} GiB"
-
-
-def memory_gib() -> float:
-    """Most memory that this process has held: of the GPU where there is one in use, else of the machine."""
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated() / 2**30
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
 
 
 def agreed(requested: bool, fabric: Fabric) -> bool:

@@ -145,6 +145,8 @@ def test_balance_by_hand():
     assert (first.pixels_balanced, second.pixels_balanced) == pytest.approx((0.925, 0.075))
     assert (first.draws_shuffled, second.draws_shuffled) == (1, 0.5)
     assert (first.draws_balanced, second.draws_balanced) == (1, 0.75)
+    # both patches belong to the first class, so copies of both would change nothing
+    assert (first.elastic_rate, first.pixels_elastic, second.pixels_elastic) == pytest.approx((0, 0.95, 0.05))
 
 
 def test_probabilities_are_those_of_the_sampler():

@@ -22,7 +22,7 @@ from dmmn_qp.slides import (
     tifffile_reader,
 )
 from dmmn_qp.slides.base import resolve_mpp
-from dmmn_qp.slides.cached import CachedFields, TileBudget
+from dmmn_qp.slides.cached import CachedFields, TileBudget, tiles_bytes
 from dmmn_qp.slides.transformed import Crop, Placement, Rotate, TransformedSlide
 from dmmn_qp.specs import PatchSpec
 from tests.conftest import CMU_1, DEMO
@@ -211,6 +211,11 @@ class TestEveryReader:
         k = -(-max(rows, columns) // 128)
         assert picture.shape == (-(-rows // k), -(-columns // k), 3)
         assert abs(float(picture[:60, :60].mean()) - 127.5) < 2
+
+
+def test_tiles_of_regions_are_counted_once():
+    """Tiles of 128 px and 3 bytes: the first region touches 2 x 1, the second 1 x 2 with one in common."""
+    assert tiles_bytes([Region(-1, 0, 2, 128), Region(0, 0, 10, 129)]) == 3 * 128 * 128 * 3
 
 
 def test_tile_budget_drops_the_oldest():

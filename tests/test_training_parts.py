@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 
-from dmmn_qp.augment import Augmentation
 from dmmn_qp.balance import class_balanced_draws, class_weights, shuffled_draws
 from dmmn_qp.errors import DatasetError
 from dmmn_qp.losses import partial_cross_entropy
@@ -106,64 +105,6 @@ def test_class_never_predicted_has_precision_zero():
 def test_nothing_labelled():
     metrics = Metrics.from_confusion(confusion_matrix(np.zeros((2, 2), np.uint8), np.ones((2, 2), np.uint8), 2))
     assert math.isnan(metrics.mean_iou) and math.isnan(metrics.accuracy)
-
-
-def change(angle=0.0, zoom=1.0, flip=False, gain=(1, 1, 1), offset=0.0):
-    return Augmentation(angle, zoom, flip, np.array(gain, np.float32), offset)
-
-
-@pytest.mark.parametrize(
-    ("moved", "expected"),
-    [
-        (change(), lambda a: a),
-        (change(angle=math.pi / 2), np.rot90),
-        (change(angle=math.pi), lambda a: np.rot90(a, 2)),
-        (change(flip=True), lambda a: a[::-1]),
-        (change(angle=math.pi / 2, flip=True), lambda a: np.rot90(a)[::-1]),
-    ],
-)
-def test_quarter_turns_and_flips_are_exact(moved, expected):
-    labels = np.arange(16, dtype=np.uint8).reshape(4, 4)
-    margin = moved.margin_px(4)
-    assert np.array_equal(moved.move(np.pad(labels, margin), 4, labels=True), expected(labels))
-    pixels = np.stack([np.pad(labels, margin)] * 3, axis=-1)
-    assert np.abs(moved.move(pixels, 4, labels=False)[..., 1].astype(int) - expected(labels)).max() <= 1
-
-
-def test_zoom_is_about_the_centre():
-    source = np.pad(np.full((2, 2), 9, np.uint8), 11)  # 2 px in the middle
-    assert (change(zoom=0.5).move(source, 8, labels=True) == 9).sum() == 16
-
-
-def test_drawn_changes_stay_inside_their_margin():
-    for seed in range(50):
-        drawn = Augmentation.draw(np.random.default_rng(seed))
-        margin = drawn.margin_px(32)
-        inside = drawn.move(np.ones((32 + 2 * margin,) * 2, np.uint8), 32, labels=True)
-        assert inside.all()  # nothing from beyond the source
-        assert 0.8 <= drawn.zoom <= 1.25
-
-
-def test_magnifications_stay_concentric():
-    """A disc about the patch's centre is about that centre at every magnification after any change."""
-    for seed in range(5):
-        drawn = Augmentation.draw(np.random.default_rng(seed))
-        margin = drawn.margin_px(64)
-        side = 64 + 2 * margin
-        y, x = np.mgrid[:side, :side] + 0.5 - side / 2
-        for radius in (20, 10, 5):
-            disc = drawn.move(((np.hypot(x, y) < radius) * 255).astype(np.uint8), 64, labels=True) > 0
-            ys, xs = np.nonzero(disc)
-            assert abs(ys.mean() - 31.5) < 0.5 and abs(xs.mean() - 31.5) < 0.5
-            assert disc.sum() == pytest.approx(math.pi * (radius / drawn.zoom) ** 2, rel=0.15)
-
-
-def test_recolouring_is_per_channel_and_bounded():
-    recolored = change(gain=(1, 2, 0.5), offset=0.1)
-    pixels = np.array([[[0, 128, 255]]], np.uint8)
-    expected = [0.1, (128 / 255 - 0.5) * 2 + 0.6, 0.5 * 0.5 + 0.6]
-    assert recolored.recolor(pixels)[0, 0] == pytest.approx([round(255 * v) for v in expected], abs=1)
-    assert recolored.recolor(np.full((2, 2, 3), 255, np.uint8)).max() == 255
 
 
 @pytest.mark.parametrize(("word", "split"), [("train", "train"), (" Validation ", "val"), ("TEST", "test")])

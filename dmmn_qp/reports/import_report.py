@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from dmmn_qp import __version__
-from dmmn_qp.balance import MIN_CLASS_FRACTION, balanced_probabilities
+from dmmn_qp.balance import MIN_CLASS_FRACTION, ElasticRule, balanced_probabilities, suggested_rates
 from dmmn_qp.choices import SPLITS, Split
 from dmmn_qp.patches import PatchRef
 from dmmn_qp.reports.findings import find_findings
@@ -101,6 +101,8 @@ class ClassBalance(FileModel):
         pixels_balanced: Its part when the classes take turns.
         draws_shuffled: Part of the draws that show it when every patch is drawn equally often.
         draws_balanced: Part of the draws that show it when the classes take turns.
+        pixels_elastic: Its part of the labelled pixels after elastic balancing (paper, section 2.3).
+        elastic_rate: The rate r_c suggested for that.
     """
 
     class_name: str
@@ -108,6 +110,8 @@ class ClassBalance(FileModel):
     pixels_balanced: float
     draws_shuffled: float
     draws_balanced: float
+    pixels_elastic: float
+    elastic_rate: int
 
 
 class ImportReport(FileModel):
@@ -238,7 +242,7 @@ def _class_figures(number: int, data: ImportedData, on_slides: list[SlideClassFi
 
 
 def class_balance(patches: list[PatchRef], names: tuple[str, ...]) -> tuple[ClassBalance, ...]:
-    """What training sees of each class, without and with balancing.
+    """What training sees of each class, without and with balancing; elastic rates are the suggested ones.
 
     Args:
         patches: The training patches.
@@ -251,7 +255,10 @@ def class_balance(patches: list[PatchRef], names: tuple[str, ...]) -> tuple[Clas
         return ()
     shows = _shows(tuple(patches), len(names))
     shuffled, balanced = np.full(len(patches), 1 / len(patches)), balanced_probabilities(patches)
-    pixels = [weights @ counts / (weights @ counts).sum() for weights in (shuffled, balanced)]
+    order = tuple(range(1, len(names) + 1))
+    elastic = ElasticRule(order, suggested_rates(patches, order))
+    seen = (shuffled @ counts, balanced @ counts, elastic.balanced_pixels(patches))
+    pixels = [of_class / of_class.sum() for of_class in seen]
     draws = [weights @ shows for weights in (shuffled, balanced)]
     return tuple(
         ClassBalance(
@@ -260,6 +267,8 @@ def class_balance(patches: list[PatchRef], names: tuple[str, ...]) -> tuple[Clas
             pixels_balanced=float(pixels[1][i]),
             draws_shuffled=float(draws[0][i]),
             draws_balanced=float(draws[1][i]),
+            pixels_elastic=float(pixels[2][i]),
+            elastic_rate=elastic.rates[i],
         )
         for i, name in enumerate(names)
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -12,8 +13,11 @@ from dmmn_qp.regions import Region
 from dmmn_qp.slides.base import RgbArray, Slide, read_field
 from dmmn_qp.specs import PatchGrid
 
-TILE = 512
-DEFAULT_BUDGET_BYTES = 384 * 1024**2
+TILE = 128
+"""Small, so that little is decoded that nobody asked for where slides are too many to be kept."""
+
+MIB = 2**20
+DEFAULT_BUDGET_BYTES = 384 * MIB
 
 
 @dataclass(slots=True)
@@ -38,6 +42,16 @@ class TileBudget:
         while self.used_bytes > self.limit_bytes and len(self.tiles) > 1:
             _, dropped = self.tiles.popitem(last=False)
             self.used_bytes -= dropped.nbytes
+
+
+def tiles_bytes(regions: Sequence[Region]) -> int:
+    """What the tiles of some regions of one slide at one magnification take in memory; shared ones count once."""
+    left, top = min(r.x for r in regions) // TILE, min(r.y for r in regions) // TILE
+    right, bottom = (-(-max(ends) // TILE) for ends in ([r.right for r in regions], [r.bottom for r in regions]))
+    touched = np.zeros((bottom - top, right - left), bool)
+    for r in regions:
+        touched[r.y // TILE - top : -(-r.bottom // TILE) - top, r.x // TILE - left : -(-r.right // TILE) - left] = True
+    return int(touched.sum()) * TILE * TILE * 3
 
 
 class CachedFields:

@@ -1,0 +1,250 @@
+"""What a training will do, settled before its first step: patches, draws, network, optimiser, processes."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from lightning_fabric import Fabric
+from torch import nn
+from torch.utils.data import DataLoader
+
+from dmmn_qp.architectures import ARCHITECTURES, build_network
+from dmmn_qp.architectures.supervision import SupervisedBranches
+from dmmn_qp.augment import AugmentRules
+from dmmn_qp.balance import Draw, ElasticRule, TrainingDraws
+from dmmn_qp.checkpoint import InputConvention, NetworkOptions
+from dmmn_qp.config import TrainOptions
+from dmmn_qp.dataset import Dataset
+from dmmn_qp.devices import available_cores, choose_bf16
+from dmmn_qp.errors import TrainingError
+from dmmn_qp.fine_tuning import Inherited, freeze_encoders, network_of_model, start_from
+from dmmn_qp.patches import PatchRef, training_pixels
+from dmmn_qp.reporting import Reporter
+from dmmn_qp.slides.cached import DEFAULT_BUDGET_BYTES, MIB
+from dmmn_qp.slides.finding import SlidesRoot
+from dmmn_qp.specs import ClassMap
+from dmmn_qp.torch_dataset import EpochDraws, Example, PatchExamples, WideExample, make_loader
+
+WIDTH_ON_CPU = 8
+WARM_UP = 0.15
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingPlan:
+    """What a training will do, before anything is computed.
+
+    Attributes:
+        options: With everything resolved: nothing depends on the machine any more.
+        training: Patches to train on.
+        validation: Patches to validate on.
+        draws: What the sampler draws from, with N_c of Eq. 2.
+        steps_per_epoch: Optimiser steps of an epoch.
+        network: What the network is built from.
+        convention: How pixels become its input.
+        licence: Licence of the weights that it starts from.
+        attribution: Whom that licence asks to name.
+    """
+
+    options: TrainOptions
+    training: list[PatchRef]
+    validation: list[PatchRef]
+    draws: TrainingDraws
+    steps_per_epoch: int
+    network: NetworkOptions
+    convention: InputConvention
+    licence: str | None = None
+    attribution: str | None = None
+
+    @property
+    def total_steps(self) -> int:
+        """Optimiser steps of the whole training."""
+        return self.options.epochs * self.steps_per_epoch
+
+
+def make_plan(dataset: Dataset, options: TrainOptions, device: torch.device, reporter: Reporter) -> TrainingPlan:
+    """Resolves what depends on the dataset, the machine or the model to start from."""
+    patches = dataset.patches()
+    training = [p for p in patches if p.split == "train"]
+    validation = [p for p in patches if p.split == "val"]
+    training_pixels(patches, dataset.class_map)
+    draws = training_draws(training, dataset.class_map, options)
+    if not validation:
+        reporter.warn("no validation slide: the best epoch is chosen on the training slides, which flatters it")
+        validation = training
+    if options.start_from is None:
+        built = NetworkOptions(
+            architecture=options.architecture,
+            width=options.width or default_width(options, device),
+            norm=options.norm,
+            stem=options.stem,
+        )
+        inherited = Inherited(built, InputConvention())
+    else:
+        inherited = network_of_model(options.start_from, dataset.patch_spec)
+    network = inherited.network
+    steps = options.steps_per_epoch or math.ceil(draws.pass_length / options.batch_size)
+    several = processes_of(options) > 1
+    bf16 = choose_bf16("fp32" if several and options.precision == "auto" else options.precision, device)
+    resolved = options.model_copy(
+        update={
+            "architecture": network.architecture,
+            "width": network.width,
+            "norm": network.norm,
+            "stem": network.stem,
+            "steps_per_epoch": steps,
+            "precision": "bf16" if bf16 else "fp32",
+        }
+    )
+    return TrainingPlan(resolved, training, validation, draws, steps, *inherited)
+
+
+def training_draws(training: Sequence[PatchRef], class_map: ClassMap, options: TrainOptions) -> TrainingDraws:
+    """What the sampler asked for draws from.
+
+    Raises:
+        ConfigError: The class order or the rates do not fit the classes.
+    """
+    elastic = None
+    if options.sampler == "elastic":
+        elastic = ElasticRule.of_options(class_map, training, options.class_order, options.rates)
+    return TrainingDraws(training, options.sampler, options.seed, elastic)
+
+
+def default_width(options: TrainOptions, device: torch.device) -> int:
+    """The paper's base width of the architecture; a narrow one on a CPU, but for the paper's own presets."""
+    if (device.type == "cpu" and options.preset == "fast") or options.architecture not in ARCHITECTURES:
+        return WIDTH_ON_CPU
+    return ARCHITECTURES[options.architecture].paper_width
+
+
+def processes_of(options: TrainOptions) -> int:
+    """Number of processes that train together: those of a launcher such as torchrun, else as many as devices."""
+    return int(os.environ.get("WORLD_SIZE", "1")) if "WORLD_SIZE" in os.environ else options.devices
+
+
+def make_fabric(options: TrainOptions, device: torch.device) -> Fabric:
+    """Lightning Fabric for the device, the precision and the processes; it starts those that are missing.
+
+    Raises:
+        TrainingError: A batch cannot be divided evenly.
+    """
+    world = processes_of(options)
+    if options.batch_size % world:
+        raise TrainingError(
+            f"batches of {options.batch_size} cannot be divided among {world} processes; choose a --batch-size that "
+            f"is a multiple of {world}"
+        )
+    local = int(os.environ.get("LOCAL_WORLD_SIZE", world))
+    fabric = Fabric(
+        accelerator=device.type,
+        devices=local,
+        num_nodes=world // local,
+        strategy="ddp" if world > 1 else "auto",
+        precision="bf16-mixed" if options.precision == "bf16" else "32-true",
+    )
+    if world > 1:
+        fabric.launch()
+    return fabric
+
+
+def make_module(plan: TrainingPlan, dataset: Dataset) -> SupervisedBranches:
+    """The network in training, with random weights or those of the model to start from."""
+    spec, classes = dataset.patch_spec, len(dataset.class_map)
+    network = build_network(
+        plan.network.architecture,
+        classes=classes,
+        width=plan.network.width,
+        magnifications=len(spec.mpps),
+        size_px=spec.size_px,
+        norm=plan.network.norm,
+        stem=plan.network.stem,
+    )
+    if plan.options.start_from is not None:
+        start_from(network, plan.options.start_from, dataset.class_map)
+    module = SupervisedBranches(network, classes, plan.network.width if plan.options.branch_loss else None)
+    freeze_encoders(network, plan.options.freeze)
+    return module.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+
+
+def make_batches(
+    dataset: Dataset, plan: TrainingPlan, fabric: Fabric, slides_roots: Sequence[SlidesRoot], reporter: Reporter
+) -> tuple[DataLoader[Example | WideExample], EpochDraws, DataLoader[Example | WideExample]]:
+    """Training batches with the draws that lead them, and validation batches; of each this process's part."""
+    options, rank, world = plan.options, fabric.global_rank, fabric.world_size
+    workers = options.workers if options.workers is not None else min(8, available_cores() // 2)
+    every_target = len(dataset.patch_spec.mpps) if options.branch_loss else 1
+
+    def drawn(epoch: int) -> list[Draw]:
+        return plan.draws.of_epoch(epoch, plan.steps_per_epoch * options.batch_size)[rank::world]
+
+    epoch_draws = EpochDraws(drawn)
+    cache_bytes = DEFAULT_BUDGET_BYTES if options.cache_mib is None else options.cache_mib * MIB
+    examples = PatchExamples(
+        dataset,
+        plan.training,
+        augment=AugmentRules(options.color, options.zoom),
+        jitter_px=options.jitter_px,
+        targets=every_target,
+        wide=fabric.device.type == "cuda",
+        slides_roots=slides_roots,
+        reduction=plan.convention.reduction,
+        cache_bytes=cache_bytes,
+    )
+    reporter.say(
+        f"  tissue around the training patches: {examples.tiles_bytes() / MIB:,.0f} MiB decoded; each of "
+        f"{max(1, workers)} reading processes keeps {cache_bytes // MIB:,} MiB at most (--cache)"
+    )
+    unchanged = PatchExamples(
+        dataset, plan.validation, augment=None, slides_roots=slides_roots, reduction=plan.convention.reduction
+    )
+    mine = [Draw(i, seed=0) for i in range(len(plan.validation))][rank::world]
+    return (
+        make_loader(examples, epoch_draws, options.batch_size // world, workers),
+        epoch_draws,
+        make_loader(unchanged, EpochDraws(lambda _: mine), max(1, options.batch_size // world), min(workers, 1)),
+    )
+
+
+def make_optimizer(
+    network: nn.Module, options: TrainOptions, total_steps: int
+) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler | None]:
+    """SGD with a constant rate (section 2.5), or AdamW with a one-cycle rate."""
+    trained = [p for p in network.parameters() if p.requires_grad]
+    if options.optimizer == "sgd":
+        sgd = torch.optim.SGD(
+            trained, lr=options.learning_rate, momentum=options.momentum, weight_decay=options.weight_decay
+        )
+        return sgd, None
+    kernels = [p for p in trained if p.ndim > 1]
+    others = [p for p in trained if p.ndim <= 1]  # biases and normalisation are not decayed
+    adamw = torch.optim.AdamW(
+        [{"params": kernels, "weight_decay": options.weight_decay}, {"params": others, "weight_decay": 0.0}],
+        lr=options.learning_rate,
+    )
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        adamw, options.learning_rate, total_steps=total_steps, pct_start=WARM_UP
+    )
+    return adamw, schedule
+
+
+def say_plan(
+    plan: TrainingPlan,
+    module: SupervisedBranches,
+    device: torch.device,
+    processes: int,
+    class_map: ClassMap,
+    reporter: Reporter,
+) -> None:
+    """Prints what is about to happen."""
+    options, parameters = plan.options, sum(p.numel() for p in module.stemmed.parameters())
+    reporter.heading(f"Training {plan.network.architecture} (width {plan.network.width}, {parameters:,} parameters)")
+    several = f" in {processes} processes" if processes > 1 else ""
+    reporter.say(
+        f"  {len(plan.training)} training and {len(plan.validation)} validation patches, {len(class_map)} classes; "
+        f"{options.epochs} epochs of {plan.steps_per_epoch} steps of {options.batch_size} patches, "
+        f"{device.type}{several}, {options.precision}, preset {options.preset}"
+    )
