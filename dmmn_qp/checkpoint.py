@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import Field, ValidationError
@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save
 from torch import nn
 
 from dmmn_qp.architectures import ARCHITECTURES, build_network
-from dmmn_qp.choices import Norm, Stem
+from dmmn_qp.choices import Channels, Norm, Reduction, Stem
 from dmmn_qp.config import explain
 from dmmn_qp.errors import ModelError
 from dmmn_qp.outputs import new_file, write_json
@@ -20,6 +20,15 @@ from dmmn_qp.specs import ClassMap, FileModel, PatchSpec
 
 CARD = "model.json"
 WEIGHTS = "weights.safetensors"
+
+MAX_WIDTH = 512
+"""Largest base width f that a model may have."""
+
+DEMO_MODEL = "demo"
+"""Folder of the model that comes with the project; it is never taken unless it is named."""
+
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 class NetworkOptions(FileModel):
@@ -30,35 +39,48 @@ class NetworkOptions(FileModel):
         width: Base width f.
         norm: Normalisation after each convolution.
         stem: Resolution at which it computes.
+        reserved_outputs: How many outputs come before those of the classes. They stand for nothing that can be
+            predicted: the authors' own networks keep output 0 for "unlabelled".
     """
 
     architecture: str
-    width: int = Field(ge=1, le=512)
+    width: int = Field(ge=1, le=MAX_WIDTH)
     norm: Norm = "none"
     stem: Stem = "full"
+    reserved_outputs: int = Field(default=0, ge=0, le=8)
 
 
 class InputConvention(FileModel):
-    """How pixels become the network's input.
+    """How pixels become the network's input: ``(value * scale - mean) / std`` for each channel.
+
+    Outside the slide a pixel is 0 as in a black picture, before all of this. The authors' networks were given the
+    same.
 
     Attributes:
         channels: Order of the colour channels.
         scale: Factor on uint8 values.
+        mean: Subtracted after scaling, in the order of ``channels``; None subtracts nothing.
+        std: Divided by after that, in the order of ``channels``; None divides by nothing.
         reduction: How a lower magnification is made from finer pixels.
     """
 
-    channels: Literal["RGB"] = "RGB"
-    scale: float = 1 / 255
-    reduction: Literal["area"] = "area"
+    channels: Channels = "RGB"
+    scale: Positive = 1 / 255
+    mean: tuple[Finite, Finite, Finite] | None = None
+    std: tuple[Positive, Positive, Positive] | None = None
+    reduction: Reduction = "area"
 
 
 class ModelCard(FileModel):
     """Content of ``model.json``: all that prediction needs to know.
 
+    A key that an older card lacks has its default, which is what older versions did.
+
     Attributes:
         format_version: Version of this format.
         name: Name of the model.
-        network: What the network is built from; output ``i`` is the class of label ``i + 1``.
+        network: What the network is built from; after the reserved outputs, output ``i`` is the class of label
+            ``i + 1``.
         class_map: The classes.
         patch_spec: The patch geometry.
         input: How pixels become its input.
@@ -66,6 +88,7 @@ class ModelCard(FileModel):
         provenance: Where it comes from (run id, dataset, versions).
         created: When it was made, UTC.
         licence: Licence of the weights, where one is stated.
+        attribution: Whom to name, where the licence asks for it.
     """
 
     format_version: Literal[1] = 1
@@ -78,6 +101,7 @@ class ModelCard(FileModel):
     provenance: dict[str, Any] = Field(default_factory=dict)
     created: str
     licence: str | None = None
+    attribution: str | None = None
 
     def build(self) -> nn.Module:
         """A network of this kind with fresh weights.
@@ -87,7 +111,7 @@ class ModelCard(FileModel):
         """
         return build_network(
             self.network.architecture,
-            classes=len(self.class_map),
+            classes=self.network.reserved_outputs + len(self.class_map),
             width=self.network.width,
             magnifications=len(self.patch_spec.mpps),
             size_px=self.patch_spec.size_px,
@@ -113,7 +137,7 @@ def load_card(folder: Path) -> ModelCard:
     path = folder / CARD
     if not path.is_file():
         raise ModelError(
-            f'"{folder}" is not a model (it has no {CARD}); train one with dmmn-qp train, or name it with --model'
+            f'"{folder}" is not a model (it has no {CARD}); name the folder of one, or train one with dmmn-qp train'
         )
     try:
         card = ModelCard.model_validate_json(path.read_bytes())
@@ -152,14 +176,16 @@ def load_model(folder: Path) -> tuple[ModelCard, nn.Module]:
 
 
 def newest_model(models: Path) -> Path:
-    """The model of a folder of models that was made last, by its card.
+    """The model of a folder of models that was made last, by its card; never the one that comes with the project.
 
     Raises:
         ModelError: There is none.
     """
-    folders = [path.parent for path in models.glob(f"*/{CARD}") if not path.parent.name.startswith(".")]
-    if not folders:
-        raise ModelError(f'no model in "{models}"; train one with dmmn-qp train, or name one with --model')
+    folders = {path.parent for path in models.glob(f"*/{CARD}") if not path.parent.name.startswith(".")}
+    if not folders - {models / DEMO_MODEL}:
+        shipped = f" (such as {models / DEMO_MODEL}, made from drawings)" if folders else ""
+        raise ModelError(f'no model in "{models}"; train one with dmmn-qp train, or name one with --model{shipped}')
+    folders.discard(models / DEMO_MODEL)
     return max(folders, key=lambda folder: (load_card(folder).created, folder.name))
 
 

@@ -16,6 +16,15 @@ Norm = Literal["none", "batch", "group"]
 Stem = Literal["full", "half", "quarter"]
 """Resolution at which a network computes; the paper's is full."""
 
+Channels = Literal["RGB", "BGR"]
+"""Order of the colour channels that a network is given."""
+
+Reduction = Literal["area", "decimate"]
+"""How a lower magnification is made from finer pixels: their mean, or every ``2**m``-th pixel of the finest."""
+
+ExportFormat = Literal["torchscript", "onnx"]
+"""Files for other programs that a model can be written as."""
+
 LossMean = Literal["patch", "labelled"]
 """What the loss is divided by: all pixels (Eq. 1), or the weights of the labelled ones."""
 

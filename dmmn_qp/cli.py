@@ -15,7 +15,7 @@ import typer
 from typer.core import TyperGroup
 
 from dmmn_qp import __version__
-from dmmn_qp.choices import Device, Freeze, OverlapRule, Precision, Preset, Reader, Split
+from dmmn_qp.choices import Device, ExportFormat, Freeze, OverlapRule, Precision, Preset, Reader, Split
 from dmmn_qp.config import ConfigFile, import_options, load_config, predict_options, train_options
 from dmmn_qp.errors import ConfigError, DmmnQpError
 from dmmn_qp.outputs import write_json
@@ -421,6 +421,85 @@ def architectures_command(
         "MiB: training in fp32 takes at least the first for each target of a batch (activations kept for the backward\n"
         "pass), and once the second (parameters, gradients, AdamW)."
     )
+
+
+models_app = typer.Typer(no_args_is_help=True, help="Looks at models, takes over the authors', and exports them.")
+app.add_typer(models_app, name="models")
+
+ModelArgument = Annotated[Path, typer.Argument(help="Model folder.", show_default=False)]
+
+
+@models_app.command("show")
+def show_model_command(
+    model: ModelArgument,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Says what a model is: classes, network, input, figures, licence."""
+    from dmmn_qp.model_summary import summarise
+
+    summary = summarise(model)
+    if as_json:
+        typer.echo(json.dumps(summary.as_json(), indent=2, ensure_ascii=False))
+        return
+    reporter = Reporter()
+    name, *lines = summary.lines()
+    reporter.heading(name)
+    for line in lines:
+        reporter.say(line)
+
+
+@models_app.command("import-official")
+def import_official_command(
+    file: Annotated[
+        Path, typer.Argument(help="Checkpoint of the authors' program, such as DMMN-breast.pkl.", show_default=False)
+    ],
+    preset: Annotated[
+        str, typer.Option(help="Which model it is: msk-breast, msk-ovary or msk-osteosarcoma.", show_default=False)
+    ],
+    out: Annotated[
+        Path | None, typer.Option(help="Model folder to write; default models/<preset>.", show_default=False)
+    ] = None,
+    classes: Annotated[
+        str | None,
+        typer.Option(help="Names A,B,... of the outputs from 1 on; default the preset's.", show_default=False),
+    ] = None,
+    overwrite: OverwriteOption = False,
+) -> None:
+    """Makes a model folder of a checkpoint that the paper's authors publish."""
+    from dmmn_qp.official import import_official
+
+    folder = out or MODELS / preset
+    card = import_official(file, preset, folder, classes.split(",") if classes else None, overwrite=overwrite)
+    reporter = Reporter()
+    reporter.heading(f"{card.name}: {', '.join(card.class_map.names)}")
+    reporter.say(f"  licence of the model: {card.licence}")
+    reporter.say(f"  {card.attribution}")
+    reporter.say(f"Wrote {folder}/  Next: dmmn-qp predict slide.svs{_if('--model', folder, None)}")
+
+
+@models_app.command("export")
+def export_model_command(
+    model: ModelArgument,
+    file_format: Annotated[ExportFormat, typer.Option("--format", help="Kind of file.")] = "onnx",
+    out: Annotated[
+        Path | None, typer.Option(help="File to write; default beside the model folder.", show_default=False)
+    ] = None,
+    overwrite: OverwriteOption = False,
+) -> None:
+    """Writes a model as one file for other programs: one field in, one target out."""
+    from dmmn_qp.checkpoint import load_card
+    from dmmn_qp.export import export_model, field_px
+
+    path = export_model(model, file_format, out, overwrite=overwrite)
+    card = load_card(model)
+    side_px, mpp = field_px(card.patch_spec), card.patch_spec.mpps[0]
+    reporter = Reporter()
+    reporter.say(
+        f"Wrote {path}: RGB 0 .. 255 (batch, 3, {side_px}, {side_px}) float32 at {mpp:g} um/px -> "
+        f"logits (batch, {len(card.class_map)}, {card.patch_spec.size_px}, {card.patch_spec.size_px}) of its middle"
+    )
+    if card.licence:
+        reporter.say(f"  licence of the model: {card.licence}")
 
 
 def _numbers(text: str | None) -> tuple[float, ...] | None:

@@ -1,10 +1,11 @@
-"""Where to compute, how precisely, and how pixels become a network's input."""
+"""Where to compute, how precisely, how pixels become a network's input, and its output labels."""
 
 from __future__ import annotations
 
 import os
 import resource
 import sys
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING
 
@@ -72,9 +73,39 @@ def network_inputs(images: Tensor, convention: InputConvention, device: torch.de
     """
     on_device = images.to(device, non_blocking=True)
     return [
-        (on_device[:, m].float() * convention.scale).contiguous(memory_format=torch.channels_last)
+        network_input(on_device[:, m], convention).contiguous(memory_format=torch.channels_last)
         for m in range(images.shape[1])
     ]
+
+
+def network_input(image: Tensor, convention: InputConvention) -> Tensor:
+    """One magnification's RGB pixels 0 .. 255, (B, 3, S, S) of any type -> float32 in the convention's order and scale.
+
+    It divides by 1 / scale: 1 / 255 has no exact binary form, and a product with it would differ from what other
+    programs, the authors' among them, make of the same pixels.
+    """
+    if convention.channels == "BGR":
+        image = image.flip(1)
+    scaled = image.float() / (1 / convention.scale)
+    if convention.mean is not None:
+        scaled = scaled - _per_channel(convention.mean, scaled)
+    if convention.std is not None:
+        scaled = scaled / _per_channel(convention.std, scaled)
+    return scaled
+
+
+def _per_channel(values: Sequence[float], like: Tensor) -> Tensor:
+    return torch.tensor(values, dtype=like.dtype, device=like.device).reshape(1, 3, 1, 1)
+
+
+def class_logits(logits: Tensor, n_classes: int) -> Tensor:
+    """What a network gives, (B, reserved + C, S, S), without the outputs that stand for no class: (B, C, S, S)."""
+    return logits[:, logits.shape[1] - n_classes :]
+
+
+def predicted_labels(logits: Tensor, n_classes: int) -> Tensor:
+    """What a network gives, (B, reserved + C, S, S) -> the likeliest class of each pixel: (B, S, S) uint8, 1 .. C."""
+    return (class_logits(logits, n_classes).argmax(dim=1) + 1).to(torch.uint8)
 
 
 def mean_of_processes(value: Tensor, fabric: Fabric) -> Tensor:

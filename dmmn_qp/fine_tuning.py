@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import NamedTuple
 
 from torch import nn
 
@@ -13,8 +14,24 @@ from dmmn_qp.errors import ModelError
 from dmmn_qp.specs import ClassMap, PatchSpec
 
 
-def network_of_model(model: Path, patch_spec: PatchSpec) -> tuple[NetworkOptions, InputConvention]:
-    """What a network that starts from a model is built from, and how pixels become its input.
+class Inherited(NamedTuple):
+    """What a model takes over from the one that it starts from.
+
+    Attributes:
+        network: What the network is built from; all its outputs are classes.
+        convention: How pixels become its input.
+        licence: Licence of the weights: what is trained from them is under it too.
+        attribution: Whom to name.
+    """
+
+    network: NetworkOptions
+    convention: InputConvention
+    licence: str | None = None
+    attribution: str | None = None
+
+
+def network_of_model(model: Path, patch_spec: PatchSpec) -> Inherited:
+    """What training from a model takes over from it, its weights apart.
 
     Raises:
         ModelError: The model is missing or damaged, or was trained on patches of another geometry.
@@ -25,7 +42,8 @@ def network_of_model(model: Path, patch_spec: PatchSpec) -> tuple[NetworkOptions
             f'model "{model}" sees {card.patch_spec.size_px} px at {_mpps(card.patch_spec)} um/px, the dataset has '
             f"{patch_spec.size_px} px at {_mpps(patch_spec)}; import with --mpps {_mpps(card.patch_spec)}"
         )
-    return card.network, card.input
+    network = card.network.model_copy(update={"reserved_outputs": 0})
+    return Inherited(network, card.input, card.licence, card.attribution)
 
 
 def start_from(network: Stemmed, model: Path, class_map: ClassMap) -> list[str]:
@@ -47,7 +65,7 @@ def start_from(network: Stemmed, model: Path, class_map: ClassMap) -> list[str]:
     card, trained = load_model(model)
     state, own = trained.state_dict(), network.state_dict()
     known = {name: i for i, name in enumerate(card.class_map.names)}
-    first = len(next(v for k, v in state.items() if k == _OUTPUT_BIAS)) - len(known)  # outputs that stand for no class
+    first = card.network.reserved_outputs
     for key in (_OUTPUT_WEIGHT, _OUTPUT_BIAS):
         rows = own[key].clone()
         for i, name in enumerate(class_map.names):

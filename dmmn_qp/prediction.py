@@ -12,10 +12,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from dmmn_qp.checkpoint import InputConvention, ModelCard, load_model
+from dmmn_qp.checkpoint import ModelCard, load_model
 from dmmn_qp.config import PredictOptions
 from dmmn_qp.dataset import LABELS_SUFFIX, Dataset, SlideRecord, create_label_raster
-from dmmn_qp.devices import autocast, choose_bf16, choose_device, network_inputs
+from dmmn_qp.devices import autocast, choose_bf16, choose_device, network_inputs, predicted_labels
 from dmmn_qp.errors import OutputExistsError, SlideError
 from dmmn_qp.outputs import RUN_FILE, new_file, write_json
 from dmmn_qp.provenance import describe_run, now
@@ -157,6 +157,8 @@ def predict(
     reporter.heading(f"Predicting {len(slides)} slides with {card.name} on {device.type}")
     if card.licence:
         reporter.say(f"  licence of the model: {card.licence}")
+    if card.attribution:
+        reporter.say(f"  {card.attribution}")
     written: list[Path] = []
     for slide in slides:
         with _open(slide, options) as opened:
@@ -210,7 +212,7 @@ def _predict_one(
         new_file(labels_path) as temporary,
         create_label_raster(temporary, (rows, columns), card.class_map) as raster,
     ):
-        for block, labels in predict_blocks(slide, grid, network, card.input, device, bf16, options.batch_size):
+        for block, labels in predict_blocks(slide, grid, network, card, device, bf16, options.batch_size):
             raster.write(block, labels)
             task.advance(block.width * block.height // size**2)
     for suffix, write in WRITERS.items():
@@ -223,7 +225,7 @@ def predict_blocks(
     slide: Slide,
     grid: PatchGrid,
     network: nn.Module,
-    convention: InputConvention,
+    card: ModelCard,
     device: torch.device,
     bf16: bool,
     batch_size: int,
@@ -242,7 +244,9 @@ def predict_blocks(
     blocks = list(whole.tiles(BLOCK_TARGETS * size))
 
     def read(block: Region) -> list[RgbArray]:
-        return [read_field(slide, grid, m, grid.field(block, m)) for m in range(len(grid.spec.mpps))]
+        return [
+            read_field(slide, grid, m, grid.field(block, m), card.input.reduction) for m in range(len(grid.spec.mpps))
+        ]
 
     with ThreadPoolExecutor(1) as reader:
         ahead = reader.submit(read, blocks[0])
@@ -250,7 +254,7 @@ def predict_blocks(
             fields = ahead.result()
             if i + 1 < len(blocks):
                 ahead = reader.submit(read, blocks[i + 1])
-            yield block, _predict_block(block, fields, grid, network, convention, device, bf16, batch_size)
+            yield block, _predict_block(block, fields, grid, network, card, device, bf16, batch_size)
 
 
 def _predict_block(
@@ -258,7 +262,7 @@ def _predict_block(
     fields: Sequence[RgbArray],
     grid: PatchGrid,
     network: nn.Module,
-    convention: InputConvention,
+    card: ModelCard,
     device: torch.device,
     bf16: bool,
     batch_size: int,
@@ -271,9 +275,9 @@ def _predict_block(
         batch = corners[start : start + batch_size]
         images = np.stack([[_cut(field, y >> m, x >> m, size) for m, field in enumerate(fields)] for y, x in batch])
         with torch.inference_mode(), autocast(device, bf16):
-            inputs = network_inputs(torch.from_numpy(images).permute(0, 1, 4, 2, 3), convention, device)
-            logits = network(inputs)  # (B, C, S, S)
-            predicted = (logits.argmax(dim=1) + 1).to(torch.uint8).cpu().numpy()
+            inputs = network_inputs(torch.from_numpy(images).permute(0, 1, 4, 2, 3), card.input, device)
+            logits = network(inputs)  # (B, reserved + C, S, S)
+            predicted = predicted_labels(logits, len(card.class_map)).cpu().numpy()
         for (y, x), target in zip(batch, predicted, strict=True):
             labels[y : y + size, x : x + size] = target
     return labels

@@ -16,6 +16,7 @@ from torch.utils.data import Dataset as TorchDataset
 from dmmn_qp.augment import Augmentation, AugmentRules
 from dmmn_qp.augment.on_device import DrawnChange, augment_on_device, wide_margin_px
 from dmmn_qp.balance import Draw
+from dmmn_qp.choices import Reduction
 from dmmn_qp.dataset import Dataset, LabelRaster
 from dmmn_qp.patches import PatchRef
 from dmmn_qp.rasterize import LabelArray
@@ -65,6 +66,7 @@ class PatchExamples(TorchDataset[Example | WideExample]):
         targets: Number of magnifications T whose labels are wanted; 1 is that of the target alone.
         wide: Whether to give `WideExample` for `augment_on_device`, which changes them where the network computes.
         slides_roots: Where to look for slides that have been moved.
+        reduction: How the model wants lower magnifications made.
         cache_bytes: Most that decoded tiles take in each process.
     """
 
@@ -78,6 +80,7 @@ class PatchExamples(TorchDataset[Example | WideExample]):
         targets: int = 1,
         wide: bool = False,
         slides_roots: Sequence[SlidesRoot] = (),
+        reduction: Reduction = "area",
         cache_bytes: int = DEFAULT_BUDGET_BYTES,
     ) -> None:
         self._dataset = dataset
@@ -87,6 +90,7 @@ class PatchExamples(TorchDataset[Example | WideExample]):
         self._targets = targets
         self._wide = wide
         self._slides_roots = tuple(slides_roots)
+        self._reduction: Reduction = reduction
         self._open: dict[str, tuple[CachedFields, PatchGrid, LabelRaster]] = {}
         self._budget = TileBudget(cache_bytes)
 
@@ -149,7 +153,7 @@ class PatchExamples(TorchDataset[Example | WideExample]):
             record = self._dataset.record(slide_id)
             slide = self._dataset.open(record, self._slides_roots)
             grid = self._dataset.patch_spec.grid_of(record.mpp, slide_id)
-            fields = CachedFields(slide, grid, self._budget, len(self._open))
+            fields = CachedFields(slide, grid, self._budget, len(self._open), self._reduction)
             self._open[slide_id] = fields, grid, LabelRaster(self._dataset.mask_path(slide_id))
         return self._open[slide_id]
 

@@ -25,7 +25,7 @@ from dmmn_qp.balance import Draw, balance_counts, class_weights
 from dmmn_qp.checkpoint import CARD, InputConvention, ModelCard, load_model, save_model
 from dmmn_qp.config import TrainOptions
 from dmmn_qp.dataset import Dataset
-from dmmn_qp.devices import choose_device, mean_of_processes, memory_gib, network_inputs
+from dmmn_qp.devices import choose_device, mean_of_processes, memory_gib, network_inputs, predicted_labels
 from dmmn_qp.errors import DatasetError, OutputExistsError, TrainingError
 from dmmn_qp.fine_tuning import freeze_encoders
 from dmmn_qp.losses import supervised_losses
@@ -226,6 +226,7 @@ def look(
     network: Callable[[list[Tensor]], Tensor],
     batches: DataLoader[Example | WideExample],
     patches: Sequence[PatchRef],
+    n_classes: int,
     convention: InputConvention,
     device: torch.device,
 ) -> Iterator[PatchVerdict]:
@@ -235,13 +236,14 @@ def look(
         network: Images -> logits (B, C, S, S).
         batches: The patches as they are, in their order.
         patches: Their index.
+        n_classes: Number of classes C.
         convention: How pixels become the network's input.
         device: Where it computes.
     """
     remaining = iter(patches)
     with torch.inference_mode():
         for batch in batches:
-            predicted = (network(network_inputs(batch.images, convention, device)).argmax(dim=1) + 1).to(torch.uint8)
+            predicted = predicted_labels(network(network_inputs(batch.images, convention, device)), n_classes)
             for images, targets, labels in zip(batch.images, batch.targets, predicted.cpu().numpy(), strict=True):
                 patch, truth = next(remaining), targets[0].numpy()
                 labelled = truth != UNLABELLED
@@ -268,7 +270,7 @@ def validate(
     confusion = np.zeros((len(class_map), len(class_map)), np.int64)
     rows: list[NDArray[np.uint8]] = []
     network.eval()
-    verdicts = look(lambda images: network(images)[0], batches, mine, plan.convention, fabric.device)
+    verdicts = look(lambda images: network(images)[0], batches, mine, len(class_map), plan.convention, fabric.device)
     for i, verdict in enumerate(verdicts):
         confusion += confusion_matrix(verdict.truth, verdict.predicted, len(class_map))
         if i in watched and len(rows) < _WATCHED:
@@ -406,6 +408,8 @@ def keep(
             "slides": [r.slide_id for r in dataset.slides("train")],
         },
         created=now(),
+        licence=plan.licence,
+        attribution=plan.attribution,
     )
     save_model(out, card, module.stemmed)
 
@@ -419,14 +423,16 @@ def write_report(
     slides_roots: Sequence[SlidesRoot],
 ) -> None:
     """Looks at the validation patches once more with the model that was kept, and writes its report."""
-    examples = PatchExamples(dataset, plan.validation, augment=None, slides_roots=slides_roots)
+    examples = PatchExamples(
+        dataset, plan.validation, augment=None, slides_roots=slides_roots, reduction=plan.convention.reduction
+    )
     draws = [Draw(i, seed=0) for i in range(len(plan.validation))]
     batches = make_loader(examples, EpochDraws(lambda _: draws), plan.options.batch_size, workers=0)
     card, network = load_model(out)
     network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     confusion = np.zeros((len(dataset.class_map), len(dataset.class_map)), np.int64)
     verdicts: list[PatchVerdict] = []
-    for verdict in look(network, batches, plan.validation, plan.convention, device):
+    for verdict in look(network, batches, plan.validation, len(card.class_map), plan.convention, device):
         confusion += confusion_matrix(verdict.truth, verdict.predicted, len(dataset.class_map))
         verdicts.append(verdict)
         verdicts.sort(key=lambda v: v.accuracy)

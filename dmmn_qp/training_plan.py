@@ -21,7 +21,7 @@ from dmmn_qp.config import TrainOptions
 from dmmn_qp.dataset import Dataset
 from dmmn_qp.devices import available_cores, choose_bf16
 from dmmn_qp.errors import TrainingError
-from dmmn_qp.fine_tuning import freeze_encoders, network_of_model, start_from
+from dmmn_qp.fine_tuning import Inherited, freeze_encoders, network_of_model, start_from
 from dmmn_qp.patches import PatchRef, training_pixels
 from dmmn_qp.reporting import Reporter
 from dmmn_qp.slides.cached import DEFAULT_BUDGET_BYTES, MIB
@@ -45,6 +45,8 @@ class TrainingPlan:
         steps_per_epoch: Optimiser steps of an epoch.
         network: What the network is built from.
         convention: How pixels become its input.
+        licence: Licence of the weights that it starts from.
+        attribution: Whom that licence asks to name.
     """
 
     options: TrainOptions
@@ -54,6 +56,8 @@ class TrainingPlan:
     steps_per_epoch: int
     network: NetworkOptions
     convention: InputConvention
+    licence: str | None = None
+    attribution: str | None = None
 
     @property
     def total_steps(self) -> int:
@@ -72,15 +76,16 @@ def make_plan(dataset: Dataset, options: TrainOptions, device: torch.device, rep
         reporter.warn("no validation slide: the best epoch is chosen on the training slides, which flatters it")
         validation = training
     if options.start_from is None:
-        network = NetworkOptions(
+        built = NetworkOptions(
             architecture=options.architecture,
             width=options.width or default_width(options, device),
             norm=options.norm,
             stem=options.stem,
         )
-        convention = InputConvention()
+        inherited = Inherited(built, InputConvention())
     else:
-        network, convention = network_of_model(options.start_from, dataset.patch_spec)
+        inherited = network_of_model(options.start_from, dataset.patch_spec)
+    network = inherited.network
     steps = options.steps_per_epoch or math.ceil(draws.pass_length / options.batch_size)
     several = processes_of(options) > 1
     bf16 = choose_bf16("fp32" if several and options.precision == "auto" else options.precision, device)
@@ -94,7 +99,7 @@ def make_plan(dataset: Dataset, options: TrainOptions, device: torch.device, rep
             "precision": "bf16" if bf16 else "fp32",
         }
     )
-    return TrainingPlan(resolved, training, validation, draws, steps, network, convention)
+    return TrainingPlan(resolved, training, validation, draws, steps, *inherited)
 
 
 def training_draws(training: Sequence[PatchRef], class_map: ClassMap, options: TrainOptions) -> TrainingDraws:
@@ -186,13 +191,16 @@ def make_batches(
         targets=every_target,
         wide=fabric.device.type == "cuda",
         slides_roots=slides_roots,
+        reduction=plan.convention.reduction,
         cache_bytes=cache_bytes,
     )
     reporter.say(
         f"  tissue around the training patches: {examples.tiles_bytes() / MIB:,.0f} MiB decoded; each of "
         f"{max(1, workers)} reading processes keeps {cache_bytes // MIB:,} MiB at most (--cache)"
     )
-    unchanged = PatchExamples(dataset, plan.validation, augment=None, slides_roots=slides_roots)
+    unchanged = PatchExamples(
+        dataset, plan.validation, augment=None, slides_roots=slides_roots, reduction=plan.convention.reduction
+    )
     mine = [Draw(i, seed=0) for i in range(len(plan.validation))][rank::world]
     return (
         make_loader(examples, epoch_draws, options.batch_size // world, workers),

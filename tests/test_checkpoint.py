@@ -93,6 +93,16 @@ def test_newest_model_by_its_card(tmp_path):
     assert newest_model(tmp_path) == tmp_path / "new"
 
 
+def test_model_that_comes_with_the_project_is_taken_only_by_name(tmp_path):
+    for name, created in (("mine", "2026-01-01T00:00:00+00:00"), ("demo", "2026-02-01T00:00:00+00:00")):
+        (tmp_path / name).mkdir()
+        save_model(tmp_path / name, card(name, created), card().build())
+    assert newest_model(tmp_path) == tmp_path / "mine"
+    (tmp_path / "mine" / CARD).unlink()
+    with pytest.raises(ModelError, match=r"no model in .* --model \(such as .*demo"):
+        newest_model(tmp_path)
+
+
 def test_names_count_up(tmp_path):
     assert next_model_name(tmp_path, "dmmn-m3") == "dmmn-m3-1"
     (tmp_path / "dmmn-m3-1").mkdir()

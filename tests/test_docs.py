@@ -21,8 +21,15 @@ EXAMPLES = sorted((REPOSITORY / "examples").glob("*.toml"))
 
 def commands() -> dict[str, set[str]]:
     """Command -> its options."""
-    group = typer.main.get_command(app)
-    return {name: {o for p in command.params for o in p.opts} | {"--help"} for name, command in group.commands.items()}
+
+    def of(group, before: str) -> dict[str, set[str]]:
+        found = {}
+        for name, command in group.commands.items():
+            found[before + name] = {o for p in command.params for o in (*p.opts, *p.secondary_opts)} | {"--help"}
+            found |= of(command, f"{before}{name} ") if hasattr(command, "commands") else {}
+        return found
+
+    return of(typer.main.get_command(app), "")
 
 
 def shown_commands() -> list[tuple[str, list[str]]]:
@@ -32,6 +39,8 @@ def shown_commands() -> list[tuple[str, list[str]]]:
         for match in re.finditer(r"dmmn-qp ([a-z][^\n`#;|]*)", path.read_text("utf-8")):
             text = re.split(r"  +|->", match[1])[0]
             words = text.split()
+            if " ".join(words[:2]) in commands():
+                words[:2] = [" ".join(words[:2])]
             if words[0] in commands() or (match.start() and match.string[match.start() - 1] == "`"):
                 shown.append((path.name, words))
     return shown
@@ -77,6 +86,7 @@ def test_design_lists_every_module():
 def test_constraints_pin_every_dependency():
     project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text("utf-8"))["project"]
     needed = [*project["dependencies"], *project["optional-dependencies"]["dev"]]
+    needed += project["optional-dependencies"]["export"]
     pinned = {line.split("==")[0].lower() for line in (REPOSITORY / "constraints.txt").read_text().splitlines()}
     for requirement in needed:
         name = re.split(r"[\[<>=]", requirement)[0].lower()

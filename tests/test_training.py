@@ -24,6 +24,7 @@ from dmmn_qp.training import check_loss
 from dmmn_qp.training_state import STATE
 from tests.browser import CHROMIUM, Browser
 from tests.conftest import REPOSITORY, fails, invoke
+from tests.official_files import official_state, write_checkpoint
 
 TINY = """
 [train]
@@ -178,6 +179,24 @@ def test_start_from_a_model_with_other_classes(workspace, tiny, here):
     )
     encoder = [key for key in old if ".encoders." in key or key.startswith("stems.")]
     assert encoder and all(torch.equal(old[key], new[key]) for key in encoder)
+
+
+def test_start_from_the_authors_model(tiny, workspace, here):
+    """Its output 0 is left behind; conventions, licence and the weights of known classes are not."""
+    file = write_checkpoint(here / "c.pkl", official_state(2))
+    names = "a,light,b,dark,c,d"
+    assert (
+        invoke("models", "import-official", file, "--preset", "msk-breast", "--out", "m", "--classes", names).exit_code
+        == 0
+    )
+    result = invoke(*tiny, "--from", "m", "--learning-rate", 1e-9, "--out", "tuned")
+    assert result.exit_code == 0, result.output
+    source, card = load_card(here / "m"), load_card(here / "tuned")
+    assert (card.network.reserved_outputs, card.network.width, card.class_map.names) == (0, 2, ("dark", "light"))
+    assert (card.input, card.licence, card.attribution) == (source.input, "CC-BY-NC-4.0", source.attribution)
+    old, new = (weights_of(here / name)["network.final.2.bias"] for name in ("m", "tuned"))
+    assert torch.allclose(new, old[[4, 2]], atol=1e-6)
+    assert invoke("predict", "a", "--dataset", workspace / "dataset", "--model", "tuned").exit_code == 0
 
 
 def test_start_from_another_geometry(workspace, tiny, here, two_tissue_slides):

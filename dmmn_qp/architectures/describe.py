@@ -163,8 +163,12 @@ def context_um(name: str, patch_spec: PatchSpec, norm: Norm = "none", stem: Stem
         end = _first(size_px, lambda x: not sees(m, slice(x, None)))
         return (end - first) * patch_spec.mpps[m]
 
+    seen_um = 0.0
     with torch.inference_mode():
-        return max(span_um(m) for m in range(architecture.used(magnifications)))
+        for m in reversed(range(architecture.used(magnifications))):
+            if size_px * patch_spec.mpps[m] > seen_um:  # else the whole image shows no more than a coarser one did
+                seen_um = max(seen_um, span_um(m))
+    return seen_um
 
 
 def _first(count: int, holds: Callable[[int], bool]) -> int:

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from dmmn_qp.choices import Reduction
 from dmmn_qp.errors import PixelSizeError
 from dmmn_qp.regions import Region
 from dmmn_qp.specs import MAX_MPP, MIN_MPP, PatchGrid
@@ -29,6 +30,7 @@ MICROMETRES: Final = {
 """How many um a unit of length is, as QuPath, OME and ImageJ spell them."""
 
 _OVERVIEW_SOURCE_PX = 4096
+_DECIMATED_SOURCE_PX = 4096
 _LEVEL_ROUNDING = 0.01  # a pyramid level's size is cut to whole pixels, so 2967 / 185 stands for 16
 
 
@@ -141,22 +143,36 @@ def resolve_mpp(
     )
 
 
-def read_field(slide: Slide, grid: PatchGrid, magnification: int, field: Region) -> RgbArray:
+def read_field(
+    slide: Slide, grid: PatchGrid, magnification: int, field: Region, reduction: Reduction = "area"
+) -> RgbArray:
     """Reads a field at one magnification: the one reading primitive of import, training and prediction.
 
-    A level whose pixels are those asked for is taken as it is. Otherwise the next finer level is averaged: exactly
-    over whole pixels for whole factors, with an antialiasing filter for others.
+    With ``area``, a level whose pixels are those asked for is taken as it is. Otherwise the next finer level is
+    averaged: exactly over whole pixels for whole factors, with an antialiasing filter for others.
+
+    With ``decimate``, pixel (x, y) of magnification m is grid pixel (x * 2**m, y * 2**m): fields of all magnifications
+    and places take the same pixels of the finest, and no coarser level is looked at.
 
     Args:
         slide: The slide.
         grid: The patch grid on it.
         magnification: Number of the magnification, 0 = finest.
         field: In pixels of that magnification (see `PatchGrid.field`); it may leave the slide.
+        reduction: How the magnification is made from finer pixels.
 
     Returns:
         (field.height, field.width, 3) uint8 RGB, 0 outside the slide (the paper's zero padding).
     """
-    return _read_scaled(slide, grid.downsample_of(magnification), field)
+    if reduction == "area" or magnification == 0:
+        return _read_scaled(slide, grid.downsample_of(magnification), field)
+    step = 2**magnification
+    decimated = np.empty((field.height, field.width, 3), np.uint8)
+    for part in field.tiles(max(1, _DECIMATED_SOURCE_PX // step)):
+        fine = Region(part.x * step, part.y * step, part.width * step, part.height * step)
+        y, x = part.y - field.y, part.x - field.x
+        decimated[y : y + part.height, x : x + part.width] = _read_scaled(slide, grid.downsample, fine)[::step, ::step]
+    return decimated
 
 
 def read_overview(slide: Slide, longest_px: int) -> RgbArray:

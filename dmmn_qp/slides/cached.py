@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from dmmn_qp.choices import Reduction
 from dmmn_qp.regions import Region
 from dmmn_qp.slides.base import RgbArray, Slide, read_field
 from dmmn_qp.specs import PatchGrid
@@ -61,13 +62,17 @@ class CachedFields:
         grid: The patch grid on it.
         budget: Where tiles are kept; shared by the slides of a process.
         number: Number of the slide in the budget.
+        reduction: How lower magnifications are made from finer pixels.
     """
 
-    def __init__(self, slide: Slide, grid: PatchGrid, budget: TileBudget, number: int) -> None:
+    def __init__(
+        self, slide: Slide, grid: PatchGrid, budget: TileBudget, number: int, reduction: Reduction = "area"
+    ) -> None:
         self._slide = slide
         self._grid = grid
         self._budget = budget
         self._number = number
+        self._reduction: Reduction = reduction
 
     def read(self, magnification: int, region: Region) -> RgbArray:
         """See `read_field`."""
@@ -88,6 +93,6 @@ class CachedFields:
         tile = self._budget.get(key)
         if tile is None:
             place = Region(column * TILE, row * TILE, TILE, TILE)
-            tile = np.ascontiguousarray(read_field(self._slide, self._grid, magnification, place))
+            tile = np.ascontiguousarray(read_field(self._slide, self._grid, magnification, place, self._reduction))
             self._budget.put(key, tile)
         return tile

@@ -1,0 +1,70 @@
+"""`dmmn-qp models`: what is said of a model."""
+
+import json
+
+import pytest
+
+from dmmn_qp.checkpoint import CARD, WEIGHTS, InputConvention, ModelCard, NetworkOptions, load_model, save_model
+from dmmn_qp.specs import ClassMap, PatchSpec
+from tests.conftest import fails, invoke
+
+
+@pytest.fixture
+def model(here):
+    card = ModelCard(
+        name="two tissues",
+        network=NetworkOptions(architecture="dmmn-ms", width=2, norm="batch", stem="half", reserved_outputs=1),
+        class_map=ClassMap.from_colors([("dark", (90, 20, 110)), ("light*", (230, 200, 255))]),
+        patch_spec=PatchSpec(size_px=128, mpps=(0.25, 0.5), stride_px=64),
+        input=InputConvention(channels="BGR", mean=(0.5, 0.25, 0), std=(1, 2, 3), reduction="decimate"),
+        validation={"epoch": 3, "mean_iou": 0.81234, "iou": {"dark": 0.75, "light*": None}},
+        provenance={"run_id": "abc", "slides": ["a", "b"]},
+        created="2026-01-01T00:00:00+00:00",
+        licence="CC0-1.0",
+        attribution="Somebody",
+    )
+    (here / "m").mkdir()
+    save_model(here / "m", card, card.build())
+    return here / "m"
+
+
+def test_show_says_all_of_it(model):
+    result = invoke("models", "show", "m")
+    assert result.exit_code == 0, result.output
+    parameters = sum(p.numel() for p in load_model(model)[1].parameters())
+    for said in (
+        "two tissues",
+        "dmmn-ms, width 2, batch norm, computes at half the resolution",
+        f"{parameters:,} parameters, 3 outputs; the first of no class and never predicted",
+        "1  dark    #5A146E\n",
+        "2  light*  #E6C8FF  not exported",
+        "0.25, 0.5 um/px, each 128 x 128 px",
+        "of the 64 um given, for a target of 32 um",
+        "BGR 0 .. 255 / 255, minus mean 0.5, 0.25, 0, divided by std 1, 2, 3",
+        "every 2nd, 4th ... pixel",
+        "epoch 3",
+        "mean_iou 0.812",
+        "iou: dark 0.750, light* -",
+        "CC0-1.0",
+        "Somebody",
+        "slides a, b",
+        "2026-01-01",
+        "MiB in m",
+    ):
+        assert said in result.stdout, said
+
+
+def test_show_as_json(model):
+    shown = json.loads(invoke("models", "show", "m", "--json").stdout)
+    assert shown["card"] == json.loads((model / CARD).read_text())
+    assert shown["size_bytes"] == sum(path.stat().st_size for path in model.iterdir())
+    assert shown["field_um"] == 64 and 0 < shown["context_um"] <= 64
+
+
+def test_show_of_something_else(model, here):
+    assert "is not a model" in fails("models", "show", "none")
+    assert "is not a model" in fails("models", "show", ".")
+    (model / WEIGHTS).write_bytes((model / WEIGHTS).read_bytes()[:-9])
+    assert "damaged" in fails("models", "show", "m")
+    (model / CARD).write_text('{"architecture": "resnet50"}')
+    assert "model card" in fails("models", "show", "m")
