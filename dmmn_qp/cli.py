@@ -216,7 +216,10 @@ def train_command(
     ] = None,
     preset: Annotated[
         Preset | None,
-        typer.Option(help="fast: for small data, minutes on a CPU. paper: the paper's settings. Default fast."),
+        typer.Option(
+            help="fast: for small data, minutes on a CPU. paper: the paper's settings. official: those of its code. "
+            "Default fast."
+        ),
     ] = None,
     architecture: Annotated[str | None, typer.Option(help="Which network; default dmmn-m3.")] = None,
     width: Annotated[int | None, typer.Option(help="Base width f; default 32 on a GPU, 8 on a CPU.")] = None,

@@ -82,7 +82,7 @@ def make_plan(dataset: Dataset, options: TrainOptions, device: torch.device, rep
             norm=options.norm,
             stem=options.stem,
         )
-        inherited = Inherited(built, InputConvention())
+        inherited = Inherited(built, InputConvention(channels=options.channels, reduction=options.reduction))
     else:
         inherited = network_of_model(options.start_from, dataset.patch_spec)
     network = inherited.network
@@ -95,6 +95,8 @@ def make_plan(dataset: Dataset, options: TrainOptions, device: torch.device, rep
             "width": network.width,
             "norm": network.norm,
             "stem": network.stem,
+            "channels": inherited.convention.channels,
+            "reduction": inherited.convention.reduction,
             "steps_per_epoch": steps,
             "precision": "bf16" if bf16 else "fp32",
         }

@@ -4,7 +4,7 @@ import pytest
 import torch
 from rich.console import Console
 
-from dmmn_qp.config import PRESETS, import_options, load_config, predict_options, train_options
+from dmmn_qp.config import PRESETS, ConfigFile, import_options, load_config, predict_options, train_options
 from dmmn_qp.errors import ConfigError, OutputExistsError
 from dmmn_qp.outputs import new_file, new_folder, write_json
 from dmmn_qp.reporting import Reporter, duration
@@ -155,3 +155,15 @@ def test_table_in_a_log_and_on_a_narrow_terminal():
     terminal = Console(record=True, width=60, force_terminal=True)
     Reporter(terminal).table(("name", "parameters"), rows)
     assert max(len(line) for line in terminal.export_text().splitlines()) <= 60
+
+
+def test_preset_official_differs_from_the_paper_as_the_published_code_does():
+    paper, official = (train_options(ConfigFile(), {"preset": name}).model_dump() for name in ("paper", "official"))
+    changed = {key: official[key] for key in paper if paper[key] != official[key]}
+    assert changed == {
+        "preset": "official",
+        "sampler": "shuffled",
+        "loss_mean": "labelled",
+        "channels": "BGR",
+        "reduction": "decimate",
+    }
