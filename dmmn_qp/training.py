@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from dmmn_qp.architectures.supervision import SupervisedBranches
-from dmmn_qp.balance import Draw, balance_counts, class_weights
+from dmmn_qp.balance import Draw, class_weights
 from dmmn_qp.checkpoint import CARD, InputConvention, ModelCard, load_model, save_model
 from dmmn_qp.config import TrainOptions
 from dmmn_qp.dataset import Dataset
@@ -113,7 +113,13 @@ def train(
     optimizer, schedule = make_optimizer(module, options, plan.total_steps)
     state = TrainingState(
         options.model_dump(mode="json"),
-        describe_run("train", options.model_dump(mode="json"), started, device=str(device)),
+        describe_run(
+            "train",
+            options.model_dump(mode="json"),
+            started,
+            device=str(device),
+            balance=None if plan.balance is None else plan.balance.model_dump(mode="json"),
+        ),
         str(dataset_folder.absolute()),
         dataset_digest(dataset_folder),
     )
@@ -128,8 +134,6 @@ def train(
     seconds_before = state.seconds
 
     say_plan(plan, module, device, fabric.world_size, class_map, reporter)
-    if plan.draws.elastic is not None:
-        reporter.table(*balance_counts(dataset.patches(), class_map, plan.draws.elastic).rows())
     training_batches, epoch_draws, validation_batches = make_batches(dataset, plan, fabric, slides_roots, reporter)
     weights = torch.from_numpy(class_weights(plan.draws.label_counts, options.class_weights)).to(fabric.device)
     compiled: nn.Module = torch.compile(module) if options.compile else module  # type: ignore[assignment]

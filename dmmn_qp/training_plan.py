@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 from dmmn_qp.architectures import ARCHITECTURES, build_network
 from dmmn_qp.architectures.supervision import SupervisedBranches
 from dmmn_qp.augment import AugmentRules
-from dmmn_qp.balance import Draw, ElasticRule, TrainingDraws
+from dmmn_qp.balance import BalanceCounts, Draw, ElasticRule, TrainingDraws, balance_counts
 from dmmn_qp.checkpoint import InputConvention, NetworkOptions
 from dmmn_qp.config import TrainOptions
 from dmmn_qp.dataset import Dataset
@@ -42,6 +42,7 @@ class TrainingPlan:
         training: Patches to train on.
         validation: Patches to validate on.
         draws: What the sampler draws from, with N_c of Eq. 2.
+        balance: Patches and pixels before and after elastic balancing (Table 1); None without it.
         steps_per_epoch: Optimiser steps of an epoch.
         network: What the network is built from.
         convention: How pixels become its input.
@@ -53,6 +54,7 @@ class TrainingPlan:
     training: list[PatchRef]
     validation: list[PatchRef]
     draws: TrainingDraws
+    balance: BalanceCounts | None
     steps_per_epoch: int
     network: NetworkOptions
     convention: InputConvention
@@ -101,7 +103,8 @@ def make_plan(dataset: Dataset, options: TrainOptions, device: torch.device, rep
             "precision": "bf16" if bf16 else "fp32",
         }
     )
-    return TrainingPlan(resolved, training, validation, draws, steps, *inherited)
+    balance = None if draws.elastic is None else balance_counts(patches, dataset.class_map, draws.elastic)
+    return TrainingPlan(resolved, training, validation, draws, balance, steps, *inherited)
 
 
 def training_draws(training: Sequence[PatchRef], class_map: ClassMap, options: TrainOptions) -> TrainingDraws:
@@ -197,8 +200,9 @@ def make_batches(
         cache_bytes=cache_bytes,
     )
     reporter.say(
-        f"  tissue around the training patches: {examples.tiles_bytes() / MIB:,.0f} MiB decoded; each of "
-        f"{max(1, workers)} reading processes keeps {cache_bytes // MIB:,} MiB at most (--cache)"
+        f"  tissue around the training patches: {examples.tiles_bytes() / MIB:,.0f} MiB decoded, of which "
+        f"{'the reading process' if workers <= 1 else f'each of {workers} reading processes'} keeps "
+        f"{cache_bytes // MIB:,} MiB at most (--cache)"
     )
     unchanged = PatchExamples(
         dataset, plan.validation, augment=None, slides_roots=slides_roots, reduction=plan.convention.reduction
@@ -250,3 +254,5 @@ def say_plan(
         f"{options.epochs} epochs of {plan.steps_per_epoch} steps of {options.batch_size} patches, "
         f"{device.type}{several}, {options.precision}, preset {options.preset}"
     )
+    if plan.balance is not None:
+        reporter.table(*plan.balance.rows())

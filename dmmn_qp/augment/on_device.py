@@ -70,15 +70,14 @@ def augment_on_device(
     of_density = bool(change.of_density.any())
     images, targets = images.to(device, non_blocking=True), targets.to(device, non_blocking=True)
     matrix, nodes_px, color = (t.to(device, non_blocking=True) for t in change[:3])
-    magnifications = images.shape[1]
     fields, labels = [], []
-    for m in range(magnifications):
-        places = _places(matrix, nodes_px, size_px, m, magnifications, images.shape[-1])
+    for m in range(images.shape[1]):
+        places = _places(matrix, nodes_px, size_px, m, images.shape[1], images.shape[-1])
         fields.append(functional.grid_sample(images[:, m].float(), places, padding_mode="border", align_corners=False))
         if m < targets.shape[1]:
-            moved = functional.grid_sample(targets[:, m, None].float(), places, mode="nearest", align_corners=False)
-            labels.append(moved[:, 0].round().to(torch.uint8))
-    return _recolored(torch.stack(fields, 1), color, of_density), torch.stack(labels, 1)
+            of_field = targets[:, m, None].float()
+            labels.append(functional.grid_sample(of_field, places, mode="nearest", align_corners=False)[:, 0])
+    return _recolored(torch.stack(fields, 1), color, of_density), torch.stack(labels, 1).round().to(torch.uint8)
 
 
 def _places(
