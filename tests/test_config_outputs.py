@@ -33,6 +33,8 @@ def test_paper_preset_is_the_papers():
         assert default_width(options, torch.device("cpu")) == width
     assert default_width(train_options(load_config(None), {}), torch.device("cpu")) == 8
     assert (options.loss_mean, options.class_weights) == ("patch", "paper")
+    assert (options.sampler, options.color, options.zoom, options.jitter_px) == ("elastic", "paper", 1, 0)
+    assert (options.class_order, options.rates) == ((), {})
 
 
 @pytest.mark.parametrize("preset", sorted(PRESETS))
