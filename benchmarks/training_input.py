@@ -137,7 +137,7 @@ def waiting(dataset: Dataset, patches: list[PatchRef], steps: int) -> None:
         else:
             waited += time.perf_counter() - asked
         images = network_inputs(batch.images, InputConvention(), torch.device("cpu"))
-        loss = partial_cross_entropy(network(images), batch.target.long(), weights, "patch")
+        loss = partial_cross_entropy(network(images), batch.targets[:, 0].long(), weights, "patch")
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,6 +15,7 @@ from dmmn_qp.architectures import ARCHITECTURES, build_network
 from dmmn_qp.choices import Norm, Stem
 from dmmn_qp.config import explain
 from dmmn_qp.errors import ModelError
+from dmmn_qp.outputs import new_file, write_json
 from dmmn_qp.specs import ClassMap, FileModel, PatchSpec
 
 CARD = "model.json"
@@ -97,11 +97,11 @@ class ModelCard(FileModel):
 
 
 def save_model(folder: Path, card: ModelCard, network: nn.Module) -> None:
-    """Writes the card and the weights into an existing folder."""
+    """Writes the weights and then the card into an existing folder, each complete at every moment."""
     state = {key: value.detach().cpu().contiguous() for key, value in network.state_dict().items()}
-    (folder / WEIGHTS).write_bytes(save(state))
-    text = json.dumps(card.model_dump(mode="json"), indent=2, ensure_ascii=False)
-    (folder / CARD).write_text(text + "\n", "utf-8")
+    with new_file(folder / WEIGHTS) as temporary:
+        temporary.write_bytes(save(state))
+    write_json(folder / CARD, card.model_dump(mode="json"))
 
 
 def load_card(folder: Path) -> ModelCard:

@@ -31,6 +31,9 @@ hue and saturation); of the stains' amounts; or none."""
 
 Optimizer = Literal["sgd", "adamw"]
 
+Freeze = Literal["none", "encoder"]
+"""Which part of a network keeps its weights when training starts from a model."""
+
 Reader = Literal["auto", "qpdata", "paquo"]
 """How objects of a QuPath project are read: ``qpdata`` directly; ``paquo`` through QuPath itself; ``auto`` directly,
 and through QuPath what the direct reader does not know.

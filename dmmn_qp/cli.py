@@ -14,8 +14,8 @@ import typer
 from typer.core import TyperGroup
 
 from dmmn_qp import __version__
-from dmmn_qp.choices import Device, OverlapRule, Precision, Preset, Reader, Split
-from dmmn_qp.config import import_options, load_config, predict_options, train_options
+from dmmn_qp.choices import Device, Freeze, OverlapRule, Precision, Preset, Reader, Split
+from dmmn_qp.config import ConfigFile, import_options, load_config, predict_options, train_options
 from dmmn_qp.errors import ConfigError, DmmnQpError
 from dmmn_qp.outputs import write_json
 from dmmn_qp.qupath.reading import QUPATH_DIR_VARIABLE
@@ -44,8 +44,8 @@ class _OneLineErrors(TyperGroup):
             where = f' "{error.filename}"' if error.filename else ""
             typer.secho(f"error: {error.strerror or error}{where}", fg="red", err=True)
             raise typer.Exit(1) from None
-        except KeyboardInterrupt:
-            typer.secho("stopped", fg="red", err=True)
+        except KeyboardInterrupt as stopped:
+            typer.secho(str(stopped) or "stopped", fg="red", err=True)
             raise typer.Exit(130) from None
 
 
@@ -74,7 +74,7 @@ MppOption = Annotated[
 ]
 DeviceOption = Annotated[Device | None, typer.Option("--device", help="Where to compute; default auto.")]
 PrecisionOption = Annotated[
-    Precision | None, typer.Option("--precision", help="auto takes bf16 where it is faster; default auto.")
+    Precision | None, typer.Option("--precision", help="auto takes bf16 where the device is made for it; default auto.")
 ]
 
 
@@ -222,6 +222,10 @@ def train_command(
     steps_per_epoch: Annotated[int | None, typer.Option(help="Optimiser steps of an epoch.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Patches per step.")] = None,
     learning_rate: Annotated[float | None, typer.Option(help="Learning rate; its peak with one-cycle.")] = None,
+    start_from: Annotated[
+        Path | None, typer.Option("--from", help="Model folder to start from; classes are matched by name.")
+    ] = None,
+    freeze: Annotated[Freeze | None, typer.Option(help="With --from: part of the network to leave as it is.")] = None,
     workers: Annotated[int | None, typer.Option(help="Processes that read patches.")] = None,
     cache: Annotated[
         int | None,
@@ -229,6 +233,9 @@ def train_command(
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of everything random; default 0.")] = None,
     device: DeviceOption = None,
+    devices: Annotated[
+        int | None, typer.Option(help="Processes that share each batch, one on each GPU; default 1.")
+    ] = None,
     precision: PrecisionOption = None,
     slides_root: SlidesRootOption = None,
     show: Annotated[
@@ -240,11 +247,18 @@ def train_command(
         ),
     ] = None,
     config: ConfigOption = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the training interrupted last (or that of --out).")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the resolved options, counts, and an estimate; write nothing.")
+    ] = False,
     overwrite: OverwriteOption = False,
 ) -> None:
     """Trains a network on a dataset and keeps the best epoch."""
     from dmmn_qp.checkpoint import next_model_name
-    from dmmn_qp.training import show_batch, train
+    from dmmn_qp.training import estimate, show_batch, train
+    from dmmn_qp.training_state import load_state, newest_interrupted
 
     flags = {
         "preset": preset,
@@ -258,16 +272,34 @@ def train_command(
         "cache_mib": cache,
         "seed": seed,
         "device": device,
+        "devices": devices,
         "precision": precision,
+        "start_from": start_from,
+        "freeze": freeze,
     }
-    options = train_options(load_config(config), flags)
-    reporter = Reporter()
+    reporter, roots = Reporter(), _slides_roots(slides_root)
+    if resume:
+        changed = [name for name, value in flags.items() if value is not None and name not in ("device", "workers")]
+        if changed or config is not None or overwrite or dry_run or show is not None:
+            raise ConfigError(
+                "--resume goes on as the training began; leave out all options but --out, --dataset, --slides-root, "
+                "--device and --workers"
+            )
+        folder = out or newest_interrupted(MODELS)
+        state = load_state(folder)
+        options = train_options(ConfigFile(train=state.options), {"device": device, "workers": workers})
+        dataset = dataset if dataset != DATASET or not Path(state.dataset).is_dir() else Path(state.dataset)
+    else:
+        options = train_options(load_config(config), flags)
+        folder = out or MODELS / next_model_name(MODELS, options.architecture)
     if show is not None:
-        show_batch(dataset, show, options, slides_roots=_slides_roots(slides_root))
+        show_batch(dataset, show, options, slides_roots=roots)
         reporter.say(f"Wrote {show}")
         return
-    folder = out or MODELS / next_model_name(MODELS, options.architecture)
-    written = train(dataset, folder, options, reporter, overwrite=overwrite, slides_roots=_slides_roots(slides_root))
+    if dry_run:
+        estimate(dataset, options, reporter, slides_roots=roots)
+        return
+    written = train(dataset, folder, options, reporter, overwrite=overwrite, resume=resume, slides_roots=roots)
     reporter.say(
         f"Wrote {written}/  Next: dmmn-qp predict{_if('--dataset', dataset, DATASET)}{_if('--model', out, None)}"
     )

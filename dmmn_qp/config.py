@@ -5,6 +5,7 @@ A flag on the command line wins over the file, and the file over the default.
 
 from __future__ import annotations
 
+import difflib
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,6 +17,7 @@ from dmmn_qp.annotations import ObjectKind
 from dmmn_qp.choices import (
     ColorRule,
     Device,
+    Freeze,
     LossMean,
     Norm,
     Optimizer,
@@ -127,10 +129,17 @@ class TrainOptions(FileModel):
         weight_decay: Weight decay.
         loss_mean: What the loss is divided by (Eq. 1: ``patch``).
         class_weights: ``paper`` is Eq. 2; ``inverse-sqrt`` favours rare classes more.
-        precision: ``auto`` takes bf16 where it is faster on this device.
+        branch_loss: How much the loss of each coarser branch for its own field counts beside that of the target; 0 in
+            the paper.
+        precision: ``auto`` takes bf16 where the device has instructions for it.
         device: Where to compute.
+        devices: Number of processes that share each batch, one on each GPU.
+        compile: Whether torch compiles the network first.
         workers: Processes that read patches; None fits them to the machine.
         seed: Seed of everything random.
+        start_from: Model folder whose network and weights training starts from.
+        freeze: Part of that network that keeps its weights.
+        save_minutes: Longest time between two states on disk, beside those after each epoch.
     """
 
     preset: Preset = "fast"
@@ -154,10 +163,16 @@ class TrainOptions(FileModel):
     weight_decay: float = Field(default=5e-2, ge=0)
     loss_mean: LossMean = "labelled"
     class_weights: WeightRule = "inverse-sqrt"
+    branch_loss: float = Field(default=0.5, ge=0)
     precision: Precision = "auto"
     device: Device = "auto"
+    devices: int = Field(default=1, ge=1)
+    compile: bool = False
     workers: int | None = Field(default=None, ge=0)
     seed: int = 0
+    start_from: Path | None = None
+    freeze: Freeze = "none"
+    save_minutes: float = Field(default=10, ge=0)
 
 
 class PredictOptions(FileModel):
@@ -165,7 +180,7 @@ class PredictOptions(FileModel):
 
     Attributes:
         batch_size: Targets per forward pass.
-        precision: ``auto`` takes bf16 where it is faster on this device.
+        precision: ``auto`` takes bf16 where the device has instructions for it.
         device: Where to compute.
         mpp: um/px of slides that do not say it.
     """
@@ -194,6 +209,7 @@ PRESETS: dict[Preset, dict[str, Any]] = {
         "weight_decay": 1e-4,
         "loss_mean": "patch",
         "class_weights": "paper",
+        "branch_loss": 0,
         "precision": "fp32",
     },
 }
@@ -264,10 +280,15 @@ def explain(error: ValidationError) -> str:
 
 
 def _build(model: type[Options], section: str, values: Mapping[str, Any]) -> Options:
+    unknown = next((key for key in values if key not in model.model_fields), None)
+    if unknown is not None:
+        near = difflib.get_close_matches(unknown, model.model_fields, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"it has {', '.join(model.model_fields)}"
+        raise ConfigError(f"{section}.{unknown} is no option; {hint}")
     try:
         return model.model_validate(values)
     except ValidationError as error:
-        raise ConfigError(f"[{section}] {explain(error)}; see dmmn-qp {section} --help") from error
+        raise ConfigError(f"{section}.{explain(error)}; see dmmn-qp {section} --help") from error
 
 
 def _given(flags: Mapping[str, Any]) -> dict[str, Any]:

@@ -27,6 +27,7 @@ from dmmn_qp.slides.transformed import Change
 from dmmn_qp.specs import ClassMap, FileModel, PatchSpec
 
 MANIFEST = "dataset.json"
+PATCHES = "patches.csv"
 MASK_TILE = 256
 
 _SPLITS: TypeAdapter[Split] = TypeAdapter(Split)
@@ -161,7 +162,7 @@ class Dataset:
         Raises:
             DatasetError: It is missing or damaged.
         """
-        path = self.folder / "patches.csv"
+        path = self.folder / PATCHES
         try:
             with path.open(newline="", encoding="utf-8") as file:
                 return [_patch_from_row(row, self._records) for row in csv.DictReader(file)]
@@ -179,7 +180,7 @@ def write_manifest(folder: Path, manifest: DatasetManifest) -> None:
 
 def write_patches(folder: Path, patches: Iterable[PatchRef], n_classes: int) -> None:
     """Writes ``patches.csv``: one row a target, with its pixels per label."""
-    with (folder / "patches.csv").open("w", newline="", encoding="utf-8") as file:
+    with (folder / PATCHES).open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["slide_id", "split", "x", "y", "fixed", *(f"label_{i}" for i in range(n_classes + 1))])
         for patch in patches:

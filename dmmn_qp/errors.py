@@ -40,5 +40,9 @@ class ModelError(DmmnQpError):
     """A model folder that is missing, damaged or does not fit what is asked of it."""
 
 
+class TrainingError(DmmnQpError):
+    """A training that cannot go on: its loss is no number any more, or the memory does not suffice."""
+
+
 class OutputExistsError(DmmnQpError):
     """An output that exists already and may not be overwritten."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from torch import Tensor
 from torch.nn import functional
 
@@ -9,7 +11,13 @@ from dmmn_qp.choices import LossMean
 from dmmn_qp.specs import UNLABELLED
 
 
-def partial_cross_entropy(logits: Tensor, target: Tensor, weights: Tensor, mean: LossMean) -> Tensor:
+def partial_cross_entropy(
+    logits: Tensor,
+    target: Tensor,
+    weights: Tensor,
+    mean: LossMean,
+    mean_over_processes: Callable[[Tensor], Tensor] | None = None,
+) -> Tensor:
     """Weighted cross entropy in which unlabelled pixels count nothing.
 
     ``patch`` is the paper's Eq. 1: the weighted sum over the labelled pixels is divided by *all* pixels of the patch,
@@ -20,6 +28,8 @@ def partial_cross_entropy(logits: Tensor, target: Tensor, weights: Tensor, mean:
         target: (B, S, S) int64 labels, 0 = unlabelled.
         weights: (C,) weights of the classes (Eq. 2).
         mean: What the sum is divided by.
+        mean_over_processes: Gives the mean of a value over all processes that share a batch, so that their losses,
+            averaged, are that of the whole batch; None where there is one.
 
     Returns:
         Scalar; 0 with zero gradient when no pixel is labelled.
@@ -31,4 +41,6 @@ def partial_cross_entropy(logits: Tensor, target: Tensor, weights: Tensor, mean:
         return total / target.numel()
     labelled = target > UNLABELLED
     weight_sum = (weights[(target - 1).clamp(min=0)] * labelled).sum()
+    if mean_over_processes is not None:
+        weight_sum = mean_over_processes(weight_sum)
     return total / weight_sum.clamp(min=1e-6)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -22,14 +23,20 @@ WIDEST_TABLE = 1000
 class Task:
     """A running task that can be advanced."""
 
-    def __init__(self, reporter: Reporter, description: str, total: int) -> None:
+    def __init__(self, reporter: Reporter, description: str, total: int, done: int = 0) -> None:
         self._reporter = reporter
         self._description = description
         self._total = total
-        self._done = 0
+        self._done = self._done_before = done
         self._started = self._last_line = time.monotonic()
         self._bar: Progress | None = None
         self._bar_task: TaskID | None = None
+
+    @property
+    def seconds_per_unit(self) -> float:
+        """Mean time of the units counted so far; 0 before the first."""
+        counted = self._done - self._done_before
+        return (time.monotonic() - self._started) / counted if counted else 0.0
 
     def advance(self, amount: int = 1, note: str = "") -> None:
         """Counts work as done.
@@ -45,22 +52,23 @@ class Task:
         now = time.monotonic()
         if now - self._last_line >= LINE_INTERVAL_S and self._done < self._total:
             self._last_line = now
-            eta = (now - self._started) / self._done * (self._total - self._done)
+            eta = self.seconds_per_unit * (self._total - self._done)
             self._reporter.say(
                 f"  {self._description}: {self._done}/{self._total}  {note}  ETA {duration(eta)}".rstrip()
             )
 
 
 class Reporter:
-    """Prints messages, warnings and progress.
+    """Prints messages, warnings and progress; of several processes that work together, only the first does.
 
     Args:
         console: Where to; standard output unless given.
     """
 
     def __init__(self, console: Console | None = None) -> None:
-        self._console = console or Console(highlight=False, soft_wrap=True)
-        self._errors = Console(stderr=True, highlight=False, soft_wrap=True)
+        quiet = any(os.environ.get(name, "0") != "0" for name in ("RANK", "LOCAL_RANK"))
+        self._console = console or Console(highlight=False, soft_wrap=True, quiet=quiet)
+        self._errors = Console(stderr=True, highlight=False, soft_wrap=True, quiet=quiet)
 
     def say(self, text: str) -> None:
         """Prints a line as it is."""
@@ -89,9 +97,15 @@ class Reporter:
         self._console.print(table, crop=False, soft_wrap=False)
 
     @contextmanager
-    def task(self, description: str, total: int) -> Iterator[Task]:
-        """A task of ``total`` units: a bar that vanishes when it is done, or now and then a line."""
-        task = Task(self, description, total)
+    def task(self, description: str, total: int, done: int = 0) -> Iterator[Task]:
+        """A task of ``total`` units: a bar that vanishes when it is done, or now and then a line.
+
+        Args:
+            description: What is being done.
+            total: Number of units.
+            done: How many of them were done before.
+        """
+        task = Task(self, description, total, done)
         if not self._console.is_terminal:
             yield task
             return
@@ -104,7 +118,7 @@ class Reporter:
             console=self._console,
             transient=True,
         ) as bar:
-            task._bar, task._bar_task = bar, bar.add_task(escape(description), total=total, note="")
+            task._bar, task._bar_task = bar, bar.add_task(escape(description), total=total, completed=done, note="")
             yield task
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -17,8 +19,9 @@ from dmmn_qp.augment.on_device import DrawnChange, augment_on_device, wide_margi
 from dmmn_qp.balance import Draw
 from dmmn_qp.dataset import Dataset, LabelRaster
 from dmmn_qp.patches import PatchRef
+from dmmn_qp.rasterize import LabelArray
 from dmmn_qp.regions import Region
-from dmmn_qp.slides.cached import DEFAULT_BUDGET_BYTES, CachedFields, TileBudget, tiles_bytes
+from dmmn_qp.slides.cached import DEFAULT_BUDGET_BYTES, CachedFields, CachedTiles, TileBudget, tiles_bytes
 from dmmn_qp.slides.finding import SlidesRoot
 from dmmn_qp.specs import PatchGrid
 
@@ -28,11 +31,11 @@ class Example(NamedTuple):
 
     Attributes:
         images: (M, 3, S, S) uint8 RGB, finest magnification first.
-        target: (S, S) uint8 labels, 0 = unlabelled.
+        targets: (T, S, S) uint8 labels of the finest T magnifications, 0 = unlabelled.
     """
 
     images: Tensor
-    target: Tensor
+    targets: Tensor
 
 
 class WideExample(NamedTuple):
@@ -40,13 +43,22 @@ class WideExample(NamedTuple):
 
     Attributes:
         images: (M, 3, W, W) uint8 RGB about the patch's centre, W = S + 2 `wide_margin_px`.
-        target: (W, W) uint8 labels.
+        targets: (T, W, W) uint8 labels of the finest T magnifications.
         change: What is to be done with them.
     """
 
     images: Tensor
-    target: Tensor
+    targets: Tensor
     change: DrawnChange
+
+
+class _OpenSlide(NamedTuple):
+    """A slide in use: its fields and labels, its grid, and the (rows, columns) of its mask."""
+
+    fields: CachedFields
+    labels: CachedTiles
+    grid: PatchGrid
+    shape: tuple[int, int]
 
 
 class PatchExamples(TorchDataset[Example | WideExample]):
@@ -60,6 +72,7 @@ class PatchExamples(TorchDataset[Example | WideExample]):
         patches: The patch index.
         augment: How to turn, deform and recolour; None for validation, which takes patches as they are.
         jitter_px: How far a target may be moved, in grid pixels; 0 where patches are not augmented.
+        targets: Number of magnifications T whose labels are wanted; 1 is that of the target alone.
         wide: Whether to give `WideExample` for `augment_on_device`, which changes them where the network computes.
         slides_roots: Where to look for slides that have been moved.
         cache_bytes: Most that decoded tiles take in each process.
@@ -72,6 +85,7 @@ class PatchExamples(TorchDataset[Example | WideExample]):
         *,
         augment: AugmentRules | None,
         jitter_px: int = 0,
+        targets: int = 1,
         wide: bool = False,
         slides_roots: Sequence[SlidesRoot] = (),
         cache_bytes: int = DEFAULT_BUDGET_BYTES,
@@ -80,31 +94,37 @@ class PatchExamples(TorchDataset[Example | WideExample]):
         self._patches = patches
         self._augment = augment
         self._jitter_px = jitter_px
+        self._targets = targets
         self._wide = wide
         self._slides_roots = tuple(slides_roots)
-        self._open: dict[str, tuple[CachedFields, PatchGrid, LabelRaster]] = {}
+        self._open: dict[str, _OpenSlide] = {}
+        self.cache_bytes = cache_bytes
         self._budget = TileBudget(cache_bytes)
 
     def __getitem__(self, draw: Draw) -> Example | WideExample:
         patch = self._patches[draw.patch]
-        slide, grid, mask = self._slide(patch.slide_id)
+        slide, labels, grid, shape = self._slide(patch.slide_id)
         rng = np.random.default_rng(draw.seed)
         size, magnifications = grid.spec.size_px, range(len(grid.spec.mpps))
         target = Region(patch.x, patch.y, size, size)
         if self._augment is not None and self._jitter_px and not patch.fixed:
-            target = self._moved(target, mask.shape, rng, step=2 ** (len(magnifications) - 1))
+            target = self._moved(target, shape, rng, step=2 ** (len(magnifications) - 1))
         fields = [grid.field(target, m) for m in magnifications]
-        if self._augment is None:
-            return _example([slide.read(m, fields[m]) for m in magnifications], mask.read(target))
-        change = Augmentation.draw(rng, self._augment, size, len(magnifications), deformed=draw.deformed)
-        if self._wide:
-            margin = wide_margin_px(size, len(magnifications))
-            around = [slide.read(m, fields[m].grown(margin)) for m in magnifications]
-            return WideExample(*_example(around, mask.read(target.grown(margin))), DrawnChange.of(change))
+        change = None
+        if self._augment is not None:
+            change = Augmentation.draw(rng, self._augment, size, len(magnifications), deformed=draw.deformed)
+        if change is None or self._wide:
+            margin = wide_margin_px(size, len(magnifications)) if self._wide else 0
+            around = [field.grown(margin) for field in fields]
+            images = [slide.read(m, around[m]) for m in magnifications]
+            unchanged = _example(images, [labels.read(m, around[m]) for m in range(self._targets)])
+            return unchanged if change is None else WideExample(*unchanged, DrawnChange.of(change))
         samplings = [change.warp.sampling(m) for m in magnifications]
-        moved = [s.sample(slide.read(m, s.source_in(fields[m]))) for m, s in enumerate(samplings)]
-        labels = samplings[0].sample(mask.read(samplings[0].source_in(target)), labels=True)
-        return _example([change.color.apply(field) for field in moved], labels)
+        sources = [sampling.source_in(field) for sampling, field in zip(samplings, fields, strict=True)]
+        return _example(
+            [change.color.apply(samplings[m].sample(slide.read(m, sources[m]))) for m in magnifications],
+            [samplings[m].sample(labels.read(m, sources[m]), labels=True) for m in range(self._targets)],
+        )
 
     def tiles_bytes(self) -> int:
         """What all decoded tiles of the patches would take in memory: with so much each is decoded once, per process.
@@ -121,7 +141,8 @@ class PatchExamples(TorchDataset[Example | WideExample]):
             grid = self._dataset.patch_spec.grid_of(self._dataset.record(slide_id).mpp, slide_id)
             for m in range(magnifications):
                 around = margin + -(-self._jitter_px // 2**m)
-                total += tiles_bytes([grid.field(target, m).grown(around) for target in targets])
+                seen = [grid.field(target, m).grown(around) for target in targets]
+                total += tiles_bytes(seen, bytes_per_px=4 if m < self._targets else 3)
         return total
 
     def _moved(self, target: Region, shape: tuple[int, int], rng: np.random.Generator, step: int) -> Region:
@@ -134,40 +155,56 @@ class PatchExamples(TorchDataset[Example | WideExample]):
         x, y = min(max(target.x + dx, 0), last_x), min(max(target.y + dy, 0), last_y)
         return Region(x, y, target.width, target.height)
 
-    def _slide(self, slide_id: str) -> tuple[CachedFields, PatchGrid, LabelRaster]:
+    def _slide(self, slide_id: str) -> _OpenSlide:
         if slide_id not in self._open:
             record = self._dataset.record(slide_id)
             slide = self._dataset.open(record, self._slides_roots)
             grid = self._dataset.patch_spec.grid_of(record.mpp, slide_id)
-            fields = CachedFields(slide, grid, self._budget, len(self._open))
-            self._open[slide_id] = fields, grid, LabelRaster(self._dataset.mask_path(slide_id))
+            mask, number = LabelRaster(self._dataset.mask_path(slide_id)), 2 * len(self._open)
+            self._open[slide_id] = _OpenSlide(
+                CachedFields(slide, grid, self._budget, number),
+                CachedTiles(partial(_labels, mask), self._budget, number + 1),
+                grid,
+                mask.shape,
+            )
         return self._open[slide_id]
 
 
-def _example(fields: Sequence[NDArray[np.uint8]], labels: NDArray[np.uint8]) -> Example:
-    """Fields of (rows, columns, 3) as tensors."""
-    return Example(torch.from_numpy(np.stack(fields)).permute(0, 3, 1, 2), torch.from_numpy(labels))
+def _labels(mask: LabelRaster, magnification: int, region: Region) -> LabelArray:
+    """Labels of a region given in pixels of a magnification: that of the grid pixel in the middle of each."""
+    step = 2**magnification
+    labels = mask.read(Region(region.x * step, region.y * step, region.width * step, region.height * step))
+    return labels[step // 2 :: step, step // 2 :: step]
+
+
+def _example(fields: Sequence[NDArray[np.uint8]], labels: Sequence[NDArray[np.uint8]]) -> Example:
+    """Fields of (rows, columns, 3), and their labels, as tensors."""
+    return Example(torch.from_numpy(np.stack(fields)).permute(0, 3, 1, 2), torch.from_numpy(np.stack(labels)))
 
 
 class EpochDraws(Sampler[Draw]):
-    """The draws of one epoch after the other; set ``epoch`` before each pass.
+    """The draws of one epoch after the other; `start` each before its pass.
 
     Args:
         draws_of: Number of the epoch -> its draws.
     """
 
     def __init__(self, draws_of: Callable[[int], Sequence[Draw]]) -> None:
-        self.epoch = 1
+        self._epoch, self._skip = 1, 0
         self._draws_of = draws_of
 
+    def start(self, epoch: int, skip: int = 0) -> None:
+        """Chooses the epoch of the next pass, which leaves out its first ``skip`` draws."""
+        self._epoch, self._skip = epoch, skip
+
     def __iter__(self) -> Iterator[Draw]:
-        return iter(self._draws_of(self.epoch))
+        return iter(self._draws_of(self._epoch)[self._skip :])
 
 
 def augmented(batch: Example | WideExample, size_px: int, device: torch.device) -> Example:
     """A batch as the network is to see it; a wide one is changed on the device."""
     if isinstance(batch, WideExample):
-        return Example(*augment_on_device(batch.images, batch.target, batch.change, size_px, device))
+        return Example(*augment_on_device(batch.images, batch.targets, batch.change, size_px, device))
     return batch
 
 
@@ -176,5 +213,16 @@ def make_loader(
 ) -> DataLoader[Example | WideExample]:
     """Batches of examples in the order of the draws; workers live, and keep their caches, over all epochs."""
     return DataLoader(
-        examples, batch_size=batch_size, sampler=draws, num_workers=workers, persistent_workers=workers > 0
+        examples,
+        batch_size=batch_size,
+        sampler=draws,
+        num_workers=workers,
+        persistent_workers=workers > 0,
+        worker_init_fn=_leave_interrupts_to_the_parent,
     )
+
+
+def _leave_interrupts_to_the_parent(worker: int) -> None:
+    """Ctrl-C reaches every process of the terminal; a worker that died of it would break the step under way."""
+    del worker
+    signal.signal(signal.SIGINT, signal.SIG_IGN)

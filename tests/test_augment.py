@@ -238,19 +238,19 @@ def test_device_agrees_with_the_cpu(device, rule, deformed):
     batch = [DrawnChange.of(change) for change in changes]
     pixels, targets = augment_on_device(
         torch.from_numpy(images).permute(0, 3, 1, 2).expand(2, -1, -1, -1, -1),
-        torch.from_numpy(labels.copy()).expand(2, -1, -1),
+        torch.from_numpy(labels.copy()).expand(2, 3, -1, -1),
         DrawnChange(*(torch.stack(parts) for parts in zip(*batch, strict=True))),
         64,
         torch.device(device),
     )
     pixels, targets = pixels.cpu(), targets.cpu()
-    assert pixels.shape == (2, 3, 3, 64, 64) and targets.shape == (2, 64, 64)
+    assert pixels.shape == (2, 3, 3, 64, 64) and targets.shape == (2, 3, 64, 64)
     for b, change in enumerate(changes):
         for m in range(3):
             on_cpu = change.color.apply(changed(images[m], change.warp, m)).astype(int)
             difference = np.abs(pixels[b, m].permute(1, 2, 0).numpy() - on_cpu)
             assert difference.mean() < 0.6 and difference.max() <= 8, (difference.mean(), difference.max())
-        assert (targets[b].numpy() == changed(labels, change.warp, labels=True)).mean() > 0.998
+            assert (targets[b, m].numpy() == changed(labels, change.warp, m, labels=True)).mean() > 0.998
 
 
 # Examples of a dataset
@@ -262,7 +262,7 @@ def dataset(workspace):
 
 
 def examples_of(dataset, **options):
-    return PatchExamples(dataset, dataset.patches(), augment=RULES, jitter_px=32, **options)
+    return PatchExamples(dataset, dataset.patches(), augment=RULES, jitter_px=32, targets=3, **options)
 
 
 def test_an_example_depends_on_its_draw_alone(dataset):
@@ -270,7 +270,7 @@ def test_an_example_depends_on_its_draw_alone(dataset):
     once, again = examples_of(dataset), examples_of(dataset, cache_bytes=1)
     first, second = [once[d] for d in draws], [again[d] for d in reversed(draws)][::-1]
     for a, b in zip(first, second, strict=True):
-        assert torch.equal(a.images, b.images) and torch.equal(a.target, b.target)
+        assert torch.equal(a.images, b.images) and torch.equal(a.targets, b.targets)
     deformed = [once[Draw(0, 5, deformed)].images for deformed in (False, True)]
     assert not torch.equal(*deformed)
 
@@ -281,7 +281,8 @@ def test_wide_examples_become_the_same_ones(dataset):
         assert isinstance(wide, WideExample)
         batch = torch.utils.data.default_collate([wide])
         there = augmented(batch, dataset.patch_spec.size_px, torch.device("cpu"))
-        assert (there.target[0] == on_cpu.target).float().mean() > 0.998
+        assert there.targets[0].shape == on_cpu.targets.shape
+        assert (there.targets[0] == on_cpu.targets).float().mean() > 0.998
         assert (there.images[0].int() - on_cpu.images.int()).abs().float().mean() < 1
 
 
@@ -363,6 +364,8 @@ def test_elastic_training_says_what_it_balances(workspace, here):
         "train", "--dataset", workspace / "dataset", "--config", "c.toml", "--epochs", 1, "--steps-per-epoch", 1
     )
     assert done.exit_code == 0, done.output
-    assert "pixels" in done.stdout and "reading processes keeps 384 MiB" in done.stdout
-    options = json.loads(next(Path("models").glob("*/run.json")).read_text())["configuration"]
+    assert "pixels" in done.stdout and "the reading process keeps 384 MiB at most (--cache)" in done.stdout
+    run = json.loads(next(Path("models").glob("*/run.json")).read_text())
+    assert run["balance"]["classes"][0]["rate"] == 1
+    options = run["configuration"]
     assert options["rates"] == {"dark": 1} and options["sampler"] == "elastic"

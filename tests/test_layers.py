@@ -13,10 +13,11 @@ LAYERS: list[set[str]] = [
     {"", "annotations", "choices", "errors", "regions", "specs"},
     {"augment", "architectures", "class_rules", "losses", "metrics", "provenance", "reporting", "splits", "tissue"},
     {"rasterize", "polygonize", "patches", "balance"},
-    {"slides", "qupath", "dataset", "checkpoint", "config", "outputs"},
-    {"devices", "reports", "sources", "torch_dataset", "writers"},
+    {"slides", "qupath", "dataset", "checkpoint", "config", "outputs", "training_state"},
+    {"devices", "fine_tuning", "reports", "sources", "torch_dataset", "training_log", "writers"},
     {"importing", "training", "prediction", "evaluation"},
     {"cli"},
+    {"__main__"},
 ]
 
 OPENS_FILES_FROM_LAYER = 3

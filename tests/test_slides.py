@@ -215,7 +215,7 @@ class TestEveryReader:
 
 def test_tiles_of_regions_are_counted_once():
     """Tiles of 128 px and 3 bytes: the first region touches 2 x 1, the second 1 x 2 with one in common."""
-    assert tiles_bytes([Region(-1, 0, 2, 128), Region(0, 0, 10, 129)]) == 3 * 128 * 128 * 3
+    assert tiles_bytes([Region(-1, 0, 2, 128), Region(0, 0, 10, 129)], 3) == 3 * 128 * 128 * 3
 
 
 def test_tile_budget_drops_the_oldest():

@@ -67,7 +67,7 @@ def build_network(
     size_px: int,
     norm: Norm = "none",
     stem: Stem = "full",
-) -> nn.Module:
+) -> Stemmed:
     """Builds a network by name, with random weights.
 
     It takes a list of M images (B, 3, S, S), finest first, with values in 0 .. 1, and gives logits (B, C, S, S).

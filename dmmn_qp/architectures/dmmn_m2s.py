@@ -33,10 +33,13 @@ class DmmnM2s(nn.Module):
 
     def forward(self, images: list[Tensor]) -> Tensor:
         """M images (B, 3, S, S), finest first, S divisible by 16 -> logits (B, C, S, S)."""
+        return self.forward_branches(images)[0]
+
+    def forward_branches(self, images: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
+        """The logits, and d0 of each coarser branch: (B, f, S, S) of its own, wider field."""
         own, *coarser = [
             decoder(encoder(image))[0]
             for encoder, decoder, image in zip(self.encoders, self.decoders, images, strict=True)
         ]
         enlarged = [enlarge(x) for enlarge, x in zip(self.enlarge, coarser, strict=True)]
-        logits: Tensor = self.final(torch.cat([own, *enlarged], dim=1))
-        return logits
+        return self.final(torch.cat([own, *enlarged], dim=1)), coarser

@@ -40,6 +40,10 @@ class DmmnM3(nn.Module):
 
     def forward(self, images: list[Tensor]) -> Tensor:
         """M images (B, 3, S, S), finest first, S divisible by 32 -> logits (B, C, S, S)."""
+        return self.forward_branches(images)[0]
+
+    def forward_branches(self, images: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
+        """The logits, and d0 of each coarser branch: (B, f, S, S) of its own, wider field."""
         encoded = [encoder(image) for encoder, image in zip(self.encoders, images, strict=True)]
         coarser = {m: self.decoders[m](encoded[m]) for m in range(1, self.magnifications)}
         joins = [
@@ -47,5 +51,4 @@ class DmmnM3(nn.Module):
             for level in range(LEVELS - 1)
         ]
         decoded = self.decoders[0](encoded[0], joins)
-        logits: Tensor = self.final(decoded[0])
-        return logits
+        return self.final(decoded[0]), [maps[0] for maps in coarser.values()]

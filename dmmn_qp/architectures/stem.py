@@ -67,11 +67,21 @@ class Stemmed(nn.Module):
         Raises:
             ValueError: There are not M images.
         """
+        return self.enlarge(self.network(self.behind_stem(images)))
+
+    def behind_stem(self, images: list[Tensor]) -> list[Tensor]:
+        """What the network takes: the images that it looks at, each through its stem.
+
+        Raises:
+            ValueError: There are not M images.
+        """
         if len(images) != self.images:
             raise ValueError(f"the network takes {self.images} images, not {len(images)}")
         images = images[: self.used]
+        return [stem(image) for stem, image in zip(self.stems, images, strict=True)] if self.stems else images
+
+    def enlarge(self, logits: Tensor) -> Tensor:
+        """Logits at the network's resolution -> at that of the images."""
         if self.factor == 1:
-            full: Tensor = self.network(images)
-            return full
-        coarse = self.network([stem(image) for stem, image in zip(self.stems, images, strict=True)])
-        return functional.interpolate(coarse, scale_factor=self.factor, mode="bilinear")
+            return logits
+        return functional.interpolate(logits, scale_factor=self.factor, mode="bilinear")

@@ -52,32 +52,32 @@ def wide_margin_px(size_px: int, magnifications: int) -> int:
 
 
 def augment_on_device(
-    images: Tensor, target: Tensor, change: DrawnChange, size_px: int, device: torch.device
+    images: Tensor, targets: Tensor, change: DrawnChange, size_px: int, device: torch.device
 ) -> tuple[Tensor, Tensor]:
     """Samples a batch of wide fields by their maps and recolours them.
 
     Args:
         images: (B, M, 3, W, W) uint8, W = S + 2 `wide_margin_px`; the uint8 values travel to the device.
-        target: (B, W, W) uint8 labels.
+        targets: (B, T, W, W) uint8 labels of the finest T magnifications.
         change: The batch's changes.
         size_px: S.
         device: Where to compute.
 
     Returns:
-        (B, M, 3, S, S) uint8 and (B, S, S) uint8, on the device; with `Warp` and `ColorChange` they agree but for
+        (B, M, 3, S, S) uint8 and (B, T, S, S) uint8, on the device; with `Warp` and `ColorChange` they agree but for
         rounding, of labels where a place is halfway between two pixels.
     """
     of_density = bool(change.of_density.any())
-    images, target = images.to(device, non_blocking=True), target.to(device, non_blocking=True)
+    images, targets = images.to(device, non_blocking=True), targets.to(device, non_blocking=True)
     matrix, nodes_px, color = (t.to(device, non_blocking=True) for t in change[:3])
-    magnifications = images.shape[1]
-    fields = []
-    for m in range(magnifications):
-        places = _places(matrix, nodes_px, size_px, m, magnifications, images.shape[-1])
+    fields, labels = [], []
+    for m in range(images.shape[1]):
+        places = _places(matrix, nodes_px, size_px, m, images.shape[1], images.shape[-1])
         fields.append(functional.grid_sample(images[:, m].float(), places, padding_mode="border", align_corners=False))
-        if m == 0:
-            labels = functional.grid_sample(target[:, None].float(), places, mode="nearest", align_corners=False)
-    return _recolored(torch.stack(fields, 1), color, of_density), labels[:, 0].round().to(torch.uint8)
+        if m < targets.shape[1]:
+            of_field = targets[:, m, None].float()
+            labels.append(functional.grid_sample(of_field, places, mode="nearest", align_corners=False)[:, 0])
+    return _recolored(torch.stack(fields, 1), color, of_density), torch.stack(labels, 1).round().to(torch.uint8)
 
 
 def _places(

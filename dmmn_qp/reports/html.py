@@ -61,6 +61,15 @@ def render_page(report: ImportReport, pictures: Mapping[str, SlidePicture]) -> s
         if finding.slide is not None and finding.place is not None:
             pins[finding.slide].append((number, finding))
     of_split = {split: [slide for slide in report.slides if split in slide.splits] for split in SPLITS}
+    return (
+        page_environment()
+        .get_template(_TEMPLATE)
+        .render(report=report, pictures=pictures, pins=pins, of_split=of_split, splits=SPLITS, severities=SEVERITIES)
+    )
+
+
+def page_environment() -> Environment:
+    """The templates of all pages, with escaping always on."""
     environment = Environment(
         loader=PackageLoader("dmmn_qp.reports", "templates"),
         autoescape=True,
@@ -69,9 +78,7 @@ def render_page(report: ImportReport, pictures: Mapping[str, SlidePicture]) -> s
         lstrip_blocks=True,
     )
     environment.filters |= {"mm2": mm2_text, "percent": percent_text, "css": css_color, "base64": base64_text}
-    return environment.get_template(_TEMPLATE).render(
-        report=report, pictures=pictures, pins=pins, of_split=of_split, splits=SPLITS, severities=SEVERITIES
-    )
+    return environment
 
 
 def mm2_text(area_mm2: float) -> str:
