@@ -16,6 +16,7 @@ from dmmn_qp.balance import Draw, class_weights
 from dmmn_qp.config import TrainOptions
 from dmmn_qp.dataset import Dataset
 from dmmn_qp.devices import choose_device, memory_gib, network_inputs
+from dmmn_qp.fine_tuning import network_of_model
 from dmmn_qp.losses import supervised_losses
 from dmmn_qp.outputs import new_file
 from dmmn_qp.patches import class_pixels, training_pixels
@@ -64,8 +65,13 @@ def show_batch(
     for draw in draws.of_epoch(1, draws.pass_length):
         shown.setdefault(draw.patch, draw)
     rules = AugmentRules(options.color, options.zoom)
-    unchanged = PatchExamples(dataset, training, augment=None, slides_roots=slides_roots)
-    augmented_ones = PatchExamples(dataset, training, augment=rules, slides_roots=slides_roots)
+    reduction = options.reduction
+    if options.start_from is not None:
+        reduction = network_of_model(options.start_from, dataset.patch_spec).convention.reduction
+    unchanged, augmented_ones = (
+        PatchExamples(dataset, training, augment=augment, slides_roots=slides_roots, reduction=reduction)
+        for augment in (None, rules)
+    )
     rows, names = [], []
     for draw in list(shown.values())[:SHOWN_PATCHES]:
         versions = [("as it is", unchanged, draw)]

@@ -393,6 +393,7 @@ def test_templates_are_shipped():
     assert {f.name for f in (files("dmmn_qp.reports") / "templates").iterdir()} == {
         "import_report.html.j2",
         "report.css",
+        "training_report.html.j2",
     }
 
 
