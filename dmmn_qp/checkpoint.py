@@ -15,7 +15,8 @@ from dmmn_qp.architectures import ARCHITECTURES, build_network
 from dmmn_qp.choices import Channels, Norm, Reduction, Stem
 from dmmn_qp.config import explain
 from dmmn_qp.errors import ModelError
-from dmmn_qp.outputs import new_file, write_json
+from dmmn_qp.outputs import RUN_FILE, new_file, new_folder, write_json
+from dmmn_qp.provenance import describe_run, now
 from dmmn_qp.specs import ClassMap, FileModel, PatchSpec
 
 CARD = "model.json"
@@ -120,9 +121,18 @@ class ModelCard(FileModel):
         )
 
 
-def save_model(folder: Path, card: ModelCard, network: nn.Module) -> None:
-    """Writes the weights and then the card into an existing folder, each complete at every moment."""
+def save_model(folder: Path, card: ModelCard, network: nn.Module, *, half: bool = False) -> None:
+    """Writes the weights and then the card into an existing folder, each complete at every moment.
+
+    Args:
+        folder: The folder.
+        card: The card.
+        network: The network.
+        half: Whether weights are stored in 16 bits; whoever loads them computes in 32 all the same.
+    """
     state = {key: value.detach().cpu().contiguous() for key, value in network.state_dict().items()}
+    if half:
+        state = {key: value.half() if value.is_floating_point() else value for key, value in state.items()}
     with new_file(folder / WEIGHTS) as temporary:
         temporary.write_bytes(save(state))
     write_json(folder / CARD, card.model_dump(mode="json"))
@@ -173,6 +183,23 @@ def load_model(folder: Path) -> tuple[ModelCard, nn.Module]:
             "from its source"
         ) from error
     return card, network.eval()
+
+
+def shrink_model(folder: Path, out: Path, *, overwrite: bool = False) -> None:
+    """Copies a model with its weights in half precision: half the size, to be passed on.
+
+    Raises:
+        ModelError: The model is missing or damaged, or has weights beyond what 16 bits can hold.
+        OutputExistsError: ``out`` exists.
+    """
+    started = now()
+    card, network = load_model(folder)
+    largest = max(float(value.abs().max()) for value in network.state_dict().values())
+    if largest > torch.finfo(torch.half).max:
+        raise ModelError(f'model "{folder}" has weights up to {largest:g}, beyond half precision; copy it as it is')
+    with new_folder(out, overwrite=overwrite, marker=CARD) as temporary:
+        save_model(temporary, card.model_copy(update={"name": out.name}), network, half=True)
+        write_json(temporary / RUN_FILE, describe_run("shrink", {"model": str(folder)}, started))
 
 
 def newest_model(models: Path) -> Path:

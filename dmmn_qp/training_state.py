@@ -54,9 +54,13 @@ class TrainingState:
 
 
 def save_state(folder: Path, state: TrainingState) -> None:
-    """Writes the state atomically: a kill leaves the old one or the new one."""
-    with new_file(folder / STATE) as temporary:
-        torch.save({"format": _FORMAT, **_fields_of(state)}, temporary)
+    """Writes the state atomically: a kill or a full disk leaves the old one.
+
+    Raises:
+        OSError: It cannot be written.
+    """
+    with new_file(folder / STATE) as temporary, temporary.open("wb") as file:  # given a path, torch hides the reason
+        torch.save({"format": _FORMAT, **_fields_of(state)}, file)
 
 
 def _fields_of(state: TrainingState) -> dict[str, Any]:

@@ -5,6 +5,8 @@ import json
 import pytest
 
 from dmmn_qp.checkpoint import CARD, WEIGHTS, InputConvention, ModelCard, NetworkOptions, load_model, save_model
+from dmmn_qp.dataset import LabelRaster
+from dmmn_qp.regions import Region
 from dmmn_qp.specs import ClassMap, PatchSpec
 from tests.conftest import fails, invoke
 
@@ -68,3 +70,27 @@ def test_show_of_something_else(model, here):
     assert "damaged" in fails("models", "show", "m")
     (model / CARD).write_text('{"architecture": "resnet50"}')
     assert "model card" in fails("models", "show", "m")
+
+
+def test_shrunk_model_is_half_as_large_and_predicts_as_before(workspace, here):
+    source = workspace / "models" / "dmmn-m3-1"
+    result = invoke("models", "shrink", source, "--out", "small")
+    assert result.exit_code == 0, result.output
+    assert (here / "small" / WEIGHTS).stat().st_size < 0.6 * (source / WEIGHTS).stat().st_size
+    slide = json.loads((workspace / "dataset" / "dataset.json").read_text())["slides"][0]["path"]
+    for model, out in ((source, "before"), ("small", "after")):
+        assert invoke("predict", slide, "--model", model, "--out", out, "--precision", "fp32").exit_code == 0
+    labels = []
+    for out in ("before", "after"):
+        (path,) = (here / out).glob("*.labels.tif")
+        with LabelRaster(path) as raster:
+            labels.append(raster.read(Region(0, 0, 768, 512)))
+    assert (labels[0] == labels[1]).mean() > 0.995
+    assert "exists" in fails("models", "shrink", source, "--out", "small")
+
+
+def test_weights_that_half_precision_cannot_hold(model):
+    card, network = load_model(model)
+    next(network.parameters()).data.fill_(1e6)
+    save_model(model, card, network)
+    assert "beyond half precision" in fails("models", "shrink", "m", "--out", "small")

@@ -130,6 +130,26 @@ def test_damaged_state(tiny, here):
     assert not (here / "pwned").exists()
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full to stand for a full disk")
+def test_full_disk_leaves_the_last_state(tiny, here, monkeypatch):
+    """The third state does not fit any more; what was saved before goes on to the end."""
+    saved, save = [], torch.save
+
+    def limited(content, file):
+        saved.append(content["step"])
+        if len(saved) == 3:
+            with Path("/dev/full").open("wb") as full:
+                save(content, full)
+        save(content, file)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "save", limited)
+        assert "No space left" in fails(*tiny, "--out", "m")
+    assert torch.load(here / "m" / STATE, weights_only=True)["step"] == saved[1]
+    result = invoke("train", "--resume", "--out", "m")
+    assert result.exit_code == 0, result.output
+
+
 def test_two_processes_are_one(tiny, here):
     """The same loss curve with the same global batch; without batch norm, whose statistics are each process's own."""
     (here / "tiny.toml").write_text(TINY + 'norm = "none"\n')
