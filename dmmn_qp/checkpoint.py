@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save
 from torch import nn
 
 from dmmn_qp.architectures import ARCHITECTURES, build_network
+from dmmn_qp.architectures.stem import Stemmed
 from dmmn_qp.choices import Channels, Norm, Reduction, Stem
 from dmmn_qp.config import explain
 from dmmn_qp.errors import ModelError
@@ -104,7 +105,7 @@ class ModelCard(FileModel):
     licence: str | None = None
     attribution: str | None = None
 
-    def build(self) -> nn.Module:
+    def build(self) -> Stemmed:
         """A network of this kind with fresh weights.
 
         Raises:
@@ -164,7 +165,7 @@ def load_card(folder: Path) -> ModelCard:
     return card
 
 
-def load_model(folder: Path) -> tuple[ModelCard, nn.Module]:
+def load_model(folder: Path) -> tuple[ModelCard, Stemmed]:
     """Reads a model: its card, and its network in evaluation mode on the CPU.
 
     Raises:

@@ -16,6 +16,11 @@ Norm = Literal["none", "batch", "group"]
 Stem = Literal["full", "half", "quarter"]
 """Resolution at which a network computes; the paper's is full."""
 
+Context = Literal["auto", "patch", "shared"]
+"""How the coarser branches see a target: ``patch`` its own field, zero-padded, as the paper; ``shared`` what is
+computed once for many neighbouring targets; ``auto`` shared where the network can.
+"""
+
 Channels = Literal["RGB", "BGR"]
 """Order of the colour channels that a network is given."""
 

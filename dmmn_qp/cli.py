@@ -15,7 +15,7 @@ import typer
 from typer.core import TyperGroup
 
 from dmmn_qp import __version__
-from dmmn_qp.choices import Device, ExportFormat, Freeze, OverlapRule, Precision, Preset, Reader, Split
+from dmmn_qp.choices import Context, Device, ExportFormat, Freeze, OverlapRule, Precision, Preset, Reader, Split
 from dmmn_qp.config import ConfigFile, import_options, load_config, predict_options, train_options
 from dmmn_qp.errors import ConfigError, DmmnQpError
 from dmmn_qp.outputs import write_json
@@ -326,6 +326,10 @@ def predict_command(
     out: Annotated[Path, typer.Option(help="Folder to write into.")] = PREDICTIONS,
     mpp: MppOption = None,
     batch_size: Annotated[int | None, typer.Option(help="Targets per forward pass.")] = None,
+    context: Annotated[
+        Context | None,
+        typer.Option(help="shared: neighbours share the work of 10x and 5x; patch: the paper's scheme; default auto."),
+    ] = None,
     device: DeviceOption = None,
     precision: PrecisionOption = None,
     slides_root: SlidesRootOption = None,
@@ -336,7 +340,7 @@ def predict_command(
     from dmmn_qp.checkpoint import newest_model
     from dmmn_qp.prediction import predict, slides_to_predict
 
-    flags = {"mpp": mpp, "batch_size": batch_size, "device": device, "precision": precision}
+    flags = {"mpp": mpp, "batch_size": batch_size, "context": context, "device": device, "precision": precision}
     options = predict_options(load_config(config), flags)
     reporter = Reporter()
     chosen = slides_to_predict(slides or [], dataset, _slides_roots(slides_root))

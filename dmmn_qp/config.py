@@ -17,6 +17,7 @@ from dmmn_qp.annotations import ObjectKind
 from dmmn_qp.choices import (
     Channels,
     ColorRule,
+    Context,
     Device,
     Freeze,
     LossMean,
@@ -202,12 +203,14 @@ class PredictOptions(FileModel):
 
     Attributes:
         batch_size: Targets per forward pass.
+        context: Whether neighbouring targets share the work of the coarser branches.
         precision: ``auto`` takes bf16 where the device has instructions for it.
         device: Where to compute.
         mpp: um/px of slides that do not say it.
     """
 
     batch_size: int = Field(default=4, ge=1)
+    context: Context = "auto"
     precision: Precision = "auto"
     device: Device = "auto"
     mpp: float | None = Field(default=None, gt=0)

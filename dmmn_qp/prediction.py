@@ -10,13 +10,16 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor
 
+from dmmn_qp.architectures.blocks import LEVELS
+from dmmn_qp.architectures.stem import Stemmed
 from dmmn_qp.checkpoint import ModelCard, load_model
+from dmmn_qp.choices import Context
 from dmmn_qp.config import PredictOptions
 from dmmn_qp.dataset import LABELS_SUFFIX, Dataset, SlideRecord, create_label_raster
-from dmmn_qp.devices import autocast, choose_bf16, choose_device, network_inputs, predicted_labels
-from dmmn_qp.errors import OutputExistsError, SlideError
+from dmmn_qp.devices import autocast, choose_bf16, choose_device, network_input, predicted_labels
+from dmmn_qp.errors import ModelError, OutputExistsError, SlideError
 from dmmn_qp.outputs import RUN_FILE, new_file, write_json
 from dmmn_qp.provenance import describe_run, now
 from dmmn_qp.rasterize import LabelArray
@@ -25,11 +28,14 @@ from dmmn_qp.reporting import Reporter
 from dmmn_qp.slides import RgbArray, Slide, fingerprint, is_slide_folder, list_slides, open_slide, read_field
 from dmmn_qp.slides.finding import SlidesRoot
 from dmmn_qp.slides.transformed import Change
-from dmmn_qp.specs import PatchGrid
+from dmmn_qp.specs import PatchGrid, PatchSpec
 from dmmn_qp.writers import WRITERS, PredictedSlide
 
 BLOCK_TARGETS = 8
 """Side of a block in targets: what is read, predicted and written at a time."""
+
+SHARED_BLOCK_TARGETS = 4
+"""The same where targets share contexts: the maps of a block must fit into memory, and better into caches."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +55,27 @@ class SlideToPredict:
     mpp: float | None = None
     crop_to_bounds: bool = True
     frame: tuple[Change, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Predictor:
+    """A model ready to predict.
+
+    Attributes:
+        card: Its card.
+        network: In evaluation mode, on the device.
+        device: Where to compute.
+        bf16: Whether in bf16.
+        batch_size: Targets per forward pass.
+        shared: Whether the coarser branches are computed once for a block, see `shares_contexts`.
+    """
+
+    card: ModelCard
+    network: Stemmed
+    device: torch.device
+    bf16: bool = False
+    batch_size: int = 4
+    shared: bool = False
 
 
 def slides_to_predict(
@@ -144,17 +171,15 @@ def predict(
             f'output folder "{out}" exists and holds predictions of {", ".join(done)}; pass --overwrite to replace '
             "them or choose another with --out"
         )
-    card, network = load_model(model_folder)
-    device = choose_device(options.device)
-    bf16 = choose_bf16(options.precision, device)
-    network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    model = load_predictor(model_folder, options)
+    card = model.card
     for slide in slides:  # every slide is looked at before the first is predicted
         with _open(slide, options) as opened:
             card.patch_spec.grid_of(opened.info.mpp, slide.slide_id)
     run = describe_run(
-        "predict", {**options.model_dump(mode="json"), "model": str(model_folder)}, started, device=str(device)
+        "predict", {**options.model_dump(mode="json"), "model": str(model_folder)}, started, device=str(model.device)
     )
-    reporter.heading(f"Predicting {len(slides)} slides with {card.name} on {device.type}")
+    reporter.heading(f"Predicting {len(slides)} slides with {card.name} on {model.device.type}")
     if card.licence:
         reporter.say(f"  licence of the model: {card.licence}")
     if card.attribution:
@@ -162,9 +187,28 @@ def predict(
     written: list[Path] = []
     for slide in slides:
         with _open(slide, options) as opened:
-            written.append(_predict_one(slide, opened, card, network, device, bf16, out, options, run, reporter))
+            written.append(_predict_one(slide, opened, model, out, run, reporter))
     write_json(out / RUN_FILE, {**run, "finished": now(), "slides": [s.slide_id for s in slides]})
     return written
+
+
+def load_predictor(model_folder: Path, options: PredictOptions) -> Predictor:
+    """Reads a model and makes it ready on the device that the options ask for.
+
+    Raises:
+        ModelError: The model is missing or damaged, or cannot share contexts as asked.
+        ConfigError: The device is not there.
+    """
+    card, network = load_model(model_folder)
+    device = choose_device(options.device)
+    return Predictor(
+        card=card,
+        network=network.to(device, memory_format=torch.channels_last),  # type: ignore[call-overload]
+        device=device,
+        bf16=choose_bf16(options.precision, device),
+        batch_size=options.batch_size,
+        shared=shares_contexts(network, card.patch_spec, options.context),
+    )
 
 
 def _open(slide: SlideToPredict, options: PredictOptions) -> Slide:
@@ -178,19 +222,10 @@ def _open(slide: SlideToPredict, options: PredictOptions) -> Slide:
 
 
 def _predict_one(
-    target: SlideToPredict,
-    slide: Slide,
-    card: ModelCard,
-    network: nn.Module,
-    device: torch.device,
-    bf16: bool,
-    out: Path,
-    options: PredictOptions,
-    run: dict[str, Any],
-    reporter: Reporter,
+    target: SlideToPredict, slide: Slide, model: Predictor, out: Path, run: dict[str, Any], reporter: Reporter
 ) -> Path:
     """Predicts one slide and writes its files; returns its GeoJSON."""
-    info = slide.info
+    info, card = slide.info, model.card
     grid = card.patch_spec.grid_of(info.mpp, target.slide_id)
     labels_path = out / f"{target.slide_id}.{LABELS_SUFFIX}"
     predicted = PredictedSlide(
@@ -212,7 +247,7 @@ def _predict_one(
         new_file(labels_path) as temporary,
         create_label_raster(temporary, (rows, columns), card.class_map) as raster,
     ):
-        for block, labels in predict_blocks(slide, grid, network, card, device, bf16, options.batch_size):
+        for block, labels in predict_blocks(slide, grid, model):
             raster.write(block, labels)
             task.advance(block.width * block.height // size**2)
     for suffix, write in WRITERS.items():
@@ -221,18 +256,33 @@ def _predict_one(
     return out / f"{target.slide_id}.geojson"
 
 
-def predict_blocks(
-    slide: Slide,
-    grid: PatchGrid,
-    network: nn.Module,
-    card: ModelCard,
-    device: torch.device,
-    bf16: bool,
-    batch_size: int,
-) -> Iterator[tuple[Region, LabelArray]]:
+def shares_contexts(network: Stemmed, spec: PatchSpec, wanted: Context) -> bool:
+    """Whether neighbouring targets share the work of the coarser branches.
+
+    Targets must then lie on whole pixels of every map, poolings included, of every branch.
+
+    Raises:
+        ModelError: It is asked for, and the network cannot.
+    """
+    pixel = 2 ** (LEVELS - 1) * network.factor
+    can = network.shares_contexts and all((spec.size_px >> m) % pixel == 0 for m in range(1, len(spec.mpps)))
+    if wanted == "shared" and not can:
+        raise ModelError(
+            "this model's coarser branches cannot be shared (it has none of their own, or its patches do not fall on "
+            "their pixels); pass --context patch"
+        )
+    return can and wanted != "patch"
+
+
+def predict_blocks(slide: Slide, grid: PatchGrid, model: Predictor) -> Iterator[tuple[Region, LabelArray]]:
     """Predicts a slide in blocks of targets, row by row; the next block is read while one is predicted.
 
     Every pixel of the slide is predicted. What lies outside the slide is zero, as in the paper.
+
+    Args:
+        slide: The open slide.
+        grid: The patch grid on it.
+        model: The model.
 
     Yields:
         (block in grid pixels, labels (block.height, block.width) uint8 >= 1); blocks at the right and bottom border
@@ -241,11 +291,12 @@ def predict_blocks(
     rows, columns = grid.shape(slide.info.width, slide.info.height)
     size = grid.spec.size_px
     whole = Region(0, 0, -(-columns // size) * size, -(-rows // size) * size)
-    blocks = list(whole.tiles(BLOCK_TARGETS * size))
+    blocks = list(whole.tiles((SHARED_BLOCK_TARGETS if model.shared else BLOCK_TARGETS) * size))
 
     def read(block: Region) -> list[RgbArray]:
         return [
-            read_field(slide, grid, m, grid.field(block, m), card.input.reduction) for m in range(len(grid.spec.mpps))
+            read_field(slide, grid, m, grid.field(block, m), model.card.input.reduction)
+            for m in range(len(grid.spec.mpps))
         ]
 
     with ThreadPoolExecutor(1) as reader:
@@ -254,33 +305,65 @@ def predict_blocks(
             fields = ahead.result()
             if i + 1 < len(blocks):
                 ahead = reader.submit(read, blocks[i + 1])
-            yield block, _predict_block(block, fields, grid, network, card, device, bf16, batch_size)
+            with torch.inference_mode(), autocast(model.device, model.bf16):
+                labels = _predict_block(block, fields, size, model)
+            yield block, labels
 
 
-def _predict_block(
-    block: Region,
-    fields: Sequence[RgbArray],
-    grid: PatchGrid,
-    network: nn.Module,
-    card: ModelCard,
-    device: torch.device,
-    bf16: bool,
-    batch_size: int,
-) -> LabelArray:
+def _predict_block(block: Region, fields: Sequence[RgbArray], size: int, model: Predictor) -> LabelArray:
     """Labels of a block from its fields, target by target in batches."""
-    size = grid.spec.size_px
+    network = model.network
     labels = np.empty((block.height, block.width), np.uint8)
     corners = [(y, x) for y in range(0, block.height, size) for x in range(0, block.width, size)]
-    for start in range(0, len(corners), batch_size):
-        batch = corners[start : start + batch_size]
-        images = np.stack([[_cut(field, y >> m, x >> m, size) for m, field in enumerate(fields)] for y, x in batch])
-        with torch.inference_mode(), autocast(device, bf16):
-            inputs = network_inputs(torch.from_numpy(images).permute(0, 1, 4, 2, 3), card.input, device)
-            logits = network(inputs)  # (B, reserved + C, S, S)
-            predicted = predicted_labels(logits, len(card.class_map)).cpu().numpy()
+    if model.shared:
+        finest, *coarser = (_network_inputs([field], model) for field in fields)
+        maps = [network.context(m, field) for m, field in enumerate(coarser, start=1)]
+    for start in range(0, len(corners), model.batch_size):
+        batch = corners[start : start + model.batch_size]
+        if model.shared:
+            images = torch.cat([finest[..., y : y + size, x : x + size] for y, x in batch])
+            images = images.contiguous(memory_format=torch.channels_last)
+            logits = network.from_contexts(images, _contexts_of_targets(maps, fields, batch, size))
+        else:
+            logits = network(
+                [
+                    _network_inputs([_cut(field, y >> m, x >> m, size) for y, x in batch], model)
+                    for m, field in enumerate(fields)
+                ]
+            )  # (B, reserved + C, S, S)
+        predicted = predicted_labels(logits, len(model.card.class_map)).cpu().numpy()
         for (y, x), target in zip(batch, predicted, strict=True):
             labels[y : y + size, x : x + size] = target
     return labels
+
+
+def _network_inputs(pixels: Sequence[RgbArray], model: Predictor) -> Tensor:
+    """Pictures (h, w, 3) uint8 as the network takes them: (B, 3, h, w) float32, channels last."""
+    on_device = torch.from_numpy(np.stack(pixels)).to(model.device).permute(0, 3, 1, 2)
+    return network_input(on_device, model.card.input).contiguous(memory_format=torch.channels_last)
+
+
+def _contexts_of_targets(
+    maps: Sequence[Sequence[Tensor]], fields: Sequence[RgbArray], corners: Sequence[tuple[int, int]], size: int
+) -> list[list[Tensor]]:
+    """Cuts the maps of each target's own fields out of those of the block.
+
+    Args:
+        maps: Of each coarser branch, its maps (1, channels, h, w).
+        fields: The block's fields, finest first.
+        corners: (row, column) of the targets in the block, in grid px.
+        size: Side of a target in grid px.
+    """
+    contexts: list[list[Tensor]] = []
+    for m, of_branch in enumerate(maps, start=1):
+        cut: list[Tensor] = []
+        for features in of_branch:
+            pixel = fields[m].shape[0] // features.shape[-2]  # field px of a pixel of the map
+            side = size // pixel
+            places = [((y >> m) // pixel, (x >> m) // pixel) for y, x in corners]
+            cut.append(torch.cat([features[..., y : y + side, x : x + side] for y, x in places]))
+        contexts.append(cut)
+    return contexts
 
 
 def _cut(field: RgbArray, y: int, x: int, size: int) -> RgbArray:

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from dmmn_qp.checkpoint import CARD, InputConvention, ModelCard, NetworkOptions, load_card, load_model, save_model
 from dmmn_qp.devices import class_logits, network_inputs, predicted_labels
-from dmmn_qp.prediction import predict_blocks
+from dmmn_qp.prediction import Predictor, predict_blocks
 from dmmn_qp.regions import Region
 from dmmn_qp.slides import open_slide, read_field
 from dmmn_qp.slides.cached import CachedFields, TileBudget
@@ -145,7 +145,7 @@ def test_prediction_reads_by_the_convention(slide, pixels):
 
     convention = InputConvention(channels="BGR", reduction="decimate")
     grid = card().patch_spec.grid_of(0.5)
-    block, labels = next(predict_blocks(slide, grid, Brightest(), card(input=convention), CPU, False, 4))
+    block, labels = next(predict_blocks(slide, grid, Predictor(card(input=convention), Brightest(), CPU)))
     assert (block.x, block.y, block.width) == (0, 0, 512)
     field = pixels[64 + 128 - 32 : 64 + 128 + 96 : 2, 64 + 64 - 32 : 64 + 64 + 96 : 2]  # around the target (128, 192)
     assert np.array_equal(labels[192:256, 128:192], field[..., ::-1].argmax(axis=-1) + 1)

@@ -37,9 +37,16 @@ class DmmnM2s(nn.Module):
 
     def forward_branches(self, images: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
         """The logits, and d0 of each coarser branch: (B, f, S, S) of its own, wider field."""
-        own, *coarser = [
-            decoder(encoder(image))[0]
-            for encoder, decoder, image in zip(self.encoders, self.decoders, images, strict=True)
-        ]
-        enlarged = [enlarge(x) for enlarge, x in zip(self.enlarge, coarser, strict=True)]
-        return self.final(torch.cat([own, *enlarged], dim=1)), coarser
+        contexts = [self.context(m, image) for m, image in enumerate(images) if m]
+        return self.from_contexts(images[0], contexts), [maps[0] for maps in contexts]
+
+    def context(self, m: int, image: Tensor) -> list[Tensor]:
+        """The decoder map d0 of coarser branch ``m`` for its field, or for a wider one of many targets."""
+        return [self.decoders[m](self.encoders[m](image))[0]]
+
+    def from_contexts(self, image: Tensor, contexts: list[list[Tensor]]) -> Tensor:
+        """Logits (B, C, S, S) from the finest image and, of each coarser branch, the map of the target's field."""
+        own = self.decoders[0](self.encoders[0](image))[0]
+        enlarged = [enlarge(maps[0]) for enlarge, maps in zip(self.enlarge, contexts, strict=True)]
+        logits: Tensor = self.final(torch.cat([own, *enlarged], dim=1))
+        return logits

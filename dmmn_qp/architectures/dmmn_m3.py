@@ -44,11 +44,19 @@ class DmmnM3(nn.Module):
 
     def forward_branches(self, images: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
         """The logits, and d0 of each coarser branch: (B, f, S, S) of its own, wider field."""
-        encoded = [encoder(image) for encoder, image in zip(self.encoders, images, strict=True)]
-        coarser = {m: self.decoders[m](encoded[m]) for m in range(1, self.magnifications)}
+        contexts = [self.context(m, image) for m, image in enumerate(images) if m]
+        return self.from_contexts(images[0], contexts), [maps[0] for maps in contexts]
+
+    def context(self, m: int, image: Tensor) -> list[Tensor]:
+        """The decoder maps d0 .. d3 of coarser branch ``m`` for its field, or for a wider one of many targets."""
+        decoded: list[Tensor] = self.decoders[m](self.encoders[m](image))
+        return decoded
+
+    def from_contexts(self, image: Tensor, contexts: list[list[Tensor]]) -> Tensor:
+        """Logits (B, C, S, S) from the finest image and, of each coarser branch, the maps of the target's field."""
         joins = [
-            [centre_crop(coarser[m][source], 2**m) for m, source in self._joins_to(level)]
+            [centre_crop(contexts[m - 1][source], 2**m) for m, source in self._joins_to(level)]
             for level in range(LEVELS - 1)
         ]
-        decoded = self.decoders[0](encoded[0], joins)
-        return self.final(decoded[0]), [maps[0] for maps in coarser.values()]
+        logits: Tensor = self.final(self.decoders[0](self.encoders[0](image), joins)[0])
+        return logits

@@ -47,12 +47,20 @@ class DmmnMs(nn.Module):
 
     def forward(self, images: list[Tensor]) -> Tensor:
         """M images (B, 3, S, S), finest first, S divisible by 32 -> logits (B, C, S, S)."""
-        own, *coarser = [encoder(image) for encoder, image in zip(self.encoders, images, strict=True)]
+        return self.from_contexts(images[0], [self.context(m, image) for m, image in enumerate(images) if m])
+
+    def context(self, m: int, image: Tensor) -> list[Tensor]:
+        """The encoder maps e0 .. e4 of coarser branch ``m`` for its field, or for a wider one of many targets."""
+        encoded: list[Tensor] = self.encoders[m](image)
+        return encoded
+
+    def from_contexts(self, image: Tensor, contexts: list[list[Tensor]]) -> Tensor:
+        """Logits (B, C, S, S) from the finest image and, of each coarser branch, the maps of the target's field."""
         enlarged = [
             [enlarge(x) for enlarge, x in zip(levels, encoded, strict=True)]  # type: ignore[call-overload]
-            for levels, encoded in zip(self.enlarge, coarser, strict=True)
+            for levels, encoded in zip(self.enlarge, contexts, strict=True)
         ]
         joins = [[branch[k] for branch in enlarged] for k in range(LEVELS)]  # at level k: 10x, 5x
-        decoded = self.decoder(own, joins[1:])
+        decoded = self.decoder(self.encoders[0](image), joins[1:])
         logits: Tensor = self.final(torch.cat([decoded[0], *joins[0]], dim=1))
         return logits

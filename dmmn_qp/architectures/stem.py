@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Protocol, cast, runtime_checkable
+
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -38,6 +40,19 @@ class StridedStem(nn.Sequential):
         )
 
 
+@runtime_checkable
+class SharesContexts(Protocol):
+    """A network whose coarser branches do not depend on the finest, so that neighbouring targets can share them."""
+
+    def context(self, m: int, image: Tensor) -> list[Tensor]:
+        """Maps of coarser branch ``m`` for a field of one or many targets, each half as fine as the one before."""
+        ...
+
+    def from_contexts(self, image: Tensor, contexts: list[list[Tensor]]) -> Tensor:
+        """Logits from the finest image and, of each coarser branch, the maps of the target's field."""
+        ...
+
+
 class Stemmed(nn.Module):
     """A network behind its stem.
 
@@ -68,6 +83,24 @@ class Stemmed(nn.Module):
             ValueError: There are not M images.
         """
         return self.enlarge(self.network(self.behind_stem(images)))
+
+    @property
+    def shares_contexts(self) -> bool:
+        """Whether the coarser branches can be computed once for many targets (`SharesContexts`)."""
+        return self.used > 1 and isinstance(self.network, SharesContexts)
+
+    def context(self, m: int, image: Tensor) -> list[Tensor]:
+        """Maps of coarser branch ``m`` for a field (B, 3, h, w) of one or many targets.
+
+        Map number k has ``1 / 2**k`` of the resolution at which the network computes.
+        """
+        network = cast(SharesContexts, self.network)
+        return network.context(m, self.stems[m](image) if self.stems else image)
+
+    def from_contexts(self, image: Tensor, contexts: list[list[Tensor]]) -> Tensor:
+        """Logits (B, C, S, S) from the finest image and the maps of the coarser branches for the target's field."""
+        network = cast(SharesContexts, self.network)
+        return self.enlarge(network.from_contexts(self.stems[0](image) if self.stems else image, contexts))
 
     def behind_stem(self, images: list[Tensor]) -> list[Tensor]:
         """What the network takes: the images that it looks at, each through its stem.
