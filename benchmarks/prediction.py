@@ -3,8 +3,8 @@
     python -m benchmarks.prediction [--slide FILE] [--model FOLDER] [--width 32] [--side 4096] [--device cuda]
 
 In one run, on the same slide with the same weights: time to read and prepare, time to compute, targets a second, ratios
-to the first row, agreement of the labels with the first row, peak memory so far. Without a slide it draws one, JPEG-tiled
-with a pyramid; without a model the weights are random, which is the pessimistic end for agreement.
+to the first row, agreement of the labels with the first row, peak memory so far. Without a slide it draws one with
+JPEG tiles and a pyramid; without a model the weights are random, which is the pessimistic end for agreement.
 """
 
 from __future__ import annotations

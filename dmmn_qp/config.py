@@ -168,7 +168,7 @@ class TrainOptions(FileModel):
     width: int | None = Field(default=None, ge=1, le=256)
     norm: Norm = "batch"
     stem: Stem = "quarter"
-    epochs: int = Field(default=10, ge=1)
+    epochs: int = Field(default=12, ge=1)
     steps_per_epoch: int | None = Field(default=100, ge=1)
     batch_size: int = Field(default=8, ge=1)
     sampler: Sampler = "balanced"
