@@ -59,7 +59,9 @@ app = typer.Typer(
     "writes models/<name>/, predict takes the newest model and writes predictions/.",
 )
 
-ConfigOption = Annotated[Path | None, typer.Option("--config", help="TOML file with [import] [train] [predict].")]
+ConfigOption = Annotated[
+    Path | None, typer.Option("--config", help="TOML file with the sections import, train, predict.")
+]
 OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace an earlier output.")]
 SlidesRootOption = Annotated[
     list[str] | None,
@@ -222,7 +224,9 @@ def train_command(
         ),
     ] = None,
     architecture: Annotated[str | None, typer.Option(help="Which network; default dmmn-m3.")] = None,
-    width: Annotated[int | None, typer.Option(help="Base width f; default 32 on a GPU, 8 on a CPU.")] = None,
+    width: Annotated[
+        int | None, typer.Option(help="Base width f; default the paper's, but 8 on a CPU with the preset fast.")
+    ] = None,
     epochs: Annotated[int | None, typer.Option(help="Number of epochs.")] = None,
     steps_per_epoch: Annotated[int | None, typer.Option(help="Optimiser steps of an epoch.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Patches per step.")] = None,

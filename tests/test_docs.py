@@ -101,3 +101,17 @@ def test_makefile_runs_the_readmes_commands():
         assert re.search(rf"^{target}:", makefile, re.MULTILINE)
     ci = (REPOSITORY / ".ci" / "run").read_text("utf-8")
     assert ci.index("make test") < ci.index("make demo")
+
+
+def test_help_texts_have_no_words_that_the_terminal_takes_for_markup():
+    """``[train]`` in a help text would be shown as nothing."""
+
+    def helps(command):
+        yield from (p.help for p in command.params if getattr(p, "help", None))
+        for inner in getattr(command, "commands", {}).values():
+            yield inner.help or ""
+            yield from helps(inner)
+
+    texts = list(helps(typer.main.get_command(app)))
+    assert len(texts) > 50
+    assert not [text for text in texts if re.search(r"\[[a-z#/@][^\[]*\]", text)]
