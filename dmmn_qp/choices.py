@@ -45,6 +45,9 @@ hue and saturation); of the stains' amounts; or none."""
 
 Optimizer = Literal["sgd", "adamw"]
 
+ValidationSplit = Literal["val", "train"]
+"""Whose patches choose the epoch that is kept."""
+
 Freeze = Literal["none", "encoder"]
 """Which part of a network keeps its weights when training starts from a model."""
 

@@ -15,7 +15,18 @@ import typer
 from typer.core import TyperGroup
 
 from dmmn_qp import __version__
-from dmmn_qp.choices import Context, Device, ExportFormat, Freeze, OverlapRule, Precision, Preset, Reader, Split
+from dmmn_qp.choices import (
+    Context,
+    Device,
+    ExportFormat,
+    Freeze,
+    OverlapRule,
+    Precision,
+    Preset,
+    Reader,
+    Split,
+    ValidationSplit,
+)
 from dmmn_qp.config import ConfigFile, import_options, load_config, predict_options, train_options
 from dmmn_qp.errors import ConfigError, DmmnQpError
 from dmmn_qp.outputs import write_json
@@ -246,6 +257,10 @@ def train_command(
         int | None, typer.Option(help="Processes that share each batch, one on each GPU; default 1.")
     ] = None,
     precision: PrecisionOption = None,
+    validate_on: Annotated[
+        ValidationSplit | None,
+        typer.Option(help="Whose patches choose the epoch to keep; train where there is no validation slide."),
+    ] = None,
     slides_root: SlidesRootOption = None,
     show: Annotated[
         Path | None,
@@ -284,6 +299,7 @@ def train_command(
         "device": device,
         "devices": devices,
         "precision": precision,
+        "validate_on": validate_on,
         "start_from": start_from,
         "freeze": freeze,
     }

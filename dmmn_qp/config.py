@@ -30,6 +30,7 @@ from dmmn_qp.choices import (
     Reduction,
     Sampler,
     Stem,
+    ValidationSplit,
     WeightRule,
 )
 from dmmn_qp.class_rules import ClassRules, PaintRules
@@ -160,6 +161,7 @@ class TrainOptions(FileModel):
         seed: Seed of everything random.
         start_from: Model folder whose network and weights training starts from.
         freeze: Part of that network that keeps its weights.
+        validate_on: Whose patches choose the epoch that is kept; ``train`` is for datasets without validation slides.
         save_minutes: Longest time between two states on disk, beside those after each epoch.
     """
 
@@ -196,6 +198,7 @@ class TrainOptions(FileModel):
     start_from: Path | None = None
     freeze: Freeze = "none"
     save_minutes: float = Field(default=10, ge=0)
+    validate_on: ValidationSplit = "val"
 
 
 class PredictOptions(FileModel):

@@ -20,7 +20,7 @@ from dmmn_qp.checkpoint import InputConvention, NetworkOptions
 from dmmn_qp.config import TrainOptions
 from dmmn_qp.dataset import Dataset
 from dmmn_qp.devices import available_cores, choose_bf16
-from dmmn_qp.errors import TrainingError
+from dmmn_qp.errors import DatasetError, TrainingError
 from dmmn_qp.fine_tuning import Inherited, freeze_encoders, network_of_model, start_from
 from dmmn_qp.patches import PatchRef, training_pixels
 from dmmn_qp.reporting import Reporter
@@ -74,9 +74,14 @@ def make_plan(dataset: Dataset, options: TrainOptions, device: torch.device, rep
     validation = [p for p in patches if p.split == "val"]
     training_pixels(patches, dataset.class_map)
     draws = training_draws(training, dataset.class_map, options)
-    if not validation:
-        reporter.warn("no validation slide: the best epoch is chosen on the training slides, which flatters it")
+    if options.validate_on == "train":
+        reporter.warn("the best epoch is chosen on the training slides, which flatters it")
         validation = training
+    if not validation:
+        raise DatasetError(
+            f'dataset "{dataset.folder}" has no validation patch to choose the best epoch by; give a slide the split '
+            "val and import again, or pass --validate-on train"
+        )
     if options.start_from is None:
         built = NetworkOptions(
             architecture=options.architecture,

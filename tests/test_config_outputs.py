@@ -167,3 +167,12 @@ def test_preset_official_differs_from_the_paper_as_the_published_code_does():
         "channels": "BGR",
         "reduction": "decimate",
     }
+
+
+def test_unknown_option_is_named_with_its_path_and_the_nearest_one(tmp_path):
+    path = tmp_path / "c.toml"
+    path.write_text("[train]\nepoch = 3\n[predict]\nzzz = 1\n")
+    with pytest.raises(ConfigError, match=r"^train\.epoch is no option; did you mean epochs\?"):
+        train_options(load_config(path), {})
+    with pytest.raises(ConfigError, match=r"^predict\.zzz is no option; it has batch_size"):
+        predict_options(load_config(path), {})

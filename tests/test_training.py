@@ -168,6 +168,16 @@ def test_batch_that_cannot_be_divided(tiny):
     assert "multiple of 4" in fails(*tiny, "--devices", 4, "--batch-size", 6)
 
 
+def test_no_validation_slide(two_tissue_slides, tiny, here):
+    slide, geojson = two_tissue_slides / "slides" / "a.tif", two_tissue_slides / "geojson" / "a.geojson"
+    assert invoke("import", slide, "--annotations", geojson).exit_code == 0
+    command = ("train", "--config", "tiny.toml", "--epochs", 1)
+    assert "--validate-on train" in fails(*command)
+    assert not (here / "models").exists()
+    result = invoke(*command, "--validate-on", "train")
+    assert result.exit_code == 0 and "flatters" in result.stderr, result.output
+
+
 def test_dry_run_writes_nothing(tiny, here):
     result = invoke(*tiny, "--dry-run")
     assert result.exit_code == 0, result.output
