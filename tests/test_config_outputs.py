@@ -8,7 +8,7 @@ from dmmn_qp.config import PRESETS, ConfigFile, import_options, load_config, pre
 from dmmn_qp.errors import ConfigError, OutputExistsError
 from dmmn_qp.outputs import new_file, new_folder, write_json
 from dmmn_qp.reporting import Reporter, duration
-from dmmn_qp.training import default_width
+from dmmn_qp.training_plan import default_width
 
 
 def test_flag_over_file_over_preset_over_default(tmp_path):

@@ -208,11 +208,11 @@ def test_more_classes_than_labels(here):
 @pytest.mark.parametrize(
     ("line", "said"),
     [
-        ("mpps = [1, 0.5]", "[import] mpps: each magnification must have twice the um/px of the one before"),
-        ("mpps = []", "[import] mpps: "),
-        ("stride_px = 0", "[import] stride_px: "),
-        ("seed = -5", "[import] seed: "),
-        ('classes = {a = " "}', "[import] classes.a: "),
+        ("mpps = [1, 0.5]", "import.mpps: each magnification must have twice the um/px of the one before"),
+        ("mpps = []", "import.mpps: "),
+        ("stride_px = 0", "import.stride_px: "),
+        ("seed = -5", "import.seed: "),
+        ('classes = {a = " "}', "import.classes.a: "),
     ],
 )
 def test_options_that_cannot_be_meant(here, line, said):
