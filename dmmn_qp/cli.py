@@ -300,7 +300,7 @@ def train_command(
         "devices": devices,
         "precision": precision,
         "validate_on": validate_on,
-        "start_from": start_from,
+        "start_from": start_from and start_from.absolute(),  # a resumed training may begin in another folder
         "freeze": freeze,
     }
     reporter, roots = Reporter(), _slides_roots(slides_root)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import resource
 import sys
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -116,8 +115,12 @@ def mean_of_processes(value: Tensor, fabric: Fabric) -> Tensor:
 
 
 def memory_gib() -> float:
-    """Most memory that this process has held: of the GPU where there is one in use, else of the machine."""
+    """Most memory that this process has held, of the GPU where there is one, else of the machine; NaN if unknown."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated() / 2**30
+    if sys.platform == "win32":
+        return float("nan")
+    import resource  # not there on Windows
+
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30

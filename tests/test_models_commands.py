@@ -4,11 +4,22 @@ import json
 
 import pytest
 
-from dmmn_qp.checkpoint import CARD, WEIGHTS, InputConvention, ModelCard, NetworkOptions, load_model, save_model
-from dmmn_qp.dataset import LabelRaster
+from dmmn_qp.checkpoint import (
+    CARD,
+    WEIGHTS,
+    InputConvention,
+    ModelCard,
+    NetworkOptions,
+    load_card,
+    load_model,
+    save_model,
+)
+from dmmn_qp.dataset import Dataset, LabelRaster
+from dmmn_qp.metrics import Metrics, confusion_matrix
+from dmmn_qp.qupath.geojson import read_geojson
 from dmmn_qp.regions import Region
 from dmmn_qp.specs import ClassMap, PatchSpec
-from tests.conftest import fails, invoke
+from tests.conftest import CMU_1, DEMO, REPOSITORY, fails, invoke
 
 
 @pytest.fixture
@@ -94,3 +105,27 @@ def test_weights_that_half_precision_cannot_hold(model):
     next(network.parameters()).data.fill_(1e6)
     save_model(model, card, network)
     assert "beyond half precision" in fails("models", "shrink", "m", "--out", "small")
+
+
+def test_the_shipped_model_knows_the_demo_slides(here):
+    """Small enough to ship, and it finds on the test slide what the truth map holds."""
+    model = REPOSITORY / "models" / "demo"
+    assert sum(path.stat().st_size for path in model.iterdir()) < 3_000_000
+    slide = DEMO / "slides" / "test-1.tif"
+    assert invoke("predict", slide, "--model", model, "--out", "p").exit_code == 0
+    whole = Region(0, 0, 3072, 3072)
+    with LabelRaster(here / "p" / "test-1.labels.tif") as found, LabelRaster(DEMO / "truth" / "test-1.png") as truth:
+        confusion = confusion_matrix(truth.read(whole), found.read(whole), 6)
+    assert load_card(model).class_map.names == Dataset(imported(here)).class_map.names
+    assert Metrics.from_confusion(confusion).mean_iou > 0.7
+
+
+def imported(here):
+    assert invoke("import", DEMO / "project.qpproj", "--out", here / "dataset").exit_code == 0
+    return here / "dataset"
+
+
+def test_the_shipped_model_runs_on_a_real_slide(here):
+    result = invoke("predict", CMU_1, "--model", REPOSITORY / "models" / "demo")
+    assert result.exit_code == 0, result.output
+    assert not read_geojson(here / "predictions" / "CMU-1-Small-Region.geojson").warnings
