@@ -109,7 +109,7 @@ def train(
     fabric = make_fabric(options, device)
     first = fabric.global_rank == 0
     torch.manual_seed(options.seed)
-    module = make_module(plan, dataset)
+    module = make_module(plan, dataset).to(fabric.device)  # before its optimiser, whose state goes where weights are
     optimizer, schedule = make_optimizer(module, options, plan.total_steps)
     state = TrainingState(
         options.model_dump(mode="json"),
@@ -197,7 +197,7 @@ def train(
                             f"dmmn-qp train --resume --out {out}"
                         )
 
-            metrics, picture = validate(model, validation_batches, plan, class_map, fabric)
+            metrics, picture = validate(module, validation_batches, plan, class_map, fabric)
             elapsed = seconds_before + time.monotonic() - clock
             if log is not None:
                 row = log.epoch(epoch, losses, optimizer.param_groups[0]["lr"], metrics, elapsed, picture)
@@ -262,19 +262,33 @@ def look(
 
 
 def validate(
-    network: nn.Module,
+    module: SupervisedBranches,
     batches: DataLoader[Example | WideExample],
     plan: TrainingPlan,
     class_map: ClassMap,
     fabric: Fabric,
 ) -> tuple[Metrics, NDArray[np.uint8]]:
-    """Metrics on the labelled pixels of the validation patches, and a picture of some of them."""
+    """Metrics on the labelled pixels of the validation patches, and a picture of some of them.
+
+    Each process looks at its part, of whatever length, through the bare module: wrapped for several processes, it would
+    wait for the others at every call. The statistics of its normalisation are those of the first process, which are
+    the ones that are kept.
+    """
+    if fabric.world_size > 1:
+        for buffer in module.buffers():
+            torch.distributed.broadcast(buffer, src=0)
     mine = plan.validation[fabric.global_rank :: fabric.world_size]
     watched = range(0, len(mine), max(1, len(mine) // _WATCHED))
     confusion = np.zeros((len(class_map), len(class_map)), np.int64)
     rows: list[NDArray[np.uint8]] = []
-    network.eval()
-    verdicts = look(lambda images: network(images)[0], batches, mine, len(class_map), plan.convention, fabric.device)
+    module.eval()
+
+    def logits(images: list[Tensor]) -> Tensor:
+        with fabric.autocast():
+            own: Tensor = module(images)[0]
+            return own
+
+    verdicts = look(logits, batches, mine, len(class_map), plan.convention, fabric.device)
     for i, verdict in enumerate(verdicts):
         confusion += confusion_matrix(verdict.truth, verdict.predicted, len(class_map))
         if i in watched and len(rows) < _WATCHED:

@@ -4,6 +4,7 @@ import csv
 import json
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -162,6 +163,18 @@ def test_two_processes_are_one(tiny, here):
     for a, b in zip(one, two, strict=True):
         assert float(a["loss"]) == pytest.approx(float(b["loss"]), rel=1e-4)
         assert float(a["val_mean_iou"]) == pytest.approx(float(b["val_mean_iou"]), abs=0.02)
+
+
+def test_two_processes_with_unequal_parts_of_the_validation(workspace, here):
+    """Batch norm and 5 validation patches: no process waits for a call that the other does not make."""
+    shutil.copytree(workspace / "dataset", here / "dataset")
+    rows = (here / "dataset" / "patches.csv").read_text().splitlines()
+    last = max(i for i, row in enumerate(rows) if ",val," in row)
+    (here / "dataset" / "patches.csv").write_text("\n".join(rows[:last] + rows[last + 1 :]) + "\n")
+    (here / "tiny.toml").write_text(TINY)
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "dmmn_qp"]
+    python(*launcher, "train", "--config", "tiny.toml", "--epochs", 2, "--steps-per-epoch", 1, "--out", "m")
+    assert len(history_of(here / "m")) == 2 and not (here / "m" / STATE).exists()
 
 
 def test_batch_that_cannot_be_divided(tiny):
