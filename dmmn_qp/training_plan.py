@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 from collections.abc import Sequence
@@ -149,6 +150,7 @@ def make_fabric(options: TrainOptions, device: torch.device) -> Fabric:
             f"is a multiple of {world}"
         )
     local = int(os.environ.get("LOCAL_WORLD_SIZE", world))
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # it would announce what our own lines say
     fabric = Fabric(
         accelerator=device.type,
         devices=local,
