@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import shutil
 import signal
 import threading
 import time
@@ -30,7 +29,7 @@ from dmmn_qp.errors import DatasetError, OutputExistsError, TrainingError
 from dmmn_qp.fine_tuning import freeze_encoders
 from dmmn_qp.losses import supervised_losses
 from dmmn_qp.metrics import Metrics, confusion_matrix
-from dmmn_qp.outputs import RUN_FILE, check_free, write_json
+from dmmn_qp.outputs import RUN_FILE, check_free, new_folder, write_json
 from dmmn_qp.patches import PatchRef
 from dmmn_qp.provenance import describe_run, now
 from dmmn_qp.reporting import Reporter, duration
@@ -147,9 +146,8 @@ def train(
             save_state(out, state)
 
     if first and not resume:
-        clear(out, overwrite=overwrite)
-        write_json(out / RUN_FILE, state.run)
-    keep_state(state.epoch, state.step, state.losses)
+        state.tensors = snapshot(module, optimizer, schedule)
+        begin(out, state, overwrite=overwrite)
     log = TrainingLog(out, class_map, plan.steps_per_epoch, state) if first else None
     last_saved = time.monotonic()
 
@@ -389,12 +387,12 @@ def check_out(out: Path, *, overwrite: bool) -> None:
     check_free(out, overwrite=overwrite, marker=CARD)
 
 
-def clear(out: Path, *, overwrite: bool) -> None:
-    """Makes an empty model folder; what was there is removed once everything else is known to be in order."""
+def begin(out: Path, state: TrainingState, *, overwrite: bool) -> None:
+    """Makes the model folder, with a training in it that can be resumed; only then what was there is removed."""
     check_out(out, overwrite=overwrite)
-    if out.exists():
-        shutil.rmtree(out)
-    out.mkdir(parents=True)
+    with new_folder(out, overwrite=overwrite, marker=STATE if (out / STATE).is_file() else CARD) as folder:
+        write_json(folder / RUN_FILE, state.run)
+        save_state(folder, state)
 
 
 def keep(

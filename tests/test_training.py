@@ -99,6 +99,17 @@ def test_kills_change_nothing(tiny, here):
     assert "no interrupted training" in fails("train", "--resume", "--out", here / "killed")
 
 
+def test_kill_before_the_beginning_is_saved(workspace, tiny, here):
+    """Nothing is in the way of another try, and what was to be replaced is still there."""
+    assert python("-c", KILLED, "save_state", 1, *tiny, "--out", "new", check=False).returncode == -signal.SIGKILL
+    assert not (here / "new").exists()
+    shutil.copytree(workspace / "models" / "dmmn-m3-1", here / "old")
+    killed = python("-c", KILLED, "save_state", 1, *tiny, "--out", "old", "--overwrite", check=False)
+    assert killed.returncode == -signal.SIGKILL
+    assert same_weights(weights_of(here / "old"), weights_of(workspace / "models" / "dmmn-m3-1"))
+    assert invoke(*tiny, "--out", "old", "--overwrite").exit_code == 0
+
+
 def test_ctrl_c_stops_between_steps_and_says_how_to_go_on(tiny, here):
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
     (here / "tiny.toml").write_text(TINY.replace("steps_per_epoch = 3", "steps_per_epoch = 500"))
