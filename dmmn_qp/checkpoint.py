@@ -195,7 +195,7 @@ def shrink_model(folder: Path, out: Path, *, overwrite: bool = False) -> None:
     """
     started = now()
     card, network = load_model(folder)
-    largest = max(float(value.abs().max()) for value in network.state_dict().values())
+    largest = max(float(v.abs().max()) for v in network.state_dict().values() if v.is_floating_point())
     if largest > torch.finfo(torch.half).max:
         raise ModelError(f'model "{folder}" has weights up to {largest:g}, beyond half precision; copy it as it is')
     with new_folder(out, overwrite=overwrite, marker=CARD) as temporary:
