@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from dmmn_qp.architectures import ARCHITECTURES, build_network
-from dmmn_qp.architectures.blocks import ConvBlock, ConvTranspose, ConvTransposeOfCrop, centre_crop
+from dmmn_qp.architectures.blocks import ConvBlock, ConvTranspose, ConvTransposeOfCrop, crop_to
 from dmmn_qp.architectures.describe import context_um, describe, kept_for_backward
 from dmmn_qp.checkpoint import ModelCard, NetworkOptions, load_model, save_model
 from dmmn_qp.errors import ModelError
@@ -235,9 +235,9 @@ def test_segnet_puts_values_back_where_the_maxima_were():
 
 
 @pytest.mark.parametrize(("side", "ratio", "first", "last"), [(32, 2, 8, 23), (64, 4, 24, 39), (256, 4, 96, 159)])
-def test_centre_crop(side, ratio, first, last):
+def test_crop_is_concentric(side, ratio, first, last):
     x = torch.arange(side).expand(1, 1, side, side)
-    cropped = centre_crop(x, ratio)
+    cropped = crop_to(x, side // ratio, side // ratio)
     assert cropped.shape[-2:] == (side // ratio, side // ratio)
     assert (cropped.min().item(), cropped.max().item()) == (first, last)
 
@@ -246,7 +246,7 @@ def test_centre_crop(side, ratio, first, last):
 @pytest.mark.parametrize("side", [256, 128, 64, 32, 16])  # levels 0 .. 4 of the paper's patches
 def test_enlarged_crop_is_the_papers(m, side):
     layer, x = ConvTransposeOfCrop(1, m), torch.rand(1, 1, side, side)
-    assert torch.equal(layer(x), layer.ups(centre_crop(x, 2**m)))
+    assert torch.equal(layer(x, side, side), layer.ups(crop_to(x, side >> m, side >> m)))
 
 
 @pytest.mark.parametrize(("side", "m"), [(2, 1), (4, 2), (6, 1), (12, 2), (12, 3), (20, 2), (16, 4)])
@@ -258,7 +258,7 @@ def test_enlarged_crop_is_concentric_where_pixels_do_not_fit(side, m):
         nn.init.zeros_(up[0].weight)
         with torch.no_grad():
             up[0].weight[0, 0, 1:, 1:] = 1
-    found = layer(torch.arange(side).float().expand(1, 1, side, side))[0, 0, 0]
+    found = layer(torch.arange(side).float().expand(1, 1, side, side), side, side)[0, 0, 0]
     expected = ((torch.arange(side) + 0.5 - side / 2) / 2**m + side / 2).floor()
     assert torch.equal(found, expected)
 

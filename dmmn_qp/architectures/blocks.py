@@ -19,6 +19,11 @@ LEVELS = 5
 """Resolutions of one branch: full, 1/2, 1/4, 1/8 and 1/16 ("centre")."""
 
 
+HALO = 112
+"""How far from an output pixel an input pixel can matter to a branch: 94 px before it and 110 px behind it, in whole
+pixels of the coarsest level, for `Encoder` and `Decoder` with `ConvFinal`, in pixels of the branch's own image."""
+
+
 def channels_at(width: int, level: int) -> int:
     """Number of channels of a branch of base ``width`` at ``level``."""
     return width << level
@@ -141,7 +146,8 @@ class ConvTransposeOfCrop(nn.Module):
 
     So a map of a coarser branch takes the pixel size of the finest one: (B, C, h, w) -> (B, C, h, w), h and w
     even. Where the crop would end inside a pixel (h / 2**m odd or broken), it is taken a little larger, and its
-    enlargement cropped; on the paper's patches of 256 px it never does.
+    enlargement cropped; on the paper's patches of 256 px it never does. The map may have any size about the target's
+    centre that holds the crop.
 
     Args:
         channels: Channels of the map, kept.
@@ -154,11 +160,9 @@ class ConvTransposeOfCrop(nn.Module):
         self.m = m
         self.ups = nn.Sequential(*(ConvTranspose(channels, channels, norm) for _ in range(m)))
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, C, h, w) -> (B, C, h, w), ``2**m`` times enlarged about the centre."""
-        height, width = x.shape[-2:]
-        smallest_even = [2 * math.ceil(side / 2 ** (self.m + 1)) for side in (height, width)]
-        return crop_to(self.ups(crop_to(x, *smallest_even)), height, width)
+    def forward(self, x: Tensor, height: int, width: int) -> Tensor:
+        """(B, C, h, w) -> (B, C, height, width), ``2**m`` times enlarged about the centre."""
+        return crop_to(self.ups(crop_to(x, even_part(height, self.m), even_part(width, self.m))), height, width)
 
 
 def crop_to(x: Tensor, height: int, width: int) -> Tensor:
@@ -167,9 +171,9 @@ def crop_to(x: Tensor, height: int, width: int) -> Tensor:
     return x[..., top : top + height, left : left + width]
 
 
-def centre_crop(x: Tensor, ratio: int) -> Tensor:
-    """The concentric ``1 / ratio`` of the sides of (B, C, h, w): (B, C, h/ratio, w/ratio)."""
-    return crop_to(x, x.shape[-2] // ratio, x.shape[-1] // ratio)
+def even_part(side: int, m: int) -> int:
+    """The smallest even length, in pixels of branch ``m``, that covers ``side`` pixels of the finest branch."""
+    return 2 * math.ceil(side / 2 ** (m + 1))
 
 
 def initialise(network: nn.Module) -> None:

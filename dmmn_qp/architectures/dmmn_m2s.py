@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from dmmn_qp.architectures.blocks import ConvFinal, ConvTransposeOfCrop, Decoder, Encoder
+from dmmn_qp.architectures.blocks import HALO, ConvFinal, ConvTransposeOfCrop, Decoder, Encoder
 from dmmn_qp.choices import Norm
 
 
@@ -21,6 +21,8 @@ class DmmnM2s(nn.Module):
         norm: Normalisation after each convolution; none in the paper.
         in_channels: Channels of an image.
     """
+
+    halo = HALO + 16  # the enlargement of the coarser maps reaches further
 
     def __init__(
         self, classes: int, width: int = 32, magnifications: int = 3, norm: Norm = "none", in_channels: int = 3
@@ -45,8 +47,8 @@ class DmmnM2s(nn.Module):
         return [self.decoders[m](self.encoders[m](image))[0]]
 
     def from_contexts(self, image: Tensor, contexts: list[list[Tensor]]) -> Tensor:
-        """Logits (B, C, S, S) from the finest image and, of each coarser branch, the map of the target's field."""
+        """Logits (B, C, S, S) from the finest image and, of each coarser branch, a map about the target's centre."""
         own = self.decoders[0](self.encoders[0](image))[0]
-        enlarged = [enlarge(maps[0]) for enlarge, maps in zip(self.enlarge, contexts, strict=True)]
+        enlarged = [enlarge(maps[0], *own.shape[-2:]) for enlarge, maps in zip(self.enlarge, contexts, strict=True)]
         logits: Tensor = self.final(torch.cat([own, *enlarged], dim=1))
         return logits

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from dmmn_qp.architectures.blocks import LEVELS, ConvFinal, Decoder, Encoder, centre_crop, channels_at
+from dmmn_qp.architectures.blocks import HALO, LEVELS, ConvFinal, Decoder, Encoder, channels_at, crop_to
 from dmmn_qp.choices import Norm
 
 
@@ -22,6 +22,8 @@ class DmmnM3(nn.Module):
         norm: Normalisation after each convolution; none in the paper.
         in_channels: Channels of an image.
     """
+
+    halo = HALO
 
     def __init__(
         self, classes: int, width: int = 32, magnifications: int = 3, norm: Norm = "none", in_channels: int = 3
@@ -53,10 +55,11 @@ class DmmnM3(nn.Module):
         return decoded
 
     def from_contexts(self, image: Tensor, contexts: list[list[Tensor]]) -> Tensor:
-        """Logits (B, C, S, S) from the finest image and, of each coarser branch, the maps of the target's field."""
+        """Logits (B, C, S, S) from the finest image and, of each coarser branch, maps about the target's centre."""
+        encoded = self.encoders[0](image)
         joins = [
-            [centre_crop(contexts[m - 1][source], 2**m) for m, source in self._joins_to(level)]
+            [crop_to(contexts[m - 1][source], *encoded[level + 1].shape[-2:]) for m, source in self._joins_to(level)]
             for level in range(LEVELS - 1)
         ]
-        logits: Tensor = self.final(self.decoders[0](self.encoders[0](image), joins)[0])
+        logits: Tensor = self.final(self.decoders[0](encoded, joins)[0])
         return logits

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from dmmn_qp.architectures.blocks import (
+    HALO,
     LEVELS,
     ConvFinal,
     ConvTransposeOfCrop,
@@ -31,6 +32,8 @@ class DmmnMs(nn.Module):
         in_channels: Channels of an image.
     """
 
+    halo = HALO + 16  # the enlargement of the coarser maps reaches further
+
     def __init__(
         self, classes: int, width: int = 32, magnifications: int = 3, norm: Norm = "none", in_channels: int = 3
     ) -> None:
@@ -55,12 +58,13 @@ class DmmnMs(nn.Module):
         return encoded
 
     def from_contexts(self, image: Tensor, contexts: list[list[Tensor]]) -> Tensor:
-        """Logits (B, C, S, S) from the finest image and, of each coarser branch, the maps of the target's field."""
+        """Logits (B, C, S, S) from the finest image and, of each coarser branch, maps about the target's centre."""
+        own = self.encoders[0](image)
         enlarged = [
-            [enlarge(x) for enlarge, x in zip(levels, encoded, strict=True)]  # type: ignore[call-overload]
-            for levels, encoded in zip(self.enlarge, contexts, strict=True)
+            [enlarge(x, *like.shape[-2:]) for enlarge, x, like in zip(levels, maps, own, strict=True)]  # type: ignore[call-overload]
+            for levels, maps in zip(self.enlarge, contexts, strict=True)
         ]
         joins = [[branch[k] for branch in enlarged] for k in range(LEVELS)]  # at level k: 10x, 5x
-        decoded = self.decoder(self.encoders[0](image), joins[1:])
+        decoded = self.decoder(own, joins[1:])
         logits: Tensor = self.final(torch.cat([decoded[0], *joins[0]], dim=1))
         return logits

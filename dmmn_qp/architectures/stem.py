@@ -49,8 +49,23 @@ class SharesContexts(Protocol):
         ...
 
     def from_contexts(self, image: Tensor, contexts: list[list[Tensor]]) -> Tensor:
-        """Logits from the finest image and, of each coarser branch, the maps of the target's field."""
+        """Logits from the finest image and, of each coarser branch, maps about the target's centre.
+
+        The maps may be those of the target's field, of a wider one, or the middle ``1 / 2**m`` of them (`even_part`).
+        """
         ...
+
+
+@runtime_checkable
+class SeesFar(Protocol):
+    """A network that can predict a piece of an infinite canvas.
+
+    Attributes:
+        halo: Pixels of each magnification around an output that can matter to it, a multiple of 16; what lies beyond
+            changes nothing, bit for bit, as long as images begin on whole pixels of the coarsest level.
+    """
+
+    halo: int
 
 
 class Stemmed(nn.Module):
@@ -79,10 +94,17 @@ class Stemmed(nn.Module):
     def forward(self, images: list[Tensor]) -> Tensor:
         """M images (B, 3, S, S), finest first -> logits (B, C, S, S).
 
+        Images that the network does not look at may be left out.
+
         Raises:
             ValueError: There are not M images.
         """
         return self.enlarge(self.network(self.behind_stem(images)))
+
+    @property
+    def halo(self) -> int | None:
+        """Context of an output in pixels of each magnification (`SeesFar`); None where there is no such number."""
+        return self.network.halo * self.factor if isinstance(self.network, SeesFar) else None
 
     @property
     def shares_contexts(self) -> bool:
@@ -98,7 +120,7 @@ class Stemmed(nn.Module):
         return network.context(m, self.stems[m](image) if self.stems else image)
 
     def from_contexts(self, image: Tensor, contexts: list[list[Tensor]]) -> Tensor:
-        """Logits (B, C, S, S) from the finest image and the maps of the coarser branches for the target's field."""
+        """Logits (B, C, S, S) from the finest image and the maps of the coarser branches about its centre."""
         network = cast(SharesContexts, self.network)
         return self.enlarge(network.from_contexts(self.stems[0](image) if self.stems else image, contexts))
 
@@ -108,7 +130,7 @@ class Stemmed(nn.Module):
         Raises:
             ValueError: There are not M images.
         """
-        if len(images) != self.images:
+        if len(images) not in (self.images, self.used):
             raise ValueError(f"the network takes {self.images} images, not {len(images)}")
         images = images[: self.used]
         return [stem(image) for stem, image in zip(self.stems, images, strict=True)] if self.stems else images

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from dmmn_qp.architectures.blocks import ConvFinal, Decoder, Encoder
+from dmmn_qp.architectures.blocks import HALO, ConvFinal, Decoder, Encoder
 from dmmn_qp.choices import Norm
 
 
@@ -18,6 +18,8 @@ class UNet(nn.Module):
         norm: Normalisation after each convolution; none in the paper.
         in_channels: Channels of an image.
     """
+
+    halo = HALO
 
     def __init__(
         self, classes: int, width: int = 64, magnifications: int = 1, norm: Norm = "none", in_channels: int = 3
