@@ -19,6 +19,7 @@ from dmmn_qp.slides import (
     read_field,
     read_overview,
     slide_file,
+    tiff_tiles,
     tifffile_reader,
 )
 from dmmn_qp.slides.base import resolve_mpp
@@ -105,7 +106,7 @@ def make_cropped(folder):
 
 
 FORMS = {
-    "openslide tiff": ("openslide", make_openslide),
+    "tiff of a kind that openslide knows": ("direct-tiff", make_openslide),
     "openslide dicom": ("openslide", make_dicom),
     "openslide leica with bounds": ("openslide", make_leica),
     "tifffile tiles": ("tifffile", partial(make_tiff, tile=(64, 96), compression="deflate")),
@@ -265,7 +266,7 @@ def test_openslide_between_whole_downsamples(tmp_path):
     levels = [noise(301, 517), np.broadcast_to(row[None, :, None], (150, 258, 3)).astype(np.uint8)]
     path = write_pyramid(tmp_path / "slide.tif", levels, subifds=False, tile=(128, 128))
     with open_slide(path, user_mpp=0.5) as slide:
-        assert type(slide) is SLIDE_READERS["openslide"][1]
+        assert type(slide) is SLIDE_READERS["direct-tiff"][1]
         read = slide.read_level(1, Region(33, 17, 200, 100))
         assert np.abs(read.astype(int) - levels[1][17:117, 33:233]).max() <= 1
 
@@ -395,20 +396,20 @@ class TestTiff:
     def test_memory_is_bounded(self, tmp_path, monkeypatch):
         path = write_pyramid(tmp_path / "slide.tif", [noise(640, 640)], tile=(64, 64), description=OME)
         with monkeypatch.context() as patch:
-            patch.setattr(tifffile_reader, "CACHE_BYTES", 5 * 64 * 64 * 3)
+            patch.setattr(tiff_tiles, "CACHE_BYTES", 5 * 64 * 64 * 3)
             with tifffile_reader.TiffReader(path, user_mpp=0.5) as slide:
                 slide.read_level(0, Region(0, 0, 640, 640))
-                assert len(slide._cache.tiles) == 5
-        monkeypatch.setattr(tifffile_reader, "MAX_SEGMENT_BYTES", 64 * 64 * 3 - 1)
+                assert len(slide._tiles._cache.tiles) == 5
+        monkeypatch.setattr(tiff_tiles, "MAX_SEGMENT_BYTES", 64 * 64 * 3 - 1)
         with pytest.raises(SlideError, match="tiles of 64 x 64 px, too large"):
             tifffile_reader.TiffReader(path, user_mpp=0.5)
 
     def test_a_jpeg_larger_than_its_tile_is_refused(self):
-        level = tifffile_reader._Level(None, 640, 640, 64, 64)
+        level = tiff_tiles.TiffLevel(None, 640, 640, 64, 64)
         start = bytes.fromhex("ffd8 ffe0 0004 0000 ffc0 0011 08")
-        tifffile_reader._check_jpeg_size(start + bytes.fromhex("0040 0040 03"), level)
+        tiff_tiles._check_jpeg_size(start + bytes.fromhex("0040 0040 03"), level)
         with pytest.raises(ValueError, match="65535 x 64 px"):
-            tifffile_reader._check_jpeg_size(start + bytes.fromhex("0040 ffff 03"), level)
+            tiff_tiles._check_jpeg_size(start + bytes.fromhex("0040 ffff 03"), level)
 
     def test_damage_raises_nothing_but_our_errors(self, tmp_path):
         whole = tmp_path / "whole.tif"

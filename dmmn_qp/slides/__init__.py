@@ -10,6 +10,7 @@ import openslide
 
 from dmmn_qp.errors import SlideError
 from dmmn_qp.slides.base import RgbArray, Slide, SlideInfo, read_field, read_overview
+from dmmn_qp.slides.direct_tiff import DirectTiffReader, is_direct_tiff
 from dmmn_qp.slides.openslide_reader import OpenSlideReader
 from dmmn_qp.slides.picture_reader import PictureReader
 from dmmn_qp.slides.tifffile_reader import TiffReader, is_ome_tiff, is_tiff
@@ -37,6 +38,7 @@ def _is_for_openslide(path: Path) -> bool:
 
 
 SLIDE_READERS: dict[str, tuple[Callable[[Path], bool], Callable[..., Slide]]] = {
+    "direct-tiff": (is_direct_tiff, DirectTiffReader),
     "openslide": (_is_for_openslide, OpenSlideReader),
     "tifffile": (is_tiff, TiffReader),
     "picture": (lambda path: True, PictureReader),

@@ -45,6 +45,9 @@ class SlideInfo:
         mpp: um/px at level 0.
         level_downsamples: Level-0 pixels per pixel of each level, 1 first, ascending.
         origin_px: QuPath's (0, 0) in the file's own level-0 pixels: OpenSlide's bounds offset.
+        tile_px: (width, height) of the tiles in which the file keeps level 0, where it has any: reads along their
+            borders decode nothing twice. The borders are multiples of it from the file's own corner on, which is at
+            minus ``origin_px``.
     """
 
     path: Path
@@ -53,6 +56,7 @@ class SlideInfo:
     mpp: float
     level_downsamples: tuple[float, ...]
     origin_px: tuple[int, int] = (0, 0)
+    tile_px: tuple[int, int] | None = None
 
 
 class Slide(Protocol):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import Self
 
@@ -59,7 +60,14 @@ class OpenSlideReader:
         except SlideError:
             self._slide.close()
             raise
-        self.info = SlideInfo(path, width, height, mpp, tuple(self._slide.level_downsamples), (x, y))
+        self.info = SlideInfo(
+            path, width, height, mpp, tuple(self._slide.level_downsamples), (x, y), _tile_size(properties)
+        )
+
+    @property
+    def level_sizes(self) -> tuple[tuple[int, int], ...]:
+        """(width, height) of each level of the file, whatever its bounds."""
+        return tuple(self._slide.level_dimensions)
 
     def read_level(self, level: int, region: Region) -> RgbArray:
         """See `Slide.read_level`."""
@@ -72,14 +80,22 @@ class OpenSlideReader:
             round(inside.x * downsample) + self.info.origin_px[0],
             round(inside.y * downsample) + self.info.origin_px[1],
         )
+        slide = self._slide
         try:
-            rgba = self._slide.read_region(location, level, (inside.width, inside.height))
+            rgba = slide.read_region(location, level, (inside.width, inside.height))
         except (openslide.OpenSlideError, OSError) as error:
+            self._open_again(slide)
             raise SlideError(
                 f'slide "{self.info.path}" is damaged at level {level}, x {location[0]}, y {location[1]} '
                 f"({_one_line(error)}); copy the file again from its source"
             ) from error
         return _over_white(np.asarray(rgba))
+
+    def _open_again(self, failed: openslide.OpenSlide) -> None:
+        """After an error OpenSlide reads nothing more, not even what is whole. Other threads may still use the old one."""
+        if self._slide is failed:
+            with contextlib.suppress(openslide.OpenSlideError, OSError):
+                self._slide = openslide.OpenSlide(str(self.info.path))
 
     def close(self) -> None:
         """Releases the file."""
@@ -105,6 +121,12 @@ def _file_mpp(properties: object) -> tuple[float, float] | None:
         return float(get(openslide.PROPERTY_NAME_MPP_X)), float(get(openslide.PROPERTY_NAME_MPP_Y))
     except (TypeError, ValueError):
         return None
+
+
+def _tile_size(properties: object) -> tuple[int, int] | None:
+    get = getattr(properties, "get")  # noqa: B009
+    width, height = (_integer(get(f"openslide.level[0].tile-{side}"), 0) for side in ("width", "height"))
+    return (width, height) if width > 0 and height > 0 else None
 
 
 def _integer(text: str | None, default: int) -> int:

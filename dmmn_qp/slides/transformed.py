@@ -158,6 +158,7 @@ class TransformedSlide:
             info.mpp,
             tuple(info.level_downsamples[level] for level, _ in self._levels),
             (info.origin_px[0] + x, info.origin_px[1] + y),
+            None if self._placement.quarter_turns else info.tile_px,
         )
 
     def read_level(self, level: int, region: Region) -> RgbArray:

@@ -1,0 +1,256 @@
+"""The tiles and strips of a TIFF, decoded one by one through tifffile: what the readers of TIFF share."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import simplejpeg
+import tifffile
+
+from dmmn_qp.errors import SlideError
+from dmmn_qp.regions import Region
+from dmmn_qp.slides.base import RgbArray
+from dmmn_qp.slides.cached import TileBudget
+
+MAX_SEGMENT_BYTES = 512 * 1024**2
+"""Largest tile or strip, decoded: it is decoded whole. Strips without compression are read in parts, however large."""
+
+CACHE_BYTES = 64 * 1024**2
+"""Decoded tiles and strips that an open slide keeps; one is kept even when it is larger."""
+
+RGB: Final = 2
+YCBCR: Final = 6
+JPEG: Final = 7
+SEPARATE: Final = 2
+_GLASS = 255
+
+
+@dataclass(frozen=True, slots=True)
+class TiffLevel:
+    """One page: its size, and that of its tiles; a strip is a tile as wide as the page."""
+
+    page: Any
+    width: int
+    height: int
+    tile_width: int
+    tile_height: int
+    rows: RgbArray | None = None  # of pages that lie in the file as they are: the file itself
+
+    @property
+    def columns_of_tiles(self) -> int:
+        return -(-self.width // self.tile_width)
+
+    @property
+    def tiles(self) -> int:
+        return self.columns_of_tiles * -(-self.height // self.tile_height)
+
+    def tile_region(self, index: int) -> Region:
+        """What a tile shows, in pixels of the level; it may leave the level at the right and below."""
+        row, column = divmod(index, self.columns_of_tiles)
+        return Region(column * self.tile_width, row * self.tile_height, self.tile_width, self.tile_height)
+
+    def read(self, inside: Region, part_of_tile: Callable[[int, Region], RgbArray]) -> RgbArray:
+        """Puts a region together from the tiles that it touches.
+
+        Args:
+            inside: In pixels of the level; it must not leave it.
+            part_of_tile: Gives what lies in one tile: its number, the part in pixels of the level.
+
+        Returns:
+            (inside.height, inside.width, 3) uint8.
+        """
+        pixels = np.empty((inside.height, inside.width, 3), np.uint8)
+        for row in range(inside.y // self.tile_height, -(-inside.bottom // self.tile_height)):
+            for column in range(inside.x // self.tile_width, -(-inside.right // self.tile_width)):
+                index = row * self.columns_of_tiles + column
+                part = self.tile_region(index).intersection(inside)
+                assert part is not None
+                y, x = part.y - inside.y, part.x - inside.x
+                pixels[y : y + part.height, x : x + part.width] = part_of_tile(index, part)
+        return pixels
+
+
+class TiffTiles:
+    """An open TIFF and the tiles that were decoded last. Several threads may read: only the file is shared in turns.
+
+    Args:
+        path: The file.
+        strict: Whether a tile counts as damaged that was never written, or whose JPEG libjpeg only warns of (which
+            OpenSlide takes for an error, and tifffile for grey or noise).
+
+    Raises:
+        Exception: Of any kind: tifffile checks little of what a damaged file says.
+    """
+
+    def __init__(self, path: Path, *, strict: bool = False) -> None:
+        self._path = path
+        self._strict = strict
+        self._file_lock, self._cache_lock = threading.Lock(), threading.Lock()
+        self._cache = TileBudget(CACHE_BYTES)
+        self.file = tifffile.TiffFile(path)
+
+    def close(self) -> None:
+        """Releases the file and the tiles."""
+        self._cache = TileBudget(CACHE_BYTES)
+        self.file.close()
+
+    def not_rgb(self, page: Any) -> str | None:
+        """What a page is where it is no RGB of 8 bits."""
+        if page.dtype != np.uint8 or page.bitspersample not in (8, (8, 8, 8)):
+            return f"{page.bitspersample} bits per sample ({page.dtype or 'of no known kind'}) instead of 8"
+        if page.samplesperpixel != 3:
+            return f"{page.samplesperpixel} channel{'s' if page.samplesperpixel > 1 else ''} instead of RGB"
+        if page.photometric != RGB and not (page.photometric == YCBCR and page.compression == JPEG):
+            name = getattr(page.photometric, "name", page.photometric)
+            return f"colours of kind {name} instead of RGB"
+        if page.imagedepth != 1:
+            return f"{page.imagedepth} planes in one page"
+        return None
+
+    def level(self, page: Any) -> TiffLevel:
+        """What is needed to read a page.
+
+        Raises:
+            SlideError: It is no RGB of 8 bits, or its tiles are too large.
+            ValueError: The page contradicts itself.
+        """
+        not_rgb = self.not_rgb(page)
+        if not_rgb is not None:
+            raise SlideError(
+                f'slide "{self._path}" has {not_rgb}; export it from QuPath as RGB (File > Export images > OME TIFF)'
+            )
+        width, height = page.imagewidth, page.imagelength
+        tile_width, tile_height = (
+            (page.tilewidth, page.tilelength) if page.is_tiled else (width, min(page.rowsperstrip, height))
+        )
+        if min(width, height, tile_width, tile_height) < 1:
+            raise ValueError(f"{width} x {height} px in tiles of {tile_width} x {tile_height} px")
+        plain = page.compression == 1 and page.predictor == 1 and page.fillorder == 1 and page.planarconfig != SEPARATE
+        if plain and not page.is_tiled and page.is_contiguous:
+            return TiffLevel(
+                page, width, height, tile_width, tile_height, self._mapped(page.dataoffsets[0], height, width)
+            )
+        level = TiffLevel(page, width, height, tile_width, tile_height)
+        if tile_width * tile_height * 3 > MAX_SEGMENT_BYTES:
+            raise SlideError(
+                f'slide "{self._path}" has {"tiles" if page.is_tiled else "compressed strips"} of {tile_width} x '
+                f"{tile_height} px, too large to be read in parts; convert it to smaller tiles, for example with "
+                "QuPath (File > Export images > OME TIFF)"
+            )
+        needed = level.tiles * (3 if page.planarconfig == SEPARATE else 1)
+        if len(page.dataoffsets) < needed or len(page.databytecounts) < needed:
+            raise ValueError(f"{len(page.dataoffsets)} tiles or strips instead of {needed}")
+        return level
+
+    def _mapped(self, offset: int, rows: int, columns: int) -> RgbArray:
+        """Uncompressed strips as they lie in the file."""
+        return np.memmap(self._path, np.uint8, "r", offset, (rows, columns, 3))
+
+    def part(self, level: TiffLevel, index: int, part: Region) -> RgbArray:
+        """What lies in one tile: see `TiffLevel.read`.
+
+        Raises:
+            Exception: Of any kind, as the decoders raise it: the tile is damaged.
+        """
+        tile, place = self.tile(level, index), level.tile_region(index)
+        y, x = part.y - place.y, part.x - place.x
+        cut = tile[y : y + part.height, x : x + part.width]
+        if cut.shape != (part.height, part.width, 3):
+            raise ValueError(f"a picture of {tile.shape[1]} x {tile.shape[0]} px in its place")
+        return cut
+
+    def tile(self, level: TiffLevel, index: int) -> RgbArray:
+        """A decoded tile or strip, (rows, columns, 3); those at the border may be smaller."""
+        key = (level.page.offset, index, 0, 0)
+        with self._cache_lock:
+            tile = self._cache.get(key)
+        if tile is None:
+            planes = 3 if level.page.planarconfig == SEPARATE else 1
+            parts = [self._segment(level, index + plane * level.tiles) for plane in range(planes)]
+            tile = parts[0] if planes == 1 else np.concatenate(parts, axis=2)
+            with self._cache_lock:
+                if self._cache.get(key) is None:  # another thread may have been as fast
+                    self._cache.put(key, tile)
+        return tile
+
+    def _segment(self, level: TiffLevel, index: int) -> RgbArray:
+        page = level.page
+        offset, size = page.dataoffsets[index], page.databytecounts[index]
+        samples = 1 if page.planarconfig == SEPARATE else 3
+        if size == 0:  # never scanned
+            if self._strict:
+                raise ValueError("nothing was written")
+            return np.full((level.tile_height, level.tile_width, samples), _GLASS, np.uint8)
+        handle = self.file.filehandle
+        if offset + size > handle.size:
+            raise ValueError("the file ends before the tile does")
+        with self._file_lock:
+            handle.seek(offset)
+            data = handle.read(size)
+        if page.compression == JPEG:
+            if self._strict:
+                return _strict_jpeg(data, level)
+            _check_jpeg_size(data, level)
+        decoded, _, shape = page.decode(data, index, jpegtables=page.jpegtables, jpegheader=page.jpegheader)
+        pixels: RgbArray = decoded[0, : shape[1], : shape[2]]
+        return pixels
+
+
+def _strict_jpeg(data: bytes, level: TiffLevel) -> RgbArray:
+    """A JPEG tile, if it is without fault and has the size of its tile.
+
+    The tables that all tiles share are put before its own, and a marker of Adobe's says what the page says: whether it
+    holds RGB or YCbCr.
+
+    Raises:
+        ValueError: It is damaged, or of another size.
+    """
+    place = _start_of_frame(data)
+    if place is None:
+        raise ValueError("no JPEG")
+    rows, columns = _jpeg_size(data, place)
+    if (rows, columns) != (level.tile_height, level.tile_width):
+        raise ValueError(f"a JPEG of {columns} x {rows} px")
+    tables = (level.page.jpegtables or b"\xff\xd8\xff\xd9")[2:-2]
+    transformed = level.page.photometric == YCBCR
+    colours = b"\xff\xee\x00\x0eAdobe\x00\x64" + bytes(4) + bytes([transformed])
+    whole = b"".join([data[:2], tables, data[2:place], colours, data[place:]])
+    pixels: RgbArray = simplejpeg.decode_jpeg(whole, "RGB", strict=True)
+    return pixels
+
+
+def _start_of_frame(data: bytes) -> int | None:
+    """Where a JPEG says its size; None where it does not."""
+    place = 2
+    while place + 9 <= len(data) and data[place] == 0xFF:
+        marker, length = data[place + 1], int.from_bytes(data[place + 2 : place + 4], "big")
+        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
+            return place
+        place += 2 + length
+    return None
+
+
+def _jpeg_size(data: bytes, start_of_frame: int) -> tuple[int, int]:
+    """(rows, columns)."""
+    rows, columns = data[start_of_frame + 5 : start_of_frame + 7], data[start_of_frame + 7 : start_of_frame + 9]
+    return int.from_bytes(rows, "big"), int.from_bytes(columns, "big")
+
+
+def _check_jpeg_size(data: bytes, level: TiffLevel) -> None:
+    """Refuses a JPEG tile that would decode to more than its tile.
+
+    Raises:
+        ValueError: Its own header says so.
+    """
+    place = _start_of_frame(data)
+    if place is not None:
+        rows, columns = _jpeg_size(data, place)
+        if rows > level.tile_height or columns > level.tile_width:
+            raise ValueError(
+                f"a JPEG of {columns} x {rows} px in a tile of {level.tile_width} x {level.tile_height} px"
+            )
