@@ -21,6 +21,9 @@ Context = Literal["auto", "patch", "shared"]
 computed once for many neighbouring targets; ``auto`` shared where the network can.
 """
 
+Outside = Literal["background", "unlabelled"]
+"""Label of what is not predicted: the class of the background, or none."""
+
 Channels = Literal["RGB", "BGR"]
 """Order of the colour channels that a network is given."""
 

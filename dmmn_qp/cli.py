@@ -20,6 +20,7 @@ from dmmn_qp.choices import (
     Device,
     ExportFormat,
     Freeze,
+    Outside,
     OverlapRule,
     Precision,
     Preset,
@@ -336,7 +337,9 @@ def predict_command(
     slides: Annotated[
         list[str] | None,
         typer.Argument(
-            help="Slide files, or slides of the dataset by name; default all of the dataset.", show_default=False
+            help="Slide files, folders of them, patterns such as 'scans/**/*.svs', tables slide,mpp,roi (.csv), "
+            "projects (.qpproj), or slides of the dataset by name; default all of the dataset.",
+            show_default=False,
         ),
     ] = None,
     model: Annotated[
@@ -352,18 +355,70 @@ def predict_command(
     ] = None,
     device: DeviceOption = None,
     precision: PrecisionOption = None,
+    recursive: Annotated[
+        bool, typer.Option("--recursive", help="Search the folders in the folders of slides too.")
+    ] = False,
+    tissue_only: Annotated[
+        bool | None,
+        typer.Option("--tissue-only/--whole-slide", help="Predict only where tissue is; default the whole slide."),
+    ] = None,
+    tissue_min_area_um2: Annotated[
+        float | None, typer.Option(help="Smaller parts of the tissue are dirt; default 20000.", min=0.0)
+    ] = None,
+    tissue_min_hole_um2: Annotated[
+        float | None, typer.Option(help="Smaller holes in the tissue are tissue; default 1000000.", min=0.0)
+    ] = None,
+    tissue_margin_um: Annotated[
+        float | None, typer.Option(help="How far beyond the tissue to predict; default 100.", min=0.0)
+    ] = None,
+    tissue_outline: Annotated[
+        bool | None,
+        typer.Option("--tissue-outline/--no-tissue-outline", help="Write the tissue's outline too; default not."),
+    ] = None,
+    roi: Annotated[
+        Path | None,
+        typer.Option(
+            help="GeoJSON of the areas to predict, or a folder of <slide>.geojson for several slides.",
+            show_default=False,
+        ),
+    ] = None,
+    roi_class: Annotated[
+        str | None,
+        typer.Option(
+            help="Class of the areas to predict, such as Region*: of --roi, else of the project or the dataset.",
+            show_default=False,
+        ),
+    ] = None,
+    outside: Annotated[Outside | None, typer.Option(help="Label of what is not predicted; default unlabelled.")] = None,
     slides_root: SlidesRootOption = None,
     config: ConfigOption = None,
     overwrite: OverwriteOption = False,
 ) -> None:
     """Segments whole slides and writes polygons for QuPath."""
     from dmmn_qp.checkpoint import newest_model
-    from dmmn_qp.prediction import predict, slides_to_predict
+    from dmmn_qp.predict_inputs import slides_to_predict
+    from dmmn_qp.prediction import predict
 
-    flags = {"mpp": mpp, "batch_size": batch_size, "context": context, "device": device, "precision": precision}
+    flags: dict[str, Any] = {
+        "mpp": mpp,
+        "batch_size": batch_size,
+        "context": context,
+        "device": device,
+        "precision": precision,
+    }
+    flags |= {
+        "tissue_only": tissue_only,
+        "tissue_min_area_um2": tissue_min_area_um2,
+        "tissue_min_hole_um2": tissue_min_hole_um2,
+        "tissue_margin_um": tissue_margin_um,
+        "tissue_outline": tissue_outline,
+        "roi_class": roi_class,
+        "outside": outside,
+    }
     options = predict_options(load_config(config), flags)
     reporter = Reporter()
-    chosen = slides_to_predict(slides or [], dataset, _slides_roots(slides_root))
+    roots = _slides_roots(slides_root)
+    chosen = slides_to_predict(slides or [], dataset, roots, recursive=recursive, roi=roi)
     written = predict(model or newest_model(MODELS), chosen, out, options, reporter, overwrite=overwrite)
     reporter.say(f"Wrote {out}/: <slide>.geojson, <slide>.overview.png, <slide>.labels.tif")
     reporter.say(

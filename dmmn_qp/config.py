@@ -23,6 +23,7 @@ from dmmn_qp.choices import (
     LossMean,
     Norm,
     Optimizer,
+    Outside,
     OverlapRule,
     Precision,
     Preset,
@@ -210,6 +211,13 @@ class PredictOptions(FileModel):
         precision: ``auto`` takes bf16 where the device has instructions for it.
         device: Where to compute.
         mpp: um/px of slides that do not say it.
+        tissue_only: Whether only targets that tissue touches are predicted, each as a whole.
+        tissue_min_area_um2: A smaller part of the tissue counts as dirt.
+        tissue_min_hole_um2: A smaller hole in the tissue counts as tissue.
+        tissue_margin_um: How far beyond its border the tissue is taken to reach.
+        tissue_outline: Whether the tissue's outline is written as GeoJSON.
+        roi_class: Class, or pattern of classes such as ``Region*``, of the areas outside which nothing is predicted.
+        outside: Label of what is not predicted.
     """
 
     batch_size: int = Field(default=4, ge=1)
@@ -217,6 +225,13 @@ class PredictOptions(FileModel):
     precision: Precision = "auto"
     device: Device = "auto"
     mpp: float | None = Field(default=None, gt=0)
+    tissue_only: bool = False
+    tissue_min_area_um2: float = Field(default=20_000, ge=0, allow_inf_nan=False)
+    tissue_min_hole_um2: float = Field(default=1_000_000, ge=0)
+    tissue_margin_um: float = Field(default=100, ge=0, allow_inf_nan=False)
+    tissue_outline: bool = False
+    roi_class: str | None = Field(default=None, min_length=1)
+    outside: Outside = "unlabelled"
 
 
 _PAPER: dict[str, Any] = {  # sections 2.3 and 2.5, Table 1

@@ -17,17 +17,16 @@ from dmmn_qp.architectures.stem import Stemmed
 from dmmn_qp.checkpoint import ModelCard, load_model
 from dmmn_qp.choices import Context
 from dmmn_qp.config import PredictOptions
-from dmmn_qp.dataset import LABELS_SUFFIX, Dataset, SlideRecord, create_label_raster
+from dmmn_qp.dataset import LABELS_SUFFIX, create_label_raster
 from dmmn_qp.devices import autocast, choose_bf16, choose_device, network_input, predicted_labels
-from dmmn_qp.errors import ModelError, OutputExistsError, SlideError
+from dmmn_qp.errors import ModelError, OutputExistsError
 from dmmn_qp.outputs import RUN_FILE, new_file, write_json
+from dmmn_qp.predict_inputs import SlideToPredict
 from dmmn_qp.provenance import describe_run, now
 from dmmn_qp.rasterize import LabelArray
 from dmmn_qp.regions import Region
 from dmmn_qp.reporting import Reporter
-from dmmn_qp.slides import RgbArray, Slide, fingerprint, is_slide_folder, list_slides, open_slide, read_field
-from dmmn_qp.slides.finding import SlidesRoot
-from dmmn_qp.slides.transformed import Change
+from dmmn_qp.slides import RgbArray, Slide, fingerprint, read_field
 from dmmn_qp.specs import PatchGrid, PatchSpec
 from dmmn_qp.writers import WRITERS, PredictedSlide
 
@@ -36,25 +35,6 @@ BLOCK_TARGETS = 8
 
 SHARED_BLOCK_TARGETS = 4
 """The same where targets share contexts: the maps of a block must fit into memory, and better into caches."""
-
-
-@dataclass(frozen=True, slots=True)
-class SlideToPredict:
-    """A slide to predict.
-
-    Attributes:
-        slide_id: Its name in file names.
-        path: The file.
-        mpp: um/px where it is known better than from the file.
-        crop_to_bounds: Whether QuPath's frame starts at the scanned bounds.
-        frame: Crops and turns that QuPath puts around the file, the one next to the file first.
-    """
-
-    slide_id: str
-    path: Path
-    mpp: float | None = None
-    crop_to_bounds: bool = True
-    frame: tuple[Change, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,63 +56,6 @@ class Predictor:
     bf16: bool = False
     batch_size: int = 4
     shared: bool = False
-
-
-def slides_to_predict(
-    names: Sequence[str], dataset_folder: Path, slides_roots: Sequence[SlidesRoot] = ()
-) -> list[SlideToPredict]:
-    """Resolves what the user named: slides, folders of them, names of the dataset, or nothing for all of it.
-
-    Raises:
-        SlideError: A slide is neither a file nor in the dataset, or two have the same name.
-        DatasetError: No slide is named and there is no dataset.
-    """
-    dataset = Dataset(dataset_folder) if not names or (dataset_folder / "dataset.json").is_file() else None
-    records = {r.slide_id: r for r in dataset.slides()} if dataset else {}
-    by_path: dict[Path, list[SlideRecord]] = {}
-    for record in records.values():
-        by_path.setdefault(Path(record.path), []).append(record)
-    chosen: list[SlideToPredict] = []
-    for name in _files_of(names) or records:
-        path = Path(name)
-        is_slide = path.is_file() or is_slide_folder(path)
-        known_as = by_path.get(path.resolve(), []) if is_slide else [records[name]] if name in records else []
-        if len(known_as) > 1:
-            ids = ", ".join(record.slide_id for record in known_as)
-            raise SlideError(
-                f'slide "{name}" is in the dataset as {ids}, each with a frame of its own; name one of these'
-            )
-        if known_as and dataset is not None:
-            (known,) = known_as
-            located = path if is_slide else dataset.locate(known, slides_roots)
-            chosen.append(SlideToPredict(known.slide_id, located, known.mpp, known.crop_to_bounds, known.frame))
-        elif is_slide:
-            chosen.append(SlideToPredict(path.name if path.is_dir() else path.stem, path))
-        else:
-            others = f"; the dataset has {', '.join(records)}" if records else ""
-            raise SlideError(f'slide "{name}" does not exist; check the path{others}')
-    seen: dict[str, Path] = {}
-    for slide in chosen:
-        if slide.slide_id in seen:
-            raise SlideError(
-                f'slides "{seen[slide.slide_id]}" and "{slide.path}" would both be written as "{slide.slide_id}"; '
-                "predict them in two runs with different --out"
-            )
-        seen[slide.slide_id] = slide.path
-    return chosen
-
-
-def _files_of(names: Sequence[str]) -> list[str]:
-    """The names, each folder replaced by the slides in it."""
-    files: list[str] = []
-    for name in names:
-        folder = Path(name)
-        many = folder.is_dir() and not is_slide_folder(folder)
-        slides = [str(path) for path in list_slides(folder)] if many else [name]
-        if not slides:
-            raise SlideError(f'folder "{name}" holds no slide; check the path')
-        files += slides
-    return files
 
 
 def predict(
@@ -174,7 +97,7 @@ def predict(
     model = load_predictor(model_folder, options)
     card = model.card
     for slide in slides:  # every slide is looked at before the first is predicted
-        with _open(slide, options) as opened:
+        with slide.open(options.mpp) as opened:
             card.patch_spec.grid_of(opened.info.mpp, slide.slide_id)
     run = describe_run(
         "predict", {**options.model_dump(mode="json"), "model": str(model_folder)}, started, device=str(model.device)
@@ -186,7 +109,7 @@ def predict(
         reporter.say(f"  {card.attribution}")
     written: list[Path] = []
     for slide in slides:
-        with _open(slide, options) as opened:
+        with slide.open(options.mpp) as opened:
             written.append(_predict_one(slide, opened, model, out, run, reporter))
     write_json(out / RUN_FILE, {**run, "finished": now(), "slides": [s.slide_id for s in slides]})
     return written
@@ -208,16 +131,6 @@ def load_predictor(model_folder: Path, options: PredictOptions) -> Predictor:
         bf16=choose_bf16(options.precision, device),
         batch_size=options.batch_size,
         shared=shares_contexts(network, card.patch_spec, options.context),
-    )
-
-
-def _open(slide: SlideToPredict, options: PredictOptions) -> Slide:
-    return open_slide(
-        slide.path,
-        project_mpp=slide.mpp,
-        user_mpp=options.mpp,
-        crop_to_bounds=slide.crop_to_bounds,
-        frame=slide.frame,
     )
 
 

@@ -75,10 +75,12 @@ class LabelPainter:
         self.downsample = downsample
         self._rules = rules or PaintRules()
         on_plane = [a for a in annotations if (a.plane.z, a.plane.t) == (plane.z, plane.t) and a.class_name]
-        self._classes = _Layer(sorted(self._paints(on_plane, class_map, mpp), key=_ORDERS[self._rules.overlap]))
-        self._ignored = _Layer([Paint(a.geometry, 1, 0, 0) for a in on_plane if a.class_name == IGNORE and a.is_area])
+        self._classes = AreaLayer(sorted(self._paints(on_plane, class_map, mpp), key=_ORDERS[self._rules.overlap]))
+        self._ignored = AreaLayer(
+            [Paint(a.geometry, 1, 0, 0) for a in on_plane if a.class_name == IGNORE and a.is_area]
+        )
         regions = [a for a in on_plane if a.class_name == self._rules.region_class and a.is_area]
-        self._regions = _Layer([Paint(a.geometry, 1, 0, 0) for a in regions]) if regions else None
+        self._regions = AreaLayer([Paint(a.geometry, 1, 0, 0) for a in regions]) if regions else None
 
     def _paints(self, on_plane: Iterable[Annotation], class_map: ClassMap, mpp: float | None) -> Iterable[Paint]:
         width_um = self._rules.line_width_um
@@ -122,7 +124,7 @@ class LabelPainter:
         return labels
 
 
-class _Layer:
+class AreaLayer:
     """Areas in the order of painting, found by window."""
 
     def __init__(self, paints: Sequence[Paint]) -> None:

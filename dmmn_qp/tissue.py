@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -39,6 +40,44 @@ def tissue_mask(thumbnail: NDArray[np.uint8]) -> NDArray[np.bool_]:
     if high < TISSUE_CHROMA:
         return np.zeros(chroma.shape, np.bool_)
     return np.asarray(chroma > cut)
+
+
+def cleaned(
+    mask: NDArray[np.bool_], *, min_area_px: float, min_hole_px: float, margin_px: float = 0.0
+) -> NDArray[np.bool_]:
+    """A mask without small holes, then without small parts, then grown.
+
+    Args:
+        mask: (rows, columns) bool, the pixels of a small picture.
+        min_area_px: A part of fewer pixels is dropped. Pixels that meet at a corner are one part, and holes that were
+            filled count.
+        min_hole_px: A hole of fewer pixels is filled. What reaches the picture's border is no hole, and pixels that
+            meet only at a corner are not one hole.
+        margin_px: Pixels whose centre lies at most so far from the centre of one of the mask are added.
+
+    Returns:
+        (rows, columns) bool.
+    """
+    numbers, areas = _parts(~mask, connectivity=4)
+    is_small_hole = areas < min_hole_px
+    for side in (numbers[0], numbers[-1], numbers[:, 0], numbers[:, -1]):
+        is_small_hole[side] = False
+    is_small_hole[0] = False
+    filled = mask | is_small_hole[numbers]
+    numbers, areas = _parts(filled, connectivity=8)
+    is_kept = areas >= min_area_px
+    is_kept[0] = False
+    kept: NDArray[np.bool_] = is_kept[numbers]
+    if margin_px <= 0 or not kept.any():
+        return kept
+    away = cv2.distanceTransform((~kept).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+    return np.asarray(away <= margin_px + 1e-3)
+
+
+def _parts(mask: NDArray[np.bool_], connectivity: int) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+    """The number of each pixel's connected part, 0 outside the mask, and the pixels of each number."""
+    _, numbers, statistics, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=connectivity)
+    return np.asarray(numbers, np.int32), np.asarray(statistics[:, cv2.CC_STAT_AREA], np.int32)
 
 
 def otsu_cut(counts: NDArray[np.int64], values: NDArray[np.float64]) -> int | None:

@@ -12,7 +12,7 @@ import pytest
 import shapely
 
 from dmmn_qp.dataset import Dataset, LabelRaster
-from dmmn_qp.prediction import slides_to_predict
+from dmmn_qp.predict_inputs import slides_to_predict
 from dmmn_qp.qupath.geojson import read_geojson
 from dmmn_qp.regions import Region
 from dmmn_qp.slides import open_slide, read_overview

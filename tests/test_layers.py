@@ -15,9 +15,11 @@ LAYERS: list[set[str]] = [
     {"rasterize", "polygonize", "patches", "balance"},
     {"slides", "qupath", "dataset", "checkpoint", "config", "official", "outputs", "training_state"},
     {
+        "areas",
         "devices",
         "fine_tuning",
         "model_summary",
+        "predict_inputs",
         "reports",
         "sources",
         "torch_dataset",

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import openslide
 
 from dmmn_qp.errors import SlideError
-from dmmn_qp.slides.base import RgbArray, Slide, SlideInfo, read_field, read_overview
+from dmmn_qp.slides.base import RgbArray, Slide, SlideInfo, overview_downsample, read_field, read_overview
 from dmmn_qp.slides.direct_tiff import DirectTiffReader, is_direct_tiff
 from dmmn_qp.slides.openslide_reader import OpenSlideReader
 from dmmn_qp.slides.picture_reader import PictureReader
@@ -23,9 +23,11 @@ __all__ = [
     "Slide",
     "SlideInfo",
     "fingerprint",
+    "first_of_each_series",
     "is_slide_folder",
     "list_slides",
     "open_slide",
+    "overview_downsample",
     "read_field",
     "read_overview",
 ]
@@ -103,7 +105,7 @@ def slide_file(path: Path) -> Path:
     """
     if not path.is_dir():
         return path
-    files = _first_of_each_series(path)
+    files = first_of_each_series(path.iterdir())
     if len(files) == 1:
         return files[0]
     if files:
@@ -115,7 +117,7 @@ def slide_file(path: Path) -> Path:
 
 def is_slide_folder(path: Path) -> bool:
     """Whether a folder is one slide: the DICOM files of one series."""
-    return path.is_dir() and len(_first_of_each_series(path)) == 1
+    return path.is_dir() and len(first_of_each_series(path.iterdir())) == 1
 
 
 def list_slides(folder: Path) -> list[Path]:
@@ -123,13 +125,13 @@ def list_slides(folder: Path) -> list[Path]:
     found = list(folder.iterdir())
     files = [p for p in found if p.suffix.lower() in SLIDE_SUFFIXES - {DICOM_SUFFIX} and p.is_file()]
     folders = [p for p in found if not p.name.startswith(".") and is_slide_folder(p)]
-    return sorted(files + folders + _first_of_each_series(folder))
+    return sorted(files + folders + first_of_each_series(found))
 
 
-def _first_of_each_series(folder: Path) -> list[Path]:
-    """One DICOM file for each slide of a folder: a slide is a series, and has a file for each level."""
+def first_of_each_series(paths: Iterable[Path]) -> list[Path]:
+    """One DICOM file for each slide among some paths: a slide is a series, and has a file for each level."""
     first: dict[str, Path] = {}
-    for file in sorted(p for p in folder.iterdir() if p.suffix.lower() == DICOM_SUFFIX and p.is_file()):
+    for file in sorted(p for p in paths if p.suffix.lower() == DICOM_SUFFIX and p.is_file()):
         try:
             with openslide.OpenSlide(str(file)) as slide:
                 first.setdefault(slide.properties.get("dicom.SeriesInstanceUID", str(file)), file)

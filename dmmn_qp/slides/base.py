@@ -182,7 +182,7 @@ def read_field(
 def read_overview(slide: Slide, longest_px: int) -> RgbArray:
     """The whole slide, its longer side about ``longest_px``; memory is bounded whatever levels the slide has."""
     info = slide.info
-    downsample = max(1.0, float(ceil(max(info.width, info.height) / longest_px)))
+    downsample = overview_downsample(info, longest_px)
     height, width = ceil(info.height / downsample), ceil(info.width / downsample)
     picture = np.zeros((height, width, 3), np.uint8)
     _, level_downsample = _level_for(info.level_downsamples, downsample)
@@ -190,6 +190,11 @@ def read_overview(slide: Slide, longest_px: int) -> RgbArray:
     for part in Region(0, 0, width, height).tiles(tile):
         picture[part.y : part.bottom, part.x : part.right] = _read_scaled(slide, downsample, part)
     return picture
+
+
+def overview_downsample(info: SlideInfo, longest_px: int) -> float:
+    """Level-0 px per pixel of `read_overview`: a whole number."""
+    return max(1.0, float(ceil(max(info.width, info.height) / longest_px)))
 
 
 def whole_downsample(stated: float) -> float:
