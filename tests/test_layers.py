@@ -13,11 +13,12 @@ LAYERS: list[set[str]] = [
     {"", "annotations", "choices", "errors", "regions", "specs"},
     {"augment", "architectures", "class_rules", "losses", "metrics", "provenance", "reporting", "splits", "tissue"},
     {"rasterize", "polygonize", "patches", "balance"},
-    {"slides", "qupath", "dataset", "checkpoint", "config", "official", "outputs", "training_state"},
+    {"slides", "qupath", "dataset", "checkpoint", "config", "official", "ome_tiff", "outputs", "training_state"},
     {
         "devices",
         "fine_tuning",
         "model_summary",
+        "prediction_folder",
         "reports",
         "sources",
         "torch_dataset",
