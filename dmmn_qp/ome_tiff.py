@@ -217,7 +217,8 @@ def ome_xml(image: _Image) -> str:
         value = ElementTree.SubElement(of_map, "Value")
         for label, name in image.labels:
             ElementTree.SubElement(value, "M", {"K": str(label)}).text = _xml_text(name)
-    return '<?xml version="1.0" encoding="UTF-8"?>' + ElementTree.tostring(root, encoding="us-ascii").decode("ascii")
+    body: bytes = ElementTree.tostring(root, encoding="us-ascii")
+    return '<?xml version="1.0" encoding="UTF-8"?>' + body.decode("ascii")
 
 
 def _ome_color(color: tuple[int, int, int]) -> int:
@@ -302,9 +303,9 @@ class _TileSpool:
     def _compressed(self, tile: NDArray[np.uint8]) -> bytes:
         value = int(tile[0, 0])
         if not (tile == value).all():
-            return bytes(imagecodecs.deflate_encode(tile, _LEVEL))
+            return imagecodecs.deflate_encode(tile.tobytes(), _LEVEL)
         if value not in self._uniform:  # glass and large areas of one class
-            self._uniform[value] = bytes(imagecodecs.deflate_encode(tile, _LEVEL))
+            self._uniform[value] = imagecodecs.deflate_encode(tile.tobytes(), _LEVEL)
         return self._uniform[value]
 
 
