@@ -303,9 +303,9 @@ class _TileSpool:
     def _compressed(self, tile: NDArray[np.uint8]) -> bytes:
         value = int(tile[0, 0])
         if not (tile == value).all():
-            return imagecodecs.deflate_encode(tile.tobytes(), _LEVEL)
+            return bytes(imagecodecs.deflate_encode(tile.tobytes(), _LEVEL))
         if value not in self._uniform:  # glass and large areas of one class
-            self._uniform[value] = imagecodecs.deflate_encode(tile.tobytes(), _LEVEL)
+            self._uniform[value] = bytes(imagecodecs.deflate_encode(tile.tobytes(), _LEVEL))
         return self._uniform[value]
 
 
