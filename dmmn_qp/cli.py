@@ -420,7 +420,7 @@ def predict_command(
     roots = _slides_roots(slides_root)
     chosen = slides_to_predict(slides or [], dataset, roots, recursive=recursive, roi=roi)
     written = predict(model or newest_model(MODELS), chosen, out, options, reporter, overwrite=overwrite)
-    reporter.say(f"Wrote {out}/: <slide>.geojson, <slide>.overview.png, <slide>.labels.tif")
+    reporter.say(f"Wrote {out}/: <slide>.geojson, <slide>.overview.png, <slide>.labels.ome.tif")
     reporter.say(
         f"To review in QuPath: open the slide and drag {written[0]} onto it, "
         "or run qupath_scripts/import_predictions.groovy for the whole project."

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import threading
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -32,7 +33,7 @@ MASK_TILE = 256
 
 _SPLITS: TypeAdapter[Split] = TypeAdapter(Split)
 
-LABELS_SUFFIX = "labels.tif"
+LABELS_SUFFIX = "labels.ome.tif"
 """What follows ``<slide>.`` in the name of a predicted label raster."""
 
 
@@ -252,23 +253,25 @@ class LabelRasterWriter:
 
 
 class LabelRaster:
-    """Read side of a label raster: a context manager.
+    """Read side of a label raster, a mask or an OME-TIFF pyramid: a context manager. Threads may share it.
 
     Args:
         path: The file.
+        page: Which channel, where they are pages of their own.
 
     Raises:
-        DatasetError: It is missing or damaged.
+        DatasetError: It is missing or damaged, or has no such page.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, page: int = 0) -> None:
         self.path = path
+        self._lock = threading.Lock()  # GDAL's datasets are not for several threads at a time
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", NotGeoreferencedWarning)
             try:
-                self._raster = rasterio.open(path)
+                self._raster = rasterio.open(path if page == 0 else f"GTIFF_DIR:{page + 1}:{path}")
             except RasterioIOError as error:
-                raise DatasetError(f'label raster "{path}" is missing or damaged; make it again') from error
+                raise self._damaged(f" or has no page {page}" if page else "") from error
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -281,7 +284,11 @@ class LabelRaster:
         return rasterio.band(self._raster, 1)
 
     def read(self, window: Region) -> LabelArray:
-        """Labels of a window, 0 outside the raster: (height, width) uint8."""
+        """Labels of a window, 0 outside the raster: (height, width) uint8.
+
+        Strips of full width in their order decode each tile once, as long as a row of tiles fits into GDAL's cache
+        (5 % of the memory, unless ``GDAL_CACHEMAX`` says otherwise).
+        """
         labels = np.zeros((window.height, window.width), np.uint8)
         rows, columns = self.shape
         inside = window.intersection(Region(0, 0, columns, rows))
@@ -289,20 +296,31 @@ class LabelRaster:
             return labels
         y, x = inside.y - window.y, inside.x - window.x
         try:
-            labels[y : y + inside.height, x : x + inside.width] = self._raster.read(
-                1, window=Window(inside.x, inside.y, inside.width, inside.height)
-            )
+            with self._lock:
+                labels[y : y + inside.height, x : x + inside.width] = self._raster.read(
+                    1, window=Window(inside.x, inside.y, inside.width, inside.height)
+                )
         except RasterioIOError as error:
-            raise DatasetError(f'label raster "{self.path}" is damaged; make it again') from error
+            raise self._damaged() from error
         return labels
 
     def read_reduced(self, longest_px: int) -> LabelArray:
-        """The whole raster, every n-th pixel, so that its longer side has at most ``longest_px``."""
+        """The whole raster, every n-th pixel, so that its longer side has at most ``longest_px``.
+
+        Of a pyramid GDAL reads the coarsest level that is fine enough.
+        """
         rows, columns = self.shape
         step = max(1, -(-max(rows, columns) // longest_px))
         out_shape = (max(1, rows // step), max(1, columns // step))
-        labels: LabelArray = self._raster.read(1, out_shape=out_shape)
+        try:
+            with self._lock:
+                labels: LabelArray = self._raster.read(1, out_shape=out_shape)
+        except RasterioIOError as error:
+            raise self._damaged() from error
         return labels
+
+    def _damaged(self, otherwise: str = "") -> DatasetError:
+        return DatasetError(f'label raster "{self.path}" is missing or damaged{otherwise}; make it again')
 
     def __enter__(self) -> LabelRaster:
         return self

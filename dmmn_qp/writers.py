@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from uuid import NAMESPACE_URL, UUID, uuid5
 
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.legend import Legend
 from matplotlib.patches import Patch, Rectangle
 from shapely.geometry import Polygon
 
@@ -25,7 +29,11 @@ METADATA_KEY = "dmmn_qp"
 
 _ID_NAMESPACE = uuid5(NAMESPACE_URL, "https://pypi.org/project/dmmn-qp")
 _OVERVIEW_PX = 1600
-_SCALE_BARS_UM = (50, 100, 200, 500, 1000, 2000, 5000, 10_000, 20_000)
+_SCALE_BARS_UM = tuple(digit * 10**power for power in range(5) for digit in (1, 2, 5))
+_OVERLAY_ALPHA = 115
+_DPI = 110
+_STACKED_BELOW = 0.4
+_MARGIN, _GAP, _BAR_STRIP, _TITLE_STRIP, _LEAST_WIDTH = 0.15, 0.12, 0.35, 0.62, 6.0  # inches
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,46 +92,127 @@ def _stable_id(predicted: PredictedSlide, label: int, geometry: Polygon) -> UUID
 
 
 def write_overview(path: Path, predicted: PredictedSlide) -> None:
-    """Writes ``<slide>.overview.png``: the slide, the same with the classes over it, legend and scale bar."""
+    """Writes ``<slide>.overview.png``: the slide, the same with the classes over it, legend and scale bar.
+
+    The two are beside each other, or one below the other where the slide is wide. Pixels without a label stay as they
+    are.
+    """
     info = predicted.slide.info
-    picture = read_overview(predicted.slide, _OVERVIEW_PX)
-    with LabelRaster(predicted.labels) as raster:
-        labels = raster.read_reduced(_OVERVIEW_PX)
-    palette = np.zeros((256, 3), np.uint8)
-    for label, color in predicted.class_map.colormap().items():
-        palette[label] = color
-    extent = (0.0, float(info.width), float(info.height), 0.0)  # level-0 px
-
     aspect = info.height / info.width
-    figure = Figure(figsize=(14, max(2.0, 6.6 * aspect) + 1.2), dpi=110, layout="constrained")
-    left, right = figure.subplots(1, 2)
-    for axes in (left, right):
-        axes.imshow(picture, extent=extent, interpolation="antialiased")
-        axes.set_axis_off()
-    right.imshow(palette[labels], extent=extent, alpha=0.45, interpolation="nearest")
-    left.set_title(predicted.slide_id, loc="left")
-    right.set_title(f"predicted by {predicted.model_name}", loc="left")
+    stacked = aspect < _STACKED_BELOW
+    max_width, max_height = (13.6, 4.6) if stacked else (6.7, 9.0)
+    width = min(max_width, max_height / aspect)
+    height = width * aspect
+    pictures = (width, 2 * height + _GAP) if stacked else (2 * width + _GAP, height)  # inches, as all here
+    total_width = max(pictures[0] + 2 * _MARGIN, _LEAST_WIDTH)
 
-    bar_um = max((um for um in _SCALE_BARS_UM if um / info.mpp < info.width / 4), default=_SCALE_BARS_UM[0])
-    bar_px, margin = bar_um / info.mpp, info.width * 0.03
-    for axes in (left, right):
-        y = info.height - margin - info.width * 0.012
-        axes.add_patch(Rectangle((margin, y), bar_px, info.width * 0.012, facecolor="black", edgecolor="white"))
-        axes.text(
-            margin + bar_px / 2,
-            y - info.width * 0.008,
-            f"{bar_um} µm" if bar_um < 1000 else f"{bar_um // 1000} mm",
-            ha="center",
-            va="bottom",
-            bbox={"facecolor": "white", "alpha": 0.7, "edgecolor": "none", "pad": 1.5},
+    figure = Figure(figsize=(total_width, 1), dpi=_DPI)
+    legend, legend_height = _add_legend(figure, predicted.class_map, total_width - 2 * _MARGIN)
+    below = _MARGIN + legend_height + _BAR_STRIP
+    total_height = below + pictures[1] + _TITLE_STRIP
+    figure.set_size_inches(total_width, total_height)
+    legend.set_bbox_to_anchor((_MARGIN / total_width, _MARGIN / total_height), figure.transFigure)
+
+    def panel(left: float, bottom: float) -> Axes:
+        place = (left / total_width, bottom / total_height, width / total_width, height / total_height)
+        axes = figure.add_axes(place, xlim=(0, info.width), ylim=(info.height, 0), xticks=[], yticks=[])
+        for side in axes.spines.values():
+            side.set(color="0.6", linewidth=0.6)
+        axes.imshow(picture, extent=(0, info.width, info.height, 0), aspect="auto", interpolation="antialiased")
+        return axes
+
+    picture = read_overview(predicted.slide, _OVERVIEW_PX)
+    panel(_MARGIN, below + (height + _GAP if stacked else 0))
+    over = panel(_MARGIN + (0 if stacked else width + _GAP), below)
+    with LabelRaster(predicted.labels) as raster:
+        labels, (rows, columns) = raster.read_reduced(_OVERVIEW_PX), raster.shape
+    palette = np.zeros((256, 4), np.uint8)
+    for c in predicted.class_map.classes:
+        palette[c.label] = (*c.color, _OVERLAY_ALPHA)
+    covered = (0, columns * predicted.downsample, rows * predicted.downsample, 0)
+    over.imshow(palette[labels], extent=covered, aspect="auto", interpolation="nearest")
+    over.set(xlim=(0, info.width), ylim=(info.height, 0))
+
+    titles = ((predicted.slide_id, 11, 0.12), (f"predicted by {predicted.model_name}", 9, 0.36))
+    for text, size, from_top in titles:
+        figure.text(
+            _MARGIN / total_width,
+            1 - from_top / total_height,
+            _shortened(text, int(total_width * 10)),
+            size=size,
+            va="top",
+            parse_math=False,
         )
-    handles = [
-        Patch(facecolor=(c.color[0] / 255, c.color[1] / 255, c.color[2] / 255), edgecolor="black", label=c.name)
-        for c in predicted.class_map.classes
-    ]
-    figure.legend(handles=handles, loc="outside lower center", ncols=min(6, len(handles)), frameon=False)
-    with new_file(path) as temporary:
+    _add_scale_bar(
+        figure, info.mpp * info.width / width, max(width, height) / 3, _MARGIN + legend_height + _BAR_STRIP / 2
+    )
+    with new_file(path) as temporary, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing")  # a name in a script that the font has not
         figure.savefig(temporary, format="png")
+
+
+def _add_legend(figure: Figure, class_map: ClassMap, width: float) -> tuple[Legend, float]:
+    """Adds a legend of all classes with as many columns as fit; returns it and its height in inches."""
+    renderer = FigureCanvasAgg(figure).get_renderer()  # type: ignore[no-untyped-call]
+    patches = [
+        Patch(facecolor=(c.color[0] / 255, c.color[1] / 255, c.color[2] / 255), edgecolor="0.3")
+        for c in class_map.classes
+    ]
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing")
+        for columns in range(min(6, len(patches)), 0, -1):
+            legend = figure.legend(
+                handles=patches,
+                labels=["?"] * len(patches),  # matplotlib leaves out names that begin with _
+                loc="lower left",
+                bbox_to_anchor=(0, 0),
+                ncols=columns,
+                frameon=False,
+                borderpad=0,
+                borderaxespad=0,
+                fontsize=9,
+            )
+            for text, name in zip(legend.get_texts(), class_map.names, strict=True):
+                text.set_parse_math(False)
+                text.set_text(_shortened(name, 80))
+            box = legend.get_window_extent(renderer)
+            if columns == 1 or box.width <= width * _DPI:
+                break
+            legend.remove()
+    return legend, box.height / _DPI
+
+
+def _add_scale_bar(figure: Figure, um_per_inch: float, longest: float, bottom: float) -> None:
+    """Adds a bar of a round length below the pictures, so that it covers nothing and fits under narrow ones."""
+    total_width, total_height = figure.get_size_inches()
+    longest = min(longest, total_width / 2)
+    bar_um = max((um for um in _SCALE_BARS_UM if um / um_per_inch <= longest), default=_SCALE_BARS_UM[0])
+    length = bar_um / um_per_inch
+    place = (_MARGIN / total_width, (bottom - 0.03) / total_height)
+    figure.add_artist(
+        Rectangle(
+            place,
+            length / total_width,
+            0.06 / total_height,
+            transform=figure.transFigure,
+            facecolor="black",
+            edgecolor="none",
+        )
+    )
+    figure.text(
+        (_MARGIN + length + 0.08) / total_width,
+        bottom / total_height,
+        f"{bar_um:g} µm" if bar_um < 1000 else f"{bar_um / 1000:g} mm",
+        size=9,
+        va="center",
+    )
+
+
+def _shortened(text: str, longest: int) -> str:
+    """One line of text without what cannot be drawn, with its middle left out where it is too long."""
+    line = "".join(character if character.isprintable() else " " for character in text)
+    half = (longest - 1) // 2
+    return line if len(line) <= longest else f"{line[:half]}…{line[-half:]}"
 
 
 WRITERS: dict[str, Callable[[Path, PredictedSlide], None]] = {

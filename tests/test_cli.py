@@ -62,7 +62,7 @@ def test_model_folder(workspace):
 @pytest.mark.parametrize("slide", ["a", "b", "c"])
 def test_predictions(workspace, slide):
     folder = workspace / "predictions"
-    with LabelRaster(folder / f"{slide}.labels.tif") as raster:
+    with LabelRaster(folder / f"{slide}.labels.ome.tif") as raster:
         labels = raster.read(Region(0, 0, 768, 512))
     assert set(np.unique(labels)) <= {1, 2}  # every pixel is predicted, and never as unlabelled
     content = json.loads((folder / f"{slide}.geojson").read_bytes())
@@ -125,7 +125,7 @@ def test_real_aperio_slide(workspace, here):
 def test_slide_at_40x_is_predicted_at_20x(workspace, here):
     write_tiff(here / "fine.tif", two_tissues().repeat(2, 0).repeat(2, 1), mpp=0.25)
     assert invoke("predict", here / "fine.tif", "--model", workspace / "models" / "dmmn-m3-1").exit_code == 0
-    with LabelRaster(here / "predictions" / "fine.labels.tif") as raster:
+    with LabelRaster(here / "predictions" / "fine.labels.ome.tif") as raster:
         assert raster.shape == (512, 768)
     annotations = read_geojson(here / "predictions" / "fine.geojson").annotations
     assert sum(a.geometry.area for a in annotations) == 1536 * 1024  # level-0 px

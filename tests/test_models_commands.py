@@ -93,7 +93,7 @@ def test_shrunk_model_is_half_as_large_and_predicts_as_before(workspace, here):
         assert invoke("predict", slide, "--model", model, "--out", out, "--precision", "fp32").exit_code == 0
     labels = []
     for out in ("before", "after"):
-        (path,) = (here / out).glob("*.labels.tif")
+        (path,) = (here / out).glob("*.labels.ome.tif")
         with LabelRaster(path) as raster:
             labels.append(raster.read(Region(0, 0, 768, 512)))
     assert (labels[0] == labels[1]).mean() > 0.995
@@ -119,7 +119,10 @@ def test_the_shipped_model_knows_the_demo_slides(here):
     slide = DEMO / "slides" / "test-1.tif"
     assert invoke("predict", slide, "--model", model, "--out", "p").exit_code == 0
     whole = Region(0, 0, 3072, 3072)
-    with LabelRaster(here / "p" / "test-1.labels.tif") as found, LabelRaster(DEMO / "truth" / "test-1.png") as truth:
+    with (
+        LabelRaster(here / "p" / "test-1.labels.ome.tif") as found,
+        LabelRaster(DEMO / "truth" / "test-1.png") as truth,
+    ):
         confusion = confusion_matrix(truth.read(whole), found.read(whole), 6)
     assert load_card(model).class_map.names == Dataset(imported(here)).class_map.names
     assert Metrics.from_confusion(confusion).mean_iou > 0.7

@@ -76,7 +76,7 @@ def test_prediction_is_the_authors_but_for_output_0(tmp_path, here):
     result = invoke("predict", "slide.tif", "--model", "m", "--precision", "fp32")
     assert result.exit_code == 0, result.output
     assert "licence of the model: CC-BY-NC-4.0" in result.output and "Memorial Sloan Kettering" in result.output
-    with LabelRaster(here / "predictions" / "slide.labels.tif") as raster:
+    with LabelRaster(here / "predictions" / "slide.labels.ome.tif") as raster:
         labels = raster.read(Region(256, 0, 256, 256))
     patch = np.zeros((1024, 1024, 3))
     patch[384:640, 128:640] = pixels[:, :, ::-1] / 255

@@ -102,7 +102,7 @@ def test_shared_and_patch_agree_on_a_trained_model(workspace, here):
         assert invoke(*command, "--out", context, "--precision", "fp32").exit_code == 0
     found = []
     for context in ("patch", "shared"):
-        with LabelRaster(here / context / "large.labels.tif") as raster:
+        with LabelRaster(here / context / "large.labels.ome.tif") as raster:
             found.append(raster.read(Region(0, 0, 1300, 1100)))
     assert (found[0] == found[1]).mean() > 0.99
 
