@@ -16,9 +16,10 @@ Norm = Literal["none", "batch", "group"]
 Stem = Literal["full", "half", "quarter"]
 """Resolution at which a network computes; the paper's is full."""
 
-Context = Literal["auto", "patch", "shared"]
-"""How the coarser branches see a target: ``patch`` its own field, zero-padded, as the paper; ``shared`` what is
-computed once for many neighbouring targets; ``auto`` shared where the network can.
+Context = Literal["auto", "patch", "shared", "shared-coarsest", "seamless"]
+"""How a target sees what is around it: ``patch`` its own fields, zero-padded, as the paper; ``shared`` coarser branches
+that are computed once for many neighbouring targets; ``shared-coarsest`` the coarsest of them alone; ``seamless``
+without a border anywhere; ``auto`` shared where it agrees with the paper, else patch.
 """
 
 Outside = Literal["background", "unlabelled"]

@@ -351,10 +351,34 @@ def predict_command(
     batch_size: Annotated[int | None, typer.Option(help="Targets per forward pass.")] = None,
     context: Annotated[
         Context | None,
-        typer.Option(help="shared: neighbours share the work of 10x and 5x; patch: the paper's scheme; default auto."),
+        typer.Option(
+            help="patch: the paper's scheme; shared: neighbours share the work of the coarser magnifications; "
+            "shared-coarsest: of the coarsest alone; seamless: no border anywhere; auto: shared where it agrees with "
+            "patch. Default auto."
+        ),
+    ] = None,
+    tta: Annotated[
+        bool | None,
+        typer.Option("--tta/--no-tta", help="Mean of the eight turned and mirrored copies: eight times the work."),
+    ] = None,
+    probabilities: Annotated[
+        bool | None,
+        typer.Option("--probabilities/--no-probabilities", help="Write each class's probability (OME-TIFF) too."),
+    ] = None,
+    uncertainty: Annotated[
+        bool | None,
+        typer.Option("--uncertainty/--no-uncertainty", help="Write the entropy of the probabilities (OME-TIFF) too."),
     ] = None,
     device: DeviceOption = None,
+    devices: Annotated[int | None, typer.Option(help="GPUs that share the blocks of a slide; default 1.")] = None,
     precision: PrecisionOption = None,
+    compile_: Annotated[
+        bool | None,
+        typer.Option("--compile/--no-compile", help="Let torch compile the network first; needs a C++ compiler."),
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option(help="Threads that decode pixels; default the machine's cores, at most 16.")
+    ] = None,
     recursive: Annotated[
         bool, typer.Option("--recursive", help="Search the folders in the folders of slides too.")
     ] = False,
@@ -392,9 +416,19 @@ def predict_command(
     outside: Annotated[Outside | None, typer.Option(help="Label of what is not predicted; default unlabelled.")] = None,
     slides_root: SlidesRootOption = None,
     config: ConfigOption = None,
+    resume: Annotated[
+        bool,
+        typer.Option(
+            "--resume",
+            help="Go on with an interrupted prediction or fail; without it, one made with other options begins again.",
+        ),
+    ] = False,
     overwrite: OverwriteOption = False,
 ) -> None:
-    """Segments whole slides and writes polygons for QuPath."""
+    """Segments whole slides and writes polygons for QuPath.
+
+    Slides predicted before are skipped, and interrupted ones go on where they were.
+    """
     from dmmn_qp.checkpoint import newest_model
     from dmmn_qp.predict_inputs import slides_to_predict
     from dmmn_qp.prediction import predict
@@ -405,6 +439,12 @@ def predict_command(
         "context": context,
         "device": device,
         "precision": precision,
+        "tta": tta,
+        "probabilities": probabilities,
+        "uncertainty": uncertainty,
+        "devices": devices,
+        "compile": compile_,
+        "workers": workers,
     }
     flags |= {
         "tissue_only": tissue_only,
@@ -419,8 +459,8 @@ def predict_command(
     reporter = Reporter()
     roots = _slides_roots(slides_root)
     chosen = slides_to_predict(slides or [], dataset, roots, recursive=recursive, roi=roi)
-    written = predict(model or newest_model(MODELS), chosen, out, options, reporter, overwrite=overwrite)
-    reporter.say(f"Wrote {out}/: <slide>.geojson, <slide>.overview.png, <slide>.labels.ome.tif")
+    written = predict(model or newest_model(MODELS), chosen, out, options, reporter, overwrite=overwrite, resume=resume)
+    reporter.say(f"Wrote {out}/; README.txt there names every file")
     reporter.say(
         f"To review in QuPath: open the slide and drag {written[0]} onto it, "
         "or run qupath_scripts/import_predictions.groovy for the whole project."

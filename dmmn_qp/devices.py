@@ -36,6 +36,20 @@ def choose_device(wanted: Device) -> torch.device:
     return torch.device(wanted)
 
 
+def choose_devices(wanted: Device, number: int) -> list[torch.device]:
+    """Resolves ``auto`` to GPUs if there are any; on a processor, so many threads share it.
+
+    Raises:
+        ConfigError: There are not so many of them.
+    """
+    first = choose_device(wanted)
+    if first.type != "cuda":
+        return [first] * number
+    if number > torch.cuda.device_count():
+        raise ConfigError(f"--devices {number}: this machine has {torch.cuda.device_count()} GPUs; pass fewer")
+    return [torch.device("cuda", index) for index in range(number)]
+
+
 def choose_bf16(wanted: Precision, device: torch.device) -> bool:
     """Whether to compute in bfloat16; ``auto`` does where the device has instructions for it.
 

@@ -2,60 +2,155 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+import hashlib
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from math import ceil, floor
 from pathlib import Path
+from queue import Queue
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
+import shapely
+from numpy.typing import NDArray
+from rich.console import Console
 
-from dmmn_qp.architectures.blocks import LEVELS
-from dmmn_qp.architectures.stem import Stemmed
-from dmmn_qp.checkpoint import ModelCard, load_model
-from dmmn_qp.choices import Context
+from dmmn_qp.areas import TISSUE_SUFFIX, Area, area_to_predict, outside_label, write_outline
+from dmmn_qp.checkpoint import WEIGHTS
 from dmmn_qp.config import PredictOptions
-from dmmn_qp.dataset import LABELS_SUFFIX, create_label_raster
-from dmmn_qp.devices import autocast, choose_bf16, choose_device, network_input, predicted_labels
-from dmmn_qp.errors import ModelError, OutputExistsError
-from dmmn_qp.outputs import RUN_FILE, new_file, write_json
+from dmmn_qp.dataset import LABELS_SUFFIX, LabelRaster
+from dmmn_qp.devices import available_cores
+from dmmn_qp.errors import DmmnQpError, OutputExistsError, SlideError
+from dmmn_qp.inference import BlockPrediction, Predictor, load_predictors, predict_fields
+from dmmn_qp.ome_tiff import write_label_pyramid, write_probability_pyramid
+from dmmn_qp.outputs import RUN_FILE, write_json
 from dmmn_qp.predict_inputs import SlideToPredict
+from dmmn_qp.prediction_folder import SlideAreas, count_areas, write_areas, write_readme
 from dmmn_qp.provenance import describe_run, now
-from dmmn_qp.rasterize import LabelArray
 from dmmn_qp.regions import Region
-from dmmn_qp.reporting import Reporter
-from dmmn_qp.slides import RgbArray, Slide, fingerprint, read_field
-from dmmn_qp.specs import PatchGrid, PatchSpec
+from dmmn_qp.reporting import Reporter, duration
+from dmmn_qp.slides import RgbArray, fingerprint
+from dmmn_qp.slides.base import SlideInfo
+from dmmn_qp.slides.once import FieldReader, Unreadable
+from dmmn_qp.specs import UNLABELLED, PatchGrid
+from dmmn_qp.strips import LABELS, StripStore
 from dmmn_qp.writers import WRITERS, PredictedSlide
 
-BLOCK_TARGETS = 8
-"""Side of a block in targets: what is read, predicted and written at a time."""
+GEOJSON_SUFFIXES = ("geojson", "geojson.gz")
+PROBABILITIES_SUFFIX = "probabilities.ome.tif"
+UNCERTAINTY_SUFFIX = "uncertainty.ome.tif"
+CONFIDENCE_SUFFIX = "confidence.ome.tif"
 
-SHARED_BLOCK_TARGETS = 4
-"""The same where targets share contexts: the maps of a block must fit into memory, and better into caches."""
+_GREY = (255, 255, 255)
+_DIGEST_CHUNK = 2**20
+
+
+@dataclass(slots=True)
+class _Job:
+    """A slide on its way.
+
+    Attributes:
+        target: The slide as the user named it.
+        info: The same, opened.
+        grid: The patch grid on it.
+        area: Where it is predicted.
+        strips: Its finished strips.
+        fingerprint: Digest of its file.
+        unreadable: What of it could not be read.
+        seconds: How long the network took, reading included.
+    """
+
+    target: SlideToPredict
+    info: SlideInfo
+    grid: PatchGrid
+    area: Area
+    strips: StripStore
+    fingerprint: str
+    unreadable: Unreadable = field(default_factory=Unreadable)
+    seconds: float = 0.0
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(rows, columns) of the label raster."""
+        return self.grid.shape(self.info.width, self.info.height)
 
 
 @dataclass(frozen=True, slots=True)
-class Predictor:
-    """A model ready to predict.
+class SlidePrediction:
+    """What `predict_slide` wrote.
 
     Attributes:
-        card: Its card.
-        network: In evaluation mode, on the device.
-        device: Where to compute.
-        bf16: Whether in bf16.
-        batch_size: Targets per forward pass.
-        shared: Whether the coarser branches are computed once for a block, see `shares_contexts`.
+        slide_id: The slide's name in file names.
+        polygons: GeoJSON for QuPath.
+        labels: Label raster: an OME-TIFF pyramid whose values are those of the class map.
+        overview: Picture of the slide and the classes.
+        areas: Pixels and mm2 of each class.
     """
 
-    card: ModelCard
-    network: Stemmed
-    device: torch.device
-    bf16: bool = False
-    batch_size: int = 4
-    shared: bool = False
+    slide_id: str
+    polygons: Path
+    labels: Path
+    overview: Path
+    areas: Path
+
+    def read_labels(self) -> NDArray[np.uint8]:
+        """The whole label raster, (rows, columns) uint8 on the grid of the model's finest magnification."""
+        with LabelRaster(self.labels) as raster:
+            rows, columns = raster.shape
+            return raster.read(Region(0, 0, columns, rows))
+
+
+def predict_slide(
+    slide: Path,
+    model: Path,
+    out: Path,
+    options: PredictOptions | None = None,
+    *,
+    mpp: float | None = None,
+    roi: Path | None = None,
+    overwrite: bool = False,
+) -> SlidePrediction:
+    """Predicts one slide; the same as ``dmmn-qp predict SLIDE --model MODEL --out OUT``, without a word.
+
+    An interrupted prediction goes on, and a finished one is returned as it is.
+
+    Args:
+        slide: The slide.
+        model: The model's folder.
+        out: Folder to write into; what is there of other slides stays.
+        options: How to predict; the defaults of the command line unless given.
+        mpp: um/px of a slide that does not say it.
+        roi: GeoJSON of the areas to predict, in level-0 px of QuPath's frame.
+        overwrite: Whether an earlier prediction of the slide is replaced.
+
+    Returns:
+        Where everything is.
+
+    Raises:
+        DmmnQpError: The slide or the model cannot be read, or they do not fit together.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from dmmn_qp.prediction import predict_slide
+        >>> found = predict_slide(Path("examples/demo/slides/val-1.tif"), Path("models/demo"), Path(folder))
+        >>> found.polygons.name
+        'val-1.geojson'
+        >>> labels = found.read_labels()
+        >>> labels.dtype, labels.ndim, int(labels.min()) >= 1
+        (dtype('uint8'), 2, True)
+    """
+    target = SlideToPredict(slide.name if slide.is_dir() else slide.stem, slide, mpp, roi=roi)
+    reporter = Reporter(Console(quiet=True))
+    (polygons,) = predict(model, [target], out, options or PredictOptions(), reporter, overwrite=overwrite)
+    name = target.slide_id
+    return SlidePrediction(
+        name, polygons, out / f"{name}.{LABELS_SUFFIX}", out / f"{name}.overview.png", out / "areas.csv"
+    )
 
 
 def predict(
@@ -66,8 +161,12 @@ def predict(
     reporter: Reporter,
     *,
     overwrite: bool = False,
+    resume: bool = False,
 ) -> list[Path]:
-    """Predicts slides one after the other.
+    """Predicts slides one after the other; the files of one are written while the next is predicted.
+
+    Slides whose polygons are there already are skipped. Of one that was interrupted, the strips that are missing are
+    predicted. One slide that cannot be predicted does not stop the others.
 
     Args:
         model_folder: The model.
@@ -75,209 +174,515 @@ def predict(
         out: Folder to write into; other slides' predictions in it are left alone.
         options: Resolved options.
         reporter: Where to report.
-        overwrite: Whether predictions of these slides may be replaced.
+        overwrite: Whether predictions of these slides are made again and replaced.
+        resume: Whether it is an error when an interrupted prediction cannot go on, because the model, the slide or the
+            options have changed; else it is begun again.
 
     Returns:
-        The GeoJSON files.
+        The GeoJSON files of all slides, those that were there included.
 
     Raises:
         ModelError: The model is missing or damaged.
-        SlideError: A slide cannot be read; PixelSizeError where the model does not fit its magnification.
-        OutputExistsError: A slide has been predicted already.
+        OutputExistsError: ``out`` is a file, or with ``resume`` an interrupted prediction is another one's.
+        SlideError: The only slide, or at the end some of several, could not be predicted.
     """
     started = now()
     if out.exists() and not out.is_dir():
         raise OutputExistsError(f'output "{out}" is a file; choose another folder with --out')
-    done = [s.slide_id for s in slides if (out / f"{s.slide_id}.geojson").exists()]
-    if done and not overwrite:
-        raise OutputExistsError(
-            f'output folder "{out}" exists and holds predictions of {", ".join(done)}; pass --overwrite to replace '
-            "them or choose another with --out"
-        )
-    model = load_predictor(model_folder, options)
-    card = model.card
-    for slide in slides:  # every slide is looked at before the first is predicted
-        with slide.open(options.mpp) as opened:
-            card.patch_spec.grid_of(opened.info.mpp, slide.slide_id)
+    predictors = load_predictors(model_folder, options)
     run = describe_run(
-        "predict", {**options.model_dump(mode="json"), "model": str(model_folder)}, started, device=str(model.device)
+        "predict",
+        {**options.model_dump(mode="json"), "model": str(model_folder)},
+        started,
+        device=str(predictors[0].device),
+        context=predictors[0].context,
     )
-    reporter.heading(f"Predicting {len(slides)} slides with {card.name} on {model.device.type}")
-    if card.licence:
-        reporter.say(f"  licence of the model: {card.licence}")
-    if card.attribution:
-        reporter.say(f"  {card.attribution}")
-    written: list[Path] = []
-    for slide in slides:
-        with slide.open(options.mpp) as opened:
-            written.append(_predict_one(slide, opened, model, out, run, reporter))
-    write_json(out / RUN_FILE, {**run, "finished": now(), "slides": [s.slide_id for s in slides]})
-    return written
+    stage = _Stage(model_folder, predictors, out, options, run, reporter, resume=resume, overwrite=overwrite)
+    return stage.predict(slides)
 
 
-def load_predictor(model_folder: Path, options: PredictOptions) -> Predictor:
-    """Reads a model and makes it ready on the device that the options ask for.
+class _Stage:
+    """One call of `predict`."""
 
-    Raises:
-        ModelError: The model is missing or damaged, or cannot share contexts as asked.
-        ConfigError: The device is not there.
-    """
-    card, network = load_model(model_folder)
-    device = choose_device(options.device)
-    return Predictor(
-        card=card,
-        network=network.to(device, memory_format=torch.channels_last),  # type: ignore[call-overload]
-        device=device,
-        bf16=choose_bf16(options.precision, device),
-        batch_size=options.batch_size,
-        shared=shares_contexts(network, card.patch_spec, options.context),
-    )
+    def __init__(
+        self,
+        model_folder: Path,
+        predictors: Sequence[Predictor],
+        out: Path,
+        options: PredictOptions,
+        run: dict[str, Any],
+        reporter: Reporter,
+        *,
+        resume: bool,
+        overwrite: bool,
+    ) -> None:
+        self.predictors = predictors
+        self.predictor = predictors[0]
+        self.card = self.predictor.card
+        self.weights = _digest(model_folder / WEIGHTS)
+        self.outside = outside_label(self.card.class_map, options.outside)
+        self.out = out
+        self.options = options
+        self.run = run
+        self.reporter = reporter
+        self.resume = resume
+        self.overwrite = overwrite
+        self.finished: dict[str, Path] = {}
+        self.failures: dict[str, str] = {}
+        self.skipped: list[str] = []
+        self.facts: dict[str, dict[str, Any]] = {}
 
+    def predict(self, slides: Sequence[SlideToPredict]) -> list[Path]:
+        """Predicts all slides; see `predict`."""
+        known = _known_predictions(self.out)
+        waiting = []
+        for target in slides:
+            done = None if self.overwrite else self._polygons_of(target.slide_id)
+            if done is None:
+                waiting.append(target)
+                continue
+            self.finished[target.slide_id] = done
+            self.skipped.append(target.slide_id)
+            model = known.get(target.slide_id, {}).get("model_run", self._model_run)
+            if model != self._model_run:
+                self.reporter.warn(
+                    f"{target.slide_id} was predicted by another model; pass --overwrite to predict it again"
+                )
+        if self.skipped:
+            self.reporter.say(f"Predicted before, left as they are (--overwrite replaces them): {_some(self.skipped)}")
+        waiting = self._that_open(waiting, len(slides))
+        if waiting:
+            self._announce(len(waiting))
+            with ThreadPoolExecutor(1) as finisher:
+                self._predict_each(waiting, finisher, len(slides))
+        self._conclude(slides, known)
+        return [self.finished[target.slide_id] for target in slides if target.slide_id in self.finished]
 
-def _predict_one(
-    target: SlideToPredict, slide: Slide, model: Predictor, out: Path, run: dict[str, Any], reporter: Reporter
-) -> Path:
-    """Predicts one slide and writes its files; returns its GeoJSON."""
-    info, card = slide.info, model.card
-    grid = card.patch_spec.grid_of(info.mpp, target.slide_id)
-    labels_path = out / f"{target.slide_id}.{LABELS_SUFFIX}"
-    predicted = PredictedSlide(
-        slide=slide,
-        slide_id=target.slide_id,
-        fingerprint=fingerprint(target.path),
-        labels=labels_path,
-        downsample=grid.downsample,
-        class_map=card.class_map,
-        model_name=card.name,
-        model_run=str(card.provenance.get("run_id", card.name)),
-        run_id=run["run_id"],
-    )
-    rows, columns = grid.shape(info.width, info.height)
-    size = card.patch_spec.size_px
-    n_targets = -(-rows // size) * -(-columns // size)
-    with (
-        reporter.task(target.slide_id, n_targets) as task,
-        new_file(labels_path) as temporary,
-        create_label_raster(temporary, (rows, columns), card.class_map) as raster,
-    ):
-        for block, labels in predict_blocks(slide, grid, model):
-            raster.write(block, labels)
-            task.advance(block.width * block.height // size**2)
-    for suffix, write in WRITERS.items():
-        write(out / f"{target.slide_id}.{suffix}", predicted)
-    reporter.say(f"  {target.slide_id}: {columns} x {rows} px at {card.patch_spec.mpps[0]:g} um/px")
-    return out / f"{target.slide_id}.geojson"
+    @property
+    def _model_run(self) -> str:
+        return str(self.card.provenance.get("run_id", self.card.name))
 
+    def _polygons_of(self, slide_id: str) -> Path | None:
+        paths = (self.out / f"{slide_id}.{suffix}" for suffix in GEOJSON_SUFFIXES)
+        return next((path for path in paths if path.exists()), None)
 
-def shares_contexts(network: Stemmed, spec: PatchSpec, wanted: Context) -> bool:
-    """Whether neighbouring targets share the work of the coarser branches.
+    def _that_open(self, slides: Sequence[SlideToPredict], asked_for: int) -> list[SlideToPredict]:
+        """The slides that can be opened and fit the model, so that hours are not spent before the others are told."""
+        usable = []
+        for target in slides:
+            try:
+                with target.open(self.options.mpp) as opened:
+                    self.card.patch_spec.grid_of(opened.info.mpp, target.slide_id)
+            except DmmnQpError as error:
+                self._failed(target.slide_id, error, asked_for)
+            else:
+                usable.append(target)
+        return usable
 
-    Targets must then lie on whole pixels of every map, poolings included, of every branch.
+    def _failed(self, slide_id: str, error: DmmnQpError, asked_for: int) -> None:
+        """Notes what stopped a slide; the only one stops everything."""
+        if asked_for == 1:
+            raise error
+        self.failures[slide_id] = str(error)
+        self.reporter.warn(f"{slide_id} is left out: {error}")
 
-    Raises:
-        ModelError: It is asked for, and the network cannot.
-    """
-    pixel = 2 ** (LEVELS - 1) * network.factor
-    can = network.shares_contexts and all((spec.size_px >> m) % pixel == 0 for m in range(1, len(spec.mpps)))
-    if wanted == "shared" and not can:
-        raise ModelError(
-            "this model's coarser branches cannot be shared (it has none of their own, or its patches do not fall on "
-            "their pixels); pass --context patch"
+    def _announce(self, count: int) -> None:
+        devices = self.predictor.device.type + (f" x {len(self.predictors)}" if len(self.predictors) > 1 else "")
+        precision = "bf16" if self.predictor.bf16 else "fp32"
+        self.reporter.heading(
+            f"Predicting {count} slide{'s' if count > 1 else ''} with {self.card.name} on {devices}, {precision}, "
+            f"context {self.predictor.context}"
         )
-    return can and wanted != "patch"
+        if self.card.licence:
+            self.reporter.say(f"  licence of the model: {self.card.licence}")
+        if self.card.attribution:
+            self.reporter.say(f"  {self.card.attribution}")
+
+    def _predict_each(self, slides: Sequence[SlideToPredict], finisher: ThreadPoolExecutor, asked_for: int) -> None:
+        last: tuple[_Job, Future[Path]] | None = None
+        for number, target in enumerate(slides, start=1):
+            name = f"{target.slide_id} ({number}/{len(slides)})" if len(slides) > 1 else target.slide_id
+            job: _Job | None = None
+            try:
+                job = self._prepare(target)
+                self._predict_strips(job, name)
+            except DmmnQpError as error:
+                if isinstance(error, OutputExistsError):
+                    raise
+                job = None
+                self._failed(target.slide_id, error, asked_for)
+            if last is not None:
+                self._collect(*last, asked_for)
+            last = (job, finisher.submit(self._finish, job)) if job is not None else None
+        if last is not None:
+            self._collect(*last, asked_for)
+
+    def _prepare(self, target: SlideToPredict) -> _Job:
+        with target.open(self.options.mpp) as slide:
+            info = slide.info
+            grid = self.card.patch_spec.grid_of(info.mpp, target.slide_id)
+            area = area_to_predict(slide, target, grid, self.options)
+        side = self.predictor.block_targets * grid.spec.size_px
+        classes = len(self.card.class_map)
+        channels = {
+            **({"probabilities": classes} if self.predictor.probabilities else {}),
+            **({"entropy": 0} if self.predictor.uncertainty else {}),
+            **({"confidence": 0} if self.predictor.probabilities or self.predictor.uncertainty else {}),
+            LABELS: 0,
+        }
+        folder = self.out / f".{target.slide_id}.part"
+        job = _Job(
+            target=target,
+            info=info,
+            grid=grid,
+            area=area,
+            strips=StripStore(folder, grid.shape(info.width, info.height), side, channels),
+            fingerprint=fingerprint(target.path),
+        )
+        plan = self._plan(job)
+        if self.overwrite:
+            job.strips.remove()
+        elif self.resume and folder.exists() and not _is_same(folder, plan):
+            raise OutputExistsError(
+                f'the interrupted prediction "{folder}" was made with another model, slide or options; repeat the '
+                "command that began it, or leave out --resume to begin again"
+            )
+        if job.strips.begin(plan):
+            self.reporter.say(
+                f"  {target.slide_id}: begins again, its finished part was made with another model or options"
+            )
+        return job
+
+    def _plan(self, job: _Job) -> dict[str, Any]:
+        """Everything that a strip depends on."""
+        predictor = self.predictor
+        return {
+            "weights": self.weights,
+            "card": self.card.model_dump(mode="json", exclude={"provenance", "name"}),
+            "slide": job.fingerprint,
+            "grid": [job.grid.downsample, *job.shape],
+            "frame": [repr(change) for change in job.target.frame] + [job.target.crop_to_bounds],
+            "context": predictor.context,
+            "block_targets": predictor.block_targets,
+            "bf16": predictor.bf16,
+            "device": predictor.device.type,
+            "tta": predictor.turned,
+            "kinds": dict(job.strips.channels),
+            "outside": self.outside,
+            "area": _area_digest(job.area),
+        }
+
+    def _predict_strips(self, job: _Job, name: str) -> None:
+        """Predicts the strips that are missing."""
+        start = time.monotonic()
+        strips, grid = job.strips, job.grid
+        side = strips.strip_rows
+        missing = [strip for strip in range(strips.count) if not strips.has(strip)]
+        work = [block for strip in missing for block in _blocks(job, strip, side) if _targets(job, block).any()]
+        in_strip: dict[int, int] = {}
+        for block in work:
+            in_strip[block.y // side] = in_strip.get(block.y // side, 0) + 1
+        per_block = {(block.x, block.y): int(_targets(job, block).sum()) for block in work}
+        everything = int(job.area.targets.sum())
+        done = everything - sum(per_block.values())
+        if done and len(missing) < strips.count:
+            self.reporter.say(
+                f"  {job.target.slide_id}: goes on, {strips.count - len(missing)} of {strips.count} strips are finished"
+            )
+        growing: dict[int, dict[str, NDArray[np.uint8]]] = {}
+        with ExitStack() as stack:
+            writer = stack.enter_context(ThreadPoolExecutor(1))
+            task = stack.enter_context(self.reporter.task(name, everything, done))
+            for strip in (strip for strip in missing if strip not in in_strip):  # nothing in it is predicted
+                self._write_strip(job, strip, strips.empty(strip))
+            pending: list[Future[None]] = []
+            if work:
+                workers = self.options.workers or max(1, min(16, available_cores()))
+                reader = stack.enter_context(
+                    FieldReader(
+                        lambda: job.target.open(self.options.mpp),
+                        grid,
+                        [self.predictor.fields(grid, block) for block in work],
+                        self.card.input.reduction,
+                        workers,
+                    )
+                )
+                job.unreadable = reader.unreadable
+                batches = zip(work, (_targets(job, block) for block in work), reader, strict=False)
+                for block, found in predict_blocks(batches, self.predictors):
+                    strip = block.y // side
+                    pixels = growing.setdefault(strip, strips.empty(strip))
+                    _place(pixels, found, block, strips.region(strip))
+                    task.advance(per_block[block.x, block.y])
+                    in_strip[strip] -= 1
+                    if in_strip[strip] == 0:
+                        pending.append(writer.submit(self._write_strip, job, strip, growing.pop(strip)))
+                    while len(pending) > 2:  # so that finished strips do not pile up before a slow disk
+                        pending.pop(0).result()
+            for waiting in pending:
+                waiting.result()
+        job.seconds = time.monotonic() - start
+
+    def _write_strip(self, job: _Job, strip: int, pixels: dict[str, NDArray[np.uint8]]) -> None:
+        """Gives what is not predicted its label, and writes the strip."""
+        region, labels = job.strips.region(strip), pixels[LABELS]
+        if not job.area.is_whole:
+            for block in _blocks(job, strip, job.strips.strip_rows):
+                mask = job.area.mask(block, job.grid)
+                if mask is None:
+                    continue
+                part = block.intersection(region)
+                assert part is not None
+                outside = ~mask[: part.height, : part.width]
+                for kind, array in pixels.items():
+                    cut = array[..., : part.height, part.x : part.right]
+                    cut[..., outside] = self.outside if kind == LABELS else 0
+        for lost in job.unreadable.lost:
+            _erase(labels, lost, region, job.grid.downsample)
+        job.strips.write(strip, pixels)
+
+    def _finish(self, job: _Job) -> Path:
+        """Writes a slide's files from its strips, the polygons last; runs beside the next slide's prediction."""
+        name, strips = job.target.slide_id, job.strips
+        mpp = job.info.mpp * job.grid.downsample
+        class_map = self.card.class_map
+        labels = self.out / f"{name}.{LABELS_SUFFIX}"
+        write_label_pyramid(labels, _each_strip(strips, LABELS), job.shape, mpp, class_map)
+        confidence: Path | None = None
+        if "probabilities" in strips.channels:
+            write_probability_pyramid(
+                self.out / f"{name}.{PROBABILITIES_SUFFIX}",
+                _each_strip(strips, "probabilities"),
+                job.shape,
+                mpp,
+                class_map.names,
+                [c.color for c in class_map.classes],
+                description="probability of each class, 255 is 1",
+            )
+        for kind, suffix, meaning in (
+            ("entropy", UNCERTAINTY_SUFFIX, "entropy of the probabilities, 255 is that of equal ones"),
+            ("confidence", CONFIDENCE_SUFFIX, "probability of the predicted class, 255 is 1"),
+        ):
+            if kind in strips.channels:
+                path = self.out / f"{name}.{suffix}"
+                rows = (strip[None] for strip in _each_strip(strips, kind))
+                write_probability_pyramid(path, rows, job.shape, mpp, [kind], [_GREY], description=meaning)
+                confidence = path
+        if job.area.tissue is not None and self.options.tissue_outline:
+            write_outline(self.out / f"{name}.{TISSUE_SUFFIX}", job.area, job.fingerprint)
+        del confidence
+        with job.target.open(self.options.mpp) as slide:
+            predicted = PredictedSlide(
+                slide=slide,
+                slide_id=name,
+                fingerprint=job.fingerprint,
+                labels=labels,
+                downsample=job.grid.downsample,
+                class_map=class_map,
+                model_name=self.card.name,
+                model_run=self._model_run,
+                run_id=self.run["run_id"],
+            )
+            write_areas(self.out, [self._areas(predicted)])
+            for suffix, write in WRITERS.items():
+                write(self.out / f"{name}.{suffix}", predicted)
+        strips.remove()
+        polygons = self._polygons_of(name)
+        assert polygons is not None
+        return polygons
+
+    def _areas(self, predicted: PredictedSlide) -> SlideAreas:
+        return count_areas(predicted)
+
+    def _collect(self, job: _Job, written: Future[Path], asked_for: int) -> None:
+        """Waits for a slide's files and says what came of it."""
+        name = job.target.slide_id
+        try:
+            self.finished[name] = written.result()
+        except DmmnQpError as error:
+            self._failed(name, error, asked_for)
+            return
+        rows, columns = job.shape
+        self.facts[name] = {
+            "run_id": self.run["run_id"],
+            "model": self.card.name,
+            "model_run": self._model_run,
+            "path": str(job.target.path),
+            "seconds": round(job.seconds, 1),
+            "unreadable": {
+                "lost": len(job.unreadable.lost),
+                "from_a_coarser_level": len(job.unreadable.replaced),
+            },
+        }
+        self.reporter.say(
+            f"  {name}: {columns} x {rows} px at {self.card.patch_spec.mpps[0]:g} um/px in {duration(job.seconds)}"
+        )
+        for count, what in (
+            (len(job.unreadable.replaced), "were read from a coarser level of the slide"),
+            (len(job.unreadable.lost), "could not be read and are unlabelled"),
+        ):
+            if count:
+                self.reporter.warn(f"{name}: {count} tiles {what} ({job.unreadable.reason})")
+
+    def _conclude(self, slides: Sequence[SlideToPredict], known: dict[str, dict[str, Any]]) -> None:
+        """Writes what describes the folder, and raises what failed."""
+        if self.facts:
+            write_readme(
+                self.out,
+                model_name=self.card.name,
+                class_map=self.card.class_map,
+                run_id=self.run["run_id"],
+                mpp=self.card.patch_spec.mpps[0],
+                licence=self.card.licence,
+                attribution=self.card.attribution,
+            )
+        if self.facts or self.failures:
+            summary = {
+                **self.run,
+                "finished": now(),
+                "slides": [target.slide_id for target in slides if target.slide_id in self.finished],
+                "skipped": self.skipped,
+                "failed": self.failures,
+                "predictions": {**known, **self.facts},
+            }
+            write_json(self.out / RUN_FILE, summary)
+        if self.failures:
+            listed = "; ".join(f"{name}: {why}" for name, why in list(self.failures.items())[:5])
+            raise SlideError(f"{len(self.failures)} of {len(slides)} slides could not be predicted: {listed}")
 
 
-def predict_blocks(slide: Slide, grid: PatchGrid, model: Predictor) -> Iterator[tuple[Region, LabelArray]]:
-    """Predicts a slide in blocks of targets, row by row; the next block is read while one is predicted.
+def predict_blocks(
+    work: Iterator[tuple[Region, NDArray[np.bool_], list[RgbArray]]], predictors: Sequence[Predictor]
+) -> Iterator[tuple[Region, BlockPrediction]]:
+    """Predicts blocks, on several devices where there are several.
 
-    Every pixel of the slide is predicted. What lies outside the slide is zero, as in the paper.
+    A device is given the next block before the result of the last is fetched, so that it does not wait.
 
     Args:
-        slide: The open slide.
-        grid: The patch grid on it.
-        model: The model.
+        work: Blocks, their targets that are wanted, and their fields (`predict_fields`).
+        predictors: The same model on each device.
 
     Yields:
-        (block in grid pixels, labels (block.height, block.width) uint8 >= 1); blocks at the right and bottom border
-        may leave the slide.
+        (block, what was predicted); of several devices, in the order in which they finish.
     """
-    rows, columns = grid.shape(slide.info.width, slide.info.height)
-    size = grid.spec.size_px
+    if len(predictors) == 1:
+        yield from _on_one_device(work, predictors[0])
+        return
+    lock, results = threading.Lock(), Queue[tuple[Region, BlockPrediction] | BaseException | None](2 * len(predictors))
+    stopped = threading.Event()
+
+    def shared() -> Iterator[tuple[Region, NDArray[np.bool_], list[RgbArray]]]:
+        while not stopped.is_set():
+            with lock:
+                item = next(work, None)
+            if item is None:
+                return
+            yield item
+
+    def compute(predictor: Predictor) -> None:
+        try:
+            for result in _on_one_device(shared(), predictor):
+                results.put(result)
+        except BaseException as error:  # raised again by whoever takes the results
+            results.put(error)
+        results.put(None)
+
+    threads = [threading.Thread(target=compute, args=(predictor,), daemon=True) for predictor in predictors]
+    for thread in threads:
+        thread.start()
+    running = len(threads)
+    try:
+        while running:
+            result = results.get()
+            if isinstance(result, BaseException):
+                raise result
+            if result is None:
+                running -= 1
+            else:
+                yield result
+    finally:
+        stopped.set()
+        while any(thread.is_alive() for thread in threads):
+            while not results.empty():
+                results.get_nowait()
+            threads[0].join(0.01)
+
+
+def _on_one_device(
+    work: Iterator[tuple[Region, NDArray[np.bool_], list[RgbArray]]], predictor: Predictor
+) -> Iterator[tuple[Region, BlockPrediction]]:
+    last: tuple[Region, Callable[[], BlockPrediction]] | None = None
+    for block, targets, fields in work:
+        fetch = predict_fields(fields, targets, predictor)
+        if last is not None:
+            yield last[0], last[1]()
+        last = block, fetch
+    if last is not None:
+        yield last[0], last[1]()
+
+
+def _blocks(job: _Job, strip: int, side: int) -> list[Region]:
+    """The blocks of a strip in grid px: whole targets, which may leave the slide."""
+    size = job.grid.spec.size_px
+    rows, columns = job.shape
     whole = Region(0, 0, -(-columns // size) * size, -(-rows // size) * size)
-    blocks = list(whole.tiles((SHARED_BLOCK_TARGETS if model.shared else BLOCK_TARGETS) * size))
-
-    def read(block: Region) -> list[RgbArray]:
-        return [
-            read_field(slide, grid, m, grid.field(block, m), model.card.input.reduction)
-            for m in range(len(grid.spec.mpps))
-        ]
-
-    with ThreadPoolExecutor(1) as reader:
-        ahead = reader.submit(read, blocks[0])
-        for i, block in enumerate(blocks):
-            fields = ahead.result()
-            if i + 1 < len(blocks):
-                ahead = reader.submit(read, blocks[i + 1])
-            with torch.inference_mode(), autocast(model.device, model.bf16):
-                labels = _predict_block(block, fields, size, model)
-            yield block, labels
+    y = strip * side
+    return list(Region(0, y, whole.width, min(side, whole.height - y)).tiles(side))
 
 
-def _predict_block(block: Region, fields: Sequence[RgbArray], size: int, model: Predictor) -> LabelArray:
-    """Labels of a block from its fields, target by target in batches."""
-    network = model.network
-    labels = np.empty((block.height, block.width), np.uint8)
-    corners = [(y, x) for y in range(0, block.height, size) for x in range(0, block.width, size)]
-    if model.shared:
-        finest, *coarser = (_network_inputs([field], model) for field in fields)
-        maps = [network.context(m, field) for m, field in enumerate(coarser, start=1)]
-    for start in range(0, len(corners), model.batch_size):
-        batch = corners[start : start + model.batch_size]
-        if model.shared:
-            images = torch.cat([finest[..., y : y + size, x : x + size] for y, x in batch])
-            images = images.contiguous(memory_format=torch.channels_last)
-            logits = network.from_contexts(images, _contexts_of_targets(maps, fields, batch, size))
-        else:
-            logits = network(
-                [
-                    _network_inputs([_cut(field, y >> m, x >> m, size) for y, x in batch], model)
-                    for m, field in enumerate(fields)
-                ]
-            )  # (B, reserved + C, S, S)
-        predicted = predicted_labels(logits, len(model.card.class_map)).cpu().numpy()
-        for (y, x), target in zip(batch, predicted, strict=True):
-            labels[y : y + size, x : x + size] = target
-    return labels
+def _targets(job: _Job, block: Region) -> NDArray[np.bool_]:
+    """Which targets of a block are predicted."""
+    size = job.grid.spec.size_px
+    return job.area.targets[block.y // size : block.bottom // size, block.x // size : block.right // size]
 
 
-def _network_inputs(pixels: Sequence[RgbArray], model: Predictor) -> Tensor:
-    """Pictures (h, w, 3) uint8 as the network takes them: (B, 3, h, w) float32, channels last."""
-    on_device = torch.from_numpy(np.stack(pixels)).to(model.device).permute(0, 3, 1, 2)
-    return network_input(on_device, model.card.input).contiguous(memory_format=torch.channels_last)
+def _place(pixels: dict[str, NDArray[np.uint8]], found: BlockPrediction, block: Region, strip: Region) -> None:
+    part = block.intersection(strip)
+    assert part is not None
+    for kind, array in found.arrays().items():
+        pixels[kind][..., : part.height, part.x : part.right] = array[..., : part.height, : part.width]
 
 
-def _contexts_of_targets(
-    maps: Sequence[Sequence[Tensor]], fields: Sequence[RgbArray], corners: Sequence[tuple[int, int]], size: int
-) -> list[list[Tensor]]:
-    """Cuts the maps of each target's own fields out of those of the block.
-
-    Args:
-        maps: Of each coarser branch, its maps (1, channels, h, w).
-        fields: The block's fields, finest first.
-        corners: (row, column) of the targets in the block, in grid px.
-        size: Side of a target in grid px.
-    """
-    contexts: list[list[Tensor]] = []
-    for m, of_branch in enumerate(maps, start=1):
-        cut: list[Tensor] = []
-        for features in of_branch:
-            pixel = fields[m].shape[0] // features.shape[-2]  # field px of a pixel of the map
-            side = size // pixel
-            places = [((y >> m) // pixel, (x >> m) // pixel) for y, x in corners]
-            cut.append(torch.cat([features[..., y : y + side, x : x + side] for y, x in places]))
-        contexts.append(cut)
-    return contexts
+def _erase(labels: NDArray[np.uint8], place: Region, strip: Region, downsample: float) -> None:
+    """Takes the labels of a region in level-0 px away from a strip in grid px."""
+    x, y = floor(place.x / downsample), floor(place.y / downsample)
+    lost = Region(x, y, ceil(place.right / downsample) - x, ceil(place.bottom / downsample) - y).intersection(strip)
+    if lost is not None:
+        labels[lost.y - strip.y : lost.bottom - strip.y, lost.x - strip.x : lost.right - strip.x] = UNLABELLED
 
 
-def _cut(field: RgbArray, y: int, x: int, size: int) -> RgbArray:
-    return field[y : y + size, x : x + size]
+def _each_strip(strips: StripStore, kind: str) -> Iterator[NDArray[np.uint8]]:
+    return (strips.read(strip, kind) for strip in range(strips.count))
+
+
+def _is_same(folder: Path, plan: dict[str, Any]) -> bool:
+    try:
+        return bool(json.loads((folder / "plan.json").read_bytes()) == json.loads(json.dumps(plan)))
+    except (OSError, ValueError):
+        return False
+
+
+def _area_digest(area: Area) -> str:
+    outline = b"" if area.outline is None else shapely.to_wkb(area.outline)
+    return hashlib.sha256(np.packbits(area.targets).tobytes() + outline).hexdigest()[:32]
+
+
+def _digest(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(_DIGEST_CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()[:32]
+
+
+def _known_predictions(out: Path) -> dict[str, dict[str, Any]]:
+    """What an earlier run's ``run.json`` says of each slide in the folder; nothing where it is damaged."""
+    try:
+        known = json.loads((out / RUN_FILE).read_bytes())["predictions"]
+        return {name: facts for name, facts in known.items() if isinstance(facts, dict)}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return {}
+
+
+def _some(names: Sequence[str], most: int = 5) -> str:
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")

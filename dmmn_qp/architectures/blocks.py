@@ -173,7 +173,7 @@ def crop_to(x: Tensor, height: int, width: int) -> Tensor:
 
 def even_part(side: int, m: int) -> int:
     """The smallest even length, in pixels of branch ``m``, that covers ``side`` pixels of the finest branch."""
-    return 2 * math.ceil(side / 2 ** (m + 1))
+    return 2 * math.ceil(side / (2 << m))
 
 
 def initialise(network: nn.Module) -> None:

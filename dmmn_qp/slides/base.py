@@ -185,7 +185,7 @@ def read_overview(slide: Slide, longest_px: int) -> RgbArray:
     downsample = overview_downsample(info, longest_px)
     height, width = ceil(info.height / downsample), ceil(info.width / downsample)
     picture = np.zeros((height, width, 3), np.uint8)
-    _, level_downsample = _level_for(info.level_downsamples, downsample)
+    _, level_downsample = level_for(info.level_downsamples, downsample)
     tile = max(1, int(_OVERVIEW_SOURCE_PX * level_downsample / downsample))
     for part in Region(0, 0, width, height).tiles(tile):
         picture[part.y : part.bottom, part.x : part.right] = _read_scaled(slide, downsample, part)
@@ -204,7 +204,7 @@ def whole_downsample(stated: float) -> float:
 
 def _read_scaled(slide: Slide, wanted: float, region: Region) -> RgbArray:
     """Pixels of a region given in pixels of ``wanted`` level-0 px: (height, width, 3) uint8."""
-    level, downsample = _level_for(slide.info.level_downsamples, wanted)
+    level, downsample = level_for(slide.info.level_downsamples, wanted)
     factor = wanted / downsample
     if factor == 1:
         return slide.read_level(level, region)
@@ -222,7 +222,7 @@ def _read_scaled(slide: Slide, wanted: float, region: Region) -> RgbArray:
     return np.asarray(pixels.resize(size, Image.Resampling.BILINEAR, box=box))  # widens when it shrinks: low-pass
 
 
-def _level_for(level_downsamples: tuple[float, ...], wanted: float) -> tuple[int, float]:
+def level_for(level_downsamples: tuple[float, ...], wanted: float) -> tuple[int, float]:
     """(number, downsample) of the coarsest level that is not coarser than ``wanted``."""
     best, best_downsample = 0, 1.0
     for level, stated in enumerate(level_downsamples):

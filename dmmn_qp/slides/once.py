@@ -1,0 +1,272 @@
+"""Fields of many blocks in turn, for which each pixel of a slide is decoded once, ahead of whoever takes them."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass, field
+from math import ceil, floor, lcm
+
+import numpy as np
+from PIL import Image
+
+from dmmn_qp.choices import Reduction
+from dmmn_qp.errors import SlideError
+from dmmn_qp.regions import Region
+from dmmn_qp.slides.base import RgbArray, Slide, level_for, read_field
+from dmmn_qp.specs import PatchGrid
+
+TILE_PX = 512
+"""Side of what is decoded at once, in pixels of the source, about: whole tiles of the file where it has tiles."""
+
+LARGEST_TILE_PX = 2048
+"""Tiles of a file that are larger than this are not read whole."""
+
+AHEAD = 2
+"""Blocks whose tiles are decoded before they are asked for."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Source:
+    """Pixels that are decoded together, and the magnifications that are made of them.
+
+    Attributes:
+        level: Level of the slide, or None for what `read_field` gives at magnification ``first``.
+        first: The finest magnification made of it.
+        factors: Magnification -> source pixels per pixel.
+        wide: Columns of a tile, a multiple of every factor.
+        high: Rows of a tile.
+    """
+
+    level: int | None
+    first: int
+    factors: dict[int, int]
+    wide: int
+    high: int
+
+
+@dataclass(slots=True)
+class Unreadable:
+    """What of a slide could not be read.
+
+    Attributes:
+        replaced: Regions that a coarser level was taken for, in level-0 px.
+        lost: Regions that no level has, in level-0 px; their pixels are 0.
+        reason: What the first error said.
+    """
+
+    replaced: list[Region] = field(default_factory=list)
+    lost: list[Region] = field(default_factory=list)
+    reason: str = ""
+
+
+class FieldReader:
+    """Reads the fields of blocks, to the pixels that `read_field` gives (but for rounding where it resamples).
+
+    A tile of the source is decoded when the first block needs it, its lower magnifications are made at once, and each
+    of them is kept until no later block needs it. So memory holds a few blocks and, of those below and above, the rows
+    that fields of neighbouring blocks have in common.
+
+    Where a tile cannot be read, the next coarser level that can takes its place, enlarged; without one it is 0. An
+    error may leave a slide unusable, so it is opened again.
+
+    Args:
+        reopen: Opens the slide.
+        grid: The patch grid on it.
+        fields: For each block, the field of each magnification that is wanted, finest first, in its own pixels.
+        reduction: How lower magnifications are made.
+        workers: Threads that decode.
+    """
+
+    def __init__(
+        self,
+        reopen: Callable[[], Slide],
+        grid: PatchGrid,
+        fields: Sequence[Sequence[Region]],
+        reduction: Reduction = "area",
+        workers: int = 2,
+    ) -> None:
+        self.unreadable = Unreadable()
+        self._reopen = reopen
+        self._slide = reopen()
+        self._grid = grid
+        self._reduction = reduction
+        self._fields = fields
+        self._lock = threading.Lock()
+        self._sources = _sources(self._slide, grid, len(fields[0]) if fields else 0, reduction)
+        self._source_of = {m: source for source in self._sources for m in source.factors}
+        self._uses = Counter(key for block in fields for key in self._keys(block))
+        self._tiles: dict[tuple[int, int, int], Future[dict[int, RgbArray]]] = {}
+        self._decoders = ThreadPoolExecutor(workers)
+        self._assembler = ThreadPoolExecutor(1)
+
+    def __enter__(self) -> FieldReader:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._assembler.shutdown(cancel_futures=True)
+        self._decoders.shutdown(cancel_futures=True)
+        self._slide.close()
+
+    def __iter__(self) -> Iterator[list[RgbArray]]:
+        """The fields of each block in turn, (height, width, 3) uint8 for each magnification."""
+        ahead: list[Future[list[RgbArray]]] = []
+        for i in range(len(self._fields) + AHEAD):
+            if i < len(self._fields):
+                for key in self._keys(self._fields[i]):
+                    self._start(key)
+                ahead.append(self._assembler.submit(self._assemble, self._fields[i]))
+            if i >= AHEAD:
+                yield ahead.pop(0).result()
+
+    def _keys(self, fields: Sequence[Region]) -> Iterator[tuple[int, int, int]]:
+        """(magnification, row, column) of the tiles that fields touch."""
+        for m, wanted in enumerate(fields):
+            source = self._source_of[m]
+            wide, high = source.wide // source.factors[m], source.high // source.factors[m]
+            for row in range(wanted.y // high, -(-wanted.bottom // high)):
+                for column in range(wanted.x // wide, -(-wanted.right // wide)):
+                    yield m, row, column
+
+    def _start(self, key: tuple[int, int, int]) -> None:
+        m, row, column = key
+        source = self._source_of[m]
+        tile = (source.first, row, column)
+        with self._lock:
+            if tile not in self._tiles:
+                self._tiles[tile] = self._decoders.submit(self._decode, source, row, column)
+
+    def _assemble(self, fields: Sequence[Region]) -> list[RgbArray]:
+        pixels = [np.empty((wanted.height, wanted.width, 3), np.uint8) for wanted in fields]
+        for key in self._keys(fields):
+            m, row, column = key
+            source = self._source_of[m]
+            wanted, wide, high = fields[m], source.wide // source.factors[m], source.high // source.factors[m]
+            tile = Region(column * wide, row * high, wide, high)
+            part = tile.intersection(wanted)
+            assert part is not None
+            made = self._tiles[source.first, row, column].result()
+            y, x = part.y - wanted.y, part.x - wanted.x
+            pixels[m][y : y + part.height, x : x + part.width] = made[m][
+                part.y - tile.y : part.bottom - tile.y, part.x - tile.x : part.right - tile.x
+            ]
+            self._release(key)
+        return pixels
+
+    def _release(self, key: tuple[int, int, int]) -> None:
+        """Drops what no later block needs."""
+        m, row, column = key
+        self._uses[key] -= 1
+        if self._uses[key] == 0:
+            del self._uses[key]
+            tile = (self._source_of[m].first, row, column)
+            with self._lock:
+                made = self._tiles[tile].result()
+                made.pop(m)
+                if not any((other, row, column) in self._uses for other in self._source_of[m].factors):
+                    del self._tiles[tile]
+
+    def _decode(self, source: _Source, row: int, column: int) -> dict[int, RgbArray]:
+        """A tile at every magnification that some block needs."""
+        region = Region(column * source.wide, row * source.high, source.wide, source.high)
+        slide = self._slide
+        try:
+            pixels = self._read(slide, source, region)
+        except SlideError as error:
+            self._open_again(slide)
+            pixels = self._mended(source, region, str(error))
+        return {
+            m: self._reduced(pixels, factor)
+            for m, factor in source.factors.items()
+            if (m, row, column) in self._uses  # read without the lock: what is dropped is not decoded any more
+        }
+
+    def _read(self, slide: Slide, source: _Source, region: Region) -> RgbArray:
+        if source.level is None:
+            return read_field(slide, self._grid, source.first, region, self._reduction)
+        return slide.read_level(source.level, region)
+
+    def _reduced(self, pixels: RgbArray, factor: int) -> RgbArray:
+        if factor == 1:
+            return pixels
+        if self._reduction == "decimate":
+            return np.ascontiguousarray(pixels[::factor, ::factor])
+        return np.asarray(Image.fromarray(pixels).reduce(factor))
+
+    def _mended(self, source: _Source, region: Region, reason: str) -> RgbArray:
+        """What stands for a tile that could not be read: the next level that can be, enlarged, or 0.
+
+        It is first tried again: a slide that another thread has met an error in fails for everyone. Each try has a
+        slide of its own for the same reason.
+        """
+        info = self._slide.info
+        finest = source.level is None
+        downsample = self._grid.downsample_of(source.first) if finest else info.level_downsamples[source.level or 0]
+        left, top = region.x * downsample, region.y * downsample
+        right, bottom = region.right * downsample, region.bottom * downsample
+        place = Region(floor(left), floor(top), ceil(right) - floor(left), ceil(bottom) - floor(top))
+        size = (region.width, region.height)
+        with suppress(SlideError), self._reopen() as slide:
+            return self._read(slide, source, region)
+        with self._lock:
+            self.unreadable.reason = self.unreadable.reason or reason
+        for level, coarser in enumerate(info.level_downsamples):
+            if coarser <= downsample:
+                continue
+            x, y = floor(left / coarser), floor(top / coarser)
+            around = Region(x, y, ceil(right / coarser) - x, ceil(bottom / coarser) - y)
+            box = (left / coarser - x, top / coarser - y, right / coarser - x, bottom / coarser - y)
+            with suppress(SlideError), self._reopen() as slide:
+                pixels = Image.fromarray(slide.read_level(level, around))
+                with self._lock:
+                    self.unreadable.replaced.append(place)
+                return np.asarray(pixels.resize(size, Image.Resampling.NEAREST, box=box))
+        with self._lock:
+            self.unreadable.lost.append(place)
+        return np.zeros((region.height, region.width, 3), np.uint8)
+
+    def _open_again(self, broken: Slide) -> None:
+        """Replaces a slide that met an error, unless another thread has done so, which may still read from it."""
+        with self._lock, suppress(SlideError):
+            if self._slide is broken:
+                self._slide = self._reopen()
+
+
+def _sources(slide: Slide, grid: PatchGrid, magnifications: int, reduction: Reduction) -> list[_Source]:
+    """What to decode for so many magnifications: one source for all that come from the same pixels."""
+    levels = slide.info.level_downsamples
+    grouped: dict[int | None, dict[int, int]] = {}  # level -> factors; None: the finest, as `read_field` gives it
+    alone: list[int] = []
+    finest_level, finest_factor = _level_and_factor(levels, grid.downsample)
+    for m in range(magnifications):
+        if reduction == "decimate":
+            grouped.setdefault(finest_level if finest_factor == 1 else None, {})[m] = 2**m
+            continue
+        level, factor = _level_and_factor(levels, grid.downsample_of(m))
+        if factor is None:
+            alone.append(m)  # resampled: neighbouring tiles share some pixels of the source
+        else:
+            grouped.setdefault(level, {})[m] = factor
+    sources = [_source(slide, level, min(factors), factors) for level, factors in grouped.items()]
+    return sources + [_source(slide, None, m, {m: 1}) for m in alone]
+
+
+def _level_and_factor(levels: tuple[float, ...], wanted: float) -> tuple[int, int | None]:
+    """The level that a magnification is made of, and how many of its pixels make one; None where they do not fit."""
+    level, downsample = level_for(levels, wanted)
+    factor = wanted / downsample
+    return level, int(factor) if factor == int(factor) else None
+
+
+def _source(slide: Slide, level: int | None, first: int, factors: dict[int, int]) -> _Source:
+    unit = lcm(*factors.values())
+    tiles = slide.info.tile_px if level is not None else None
+    sides = [
+        lcm(unit, side) if side <= LARGEST_TILE_PX and lcm(unit, side) <= LARGEST_TILE_PX else unit
+        for side in tiles or (unit, unit)
+    ]
+    wide, high = (side * max(1, TILE_PX // side) for side in sides)
+    return _Source(level, first, factors, wide, high)
