@@ -23,11 +23,15 @@ APERIO = "Aperio Image Library v1.0\n{w}x{h} [0,0 {w}x{h}] (240x240) JPEG/RGB Q=
 
 FORMS = {
     "jpeg, YCbCr": {"compression": "jpeg"},
-    "jpeg, RGB, shared tables": {"compression": "jpeg", "photometric": "rgb", "compressionargs": {"outcolorspace": "rgb"}},
+    "jpeg, RGB, shared tables": {
+        "compression": "jpeg",
+        "photometric": "rgb",
+        "compressionargs": {"outcolorspace": "rgb"},
+    },
     "deflate": {"compression": "deflate"},
     "deflate, predictor": {"compression": "deflate", "predictor": True},
     "lzw": {"compression": "lzw"},
-    "none": {},
+    "none": {"tile": (256, 256)},  # of 240 px they would be padded, which OpenSlide refuses
 }
 
 
@@ -134,16 +138,16 @@ def test_aperio(tmp_path, form):
 @pytest.mark.parametrize("aperio", [False, True])
 @pytest.mark.parametrize("index", [0, 4])
 def test_tiles_that_were_never_written(tmp_path, aperio, index):
-    """White at level 0; Aperio's are made from the finer level elsewhere."""
+    """White; Aperio's are made from the finer level where there is one, and so is what they touch in coarser ones."""
     path = written(tmp_path / "slide.svs", aperio=aperio, compression="jpeg")
     without_tile(path, 0, index)
     without_tile(path, 1, index)
-    direct = assert_same(path)
-    assert read_directly(direct) == [0, 1, 2]
+    assert read_directly(assert_same(path, 30)) == ([0] if aperio else [0, 1, 2])
     with DirectTiffReader(path, user_mpp=0.5) as slide:
-        place = slide._found[0].tile_region(index)
-        assert (slide.read_level(0, place) == 255).all()
-        assert (slide.read_level(1, slide._found[1].tile_region(index)).mean() < 200) == aperio
+        x, y = (960, 0) if index == 4 else (0, 0)
+        assert (slide.read_level(0, Region(x, y, 32, 200)) == 255).all()
+        white = (slide.read_level(1, Region(x // 4, 244 if index == 4 else 0, 30, 30)) == 255).all()
+        assert white == (not aperio or index == 0)
 
 
 def test_all_tiles_missing(tmp_path):
@@ -219,11 +223,11 @@ class TestFallback:
 
 
 def damaged(data: bytes, offset: int, size: int, case: int, rng: np.random.Generator) -> bytes:
-    """A file in one tile of which bytes are cut off, exchanged or overwritten."""
+    """A file in one tile of which bytes are ended, exchanged or overwritten."""
     tile = bytearray(data[offset : offset + size])
     if case % 3 == 0:
         start = int(rng.integers(size))
-        tile[start:] = bytes(size - start)
+        tile[start:] = (b"\xff\xd9" * size)[: size - start]  # a JPEG ends there
     elif case % 3 == 1:
         for _ in range(3):
             tile[int(rng.integers(size))] = int(rng.integers(256))
@@ -235,12 +239,13 @@ def damaged(data: bytes, offset: int, size: int, case: int, rng: np.random.Gener
 
 @pytest.mark.parametrize("form", ["jpeg, YCbCr", "jpeg, RGB, shared tables", "deflate", "lzw", "none"])
 def test_damage_is_judged_as_openslide_does(tmp_path, form):
-    """What OpenSlide refuses is refused, at its place; what it reads has its pixels; what is whole can still be read."""
+    """What OpenSlide refuses is refused at its place; what it reads has its pixels; the rest can be read."""
     whole = written(tmp_path / "whole.tif", **FORMS[form])
     with tifffile.TiffFile(whole) as tiff:
         page = tiff.pages[0]
         offset, size = page.dataoffsets[6], page.databytecounts[6]
-    place, beside = Region(480, 240, 240, 240), Region(720, 0, 200, 200)
+    side = page.tilewidth
+    place, beside = (Region(240, 240, 240, 240) if side == 240 else Region(512, 256, 256, 256)), Region(480, 0, 30, 200)
     data, rng, refused = whole.read_bytes(), np.random.default_rng(0), 0
     for case in range(45):
         path = tmp_path / "damaged.tif"
@@ -251,13 +256,13 @@ def test_damage_is_judged_as_openslide_does(tmp_path, form):
                 expected = plain.read_level(0, place)
             except SlideError:
                 refused += 1
-                with pytest.raises(SlideError, match="damaged at level 0, x 480, y 240"):
+                with pytest.raises(SlideError, match="damaged at level 0, x 240, y 240"):
                     direct.read_level(0, place)
             else:
                 assert np.array_equal(direct.read_level(0, place), expected), case
             for slide in (direct, plain):
                 assert np.array_equal(slide.read_level(0, beside), expected_beside)
-    assert refused > 5 or form == "none"
+    assert refused >= 3 or form == "none"
 
 
 def test_jpegs_of_another_size_are_left_to_openslide(tmp_path):
@@ -270,7 +275,7 @@ def test_jpegs_of_another_size_are_left_to_openslide(tmp_path):
     path.write_bytes(data)
     with DirectTiffReader(path, user_mpp=0.5) as slide:
         with pytest.raises(SlideError, match="damaged at level 0"):
-            slide.read_level(0, Region(480, 240, 240, 240))
+            slide.read_level(0, Region(240, 240, 240, 240))
         slide.read_level(0, Region(0, 0, 240, 240))
 
 
@@ -278,7 +283,9 @@ def test_only_touched_tiles_are_decoded_and_none_twice(tmp_path, monkeypatch):
     path = written(tmp_path / "slide.tif", compression="jpeg")
     decoded = []
     decode = tiff_tiles._strict_jpeg
-    monkeypatch.setattr(tiff_tiles, "_strict_jpeg", lambda data, level: decoded.append(len(data)) or decode(data, level))
+    monkeypatch.setattr(
+        tiff_tiles, "_strict_jpeg", lambda data, level: decoded.append(len(data)) or decode(data, level)
+    )
     with DirectTiffReader(path, user_mpp=0.5) as slide:
         slide.read_level(0, Region(0, 0, 1, 1))
         checked = len(decoded)

@@ -39,10 +39,11 @@ class DirectTiffReader:
     """A slide that `OpenSlideReader` could read, with the same frame and the same pixels.
 
     A level is decoded directly where it is a page of 8-bit RGB or YCbCr of a known compression, and its size is that of
-    level 0 divided by a whole number: OpenSlide interpolates between others. Before a level's first pixel is returned,
-    its most detailed tile and three others are compared with what OpenSlide makes of them; if one differs, OpenSlide
-    reads the level from then on. It also reads the tiles that were never written (white at level 0, made from the finer
-    level by Aperio) and those that are damaged, which it refuses.
+    level 0 divided by a whole number: OpenSlide interpolates between others. Where a level of Aperio's lacks tiles,
+    OpenSlide draws what they touch in the coarser ones anew, so it reads those. Before a level's first pixel is
+    returned, its most detailed tile and three others are compared with what OpenSlide makes of them; if one differs,
+    OpenSlide reads the level from then on. It also reads the tiles that were never written (white, or made from
+    Aperio's finer level) and those that are damaged, which it refuses.
 
     Args:
         path: The slide.
@@ -129,14 +130,15 @@ class DirectTiffReader:
     def _find_levels(self, tiles: TiffTiles) -> dict[int, TiffLevel]:
         """The page of each level that has exactly one of its size, and could be decoded directly."""
         pages = list(_tiled_pages(tiles.file))
-        found = {}
+        found, redrawn = {}, False
         for number, (width, height) in enumerate(self._openslide.level_sizes):
             downsample = self.info.level_downsamples[number]
             fits = [page for page in pages if (page.imagewidth, page.imagelength) == (width, height)]
             # what OpenSlideReader takes for the level's size is the page's, and nothing is interpolated
             whole = (self.info.width, self.info.height) == (width * downsample, height * downsample)
-            if len(fits) == 1 and self.info.origin_px == (0, 0) and whole and _is_known(tiles, fits[0]):
+            if len(fits) == 1 and self.info.origin_px == (0, 0) and whole and not redrawn and _is_known(tiles, fits[0]):
                 found[number] = tiles.level(fits[0])
+            redrawn |= self._openslide.vendor == "aperio" and (len(fits) != 1 or 0 in fits[0].databytecounts)
         return found
 
 
@@ -162,7 +164,7 @@ def _is_known(tiles: TiffTiles, page: Any) -> bool:
 
 
 def _sample(page: TiffLevel) -> list[int]:
-    """Numbers of the tile with the most bytes, in which a difference would show most, and of the first, middle and last."""
+    """Numbers of the tile with the most bytes, where differences would show most, and of the first, middle and last."""
     sizes = page.page.databytecounts[: page.tiles]
     written = [index for index, size in enumerate(sizes) if size]
     if not written:

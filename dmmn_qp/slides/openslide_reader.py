@@ -69,6 +69,11 @@ class OpenSlideReader:
         """(width, height) of each level of the file, whatever its bounds."""
         return tuple(self._slide.level_dimensions)
 
+    @property
+    def vendor(self) -> str:
+        """What OpenSlide calls the format."""
+        return str(self._slide.properties.get(openslide.PROPERTY_NAME_VENDOR, ""))
+
     def read_level(self, level: int, region: Region) -> RgbArray:
         """See `Slide.read_level`."""
         downsample = self._slide.level_downsamples[level]
@@ -92,7 +97,7 @@ class OpenSlideReader:
         return _over_white(np.asarray(rgba))
 
     def _open_again(self, failed: openslide.OpenSlide) -> None:
-        """After an error OpenSlide reads nothing more, not even what is whole. Other threads may still use the old one."""
+        """After an error OpenSlide reads nothing more, not even what is whole. Others may still use ``failed``."""
         if self._slide is failed:
             with contextlib.suppress(openslide.OpenSlideError, OSError):
                 self._slide = openslide.OpenSlide(str(self.info.path))

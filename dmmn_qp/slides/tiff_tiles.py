@@ -43,10 +43,12 @@ class TiffLevel:
 
     @property
     def columns_of_tiles(self) -> int:
+        """How many tiles lie side by side."""
         return -(-self.width // self.tile_width)
 
     @property
     def tiles(self) -> int:
+        """How many tiles there are; where channels have planes of their own, in each."""
         return self.columns_of_tiles * -(-self.height // self.tile_height)
 
     def tile_region(self, index: int) -> Region:

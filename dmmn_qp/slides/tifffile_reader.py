@@ -82,9 +82,7 @@ class TiffReader:
         try:
             self._levels = self._find_levels()
             if self._levels[0].rows is None:
-                self._tiles.tile(
-                    self._levels[0], 0
-                )  # an unknown compression is told now, not on the first day of training
+                self._tiles.tile(self._levels[0], 0)  # an unknown compression is told now, not in training
             mpp = resolve_mpp(path.name, self._mpp(), project_mpp, user_mpp)
         except SlideError:
             self._tiles.close()
