@@ -307,8 +307,9 @@ def _touched(outline: BaseGeometry, grid: PatchGrid, shape: tuple[int, int]) -> 
     for row in range(shape[0]):  # a row at a time, so that memory is bounded
         y = row * size
         boxes = shapely.box((xs + 0.5) * scale, (y + 0.5) * scale, (xs + size - 0.5) * scale, (y + size - 0.5) * scale)
-        hits = tree.query(boxes, predicate="intersects")
-        touched[row, np.unique(hits[0])] = True
+        which, near = tree.query(boxes)
+        meets = shapely.intersects(parts[near], boxes[which])  # the tree's own test would not use what is prepared
+        touched[row, np.unique(which[meets])] = True
     return touched
 
 

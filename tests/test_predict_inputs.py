@@ -249,6 +249,8 @@ def test_turned_and_cropped_images_have_the_names_and_frames_of_the_import(proje
     slides = {s.slide_id: s for s in slides_to_predict([str(project)], NOWHERE, ROOTS)}
     assert list(records) == ["val-1", "val-1-2", "val-1-3", "test-1"]
     assert set(slides) == set(records) | {"val-1-4"}
+    with pytest.raises(SlideError, match=r"row 2, column slide: .*as val-1, val-1-2, val-1-3, each with a frame"):
+        slides_to_predict([table(here, f"slide\n{DEMO / 'slides' / 'val-1.tif'}\n")], here / "dataset")
     entries = {e.data_path: e for e in read_project(project).entries}
     for slide_id, record in records.items():
         slide = slides[slide_id]
