@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from dmmn_qp.config import ImportOptions
-from dmmn_qp.dataset import Dataset
+from dmmn_qp.dataset import LABELS_SUFFIX, Dataset
 from dmmn_qp.errors import DmmnQpError, PixelSizeError, ProjectError, SlideError
 from dmmn_qp.importing import import_annotations
 from dmmn_qp.predict_inputs import SlideToPredict, slides_to_predict
@@ -27,7 +27,7 @@ def scans(here):
         path = here / "scans" / f"{name}.tif"
         path.parent.mkdir(parents=True, exist_ok=True)
         write_tiff(path, TINY)
-    for name in ("a.labels.tif", "a.overview.png", "old/c.labels.tif"):
+    for name in (f"a.{LABELS_SUFFIX}", "a.overview.png", "old/c.uncertainty.ome.tif"):
         write_tiff(here / "scans" / name, TINY)
     (here / "scans" / "old" / "predictions" / "run.json").write_text("{}")
     (here / "scans" / "notes.txt").write_text("")
