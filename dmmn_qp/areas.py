@@ -19,7 +19,7 @@ from dmmn_qp.annotations import Annotation
 from dmmn_qp.choices import Outside
 from dmmn_qp.config import PredictOptions
 from dmmn_qp.errors import AnnotationFileError, ConfigError, SlideError
-from dmmn_qp.polygonize import polygonize, to_level0
+from dmmn_qp.polygonize import polygonize
 from dmmn_qp.predict_inputs import SlideToPredict
 from dmmn_qp.qupath.geojson import read_geojson, write_geojson
 from dmmn_qp.qupath.qpdata import read_qpdata
@@ -234,8 +234,9 @@ def _spans(count: int, length: int, step: float) -> tuple[NDArray[np.int64], NDA
 
 def _traced(mask: NDArray[np.bool_], downsample: float, width_px: int, height_px: int) -> BaseGeometry:
     """The outline of a mask in level-0 px, along its pixels and cut at the slide's border."""
-    polygons = [to_level0(polygon, downsample, width_px, height_px) for polygon, _ in polygonize(mask.astype(np.uint8))]
-    return shapely.MultiPolygon([polygon for polygon in polygons if polygon.area > 0])
+    outline = shapely.MultiPolygon([polygon for polygon, _ in polygonize(mask.astype(np.uint8))])
+    limit = np.array([width_px, height_px], float)  # the last row and column may reach past the slide
+    return shapely.transform(outline, lambda xy: np.minimum(xy * downsample, limit))
 
 
 def read_regions(target: SlideToPredict, class_pattern: str | None) -> tuple[Annotation, ...]:
@@ -307,8 +308,9 @@ def _touched(outline: BaseGeometry, grid: PatchGrid, shape: tuple[int, int]) -> 
     for row in range(shape[0]):  # a row at a time, so that memory is bounded
         y = row * size
         boxes = shapely.box((xs + 0.5) * scale, (y + 0.5) * scale, (xs + size - 0.5) * scale, (y + size - 0.5) * scale)
-        hits = tree.query(boxes, predicate="intersects")
-        touched[row, np.unique(hits[0])] = True
+        which, near = tree.query(boxes)
+        meets = shapely.intersects(parts[near], boxes[which])  # the tree's own test would not use what is prepared
+        touched[row, np.unique(which[meets])] = True
     return touched
 
 

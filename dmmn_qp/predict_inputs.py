@@ -221,7 +221,10 @@ class _Inputs:
                 raise SlideError(
                     f'{row.where}, column slide: "{shorten(row.slide)}" is a folder; write a row for each slide'
                 )
-            slide = self._of_slide(name, file)
+            try:
+                slide = self._of_slide(name, file)
+            except SlideError as error:
+                raise SlideError(f"{row.where}, column slide: {error}") from error
             problem = None if slide.problem is None else f"{row.where}, column slide: {slide.problem}"
             slides.append(
                 replace(slide, mpp=slide.mpp if row.mpp is None else row.mpp, roi=row.roi or slide.roi, problem=problem)

@@ -6,6 +6,8 @@ import shutil
 import numpy as np
 import pytest
 
+from dmmn_qp.config import ImportOptions
+from dmmn_qp.dataset import LABELS_SUFFIX, Dataset
 from dmmn_qp.errors import DmmnQpError, PixelSizeError, ProjectError, SlideError
 from dmmn_qp.importing import import_annotations
 from dmmn_qp.predict_inputs import SlideToPredict, slides_to_predict
@@ -25,7 +27,7 @@ def scans(here):
         path = here / "scans" / f"{name}.tif"
         path.parent.mkdir(parents=True, exist_ok=True)
         write_tiff(path, TINY)
-    for name in ("a.labels.tif", "a.overview.png", "old/c.labels.tif"):
+    for name in (f"a.{LABELS_SUFFIX}", "a.overview.png", "old/c.uncertainty.ome.tif"):
         write_tiff(here / "scans" / name, TINY)
     (here / "scans" / "old" / "predictions" / "run.json").write_text("{}")
     (here / "scans" / "notes.txt").write_text("")
@@ -171,11 +173,13 @@ def test_errors_of_tables(scans, text, words):
     assert "\n" not in str(error.value)
 
 
-def test_a_table_may_name_slides_of_the_dataset(here, workspace):
+def test_a_table_may_name_slides_of_the_dataset(here, two_tissue_slides):
+    slides, geojson = two_tissue_slides / "slides", two_tissue_slides / "geojson"
+    import_annotations(slides, here / "dataset", ImportOptions(), Reporter(), annotations=geojson)
     name = table(here, "slide,mpp\nb,\na,0.3\n")
-    b, a = slides_to_predict([name], workspace / "dataset")
+    b, a = slides_to_predict([name], here / "dataset")
     assert [b.slide_id, a.slide_id, a.mpp, b.mpp] == ["b", "a", 0.3, 0.5]
-    assert b.annotations == workspace / "dataset" / "annotations" / "b.geojson" and b.annotations.is_file()
+    assert b.annotations == here / "dataset" / "annotations" / "b.geojson" and b.annotations.is_file()
 
 
 # Projects
@@ -231,11 +235,8 @@ def test_turned_and_cropped_images_have_the_names_and_frames_of_the_import(proje
         plain["entryID"] = 99
         images.insert(0, plain)
         turned = images[1]  # train-1's annotations, on val-1's file
-        turned["serverBuilder"] = {
-            "builderType": "rotated",
-            "rotation": "ROTATE_90",
-            "builder": images[3]["serverBuilder"],
-        }
+        file = images[3]["serverBuilder"]
+        turned["serverBuilder"] = {"builderType": "rotated", "rotation": "ROTATE_90", "builder": file}
         cropped = images[2]
         region = {"x": 64, "y": 128, "width": 2500, "height": 2600, "z": 0, "t": 0}
         cropped["serverBuilder"] = {"builderType": "cropped", "region": region, "builder": file}
@@ -243,13 +244,13 @@ def test_turned_and_cropped_images_have_the_names_and_frames_of_the_import(proje
             image["metadata"]["split"] = "train"
 
     with_images(project, change)
-    import_annotations(project, here / "dataset", _options(), Reporter(), slides_roots=ROOTS)
-    from dmmn_qp.dataset import Dataset
-
+    import_annotations(project, here / "dataset", ImportOptions(), Reporter(), slides_roots=ROOTS)
     records = {r.slide_id: r for r in Dataset(here / "dataset").slides()}
     slides = {s.slide_id: s for s in slides_to_predict([str(project)], NOWHERE, ROOTS)}
     assert list(records) == ["val-1", "val-1-2", "val-1-3", "test-1"]
     assert set(slides) == set(records) | {"val-1-4"}
+    with pytest.raises(SlideError, match=r"row 2, column slide: .*as val-1, val-1-2, val-1-3, each with a frame"):
+        slides_to_predict([table(here, f"slide\n{DEMO / 'slides' / 'val-1.tif'}\n")], here / "dataset")
     entries = {e.data_path: e for e in read_project(project).entries}
     for slide_id, record in records.items():
         slide = slides[slide_id]
@@ -262,12 +263,6 @@ def test_turned_and_cropped_images_have_the_names_and_frames_of_the_import(proje
     assert {k: (s.frame, s.size_px) for k, s in by_record.items()} == {
         k: (slides[k].frame, slides[k].size_px) for k in records
     }
-
-
-def _options():
-    from dmmn_qp.config import ImportOptions
-
-    return ImportOptions()
 
 
 def test_frame_of_a_project_that_does_not_crop(project, here):
@@ -310,13 +305,12 @@ def test_roi_of_one_slide_and_of_several(scans):
         ids("scans/b.tif", roi=scans / "areas")
 
 
-def test_command_line_says_it_in_one_line(scans, workspace):
+def test_command_line_says_it_in_one_line(scans):
     table(scans, "slide,mpp\nscans/a.tif,x\n")
-    model = next((workspace / "models").iterdir())
-    assert "row 2, column mpp" in fails("predict", "lists/list.csv", "--model", model)
-    assert "matches no slide" in fails("predict", "scans/*.svs", "--model", model)
-    assert "--roi" in fails("predict", "scans/a.tif", "--roi", "no.geojson", "--model", model)
-    assert "tissue_margin_um" in fails("predict", "scans/a.tif", "--tissue-margin-um", "inf", "--model", model)
+    assert "row 2, column mpp" in fails("predict", "lists/list.csv")
+    assert "matches no slide" in fails("predict", "scans/*.svs")
+    assert "--roi" in fails("predict", "scans/a.tif", "--roi", "no.geojson")
+    assert "tissue_margin_um" in fails("predict", "scans/a.tif", "--tissue-margin-um", "inf")
     assert not (scans / "predictions").exists()
 
 
