@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import threading
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
@@ -30,6 +31,8 @@ from dmmn_qp.specs import ClassMap, FileModel, PatchSpec
 MANIFEST = "dataset.json"
 PATCHES = "patches.csv"
 MASK_TILE = 256
+
+os.environ.setdefault("GDAL_CACHEMAX", "256MB")  # several rows of tiles; GDAL's own choice is 5 % of the machine
 
 _SPLITS: TypeAdapter[Split] = TypeAdapter(Split)
 
@@ -287,7 +290,7 @@ class LabelRaster:
         """Labels of a window, 0 outside the raster: (height, width) uint8.
 
         Strips of full width in their order decode each tile once, as long as a row of tiles fits into GDAL's cache
-        (5 % of the memory, unless ``GDAL_CACHEMAX`` says otherwise).
+        (256 MB, unless ``GDAL_CACHEMAX`` says otherwise).
         """
         labels = np.zeros((window.height, window.width), np.uint8)
         rows, columns = self.shape
