@@ -4,15 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-import threading
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack
-from dataclasses import dataclass, field
-from math import ceil, floor
+from dataclasses import dataclass
 from pathlib import Path
-from queue import Queue
 from typing import Any
 
 import numpy as np
@@ -20,64 +15,28 @@ import shapely
 from numpy.typing import NDArray
 from rich.console import Console
 
-from dmmn_qp.areas import TISSUE_SUFFIX, Area, area_to_predict, outside_label, write_outline
+from dmmn_qp.areas import TISSUE_SUFFIX, Area, outside_label, write_outline
 from dmmn_qp.checkpoint import WEIGHTS
 from dmmn_qp.config import PredictOptions
 from dmmn_qp.dataset import LABELS_SUFFIX, LabelRaster
-from dmmn_qp.devices import available_cores
 from dmmn_qp.errors import DmmnQpError, OutputExistsError, SlideError
-from dmmn_qp.inference import BlockPrediction, Predictor, load_predictors, predict_fields
-from dmmn_qp.ome_tiff import write_label_pyramid, write_probability_pyramid
+from dmmn_qp.inference import Predictor, load_predictors
+from dmmn_qp.ome_tiff import PROBABILITIES_SUFFIX, UNCERTAINTY_SUFFIX, write_label_pyramid, write_probability_pyramid
 from dmmn_qp.outputs import RUN_FILE, write_json
 from dmmn_qp.predict_inputs import SlideToPredict
-from dmmn_qp.prediction_folder import SlideAreas, count_areas, write_areas, write_readme
+from dmmn_qp.prediction_folder import count_areas, write_areas, write_readme
 from dmmn_qp.provenance import describe_run, now
 from dmmn_qp.regions import Region
 from dmmn_qp.reporting import Reporter, duration
-from dmmn_qp.slides import RgbArray, fingerprint
-from dmmn_qp.slides.base import SlideInfo
-from dmmn_qp.slides.once import FieldReader, Unreadable
-from dmmn_qp.specs import UNLABELLED, PatchGrid
+from dmmn_qp.slide_prediction import SlideJob, begin_slide, predict_strips
 from dmmn_qp.strips import LABELS, StripStore
 from dmmn_qp.writers import WRITERS, PredictedSlide
 
 GEOJSON_SUFFIXES = ("geojson", "geojson.gz")
-PROBABILITIES_SUFFIX = "probabilities.ome.tif"
-UNCERTAINTY_SUFFIX = "uncertainty.ome.tif"
 CONFIDENCE_SUFFIX = "confidence.ome.tif"
 
 _GREY = (255, 255, 255)
 _DIGEST_CHUNK = 2**20
-
-
-@dataclass(slots=True)
-class _Job:
-    """A slide on its way.
-
-    Attributes:
-        target: The slide as the user named it.
-        info: The same, opened.
-        grid: The patch grid on it.
-        area: Where it is predicted.
-        strips: Its finished strips.
-        fingerprint: Digest of its file.
-        unreadable: What of it could not be read.
-        seconds: How long the network took, reading included.
-    """
-
-    target: SlideToPredict
-    info: SlideInfo
-    grid: PatchGrid
-    area: Area
-    strips: StripStore
-    fingerprint: str
-    unreadable: Unreadable = field(default_factory=Unreadable)
-    seconds: float = 0.0
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """(rows, columns) of the label raster."""
-        return self.grid.shape(self.info.width, self.info.height)
 
 
 @dataclass(frozen=True, slots=True)
@@ -299,13 +258,13 @@ class _Stage:
             self.reporter.say(f"  {self.card.attribution}")
 
     def _predict_each(self, slides: Sequence[SlideToPredict], finisher: ThreadPoolExecutor, asked_for: int) -> None:
-        last: tuple[_Job, Future[Path]] | None = None
+        last: tuple[SlideJob, Future[Path]] | None = None
         for number, target in enumerate(slides, start=1):
             name = f"{target.slide_id} ({number}/{len(slides)})" if len(slides) > 1 else target.slide_id
-            job: _Job | None = None
+            job: SlideJob | None = None
             try:
                 job = self._prepare(target)
-                self._predict_strips(job, name)
+                predict_strips(job, self.predictors, self.reporter, name, self.options.workers)
             except DmmnQpError as error:
                 if isinstance(error, OutputExistsError):
                     raise
@@ -317,28 +276,9 @@ class _Stage:
         if last is not None:
             self._collect(*last, asked_for)
 
-    def _prepare(self, target: SlideToPredict) -> _Job:
-        with target.open(self.options.mpp) as slide:
-            info = slide.info
-            grid = self.card.patch_spec.grid_of(info.mpp, target.slide_id)
-            area = area_to_predict(slide, target, grid, self.options)
-        side = self.predictor.block_targets * grid.spec.size_px
-        classes = len(self.card.class_map)
-        channels = {
-            **({"probabilities": classes} if self.predictor.probabilities else {}),
-            **({"entropy": 0} if self.predictor.uncertainty else {}),
-            **({"confidence": 0} if self.predictor.probabilities or self.predictor.uncertainty else {}),
-            LABELS: 0,
-        }
+    def _prepare(self, target: SlideToPredict) -> SlideJob:
         folder = self.out / f".{target.slide_id}.part"
-        job = _Job(
-            target=target,
-            info=info,
-            grid=grid,
-            area=area,
-            strips=StripStore(folder, grid.shape(info.width, info.height), side, channels),
-            fingerprint=fingerprint(target.path),
-        )
+        job = begin_slide(target, self.predictor, folder, self.options, self.outside)
         plan = self._plan(job)
         if self.overwrite:
             job.strips.remove()
@@ -353,7 +293,7 @@ class _Stage:
             )
         return job
 
-    def _plan(self, job: _Job) -> dict[str, Any]:
+    def _plan(self, job: SlideJob) -> dict[str, Any]:
         """Everything that a strip depends on."""
         predictor = self.predictor
         return {
@@ -372,76 +312,7 @@ class _Stage:
             "area": _area_digest(job.area),
         }
 
-    def _predict_strips(self, job: _Job, name: str) -> None:
-        """Predicts the strips that are missing."""
-        start = time.monotonic()
-        strips, grid = job.strips, job.grid
-        side = strips.strip_rows
-        missing = [strip for strip in range(strips.count) if not strips.has(strip)]
-        work = [block for strip in missing for block in _blocks(job, strip, side) if _targets(job, block).any()]
-        in_strip: dict[int, int] = {}
-        for block in work:
-            in_strip[block.y // side] = in_strip.get(block.y // side, 0) + 1
-        per_block = {(block.x, block.y): int(_targets(job, block).sum()) for block in work}
-        everything = int(job.area.targets.sum())
-        done = everything - sum(per_block.values())
-        if done and len(missing) < strips.count:
-            self.reporter.say(
-                f"  {job.target.slide_id}: goes on, {strips.count - len(missing)} of {strips.count} strips are finished"
-            )
-        growing: dict[int, dict[str, NDArray[np.uint8]]] = {}
-        with ExitStack() as stack:
-            writer = stack.enter_context(ThreadPoolExecutor(1))
-            task = stack.enter_context(self.reporter.task(name, everything, done))
-            for strip in (strip for strip in missing if strip not in in_strip):  # nothing in it is predicted
-                self._write_strip(job, strip, strips.empty(strip))
-            pending: list[Future[None]] = []
-            if work:
-                workers = self.options.workers or max(1, min(16, available_cores()))
-                reader = stack.enter_context(
-                    FieldReader(
-                        lambda: job.target.open(self.options.mpp),
-                        grid,
-                        [self.predictor.fields(grid, block) for block in work],
-                        self.card.input.reduction,
-                        workers,
-                    )
-                )
-                job.unreadable = reader.unreadable
-                batches = zip(work, (_targets(job, block) for block in work), reader, strict=False)
-                for block, found in predict_blocks(batches, self.predictors):
-                    strip = block.y // side
-                    pixels = growing.setdefault(strip, strips.empty(strip))
-                    _place(pixels, found, block, strips.region(strip))
-                    task.advance(per_block[block.x, block.y])
-                    in_strip[strip] -= 1
-                    if in_strip[strip] == 0:
-                        pending.append(writer.submit(self._write_strip, job, strip, growing.pop(strip)))
-                    while len(pending) > 2:  # so that finished strips do not pile up before a slow disk
-                        pending.pop(0).result()
-            for waiting in pending:
-                waiting.result()
-        job.seconds = time.monotonic() - start
-
-    def _write_strip(self, job: _Job, strip: int, pixels: dict[str, NDArray[np.uint8]]) -> None:
-        """Gives what is not predicted its label, and writes the strip."""
-        region, labels = job.strips.region(strip), pixels[LABELS]
-        if not job.area.is_whole:
-            for block in _blocks(job, strip, job.strips.strip_rows):
-                mask = job.area.mask(block, job.grid)
-                if mask is None:
-                    continue
-                part = block.intersection(region)
-                assert part is not None
-                outside = ~mask[: part.height, : part.width]
-                for kind, array in pixels.items():
-                    cut = array[..., : part.height, part.x : part.right]
-                    cut[..., outside] = self.outside if kind == LABELS else 0
-        for lost in job.unreadable.lost:
-            _erase(labels, lost, region, job.grid.downsample)
-        job.strips.write(strip, pixels)
-
-    def _finish(self, job: _Job) -> Path:
+    def _finish(self, job: SlideJob) -> Path:
         """Writes a slide's files from its strips, the polygons last; runs beside the next slide's prediction."""
         name, strips = job.target.slide_id, job.strips
         mpp = job.info.mpp * job.grid.downsample
@@ -483,7 +354,7 @@ class _Stage:
                 model_run=self._model_run,
                 run_id=self.run["run_id"],
             )
-            write_areas(self.out, [self._areas(predicted)])
+            write_areas(self.out, [count_areas(predicted)])
             for suffix, write in WRITERS.items():
                 write(self.out / f"{name}.{suffix}", predicted)
         strips.remove()
@@ -491,10 +362,7 @@ class _Stage:
         assert polygons is not None
         return polygons
 
-    def _areas(self, predicted: PredictedSlide) -> SlideAreas:
-        return count_areas(predicted)
-
-    def _collect(self, job: _Job, written: Future[Path], asked_for: int) -> None:
+    def _collect(self, job: SlideJob, written: Future[Path], asked_for: int) -> None:
         """Waits for a slide's files and says what came of it."""
         name = job.target.slide_id
         try:
@@ -549,106 +417,6 @@ class _Stage:
         if self.failures:
             listed = "; ".join(f"{name}: {why}" for name, why in list(self.failures.items())[:5])
             raise SlideError(f"{len(self.failures)} of {len(slides)} slides could not be predicted: {listed}")
-
-
-def predict_blocks(
-    work: Iterator[tuple[Region, NDArray[np.bool_], list[RgbArray]]], predictors: Sequence[Predictor]
-) -> Iterator[tuple[Region, BlockPrediction]]:
-    """Predicts blocks, on several devices where there are several.
-
-    A device is given the next block before the result of the last is fetched, so that it does not wait.
-
-    Args:
-        work: Blocks, their targets that are wanted, and their fields (`predict_fields`).
-        predictors: The same model on each device.
-
-    Yields:
-        (block, what was predicted); of several devices, in the order in which they finish.
-    """
-    if len(predictors) == 1:
-        yield from _on_one_device(work, predictors[0])
-        return
-    lock, results = threading.Lock(), Queue[tuple[Region, BlockPrediction] | BaseException | None](2 * len(predictors))
-    stopped = threading.Event()
-
-    def shared() -> Iterator[tuple[Region, NDArray[np.bool_], list[RgbArray]]]:
-        while not stopped.is_set():
-            with lock:
-                item = next(work, None)
-            if item is None:
-                return
-            yield item
-
-    def compute(predictor: Predictor) -> None:
-        try:
-            for result in _on_one_device(shared(), predictor):
-                results.put(result)
-        except BaseException as error:  # raised again by whoever takes the results
-            results.put(error)
-        results.put(None)
-
-    threads = [threading.Thread(target=compute, args=(predictor,), daemon=True) for predictor in predictors]
-    for thread in threads:
-        thread.start()
-    running = len(threads)
-    try:
-        while running:
-            result = results.get()
-            if isinstance(result, BaseException):
-                raise result
-            if result is None:
-                running -= 1
-            else:
-                yield result
-    finally:
-        stopped.set()
-        while any(thread.is_alive() for thread in threads):
-            while not results.empty():
-                results.get_nowait()
-            threads[0].join(0.01)
-
-
-def _on_one_device(
-    work: Iterator[tuple[Region, NDArray[np.bool_], list[RgbArray]]], predictor: Predictor
-) -> Iterator[tuple[Region, BlockPrediction]]:
-    last: tuple[Region, Callable[[], BlockPrediction]] | None = None
-    for block, targets, fields in work:
-        fetch = predict_fields(fields, targets, predictor)
-        if last is not None:
-            yield last[0], last[1]()
-        last = block, fetch
-    if last is not None:
-        yield last[0], last[1]()
-
-
-def _blocks(job: _Job, strip: int, side: int) -> list[Region]:
-    """The blocks of a strip in grid px: whole targets, which may leave the slide."""
-    size = job.grid.spec.size_px
-    rows, columns = job.shape
-    whole = Region(0, 0, -(-columns // size) * size, -(-rows // size) * size)
-    y = strip * side
-    return list(Region(0, y, whole.width, min(side, whole.height - y)).tiles(side))
-
-
-def _targets(job: _Job, block: Region) -> NDArray[np.bool_]:
-    """Which targets of a block are predicted."""
-    size = job.grid.spec.size_px
-    return job.area.targets[block.y // size : block.bottom // size, block.x // size : block.right // size]
-
-
-def _place(pixels: dict[str, NDArray[np.uint8]], found: BlockPrediction, block: Region, strip: Region) -> None:
-    part = block.intersection(strip)
-    assert part is not None
-    for kind, array in found.arrays().items():
-        pixels[kind][..., : part.height, part.x : part.right] = array[..., : part.height, : part.width]
-
-
-def _erase(labels: NDArray[np.uint8], place: Region, strip: Region, downsample: float) -> None:
-    """Takes the labels of a region in level-0 px away from a strip in grid px."""
-    x, y = floor(place.x / downsample), floor(place.y / downsample)
-    lost = Region(x, y, ceil(place.right / downsample) - x, ceil(place.bottom / downsample) - y).intersection(strip)
-    if lost is not None:
-        labels[lost.y - strip.y : lost.bottom - strip.y, lost.x - strip.x : lost.right - strip.x] = UNLABELLED
 
 
 def _each_strip(strips: StripStore, kind: str) -> Iterator[NDArray[np.uint8]]:

@@ -32,6 +32,7 @@ LAYERS: list[set[str]] = [
         "inference",
         "model_summary",
         "predict_inputs",
+        "slide_prediction",
         "prediction_folder",
         "reports",
         "sources",
