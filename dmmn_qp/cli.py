@@ -20,10 +20,12 @@ from dmmn_qp.choices import (
     Device,
     ExportFormat,
     Freeze,
+    Merge,
     OverlapRule,
     Precision,
     Preset,
     Reader,
+    ShownAs,
     Split,
     ValidationSplit,
 )
@@ -352,6 +354,28 @@ def predict_command(
     ] = None,
     device: DeviceOption = None,
     precision: PrecisionOption = None,
+    simplify_um: Annotated[
+        float | None, typer.Option(help="Tolerance of the polygons in um; 0 keeps every pixel's edge; default 0.5.")
+    ] = None,
+    min_area_um2: Annotated[
+        float | None, typer.Option(help="Smaller regions join a neighbour, in the polygons alone; default 0.")
+    ] = None,
+    min_hole_um2: Annotated[
+        float | None, typer.Option(help="Smaller holes are filled, in the polygons alone; default 0.")
+    ] = None,
+    merge: Annotated[
+        Merge | None, typer.Option(help="One object for each connected region, or for each class; default region.")
+    ] = None,
+    object_kind: Annotated[
+        ShownAs | None, typer.Option("--as", help="What the objects are in QuPath; default annotation.")
+    ] = None,
+    max_vertices: Annotated[
+        int | None, typer.Option(help="Regions with more points are split along a grid; default 10000.")
+    ] = None,
+    gzip: Annotated[bool | None, typer.Option("--gzip", help="Write <slide>.geojson.gz.")] = None,
+    with_ignored: Annotated[
+        bool | None, typer.Option("--with-ignored", help="Write polygons of classes named with * too.")
+    ] = None,
     slides_root: SlidesRootOption = None,
     config: ConfigOption = None,
     overwrite: OverwriteOption = False,
@@ -359,13 +383,22 @@ def predict_command(
     """Segments whole slides and writes polygons for QuPath."""
     from dmmn_qp.checkpoint import newest_model
     from dmmn_qp.prediction import predict, slides_to_predict
+    from dmmn_qp.writers import polygons_suffix
 
-    flags = {"mpp": mpp, "batch_size": batch_size, "context": context, "device": device, "precision": precision}
+    flags: dict[str, Any] = {
+        "mpp": mpp,
+        "batch_size": batch_size,
+        "context": context,
+        "device": device,
+        "precision": precision,
+    }
+    flags |= {"simplify_um": simplify_um, "min_area_um2": min_area_um2, "min_hole_um2": min_hole_um2, "merge": merge}
+    flags |= {"object_kind": object_kind, "max_vertices": max_vertices, "gzip": gzip, "with_ignored": with_ignored}
     options = predict_options(load_config(config), flags)
     reporter = Reporter()
     chosen = slides_to_predict(slides or [], dataset, _slides_roots(slides_root))
     written = predict(model or newest_model(MODELS), chosen, out, options, reporter, overwrite=overwrite)
-    reporter.say(f"Wrote {out}/: <slide>.geojson, <slide>.overview.png, <slide>.labels.tif")
+    reporter.say(f"Wrote {out}/: <slide>.{polygons_suffix(options)}, <slide>.overview.png, <slide>.labels.tif")
     reporter.say(
         f"To review in QuPath: open the slide and drag {written[0]} onto it, "
         "or run qupath_scripts/import_predictions.groovy for the whole project."

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
+from uuid import UUID
 
 import numpy as np
 import numpy.typing as npt
 import shapely
+
+from dmmn_qp.annotations import Color, ObjectKind
 
 Integers = npt.NDArray[np.int64]
 
@@ -131,3 +134,26 @@ def ranges(first: npt.NDArray[Any], behind: npt.NDArray[Any]) -> Integers:
     lengths = np.asarray(behind, np.int64) - first
     offsets = starts(lengths)
     return np.arange(offsets[-1]) + np.repeat(first - offsets[:-1], lengths)
+
+
+@dataclass(frozen=True, slots=True)
+class OutlineFeatures:
+    """Objects for QuPath made of outlines: what `Annotation` says of one, for many at once.
+
+    Attributes:
+        outlines: Their polygons in level-0 px of QuPath's frame. They must be valid, also after rounding to 0.01 px.
+        features: (objects + 1,) where the polygons of each object start.
+        ids: (objects,) QuPath's ids.
+        classes: Label -> full class name and colour.
+        kind: QuPath's kind of object.
+        measurements: Named numbers, each (objects,); where one is not finite, that object goes without.
+        metadata: Named texts that all have.
+    """
+
+    outlines: Outlines
+    features: Integers
+    ids: Sequence[UUID]
+    classes: Mapping[int, tuple[str, Color]]
+    kind: ObjectKind = "annotation"
+    measurements: Mapping[str, npt.NDArray[np.float64]] = field(default_factory=dict)
+    metadata: Mapping[str, str] = field(default_factory=dict)

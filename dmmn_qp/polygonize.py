@@ -3,8 +3,8 @@
 Between pixels of different labels runs a *crack*. Corners of pixels where cracks turn are vertices; where three or four
 meet are *nodes*. What runs from node to node is an *arc*, with one region on its right and one on its left. A strip of
 rows gives arcs; a region is complete when every arc around it is, and is then put together from them. Because both
-regions beside an arc are made of the same arc, polygons fit together by construction: no gap, no overlap, no vertex that
-only one of two neighbours has. The outside of the map is a region like others, so its border has nodes too.
+regions beside an arc are made of the same arc, polygons fit together by construction: no gap, no overlap, no vertex
+that only one of two neighbours has. The outside of the map is a region like others, so its border has nodes too.
 
 Arcs also end where they meet the lines of a grid of `CELL_PX`: there seams between strips run, there large regions may
 be split, and no arc leaves its cell, which bounds the work on it. These vertices lie on the border anyway.
@@ -145,7 +145,8 @@ def polygonize(
 
 class _Tracer:
     """The arcs of regions that are not complete yet. A half-arc ``2 * arc + side`` is an arc with the region on its
-    right: side 0 as the arc runs, side 1 the other way."""
+    right: side 0 as the arc runs, side 1 the other way.
+    """
 
     def __init__(self, rows: int, columns: int, cell: int, tolerance: float, *, keep_grid: bool) -> None:
         self.rows, self.columns, self.cell = rows, columns, cell
@@ -207,7 +208,8 @@ class _Tracer:
 
     def _facing(self, cracks: _Cracks, arcs: _Arcs, x: Integers, y: Integers) -> tuple[Integers, Integers]:
         """Pairs of half-arcs of this strip that face each other across a row of one region, from its right end to its
-        left end; one for the leftmost edge of each arc. They tie holes to what is around them."""
+        left end; one for the leftmost edge of each arc. They tie holes to what is around them.
+        """
         vertical = np.flatnonzero((np.diff(x) == 0) & (np.diff(arcs.of_points) == 0))
         if not len(vertical):
             return np.zeros(0, np.int64), np.zeros(0, np.int64)
@@ -298,7 +300,11 @@ class _Tracer:
         begin = np.flatnonzero(key == least[ring_of_point])
         length = np.diff(point_starts)
         closed = starts(length + 1)
-        turn = np.arange(closed[-1]) - np.repeat(closed[:-1], length + 1) + np.repeat(begin - point_starts[:-1], length + 1)
+        turn = (
+            np.arange(closed[-1])
+            - np.repeat(closed[:-1], length + 1)
+            + np.repeat(begin - point_starts[:-1], length + 1)
+        )
         turned = np.repeat(point_starts[:-1], length + 1) + turn % np.repeat(length, length + 1)
         x, y = x[turned], y[turned]
         twice = np.zeros(len(x), np.int64)
@@ -329,7 +335,9 @@ class _Tracer:
         length = self.offsets[arc + 1] - self.offsets[arc] - 1
         of_half = np.repeat(np.arange(len(order)), length)
         step = np.arange(len(of_half)) - starts(length)[of_half]
-        points = np.where(backwards[of_half], self.offsets[arc + 1][of_half] - 1 - step, self.offsets[arc][of_half] + step)
+        points = np.where(
+            backwards[of_half], self.offsets[arc + 1][of_half] - 1 - step, self.offsets[arc][of_half] + step
+        )
         if not self.keep_grid:
             wanted = ~((step == 0) & self.on_line[order][of_half])
             points, of_half = points[wanted], of_half[wanted]
@@ -379,9 +387,7 @@ class _Cracks:
         column_keys: (vertices,) their ``x << 32 | y``.
     """
 
-    def __init__(
-        self, pixels: LabelArray, above: npt.NDArray[np.uint8] | None, top: int, rows: int, cell: int
-    ) -> None:
+    def __init__(self, pixels: LabelArray, above: npt.NDArray[np.uint8] | None, top: int, rows: int, cell: int) -> None:
         height, width = pixels.shape
         self.top = top
         last = top + height == rows
@@ -563,9 +569,10 @@ def _rings(halves: Integers, after: Integers, corners: Integers) -> tuple[Intege
         order.extend(ring)
         lengths.append(len(ring))
 
-    for half in halves.tolist():
-        if seen[half]:
+    for first in halves.tolist():
+        if seen[first]:
             continue
+        half = first
         ring: list[int] = []
         place: dict[int, int] = {}
         while not seen[half]:

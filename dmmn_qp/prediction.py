@@ -29,7 +29,7 @@ from dmmn_qp.slides import RgbArray, Slide, fingerprint, is_slide_folder, list_s
 from dmmn_qp.slides.finding import SlidesRoot
 from dmmn_qp.slides.transformed import Change
 from dmmn_qp.specs import PatchGrid, PatchSpec
-from dmmn_qp.writers import WRITERS, PredictedSlide
+from dmmn_qp.writers import POLYGON_SUFFIXES, WRITERS, PredictedSlide, polygons_path
 
 BLOCK_TARGETS = 8
 """Side of a block in targets: what is read, predicted and written at a time."""
@@ -165,7 +165,7 @@ def predict(
     started = now()
     if out.exists() and not out.is_dir():
         raise OutputExistsError(f'output "{out}" is a file; choose another folder with --out')
-    done = [s.slide_id for s in slides if (out / f"{s.slide_id}.geojson").exists()]
+    done = [s.slide_id for s in slides if any((out / f"{s.slide_id}.{end}").exists() for end in POLYGON_SUFFIXES)]
     if done and not overwrite:
         raise OutputExistsError(
             f'output folder "{out}" exists and holds predictions of {", ".join(done)}; pass --overwrite to replace '
@@ -187,7 +187,7 @@ def predict(
     written: list[Path] = []
     for slide in slides:
         with _open(slide, options) as opened:
-            written.append(_predict_one(slide, opened, model, out, run, reporter))
+            written.append(_predict_one(slide, opened, model, out, run, options, reporter))
     write_json(out / RUN_FILE, {**run, "finished": now(), "slides": [s.slide_id for s in slides]})
     return written
 
@@ -222,7 +222,13 @@ def _open(slide: SlideToPredict, options: PredictOptions) -> Slide:
 
 
 def _predict_one(
-    target: SlideToPredict, slide: Slide, model: Predictor, out: Path, run: dict[str, Any], reporter: Reporter
+    target: SlideToPredict,
+    slide: Slide,
+    model: Predictor,
+    out: Path,
+    run: dict[str, Any],
+    options: PredictOptions,
+    reporter: Reporter,
 ) -> Path:
     """Predicts one slide and writes its files; returns its GeoJSON."""
     info, card = slide.info, model.card
@@ -238,6 +244,7 @@ def _predict_one(
         model_name=card.name,
         model_run=str(card.provenance.get("run_id", card.name)),
         run_id=run["run_id"],
+        options=options,
     )
     rows, columns = grid.shape(info.width, info.height)
     size = card.patch_spec.size_px
@@ -253,7 +260,7 @@ def _predict_one(
     for suffix, write in WRITERS.items():
         write(out / f"{target.slide_id}.{suffix}", predicted)
     reporter.say(f"  {target.slide_id}: {columns} x {rows} px at {card.patch_spec.mpps[0]:g} um/px")
-    return out / f"{target.slide_id}.geojson"
+    return polygons_path(out, target.slide_id, options)
 
 
 def shares_contexts(network: Stemmed, spec: PatchSpec, wanted: Context) -> bool:

@@ -1,10 +1,10 @@
 """Fewer vertices on the borders between regions, without gaps or overlaps.
 
 A border is an arc between two fixed points. Vertices of arcs are removed as by Visvalingam: first those that span the
-smallest triangle with their neighbours, as long as its area is at most the tolerance squared. No vertex is removed whose
-triangle holds another vertex, so that arcs never cross or touch. Of other arcs all the vertices count that they ever
-had, whether they are still there or not. So an arc's result depends on nothing but the label map around it, not on the
-order of work, and both regions beside it get the same border.
+smallest triangle with their neighbours, as long as its area is at most the tolerance squared. No vertex is removed
+whose triangle holds another vertex, so that arcs never cross or touch. Of other arcs all the vertices count that they
+ever had, whether they are still there or not. So an arc's result depends on nothing but the label map around it, not on
+the order of work, and both regions beside it get the same border.
 """
 
 from __future__ import annotations
@@ -84,7 +84,9 @@ def simplify_arcs(
             if len(tight):
                 t = chosen[tight]
                 corners = np.stack([before[t], t, after[t]])
-                free[tight] = ~_holds_vertex(x[corners], y[corners], arc[t], vertices[corners], keys, stride, owner, here)
+                free[tight] = ~_holds_vertex(
+                    x[corners], y[corners], arc[t], vertices[corners], keys, stride, owner, here
+                )
             priority[chosen[~free]] = _NEVER
             gone = chosen[free]
             alive[gone] = False
@@ -159,4 +161,3 @@ def _holds_vertex(
     held = np.zeros(x.shape[1], bool)
     held[of[in_the_way]] = True
     return held
-
