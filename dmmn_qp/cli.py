@@ -355,7 +355,7 @@ def predict_command(
     device: DeviceOption = None,
     precision: PrecisionOption = None,
     simplify_um: Annotated[
-        float | None, typer.Option(help="Tolerance of the polygons in um; 0 keeps every pixel's edge; default 0.5.")
+        float | None, typer.Option(help="Tolerance of the polygons in um; 0 keeps every pixel's edge; default 1.")
     ] = None,
     min_area_um2: Annotated[
         float | None, typer.Option(help="Smaller regions join a neighbour, in the polygons alone; default 0.")

@@ -230,7 +230,7 @@ class PredictOptions(FileModel):
     device: Device = "auto"
     mpp: float | None = Field(default=None, gt=0)
 
-    simplify_um: float = Field(default=0.5, ge=0, le=1000)
+    simplify_um: float = Field(default=1.0, ge=0, le=1000)
     min_area_um2: float = Field(default=0.0, ge=0)
     min_hole_um2: float = Field(default=0.0, ge=0)
     merge: Merge = "region"

@@ -740,42 +740,50 @@ def _features(
 
 
 def _outline_features(objects: OutlineFeatures, decimals: int) -> Iterator[bytes]:
-    """Features of outlines. Rings are written from the one array of all coordinates, without a Python number each."""
+    """Features of outlines: all coordinates become text at once, and each feature is cut out of that text."""
     outlines = objects.outlines
     xy = outlines.xy
     if not np.issubdtype(xy.dtype, np.integer):
         xy = np.round(xy, decimals) + 0.0  # adding 0 turns -0.0 into 0.0
-    xy = np.ascontiguousarray(xy)
-    ends, polygons, features = outlines.rings.tolist(), outlines.polygons.tolist(), objects.features.tolist()
-    labels = outlines.labels.tolist()
-    classes = {
-        label: orjson.Fragment(orjson.dumps(_classification(name, color)))
-        for label, (name, color) in objects.classes.items()
+    text = orjson.dumps(np.ascontiguousarray(xy), option=orjson.OPT_SERIALIZE_NUMPY)  # [[x,y],[x,y],...]
+    closing = np.flatnonzero(np.frombuffer(text, np.uint8) == ord("]"))[: len(xy)]
+    first = np.concatenate([[1], closing[:-1] + 2])[outlines.rings[:-1]].tolist()
+    behind = (closing[outlines.rings[1:] - 1] + 1).tolist()
+    polygons, features = outlines.polygons.tolist(), objects.features.tolist()
+    labels = outlines.labels[objects.features[:-1]].tolist()
+
+    def rings_of(polygon: int) -> bytes:
+        rings = [text[first[i] : behind[i]] for i in range(polygons[polygon], polygons[polygon + 1])]
+        return b"[[" + b"],[".join(rings) + b"]]"
+
+    kind = orjson.dumps(_WORD_BY_KIND[objects.kind])
+    opening = {
+        label: b'},"properties":{"objectType":' + kind + b',"classification":' + orjson.dumps(_classification(*named))
+        for label, named in objects.classes.items()
     }
     metadata = {_text(key): _text(value) for key, value in objects.metadata.items()}
-    common = orjson.Fragment(orjson.dumps(metadata)) if metadata else None
-    named = [(_text(name), values.tolist()) for name, values in objects.measurements.items()]
+    ending = (b',"metadata":' + orjson.dumps(metadata) if metadata else b"") + b"}}"
+    names = [orjson.dumps(_text(name)) + b":" for name in objects.measurements]
+    columns = [orjson.dumps(values.tolist())[1:-1].split(b",") for values in objects.measurements.values()]
     for i, object_id in enumerate(objects.ids):
-        parts = [
-            [xy[ends[ring] : ends[ring + 1]] for ring in range(polygons[polygon], polygons[polygon + 1])]
-            for polygon in range(features[i], features[i + 1])
-        ]
-        geometry = (
-            {"type": "Polygon", "coordinates": parts[0]}
-            if len(parts) == 1
-            else {"type": "MultiPolygon", "coordinates": parts}
+        one = features[i + 1] - features[i] == 1
+        shapes = [rings_of(polygon) for polygon in range(features[i], features[i + 1])]
+        # JSON knows no NaN and no infinity: orjson writes null, and QuPath 0.4 refuses a file with one.
+        measured = [name + column[i] for name, column in zip(names, columns, strict=True) if column[i] != b"null"]
+        yield b"".join(
+            (
+                b'{"type":"Feature","id":"',
+                str(object_id).encode(),
+                b'","geometry":{"type":"Polygon","coordinates":'
+                if one
+                else b'","geometry":{"type":"MultiPolygon","coordinates":[',
+                b",".join(shapes),
+                b"" if one else b"]",
+                opening[labels[i]],
+                b',"measurements":{' + b",".join(measured) + b"}" if measured else b"",
+                ending,
+            )
         )
-        properties: dict[str, Any] = {
-            "objectType": _WORD_BY_KIND[objects.kind],
-            "classification": classes[labels[features[i]]],
-        }
-        measurements = {name: values[i] for name, values in named if math.isfinite(values[i])}
-        if measurements:
-            properties["measurements"] = measurements
-        if common is not None:
-            properties["metadata"] = common
-        feature = {"type": "Feature", "id": str(object_id), "geometry": geometry, "properties": properties}
-        yield orjson.dumps(feature, option=orjson.OPT_SERIALIZE_NUMPY)
 
 
 def _properties(annotation: Annotation, class_colors: Mapping[str, Color]) -> dict[str, Any]:
