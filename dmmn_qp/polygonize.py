@@ -436,7 +436,7 @@ class _Cracks:
 
         self.by_column = np.argsort(x.astype(np.uint16) if width < 2**16 else x, kind="stable")
         self.column_keys = (x << 32 | y)[self.by_column]
-        self.partner = np.full(4 * len(x), -1)
+        self.partner = np.full(4 * len(x), -1, np.int32)
         start = np.flatnonzero(ports[_RIGHT])
         self._pair(4 * start + _RIGHT, 4 * (start + 1) + _LEFT)
         start = np.flatnonzero(ports[_DOWN][self.by_column])
@@ -467,11 +467,11 @@ class _Arcs:
         leads_to = partner[steps]
         ends = node[leads_to >> 2]
         bits = cracks.bits[leads_to >> 2]
-        jump = np.full(len(partner), -1)
+        jump = np.full(len(partner), -1, np.int32)
         # A vertex between two steps has one crack along the row and one along the column.
         turned = np.where((leads_to & 2) == 0, np.where(bits & 4, _UP, _DOWN), np.where(bits & 1, _LEFT, _RIGHT))
         jump[steps] = np.where(ends, steps, (leads_to & ~3) | turned)
-        ahead = np.zeros(len(partner), np.int64)
+        ahead = np.zeros(len(partner), np.int32)
         ahead[steps] = ~ends
         final = np.zeros(len(partner), bool)
         final[steps] = ends
@@ -482,17 +482,17 @@ class _Arcs:
             ahead[active] += more
             jump[active] = further
             active = active[~final[further]]
-        end = np.full(len(partner), -1)
+        end = np.full(len(partner), -1, np.int32)
         end[steps] = partner[jump[steps]]
-        start = np.full(len(partner), -1)
+        start = np.full(len(partner), -1, np.int32)
         start[steps] = end[leads_to]
         self._start, self._end = start, end
         forward = steps[start[steps] < end[steps]]
         self.start_ports = forward[start[forward] == forward]
         self.end_ports = end[self.start_ports]
-        self._number = np.full(len(partner), -1)
+        self._number = np.full(len(partner), -1, np.int32)
         self._number[self.start_ports] = np.arange(len(self.start_ports))
-        lengths = ahead[self.start_ports] + 2
+        lengths = ahead[self.start_ports].astype(np.int64) + 2
         self.offsets = starts(lengths)
         self.of_points = np.repeat(np.arange(len(lengths)), lengths)
         self.vertices = np.empty(self.offsets[-1], np.int64)
@@ -506,10 +506,11 @@ class _Arcs:
     def half_arc_of(self, steps: Integers) -> Integers:
         """The half-arc that takes a step."""
         backwards = self._start[steps] > self._end[steps]
-        return 2 * self._number[np.where(backwards, self._end[steps], self._start[steps])] + backwards
+        arc = self._number[np.where(backwards, self._end[steps], self._start[steps])]
+        return 2 * arc.astype(np.int64) + backwards
 
 
-def _one_of_each_loop(node: npt.NDArray[np.bool_], partner: Integers) -> Integers:
+def _one_of_each_loop(node: npt.NDArray[np.bool_], partner: npt.NDArray[np.int32]) -> Integers:
     """The first vertex, row by row, of every closed line that meets no node."""
     a = np.flatnonzero(partner >= 0)
     b = partner[a] >> 2

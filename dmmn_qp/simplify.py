@@ -60,7 +60,9 @@ def simplify_arcs(
     here = np.zeros(len(keys), bool)
     here[vertices] = True
     first, last = vertices[offsets[:-1]], vertices[offsets[1:] - 1]
-    spare = lengths - 2 - np.where(first == last, 2, 1)  # vertices that an arc can lose
+    # Vertices that an arc can lose. A closed one keeps four corners, or a pixel would become a triangle; others keep
+    # one between their ends, or two arcs between the same ends could fall together.
+    spare = lengths - 2 - np.where(first == last, 3, 1)
     noise = ((x * 73856093) ^ (y * 19349663)) * 2654435761 >> 7 & 0x7FFFFFFF  # equal triangles: no order along the arc
     largest = 2 * tolerance_px**2
 
