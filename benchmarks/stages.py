@@ -20,7 +20,8 @@ from dmmn_qp.architectures import build_network
 from dmmn_qp.checkpoint import InputConvention
 from dmmn_qp.choices import Norm, Stem
 from dmmn_qp.devices import autocast, network_inputs
-from dmmn_qp.polygonize import polygonize
+from dmmn_qp.outlines import join
+from dmmn_qp.polygonize import ArrayLabels, polygonize
 from dmmn_qp.qupath.geojson import write_geojson
 from dmmn_qp.rasterize import LabelPainter
 from dmmn_qp.regions import Region
@@ -103,13 +104,14 @@ def vectors() -> None:
     """The demo's truth map as polygons, as GeoJSON, and painted again."""
     labels = np.asarray(Image.open(DEMO / "truth" / "test-1.png"))
     class_map = ClassMap.from_colors([(str(i), (i, i, i)) for i in range(1, 7)])
-    traced = list(polygonize(labels))
-    annotations = [Annotation(p, class_name=class_map.names[v - 1]) for p, v in traced]
+    traced = join(list(polygonize(ArrayLabels(labels))))
+    names = [class_map.names[v - 1] for v in traced.labels]
+    annotations = [Annotation(p, class_name=name) for p, name in zip(traced.geometries(), names, strict=True)]
     painter = LabelPainter(annotations, class_map, 1.0)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "x.geojson"
         rows = [
-            ("trace polygons", seconds(lambda: list(polygonize(labels)))),
+            ("trace polygons", seconds(lambda: list(polygonize(ArrayLabels(labels))))),
             ("write GeoJSON", seconds(lambda: write_geojson(path, annotations, class_colors=class_map.colors))),
             ("paint again, whole", seconds(lambda: painter.paint(Region(0, 0, 3072, 3072)))),
             ("paint again, 256 px windows",

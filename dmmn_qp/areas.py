@@ -19,7 +19,7 @@ from dmmn_qp.annotations import Annotation
 from dmmn_qp.choices import Outside
 from dmmn_qp.config import PredictOptions
 from dmmn_qp.errors import AnnotationFileError, ConfigError, SlideError
-from dmmn_qp.polygonize import polygonize
+from dmmn_qp.polygonize import ArrayLabels, polygonize
 from dmmn_qp.predict_inputs import SlideToPredict
 from dmmn_qp.qupath.geojson import read_geojson, write_geojson
 from dmmn_qp.qupath.qpdata import read_qpdata
@@ -234,7 +234,9 @@ def _spans(count: int, length: int, step: float) -> tuple[NDArray[np.int64], NDA
 
 def _traced(mask: NDArray[np.bool_], downsample: float, width_px: int, height_px: int) -> BaseGeometry:
     """The outline of a mask in level-0 px, along its pixels and cut at the slide's border."""
-    outline = shapely.MultiPolygon([polygon for polygon, _ in polygonize(mask.astype(np.uint8))])
+    outline = shapely.MultiPolygon(
+        [polygon for outline in polygonize(ArrayLabels(mask.astype(np.uint8))) for polygon in outline.geometries()]
+    )
     limit = np.array([width_px, height_px], float)  # the last row and column may reach past the slide
     return shapely.transform(outline, lambda xy: np.minimum(xy * downsample, limit))
 

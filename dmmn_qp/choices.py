@@ -67,3 +67,9 @@ OverlapRule = Literal["class-order", "smallest", "drawing", "depth", "unlabelled
 smallest area; ``drawing`` the one drawn last; ``depth`` the one that lies deepest in QuPath's hierarchy;
 ``unlabelled`` none of them.
 """
+
+Merge = Literal["region", "class"]
+"""What becomes one object in QuPath: a connected region, or all regions of a class."""
+
+ShownAs = Literal["annotation", "detection"]
+"""What predicted regions are in QuPath."""

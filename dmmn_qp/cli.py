@@ -20,11 +20,13 @@ from dmmn_qp.choices import (
     Device,
     ExportFormat,
     Freeze,
+    Merge,
     Outside,
     OverlapRule,
     Precision,
     Preset,
     Reader,
+    ShownAs,
     Split,
     ValidationSplit,
 )
@@ -414,6 +416,28 @@ def predict_command(
         ),
     ] = None,
     outside: Annotated[Outside | None, typer.Option(help="Label of what is not predicted; default unlabelled.")] = None,
+    simplify_um: Annotated[
+        float | None, typer.Option(help="Tolerance of the polygons in um; 0 keeps every pixel's edge; default 1.")
+    ] = None,
+    min_area_um2: Annotated[
+        float | None, typer.Option(help="Smaller regions join a neighbour, in the polygons alone; default 0.")
+    ] = None,
+    min_hole_um2: Annotated[
+        float | None, typer.Option(help="Smaller holes are filled, in the polygons alone; default 0.")
+    ] = None,
+    merge: Annotated[
+        Merge | None, typer.Option(help="One object for each connected region, or for each class; default region.")
+    ] = None,
+    object_kind: Annotated[
+        ShownAs | None, typer.Option("--as", help="What the objects are in QuPath; default annotation.")
+    ] = None,
+    max_vertices: Annotated[
+        int | None, typer.Option(help="Regions with more points are split along a grid; default 10000.")
+    ] = None,
+    gzip: Annotated[bool | None, typer.Option("--gzip", help="Write <slide>.geojson.gz.")] = None,
+    with_ignored: Annotated[
+        bool | None, typer.Option("--with-ignored", help="Write polygons of classes named with * too.")
+    ] = None,
     slides_root: SlidesRootOption = None,
     config: ConfigOption = None,
     resume: Annotated[
@@ -455,6 +479,8 @@ def predict_command(
         "roi_class": roi_class,
         "outside": outside,
     }
+    flags |= {"simplify_um": simplify_um, "min_area_um2": min_area_um2, "min_hole_um2": min_hole_um2, "merge": merge}
+    flags |= {"object_kind": object_kind, "max_vertices": max_vertices, "gzip": gzip, "with_ignored": with_ignored}
     options = predict_options(load_config(config), flags)
     reporter = Reporter()
     roots = _slides_roots(slides_root)

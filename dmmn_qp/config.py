@@ -21,6 +21,7 @@ from dmmn_qp.choices import (
     Device,
     Freeze,
     LossMean,
+    Merge,
     Norm,
     Optimizer,
     Outside,
@@ -30,6 +31,7 @@ from dmmn_qp.choices import (
     Reader,
     Reduction,
     Sampler,
+    ShownAs,
     Stem,
     ValidationSplit,
     WeightRule,
@@ -224,6 +226,16 @@ class PredictOptions(FileModel):
         tissue_outline: Whether the tissue's outline is written as GeoJSON.
         roi_class: Class, or pattern of classes such as ``Region*``, of the areas outside which nothing is predicted.
         outside: Label of what is not predicted.
+        simplify_um: Tolerance of the polygons: the square root of the largest triangle that is cut off a border. 0
+            keeps the edges of the pixels.
+        min_area_um2: Regions smaller than this join the neighbour with which they share the longest border.
+        min_hole_um2: Holes smaller than this are filled.
+        merge: Whether each connected region is an object, or all regions of a class are one.
+        object_kind: What the objects are in QuPath.
+        max_vertices: Regions with more points are split along a grid, because QuPath's time to read a ragged outline
+            grows with the square of its points.
+        gzip: Whether the polygons are written as ``.geojson.gz``.
+        with_ignored: Whether classes that QuPath ignores (``*``) get polygons too.
     """
 
     batch_size: int | None = Field(default=None, ge=1)
@@ -244,6 +256,15 @@ class PredictOptions(FileModel):
     tissue_outline: bool = False
     roi_class: str | None = Field(default=None, min_length=1)
     outside: Outside = "unlabelled"
+
+    simplify_um: float = Field(default=1.0, ge=0, le=1000)
+    min_area_um2: float = Field(default=0.0, ge=0)
+    min_hole_um2: float = Field(default=0.0, ge=0)
+    merge: Merge = "region"
+    object_kind: ShownAs = "annotation"
+    max_vertices: int = Field(default=10_000, ge=100)
+    gzip: bool = False
+    with_ignored: bool = False
 
 
 _PAPER: dict[str, Any] = {  # sections 2.3 and 2.5, Table 1

@@ -30,12 +30,9 @@ from dmmn_qp.regions import Region
 from dmmn_qp.reporting import Reporter, duration
 from dmmn_qp.slide_prediction import SlideJob, begin_slide, predict_strips
 from dmmn_qp.strips import LABELS, StripStore
-from dmmn_qp.writers import WRITERS, PredictedSlide
+from dmmn_qp.writers import POLYGON_SUFFIXES, WRITERS, PredictedSlide, polygons_path
 
-GEOJSON_SUFFIXES = ("geojson", "geojson.gz")
-CONFIDENCE_SUFFIX = "confidence.ome.tif"
-
-_GREY = (255, 255, 255)
+_WHITE = (255, 255, 255)
 _DIGEST_CHUNK = 2**20
 
 
@@ -222,7 +219,7 @@ class _Stage:
         return str(self.card.provenance.get("run_id", self.card.name))
 
     def _polygons_of(self, slide_id: str) -> Path | None:
-        paths = (self.out / f"{slide_id}.{suffix}" for suffix in GEOJSON_SUFFIXES)
+        paths = (self.out / f"{slide_id}.{suffix}" for suffix in POLYGON_SUFFIXES)
         return next((path for path in paths if path.exists()), None)
 
     def _that_open(self, slides: Sequence[SlideToPredict], asked_for: int) -> list[SlideToPredict]:
@@ -319,7 +316,6 @@ class _Stage:
         class_map = self.card.class_map
         labels = self.out / f"{name}.{LABELS_SUFFIX}"
         write_label_pyramid(labels, _each_strip(strips, LABELS), job.shape, mpp, class_map)
-        confidence: Path | None = None
         if "probabilities" in strips.channels:
             write_probability_pyramid(
                 self.out / f"{name}.{PROBABILITIES_SUFFIX}",
@@ -330,18 +326,18 @@ class _Stage:
                 [c.color for c in class_map.classes],
                 description="probability of each class, 255 is 1",
             )
-        for kind, suffix, meaning in (
-            ("entropy", UNCERTAINTY_SUFFIX, "entropy of the probabilities, 255 is that of equal ones"),
-            ("confidence", CONFIDENCE_SUFFIX, "probability of the predicted class, 255 is 1"),
-        ):
-            if kind in strips.channels:
-                path = self.out / f"{name}.{suffix}"
-                rows = (strip[None] for strip in _each_strip(strips, kind))
-                write_probability_pyramid(path, rows, job.shape, mpp, [kind], [_GREY], description=meaning)
-                confidence = path
+        if "entropy" in strips.channels:
+            write_probability_pyramid(
+                self.out / f"{name}.{UNCERTAINTY_SUFFIX}",
+                (strip[None] for strip in _each_strip(strips, "entropy")),
+                job.shape,
+                mpp,
+                ["entropy"],
+                [_WHITE],
+                description="entropy of the probabilities, 255 is that of equal ones",
+            )
         if job.area.tissue is not None and self.options.tissue_outline:
             write_outline(self.out / f"{name}.{TISSUE_SUFFIX}", job.area, job.fingerprint)
-        del confidence
         with job.target.open(self.options.mpp) as slide:
             predicted = PredictedSlide(
                 slide=slide,
@@ -353,14 +349,14 @@ class _Stage:
                 model_name=self.card.name,
                 model_run=self._model_run,
                 run_id=self.run["run_id"],
+                options=self.options,
+                confidence=strips.source("confidence") if "confidence" in strips.channels else None,
             )
             write_areas(self.out, [count_areas(predicted)])
             for suffix, write in WRITERS.items():
                 write(self.out / f"{name}.{suffix}", predicted)
         strips.remove()
-        polygons = self._polygons_of(name)
-        assert polygons is not None
-        return polygons
+        return polygons_path(self.out, name, self.options)
 
     def _collect(self, job: SlideJob, written: Future[Path], asked_for: int) -> None:
         """Waits for a slide's files and says what came of it."""

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from dmmn_qp.annotations import DEFAULT_PLANE, Annotation, Color, ObjectKind, Plane
 from dmmn_qp.errors import AnnotationFileError, PixelSizeError, ProjectError, SlideError, UnsupportedAnnotationsError
+from dmmn_qp.outputs import RUN_FILE
 from dmmn_qp.qupath.geojson import read_geojson
 from dmmn_qp.qupath.paquo_project import PaquoProject
 from dmmn_qp.qupath.project import ProjectEntry, QuPathProject, find_slides, read_project
@@ -346,6 +347,7 @@ def first_of(problems: Sequence[str]) -> str:
 def _geojson_files(annotations: Path) -> dict[str, Path]:
     """GeoJSON files by their name without the ending."""
     candidates = sorted(annotations.iterdir()) if annotations.is_dir() else [annotations]
+    candidates = [path for path in candidates if path.name != RUN_FILE]  # of predictions, which may be corrected ones
     files: dict[str, Path] = {}
     for path in candidates:
         suffix = next((s for s in GEOJSON_SUFFIXES if path.name.lower().endswith(s)), None)

@@ -106,6 +106,10 @@ class StripStore:
                 f'unfinished prediction "{path}" is damaged; delete the folder "{self.folder}" or pass --overwrite'
             ) from error
 
+    def source(self, kind: str) -> StripPixels:
+        """All pixels of a kind that is single values, to be read by regions."""
+        return StripPixels(self, kind)
+
     def remove(self) -> None:
         """Removes the folder and what is in it."""
         shutil.rmtree(self.folder, ignore_errors=True)
@@ -116,3 +120,42 @@ class StripStore:
     def _shape_of(self, strip: int, kind: str) -> tuple[int, ...]:
         region, channels = self.region(strip), self.channels[kind]
         return (channels, region.height, region.width) if channels else (region.height, region.width)
+
+
+class StripPixels:
+    """Pixels of one kind of all strips; the strip that was read last is kept.
+
+    Args:
+        store: The strips, all of them finished.
+        kind: A kind that is single values.
+    """
+
+    def __init__(self, store: StripStore, kind: str) -> None:
+        self._store = store
+        self._kind = kind
+        self._last: tuple[int, NDArray[np.uint8]] | None = None
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(rows, columns)."""
+        return self._store.shape
+
+    def read(self, window: Region) -> NDArray[np.uint8]:
+        """Pixels of a window, 0 outside: (height, width) uint8.
+
+        Raises:
+            DatasetError: A strip is missing or damaged.
+        """
+        pixels = np.zeros((window.height, window.width), np.uint8)
+        side = self._store.strip_rows
+        for strip in range(max(0, window.y // side), min(self._store.count, -(-window.bottom // side))):
+            place = self._store.region(strip)
+            part = place.intersection(window)
+            if part is None:
+                continue
+            if self._last is None or self._last[0] != strip:
+                self._last = strip, self._store.read(strip, self._kind)
+            pixels[part.y - window.y : part.bottom - window.y, part.x - window.x : part.right - window.x] = self._last[
+                1
+            ][part.y - place.y : part.bottom - place.y, part.x : part.right]
+        return pixels

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass, field
 from pathlib import Path
-from uuid import NAMESPACE_URL, UUID, uuid5
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -14,20 +14,22 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.legend import Legend
 from matplotlib.patches import Patch, Rectangle
-from shapely.geometry import Polygon
 
-from dmmn_qp.annotations import Annotation
+from dmmn_qp.config import PredictOptions
 from dmmn_qp.dataset import LabelRaster
 from dmmn_qp.outputs import new_file
-from dmmn_qp.polygonize import polygonize, to_level0
+from dmmn_qp.polygonize import LabelSource
 from dmmn_qp.qupath.geojson import write_geojson
 from dmmn_qp.slides import Slide, read_overview
-from dmmn_qp.specs import UNLABELLED, ClassMap
+from dmmn_qp.specs import ClassMap
+from dmmn_qp.vectors import Frame, outline_features
 
 METADATA_KEY = "dmmn_qp"
 """Marks our objects in QuPath: the metadata key that holds the model's name."""
 
-_ID_NAMESPACE = uuid5(NAMESPACE_URL, "https://pypi.org/project/dmmn-qp")
+POLYGON_SUFFIXES = ("geojson", "geojson.gz")
+"""What follows ``<slide>.`` in the name of the polygons' file: plain, packed."""
+
 _OVERVIEW_PX = 1600
 _SCALE_BARS_UM = tuple(digit * 10**power for power in range(5) for digit in (1, 2, 5))
 _OVERLAY_ALPHA = 115
@@ -50,6 +52,8 @@ class PredictedSlide:
         model_name: The model.
         model_run: Run id of the model's training.
         run_id: Id of this prediction.
+        options: How it was predicted, and how its polygons are made.
+        confidence: 0 .. 255 for the probability of each pixel's label, of the raster's shape, where it is known.
     """
 
     slide: Slide
@@ -61,34 +65,44 @@ class PredictedSlide:
     model_name: str
     model_run: str
     run_id: str
+    options: PredictOptions = field(default_factory=PredictOptions)
+    confidence: LabelSource | None = None
+
+
+def polygons_suffix(options: PredictOptions) -> str:
+    """What follows ``<slide>.`` in the name of the polygons' file."""
+    return POLYGON_SUFFIXES[options.gzip]
+
+
+def polygons_path(folder: Path, slide_id: str, options: PredictOptions) -> Path:
+    """The polygons' file of a slide."""
+    return folder / f"{slide_id}.{polygons_suffix(options)}"
 
 
 def write_polygons(path: Path, predicted: PredictedSlide) -> None:
-    """Writes ``<slide>.geojson``: one annotation for each connected region, without the classes QuPath ignores."""
-    write_geojson(path, _regions(predicted), class_colors=predicted.class_map.colors)
+    """Writes ``<slide>.geojson``, or ``<slide>.geojson.gz`` beside that name where the options say so.
 
-
-def _regions(predicted: PredictedSlide) -> Iterator[Annotation]:
-    info = predicted.slide.info
-    classes = {c.label: c for c in predicted.class_map.classes if not c.ignored}
-    skipped = {c.label for c in predicted.class_map.classes if c.ignored} | {UNLABELLED}
-    metadata = {METADATA_KEY: predicted.model_name, "dmmn_qp_run": predicted.run_id}
-    with LabelRaster(predicted.labels) as raster:
-        for polygon, label in polygonize(raster.band, frozenset(skipped)):
-            geometry = to_level0(polygon, predicted.downsample, info.width, info.height)
-            yield Annotation(
-                geometry,
-                class_name=classes[label].name,
-                class_color=classes[label].color,
-                annotation_id=_stable_id(predicted, label, geometry),
-                metadata=metadata,
-            )
-
-
-def _stable_id(predicted: PredictedSlide, label: int, geometry: Polygon) -> UUID:
-    """The same id whenever the same slide, model and region come together."""
-    content = f"{predicted.fingerprint}/{predicted.model_run}/{label}/{geometry.wkb_hex}"
-    return uuid5(_ID_NAMESPACE, content)
+    What an earlier run left under the other of the two names is removed.
+    """
+    info, options = predicted.slide.info, predicted.options
+    folder, other = path.parent, POLYGON_SUFFIXES[not options.gzip]
+    with ExitStack() as stack:
+        labels = stack.enter_context(LabelRaster(predicted.labels))
+        objects = outline_features(
+            labels,
+            Frame(info.width, info.height, info.mpp, predicted.downsample),
+            predicted.class_map,
+            options,
+            identity=f"{predicted.fingerprint}/{predicted.model_run}",
+            metadata={
+                METADATA_KEY: predicted.model_name,
+                "dmmn_qp_model_run": predicted.model_run,
+                "dmmn_qp_run": predicted.run_id,
+            },
+            confidence=predicted.confidence,
+        )
+        write_geojson(polygons_path(folder, predicted.slide_id, options), objects)
+    (folder / f"{predicted.slide_id}.{other}").unlink(missing_ok=True)
 
 
 def write_overview(path: Path, predicted: PredictedSlide) -> None:

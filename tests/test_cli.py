@@ -77,7 +77,8 @@ def test_predictions(workspace, slide):
         geometry = shapely.geometry.shape(feature["geometry"])
         assert geometry.is_valid and geometry.geom_type == "Polygon"
         area[properties["classification"]["name"]] += geometry.area
-    assert area == {"dark": (labels == 1).sum(), "light": (labels == 2).sum()}
+    assert sum(area.values()) == labels.size  # borders are simplified, together
+    assert area == pytest.approx({"dark": (labels == 1).sum(), "light": (labels == 2).sum()}, rel=1e-3)
     assert len({f["id"] for f in content["features"]}) == len(content["features"])
     assert (folder / f"{slide}.overview.png").read_bytes().startswith(b"\x89PNG")
 

@@ -1,4 +1,4 @@
-"""Annotations -> labels -> polygons, there and back."""
+"""Annotations -> labels; test_vectors.py goes the way back."""
 
 import warnings
 
@@ -8,14 +8,12 @@ import rasterio
 import shapely
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from hypothesis.extra.numpy import array_shapes, arrays
 from shapely import affinity, box
 
 from dmmn_qp.annotations import Annotation, Plane
 from dmmn_qp.dataset import LabelRaster, create_label_raster
 from dmmn_qp.errors import DatasetError
 from dmmn_qp.patches import class_pixels, index_patches, training_pixels
-from dmmn_qp.polygonize import polygonize, to_level0
 from dmmn_qp.rasterize import LabelPainter
 from dmmn_qp.regions import Region
 from dmmn_qp.specs import ClassMap, PatchSpec
@@ -92,45 +90,6 @@ def sorted_box(corners):
     return min(x0, x1), min(y0, y1), max(x0, x1) + 0.5, max(y0, y1) + 0.5
 
 
-label_maps = arrays(np.uint8, array_shapes(min_dims=2, max_dims=2, max_side=24), elements=st.integers(0, 3))
-
-
-@given(label_maps)
-@settings(max_examples=150, deadline=None)
-def test_labels_to_polygons_and_back_is_exact(labels):
-    found = list(polygonize(labels))
-    assert all(polygon.is_valid for polygon, _ in found)
-    for label in (1, 2, 3):
-        assert sum(p.area for p, value in found if value == label) == (labels == label).sum()
-    drawn = [Annotation(polygon, class_name="abc"[label - 1]) for polygon, label in found]
-    painter = LabelPainter(drawn, CLASSES, 1.0)
-    assert np.array_equal(painter.paint(Region(0, 0, labels.shape[1], labels.shape[0])), labels)
-
-
-@given(label_maps, st.sampled_from([2.0, 4.0, 2.2016]))
-@settings(max_examples=60, deadline=None)
-def test_polygons_in_level0_px_give_the_same_labels(labels, downsample):
-    height, width = labels.shape
-    drawn = [
-        Annotation(to_level0(polygon, downsample, 10_000, 10_000), class_name="abc"[label - 1])
-        for polygon, label in polygonize(labels)
-    ]
-    assert np.array_equal(LabelPainter(drawn, CLASSES, downsample).paint(Region(0, 0, width, height)), labels)
-
-
-def test_corner_neighbours_are_apart_and_skipped_labels_missing():
-    found = list(polygonize(np.array([[1, 2], [2, 1]], np.uint8), skip=frozenset({2})))
-    assert sorted((label, polygon.bounds) for polygon, label in found) == [
-        (1, (0.0, 0.0, 1.0, 1.0)),
-        (1, (1.0, 1.0, 2.0, 2.0)),
-    ]
-
-
-def test_level0_polygons_end_at_the_slide():
-    polygon = to_level0(box(0, 0, 3, 3), 2.0, width_px=5, height_px=6)
-    assert polygon.bounds == (0, 0, 5, 6)
-
-
 def test_label_raster_round_trip(tmp_path):
     labels = np.random.default_rng(0).integers(0, 4, (300, 515), np.uint8)
     path = tmp_path / "labels.tif"
@@ -146,7 +105,6 @@ def test_label_raster_round_trip(tmp_path):
         beyond = read.read(Region(-3, 290, 10, 20))
         assert not beyond[:, :3].any() and not beyond[10:].any()
         assert np.array_equal(beyond[:10, 3:], labels[290:, :7])
-        assert {tuple(p.bounds) for p, _ in polygonize(read.band)} == {tuple(p.bounds) for p, _ in polygonize(labels)}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         with rasterio.open(path) as tiff:

@@ -11,8 +11,19 @@ PACKAGE = Path(dmmn_qp.__file__).parent
 
 LAYERS: list[set[str]] = [
     {"", "annotations", "choices", "errors", "regions", "specs"},
-    {"augment", "architectures", "class_rules", "losses", "metrics", "provenance", "reporting", "splits", "tissue"},
-    {"rasterize", "polygonize", "patches", "balance"},
+    {
+        "augment",
+        "architectures",
+        "class_rules",
+        "losses",
+        "metrics",
+        "outlines",
+        "provenance",
+        "reporting",
+        "splits",
+        "tissue",
+    },
+    {"rasterize", "polygonize", "simplify", "cleaning", "patches", "balance"},
     {
         "slides",
         "qupath",
@@ -39,6 +50,7 @@ LAYERS: list[set[str]] = [
         "torch_dataset",
         "training_log",
         "training_plan",
+        "vectors",
         "writers",
     },
     {"importing", "training", "training_preview", "prediction", "evaluation", "export"},

@@ -30,6 +30,7 @@ from shapely.geometry.base import BaseGeometry
 
 from dmmn_qp.annotations import DEFAULT_PLANE, Annotation, Color, ObjectKind, Plane
 from dmmn_qp.errors import AnnotationFileError
+from dmmn_qp.outlines import OutlineFeatures
 from dmmn_qp.qupath.classes import argb_to_rgb, default_color
 from dmmn_qp.qupath.packed_json import (
     BOM,
@@ -663,7 +664,7 @@ class WriteResult:
 
 def write_geojson(
     path: Path,
-    annotations: Iterable[Annotation],
+    annotations: Iterable[Annotation | OutlineFeatures],
     *,
     class_colors: Mapping[str, Color] | None = None,
     decimals: int = 2,
@@ -675,7 +676,8 @@ def write_geojson(
 
     Args:
         path: Where to write; a name ending in ``.gz`` is compressed.
-        annotations: The objects, level-0 px in QuPath's frame.
+        annotations: The objects, level-0 px in QuPath's frame; outlines of label regions come many at a time, which
+            is some 20 times faster.
         class_colors: Colour by full class name, for annotations that bring none; then :func:`default_color`.
         decimals: Coordinates are rounded to so many decimals of a px, and polygons are valid after that.
             QuPath 0.6 and later round to 2 themselves.
@@ -701,7 +703,7 @@ def write_geojson(
                     dropped += 1
                     continue
                 file.write(b",\n" if written else b"\n")
-                file.write(orjson.dumps(feature))
+                file.write(feature)
                 written += 1
             file.write(b"\n]}\n")
         temporary.replace(path)
@@ -712,10 +714,13 @@ def write_geojson(
 
 
 def _features(
-    annotations: Iterable[Annotation], class_colors: Mapping[str, Color], decimals: int
-) -> Iterator[geojson.Feature | None]:
-    """One feature for each annotation, None for those without any extent on the grid."""
+    annotations: Iterable[Annotation | OutlineFeatures], class_colors: Mapping[str, Color], decimals: int
+) -> Iterator[bytes | None]:
+    """One feature for each object, None for those without any extent on the grid."""
     for annotation in annotations:
+        if isinstance(annotation, OutlineFeatures):
+            yield from _outline_features(annotation, decimals)
+            continue
         geometry = _geometry(annotation.geometry, annotation.plane, decimals)
         if geometry is None:
             yield None
@@ -731,7 +736,54 @@ def _features(
             nucleus = _geometry(annotation.nucleus, annotation.plane, decimals)
             if nucleus is not None:
                 feature["nucleusGeometry"] = nucleus
-        yield feature
+        yield orjson.dumps(feature)
+
+
+def _outline_features(objects: OutlineFeatures, decimals: int) -> Iterator[bytes]:
+    """Features of outlines: all coordinates become text at once, and each feature is cut out of that text."""
+    outlines = objects.outlines
+    xy = outlines.xy
+    if not np.issubdtype(xy.dtype, np.integer):
+        xy = np.round(xy, decimals) + 0.0  # adding 0 turns -0.0 into 0.0
+    text = orjson.dumps(np.ascontiguousarray(xy), option=orjson.OPT_SERIALIZE_NUMPY)  # [[x,y],[x,y],...]
+    closing = np.flatnonzero(np.frombuffer(text, np.uint8) == ord("]"))[: len(xy)]
+    first = np.concatenate([[1], closing[:-1] + 2])[outlines.rings[:-1]].tolist()
+    behind = (closing[outlines.rings[1:] - 1] + 1).tolist()
+    polygons, features = outlines.polygons.tolist(), objects.features.tolist()
+    labels = outlines.labels[objects.features[:-1]].tolist()
+
+    def rings_of(polygon: int) -> bytes:
+        rings = [text[first[i] : behind[i]] for i in range(polygons[polygon], polygons[polygon + 1])]
+        return b"[[" + b"],[".join(rings) + b"]]"
+
+    kind = orjson.dumps(_WORD_BY_KIND[objects.kind])
+    opening = {
+        label: b'},"properties":{"objectType":' + kind + b',"classification":' + orjson.dumps(_classification(*named))
+        for label, named in objects.classes.items()
+    }
+    metadata = {_text(key): _text(value) for key, value in objects.metadata.items()}
+    ending = (b',"metadata":' + orjson.dumps(metadata) if metadata else b"") + b"}}"
+    names = [orjson.dumps(_text(name)) + b":" for name in objects.measurements]
+    columns = [orjson.dumps(values.tolist())[1:-1].split(b",") for values in objects.measurements.values()]
+    for i, object_id in enumerate(objects.ids):
+        one = features[i + 1] - features[i] == 1
+        shapes = [rings_of(polygon) for polygon in range(features[i], features[i + 1])]
+        # JSON knows no NaN and no infinity: orjson writes null, and QuPath 0.4 refuses a file with one.
+        measured = [name + column[i] for name, column in zip(names, columns, strict=True) if column[i] != b"null"]
+        yield b"".join(
+            (
+                b'{"type":"Feature","id":"',
+                str(object_id).encode(),
+                b'","geometry":{"type":"Polygon","coordinates":'
+                if one
+                else b'","geometry":{"type":"MultiPolygon","coordinates":[',
+                b",".join(shapes),
+                b"" if one else b"]",
+                opening[labels[i]],
+                b',"measurements":{' + b",".join(measured) + b"}" if measured else b"",
+                ending,
+            )
+        )
 
 
 def _properties(annotation: Annotation, class_colors: Mapping[str, Color]) -> dict[str, Any]:
@@ -744,9 +796,7 @@ def _properties(annotation: Annotation, class_colors: Mapping[str, Color]) -> di
     name = full_class_name([_text(annotation.class_name)]) if annotation.class_name else None
     if name is not None and annotation.class_name is not None:
         color = annotation.class_color or class_colors.get(annotation.class_name) or default_color(name)
-        parts = name.split(": ")
-        naming: dict[str, Any] = {"names": parts} if len(parts) > 1 else {"name": name}
-        properties["classification"] = {**naming, "color": list(color)}
+        properties["classification"] = _classification(name, color)
     if annotation.locked:
         properties["isLocked"] = True
     measurements = {_text(key): float(value) for key, value in annotation.measurements.items() if math.isfinite(value)}
@@ -755,6 +805,13 @@ def _properties(annotation: Annotation, class_colors: Mapping[str, Color]) -> di
     if annotation.metadata:
         properties["metadata"] = {_text(key): _text(value) for key, value in annotation.metadata.items()}
     return properties
+
+
+def _classification(name: str, color: Color) -> dict[str, Any]:
+    """A class as QuPath reads it; the colour is always there, because QuPath refuses a class without one."""
+    parts = (full_class_name([_text(name)]) or name).split(": ")
+    naming: dict[str, Any] = {"names": parts} if len(parts) > 1 else {"name": parts[0]}
+    return {**naming, "color": list(color)}
 
 
 def _text(text: str) -> str:

@@ -1,0 +1,415 @@
+"""Labels -> polygons -> QuPath objects, and back to the same labels."""
+
+import gzip
+import json
+from functools import cache
+
+import numpy as np
+import pytest
+import shapely
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import array_shapes, arrays
+from rasterio.features import rasterize, shapes
+from scipy import ndimage
+from shapely.geometry import shape
+
+from dmmn_qp.annotations import Annotation
+from dmmn_qp.cleaning import clean
+from dmmn_qp.config import PredictOptions
+from dmmn_qp.dataset import LabelRaster
+from dmmn_qp.outlines import Outlines, join
+from dmmn_qp.polygonize import ArrayLabels, polygonize
+from dmmn_qp.qupath.geojson import read_geojson, write_geojson
+from dmmn_qp.rasterize import LabelPainter
+from dmmn_qp.regions import Region
+from dmmn_qp.specs import ClassMap, PatchSpec
+from dmmn_qp.vectors import Frame, measure_mean, outline_features
+from tests.conftest import DEMO, fails, invoke, two_tissues, write_tiff
+
+NONE = frozenset()
+CLASSES = ClassMap.from_colors([("a", (255, 0, 0)), ("b", (0, 255, 0)), ("c", (0, 0, 255)), ("Ignore*", (9, 9, 9))])
+
+small_maps = arrays(np.uint8, array_shapes(min_dims=2, max_dims=2, max_side=24), elements=st.integers(0, 3))
+cells = st.sampled_from([1, 2, 3, 5, 8])
+times = st.integers(1, 3)
+
+
+def traced(labels, **options) -> Outlines:
+    options = {"skip": NONE, **options}
+    return join(list(polygonize(ArrayLabels(labels), **options)))
+
+
+def blobs(rows, columns, seed=0, classes=4, smooth=9.0):
+    """Labels 1 .. classes in smooth blobs with ragged borders."""
+    rng = np.random.default_rng(seed)
+    fields = [ndimage.gaussian_filter(rng.normal(size=(rows, columns)), smooth) for _ in range(classes)]
+    ragged = [f / f.std() + 0.12 * ndimage.gaussian_filter(rng.normal(size=f.shape), 0.7) for f in fields]
+    return (np.argmax(ragged, axis=0) + 1).astype(np.uint8)
+
+
+@cache
+def map_of(seed):
+    return blobs(200, 300, seed)
+
+
+def plain(polygon):
+    """A polygon in one way of writing it, without points on straight lines."""
+    return shapely.normalize(shapely.simplify(polygon, 0)).wkb
+
+
+def as_set(outlines):
+    return sorted(
+        (plain(p), int(label)) for p, label in zip(outlines.geometries(), outlines.labels.tolist(), strict=True)
+    )
+
+
+def whole_map(labels):
+    """What GDAL makes of the whole map."""
+    return sorted((plain(shape(geometry)), int(value)) for geometry, value in shapes(labels, connectivity=4))
+
+
+def assert_coverage(outlines, area):
+    geometries = outlines.geometries()
+    assert shapely.is_valid(geometries).all()
+    assert shapely.coverage_is_valid(geometries)
+    assert shapely.area(geometries).sum() == pytest.approx(area, abs=1e-6)
+    assert outlines.areas() == pytest.approx(shapely.area(geometries))
+    assert outlines.perimeters() == pytest.approx(shapely.length(geometries))
+
+
+@given(small_maps, cells, times)
+@settings(max_examples=120, deadline=None)
+def test_strips_equal_the_whole_map(labels, cell, n):
+    found = traced(labels, cell_px=cell, strip_px=n * cell)
+    assert as_set(found) == whole_map(labels)
+    assert_coverage(found, labels.size)
+
+
+@pytest.mark.parametrize("strip", [64, 128, 512])
+def test_strips_equal_the_whole_map_of_blobs(strip):
+    labels = map_of(1)
+    found = traced(labels, cell_px=64, strip_px=strip)
+    assert as_set(found) == whole_map(labels)
+    assert len(set(found.anchors.tolist())) == len(found)
+    for anchor, label in zip(found.anchors.tolist(), found.labels.tolist(), strict=True):
+        assert labels[anchor >> 32, anchor & 0xFFFFFFFF] == label
+
+
+@given(small_maps, cells, st.sampled_from([0.8, 1.5, 4.0]))
+@settings(max_examples=100, deadline=None)
+def test_simplified_neighbours_stay_together_whatever_the_strips(labels, cell, tolerance):
+    found = [traced(labels, cell_px=cell, strip_px=n * cell, simplify_px=tolerance) for n in (1, 2, 7)]
+    assert_coverage(found[0], labels.size)
+    assert len(found[0]) == len(whole_map(labels))  # none vanishes
+    assert sorted(shapely.to_wkb(found[0].geometries())) == sorted(shapely.to_wkb(found[1].geometries()))
+    assert sorted(shapely.to_wkb(found[0].geometries())) == sorted(shapely.to_wkb(found[2].geometries()))
+
+
+@given(small_maps, cells, st.sampled_from([0.0, 1.5]))
+@settings(max_examples=80, deadline=None)
+def test_split_regions_are_a_coverage_too(labels, cell, tolerance):
+    found = traced(labels, cell_px=cell, strip_px=2 * cell, simplify_px=tolerance, max_vertices=9)
+    assert_coverage(found, labels.size)
+    whole = traced(labels, cell_px=cell, strip_px=2 * cell, simplify_px=tolerance)
+    for anchor in set(whole.anchors.tolist()):  # the pieces make up their region
+        pieces = shapely.union_all(found.take(found.anchors == anchor).geometries())
+        assert pieces.equals(whole.take(whole.anchors == anchor).geometries()[0])
+    parts = list(zip(found.anchors.tolist(), found.parts.tolist(), strict=True))
+    assert len(set(parts)) == len(parts)
+
+
+def test_no_piece_is_larger_than_asked_where_the_grid_allows():
+    found = traced(map_of(2), cell_px=16, strip_px=64, max_vertices=120)
+    assert found.vertices.max() <= 120
+    assert traced(map_of(2), cell_px=16, strip_px=64).vertices.max() > 120
+
+
+@pytest.mark.parametrize("tolerance", [1.0, 2.0, 4.0])
+def test_simplifying_blobs(tolerance):
+    labels = map_of(3)
+    exact = traced(labels, cell_px=64, strip_px=64)
+    found = traced(labels, cell_px=64, strip_px=64, simplify_px=tolerance)
+    assert_coverage(found, labels.size)
+    assert len(found) == len(exact)
+    assert len(found.xy) < {1.0: 0.75, 2.0: 0.5, 4.0: 0.45}[tolerance] * len(exact.xy)
+    back = rasterize(zip(found.geometries(), found.labels.tolist(), strict=True), labels.shape, dtype=np.uint8)
+    assert (back > 0).all()
+    assert (back != labels).mean() < {1.0: 0.01, 2.0: 0.03, 4.0: 0.06}[tolerance]
+
+
+def test_a_seam_cannot_be_told_from_other_rows():
+    """Simplified borders near lines of the grid are as far from the true ones as anywhere."""
+    labels = blobs(512, 512, 4)
+    found = traced(labels, cell_px=64, strip_px=64, simplify_px=2.0)
+    back = rasterize(zip(found.geometries(), found.labels.tolist(), strict=True), labels.shape, dtype=np.uint8)
+    changed = (back != labels).mean(1)
+    near = np.minimum(np.arange(512) % 64, -np.arange(512) % 64) <= 2
+    assert changed[near].mean() <= 1.2 * changed[~near].mean()
+    y = found.xy[:, 1]
+    on_line = np.bincount(y, minlength=513)[64:512:64].mean()
+    elsewhere = np.bincount(y, minlength=513)[1:512].mean()
+    assert on_line < 6 * elsewhere  # a crossing point on each border, and no straight run along the seam
+
+
+def test_a_region_over_many_strips_costs_no_more_for_it():
+    """The comb's back ends last: its teeth are joined once, whatever the number of strips."""
+    labels = np.ones((600, 200), np.uint8)
+    labels[:-1, ::2] = 2
+    found = traced(labels, cell_px=8, strip_px=8)
+    assert as_set(found) == whole_map(labels)
+
+
+def test_corner_neighbours_are_apart_and_skipped_labels_missing():
+    found = traced(np.array([[1, 2], [2, 1]], np.uint8), skip=frozenset({2}))
+    bounds = [(label, p.bounds) for label, p in zip(found.labels.tolist(), found.geometries(), strict=True)]
+    assert sorted(bounds) == [(1, (0.0, 0.0, 1.0, 1.0)), (1, (1.0, 1.0, 2.0, 2.0))]
+
+
+def test_strips_must_end_on_the_grid():
+    with pytest.raises(ValueError, match="no multiple"):
+        traced(np.ones((4, 4), np.uint8), cell_px=3, strip_px=4)
+
+
+def cleaned(labels, min_area=0.0, min_hole=0.0, cell=4, n=1):
+    source = clean(ArrayLabels(labels), min_area, min_hole, cell_px=cell, strip_px=n * cell)
+    return np.concatenate([source.read(Region(0, y, labels.shape[1], 1)) for y in range(len(labels))])
+
+
+def picture(text):
+    return np.array([[int(c) for c in line] for line in text.split()], np.uint8)
+
+
+def test_small_region_joins_the_neighbour_with_the_longest_border():
+    labels = picture("111222 113322 113322 222222")
+    assert np.array_equal(cleaned(labels, 5), picture("111222 112222 112222 222222"))
+    assert np.array_equal(cleaned(labels, 4), labels)
+
+
+def test_small_region_at_small_regions():
+    # The 3 (2 px) joins the 2 beside it, which is small as well; together they join the 1.
+    assert np.array_equal(cleaned(picture("111111 123311 122111 111111"), 6), picture("111111 111111 111111 111111"))
+
+
+def test_holes_are_filled_whatever_is_in_them():
+    labels = picture("1111111 1222211 1232211 1222211 1111111")
+    assert np.array_equal(cleaned(labels, 0, 13), np.ones_like(labels))
+    assert np.array_equal(cleaned(labels, 0, 12), picture("1111111 1222211 1222211 1222211 1111111"))
+    assert np.array_equal(cleaned(labels, 0, 1), labels)
+
+
+def test_cleaning_a_map_of_one_region_or_of_small_ones_alone():
+    assert np.array_equal(cleaned(np.full((3, 3), 2, np.uint8), 100, 100), np.full((3, 3), 2))
+    assert len(np.unique(cleaned(picture("12 34"), 100))) == 1
+
+
+@given(small_maps, cells, times, st.integers(1, 30))
+@settings(max_examples=80, deadline=None)
+def test_after_cleaning_no_small_region_is_left(labels, cell, n, least):
+    found = cleaned(labels, least, 0, cell, n)
+    assert np.array_equal(found, cleaned(labels, least, 0, 8, 1))  # whatever the strips
+    areas = traced(found).areas()
+    assert areas.min() >= min(least, labels.size)
+    for label in np.unique(labels):  # what was large enough keeps its label
+        parts, count = ndimage.label(labels == label)
+        sizes = ndimage.sum_labels(np.ones_like(parts), parts, np.arange(1, count + 1))
+        for i in np.flatnonzero(sizes >= least) + 1:
+            assert (found[parts == i] == label).all()
+
+
+@given(small_maps, cells, st.integers(2, 30))
+@settings(max_examples=60, deadline=None)
+def test_after_filling_no_small_hole_is_left(labels, cell, least):
+    found = traced(cleaned(labels, 0, least, cell))
+    holes = [shapely.Polygon(h).area for p in found.geometries() for h in p.interiors]
+    assert not holes or min(holes) >= least
+
+
+@given(small_maps, cells)
+@settings(max_examples=40, deadline=None)
+def test_means_strip_by_strip(labels, cell):
+    values = np.random.default_rng(0).integers(0, 256, labels.shape, np.uint8)
+    found = traced(labels)
+    means = measure_mean(found, ArrayLabels(values), strip_px=cell)
+    for i, polygon in enumerate(found.geometries()):
+        inside = rasterize([polygon], labels.shape).astype(bool)
+        assert means[i] == pytest.approx(values[inside].mean())
+
+
+def objects(labels, downsample=1.0, size=None, confidence=None, **options):
+    """Objects of a map on a slide of 0.25 um/px."""
+    height, width = size or (round(labels.shape[0] * downsample), round(labels.shape[1] * downsample))
+    options = PredictOptions(**{"simplify_um": 0, **options})
+    frame = Frame(width, height, 0.25, downsample)
+    return outline_features(
+        ArrayLabels(labels),
+        frame,
+        CLASSES,
+        options,
+        identity="slide/model",
+        metadata={"dmmn_qp": "m"},
+        confidence=None if confidence is None else ArrayLabels(confidence),
+    )
+
+
+def written(path, labels, **options):
+    write_geojson(path, objects(labels, **options))
+    return json.loads(gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes())["features"]
+
+
+@given(small_maps, st.sampled_from([1.0, 2.0, 4.0, 2.2016, 1.0373]))
+@settings(max_examples=60, deadline=None)
+def test_labels_to_objects_and_back_is_exact(labels, downsample):
+    found = [a for batch in objects(labels, downsample, with_ignored=True) for a in annotations_of(batch)]
+    painter = LabelPainter(found, CLASSES, downsample)
+    assert np.array_equal(painter.paint(Region(0, 0, labels.shape[1], labels.shape[0])), labels)
+
+
+def annotations_of(batch):
+    names = [batch.classes[label][0] for label in batch.outlines.labels.tolist()]
+    return [Annotation(p, class_name=n) for p, n in zip(batch.outlines.geometries(), names, strict=True)]
+
+
+@given(st.integers(0, 20), st.sampled_from([1.0373, 2.2016, 3.9731]), st.sampled_from([0.5, 2.0, 8.0]), st.booleans())
+@settings(max_examples=30, deadline=None)
+def test_rounded_polygons_are_a_valid_coverage(seed, downsample, tolerance, cut):
+    labels = map_of(seed)
+    whole = [int(side * downsample) for side in labels.shape]
+    size = [int(side - 0.6 * downsample) for side in whole] if cut else whole
+    batches = list(objects(labels, downsample, size, simplify_um=tolerance, with_ignored=True))
+    found = join([batch.outlines for batch in batches])
+    assert np.array_equal(found.xy, np.round(found.xy, 2))
+    assert_coverage(found, size[0] * size[1])
+
+
+def test_what_is_written(tmp_path):
+    labels = picture("1111 1221 1111 3334")
+    confidence = np.full(labels.shape, 204, np.uint8)
+    confidence[1, 1:3] = 102
+    features = written(tmp_path / "x.geojson", labels, downsample=2.0, confidence=confidence)
+    by_name = {f["properties"]["classification"]["name"]: f for f in features}
+    assert set(by_name) == {"a", "b", "c"}  # what QuPath ignores is left out
+    b = by_name["b"]
+    assert b["type"] == "Feature" and b["geometry"]["type"] == "Polygon"
+    assert b["geometry"]["coordinates"] == [[[2, 2], [6, 2], [6, 4], [2, 4], [2, 2]]]
+    assert b["properties"]["objectType"] == "annotation"
+    assert b["properties"]["classification"] == {"name": "b", "color": [0, 255, 0]}
+    assert b["properties"]["measurements"] == {
+        "Area µm^2": 0.5,
+        "Area mm^2": 5e-7,
+        "Perimeter µm": 3.0,
+        "Mean probability": 0.4,
+    }
+    metadata = {"dmmn_qp": "m", "dmmn_qp_simplify_um": "0", "dmmn_qp_min_area_um2": "0", "dmmn_qp_min_hole_um2": "0"}
+    assert b["properties"]["metadata"] == metadata
+    assert len(by_name["a"]["geometry"]["coordinates"]) == 2
+    assert by_name["a"]["properties"]["measurements"]["Area µm^2"] == 2.5
+    read = read_geojson(tmp_path / "x.geojson")
+    assert len(read.annotations) == 3 and not read.warnings
+
+
+def test_ids_are_those_of_the_region_however_it_is_drawn(tmp_path):
+    labels = map_of(5)
+    ids = [
+        {f["id"] for f in written(tmp_path / "x.geojson", labels, **options)}
+        for options in ({}, {"simplify_um": 1}, {"object_kind": "detection", "with_ignored": False})
+    ]
+    assert ids[0] == ids[1] == ids[2]
+    assert len(ids[0]) == len([1 for _, label in whole_map(labels) if label != 4])
+    write_geojson(tmp_path / "y.geojson", objects(blobs(200, 300, 6)))
+    assert ids[0] != {f["id"] for f in json.loads((tmp_path / "y.geojson").read_bytes())["features"]}
+
+
+def test_merged_classes(tmp_path):
+    labels = picture("12121 21212 33333 44444")
+    features = written(tmp_path / "x.geojson", labels, merge="class", object_kind="detection", with_ignored=True)
+    kinds = [(f["properties"]["classification"]["name"], f["geometry"]["type"]) for f in features]
+    assert kinds == [("a", "MultiPolygon"), ("b", "MultiPolygon"), ("c", "Polygon"), ("Ignore*", "Polygon")]
+    assert all(f["properties"]["objectType"] == "detection" for f in features)
+    assert all(shape(f["geometry"]).is_valid for f in features)
+    assert features[0]["properties"]["measurements"]["Area µm^2"] == 5 * 0.25**2
+    assert len({f["id"] for f in features}) == 4
+    assert written(tmp_path / "y.geojson", labels, merge="class", with_ignored=True)[0]["id"] == features[0]["id"]
+
+
+def test_split_objects(tmp_path):
+    labels = np.ones((1100, 1100), np.uint8)
+    labels[::8, :-1:8] = 2
+    options = {"max_vertices": 50_000}
+    features = written(tmp_path / "x.geojson", labels, **options)
+    largest = [f for f in features if f["properties"]["classification"]["name"] == "a"]
+    assert len(largest) > 1 and len({f["id"] for f in features}) == len(features)
+    assert [f["id"] for f in features] == [f["id"] for f in written(tmp_path / "y.geojson", labels, **options)]
+    assert sum(shape(f["geometry"]).area for f in largest) == (labels == 1).sum()
+
+
+def test_last_pixels_hardly_on_the_slide_are_left_out(tmp_path):
+    labels = np.full((3, 5), 1, np.uint8)
+    labels[:, 4] = 2
+    features = written(tmp_path / "x.geojson", labels, downsample=2.001, size=(6, 8.004 + 0.001))
+    assert [f["properties"]["classification"]["name"] for f in features] == ["a"]
+
+
+def same_labels(here, out, slide, class_map_of):
+    """Imports predictions as annotations; returns the masks and the label rasters."""
+    back = here / f"{out.name}-back"
+    result = invoke("import", here / "slides", "--annotations", out, "--out", back)
+    assert result.exit_code == 0, result.output
+    with LabelRaster(back / "masks" / f"{slide}.tif") as mask:
+        rows, columns = mask.shape
+        painted = mask.read(Region(0, 0, columns, rows))
+    manifest = json.loads((back / "dataset.json").read_text())
+    names = [c["name"] for c in manifest["class_map"]["classes"]]
+    (path,) = out.glob(f"{slide}.labels.*")
+    with LabelRaster(path) as raster:
+        labels = raster.read(Region(0, 0, columns, rows))
+    table = np.zeros(256, np.uint8)
+    for i, name in enumerate(names, start=1):
+        table[i] = class_map_of.index(name) + 1
+    return table[painted], labels
+
+
+def test_round_trip_through_the_command_line(workspace, here):
+    model = workspace / "models" / "dmmn-m3-1"
+    names = [c["name"] for c in json.loads((model / "model.json").read_text())["class_map"]["classes"]]
+    pixels = two_tissues(700, 900)
+    pixels[200:420, 100:300] = pixels[200:420, 600:800]
+    (here / "slides").mkdir()
+    write_tiff(here / "slides" / "s.tif", pixels)
+    for name, options, changed in (("exact", ("--simplify-um", 0), 0), ("simple", (), 0.01)):
+        command = ("predict", here / "slides" / "s.tif", "--model", model, "--out", here / name)
+        assert invoke(*command, *options).exit_code == 0
+        painted, labels = same_labels(here, here / name, "s", names)
+        assert set(np.unique(labels)) == {1, 2}
+        assert (painted > 0).all()
+        assert (painted != labels).mean() <= changed
+
+
+def test_options_of_the_command_line(workspace, here):
+    model = workspace / "models" / "dmmn-m3-1"
+    write_tiff(here / "s.tif", two_tissues(300, 500))
+    command = ("predict", "s.tif", "--model", model, "--out", "p")
+    assert invoke(*command).exit_code == 0
+    plain_file = here / "p" / "s.geojson"
+    assert plain_file.exists()
+    assert "--overwrite" in fails(*command, "--gzip")
+    result = invoke(*command, "--gzip", "--as", "detection", "--merge", "class", "--min-area-um2", 50, "--overwrite")
+    assert result.exit_code == 0 and "s.geojson.gz" in result.output
+    assert not plain_file.exists()  # one file a slide, so that scripts find one
+    features = json.loads(gzip.decompress((here / "p" / "s.geojson.gz").read_bytes()))["features"]
+    assert len(features) <= 2
+    for feature in features:
+        assert feature["properties"]["objectType"] == "detection"
+        assert feature["properties"]["metadata"]["dmmn_qp_min_area_um2"] == "50"
+    assert "--overwrite" in fails(*command)
+    assert "simplify_um" in fails(*command, "--simplify-um", -1, "--overwrite")
+
+
+def test_the_demo_in_quarters_of_its_resolution():
+    """A real truth map, on a grid whose pixels are four of the slide's."""
+    from PIL import Image
+
+    labels = np.asarray(Image.open(DEMO / "truth" / "test-1.png"))[::4, ::4].copy()
+    assert PatchSpec().grid_of(0.125).downsample == 4
+    found = traced(labels, simplify_px=1.0)
+    assert_coverage(found, labels.size)
