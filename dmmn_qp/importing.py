@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -39,14 +38,11 @@ from dmmn_qp.reports.html import REPORT_PAGE, write_import_report
 from dmmn_qp.reports.inputs import Finding, ImportedData, ImportedSlide
 from dmmn_qp.slides import fingerprint, open_slide
 from dmmn_qp.slides.finding import SlidesRoot
-from dmmn_qp.sources import Source, SourceSlide, first_of, read_source
+from dmmn_qp.sources import Source, SourceSlide, first_of, read_source, slide_ids
 from dmmn_qp.specs import MAX_CLASSES, ClassMap, PatchGrid, PatchSpec
 from dmmn_qp.splits import area_split_of, case_of, draw_splits, split_areas, split_of_word
 
 MASK_WINDOW = 2048
-
-MAX_NAME_BYTES = 150
-"""Longest name of a slide's files, without their endings; file systems take 255 with them."""
 
 LEFT_OUT = "it is left out until it is mended and imported again"
 
@@ -120,7 +116,7 @@ def import_annotations(
 
     prepared: list[_Prepared] = []
     with reporter.task("slides", len(source.slides)) as task:
-        for slide, slide_id in zip(source.slides, slide_ids(source.slides), strict=True):
+        for slide, slide_id in zip(source.slides, slide_ids([s.path.name for s in source.slides]), strict=True):
             prepared.append(prepare(slide, slide_id, class_map, targets, spec, options))
             task.advance(note=slide_id)
     prepared = with_splits(prepared, class_map, options, earlier_splits(out))
@@ -205,20 +201,6 @@ def without_split_areas(source: Source, targets: Mapping[str, str | None]) -> di
         if area_split_of(a) is not None and area_split_of(replace(a, name=None)) is not None
     }
     return {name: None if name in marks else target for name, target in targets.items()}
-
-
-def slide_ids(slides: Sequence[SourceSlide]) -> list[str]:
-    """Unique names fit for files: the slides' names without their endings, numbered where they repeat."""
-    ids: list[str] = []
-    for slide in slides:
-        stem = re.sub(r"[^\w.()+ -]", "_", Path(slide.path.name).stem)
-        stem = stem.encode("utf-8", "replace")[:MAX_NAME_BYTES].decode("utf-8", "ignore").strip(" .") or "slide"
-        name, n = stem, 1
-        while name.casefold() in (other.casefold() for other in ids):
-            n += 1
-            name = f"{stem}-{n}"
-        ids.append(name)
-    return ids
 
 
 def prepare(

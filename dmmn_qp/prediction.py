@@ -21,6 +21,7 @@ from dmmn_qp.dataset import LABELS_SUFFIX, Dataset, SlideRecord, create_label_ra
 from dmmn_qp.devices import autocast, choose_bf16, choose_device, network_input, predicted_labels
 from dmmn_qp.errors import ModelError, OutputExistsError, SlideError
 from dmmn_qp.outputs import RUN_FILE, new_file, write_json
+from dmmn_qp.predictions import INPUTS, PredictedInput, merged_inputs
 from dmmn_qp.provenance import describe_run, now
 from dmmn_qp.rasterize import LabelArray
 from dmmn_qp.regions import Region
@@ -185,11 +186,26 @@ def predict(
     if card.attribution:
         reporter.say(f"  {card.attribution}")
     written: list[Path] = []
+    inputs: dict[str, PredictedInput] = {}
     for slide in slides:
         with _open(slide, options) as opened:
+            inputs[slide.slide_id] = input_of(slide, opened)
             written.append(_predict_one(slide, opened, model, out, run, reporter))
-    write_json(out / RUN_FILE, {**run, "finished": now(), "slides": [s.slide_id for s in slides]})
+    told = {"slides": [s.slide_id for s in slides], INPUTS: merged_inputs(out, inputs)}
+    write_json(out / RUN_FILE, {**run, "finished": now(), **told})
     return written
+
+
+def input_of(target: SlideToPredict, slide: Slide | None = None) -> PredictedInput:
+    """What is told of a slide beside its prediction; its size once it is open."""
+    return PredictedInput(
+        path=str(target.path.resolve()).encode("utf-8", "backslashreplace").decode(),
+        fingerprint=fingerprint(target.path),
+        width=slide.info.width if slide else None,
+        height=slide.info.height if slide else None,
+        crop_to_bounds=target.crop_to_bounds,
+        frame=target.frame,
+    )
 
 
 def load_predictor(model_folder: Path, options: PredictOptions) -> Predictor:

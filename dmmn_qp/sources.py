@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -18,6 +19,9 @@ from dmmn_qp.slides import SLIDE_SUFFIXES, list_slides
 from dmmn_qp.slides.finding import SlidesRoot
 from dmmn_qp.slides.pixel_sizes import pixel_size_of, read_pixel_sizes
 from dmmn_qp.slides.transformed import Change
+
+MAX_NAME_BYTES = 150
+"""Longest name of a slide's files, without their endings; file systems take 255 with them."""
 
 GEOJSON_SUFFIXES = (".geojson", ".geojson.gz", ".json", ".json.gz", ".zip")
 
@@ -281,6 +285,57 @@ def read_geojson_folder(
         without_annotations=len(slides) - len(drawn) - len(problems),
         problems=tuple(problems),
     )
+
+
+def slide_ids(names: Sequence[str]) -> list[str]:
+    """Unique names fit for files: file names of slides without their endings, numbered where they repeat."""
+    ids: list[str] = []
+    for file_name in names:
+        stem = re.sub(r"[^\w.()+ -]", "_", Path(file_name).stem)
+        stem = stem.encode("utf-8", "replace")[:MAX_NAME_BYTES].decode("utf-8", "ignore").strip(" .") or "slide"
+        name, n = stem, 1
+        while name.casefold() in (other.casefold() for other in ids):
+            n += 1
+            name = f"{stem}-{n}"
+        ids.append(name)
+    return ids
+
+
+def project_slide_ids(entries: Sequence[ProjectEntry], paths: Mapping[str, Path]) -> dict[str, str]:
+    """The names that `import` gives to the images of a project, and names for those that it leaves out.
+
+    Images that nothing is drawn on are numbered after the others. Where names repeat, their annotations are read to
+    tell which are which.
+
+    Args:
+        entries: All images of the project in its order.
+        paths: Files by ``entry_id``, as far as they were found.
+
+    Returns:
+        Name by ``entry_id``.
+    """
+
+    def numbered(ordered: Sequence[ProjectEntry]) -> dict[str, str]:
+        names = [paths[e.entry_id].name if e.entry_id in paths else e.slide_name for e in ordered]
+        return dict(zip([e.entry_id for e in ordered], slide_ids(names), strict=True))
+
+    ids, backwards = numbered(entries), numbered(entries[::-1])
+    if ids == backwards:
+        return ids
+    drawn = {entry.entry_id for entry in entries if _is_drawn_on(entry)}
+    return numbered(sorted(entries, key=lambda entry: entry.entry_id not in drawn))
+
+
+def _is_drawn_on(entry: ProjectEntry) -> bool:
+    announced = _announced(entry, ReadRules().kinds)
+    if announced == 0 or not entry.data_path.is_file():
+        return False
+    try:
+        return bool(_of_kinds(read_qpdata(entry.data_path), ReadRules().kinds)[0].annotations)
+    except UnsupportedAnnotationsError:  # which QuPath itself may read
+        return True
+    except AnnotationFileError:
+        return False
 
 
 def first_of(problems: Sequence[str]) -> str:

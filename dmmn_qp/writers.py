@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from uuid import NAMESPACE_URL, UUID, uuid5
+from uuid import UUID
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -17,13 +17,10 @@ from dmmn_qp.dataset import LabelRaster
 from dmmn_qp.outputs import new_file
 from dmmn_qp.polygonize import polygonize, to_level0
 from dmmn_qp.qupath.geojson import write_geojson
+from dmmn_qp.qupath.marks import METADATA_KEY, RUN_KEY, marked_id
 from dmmn_qp.slides import Slide, read_overview
 from dmmn_qp.specs import UNLABELLED, ClassMap
 
-METADATA_KEY = "dmmn_qp"
-"""Marks our objects in QuPath: the metadata key that holds the model's name."""
-
-_ID_NAMESPACE = uuid5(NAMESPACE_URL, "https://pypi.org/project/dmmn-qp")
 _OVERVIEW_PX = 1600
 _SCALE_BARS_UM = (50, 100, 200, 500, 1000, 2000, 5000, 10_000, 20_000)
 
@@ -64,7 +61,7 @@ def _regions(predicted: PredictedSlide) -> Iterator[Annotation]:
     info = predicted.slide.info
     classes = {c.label: c for c in predicted.class_map.classes if not c.ignored}
     skipped = {c.label for c in predicted.class_map.classes if c.ignored} | {UNLABELLED}
-    metadata = {METADATA_KEY: predicted.model_name, "dmmn_qp_run": predicted.run_id}
+    metadata = {METADATA_KEY: predicted.model_name, RUN_KEY: predicted.run_id}
     with LabelRaster(predicted.labels) as raster:
         for polygon, label in polygonize(raster.band, frozenset(skipped)):
             geometry = to_level0(polygon, predicted.downsample, info.width, info.height)
@@ -80,7 +77,7 @@ def _regions(predicted: PredictedSlide) -> Iterator[Annotation]:
 def _stable_id(predicted: PredictedSlide, label: int, geometry: Polygon) -> UUID:
     """The same id whenever the same slide, model and region come together."""
     content = f"{predicted.fingerprint}/{predicted.model_run}/{label}/{geometry.wkb_hex}"
-    return uuid5(_ID_NAMESPACE, content)
+    return marked_id(content)
 
 
 def write_overview(path: Path, predicted: PredictedSlide) -> None:

@@ -14,7 +14,7 @@ import orjson
 from pydantic import ValidationError
 
 from dmmn_qp.annotations import Color
-from dmmn_qp.errors import PixelSizeError, ProjectError
+from dmmn_qp.errors import PixelSizeError, ProjectError, SlideError
 from dmmn_qp.qupath.classes import argb_to_rgb
 from dmmn_qp.qupath.reading import full_class_name, shorten
 from dmmn_qp.slides.base import MICROMETRES
@@ -213,17 +213,34 @@ def find_slides(
     Raises:
         SlideError: Names every slide that is missing or that has several candidates; see :class:`SlideFinder`.
     """
-    finder = SlideFinder(slides_roots, near=(project.folder, project.folder.resolve().parent))
-    return finder.find(
-        {
-            entry.entry_id: Wanted(
-                entry.slide_name,
-                entry.slide_path,
-                relative_to_moved(project.stored_path, project.folder, entry.slide_path),
-            )
-            for entry in entries
-        }
-    )
+    return _finder(project, slides_roots).find({entry.entry_id: _wanted(project, entry) for entry in entries})
+
+
+def find_each_slide(
+    project: QuPathProject, entries: Iterable[ProjectEntry], slides_roots: Sequence[SlidesRoot] = ()
+) -> dict[str, Path | SlideError]:
+    """Find the slides of images as :func:`find_slides` does, and the error of each that is not found.
+
+    Raises:
+        SlideError: A folder of the user's does not exist.
+    """
+    finder = _finder(project, slides_roots)
+    found: dict[str, Path | SlideError] = {}
+    for entry in entries:
+        try:
+            found |= finder.find({entry.entry_id: _wanted(project, entry)})
+        except SlideError as error:
+            found[entry.entry_id] = error
+    return found
+
+
+def _finder(project: QuPathProject, slides_roots: Sequence[SlidesRoot]) -> SlideFinder:
+    return SlideFinder(slides_roots, near=(project.folder, project.folder.resolve().parent))
+
+
+def _wanted(project: QuPathProject, entry: ProjectEntry) -> Wanted:
+    moved = relative_to_moved(project.stored_path, project.folder, entry.slide_path)
+    return Wanted(entry.slide_name, entry.slide_path, moved)
 
 
 def _project_file(path: Path) -> Path:
