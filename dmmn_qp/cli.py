@@ -385,7 +385,7 @@ def predict_command(
         return
     reporter.say(
         f"To review in QuPath: open the slide and drag {written[0]} onto it, "
-        "or run qupath_scripts/import_predictions.groovy for the whole project."
+        "or for the whole project: dmmn-qp scripts install project.qpproj"
     )
 
 

@@ -17,6 +17,9 @@ from dmmn_qp.specs import FileModel
 POLYGONS_SUFFIXES = (".geojson", ".geojson.gz")
 """What follows ``<slide>`` in the name of a file of predicted polygons."""
 
+OTHERS_SUFFIX = ".tissue"
+"""Ends the name of what lies beside a slide's polygons and is no prediction: ``<slide>.tissue.geojson``."""
+
 INPUTS = "inputs"
 """Key of ``run.json`` under which the slides are told."""
 
@@ -90,6 +93,9 @@ def predicted_polygons(folder: Path) -> dict[str, Path]:
         if slide_id in files:
             raise AnnotationFileError(f'"{files[slide_id]}" and "{path}" are of the same slide; remove the older one')
         files[slide_id] = path
+    for slide_id in [*files]:
+        if slide_id.endswith(OTHERS_SUFFIX) and slide_id.removesuffix(OTHERS_SUFFIX) in files:
+            del files[slide_id]
     if not files:
         raise AnnotationFileError(
             f'"{folder}" holds no predictions (no <slide>.geojson); pass the folder that dmmn-qp predict wrote'

@@ -108,20 +108,18 @@ def push(
         writer = PaquoWriter(opened.path, qupath_dir)
     for entry in matched.values():
         writer.check_writable(entry.entry_id)
+    del writer  # each image is written by a new one: it would keep the objects of all
     reporter.heading(f'Writing predictions of {len(matched)} slides into "{opened.path}"')
     backup = back_up(opened, matched.values(), datetime.now())
     done: list[Pushed] = []
     with reporter.task("images", len(matched)) as task:
         for slide_id, entry in matched.items():
-            before = PaquoProject(opened.path, qupath_dir).features(entry.entry_id)
-            plan = plan_of(before, read_features(files[slide_id]))
-            writer.replace(entry.entry_id, plan.added, plan.drops, resolve=resolve)
-            problem = difference(plan, PaquoProject(opened.path, qupath_dir).features(entry.entry_id))
-            if problem is not None:
+            try:
+                plan = _push_one(opened, entry, read_features(files[slide_id]), qupath_dir, resolve=resolve)
+            except ProjectError as error:
                 raise ProjectError(
-                    f'image "{shorten(entry.image_name)}" is not as it should be after writing: {problem}; what it was '
-                    f'before is in "{backup}": copy it back into "{opened.folder}"'
-                )
+                    f'{error}; what it was before is in "{backup}": copy it back into "{opened.folder}"'
+                ) from error
             done.append(plan.pushed(slide_id, entry))
             task.advance(note=slide_id)
     for p in done:
@@ -131,6 +129,23 @@ def push(
         )
     reporter.say(f"  what the images were before is in {backup}")
     return done
+
+
+def _push_one(
+    project: QuPathProject,
+    entry: ProjectEntry,
+    prediction: Sequence[Feature],
+    qupath_dir: Path | None,
+    *,
+    resolve: bool,
+) -> Plan:
+    """Writes one image and compares what is there then with what was planned."""
+    plan = plan_of(PaquoProject(project.path, qupath_dir).features(entry.entry_id), prediction)
+    PaquoWriter(project.path, qupath_dir).replace(entry.entry_id, plan.added, plan.drops, resolve=resolve)
+    problem = difference(plan, PaquoProject(project.path, qupath_dir).features(entry.entry_id))
+    if problem is not None:
+        raise ProjectError(f'image "{shorten(entry.image_name)}" is not as it should be after writing: {problem}')
+    return plan
 
 
 def check_push(

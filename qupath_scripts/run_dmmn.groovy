@@ -60,8 +60,9 @@ try {
         throw new IllegalStateException("\"" + program + "\" does not start (" + error.getMessage() + "); write its " +
             "full path after \"String program =\" in this script")
     }
-    process.getInputStream().eachLine("UTF-8") { println it }
-    int code = process.waitFor()
+    def log = Thread.start { process.getInputStream().eachLine("UTF-8") { println it } }
+    int code = process.waitFor()   // unlike reading, waiting ends at once when the script is stopped
+    log.join()
     if (code != 0)
         throw new IllegalStateException("dmmn-qp ended with code " + code + "; its message is above. Nothing changed")
 } finally {

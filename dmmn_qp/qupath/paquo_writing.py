@@ -138,7 +138,8 @@ def create_project(
         from paquo.classes import QuPathPathClass
         from paquo.projects import QuPathProject
 
-        project: Any = QuPathProject(folder, mode="x")
+        path = folder / "project.qpproj"
+        project: Any = QuPathProject(path, mode="x")
         project.path_classes = [_path_class(QuPathPathClass, name, color) for name, color in class_colors.items()]
         for image in images:
             entry = project.add_image(str(image.path), allow_duplicates=True, return_list=True)[0]
@@ -156,7 +157,7 @@ def create_project(
         raise
     except Exception as error:  # whatever Java throws
         raise ProjectError(f'QuPath cannot make a project in "{folder}" ({reason_of(error)})') from error
-    return folder / "project.qpproj"
+    return path
 
 
 def start_to_write(qupath_dir: Path | None = None) -> None:

@@ -509,6 +509,12 @@ def test_two_files_of_a_slide(tmp_path: Path) -> None:
         predicted_polygons(tmp_path)
 
 
+def test_outlines_of_tissue_are_no_predictions(tmp_path: Path) -> None:
+    for name in ("a", "a.tissue", "b.tissue"):
+        write_geojson(tmp_path / f"{name}.geojson", [])
+    assert set(predicted_polygons(tmp_path)) == {"a", "b.tissue"}
+
+
 def test_errors_are_one_line(tmp_path: Path) -> None:
     calls: list[Callable[[], object]] = [
         lambda: predicted_polygons(tmp_path / "missing"),
