@@ -30,7 +30,7 @@ from dmmn_qp.qupath.paquo_writing import Feature, NewImage, PaquoWriter, create_
 from dmmn_qp.qupath.project import ProjectEntry, QuPathProject, find_each_slide, read_project
 from dmmn_qp.qupath.reading import open_bytes, parse_uuid, shorten
 from dmmn_qp.reporting import Reporter
-from dmmn_qp.slides import fingerprint
+from dmmn_qp.slides import fingerprint, is_slide_folder
 from dmmn_qp.slides.finding import SlideFinder, SlidesRoot, Wanted, path_of_text
 from dmmn_qp.sources import project_slide_ids, slide_ids
 
@@ -270,7 +270,8 @@ def _is_named(entry: ProjectEntry, slide_id: str, known: PredictedInput | None, 
     stem = PurePath(entry.slide_name).stem
     if slide_id in (name, stem, slide_ids([entry.slide_name])[0]):
         return True
-    return known is not None and _file_name(known) == entry.slide_name
+    folder = entry.slide_path.parent.name if entry.slide_path is not None else ""
+    return known is not None and _file_name(known) in (entry.slide_name, folder)
 
 
 def _file_name(known: PredictedInput) -> str:
@@ -283,7 +284,7 @@ def _not_the_same(entry: ProjectEntry, known: PredictedInput | None, path: Path 
         return f"it cannot be related to a file: {entry.unsupported_server}"
     if known is None:
         return None
-    if path is not None and fingerprint(path) != known.fingerprint:
+    if path is not None and not _is_file_of(path, known):
         return "its file is another one (the content differs)"
     if entry.frame != known.frame:
         return "it is turned or cropped in another way than what was predicted"
@@ -293,6 +294,13 @@ def _not_the_same(entry: ProjectEntry, known: PredictedInput | None, path: Path 
     if None in (known.width, *size) and entry.crop_to_bounds != known.crop_to_bounds:
         return "only one of them is cropped to the scanned bounds"
     return None
+
+
+def _is_file_of(path: Path, known: PredictedInput) -> bool:
+    """Whether a file is what was predicted, or one of the files of a predicted folder."""
+    if fingerprint(path) == known.fingerprint:
+        return True
+    return is_slide_folder(path.parent) and fingerprint(path.parent) == known.fingerprint
 
 
 # ---- which objects

@@ -34,8 +34,9 @@ from dmmn_qp.qupath.reading import QUPATH_DIR_VARIABLE
 from dmmn_qp.reporting import Reporter
 from dmmn_qp.slides import fingerprint
 from dmmn_qp.slides.transformed import Rotate
-from tests.conftest import DEMO, fails, invoke
+from tests.conftest import DEMO, fails, invoke, two_tissues
 from tests.qupath import paquo_stand_in
+from tests.slide_files import write_dicom
 
 WORLDS = [
     pytest.param("stand-in 0.5.1", id="stand-in"),
@@ -256,7 +257,6 @@ def test_predict_into_checks_first_and_pushes_last(
 ) -> None:
     model = next((workspace / "models").iterdir())
     slide = DEMO / "slides" / "val-1.tif"
-    small = tmp_path / "val-1.tif"
     slides = json.loads((workspace / "dataset" / "dataset.json").read_bytes())["slides"]
     small = Path(slides[0]["path"])
     path = tmp_path / "project" / "project.qpproj"
@@ -301,7 +301,8 @@ def project_of(folder: Path, *images: tuple[str, dict[str, Any]]) -> Path:
     for number, (file, more) in enumerate(images, start=1):
         path = folder / file
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(file.encode())
+        if more.get("write", True):
+            path.write_bytes(file.encode())
         builder: dict[str, Any] = {"builderType": "uri", "uri": path.as_uri(), "args": more.get("args", [])}
         if "size" in more:
             builder["metadata"] = {"width": more["size"][0], "height": more["size"][1]}
@@ -356,6 +357,16 @@ def test_same_file_is_told_apart_by_its_frame(tmp_path: Path) -> None:
     path = project_of(tmp_path, ("a.svs", {}), ("a.svs", {"degrees": 180}))
     assert matches(path, ["a"], {"a": known_as(tmp_path, "a.svs", frame=(Rotate(degrees=180),))}) == {"a": "2"}
     assert matches(path, ["a"], {"a": known_as(tmp_path, "a.svs")}) == {"a": "1"}
+
+
+def test_a_predicted_folder_of_dicom_files_is_the_image_of_any_of_them(tmp_path: Path) -> None:
+    for name, series in (("S7", "1"), ("S8", "2")):
+        pixels = two_tissues(256, 256, seed=int(series))
+        write_dicom(tmp_path / name, [pixels, pixels[::2, ::2]], series=series)
+    path = project_of(tmp_path, ("S7/1-1.dcm", {"write": False}), ("S8/2-0.dcm", {"write": False}))
+    known = known_as(tmp_path, "S7")
+    assert known.fingerprint != fingerprint(tmp_path / "S7" / "1-1.dcm")
+    assert matches(path, ["S7"], {"S7": known}) == {"S7": "1"}
 
 
 def test_slides_without_an_image_are_told_of(tmp_path: Path) -> None:
