@@ -5,11 +5,12 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help setup test lint types demo clean
+.PHONY: help setup test lint types groovy demo clean
 
 help:
 	@echo "make demo   import, train, predict and evaluate the demo project (about 10 minutes on 2 cores)"
 	@echo "make test   lint, types and tests"
+	@echo "make groovy check the scripts for QuPath with Groovy 4, which it fetches; their tests run afterwards"
 	@echo "make setup  the virtual environment in $(VENV) only"
 	@echo "make clean  remove what the demo made and the caches"
 
@@ -27,6 +28,9 @@ lint: $(READY)
 
 types: $(READY)
 	$(BIN)/mypy
+
+groovy: $(READY)
+	$(BIN)/python -m tests.groovy.tools
 
 test: lint types
 	$(BIN)/pytest

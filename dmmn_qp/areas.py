@@ -8,7 +8,6 @@ from fnmatch import fnmatchcase
 from math import ceil
 from pathlib import Path
 from typing import Final
-from uuid import NAMESPACE_URL, uuid5
 
 import numpy as np
 import shapely
@@ -22,6 +21,7 @@ from dmmn_qp.errors import AnnotationFileError, ConfigError, SlideError
 from dmmn_qp.polygonize import ArrayLabels, polygonize
 from dmmn_qp.predict_inputs import SlideToPredict
 from dmmn_qp.qupath.geojson import read_geojson, write_geojson
+from dmmn_qp.qupath.marks import METADATA_KEY, marked_id
 from dmmn_qp.qupath.qpdata import read_qpdata
 from dmmn_qp.qupath.reading import shorten
 from dmmn_qp.rasterize import AreaLayer, Paint
@@ -29,7 +29,6 @@ from dmmn_qp.regions import Region
 from dmmn_qp.slides import Slide, overview_downsample, read_overview
 from dmmn_qp.specs import UNLABELLED, ClassMap, PatchGrid
 from dmmn_qp.tissue import cleaned, tissue_mask
-from dmmn_qp.writers import METADATA_KEY
 
 TISSUE_SUFFIX: Final = "tissue.geojson"
 """What follows ``<slide>.`` in the name of the tissue's outline."""
@@ -351,7 +350,7 @@ def write_outline(path: Path, area: Area, fingerprint: str) -> None:
     assert area.tissue is not None
     outlines: list[Annotation] = []
     if not area.tissue.is_empty:
-        number = uuid5(NAMESPACE_URL, f"https://pypi.org/project/dmmn-qp/tissue/{fingerprint}/{area.tissue.wkb_hex}")
+        number = marked_id(f"tissue/{fingerprint}/{area.tissue.wkb_hex}")
         outlines.append(
             Annotation(
                 area.tissue,

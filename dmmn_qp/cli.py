@@ -31,7 +31,7 @@ from dmmn_qp.choices import (
     ValidationSplit,
 )
 from dmmn_qp.config import ConfigFile, import_options, load_config, predict_options, train_options
-from dmmn_qp.errors import ConfigError, DmmnQpError
+from dmmn_qp.errors import ConfigError, DmmnQpError, PartlyPredictedError
 from dmmn_qp.outputs import write_json
 from dmmn_qp.qupath.reading import QUPATH_DIR_VARIABLE
 from dmmn_qp.reporting import Reporter
@@ -90,6 +90,10 @@ MppOption = Annotated[
     float | None, typer.Option("--mpp", help="um/px of slides that do not say it themselves.", min=0.0)
 ]
 DeviceOption = Annotated[Device | None, typer.Option("--device", help="Where to compute; default auto.")]
+QupathDirOption = Annotated[
+    Path | None,
+    typer.Option(help="Folder of QuPath, for writing through it.", envvar=QUPATH_DIR_VARIABLE, show_default=False),
+]
 PrecisionOption = Annotated[
     Precision | None, typer.Option("--precision", help="auto takes bf16 where the device is made for it; default auto.")
 ]
@@ -439,6 +443,11 @@ def predict_command(
         bool | None, typer.Option("--with-ignored", help="Write polygons of classes named with * too.")
     ] = None,
     slides_root: SlidesRootOption = None,
+    into: Annotated[
+        Path | None,
+        typer.Option(help="QuPath project to write the polygons into as well, as push does.", show_default=False),
+    ] = None,
+    qupath_dir: QupathDirOption = None,
     config: ConfigOption = None,
     resume: Annotated[
         bool,
@@ -455,7 +464,8 @@ def predict_command(
     """
     from dmmn_qp.checkpoint import newest_model
     from dmmn_qp.predict_inputs import slides_to_predict
-    from dmmn_qp.prediction import predict
+    from dmmn_qp.prediction import input_of, predict
+    from dmmn_qp.pushing import check_push, push
 
     flags: dict[str, Any] = {
         "mpp": mpp,
@@ -485,12 +495,75 @@ def predict_command(
     reporter = Reporter()
     roots = _slides_roots(slides_root)
     chosen = slides_to_predict(slides or [], dataset, roots, recursive=recursive, roi=roi)
-    written = predict(model or newest_model(MODELS), chosen, out, options, reporter, overwrite=overwrite, resume=resume)
+    if into is not None:  # now, and not after hours
+        check_push(into, {s.slide_id: input_of(s) for s in chosen if s.problem is None}, roots, qupath_dir)
+    model = model or newest_model(MODELS)
+    failed: PartlyPredictedError | None = None
+    try:
+        written = predict(model, chosen, out, options, reporter, overwrite=overwrite, resume=resume)
+    except PartlyPredictedError as error:
+        written, failed = error.written, error
     reporter.say(f"Wrote {out}/; README.txt there names every file")
+    if into is not None:
+        push(out, into, reporter, slides=[*written], slides_roots=roots, qupath_dir=qupath_dir)
+    if failed is not None:
+        raise failed
+    if into is not None:
+        return
     reporter.say(
-        f"To review in QuPath: open the slide and drag {written[0]} onto it, "
-        "or run qupath_scripts/import_predictions.groovy for the whole project."
+        f"To review in QuPath: open the slide and drag {next(iter(written.values()))} onto it, "
+        "or for the whole project: dmmn-qp scripts install project.qpproj"
     )
+
+
+@app.command("push")
+def push_command(
+    into: Annotated[Path, typer.Option(help="QuPath project to write into.", show_default=False)],
+    predictions: Annotated[Path, typer.Argument(help="Folder made by predict.")] = PREDICTIONS,
+    slide: Annotated[list[str] | None, typer.Option(help="Only this slide; repeatable.", metavar="NAME")] = None,
+    resolve: Annotated[
+        bool, typer.Option("--resolve", help="Objects become children of those they lie in (resolve hierarchy).")
+    ] = False,
+    slides_root: SlidesRootOption = None,
+    qupath_dir: QupathDirOption = None,
+) -> None:
+    """Writes predictions into a QuPath project, through QuPath itself.
+
+    Only unlocked objects of earlier predictions are replaced. Close the project in QuPath first.
+    """
+    from dmmn_qp.predictions import predicted_polygons
+    from dmmn_qp.pushing import push
+
+    if slide:
+        known = predicted_polygons(predictions)
+        for name in slide:
+            if name not in known:
+                raise ConfigError(f'--slide "{name}" is not in "{predictions}", which holds {", ".join(known)}')
+    reporter = Reporter()
+    push(
+        predictions,
+        into,
+        reporter,
+        slides=slide or None,
+        slides_roots=_slides_roots(slides_root),
+        qupath_dir=qupath_dir,
+        resolve=resolve,
+    )
+
+
+@app.command("new-project")
+def new_project_command(
+    out: Annotated[Path, typer.Option(help="The project's folder, empty or not yet there.", show_default=False)],
+    predictions: Annotated[Path, typer.Argument(help="Folder made by predict.")] = PREDICTIONS,
+    slides_root: SlidesRootOption = None,
+    qupath_dir: QupathDirOption = None,
+) -> None:
+    """Makes a QuPath project of predicted slides, through QuPath itself."""
+    from dmmn_qp.pushing import new_project
+
+    reporter = Reporter()
+    path = new_project(predictions, out, reporter, slides_roots=_slides_roots(slides_root), qupath_dir=qupath_dir)
+    reporter.say(f"Wrote {path}  Open it in QuPath (File > Project > Open project).")
 
 
 @app.command("evaluate")
@@ -569,6 +642,23 @@ def architectures_command(
         "MiB: training in fp32 takes at least the first for each target of a batch (activations kept for the backward\n"
         "pass), and once the second (parameters, gradients, AdamW)."
     )
+
+
+scripts_app = typer.Typer(no_args_is_help=True, help="The scripts that run in QuPath.")
+app.add_typer(scripts_app, name="scripts")
+
+
+@scripts_app.command("install")
+def install_scripts_command(
+    project: Annotated[Path, typer.Argument(help="project.qpproj or its folder.", show_default=False)],
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace scripts that differ.")] = False,
+) -> None:
+    """Copies the scripts into a project, where QuPath lists them (Automate > Project scripts)."""
+    from dmmn_qp.scripts import install_scripts
+
+    reporter = Reporter()
+    for item in install_scripts(project, overwrite=overwrite):
+        reporter.say(f"{'Wrote' if item.written else 'Already there:'} {item.path}")
 
 
 models_app = typer.Typer(no_args_is_help=True, help="Looks at models, takes over the authors', and exports them.")

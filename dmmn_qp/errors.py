@@ -3,6 +3,11 @@
 A message is one line: it names the thing, the rule, and the way out.
 """
 
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
 
 class DmmnQpError(Exception):
     """Root of all errors of this package; the command line prints it without a traceback and exits with 1."""
@@ -26,6 +31,18 @@ class UnsupportedAnnotationsError(AnnotationFileError):
 
 class SlideError(DmmnQpError):
     """A slide that cannot be found, opened or read."""
+
+
+class PartlyPredictedError(SlideError):
+    """Some of several slides that could not be predicted.
+
+    Attributes:
+        written: Polygons of those that could, by slide.
+    """
+
+    def __init__(self, message: str, written: Mapping[str, Path]) -> None:
+        super().__init__(message)
+        self.written = dict(written)
 
 
 class PixelSizeError(SlideError):

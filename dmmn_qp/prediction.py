@@ -19,18 +19,20 @@ from dmmn_qp.areas import TISSUE_SUFFIX, Area, outside_label, write_outline
 from dmmn_qp.checkpoint import WEIGHTS
 from dmmn_qp.config import PredictOptions
 from dmmn_qp.dataset import LABELS_SUFFIX, LabelRaster
-from dmmn_qp.errors import DmmnQpError, OutputExistsError, SlideError
+from dmmn_qp.errors import DmmnQpError, OutputExistsError, PartlyPredictedError
 from dmmn_qp.inference import Predictor, load_predictors
 from dmmn_qp.ome_tiff import PROBABILITIES_SUFFIX, UNCERTAINTY_SUFFIX, write_label_pyramid, write_probability_pyramid
 from dmmn_qp.outputs import RUN_FILE, write_json
 from dmmn_qp.predict_inputs import SlideToPredict
 from dmmn_qp.prediction_folder import count_areas, write_areas, write_readme
+from dmmn_qp.predictions import INPUTS, POLYGONS_SUFFIXES, PredictedInput, merged_inputs
 from dmmn_qp.provenance import describe_run, now
 from dmmn_qp.regions import Region
 from dmmn_qp.reporting import Reporter, duration
 from dmmn_qp.slide_prediction import SlideJob, begin_slide, predict_strips
+from dmmn_qp.slides import SlideInfo, fingerprint
 from dmmn_qp.strips import LABELS, StripStore
-from dmmn_qp.writers import POLYGON_SUFFIXES, WRITERS, PredictedSlide, polygons_path
+from dmmn_qp.writers import WRITERS, PredictedSlide, polygons_path
 
 _WHITE = (255, 255, 255)
 _DIGEST_CHUNK = 2**20
@@ -102,8 +104,8 @@ def predict_slide(
     """
     target = SlideToPredict(slide.name if slide.is_dir() else slide.stem, slide, mpp, roi=roi)
     reporter = Reporter(Console(quiet=True))
-    (polygons,) = predict(model, [target], out, options or PredictOptions(), reporter, overwrite=overwrite)
     name = target.slide_id
+    polygons = predict(model, [target], out, options or PredictOptions(), reporter, overwrite=overwrite)[name]
     return SlidePrediction(
         name, polygons, out / f"{name}.{LABELS_SUFFIX}", out / f"{name}.overview.png", out / "areas.csv"
     )
@@ -118,7 +120,7 @@ def predict(
     *,
     overwrite: bool = False,
     resume: bool = False,
-) -> list[Path]:
+) -> dict[str, Path]:
     """Predicts slides one after the other; the files of one are written while the next is predicted.
 
     Slides whose polygons are there already are skipped. Of one that was interrupted, the strips that are missing are
@@ -135,12 +137,12 @@ def predict(
             options have changed; else it is begun again.
 
     Returns:
-        The GeoJSON files of all slides, those that were there included.
+        The polygons' file of each slide, those that were there included.
 
     Raises:
         ModelError: The model is missing or damaged.
         OutputExistsError: ``out`` is a file, or with ``resume`` an interrupted prediction is another one's.
-        SlideError: The only slide, or at the end some of several, could not be predicted.
+        SlideError: The only slide could not be predicted; PartlyPredictedError at the end for some of several.
     """
     started = now()
     if out.exists() and not out.is_dir():
@@ -155,6 +157,18 @@ def predict(
     )
     stage = _Stage(model_folder, predictors, out, options, run, reporter, resume=resume, overwrite=overwrite)
     return stage.predict(slides)
+
+
+def input_of(target: SlideToPredict, info: SlideInfo | None = None) -> PredictedInput:
+    """What is told of a slide beside its prediction; its size once it is open."""
+    return PredictedInput(
+        path=str(target.path.resolve()).encode("utf-8", "backslashreplace").decode(),
+        fingerprint=fingerprint(target.path),
+        width=info.width if info else None,
+        height=info.height if info else None,
+        crop_to_bounds=target.crop_to_bounds,
+        frame=target.frame,
+    )
 
 
 class _Stage:
@@ -187,8 +201,9 @@ class _Stage:
         self.failures: dict[str, str] = {}
         self.skipped: list[str] = []
         self.facts: dict[str, dict[str, Any]] = {}
+        self.inputs: dict[str, PredictedInput] = {}
 
-    def predict(self, slides: Sequence[SlideToPredict]) -> list[Path]:
+    def predict(self, slides: Sequence[SlideToPredict]) -> dict[str, Path]:
         """Predicts all slides; see `predict`."""
         known = _known_predictions(self.out)
         waiting = []
@@ -212,14 +227,14 @@ class _Stage:
             with ThreadPoolExecutor(1) as finisher:
                 self._predict_each(waiting, finisher, len(slides))
         self._conclude(slides, known)
-        return [self.finished[target.slide_id] for target in slides if target.slide_id in self.finished]
+        return {t.slide_id: self.finished[t.slide_id] for t in slides if t.slide_id in self.finished}
 
     @property
     def _model_run(self) -> str:
         return str(self.card.provenance.get("run_id", self.card.name))
 
     def _polygons_of(self, slide_id: str) -> Path | None:
-        paths = (self.out / f"{slide_id}.{suffix}" for suffix in POLYGON_SUFFIXES)
+        paths = (self.out / f"{slide_id}{suffix}" for suffix in POLYGONS_SUFFIXES)
         return next((path for path in paths if path.exists()), None)
 
     def _that_open(self, slides: Sequence[SlideToPredict], asked_for: int) -> list[SlideToPredict]:
@@ -367,11 +382,11 @@ class _Stage:
             self._failed(name, error, asked_for)
             return
         rows, columns = job.shape
+        self.inputs[name] = input_of(job.target, job.info)
         self.facts[name] = {
             "run_id": self.run["run_id"],
             "model": self.card.name,
             "model_run": self._model_run,
-            "path": str(job.target.path),
             "seconds": round(job.seconds, 1),
             "unreadable": {
                 "lost": len(job.unreadable.lost),
@@ -408,11 +423,14 @@ class _Stage:
                 "skipped": self.skipped,
                 "failed": self.failures,
                 "predictions": {**known, **self.facts},
+                INPUTS: merged_inputs(self.out, self.inputs),
             }
             write_json(self.out / RUN_FILE, summary)
         if self.failures:
             listed = "; ".join(f"{name}: {why}" for name, why in list(self.failures.items())[:5])
-            raise SlideError(f"{len(self.failures)} of {len(slides)} slides could not be predicted: {listed}")
+            raise PartlyPredictedError(
+                f"{len(self.failures)} of {len(slides)} slides could not be predicted: {listed}", self.finished
+            )
 
 
 def _each_strip(strips: StripStore, kind: str) -> Iterator[NDArray[np.uint8]]:

@@ -42,7 +42,7 @@ _FILES: tuple[tuple[str, str], ...] = (
     (
         "geojson",
         "The classes as annotations. Open the slide in QuPath and drag the file onto it, or run "
-        "qupath_scripts/import_predictions.groovy of dmmn-qp for all images of a project.",
+        "import_predictions.groovy (dmmn-qp scripts install) for all images of a project.",
     ),
     ("geojson.gz", "The same, compressed; QuPath opens it in the same way."),
     (

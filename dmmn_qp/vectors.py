@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from uuid import NAMESPACE_URL, UUID, uuid5
+from uuid import UUID
 
 import numpy as np
 import numpy.typing as npt
@@ -16,11 +16,11 @@ from dmmn_qp.cleaning import clean
 from dmmn_qp.config import PredictOptions
 from dmmn_qp.outlines import OutlineFeatures, Outlines, join, starts
 from dmmn_qp.polygonize import CELL_PX, LabelSource, polygonize
+from dmmn_qp.qupath.marks import marked_id
 from dmmn_qp.rasterize import LabelArray
 from dmmn_qp.regions import Region
 from dmmn_qp.specs import UNLABELLED, ClassMap
 
-_ID_NAMESPACE = uuid5(NAMESPACE_URL, "https://pypi.org/project/dmmn-qp")
 _DECIMALS = 2
 
 
@@ -125,7 +125,7 @@ def outline_features(
         features = _features(batch, options)
         first = features[:-1]
         ids = (
-            [_stable_id(f"{identity}/{label}") for label in batch.labels[first].tolist()]
+            [marked_id(f"{identity}/{label}") for label in batch.labels[first].tolist()]
             if options.merge == "class"
             else _ids(batch, identity)
         )
@@ -162,13 +162,8 @@ def _said(options: PredictOptions) -> dict[str, str]:
 def _ids(batch: Outlines, identity: str) -> list[UUID]:
     rows = zip(batch.labels.tolist(), batch.anchors.tolist(), batch.parts.tolist(), strict=True)
     return [
-        _stable_id(f"{identity}/{label}/{anchor & 0xFFFFFFFF}/{anchor >> 32}/{part}") for label, anchor, part in rows
+        marked_id(f"{identity}/{label}/{anchor & 0xFFFFFFFF}/{anchor >> 32}/{part}") for label, anchor, part in rows
     ]
-
-
-def _stable_id(content: str) -> UUID:
-    """The same id whenever the same slide, model and region come together."""
-    return uuid5(_ID_NAMESPACE, content)
 
 
 def measure_sums(

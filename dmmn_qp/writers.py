@@ -19,16 +19,12 @@ from dmmn_qp.config import PredictOptions
 from dmmn_qp.dataset import LabelRaster
 from dmmn_qp.outputs import new_file
 from dmmn_qp.polygonize import LabelSource
+from dmmn_qp.predictions import POLYGONS_SUFFIXES
 from dmmn_qp.qupath.geojson import write_geojson
+from dmmn_qp.qupath.marks import METADATA_KEY, RUN_KEY
 from dmmn_qp.slides import Slide, read_overview
 from dmmn_qp.specs import ClassMap
 from dmmn_qp.vectors import Frame, outline_features
-
-METADATA_KEY = "dmmn_qp"
-"""Marks our objects in QuPath: the metadata key that holds the model's name."""
-
-POLYGON_SUFFIXES = ("geojson", "geojson.gz")
-"""What follows ``<slide>.`` in the name of the polygons' file: plain, packed."""
 
 _OVERVIEW_PX = 1600
 _SCALE_BARS_UM = tuple(digit * 10**power for power in range(5) for digit in (1, 2, 5))
@@ -70,13 +66,13 @@ class PredictedSlide:
 
 
 def polygons_suffix(options: PredictOptions) -> str:
-    """What follows ``<slide>.`` in the name of the polygons' file."""
-    return POLYGON_SUFFIXES[options.gzip]
+    """What follows ``<slide>`` in the name of the polygons' file."""
+    return POLYGONS_SUFFIXES[options.gzip]
 
 
 def polygons_path(folder: Path, slide_id: str, options: PredictOptions) -> Path:
     """The polygons' file of a slide."""
-    return folder / f"{slide_id}.{polygons_suffix(options)}"
+    return folder / f"{slide_id}{polygons_suffix(options)}"
 
 
 def write_polygons(path: Path, predicted: PredictedSlide) -> None:
@@ -85,7 +81,7 @@ def write_polygons(path: Path, predicted: PredictedSlide) -> None:
     What an earlier run left under the other of the two names is removed.
     """
     info, options = predicted.slide.info, predicted.options
-    folder, other = path.parent, POLYGON_SUFFIXES[not options.gzip]
+    folder, other = path.parent, POLYGONS_SUFFIXES[not options.gzip]
     with ExitStack() as stack:
         labels = stack.enter_context(LabelRaster(predicted.labels))
         objects = outline_features(
@@ -97,12 +93,12 @@ def write_polygons(path: Path, predicted: PredictedSlide) -> None:
             metadata={
                 METADATA_KEY: predicted.model_name,
                 "dmmn_qp_model_run": predicted.model_run,
-                "dmmn_qp_run": predicted.run_id,
+                RUN_KEY: predicted.run_id,
             },
             confidence=predicted.confidence,
         )
         write_geojson(polygons_path(folder, predicted.slide_id, options), objects)
-    (folder / f"{predicted.slide_id}.{other}").unlink(missing_ok=True)
+    (folder / f"{predicted.slide_id}{other}").unlink(missing_ok=True)
 
 
 def write_overview(path: Path, predicted: PredictedSlide) -> None:

@@ -1,32 +1,87 @@
 /*
- * Writes the annotations of an image for dmmn-qp, where the project itself cannot be read.
+ * Writes annotations for dmmn-qp, where the project itself cannot be read:
  *
- * Makes <folder>/<image name without extension>.geojson, a FeatureCollection of all annotations of the image, and
- * overwrites a file of that name. Then: dmmn-qp import slides/ --annotations geojson/
+ *   <folder>/<slide>.geojson   all annotations of an image; <slide> is its file's name without the ending
+ *   <folder>/pixel_sizes.csv   um/px of the slides, for --mpp-csv
+ *   <folder>/classes.csv       the project's classes and their colours, to look at
  *
- * The folder is the script's argument, else the variable below, else "geojson" in the project's folder.
+ * Files of these names are replaced. Then:
+ *   dmmn-qp import slides/ --annotations <folder> --mpp-csv <folder>/pixel_sizes.csv
  *
- * Meant for QuPath 0.5, 0.6 and 0.7, from the script editor (Run, Run for project) or with `QuPath script`.
- * Licence: Apache-2.0.
+ * Arguments, in any order: the folder, and "all" for all images of the project at once (with `QuPath script` leave
+ * it out: that runs for every image anyway).
+ *
+ * For QuPath 0.4 to 0.7, from the script editor or with `QuPath script`. Licence: Apache-2.0.
  */
 import static qupath.lib.scripting.QP.*
 
-String folder = ""
+String folder = ""    // empty: "geojson" beside project.qpproj
+boolean all = false   // true: all images of the project, as last saved; false: the open image
 
-String target = args ? args[0] : folder
-if (!target && getProject() == null)
+def given = []
+try { given = (args ?: []) as List } catch (MissingPropertyException ignored) { }  // the script editor may give none
+all |= given.contains("all")
+folder = given.find { it != "all" } ?: folder
+if ((!folder || all) && getProject() == null)
     throw new IllegalArgumentException("no project is open; write the folder for the files into this script")
-File exports = new File(target ?: buildFilePath(PROJECT_BASE_DIR, "geojson"))
-
-String image = getCurrentImageNameWithoutExtension()
-if (image == null)
+if (!all && getCurrentImageData() == null)
     throw new IllegalStateException("no image is open")
-def annotations = getAnnotationObjects()
-if (annotations.isEmpty()) {
-    println image + ": no annotations, no file written"
-    return
+def target = new File(folder ?: buildFilePath(PROJECT_BASE_DIR, "geojson"))
+mkdirs(target.getPath())
+
+def quoted = { '"' + it.toString().replace('"', '""') + '"' }
+// Entries of a project: QuPath before 0.6 has another name for it.
+def urisOf = { it.metaClass.respondsTo(it, "getURIs") ? it.getURIs() : it.getServerURIs() }
+def fileName = { uris -> uris.size() == 1 ? uris[0].getPath()?.tokenize("/")?.last() : null }
+def nameOf = { imageData ->
+    fileName(imageData.getServer().getURIs() as List) ?: imageData.getServer().getMetadata().getName()
 }
-mkdirs(exports.getPath())
-File file = new File(exports, image + ".geojson")
-exportObjectsToGeoJson(annotations, file.getPath(), "FEATURE_COLLECTION")
-println image + ": " + annotations.size() + " annotations written to " + file
+def entryName = { fileName(urisOf(it) as List) ?: it.getImageName() }
+
+def export = { imageData ->
+    def slide = nameOf(imageData)
+    def shown = (getProject()?.getImageList() ?: []).count { entryName(it) == slide }
+    if (shown > 1) {
+        println slide + ": " + shown + " images of the project have this name and would share a file; none is written"
+        return
+    }
+    def annotations = imageData.getHierarchy().getAnnotationObjects()
+    if (annotations.isEmpty()) {
+        println slide + ": no annotations, no file written"
+        return
+    }
+    def stem = slide.lastIndexOf(".") > 0 ? slide.substring(0, slide.lastIndexOf(".")) : slide
+    def file = new File(target, stem + ".geojson")
+    exportObjectsToGeoJson(annotations, file.getPath(), "FEATURE_COLLECTION")
+    def calibration = imageData.getServer().getPixelCalibration()
+    def sizes = new File(target, "pixel_sizes.csv")
+    def rows = sizes.isFile() ? sizes.readLines("UTF-8").drop(1).findAll { !it.startsWith(quoted(slide) + ",") } : []
+    if (calibration.hasPixelSizeMicrons())
+        rows << quoted(slide) + "," + calibration.getAveragedPixelSizeMicrons()
+    sizes.setText((["slide,mpp"] + rows).join("\n") + "\n", "UTF-8")
+    println slide + ": " + annotations.size() + " annotations written to " + file +
+        (calibration.hasPixelSizeMicrons() ? "" : "; the image has no pixel size, give it with --mpp")
+}
+
+if (all) {
+    for (entry in getProject().getImageList()) {
+        def isOpen = getProjectEntry() != null && entry.getID() == getProjectEntry().getID()
+        def imageData = isOpen ? getCurrentImageData() : entry.readImageData()
+        try {
+            export(imageData)
+        } finally {
+            if (!isOpen)
+                imageData.getServer().close()
+        }
+    }
+} else {
+    export(getCurrentImageData())
+}
+
+if (getProject() != null) {
+    def classes = getProject().getPathClasses().findAll { it.toString() && it.getColor() != null }.collect {
+        int rgb = it.getColor()
+        [quoted(it), (rgb >> 16) & 255, (rgb >> 8) & 255, rgb & 255].join(",")
+    }
+    new File(target, "classes.csv").setText((["class,red,green,blue"] + classes).join("\n") + "\n", "UTF-8")
+}

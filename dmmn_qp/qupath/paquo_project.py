@@ -39,14 +39,14 @@ class PaquoProject:
 
     def __init__(self, path: Path, qupath_dir: Path | None = None) -> None:
         self._path = path
-        self._warnings = _start_qupath(qupath_dir)
+        self._warnings = start_qupath(qupath_dir)
         try:
             from paquo.projects import QuPathProject
 
             self._project: Any = QuPathProject(path, mode="r")
             self._images: dict[str, Any] = {image.entry_id: image for image in self._project.images}
         except Exception as error:  # whatever Java throws
-            raise ProjectError(f'QuPath cannot open the project "{path}" ({_reason(error)})') from error
+            raise ProjectError(f'QuPath cannot open the project "{path}" ({reason_of(error)})') from error
 
     def read(self, entry_id: str) -> ReadResult:
         """All objects of an image, as :func:`dmmn_qp.qupath.qpdata.read_qpdata` gives them.
@@ -56,19 +56,36 @@ class PaquoProject:
         Raises:
             AnnotationFileError: QuPath cannot read them.
         """
-        if entry_id not in self._images:
-            raise AnnotationFileError(f'QuPath finds no image {entry_id} in "{self._path}"; save the project in QuPath')
-        try:
-            features = _features(self._images[entry_id].hierarchy.root)
-        except Exception as error:  # whatever Java throws
-            raise AnnotationFileError(
-                f'QuPath cannot read the objects of image {entry_id} in "{self._path}" ({_reason(error)})'
-            ) from error
+        features = self._nested(entry_id)
         result = objects_of(features, f"image {entry_id}")
         return ReadResult(result.annotations, self._warnings + result.warnings)
 
+    def features(self, entry_id: str) -> list[dict[str, Any]]:
+        """All objects of an image as QuPath's own GeoJSON, each by itself.
 
-def _start_qupath(qupath_dir: Path | None) -> tuple[str, ...]:
+        Raises:
+            AnnotationFileError: QuPath cannot read them.
+        """
+        flat: list[dict[str, Any]] = []
+        pending = self._nested(entry_id)[::-1]
+        while pending:
+            feature = pending.pop()
+            flat.append(feature)
+            pending += feature["properties"].pop("childObjects")[::-1]
+        return flat
+
+    def _nested(self, entry_id: str) -> list[dict[str, Any]]:
+        if entry_id not in self._images:
+            raise AnnotationFileError(f'QuPath finds no image {entry_id} in "{self._path}"; save the project in QuPath')
+        try:
+            return features_below(self._images[entry_id].hierarchy.root)
+        except Exception as error:  # whatever Java throws
+            raise AnnotationFileError(
+                f'QuPath cannot read the objects of image {entry_id} in "{self._path}" ({reason_of(error)})'
+            ) from error
+
+
+def start_qupath(qupath_dir: Path | None) -> tuple[str, ...]:
     """Start QuPath's Java unless it runs; returns warnings about this QuPath."""
     if not is_installed():
         raise ProjectError('paquo is not installed; pip install "dmmn-qp[paquo]"')
@@ -79,11 +96,11 @@ def _start_qupath(qupath_dir: Path | None) -> tuple[str, ...]:
     except (ValueError, FileNotFoundError) as error:  # how paquo says that there is no QuPath
         where = f' in "{os.environ[QUPATH_DIR_VARIABLE]}"' if os.environ.get(QUPATH_DIR_VARIABLE) else ""
         raise ProjectError(
-            f"paquo finds no QuPath{where} ({_reason(error)}); pass its folder, the one that holds lib/app (on macOS "
+            f"paquo finds no QuPath{where} ({reason_of(error)}); pass its folder, the one that holds lib/app (on macOS "
             "QuPath.app), as --qupath-dir"
         ) from error
     except Exception as error:  # whatever JPype and Java throw
-        raise ProjectError(f"QuPath's Java does not start ({_reason(error)}); try another --qupath-dir") from error
+        raise ProjectError(f"QuPath's Java does not start ({reason_of(error)}); try another --qupath-dir") from error
     if java.LogManager is not None:
         java.LogManager.setWarn()  # paquo sets DEBUG
     version = java.qupath_version
@@ -92,7 +109,7 @@ def _start_qupath(qupath_dir: Path | None) -> tuple[str, ...]:
     return ()
 
 
-def _features(root: Any) -> list[dict[str, Any]]:
+def features_below(root: Any) -> list[dict[str, Any]]:
     """GeoJSON features of all objects below a paquo object, children in ``childObjects``."""
     features: list[dict[str, Any]] = []
     pending: list[tuple[Any, list[dict[str, Any]]]] = [(root.java_object, features)]
@@ -107,6 +124,6 @@ def _features(root: Any) -> list[dict[str, Any]]:
     return features
 
 
-def _reason(error: Exception) -> str:
+def reason_of(error: Exception) -> str:
     """What an exception of Python or Java says, in few words."""
     return shorten(str(error) or type(error).__name__, 200)

@@ -1,0 +1,337 @@
+"""The scripts that run in QuPath: they compile with Groovy 4, and do on stand-ins for QuPath what they are for.
+
+Whether QuPath itself runs them is not tested here; every call that they make is in its documentation.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import stat
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+from typing import Any
+from uuid import UUID, uuid4
+
+import pytest
+
+from dmmn_qp.qupath.marks import ID_PREFIX, METADATA_KEY, marked_id
+from dmmn_qp.sources import GEOJSON_SUFFIXES, slide_ids
+from tests.conftest import fails, invoke, moved_demo
+from tests.groovy import tools
+
+MODEL = {METADATA_KEY: "a model"}
+Case = dict[str, Any]
+
+
+@pytest.fixture(scope="session")
+def groovy() -> tools.Groovy:
+    found = tools.find()
+    if found is None:
+        pytest.skip("no Groovy 4 here: the scripts for QuPath are NOT TESTED; `make groovy` fetches it")
+    return found
+
+
+def feature(object_id: UUID | str, kind: str = "annotation", **properties: Any) -> dict[str, Any]:
+    ring = [[0, 0], [4, 0], [4, 4], [0, 0]]
+    return {
+        "type": "Feature",
+        "id": str(object_id),
+        "geometry": {"type": "Polygon", "coordinates": [ring]},
+        "properties": {"objectType": kind, **properties},
+    }
+
+
+def write(path: Path, *features: dict[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    text = json.dumps({"type": "FeatureCollection", "features": features})
+    if path.suffix == ".gz":
+        path.write_bytes(gzip.compress(text.encode()))
+    else:
+        path.write_text(text)
+
+
+def ids(objects: list[dict[str, Any]]) -> list[str]:
+    return [item["id"] for item in objects]
+
+
+OLD, OLDER, NEW, LOCKED = (str(marked_id(name)) for name in ("old", "older", "new", "locked"))
+DRAWN, DRAWN_CELL, DEVELOPER = (str(uuid4()) for _ in range(3))
+EARLIER = [
+    feature(DRAWN, name="tumour"),
+    feature(DRAWN_CELL, "detection"),
+    feature(OLD, metadata=MODEL),
+    feature(OLDER),  # as QuPath 0.4 imports it: without its metadata
+    feature(DEVELOPER, metadata=MODEL),  # known by its metadata alone
+    feature(LOCKED, isLocked=True),
+]
+
+
+class Scripts:
+    """Cases to run, and their outcome: they share one Java, which takes seconds to start."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.cases: dict[str, Case] = {}
+        self.outcomes: dict[str, Case] = {}
+
+    def add(self, name: str, script: str, *images: Case, args: list[str] | None = None, **more: Any) -> None:
+        path = next(path for path in tools.SCRIPTS if path.stem == script)
+        folder = str(self.folder / name)
+        self.cases[name] = {"script": str(path), "args": args, "images": images, "folder": folder, **more}
+
+    def run(self, groovy: tools.Groovy) -> None:
+        told, written = self.folder / "cases.json", self.folder / "outcomes.json"
+        told.write_text(json.dumps(list(self.cases.values())))
+        result = groovy.run(tools.STAND_INS / "run_cases.groovy", told, written)
+        assert result.returncode == 0, result.stderr
+        self.outcomes = dict(zip(self.cases, json.loads(written.read_text()), strict=True))
+
+
+def image(file: str = "a.svs", objects: list[dict[str, Any]] | None = None, **more: Any) -> Case:
+    return {"uri": f"file:/slides/{file}", "objects": objects or [], **more}
+
+
+FAKE = """#!/bin/sh
+echo "predicting 50 %"
+echo "$@" > "{record}"
+for word in "$@"; do case "$last" in --out) out="$word";; --roi) cp "$word" "{record}.roi";; esac; last="$word"; done
+mkdir -p "$out"
+cp "{polygons}" "$out/a.geojson"
+echo '{{"slides": ["a"], "inputs": {{"a": {{"width": {width}, "height": 80}}}}}}' > "$out/run.json"
+exit {code}
+"""
+
+
+def fake_program(folder: Path, code: int = 0, width: int = 100) -> Path:
+    """Stands in for dmmn-qp: records how it was called, and "predicts" one object."""
+    write(folder / "polygons.geojson", feature(NEW))
+    path = folder / "dmmn-qp"
+    path.write_text(FAKE.format(record=folder / "called", polygons=folder / "polygons.geojson", code=code, width=width))
+    path.chmod(path.stat().st_mode | stat.S_IXUSR)
+    return path
+
+
+@pytest.fixture(scope="session")
+def outcomes(groovy: tools.Groovy, tmp_path_factory: pytest.TempPathFactory) -> Scripts:
+    scripts = Scripts(tmp_path_factory.mktemp("scripts"))
+    at = scripts.folder
+
+    for version in ("0.5", "0.6"):
+        name = f"import-{version}"
+        write(at / name / "predictions" / "a.geojson", feature(NEW), feature(LOCKED))
+        scripts.add(name, "import_predictions", image(objects=EARLIER, metadata=version == "0.6"))
+    write(at / "packed" / "other" / "S_12.geojson.gz", feature(NEW))
+    folder = str(at / "packed" / "other")
+    scripts.add("packed", "import_predictions", image("S%2312.svs", EARLIER), args=["resolve", folder])
+    write(at / "renamed" / "predictions" / "shown.geojson", feature(NEW))
+    scripts.add("renamed", "import_predictions", image("file.svs", name="shown.svs"), args=[])
+    scripts.add("no file", "import_predictions", image(objects=EARLIER))
+    write(at / "twice" / "predictions" / "a.geojson", feature(NEW))
+    scripts.add("twice", "import_predictions", image(objects=EARLIER), image("sub/a.svs"))
+    write(at / "refused" / "predictions" / "a.geojson", {**feature(NEW), "geometry": None})
+    scripts.add("refused", "import_predictions", image(objects=EARLIER))
+    scripts.add("no project", "import_predictions", image(), folder=None)
+
+    scripts.add("clear", "clear_predictions", image(objects=EARLIER, metadata=True))
+    scripts.add("clear locked", "clear_predictions", image(objects=EARLIER), args=["locked"])
+
+    classes = [["Tumor", 0xC80000 - (1 << 24)], ['a "b"', 0x0000FF - (1 << 24)], ["Unclassified", None]]
+    scripts.add("export", "export_annotations", image('b "1".ome.tif'.replace(" ", "%20").replace('"', "%22"), EARLIER))
+    scripts.cases["export"]["classes"] = classes
+    images = [
+        image("a.svs", EARLIER, mpp=0.25),
+        image("b.svs", mpp=0.5),
+        image("c.svs", EARLIER),
+        image("c.svs", EARLIER),
+    ]
+    target = str(at / "out")
+    scripts.add("export all", "export_annotations", *images, args=[target, "all"])
+    scripts.add("export again", "export_annotations", image("a.svs", EARLIER, mpp=0.26), args=[target])
+
+    for name, how in {"run": {}, "run fails": {"code": 3}, "run other": {"width": 99}}.items():
+        (at / name).mkdir()
+        program = fake_program(at / name, **how)
+        scripts.add(name, "run_dmmn", image(objects=EARLIER), args=[f"program={program}", "/models/m"])
+    (at / "run region").mkdir()
+    program = fake_program(at / "run region")
+    selected = [{**feature(DRAWN), "selected": True}, feature(DRAWN_CELL)]
+    scripts.add("run region", "run_dmmn", image(objects=selected), args=[f"program={program}"])
+    (at / "run missing").mkdir()
+    scripts.add("run missing", "run_dmmn", image(), args=["program=/no/such/dmmn-qp"])
+    scripts.add("run cropped", "run_dmmn", image(cropped=True))
+    scripts.run(groovy)
+    return scripts
+
+
+def test_scripts_compile_and_keep_the_linters_rules(groovy: tools.Groovy) -> None:
+    assert len(tools.SCRIPTS) == 4
+    result = groovy.compile_scripts(tools.SCRIPTS)
+    assert (result.returncode, result.stdout.split(": ")[-1].strip()) == (0, "4 of 4 scripts compile")
+
+
+@pytest.mark.parametrize("line", ['println "a', "def f( { }", "import qupath.lib.io.PathIOO"])
+def test_a_broken_script_is_found(groovy: tools.Groovy, tmp_path: Path, line: str) -> None:
+    broken = tmp_path / "import_predictions.groovy"
+    broken.write_text(tools.SCRIPTS[0].read_text() + line)
+    result = groovy.compile_scripts([broken])
+    assert result.returncode == 1
+    assert broken.name in result.stderr
+
+
+def test_scripts_know_our_marks() -> None:
+    for path in tools.SCRIPTS:
+        if path.stem != "export_annotations":
+            assert f'startsWith("{ID_PREFIX}")' in path.read_text()
+            assert f'containsKey("{METADATA_KEY}")' in path.read_text()
+
+
+@pytest.mark.parametrize("version", ["0.5", "0.6"])
+def test_only_our_unlocked_objects_are_replaced(outcomes: Scripts, version: str) -> None:
+    outcome = outcomes.outcomes[f"import-{version}"]
+    assert outcome["error"] is None
+    assert ids(outcome["objects"][0]) == [DRAWN, DRAWN_CELL, LOCKED, NEW]
+    assert outcome["objects"][0][:2] == EARLIER[:2]
+    assert outcome["text"] == "a.svs: 1 added, 3 of earlier runs removed, 1 locked and kept\n"
+    assert not outcome["resolved"]
+    assert outcome["updates"] == 1
+
+
+def test_file_is_found_by_the_name_that_import_gives(outcomes: Scripts) -> None:
+    assert slide_ids(["S#12.svs"]) == ["S_12"]
+    outcome = outcomes.outcomes["packed"]
+    assert NEW in ids(outcome["objects"][0])
+    assert outcome["resolved"]
+    assert ids(outcomes.outcomes["renamed"]["objects"][0]) == [NEW]
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [("no file", "no a.geojson in"), ("twice", "2 images of the project are named a.svs"), ("refused", None)],
+)
+def test_nothing_changes_without_a_file_for_the_image(outcomes: Scripts, name: str, text: str | None) -> None:
+    outcome = outcomes.outcomes[name]
+    assert outcome["objects"][0] == EARLIER
+    if text is None:
+        assert outcome["error"] == "IOException: a feature without geometry"
+    else:
+        assert text in outcome["text"]
+
+
+def test_what_is_missing_is_said(outcomes: Scripts) -> None:
+    assert "no project is open" in outcomes.outcomes["no project"]["error"]
+
+
+def test_clearing_leaves_what_was_drawn_or_locked(outcomes: Scripts) -> None:
+    assert ids(outcomes.outcomes["clear"]["objects"][0]) == [DRAWN, DRAWN_CELL, LOCKED]
+    assert ids(outcomes.outcomes["clear locked"]["objects"][0]) == [DRAWN, DRAWN_CELL]
+    assert outcomes.outcomes["clear"]["text"] == "a.svs: 3 predictions removed, 1 locked and kept\n"
+
+
+def test_export_is_named_as_import_wants_it(outcomes: Scripts) -> None:
+    folder = outcomes.folder / "export" / "geojson"
+    assert sorted(p.name for p in folder.iterdir()) == ['b "1".ome.geojson', "classes.csv", "pixel_sizes.csv"]
+    assert Path('b "1".ome.tif').stem + GEOJSON_SUFFIXES[0] == 'b "1".ome.geojson'
+    exported = json.loads((folder / 'b "1".ome.geojson').read_text())["features"]
+    assert ids(exported) == [item["id"] for item in EARLIER if item["properties"]["objectType"] == "annotation"]
+    assert (folder / "classes.csv").read_text() == 'class,red,green,blue\n"Tumor",200,0,0\n"a ""b""",0,0,255\n'
+    assert "no pixel size" in outcomes.outcomes["export"]["text"]
+
+
+def test_export_of_a_whole_project(outcomes: Scripts) -> None:
+    from dmmn_qp.slides.pixel_sizes import read_pixel_sizes
+
+    folder = outcomes.folder / "out"
+    assert sorted(p.name for p in folder.iterdir()) == ["a.geojson", "classes.csv", "pixel_sizes.csv"]
+    lines = outcomes.outcomes["export all"]["text"].splitlines()
+    assert lines[1] == "b.svs: no annotations, no file written"
+    assert lines[2].startswith("c.svs: 2 images of the project have this name")
+    assert read_pixel_sizes(folder / "pixel_sizes.csv") == {"a.svs": 0.26}  # the second export replaced the row
+
+
+def test_running_dmmn_qp_shows_what_it_says_and_imports_its_result(outcomes: Scripts) -> None:
+    outcome, folder = outcomes.outcomes["run"], outcomes.folder / "run"
+    assert outcome["error"] is None, outcome
+    assert "predicting 50 %" in outcome["text"]
+    assert (folder / "called").read_text().split() == [
+        *("predict", "/slides/a.svs", "--out", f"{folder}/predictions", "--overwrite", "--model", "/models/m")
+    ]
+    assert ids(outcome["objects"][0]) == [DRAWN, DRAWN_CELL, LOCKED, NEW]
+
+
+def test_a_selected_annotation_is_the_region(outcomes: Scripts) -> None:
+    outcome, folder = outcomes.outcomes["run region"], outcomes.folder / "run region"
+    assert outcome["error"] is None, outcome
+    words = (folder / "called").read_text().split()
+    assert words[3] == f"{outcomes.folder}/run" and words[4] == "region/predictions/roi"
+    assert "--model" not in words
+    assert not Path(words[words.index("--roi") + 1]).exists()
+    assert ids(json.loads((folder / "called.roi").read_text())["features"]) == [DRAWN]
+    assert ids(outcome["objects"][0]) == [DRAWN, DRAWN_CELL, NEW]
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("run fails", "ended with code 3"),
+        ("run missing", "does not start"),
+        ("run other", "QuPath shows 100 x 80 px, but predicted were 99 x 80 px"),
+        ("run cropped", "turned or cropped"),
+    ],
+)
+def test_a_failing_run_changes_nothing(outcomes: Scripts, name: str, message: str) -> None:
+    outcome = outcomes.outcomes[name]
+    assert message in outcome["error"]
+    assert outcome["objects"][0] == outcomes.cases[name]["images"][0]["objects"]
+
+
+# ---- dmmn-qp scripts install
+
+
+def names_in(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()}
+
+
+def test_install_copies_the_scripts_to_where_qupath_lists_them(tmp_path: Path) -> None:
+    project = moved_demo(tmp_path)
+    result = invoke("scripts", "install", project)
+    assert result.exit_code == 0, result.output
+    folder = project.parent / "scripts"
+    assert names_in(folder) == {path.name for path in tools.SCRIPTS}
+    assert all((folder / path.name).read_bytes() == path.read_bytes() for path in tools.SCRIPTS)
+    assert "Already there" in invoke("scripts", "install", project.parent).output
+
+
+def test_a_script_of_the_users_is_never_overwritten_unasked(tmp_path: Path) -> None:
+    project = moved_demo(tmp_path)
+    own = project.parent / "scripts" / tools.SCRIPTS[-1].name
+    own.parent.mkdir()
+    own.write_text("// mine")
+    assert own.name in fails("scripts", "install", project)
+    assert names_in(own.parent) == {own.name}
+    assert own.read_text() == "// mine"
+    assert invoke("scripts", "install", project, "--overwrite").exit_code == 0
+    assert own.read_bytes() == tools.SCRIPTS[-1].read_bytes()
+
+
+def test_install_needs_a_project(tmp_path: Path) -> None:
+    assert "no QuPath project" in fails("scripts", "install", tmp_path / "missing.qpproj")
+
+
+def test_wheel_holds_the_scripts(tmp_path: Path) -> None:
+    """The build that pip runs, without its isolation: setuptools is part of it."""
+    setuptools = pytest.importorskip("setuptools", minversion="77", reason="setuptools is not installed here")
+    assert setuptools
+    build = "import sys, setuptools.build_meta as b; print(b.build_wheel(sys.argv[1]))"
+    copy = tmp_path / "src"
+    copy.mkdir()
+    for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE", "MANIFEST.in", "qupath_scripts", "dmmn_qp"):
+        (copy / name).symlink_to(tools.REPOSITORY / name)
+    command = [sys.executable, "-c", build, str(tmp_path)]
+    result = subprocess.run(command, check=False, cwd=copy, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    (wheel,) = tmp_path.glob("*.whl")
+    inside = {name for name in zipfile.ZipFile(wheel).namelist() if name.startswith("dmmn_qp/qupath_scripts/")}
+    assert inside == {f"dmmn_qp/qupath_scripts/{path.name}" for path in tools.SCRIPTS}
