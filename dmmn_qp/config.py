@@ -233,7 +233,7 @@ class PredictOptions(FileModel):
         merge: Whether each connected region is an object, or all regions of a class are one.
         object_kind: What the objects are in QuPath.
         max_vertices: Regions with more points are split along a grid, because QuPath's time to read a ragged outline
-            grows with the square of its points.
+            grows with the square of its points. Merged classes are not split: their parts must not share an edge.
         gzip: Whether the polygons are written as ``.geojson.gz``.
         with_ignored: Whether classes that QuPath ignores (``*``) get polygons too.
     """

@@ -75,6 +75,8 @@ def simplify_arcs(
     inner = np.flatnonzero(movable)
     priority[inner] = priorities(inner)
     candidates = inner[priority[inner] < _NEVER]
+    listed, place = np.zeros(n, bool), np.empty(n, np.int64)
+    listed[candidates] = True
     while len(candidates):
         own = priority[candidates]
         least = (own <= priority[before[candidates]]) & (own < priority[after[candidates]])
@@ -97,11 +99,17 @@ def simplify_arcs(
             after[a], before[b] = b, a
             np.subtract.at(spare, arc[gone], 1)
             priority[gone] = _NEVER
-            changed = np.unique(np.concatenate([a, b]))
+            changed = np.concatenate([a, b])
             changed = changed[movable[changed]]
             priority[changed] = priorities(changed)
-            candidates = np.union1d(candidates, changed)
-        candidates = candidates[(priority[candidates] < _NEVER) & (spare[arc[candidates]] > 0)]
+            fresh = changed[~listed[changed]]
+            place[fresh] = np.arange(len(fresh))
+            fresh = fresh[place[fresh] == np.arange(len(fresh))]  # each once
+            listed[fresh] = True
+            candidates = np.concatenate([candidates, fresh])
+        stays = (priority[candidates] < _NEVER) & (spare[arc[candidates]] > 0)
+        listed[candidates[~stays]] = False
+        candidates = candidates[stays]
     return alive
 
 
