@@ -60,6 +60,7 @@ DRAWN = 4096
 AUTHORS = "authors' loop, fp32"
 REFERENCE = "patch, fp32"
 PARTS = ("read", "prepare", "forward", "write")
+WIDTH = 10
 
 
 def draw_slide(path: Path, width: int, height: int) -> Path:
@@ -252,11 +253,19 @@ def main() -> None:
         card, _ = load_model(model)
         print(f"{choose_device(given.device).type}, {torch.get_num_threads()} threads, torch {torch.__version__}")
         print(f"{slide.name}, {slide.stat().st_size / 2**20:.0f} MiB; {card.name}: {card.network}")
-        print(
-            f"{'':<23}{'total s':>9}{'CPU s':>9}{'read':>8}{'prepare':>9}{'forward':>9}{'write':>7}{'targets/s':>11}{'ratio':>7}{'of CPU':>8}"
-            f"{'agreement':>11}{'mIoU':>7}{'peak MiB':>10}{'GPU MiB':>9}",
-            flush=True,
+        columns = (
+            "total s",
+            "CPU s",
+            *PARTS,
+            "targets/s",
+            "ratio",
+            "of CPU",
+            "agreement",
+            "mIoU",
+            "peak MiB",
+            "GPU MiB",
         )
+        print(f"{'':<22}" + "".join(f"{column:>{WIDTH}}" for column in columns), flush=True)
         reference: np.ndarray[Any, Any] | None = None
         late: list[tuple[str, Path]] = []
         first = first_busy = 0.0
@@ -283,13 +292,11 @@ def main() -> None:
                     confusion = confusion_matrix(truth, found[: truth.shape[0], : truth.shape[1]], len(card.class_map))
                     miou = f"{Metrics.from_confusion(confusion).mean_iou:.3f}"
             late.append((row["name"], out))
-            parts = "".join(f"{figures[part]:>{width}.1f}" for part, width in zip(PARTS, (8, 9, 9, 7), strict=True))
-            print(
-                f"{row['name']:<23}{figures['total']:>9.1f}{figures['busy']:>9.1f}{parts}{targets / figures['total']:>11.2f}"
-                f"{first / figures['total']:>7.2f}{first_busy / figures['busy']:>8.2f}{agreement:>11}{miou:>7}{figures['peak_mib']:>10.0f}"
-                f"{figures['gpu_mib']:>9.0f}",
-                flush=True,
-            )
+            cells = [f"{figures[name]:.1f}" for name in ("total", "busy", *PARTS)]
+            cells += [f"{targets / figures['total']:.2f}", f"{first / figures['total']:.2f}"]
+            cells += [f"{first_busy / figures['busy']:.2f}", agreement, miou]
+            cells += [f"{figures['peak_mib']:.0f}", f"{figures['gpu_mib']:.0f}"]
+            print(f"{row['name']:<22}" + "".join(f"{cell:>{WIDTH}}" for cell in cells), flush=True)
         if reference is not None and late and late[0][0] == AUTHORS:
             same = (labels_of(late[0][1]) == reference).mean()
             print(f"{AUTHORS} agrees with {REFERENCE} in {same:.5f} of the pixels")

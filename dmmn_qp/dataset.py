@@ -281,11 +281,6 @@ class LabelRaster:
         """(rows, columns)."""
         return self._raster.height, self._raster.width
 
-    @property
-    def band(self) -> rasterio.Band:
-        """The raster as GDAL reads it line by line, for `polygonize`."""
-        return rasterio.band(self._raster, 1)
-
     def read(self, window: Region) -> LabelArray:
         """Labels of a window, 0 outside the raster: (height, width) uint8.
 

@@ -18,7 +18,7 @@ from dmmn_qp import ome_tiff
 from dmmn_qp.dataset import LabelRaster
 from dmmn_qp.errors import DatasetError, SlideError
 from dmmn_qp.ome_tiff import ProbabilityRaster, write_label_pyramid, write_probability_pyramid
-from dmmn_qp.polygonize import polygonize
+from dmmn_qp.polygonize import ArrayLabels, polygonize
 from dmmn_qp.regions import Region
 from dmmn_qp.slides import open_slide
 from dmmn_qp.specs import ClassMap
@@ -276,7 +276,10 @@ def test_odd_file_names_and_channels(tmp_path):
 def test_polygons_of_a_pyramid_are_those_of_the_labels(tmp_path):
     labels = labels_of((60, 50))
     path = write_labels(tmp_path / "a.ome.tif", labels)
+
+    def polygons_of(source):
+        return {polygon.wkb for batch in polygonize(source) for polygon in batch.geometries()}
+
     with LabelRaster(path) as raster, warnings.catch_warnings():
         warnings.simplefilter("error")
-        found = {(polygon.wkb, label) for polygon, label in polygonize(raster.band)}
-    assert found == {(polygon.wkb, label) for polygon, label in polygonize(labels)}
+        assert polygons_of(raster) == polygons_of(ArrayLabels(labels))
