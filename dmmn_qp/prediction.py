@@ -132,7 +132,8 @@ def predict(
         out: Folder to write into; other slides' predictions in it are left alone.
         options: Resolved options.
         reporter: Where to report.
-        overwrite: Whether predictions of these slides are made again and replaced.
+        overwrite: Whether predictions of these slides are made again and replaced. What an interrupted one has
+            finished in just this way is taken over all the same.
         resume: Whether it is an error when an interrupted prediction cannot go on, because the model, the slide or the
             options have changed; else it is begun again.
 
@@ -208,7 +209,8 @@ class _Stage:
         known = _known_predictions(self.out)
         waiting = []
         for target in slides:
-            done = None if self.overwrite else self._polygons_of(target.slide_id)
+            begun = self._strips_folder(target.slide_id).exists()  # and not finished, whatever was there before
+            done = None if self.overwrite or begun else self._polygons_of(target.slide_id)
             if done is None:
                 waiting.append(target)
                 continue
@@ -232,6 +234,9 @@ class _Stage:
     @property
     def _model_run(self) -> str:
         return str(self.card.provenance.get("run_id", self.card.name))
+
+    def _strips_folder(self, slide_id: str) -> Path:
+        return self.out / f".{slide_id}.part"
 
     def _polygons_of(self, slide_id: str) -> Path | None:
         paths = (self.out / f"{slide_id}{suffix}" for suffix in POLYGONS_SUFFIXES)
@@ -289,12 +294,10 @@ class _Stage:
             self._collect(*last, asked_for)
 
     def _prepare(self, target: SlideToPredict) -> SlideJob:
-        folder = self.out / f".{target.slide_id}.part"
+        folder = self._strips_folder(target.slide_id)
         job = begin_slide(target, self.predictor, folder, self.options, self.outside)
         plan = self._plan(job)
-        if self.overwrite:
-            job.strips.remove()
-        elif self.resume and folder.exists() and not _is_same(folder, plan):
+        if self.resume and folder.exists() and not job.strips.is_of(plan):
             raise OutputExistsError(
                 f'the interrupted prediction "{folder}" was made with another model, slide or options; repeat the '
                 "command that began it, or leave out --resume to begin again"
@@ -435,13 +438,6 @@ class _Stage:
 
 def _each_strip(strips: StripStore, kind: str) -> Iterator[NDArray[np.uint8]]:
     return (strips.read(strip, kind) for strip in range(strips.count))
-
-
-def _is_same(folder: Path, plan: dict[str, Any]) -> bool:
-    try:
-        return bool(json.loads((folder / "plan.json").read_bytes()) == json.loads(json.dumps(plan)))
-    except (OSError, ValueError):
-        return False
 
 
 def _area_digest(area: Area) -> str:

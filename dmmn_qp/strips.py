@@ -49,19 +49,20 @@ class StripStore:
         Returns:
             Whether finished strips of another plan were there, and were removed.
         """
-        path = self.folder / PLAN
-        wanted = json.loads(json.dumps(plan))
-        if self.folder.exists():
-            try:
-                if json.loads(path.read_bytes()) == wanted:
-                    return False
-            except (OSError, ValueError):
-                pass
+        if self.is_of(plan):
+            return False
         was_there = self.finished() > 0
         self.remove()
         self.folder.mkdir(parents=True)
-        write_json(path, wanted)
+        write_json(self.folder / PLAN, plan)
         return was_there
+
+    def is_of(self, plan: Mapping[str, Any]) -> bool:
+        """Whether the folder is there and has just this plan."""
+        try:
+            return bool(json.loads((self.folder / PLAN).read_bytes()) == json.loads(json.dumps(plan)))
+        except (OSError, ValueError):
+            return False
 
     @property
     def count(self) -> int:
@@ -103,7 +104,7 @@ class StripStore:
             return np.frombuffer(data, np.uint8).reshape(shape)
         except (OSError, ValueError, imagecodecs.ZstdError) as error:
             raise DatasetError(
-                f'unfinished prediction "{path}" is damaged; delete the folder "{self.folder}" or pass --overwrite'
+                f'unfinished prediction "{path}" is damaged; delete the folder "{self.folder}" and predict again'
             ) from error
 
     def source(self, kind: str) -> StripPixels:
