@@ -393,14 +393,14 @@ class _Stage:
             "seconds": round(job.seconds, 1),
             "unreadable": {
                 "lost": len(job.unreadable.lost),
-                "from_a_coarser_level": len(job.unreadable.replaced),
+                "from_another_level": len(job.unreadable.replaced),
             },
         }
         self.reporter.say(
             f"  {name}: {columns} x {rows} px at {self.card.patch_spec.mpps[0]:g} um/px in {duration(job.seconds)}"
         )
         for count, what in (
-            (len(job.unreadable.replaced), "were read from a coarser level of the slide"),
+            (len(job.unreadable.replaced), "were read from another level of the slide"),
             (len(job.unreadable.lost), "could not be read and are unlabelled"),
         ):
             if count:

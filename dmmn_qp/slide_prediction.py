@@ -167,7 +167,7 @@ def predict_strips(
 
 def _write_strip(job: SlideJob, strip: int, pixels: dict[str, NDArray[np.uint8]]) -> None:
     """Gives what is not predicted its label, and writes the strip."""
-    region, labels = job.strips.region(strip), pixels[LABELS]
+    region = job.strips.region(strip)
     if not job.area.is_whole:
         for block in _blocks(job, strip, job.strips.strip_rows):
             mask = job.area.mask(block, job.grid)
@@ -180,7 +180,8 @@ def _write_strip(job: SlideJob, strip: int, pixels: dict[str, NDArray[np.uint8]]
                 cut = array[..., : part.height, part.x : part.right]
                 cut[..., outside] = job.outside if kind == LABELS else 0
     for lost in job.unreadable.lost:
-        _erase(labels, lost, region, job.grid.downsample)
+        for array in pixels.values():
+            _erase(array, lost, region, job.grid.downsample)
     job.strips.write(strip, pixels)
 
 
@@ -276,9 +277,9 @@ def _place(pixels: dict[str, NDArray[np.uint8]], found: BlockPrediction, block: 
         pixels[kind][..., : part.height, part.x : part.right] = array[..., : part.height, : part.width]
 
 
-def _erase(labels: NDArray[np.uint8], place: Region, strip: Region, downsample: float) -> None:
-    """Takes the labels of a region in level-0 px away from a strip in grid px."""
+def _erase(pixels: NDArray[np.uint8], place: Region, strip: Region, downsample: float) -> None:
+    """Takes a region in level-0 px away from the pixels of a strip in grid px."""
     x, y = floor(place.x / downsample), floor(place.y / downsample)
     lost = Region(x, y, ceil(place.right / downsample) - x, ceil(place.bottom / downsample) - y).intersection(strip)
     if lost is not None:
-        labels[lost.y - strip.y : lost.bottom - strip.y, lost.x - strip.x : lost.right - strip.x] = UNLABELLED
+        pixels[..., lost.y - strip.y : lost.bottom - strip.y, lost.x - strip.x : lost.right - strip.x] = UNLABELLED

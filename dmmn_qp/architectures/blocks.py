@@ -162,13 +162,25 @@ class ConvTransposeOfCrop(nn.Module):
 
     def forward(self, x: Tensor, height: int, width: int) -> Tensor:
         """(B, C, h, w) -> (B, C, height, width), ``2**m`` times enlarged about the centre."""
-        return crop_to(self.ups(crop_to(x, even_part(height, self.m), even_part(width, self.m))), height, width)
+        rows, columns = (
+            covering_part(side, wanted, self.m) for side, wanted in zip(x.shape[-2:], (height, width), strict=True)
+        )
+        return crop_to(self.ups(crop_to(x, rows, columns)), height, width)
 
 
 def crop_to(x: Tensor, height: int, width: int) -> Tensor:
     """The middle of (B, C, h, w): (B, C, height, width)."""
     top, left = (x.shape[-2] - height) // 2, (x.shape[-1] - width) // 2
     return x[..., top : top + height, left : left + width]
+
+
+def covering_part(side: int, wanted: int, m: int) -> int:
+    """The least length, in px of branch ``m``, that covers ``wanted`` of the finest and has the middle of ``side``.
+
+    The map of a patch has an even side, and so has this part of it; that of a seamless block may have an odd one.
+    """
+    part = math.ceil(wanted / (1 << m))
+    return part + (side - part) % 2
 
 
 def even_part(side: int, m: int) -> int:

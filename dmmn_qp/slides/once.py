@@ -28,6 +28,9 @@ LARGEST_TILE_PX = 2048
 AHEAD = 2
 """Blocks whose tiles are decoded before they are asked for."""
 
+MOST_PX_FOR_A_TILE = 4096
+"""Longest side of what is read of a finer level to take the place of a tile."""
+
 
 @dataclass(frozen=True, slots=True)
 class _Source:
@@ -53,7 +56,7 @@ class Unreadable:
     """What of a slide could not be read.
 
     Attributes:
-        replaced: Regions that a coarser level was taken for, in level-0 px.
+        replaced: Regions that another level was taken for, in level-0 px.
         lost: Regions that no level has, in level-0 px; their pixels are 0.
         reason: What the first error said.
     """
@@ -70,8 +73,8 @@ class FieldReader:
     of them is kept until no later block needs it. So memory holds a few blocks and, of those below and above, the rows
     that fields of neighbouring blocks have in common.
 
-    Where a tile cannot be read, the next coarser level that can takes its place, enlarged; without one it is 0. An
-    error may leave a slide unusable, so it is opened again.
+    Where a tile cannot be read, the next coarser level that can takes its place, enlarged, else the next finer one,
+    reduced; without any it is 0. An error may leave a slide unusable, so it is opened again.
 
     Args:
         reopen: Opens the slide.
@@ -197,7 +200,7 @@ class FieldReader:
         return np.asarray(Image.fromarray(pixels).reduce(factor))
 
     def _mended(self, source: _Source, region: Region, reason: str) -> RgbArray:
-        """What stands for a tile that could not be read: the next level that can be, enlarged, or 0.
+        """What stands for a tile that could not be read: the next level that can be, or 0.
 
         It is first tried again: a slide that another thread has met an error in fails for everyone. Each try has a
         slide of its own for the same reason.
@@ -213,17 +216,21 @@ class FieldReader:
             return self._read(slide, source, region)
         with self._lock:
             self.unreadable.reason = self.unreadable.reason or reason
-        for level, coarser in enumerate(info.level_downsamples):
-            if coarser <= downsample:
-                continue
-            x, y = floor(left / coarser), floor(top / coarser)
-            around = Region(x, y, ceil(right / coarser) - x, ceil(bottom / coarser) - y)
-            box = (left / coarser - x, top / coarser - y, right / coarser - x, bottom / coarser - y)
+        levels = list(enumerate(info.level_downsamples))
+        coarser = [(level, other) for level, other in levels if other > downsample]
+        finer = [(level, other) for level, other in reversed(levels) if other < downsample]
+        for level, other in coarser + finer:
+            x, y = floor(left / other), floor(top / other)
+            around = Region(x, y, ceil(right / other) - x, ceil(bottom / other) - y)
+            if max(around.width, around.height) > MOST_PX_FOR_A_TILE:
+                break
+            box = (left / other - x, top / other - y, right / other - x, bottom / other - y)
+            way = Image.Resampling.NEAREST if other > downsample else Image.Resampling.BOX
             with suppress(SlideError), self._reopen() as slide:
                 pixels = Image.fromarray(slide.read_level(level, around))
                 with self._lock:
                     self.unreadable.replaced.append(place)
-                return np.asarray(pixels.resize(size, Image.Resampling.NEAREST, box=box))
+                return np.asarray(pixels.resize(size, way, box=box))
         with self._lock:
             self.unreadable.lost.append(place)
         return np.zeros((region.height, region.width, 3), np.uint8)

@@ -1,0 +1,36 @@
+"""Predicts a whole slide to arrays, as the stage does but without its files."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from dmmn_qp.inference import Predictor
+from dmmn_qp.regions import Region
+from dmmn_qp.slide_prediction import predict_blocks
+from dmmn_qp.slides import Slide
+from dmmn_qp.slides.once import FieldReader
+
+
+def predict_whole(reopen: Callable[[], Slide], *predictors: Predictor) -> dict[str, np.ndarray]:
+    """What a model says of a slide: kind -> (rows, columns) or (C, rows, columns) uint8; each pixel is given once."""
+    first = predictors[0]
+    with reopen() as slide:
+        info = slide.info
+    size, grid = first.card.patch_spec.size_px, first.card.patch_spec.grid_of(info.mpp)
+    rows, columns = grid.shape(info.width, info.height)
+    whole = Region(0, 0, -(-columns // size) * size, -(-rows // size) * size)
+    blocks = list(whole.tiles(first.block_targets * size))
+    found: dict[str, np.ndarray] = {}
+    given = np.zeros((whole.height, whole.width), int)
+    with FieldReader(reopen, grid, [first.fields(grid, b) for b in blocks], first.card.input.reduction) as reader:
+        targets = (np.ones((b.height // size, b.width // size), np.bool_) for b in blocks)
+        for block, result in predict_blocks(zip(blocks, targets, reader, strict=False), predictors):
+            place = (..., slice(block.y, block.bottom), slice(block.x, block.right))
+            given[place] += 1
+            for kind, array in result.arrays().items():
+                whole_array = np.zeros((*array.shape[:-2], *given.shape), np.uint8)
+                found.setdefault(kind, whole_array)[place] = array
+    assert (given == 1).all()
+    return {kind: array[..., :rows, :columns] for kind, array in found.items()}
