@@ -94,6 +94,10 @@ QupathDirOption = Annotated[
     Path | None,
     typer.Option(help="Folder of QuPath, for writing through it.", envvar=QUPATH_DIR_VARIABLE, show_default=False),
 ]
+NETWORK_PANEL = "The network"
+AREA_PANEL = "Where to predict"
+POLYGONS_PANEL = "Polygons"
+
 PrecisionOption = Annotated[
     Precision | None, typer.Option("--precision", help="auto takes bf16 where the device is made for it; default auto.")
 ]
@@ -354,62 +358,101 @@ def predict_command(
     dataset: DatasetOption = DATASET,
     out: Annotated[Path, typer.Option(help="Folder to write into.")] = PREDICTIONS,
     mpp: MppOption = None,
-    batch_size: Annotated[int | None, typer.Option(help="Targets per forward pass.")] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(help="Targets per forward pass.", rich_help_panel=NETWORK_PANEL)
+    ] = None,
     context: Annotated[
         Context | None,
         typer.Option(
             help="patch: the paper's scheme; shared: neighbours share the work of the coarser magnifications; "
             "shared-coarsest: of the coarsest alone; seamless: no border anywhere; auto: shared where it agrees with "
-            "patch. Default auto."
+            "patch. Default auto.",
+            rich_help_panel=NETWORK_PANEL,
         ),
     ] = None,
     tta: Annotated[
         bool | None,
-        typer.Option("--tta/--no-tta", help="Mean of the eight turned and mirrored copies: eight times the work."),
+        typer.Option(
+            "--tta/--no-tta",
+            help="Mean of the eight turned and mirrored copies: eight times the work.",
+            rich_help_panel=NETWORK_PANEL,
+        ),
     ] = None,
     probabilities: Annotated[
         bool | None,
-        typer.Option("--probabilities/--no-probabilities", help="Write each class's probability (OME-TIFF) too."),
+        typer.Option(
+            "--probabilities/--no-probabilities",
+            help="Write each class's probability (OME-TIFF) too.",
+            rich_help_panel=NETWORK_PANEL,
+        ),
     ] = None,
     uncertainty: Annotated[
         bool | None,
-        typer.Option("--uncertainty/--no-uncertainty", help="Write the entropy of the probabilities (OME-TIFF) too."),
+        typer.Option(
+            "--uncertainty/--no-uncertainty",
+            help="Write the entropy of the probabilities (OME-TIFF) too.",
+            rich_help_panel=NETWORK_PANEL,
+        ),
     ] = None,
     device: DeviceOption = None,
-    devices: Annotated[int | None, typer.Option(help="GPUs that share the blocks of a slide; default 1.")] = None,
+    devices: Annotated[
+        int | None,
+        typer.Option(help="GPUs that share the blocks of a slide; default 1.", rich_help_panel=NETWORK_PANEL),
+    ] = None,
     precision: PrecisionOption = None,
     compile_: Annotated[
         bool | None,
-        typer.Option("--compile/--no-compile", help="Let torch compile the network first; needs a C++ compiler."),
+        typer.Option(
+            "--compile/--no-compile",
+            help="Let torch compile the network first; needs a C++ compiler.",
+            rich_help_panel=NETWORK_PANEL,
+        ),
     ] = None,
     workers: Annotated[
-        int | None, typer.Option(help="Threads that decode pixels; default the machine's cores, at most 16.")
+        int | None,
+        typer.Option(
+            help="Threads that decode pixels; default the machine's cores, at most 16.", rich_help_panel=NETWORK_PANEL
+        ),
     ] = None,
     recursive: Annotated[
         bool, typer.Option("--recursive", help="Search the folders in the folders of slides too.")
     ] = False,
     tissue_only: Annotated[
         bool | None,
-        typer.Option("--tissue-only/--whole-slide", help="Predict only where tissue is; default the whole slide."),
+        typer.Option(
+            "--tissue-only/--whole-slide",
+            help="Predict only where tissue is; default the whole slide.",
+            rich_help_panel=AREA_PANEL,
+        ),
     ] = None,
     tissue_min_area_um2: Annotated[
-        float | None, typer.Option(help="Smaller parts of the tissue are dirt; default 20000.", min=0.0)
+        float | None,
+        typer.Option(help="Smaller parts of the tissue are dirt; default 20000.", min=0.0, rich_help_panel=AREA_PANEL),
     ] = None,
     tissue_min_hole_um2: Annotated[
-        float | None, typer.Option(help="Smaller holes in the tissue are tissue; default 1000000.", min=0.0)
+        float | None,
+        typer.Option(
+            help="Smaller holes in the tissue are tissue; default 1000000.", min=0.0, rich_help_panel=AREA_PANEL
+        ),
     ] = None,
     tissue_margin_um: Annotated[
-        float | None, typer.Option(help="How far beyond the tissue to predict; default 100.", min=0.0)
+        float | None,
+        typer.Option(help="How far beyond the tissue to predict; default 100.", min=0.0, rich_help_panel=AREA_PANEL),
     ] = None,
     tissue_outline: Annotated[
         bool | None,
-        typer.Option("--tissue-outline/--no-tissue-outline", help="Write the tissue's outline too; default not."),
+        typer.Option(
+            "--tissue-outline/--no-tissue-outline",
+            help="Write the tissue's outline too; default not.",
+            rich_help_panel=AREA_PANEL,
+        ),
     ] = None,
     roi: Annotated[
         Path | None,
         typer.Option(
             help="GeoJSON of the areas to predict, or a folder of <slide>.geojson for several slides.",
             show_default=False,
+            rich_help_panel=AREA_PANEL,
         ),
     ] = None,
     roi_class: Annotated[
@@ -417,30 +460,61 @@ def predict_command(
         typer.Option(
             help="Class of the areas to predict, such as Region*: of --roi, else of the project or the dataset.",
             show_default=False,
+            rich_help_panel=AREA_PANEL,
         ),
     ] = None,
-    outside: Annotated[Outside | None, typer.Option(help="Label of what is not predicted; default unlabelled.")] = None,
+    outside: Annotated[
+        Outside | None,
+        typer.Option(help="Label of what is not predicted; default unlabelled.", rich_help_panel=AREA_PANEL),
+    ] = None,
     simplify_um: Annotated[
-        float | None, typer.Option(help="Tolerance of the polygons in um; 0 keeps every pixel's edge; default 1.")
+        float | None,
+        typer.Option(
+            help="Tolerance of the polygons in um; 0 keeps every pixel's edge; default 1.",
+            rich_help_panel=POLYGONS_PANEL,
+        ),
     ] = None,
     min_area_um2: Annotated[
-        float | None, typer.Option(help="Smaller regions join a neighbour, in the polygons alone; default 0.")
+        float | None,
+        typer.Option(
+            help="Smaller regions join a neighbour, in the polygons alone; default 0.", rich_help_panel=POLYGONS_PANEL
+        ),
     ] = None,
     min_hole_um2: Annotated[
-        float | None, typer.Option(help="Smaller holes are filled, in the polygons alone; default 0.")
+        float | None,
+        typer.Option(
+            help="Smaller holes are filled, in the polygons alone; default 0.", rich_help_panel=POLYGONS_PANEL
+        ),
     ] = None,
     merge: Annotated[
-        Merge | None, typer.Option(help="One object for each connected region, or for each class; default region.")
+        Merge | None,
+        typer.Option(
+            help="One object for each connected region, or for each class; default region.",
+            rich_help_panel=POLYGONS_PANEL,
+        ),
     ] = None,
     object_kind: Annotated[
-        ShownAs | None, typer.Option("--as", help="What the objects are in QuPath; default annotation.")
+        ShownAs | None,
+        typer.Option(
+            "--as", help="What the objects are in QuPath; default annotation.", rich_help_panel=POLYGONS_PANEL
+        ),
     ] = None,
     max_vertices: Annotated[
-        int | None, typer.Option(help="Regions with more points are split along a grid; default 10000.")
+        int | None,
+        typer.Option(
+            help="Regions with more points are split along a grid; default 10000.", rich_help_panel=POLYGONS_PANEL
+        ),
     ] = None,
-    gzip: Annotated[bool | None, typer.Option("--gzip", help="Write <slide>.geojson.gz.")] = None,
+    gzip: Annotated[
+        bool | None, typer.Option("--gzip/--no-gzip", help="Write <slide>.geojson.gz.", rich_help_panel=POLYGONS_PANEL)
+    ] = None,
     with_ignored: Annotated[
-        bool | None, typer.Option("--with-ignored", help="Write polygons of classes named with * too.")
+        bool | None,
+        typer.Option(
+            "--with-ignored/--without-ignored",
+            help="Write polygons of classes named with * too.",
+            rich_help_panel=POLYGONS_PANEL,
+        ),
     ] = None,
     slides_root: SlidesRootOption = None,
     into: Annotated[
@@ -504,7 +578,7 @@ def predict_command(
     except PartlyPredictedError as error:
         written, failed = error.written, error
     reporter.say(f"Wrote {out}/; README.txt there names every file")
-    if into is not None:
+    if into is not None and written:
         push(out, into, reporter, slides=[*written], slides_roots=roots, qupath_dir=qupath_dir)
     if failed is not None:
         raise failed
