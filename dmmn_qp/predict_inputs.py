@@ -23,7 +23,9 @@ from dmmn_qp.slides.transformed import Change
 from dmmn_qp.sources import GEOJSON_SUFFIXES, project_slide_ids
 from dmmn_qp.specs import MAX_MPP, MIN_MPP
 
-OUTPUT_ENDINGS: Final = (f".{LABELS_SUFFIX}", ".overview.png", ".probabilities.ome.tif", ".uncertainty.ome.tif")
+OUTPUT_ENDINGS: Final = (
+    f".{LABELS_SUFFIX}", ".overview.png", ".probabilities.ome.tif", ".uncertainty.ome.tif", ".confidence.ome.tif"
+)  # fmt: skip
 """Endings of pictures that `predict` writes; beside slides they are taken for none."""
 
 MAX_TABLE_BYTES: Final = 16 * 1024**2

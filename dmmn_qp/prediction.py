@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -31,6 +32,7 @@ from dmmn_qp.regions import Region
 from dmmn_qp.reporting import Reporter, duration
 from dmmn_qp.slide_prediction import SlideJob, begin_slide, predict_strips
 from dmmn_qp.slides import SlideInfo, fingerprint
+from dmmn_qp.slides.forgiving import ForgivingSlide
 from dmmn_qp.strips import LABELS, StripStore
 from dmmn_qp.writers import WRITERS, PredictedSlide, polygons_path
 
@@ -209,9 +211,8 @@ class _Stage:
         known = _known_predictions(self.out)
         waiting = []
         for target in slides:
-            begun = self._strips_folder(target.slide_id).exists()  # and not finished, whatever was there before
-            done = None if self.overwrite or begun else self._polygons_of(target.slide_id)
-            if done is None:
+            done = None if self.overwrite else self._polygons_of(target.slide_id)
+            if done is None or self._is_being_replaced(target.slide_id, done):
                 waiting.append(target)
                 continue
             self.finished[target.slide_id] = done
@@ -235,12 +236,24 @@ class _Stage:
     def _model_run(self) -> str:
         return str(self.card.provenance.get("run_id", self.card.name))
 
-    def _strips_folder(self, slide_id: str) -> Path:
-        return self.out / f".{slide_id}.part"
-
     def _polygons_of(self, slide_id: str) -> Path | None:
         paths = (self.out / f"{slide_id}{suffix}" for suffix in POLYGONS_SUFFIXES)
         return next((path for path in paths if path.exists()), None)
+
+    def _is_being_replaced(self, slide_id: str, polygons: Path) -> bool:
+        """Whether an interrupted call with ``--overwrite`` had begun to; what a finished one left is removed."""
+        folder = self._part(slide_id)
+        try:
+            if (folder / PLAN).stat().st_mtime_ns > polygons.stat().st_mtime_ns:
+                return True
+        except OSError:
+            pass
+        shutil.rmtree(folder, ignore_errors=True)
+        return False
+
+    def _part(self, slide_id: str) -> Path:
+        """Where the finished strips of a slide are."""
+        return self.out / f".{slide_id}.part"
 
     def _that_open(self, slides: Sequence[SlideToPredict], asked_for: int) -> list[SlideToPredict]:
         """The slides that can be opened and fit the model, so that hours are not spent before the others are told."""
@@ -294,7 +307,7 @@ class _Stage:
             self._collect(*last, asked_for)
 
     def _prepare(self, target: SlideToPredict) -> SlideJob:
-        folder = self._strips_folder(target.slide_id)
+        folder = self._part(target.slide_id)
         job = begin_slide(target, self.predictor, folder, self.options, self.outside)
         plan = self._plan(job)
         if self.resume and folder.exists() and not job.strips.is_of(plan):
@@ -356,7 +369,7 @@ class _Stage:
             )
         if job.area.tissue is not None and self.options.tissue_outline:
             write_outline(self.out / f"{name}.{TISSUE_SUFFIX}", job.area, job.fingerprint)
-        with job.target.open(self.options.mpp) as slide:
+        with ForgivingSlide(job.target.open(self.options.mpp)) as slide:
             predicted = PredictedSlide(
                 slide=slide,
                 slide_id=name,

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from math import ceil, floor
 from pathlib import Path
 from queue import Queue
@@ -19,17 +20,22 @@ from dmmn_qp.areas import Area, area_to_predict
 from dmmn_qp.config import PredictOptions
 from dmmn_qp.devices import available_cores
 from dmmn_qp.inference import BlockPrediction, Predictor, predict_fields
+from dmmn_qp.outputs import write_json
 from dmmn_qp.predict_inputs import SlideToPredict
 from dmmn_qp.regions import Region
 from dmmn_qp.reporting import Reporter
 from dmmn_qp.slides import RgbArray, fingerprint
 from dmmn_qp.slides.base import SlideInfo
+from dmmn_qp.slides.forgiving import ForgivingSlide
 from dmmn_qp.slides.once import FieldReader, Unreadable
 from dmmn_qp.specs import UNLABELLED, PatchGrid
 from dmmn_qp.strips import LABELS, StripStore
 
 MOST_DECODERS = 16
 """Threads that decode pixels, unless told otherwise: as many as cores, but not more."""
+
+UNREADABLE = "unreadable.json"
+"""Beside the finished strips: what of the slide could not be read for them."""
 
 WAITING_STRIPS = 2
 """Finished strips that may wait for a slow disk."""
@@ -85,7 +91,7 @@ def begin_slide(
         SlideError: It cannot be read, nor can its regions of interest.
         PixelSizeError: It does not fit the model.
     """
-    with target.open(options.mpp) as slide:
+    with ForgivingSlide(target.open(options.mpp)) as slide:
         info = slide.info
         grid = predictor.card.patch_spec.grid_of(info.mpp, target.slide_id)
         area = area_to_predict(slide, target, grid, options)
@@ -131,6 +137,7 @@ def predict_strips(
         reporter.say(
             f"  {job.target.slide_id}: goes on, {strips.count - len(missing)} of {strips.count} strips are finished"
         )
+    _recall_unreadable(job)
     growing: dict[int, dict[str, NDArray[np.uint8]]] = {}
     with ExitStack() as stack:
         writer = stack.enter_context(ThreadPoolExecutor(1))
@@ -148,7 +155,7 @@ def predict_strips(
                     workers or min(MOST_DECODERS, available_cores()),
                 )
             )
-            job.unreadable = reader.unreadable
+            reader.unreadable = job.unreadable  # it goes on from what was noted before
             batches = zip(work, (_targets(job, block) for block in work), reader, strict=False)
             for block, found in predict_blocks(batches, predictors):
                 strip = block.y // side
@@ -182,7 +189,20 @@ def _write_strip(job: SlideJob, strip: int, pixels: dict[str, NDArray[np.uint8]]
     for lost in job.unreadable.lost:
         for array in pixels.values():
             _erase(array, lost, region, job.grid.downsample)
+    if job.unreadable.reason:
+        write_json(job.strips.folder / UNREADABLE, asdict(job.unreadable))
     job.strips.write(strip, pixels)
+
+
+def _recall_unreadable(job: SlideJob) -> None:
+    """Takes up what could not be read for the strips that are finished."""
+    try:
+        noted = json.loads((job.strips.folder / UNREADABLE).read_bytes())
+        job.unreadable.replaced.extend(Region(**place) for place in noted["replaced"])
+        job.unreadable.lost.extend(Region(**place) for place in noted["lost"])
+        job.unreadable.reason = str(noted["reason"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return
 
 
 def predict_blocks(

@@ -13,11 +13,12 @@ from dmmn_qp.architectures import ARCHITECTURES
 from dmmn_qp.checkpoint import InputConvention, ModelCard, NetworkOptions, load_model, save_model
 from dmmn_qp.devices import network_inputs
 from dmmn_qp.export import METADATA, SingleField, export_model, field_px, magnification_of
-from dmmn_qp.prediction import Predictor, predict_blocks
+from dmmn_qp.inference import Predictor
 from dmmn_qp.regions import Region
 from dmmn_qp.slides import open_slide, read_field
 from dmmn_qp.specs import ClassMap, PatchSpec
 from tests.conftest import DEMO, fails, invoke, write_tiff
+from tests.predicting import predict_whole
 
 CPU = torch.device("cpu")
 AREA = InputConvention()
@@ -115,7 +116,7 @@ def test_onnx_gives_the_labels_of_predict_by_other_conventions(tmp_path, field, 
     corner = np.zeros((256, 256, 3), np.uint8)
     corner[96:, 96:] = field[:160, :160]
     found = onnx_logits(export_model(model, "onnx"), field[128 - 96 : 128 + 160, 192 - 96 : 192 + 160], corner)
-    _, labels = next(predict_blocks(slide, card.patch_spec.grid_of(0.5), Predictor(card, network, CPU)))
+    labels = predict_whole(lambda: open_slide(slide.info.path), Predictor(card, network, CPU))["labels"]
     expected = np.stack([labels[128 : 128 + 64, 192 : 192 + 64], labels[:64, :64]])
     assert len(np.unique(expected)) > 1
     assert (found.argmax(1) + 1 != expected).mean() < 1e-4

@@ -9,12 +9,13 @@ from pydantic import ValidationError
 
 from dmmn_qp.checkpoint import CARD, InputConvention, ModelCard, NetworkOptions, load_card, load_model, save_model
 from dmmn_qp.devices import class_logits, network_inputs, predicted_labels
-from dmmn_qp.prediction import Predictor, predict_blocks
+from dmmn_qp.inference import Predictor
 from dmmn_qp.regions import Region
 from dmmn_qp.slides import open_slide, read_field
 from dmmn_qp.slides.cached import CachedFields, TileBudget
 from dmmn_qp.specs import ClassMap, PatchSpec
 from tests.conftest import write_tiff
+from tests.predicting import predict_whole
 
 CPU = torch.device("cpu")
 
@@ -139,13 +140,14 @@ def test_prediction_reads_by_the_convention(slide, pixels):
     """A network that answers with the place of its brightest channel, at the second magnification."""
 
     class Brightest(torch.nn.Module):
+        used = 2
+
         def forward(self, images):
             reserved = torch.full_like(images[1][:, :2], 9)
             return torch.cat([reserved, images[1]], dim=1)
 
     convention = InputConvention(channels="BGR", reduction="decimate")
-    grid = card().patch_spec.grid_of(0.5)
-    block, labels = next(predict_blocks(slide, grid, Predictor(card(input=convention), Brightest(), CPU)))
-    assert (block.x, block.y, block.width) == (0, 0, 512)
+    predictor = Predictor(card(input=convention), Brightest(), CPU)
+    labels = predict_whole(lambda: open_slide(slide.info.path), predictor)["labels"]
     field = pixels[64 + 128 - 32 : 64 + 128 + 96 : 2, 64 + 64 - 32 : 64 + 64 + 96 : 2]  # around the target (128, 192)
     assert np.array_equal(labels[192:256, 128:192], field[..., ::-1].argmax(axis=-1) + 1)

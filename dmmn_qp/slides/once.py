@@ -228,12 +228,15 @@ class FieldReader:
             way = Image.Resampling.NEAREST if other > downsample else Image.Resampling.BOX
             with suppress(SlideError), self._reopen() as slide:
                 pixels = Image.fromarray(slide.read_level(level, around))
-                with self._lock:
-                    self.unreadable.replaced.append(place)
+                self._note(self.unreadable.replaced, place)
                 return np.asarray(pixels.resize(size, way, box=box))
-        with self._lock:
-            self.unreadable.lost.append(place)
+        self._note(self.unreadable.lost, place)
         return np.zeros((region.height, region.width, 3), np.uint8)
+
+    def _note(self, places: list[Region], place: Region) -> None:
+        with self._lock:
+            if place not in places:
+                places.append(place)
 
     def _open_again(self, broken: Slide) -> None:
         """Replaces a slide that met an error, unless another thread has done so, which may still read from it."""

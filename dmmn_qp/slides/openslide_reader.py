@@ -76,7 +76,7 @@ class OpenSlideReader:
 
     def read_level(self, level: int, region: Region) -> RgbArray:
         """See `Slide.read_level`."""
-        downsample = self._slide.level_downsamples[level]
+        downsample = self.info.level_downsamples[level]  # a slide that met an error does not even say that
         width, height = (max(1, round(side / downsample)) for side in (self.info.width, self.info.height))
         return read_inside(region, width, height, lambda inside: self._read(level, downsample, inside))
 

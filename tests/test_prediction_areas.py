@@ -1,0 +1,129 @@
+"""Tissue and regions of interest through the command line: what lies outside is left out, and costs nothing."""
+
+import json
+
+import numpy as np
+import pytest
+
+from dmmn_qp.areas import area_to_predict
+from dmmn_qp.checkpoint import load_card
+from dmmn_qp.config import PredictOptions
+from dmmn_qp.predict_inputs import SlideToPredict
+from dmmn_qp.qupath.geojson import read_geojson
+from dmmn_qp.regions import Region
+from dmmn_qp.slides.direct_tiff import DirectTiffReader
+from tests.conftest import invoke, rectangle, write_features, write_tiff
+from tests.test_prediction_resume import command, labels_of, make_model, texture, written_strips
+
+SIDE = 1024
+BACKGROUND = 1
+
+
+@pytest.fixture(scope="module")
+def material(tmp_path_factory):
+    """A slide with tissue in its upper left quarter, areas on it, and a model whose first class is background."""
+    folder = tmp_path_factory.mktemp("material")
+    make_model(folder / "m")
+    pixels = np.full((SIDE, SIDE, 3), (244, 243, 245), np.uint8)
+    pixels[:400, :350] = texture(400, 350) // 2 + np.array([90, 0, 90], np.uint8)
+    write_tiff(folder / "s.tif", pixels)
+    areas = [rectangle(100.5, 70, 300, 90, "Region 1"), rectangle(700, 600, 64, 64, "Region 2")]
+    write_features(folder / "roi.geojson", [*areas, rectangle(0, 0, 900, 900, "other")])
+    write_features(folder / "elsewhere.geojson", [rectangle(10, 10, 40, 40, "Region 1")])
+    return folder
+
+
+def expected_inside(material, **options):
+    """Pixels of the slide that `Area.mask` has inside."""
+    roi = options.pop("roi", None)
+    target = SlideToPredict("s", material / "s.tif", roi=roi)
+    with target.open() as slide:
+        grid = load_card(material / "m").patch_spec.grid_of(slide.info.mpp)
+        area = area_to_predict(slide, target, grid, PredictOptions(**options))
+    return area.mask(Region(0, 0, SIDE, SIDE), grid)
+
+
+CASES = [
+    (("--tissue-only", "--tissue-margin-um", "10"), {"tissue_only": True, "tissue_margin_um": 10}),
+    (("--roi", "roi.geojson"), {"roi": "roi.geojson"}),
+    (("--roi", "roi.geojson", "--roi-class", "Region*"), {"roi": "roi.geojson", "roi_class": "Region*"}),
+    (
+        ("--roi", "roi.geojson", "--roi-class", "Region*", "--tissue-only"),
+        {"roi": "roi.geojson", "roi_class": "Region*", "tissue_only": True},
+    ),
+]
+
+
+@pytest.mark.parametrize("outside", ["unlabelled", "background"])
+@pytest.mark.parametrize(("words", "options"), CASES)
+def test_labels_inside_and_outside(here, material, words, options, outside):
+    words = [material / word if word == "roi.geojson" else word for word in words]
+    options = {**options, **({"roi": material / "roi.geojson"} if "roi" in options else {})}
+    inside = expected_inside(material, **options)
+    assert 0 < inside.mean() < 0.9
+    result = invoke(*command(material), *words, "--outside", outside, "--context", "patch", "--probabilities")
+    assert result.exit_code == 0, result.output
+    labels = labels_of(here / "predictions/s.labels.ome.tif")
+    assert (labels[~inside] == (0 if outside == "unlabelled" else BACKGROUND)).all()
+    assert (labels[inside] >= 1).all()
+    assert invoke(*command(material), "--context", "patch", "--out", "whole").exit_code == 0
+    assert np.array_equal(labels[inside], labels_of(here / "whole/s.labels.ome.tif")[inside])
+
+
+def test_outline_of_the_tissue(here, material):
+    result = invoke(*command(material), "--tissue-outline")
+    assert result.exit_code == 0, result.output
+    (outline,) = read_geojson(here / "predictions/s.tissue.geojson").annotations
+    assert outline.geometry.intersection(_box(0, 0, 350, 400)).area > 0.95 * 350 * 400
+    assert outline.geometry.area < 2 * 350 * 400
+    assert labels_of(here / "predictions/s.labels.ome.tif").min() >= 1  # shown, but everything is predicted
+
+
+def _box(*bounds):
+    import shapely
+
+    return shapely.box(*bounds)
+
+
+def test_what_is_left_out_is_not_read(here, material, monkeypatch):
+    plain, read = DirectTiffReader.read_level, []
+
+    def read_level(self, level, region):
+        read.append(region)
+        return plain(self, level, region)
+
+    def pixels_read(*options):
+        read.clear()
+        with monkeypatch.context() as patch:
+            patch.setattr(DirectTiffReader, "read_level", read_level)
+            patch.setattr("dmmn_qp.prediction.WRITERS", {"geojson": lambda path, predicted: path.write_text("{}")})
+            assert invoke(*command(material), *options).exit_code == 0
+        return sum(region.width * region.height for region in read)
+
+    whole = pixels_read("--out", "whole")
+    write_features(here / "corner.geojson", [rectangle(10, 10, 40, 40, "x")])
+    part = pixels_read("--roi", "corner.geojson", "--out", "part")
+    assert whole >= SIDE**2 and part <= whole / 3
+
+
+def test_other_regions_begin_again(here, material, monkeypatch):
+    first = ("--roi", material / "roi.geojson", "--roi-class", "Region*")
+    with written_strips(monkeypatch, stop_before=2):
+        assert isinstance(invoke(*command(material), *first).exception, RuntimeError)
+    with written_strips(monkeypatch) as numbers:
+        result = invoke(*command(material), "--roi", material / "elsewhere.geojson")
+    assert result.exit_code == 0 and "begins again" in result.output, result.output
+    assert numbers == [1, 2, 3, 0]  # those without a target first
+    inside = expected_inside(material, roi=material / "elsewhere.geojson")
+    labels = labels_of(here / "predictions/s.labels.ome.tif")
+    assert np.array_equal(labels > 0, inside) and inside.sum() == 40 * 40
+
+
+def test_slide_without_tissue_is_finished_all_the_same(here, material):
+    write_tiff(here / "s.tif", np.full((300, 300, 3), 244, np.uint8))
+    (here / "m").symlink_to(material / "m")
+    result = invoke(*command(here), "--tissue-only")
+    assert result.exit_code == 0, result.output
+    assert not labels_of(here / "predictions/s.labels.ome.tif").any()
+    assert json.loads((here / "predictions/s.geojson").read_text())["features"] == []
+    assert not list((here / "predictions").glob(".*"))
