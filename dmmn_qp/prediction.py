@@ -33,7 +33,7 @@ from dmmn_qp.reporting import Reporter, duration
 from dmmn_qp.slide_prediction import SlideJob, begin_slide, predict_strips
 from dmmn_qp.slides import SlideInfo, fingerprint
 from dmmn_qp.slides.forgiving import ForgivingSlide
-from dmmn_qp.strips import LABELS, StripStore
+from dmmn_qp.strips import LABELS, PLAN, StripStore
 from dmmn_qp.writers import WRITERS, PredictedSlide, polygons_path
 
 _WHITE = (255, 255, 255)
