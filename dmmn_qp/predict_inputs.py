@@ -24,7 +24,7 @@ from dmmn_qp.sources import GEOJSON_SUFFIXES, project_slide_ids
 from dmmn_qp.specs import MAX_MPP, MIN_MPP
 
 OUTPUT_ENDINGS: Final = (
-    f".{LABELS_SUFFIX}", ".overview.png", ".probabilities.ome.tif", ".uncertainty.ome.tif", ".confidence.ome.tif"
+    f".{LABELS_SUFFIX}", ".overview.png", ".probabilities.ome.tif", ".uncertainty.ome.tif"
 )  # fmt: skip
 """Endings of pictures that `predict` writes; beside slides they are taken for none."""
 

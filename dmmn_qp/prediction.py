@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import shutil
@@ -36,6 +37,7 @@ from dmmn_qp.slides.forgiving import ForgivingSlide
 from dmmn_qp.strips import LABELS, PLAN, StripStore
 from dmmn_qp.writers import WRITERS, PredictedSlide, polygons_path
 
+_NO_SPACE = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))  # quotas are not known everywhere
 _WHITE = (255, 255, 255)
 _DIGEST_CHUNK = 2**20
 
@@ -262,15 +264,16 @@ class _Stage:
             try:
                 with target.open(self.options.mpp) as opened:
                     self.card.patch_spec.grid_of(opened.info.mpp, target.slide_id)
-            except DmmnQpError as error:
+            except (DmmnQpError, OSError) as error:
                 self._failed(target.slide_id, error, asked_for)
             else:
                 usable.append(target)
         return usable
 
-    def _failed(self, slide_id: str, error: DmmnQpError, asked_for: int) -> None:
-        """Notes what stopped a slide; the only one stops everything."""
-        if asked_for == 1:
+    def _failed(self, slide_id: str, error: DmmnQpError | OSError, asked_for: int) -> None:
+        """Notes what stopped a slide; the only one stops everything, and so does what would stop the others too."""
+        of_all = isinstance(error, OutputExistsError) or getattr(error, "errno", None) in _NO_SPACE
+        if asked_for == 1 or of_all:
             raise error
         self.failures[slide_id] = str(error)
         self.reporter.warn(f"{slide_id} is left out: {error}")
@@ -295,9 +298,7 @@ class _Stage:
             try:
                 job = self._prepare(target)
                 predict_strips(job, self.predictors, self.reporter, name, self.options.workers)
-            except DmmnQpError as error:
-                if isinstance(error, OutputExistsError):
-                    raise
+            except (DmmnQpError, OSError) as error:
                 job = None
                 self._failed(target.slide_id, error, asked_for)
             if last is not None:
@@ -394,7 +395,7 @@ class _Stage:
         name = job.target.slide_id
         try:
             self.finished[name] = written.result()
-        except DmmnQpError as error:
+        except (DmmnQpError, OSError) as error:
             self._failed(name, error, asked_for)
             return
         rows, columns = job.shape

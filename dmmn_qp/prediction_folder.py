@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 
 import dmmn_qp
+from dmmn_qp.areas import TISSUE_SUFFIX
 from dmmn_qp.class_rules import STAR
 from dmmn_qp.dataset import LABELS_SUFFIX, LabelRaster
 from dmmn_qp.errors import DatasetError
@@ -64,6 +65,7 @@ _FILES: tuple[tuple[str, str], ...] = (
         "How undecided the model was at every pixel: the entropy of the probabilities, 0 for certain and 255 for all "
         "classes being equally likely. It opens like the others.",
     ),
+    (TISSUE_SUFFIX, "The outline of the tissue, where it was sought; QuPath opens it like the polygons."),
     ("overview.png", "A small picture of the slide and of the classes over it, with legend and scale bar."),
 )
 

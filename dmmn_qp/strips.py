@@ -43,6 +43,8 @@ class StripStore:
     def begin(self, plan: Mapping[str, Any]) -> bool:
         """Makes the folder for a plan, or takes up the one that is there, if it has just this plan.
 
+        Strips in it that are damaged count as missing from then on.
+
         Args:
             plan: Everything that the strips depend on, as JSON.
 
@@ -50,6 +52,7 @@ class StripStore:
             Whether finished strips of another plan were there, and were removed.
         """
         if self.is_of(plan):
+            self._drop_damaged()
             return False
         was_there = self.finished() > 0
         self.remove()
@@ -63,6 +66,15 @@ class StripStore:
             return bool(json.loads((self.folder / PLAN).read_bytes()) == json.loads(json.dumps(plan)))
         except (OSError, ValueError):
             return False
+
+    def _drop_damaged(self) -> None:
+        """Lets strips that cannot be read count as missing."""
+        for strip in filter(self.has, range(self.count)):
+            try:
+                for kind in self.channels:
+                    self.read(strip, kind)
+            except DatasetError:
+                self._path(strip, LABELS).unlink()
 
     @property
     def count(self) -> int:
