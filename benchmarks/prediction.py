@@ -19,7 +19,6 @@ from __future__ import annotations
 import argparse
 import json
 import multiprocessing
-import resource
 import tempfile
 import threading
 import time
@@ -177,6 +176,14 @@ def ours(slide: Path, model: Path, device: str, out: Path, watch: Stopwatch, con
     watch.seconds["forward"] -= watch.seconds["prepare"]  # which happens inside
 
 
+def peak_mib() -> float:
+    """Peak resident memory of this process: getrusage would count that of its parent before it began."""
+    for line in Path("/proc/self/status").read_text("utf-8").splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) / 1024
+    return float("nan")
+
+
 def run_one(row: dict[str, Any], given: dict[str, Any], slide: Path, model: Path, out: Path) -> None:
     """One way, in this process; its figures go beside the labels."""
     watch = Stopwatch()
@@ -191,7 +198,7 @@ def run_one(row: dict[str, Any], given: dict[str, Any], slide: Path, model: Path
     figures = {
         "total": time.perf_counter() - start,
         "busy": time.process_time() - busy,
-        "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        "peak_mib": peak_mib(),
         "gpu_mib": torch.cuda.max_memory_allocated() / 2**20 if torch.cuda.is_available() else 0.0,
         **watch.seconds,
     }
