@@ -159,8 +159,9 @@ def predict_strips(
             batches = zip(work, (_targets(job, block) for block in work), reader, strict=False)
             for block, found in predict_blocks(batches, predictors):
                 strip = block.y // side
-                pixels = growing.setdefault(strip, strips.empty(strip))
-                _place(pixels, found, block, strips.region(strip))
+                if strip not in growing:
+                    growing[strip] = strips.empty(strip)
+                _place(growing[strip], found, block, strips.region(strip))
                 task.advance(per_block[block.x, block.y])
                 in_strip[strip] -= 1
                 if in_strip[strip] == 0:
