@@ -15,6 +15,7 @@ from shapely.geometry.base import BaseGeometry
 MAX_COORDINATE: Final = float(2**31)
 """No slide has more px along a side; anything beyond is damage."""
 
+_ROUNDING: Final = 1e-9
 _ELLIPSE_VERTICES: Final = 128
 _TURNS: Final = np.linspace(0.0, 2.0 * np.pi, _ELLIPSE_VERTICES, endpoint=False)
 _UNIT_CIRCLE: Final = np.column_stack([np.cos(_TURNS), np.sin(_TURNS)])
@@ -73,8 +74,28 @@ def _make_valid(polygon: BaseGeometry) -> BaseGeometry:
     if polygon.is_valid:
         return polygon
     made = shapely.make_valid(polygon, method="structure", keep_collapsed=False)
+    crossed = shapely.make_valid(polygon, method="linework")  # filled by the even-odd rule, so never more
+    if made.area < (1 - _ROUNDING) * crossed.area:  # GEOS loses a part whose edge a spike covers as well
+        made = _filled_faces(polygon)
     # GEOS (3.14) leaves parts apart that share an edge.
     return made if made.is_valid else shapely.union_all(shapely.get_parts(made))
+
+
+def _filled_faces(polygon: BaseGeometry) -> BaseGeometry:
+    """Fills an outline face by face: those around whose inner point it winds."""
+    ring = shapely.get_coordinates(polygon.exterior)
+    lines = shapely.get_parts(shapely.union_all(shapely.linestrings(np.stack([ring[:-1], ring[1:]], axis=1))))
+    faces = shapely.get_parts(shapely.polygonize(lines))
+    inner = shapely.get_coordinates(shapely.point_on_surface(faces))
+    (x1, y1), (x2, y2) = ring[:-1].T, ring[1:].T
+    filled = []
+    for face, (x, y) in zip(faces, inner, strict=True):
+        side = (x2 - x1) * (y - y1) - (x - x1) * (y2 - y1)
+        upwards = np.count_nonzero((y1 <= y) & (y < y2) & (side > 0))
+        downwards = np.count_nonzero((y2 <= y) & (y < y1) & (side < 0))
+        if upwards != downwards:
+            filled.append(face)
+    return shapely.union_all(filled)
 
 
 def _polygons(geometry: BaseGeometry) -> list[BaseGeometry]:

@@ -30,6 +30,7 @@ def winding_number(points: Points, x: float, y: float) -> int:
 
 @given(st.lists(CORNERS, min_size=3, max_size=9))
 @example(TOUCHING_PARTS)
+@example([(0, 0), (2, 1), (0, 0), (1, 1), (2, 1)])  # a spike along an edge
 def test_outlines_are_filled_by_the_non_zero_rule(points: Points) -> None:
     area = polygonal_part(shapely.Polygon(points))
     assert area is None or area.is_valid
