@@ -36,6 +36,7 @@ from scipy import ndimage
 
 from dmmn_qp import inference
 from dmmn_qp.checkpoint import InputConvention, ModelCard, NetworkOptions, load_model, save_model
+from dmmn_qp.choices import Device
 from dmmn_qp.config import PredictOptions
 from dmmn_qp.dataset import LabelRaster
 from dmmn_qp.devices import choose_bf16, choose_device, network_inputs, predicted_labels
@@ -119,10 +120,10 @@ class Stopwatch:
         return call
 
 
-def authors_loop(slide: Path, model: Path, device: str, out: Path, watch: Stopwatch) -> None:
+def authors_loop(slide: Path, model: Path, device: Device, out: Path, watch: Stopwatch) -> None:
     """Batch 1, fp32, contiguous: a read of 1024 px at level 0 for each target, then every 2nd and 4th pixel of it."""
     card, network = load_model(model)
-    network = network.to(choose_device(device))  # type: ignore[arg-type]
+    network = network.to(choose_device(device))
     opened = openslide.OpenSlide(str(slide))
     columns, rows = opened.dimensions
     found = np.zeros((rows, columns), np.uint8)
@@ -154,9 +155,10 @@ def authors_loop(slide: Path, model: Path, device: str, out: Path, watch: Stopwa
     watch.timed("write", write_label_pyramid, time.perf_counter)(out, [found], found.shape, 0.5, card.class_map)
 
 
-def ours(slide: Path, model: Path, device: str, out: Path, watch: Stopwatch, context: str, precision: str) -> None:
+def ours(slide: Path, model: Path, device: Device, out: Path, watch: Stopwatch, context: str, precision: str) -> None:
     """What `dmmn-qp predict` does up to the label raster."""
     options = PredictOptions.model_validate({"context": context, "precision": precision, "device": device})
+    # Timed from outside, so that the package carries no stopwatch.
     FieldReader._decode = watch.timed("read", FieldReader._decode, time.thread_time)  # type: ignore[method-assign]
     FieldReader._assemble = watch.timed("read", FieldReader._assemble, time.thread_time)  # type: ignore[method-assign]
     StripStore.write = watch.timed("write", StripStore.write, time.thread_time)  # type: ignore[method-assign]
@@ -205,11 +207,11 @@ def run_one(row: dict[str, Any], given: dict[str, Any], slide: Path, model: Path
     out.with_suffix(".json").write_text(json.dumps(figures), "utf-8")
 
 
-def ways(model: Path, device: str, *, paper: bool, chosen: list[str] | None) -> list[dict[str, Any]]:
+def ways(model: Path, device: Device, *, paper: bool, chosen: list[str] | None) -> list[dict[str, Any]]:
     """What is compared: the authors' loop, and each context that the model can, in the precisions the device has."""
     card, network = load_model(model)
     rows: list[dict[str, Any]] = [] if paper else [{"name": AUTHORS}]
-    precisions = ["fp32"] + (["bf16"] if choose_bf16("auto", choose_device(device)) else [])  # type: ignore[arg-type]
+    precisions = ["fp32"] + (["bf16"] if choose_bf16("auto", choose_device(device)) else [])
     for context in ("patch", "shared-coarsest", "shared", "seamless"):
         try:
             choose_context(network, card.patch_spec, context)
