@@ -33,7 +33,7 @@ groovy: $(READY)
 	$(BIN)/python -m tests.groovy.tools
 
 test: lint types
-	$(BIN)/pytest
+	$(BIN)/pytest -n auto --dist loadfile
 
 # The user's own commands, shown as they run; they work in this folder.
 demo: export PATH := $(CURDIR)/$(BIN):$(PATH)

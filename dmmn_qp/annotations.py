@@ -14,6 +14,14 @@ Color = tuple[int, int, int]
 
 ObjectKind = Literal["annotation", "detection", "tile", "cell", "tma_core"]
 
+Origin = Literal["drawn", "corrected", "confirmed", "unchecked"]
+"""Whose word an object is: ``drawn`` by a person; predicted by a model and then ``corrected`` (its class or outline was
+changed) or ``confirmed`` (locked as it is) by a person; or predicted and ``unchecked``.
+"""
+
+ORIGINS: dict[Origin, int] = {"drawn": 1, "corrected": 2, "confirmed": 3, "unchecked": 4}
+"""Values of a dataset's origin rasters, by origin; 0 is where nothing is labelled."""
+
 
 @dataclass(frozen=True, slots=True)
 class Plane:
@@ -49,6 +57,9 @@ class Annotation:
         nucleus: A cell's second outline.
         repaired_by_px2: What repairing a polygon that crosses, touches or overlaps itself added to its area, against
             the sum of its outlines as drawn; negative where it took away. None where nothing was repaired.
+        origin: Whose word it is.
+        predicted_as: Full name of the class that a model had predicted; None for what was drawn, and where it is not
+            known.
     """
 
     geometry: BaseGeometry
@@ -67,6 +78,8 @@ class Annotation:
     is_ellipse: bool = False
     nucleus: BaseGeometry | None = None
     repaired_by_px2: float | None = None
+    origin: Origin = "drawn"
+    predicted_as: str | None = None
 
     @property
     def is_area(self) -> bool:

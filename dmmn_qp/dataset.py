@@ -160,6 +160,11 @@ class Dataset:
         """The slide's label mask."""
         return self.folder / "masks" / f"{slide_id}.tif"
 
+    def origin_path(self, slide_id: str) -> Path | None:
+        """Whose word each labelled pixel of the slide's mask is, a raster of `ORIGINS`; None where all was drawn."""
+        path = self.folder / "masks" / f"{slide_id}.origin.tif"
+        return path if path.is_file() else None
+
     def patches(self) -> list[PatchRef]:
         """The patch index.
 

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from dmmn_qp.errors import AnnotationFileError
 from dmmn_qp.outputs import RUN_FILE
 from dmmn_qp.slides.transformed import Change
-from dmmn_qp.specs import FileModel
+from dmmn_qp.specs import ClassMap, FileModel
 
 POLYGONS_SUFFIXES = (".geojson", ".geojson.gz")
 """What follows ``<slide>`` in the name of a file of predicted polygons."""
@@ -42,6 +43,53 @@ class PredictedInput(FileModel):
     height: int | None = Field(None, gt=0)
     crop_to_bounds: bool = True
     frame: tuple[Change, ...] = ()
+
+
+class Prediction(BaseModel):
+    """What ``run.json`` says of the prediction of one slide; keys that it does not know are left alone.
+
+    Attributes:
+        run_id: The run that made the polygons.
+        model: Name of the model.
+        model_run: Run id of the model's training, or its name where it has none.
+        weights: Digest of the model's weights; None where an earlier version wrote it.
+        class_map: The model's classes; None where an earlier version wrote it.
+        request: What the labels depend on, by the words in which it is told to people; None likewise.
+        polygons: What the polygons depend on besides; None likewise.
+        labels_run: The run that made the labels, where the polygons were made anew from them later; else None.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    run_id: str
+    model: str
+    model_run: str
+    weights: str | None = None
+    class_map: ClassMap | None = None
+    request: dict[str, Any] | None = None
+    polygons: dict[str, Any] | None = None
+    labels_run: str | None = None
+
+
+PREDICTIONS = "predictions"
+"""Key of ``run.json`` under which the predictions are told, by slide."""
+
+EARLIER = "earlier"
+"""Folder in a folder of predictions: ``<run id>/<slide>.geojson.gz`` with polygons that were replaced."""
+
+
+def read_predictions(folder: Path) -> dict[str, Prediction]:
+    """What ``run.json`` says of each slide's prediction; what it does not say, or says damaged, is left out."""
+    try:
+        told = json.loads((folder / RUN_FILE).read_bytes())[PREDICTIONS]
+        items = list(told.items())
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return {}
+    found: dict[str, Prediction] = {}
+    for name, facts in items:
+        with suppress(ValidationError):
+            found[name] = Prediction.model_validate(facts)
+    return found
 
 
 _INPUTS: TypeAdapter[dict[str, PredictedInput]] = TypeAdapter(dict[str, PredictedInput])

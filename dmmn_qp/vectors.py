@@ -16,7 +16,7 @@ from dmmn_qp.cleaning import clean
 from dmmn_qp.config import PredictOptions
 from dmmn_qp.outlines import OutlineFeatures, Outlines, join, starts
 from dmmn_qp.polygonize import CELL_PX, LabelSource, polygonize
-from dmmn_qp.qupath.marks import marked_id
+from dmmn_qp.qupath.marks import AREA_MM2, AREA_UM2, MEAN_PROBABILITY, PERIMETER, marked_id
 from dmmn_qp.rasterize import LabelArray
 from dmmn_qp.regions import Region
 from dmmn_qp.specs import UNLABELLED, ClassMap
@@ -132,14 +132,14 @@ def outline_features(
         moved = batch.moved(frame.to_level0(batch.xy))
         area_um2 = np.add.reduceat(moved.areas(), first) * frame.mpp**2
         measurements = {
-            "Area \u00b5m^2": np.round(area_um2, 4),
-            "Area mm^2": np.round(area_um2 * 1e-6, 10),
-            "Perimeter \u00b5m": np.round(np.add.reduceat(moved.perimeters(), first) * frame.mpp, 4),
+            AREA_UM2: np.round(area_um2, 4),
+            AREA_MM2: np.round(area_um2 * 1e-6, 10),
+            PERIMETER: np.round(np.add.reduceat(moved.perimeters(), first) * frame.mpp, 4),
         }
         if sums is not None:
             total, n = (np.add.reduceat(values, first) for values in sums)
             with np.errstate(invalid="ignore", divide="ignore"):  # no pixel has its centre in it: no probability
-                measurements["Mean probability"] = np.round(total / n / 255, 6)
+                measurements[MEAN_PROBABILITY] = np.round(total / n / 255, 6)
         yield OutlineFeatures(moved, features, ids, classes, options.object_kind, measurements, texts)
 
 

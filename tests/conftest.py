@@ -18,6 +18,8 @@ from typer.testing import CliRunner
 from dmmn_qp.cli import app
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command line does, before torch is loaded
+if "PYTEST_XDIST_WORKER" in os.environ:  # the processes share the cores already
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 REPOSITORY = Path(__file__).parents[1]
 DEMO = REPOSITORY / "examples" / "demo"

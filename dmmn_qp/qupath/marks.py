@@ -3,6 +3,9 @@
 QuPath before 0.5 loses the metadata of annotations when it imports GeoJSON, but keeps ids. So the id carries a mark
 too: its first eight digits, in a UUID of version 5. QuPath's own ids are random, of version 4, so none of them ever
 has the mark. Editing an object in QuPath keeps both marks; an object drawn, copied or split there has a new id.
+
+Measurements survive every version as well, but every change of an outline removes them. So they say two things:
+`PERIMETER` on an object of ours that nobody has reshaped it since, and `CLASS_CODE` which class it was predicted as.
 """
 
 from __future__ import annotations
@@ -10,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 from uuid import NAMESPACE_URL, UUID, uuid5
+from zlib import crc32
 
 from dmmn_qp.qupath.reading import parse_uuid
 
@@ -18,6 +22,18 @@ METADATA_KEY: Final = "dmmn_qp"
 
 RUN_KEY: Final = "dmmn_qp_run"
 """Metadata key that holds the id of the prediction."""
+
+CLASS_KEY: Final = "dmmn_qp_class"
+"""Metadata key that holds the full name of the predicted class."""
+
+AREA_UM2: Final = "Area \u00b5m^2"
+AREA_MM2: Final = "Area mm^2"
+PERIMETER: Final = "Perimeter \u00b5m"
+MEAN_PROBABILITY: Final = "Mean probability"
+CLASS_CODE: Final = "Predicted class code"
+"""Names of the measurements of our objects; `class_code` is the value of the last."""
+
+OUR_MEASUREMENTS: Final = frozenset({AREA_UM2, AREA_MM2, PERIMETER, MEAN_PROBABILITY, CLASS_CODE})
 
 ID_PREFIX: Final = "d1337b0f"
 """The first eight digits of the ids of our objects."""
@@ -34,6 +50,14 @@ def marked_id(content: str) -> UUID:
         content: What makes the object this one: slide, model, class and outline.
     """
     return UUID(ID_PREFIX + uuid5(_NAMESPACE, content).hex[len(ID_PREFIX) :])
+
+
+def class_code(name: str) -> int:
+    """A number that stands for a class's full name, whatever its label is in one class map or another.
+
+    It has 24 bits, so that it stays exact in QuPath's 32-bit measurements too.
+    """
+    return crc32(name.encode("utf-8", "replace")) & 0xFFFFFF
 
 
 def is_marked(object_id: UUID | None) -> bool:
