@@ -60,6 +60,11 @@ Reader = Literal["auto", "qpdata", "paquo"]
 and through QuPath what the direct reader does not know.
 """
 
+TakePredictions = Literal["reviewed", "locked", "all", "none"]
+"""Which of our own predictions an import takes as labels: those that somebody vouched for, by locking them or changing
+their class or outline; those that are locked, whoever locked them; all; or none.
+"""
+
 OverlapRule = Literal["class-order", "smallest", "drawing", "depth", "unlabelled"]
 """Which of several areas of different classes labels a pixel.
 

@@ -97,12 +97,18 @@ def with_trained_classes(
     annotations: Iterable[Annotation], targets: Mapping[str, str | None]
 ) -> tuple[Annotation, ...]:
     """The annotations with the names that are trained; what is not trained keeps its own name."""
-    return tuple(
-        replace(a, class_name=targets[a.class_name], class_color=None)
-        if a.class_name is not None and targets.get(a.class_name) not in (None, a.class_name)
-        else a
-        for a in annotations
-    )
+
+    def trained(name: str | None) -> str | None:
+        return name if name is None else targets.get(name) or name
+
+    def renamed(annotation: Annotation) -> Annotation:
+        name, predicted_as = trained(annotation.class_name), trained(annotation.predicted_as)
+        if (name, predicted_as) == (annotation.class_name, annotation.predicted_as):
+            return annotation
+        color = annotation.class_color if name == annotation.class_name else None
+        return replace(annotation, class_name=name, class_color=color, predicted_as=predicted_as)
+
+    return tuple(map(renamed, annotations))
 
 
 def _unknown(name: str, rule: str, known: Sequence[str]) -> DatasetError:

@@ -28,6 +28,7 @@ from dmmn_qp.choices import (
     Reader,
     ShownAs,
     Split,
+    TakePredictions,
     ValidationSplit,
 )
 from dmmn_qp.config import ConfigFile, import_options, load_config, predict_options, train_options
@@ -187,6 +188,21 @@ def import_command(
             "looked at; default: leave them out with a warning.",
         ),
     ] = None,
+    take_predictions: Annotated[
+        TakePredictions | None,
+        typer.Option(
+            help="Which predicted areas become labels: reviewed (locked, or class or outline changed), locked, all, "
+            "none; default reviewed."
+        ),
+    ] = None,
+    predicted_in: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder of the predictions that were reviewed; default predictions/ beside the dataset and the "
+            "project.",
+            show_default=False,
+        ),
+    ] = None,
     config: ConfigOption = None,
     overwrite: OverwriteOption = False,
     check: Annotated[
@@ -213,6 +229,7 @@ def import_command(
     }
     flags |= {"kinds": None if kinds is None else tuple(kinds.replace(" ", "").split(",")), "plane": _plane(plane)}
     flags |= {"reader": reader, "qupath_dir": qupath_dir, "strict": strict}
+    flags |= {"take_predictions": take_predictions, "predicted_in": predicted_in}
     options = import_options(load_config(config), flags)
     reporter = Reporter()
     findings = import_annotations(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import difflib
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Self, TypeVar
 
@@ -33,6 +33,7 @@ from dmmn_qp.choices import (
     Sampler,
     ShownAs,
     Stem,
+    TakePredictions,
     ValidationSplit,
     WeightRule,
 )
@@ -75,6 +76,9 @@ class ImportOptions(FileModel):
         qupath_dir: Folder of QuPath, for the reader that needs it.
         strict: Whether nothing is written when annotations are damaged or missing; else they are left out with a
             warning, as long as others are left.
+        take_predictions: Which of our own predictions become labels.
+        predicted_in: Folder of predictions in which our own objects are looked for as they were predicted; None looks
+            beside the dataset and in the project's folder.
     """
 
     mpps: tuple[float, ...] = PatchSpec().mpps
@@ -98,6 +102,8 @@ class ImportOptions(FileModel):
     reader: Reader = "auto"
     qupath_dir: Path | None = None
     strict: bool = False
+    take_predictions: TakePredictions = "reviewed"
+    predicted_in: Path | None = None
 
     @model_validator(mode="after")
     def _makes_patches(self) -> Self:
@@ -111,9 +117,15 @@ class ImportOptions(FileModel):
         """The patch geometry."""
         return PatchSpec(mpps=self.mpps, stride_px=self.stride_px)
 
-    def read_rules(self) -> ReadRules:
-        """What is read of the source, and how."""
-        return ReadRules(self.kinds, self.plane, self.reader, self.qupath_dir)
+    def read_rules(self, predicted_in: Sequence[Path] = ()) -> ReadRules:
+        """What is read of the source, and how.
+
+        Args:
+            predicted_in: Folders of predictions to look into.
+        """
+        return ReadRules(
+            self.kinds, self.plane, self.reader, self.qupath_dir, self.take_predictions, tuple(predicted_in)
+        )
 
     def class_rules(self) -> ClassRules:
         """What becomes of each class name."""

@@ -18,6 +18,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 from rasterio.errors import NotGeoreferencedWarning, RasterioIOError
 from rasterio.windows import Window
 
+from dmmn_qp.annotations import ORIGINS, Origin
 from dmmn_qp.choices import Split
 from dmmn_qp.errors import DatasetError, SlideError
 from dmmn_qp.patches import PatchRef
@@ -33,6 +34,14 @@ PATCHES = "patches.csv"
 MASK_TILE = 256
 
 os.environ.setdefault("GDAL_CACHEMAX", "256MB")  # several rows of tiles; GDAL's own choice is 5 % of the machine
+
+ORIGIN_SUFFIX = ".origin.tif"
+"""What follows ``<slide>`` in the name of the raster that says whose word the labels of its mask are."""
+
+ORIGIN_MAP = ClassMap.from_colors(
+    zip(ORIGINS, ((60, 130, 60), (200, 90, 30), (40, 90, 170), (130, 130, 130)), strict=True)
+)
+"""`ORIGINS` as classes, for the colours of such a raster."""
 
 _SPLITS: TypeAdapter[Split] = TypeAdapter(Split)
 
@@ -162,8 +171,18 @@ class Dataset:
 
     def origin_path(self, slide_id: str) -> Path | None:
         """Whose word each labelled pixel of the slide's mask is, a raster of `ORIGINS`; None where all was drawn."""
-        path = self.folder / "masks" / f"{slide_id}.origin.tif"
+        path = self.folder / "masks" / f"{slide_id}{ORIGIN_SUFFIX}"
         return path if path.is_file() else None
+
+    def origins_in(self, patch: PatchRef) -> frozenset[Origin]:
+        """Whose word the labels of a patch's target are."""
+        path = self.origin_path(patch.slide_id)
+        if path is None:
+            return frozenset({"drawn"})
+        size = self.patch_spec.size_px
+        with LabelRaster(path) as raster:
+            found = set(np.unique(raster.read(Region(patch.x, patch.y, size, size))).tolist())
+        return frozenset(origin for origin, value in ORIGINS.items() if value in found)
 
     def patches(self) -> list[PatchRef]:
         """The patch index.

@@ -12,11 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dmmn_qp.annotations import Annotation, Color
-from dmmn_qp.choices import Split
+from dmmn_qp.choices import Split, TakePredictions
 from dmmn_qp.class_rules import case_variants, with_trained_classes
 from dmmn_qp.config import ImportOptions
 from dmmn_qp.dataset import (
     MANIFEST,
+    ORIGIN_MAP,
+    ORIGIN_SUFFIX,
     Dataset,
     DatasetManifest,
     SlideRecord,
@@ -27,15 +29,19 @@ from dmmn_qp.dataset import (
 from dmmn_qp.errors import AnnotationFileError, DatasetError, SlideError
 from dmmn_qp.outputs import RUN_FILE, check_free, new_folder, write_json
 from dmmn_qp.patches import PatchRef, class_pixels, in_split_areas, index_patches, training_pixels
+from dmmn_qp.predictions import FOLDER as PREDICTIONS_FOLDER
 from dmmn_qp.provenance import describe_run, now
 from dmmn_qp.qupath.classes import distinct_colors
 from dmmn_qp.qupath.geojson import write_geojson
+from dmmn_qp.qupath.marks import with_marks_of_its_class
 from dmmn_qp.rasterize import LabelPainter
 from dmmn_qp.regions import Region
 from dmmn_qp.reporting import Reporter
 from dmmn_qp.reports.findings import count_text, find_findings, report_findings
 from dmmn_qp.reports.html import REPORT_PAGE, write_import_report
 from dmmn_qp.reports.inputs import Finding, ImportedData, ImportedSlide
+from dmmn_qp.reports.review import NOTHING_TO_DO, review_findings
+from dmmn_qp.reviewed import ReviewCounts, check_folder, total
 from dmmn_qp.slides import fingerprint, open_slide
 from dmmn_qp.slides.finding import SlidesRoot
 from dmmn_qp.sources import Source, SourceSlide, first_of, read_source, slide_ids
@@ -93,12 +99,13 @@ def import_annotations(
     started = now()
     if not check:
         check_free(out, overwrite=overwrite, marker=MANIFEST)
-    source = read_source(source_path, annotations, slides_roots, options.read_rules(), options.mpp_csv)
+    rules = options.read_rules(prediction_folders(source_path, annotations, out, options.predicted_in))
+    source = read_source(source_path, annotations, slides_roots, rules, options.mpp_csv)
     spec = options.patch_spec()
     targets = options.class_rules().resolve(source.class_colors)
     if options.split_areas:
         targets = without_split_areas(source, targets)
-    class_map = make_class_map(source, targets)
+    class_map = make_class_map(source, targets, options.take_predictions)
     reporter.heading(f'Importing "{source_path}"')
     if not check:  # which says them as findings
         for warning in source.warnings:
@@ -107,6 +114,9 @@ def import_annotations(
             reporter.warn(f"{problem}; {LEFT_OUT}")
     if source.without_annotations:
         reporter.say(f"  {source.without_annotations} slides without annotations are left out")
+    counts = total((*(slide.review for slide in source.slides), *source.only_predicted))
+    if not check:
+        report_review(counts, options.take_predictions, reporter)
 
     if options.overlap == "depth" and not any(a.depth for slide in source.slides for a in slide.objects.annotations):
         reporter.warn(
@@ -141,9 +151,13 @@ def import_annotations(
         for item in prepared:
             slide_id = item.record.slide_id
             write_geojson(
-                folder / "annotations" / f"{slide_id}.geojson", item.annotations, class_colors=class_map.colors
+                folder / "annotations" / f"{slide_id}.geojson",
+                map(with_marks_of_its_class, item.annotations),
+                class_colors=class_map.colors,
             )
             pixels[slide_id] = write_mask(folder / "masks" / f"{slide_id}.tif", item, class_map)
+            if not item.painter.is_all_drawn:
+                write_origins(folder / "masks" / f"{slide_id}{ORIGIN_SUFFIX}", item)
         write_patches(folder, [p for item in prepared for p in item.patches], len(class_map))
         write_manifest(
             folder,
@@ -157,12 +171,33 @@ def import_annotations(
     return report.findings
 
 
-def make_class_map(source: Source, targets: Mapping[str, str | None]) -> ClassMap:
+def prediction_folders(
+    source_path: Path, annotations: Path | None, out: Path, predicted_in: Path | None = None
+) -> tuple[Path, ...]:
+    """Where our own objects may be found as they were predicted.
+
+    The folder that the user names; else ``predictions/`` beside the dataset and in the project's folder, and the folder
+    of the annotations, which may be that of predictions.
+
+    Raises:
+        AnnotationFileError: The user names a folder without predictions.
+    """
+    if predicted_in is not None:
+        return (check_folder(predicted_in),)
+    project = source_path if source_path.is_dir() else source_path.parent
+    places = [out.parent / PREDICTIONS_FOLDER, project / PREDICTIONS_FOLDER]
+    if annotations is not None:
+        places.append(annotations if annotations.is_dir() else annotations.parent)
+    return tuple({place.resolve(): place for place in places if place.is_dir()}.values())
+
+
+def make_class_map(source: Source, targets: Mapping[str, str | None], take: TakePredictions = "reviewed") -> ClassMap:
     """The trained classes that label at least one object, in the source's order.
 
     Args:
         source: The annotated slides.
         targets: Name in the source -> name to train (`ClassRules.resolve`).
+        take: Which predictions become labels, to say of what is left out.
 
     Raises:
         DatasetError: Nothing is left to train on, or more classes than labels.
@@ -175,8 +210,11 @@ def make_class_map(source: Source, targets: Mapping[str, str | None]) -> ClassMa
     }
     names = [name for name in dict.fromkeys(targets.values()) if name is not None and name in used]
     if not names:
+        counts = total((*(slide.review for slide in source.slides), *source.only_predicted))
+        left_out = "; ".join(f"{finding.message}: {finding.way_out}" for finding in review_findings(counts, take))
         raise DatasetError(
             "no annotated area with a class to train on; draw areas in QuPath, give them classes, and save (Ctrl+S)"
+            + (f"; {left_out}" if left_out else "")
         )
     if len(names) > MAX_CLASSES:
         raise DatasetError(
@@ -391,6 +429,8 @@ def as_imported(
             warnings=item.source.objects.warnings,
             plane=item.source.plane,
             other_kinds=item.source.other_kinds,
+            review=item.source.review,
+            corrections=item.source.corrections,
         )
 
     resolved = source_path.resolve()
@@ -416,6 +456,8 @@ def as_imported(
                 for warning in source.warnings
             ),
         ),
+        take_predictions=options.take_predictions,
+        only_predicted=source.only_predicted,
     )
 
 
@@ -429,6 +471,23 @@ def write_mask(path: Path, item: _Prepared, class_map: ClassMap) -> NDArray[np.i
             raster.write(window, labels)
             pixels += np.bincount(labels.ravel(), minlength=pixels.size)
     return pixels[1:]
+
+
+def write_origins(path: Path, item: _Prepared) -> None:
+    """Writes whose word each labelled pixel of a slide's mask is, window by window."""
+    rows, columns = item.grid.shape(item.record.width, item.record.height)
+    with create_label_raster(path, (rows, columns), ORIGIN_MAP) as raster:
+        for window in Region(0, 0, columns, rows).tiles(MASK_WINDOW):
+            raster.write(window, item.painter.paint_origins(window))
+
+
+def report_review(counts: ReviewCounts, take: TakePredictions, reporter: Reporter) -> None:
+    """Says which predictions are taken, and which are left out."""
+    for finding in review_findings(counts, take):
+        if finding.severity == "warning":
+            reporter.warn(finding.line())
+        else:
+            reporter.say("  " + finding.line().removesuffix(f"; {NOTHING_TO_DO}"))
 
 
 def report_left_out(

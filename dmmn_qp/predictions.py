@@ -74,8 +74,14 @@ class Prediction(BaseModel):
 PREDICTIONS = "predictions"
 """Key of ``run.json`` under which the predictions are told, by slide."""
 
+FOLDER = "predictions"
+"""Name of a folder of predictions, unless the user gives it another."""
+
 EARLIER = "earlier"
 """Folder in a folder of predictions: ``<run id>/<slide>.geojson.gz`` with polygons that were replaced."""
+
+REGIONS = "roi"
+"""Folder in a folder of predictions in which QuPath's script keeps those of selected regions."""
 
 
 def read_predictions(folder: Path) -> dict[str, Prediction]:
@@ -124,6 +130,18 @@ def merged_inputs(folder: Path, new: Mapping[str, PredictedInput]) -> dict[str, 
 def polygons_of(folder: Path, slide_id: str) -> Path | None:
     """The file of a slide's polygons; None where there is none."""
     return next((p for s in POLYGONS_SUFFIXES if (p := folder / f"{slide_id}{s}").is_file()), None)
+
+
+def polygon_files(folder: Path) -> dict[str, list[Path]]:
+    """All files of polygons in a folder of predictions by slide, replaced ones and those of regions included."""
+    files: dict[str, list[Path]] = {}
+    for place in (folder, folder / REGIONS, *sorted(folder.glob(f"{EARLIER}/*/"), reverse=True)):
+        for path in sorted(place.iterdir()) if place.is_dir() else ():
+            suffix = next((s for s in POLYGONS_SUFFIXES if path.name.endswith(s)), None)
+            slide_id = path.name.removesuffix(suffix or "")
+            if suffix and path.is_file() and not path.name.startswith(".") and not slide_id.endswith(OTHERS_SUFFIX):
+                files.setdefault(slide_id, []).append(path)
+    return files
 
 
 def predicted_polygons(folder: Path) -> dict[str, Path]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from copy import copy
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from affine import Affine
@@ -13,7 +14,7 @@ from rasterio.features import rasterize as burn
 from shapely import STRtree, box
 from shapely.geometry.base import BaseGeometry
 
-from dmmn_qp.annotations import DEFAULT_PLANE, Annotation, Plane
+from dmmn_qp.annotations import DEFAULT_PLANE, ORIGINS, Annotation, Origin, Plane
 from dmmn_qp.choices import OverlapRule
 from dmmn_qp.class_rules import PaintRules
 from dmmn_qp.regions import Region
@@ -36,6 +37,7 @@ class Paint:
     label: int
     drawn: int
     depth: int
+    origin: int = ORIGINS["drawn"]
 
 
 _ORDERS: dict[OverlapRule, Callable[[Paint], tuple[float, ...]]] = {
@@ -48,10 +50,18 @@ _ORDERS: dict[OverlapRule, Callable[[Paint], tuple[float, ...]]] = {
 """Sort keys: what is painted later wins."""
 
 
+_WORDS: tuple[tuple[Origin, ...], ...] = (("unchecked",), ("corrected", "confirmed"), ("drawn",))
+"""Origins of areas in the order of painting: what a person said wins over what a model said, and what was drawn over
+what was only agreed with.
+"""
+
+
 class LabelPainter:
     """Paints the annotations of one slide, window by window.
 
-    `IGNORE` wins over every class. The order in which a spatial index finds areas plays no part.
+    What was drawn wins over any prediction, and a prediction that somebody vouched for over one that nobody did; within
+    each of these the rule for overlaps decides. `IGNORE` takes labels away from what it wins over, and from its own
+    kind. The order in which a spatial index finds areas plays no part.
 
     Args:
         annotations: Objects of the slide in the order of drawing; only those on the plane whose class is in the map are
@@ -75,16 +85,18 @@ class LabelPainter:
         self.downsample = downsample
         self._rules = rules or PaintRules()
         on_plane = [a for a in annotations if (a.plane.z, a.plane.t) == (plane.z, plane.t) and a.class_name]
-        self._classes = AreaLayer(sorted(self._paints(on_plane, class_map, mpp), key=_ORDERS[self._rules.overlap]))
-        self._ignored = AreaLayer(
-            [Paint(a.geometry, 1, 0, 0) for a in on_plane if a.class_name == IGNORE and a.is_area]
-        )
+        self._layers = []
+        for origins in _WORDS:
+            said = [a for a in on_plane if a.origin in origins]
+            areas = AreaLayer(sorted(self._paints(said, class_map, mpp), key=_ORDERS[self._rules.overlap]))
+            ignored = AreaLayer([Paint(a.geometry, 1, 0, 0) for a in said if a.class_name == IGNORE and a.is_area])
+            self._layers.append((areas, ignored))
         regions = [a for a in on_plane if a.class_name == self._rules.region_class and a.is_area]
         self._regions = AreaLayer([Paint(a.geometry, 1, 0, 0) for a in regions]) if regions else None
 
-    def _paints(self, on_plane: Iterable[Annotation], class_map: ClassMap, mpp: float | None) -> Iterable[Paint]:
+    def _paints(self, said: Iterable[Annotation], class_map: ClassMap, mpp: float | None) -> Iterable[Paint]:
         width_um = self._rules.line_width_um
-        for drawn, annotation in enumerate(on_plane):
+        for drawn, annotation in enumerate(said):
             label = class_map.label_of(annotation.class_name or "")
             geometry = annotation.geometry
             if width_um is not None and mpp is not None and geometry.geom_type in _LINES:
@@ -92,7 +104,12 @@ class LabelPainter:
             elif not annotation.is_area:
                 continue
             if label is not None:
-                yield Paint(geometry, label, drawn, annotation.depth)
+                yield Paint(geometry, label, drawn, annotation.depth, ORIGINS[annotation.origin])
+
+    @property
+    def is_all_drawn(self) -> bool:
+        """Whether nothing but what was drawn is painted."""
+        return not any(len(areas) for areas, _ in self._layers[:-1])
 
     def at(self, downsample: float) -> LabelPainter:
         """The same painter on an array of another resolution.
@@ -115,13 +132,27 @@ class LabelPainter:
         Returns:
             (height, width) uint8, 0 where nothing is annotated.
         """
-        labels = self._classes.burn(window, self.downsample)
-        if self._rules.overlap == "unlabelled":
-            labels[self._classes.burn(window, self.downsample, reverse=True) != labels] = UNLABELLED
-        labels[self._ignored.burn(window, self.downsample) > 0] = UNLABELLED
+        return self._paint(window, "label")
+
+    def paint_origins(self, window: Region) -> LabelArray:
+        """Whose word the labels of a window are, as `ORIGINS`: (height, width) uint8, 0 where there is no label."""
+        return self._paint(window, "origin")
+
+    def _paint(self, window: Region, what: Literal["label", "origin"]) -> LabelArray:
+        painted = np.zeros((window.height, window.width), np.uint8)
+        for areas, ignored in self._layers:
+            if len(areas):
+                values = areas.burn(window, self.downsample, what)
+                covered = values > 0
+                if self._rules.overlap == "unlabelled":
+                    first = areas.burn(window, self.downsample)
+                    values[areas.burn(window, self.downsample, reverse=True) != first] = UNLABELLED
+                painted[covered] = values[covered]
+            if len(ignored):
+                painted[ignored.burn(window, self.downsample) > 0] = UNLABELLED
         if self._regions is not None:
-            labels[self._regions.burn(window, self.downsample) == 0] = UNLABELLED
-        return labels
+            painted[self._regions.burn(window, self.downsample) == 0] = UNLABELLED
+        return painted
 
 
 class AreaLayer:
@@ -131,11 +162,17 @@ class AreaLayer:
         self._paints = paints
         self._tree = STRtree([paint.geometry for paint in paints])
 
-    def burn(self, window: Region, scale: float, *, reverse: bool = False) -> LabelArray:
-        """Labels of a window; the last area wins, or the first with ``reverse``."""
+    def __len__(self) -> int:
+        return len(self._paints)
+
+    def burn(
+        self, window: Region, scale: float, what: Literal["label", "origin"] = "label", *, reverse: bool = False
+    ) -> LabelArray:
+        """Labels or origins of a window; the last area wins, or the first with ``reverse``."""
         bounds = box(window.x * scale, window.y * scale, window.right * scale, window.bottom * scale)
         hits = np.sort(self._tree.query(bounds))
-        shapes = [(self._paints[i].geometry, self._paints[i].label) for i in (hits[::-1] if reverse else hits)]
+        paints = [self._paints[i] for i in (hits[::-1] if reverse else hits)]
+        shapes = [(paint.geometry, getattr(paint, what)) for paint in paints]
         if not shapes:
             return np.zeros((window.height, window.width), np.uint8)
         transform = Affine(scale, 0, window.x * scale, 0, scale, window.y * scale)

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from dmmn_qp.annotations import DEFAULT_PLANE, Annotation, Color, ObjectKind, Plane
 from dmmn_qp.errors import AnnotationFileError, PixelSizeError, ProjectError, SlideError, UnsupportedAnnotationsError
 from dmmn_qp.outputs import RUN_FILE
+from dmmn_qp.predictions import OTHERS_SUFFIX
 from dmmn_qp.qupath.geojson import read_geojson
 from dmmn_qp.qupath.paquo_project import PaquoProject
 from dmmn_qp.qupath.project import ProjectEntry, QuPathProject, find_slides, read_project
 from dmmn_qp.qupath.qpdata import read_qpdata, way_out_of_damage
 from dmmn_qp.qupath.reading import ReadResult, ReadRules, shorten
+from dmmn_qp.reviewed import Corrections, ReviewCounts, Reviewer
 from dmmn_qp.slides import SLIDE_SUFFIXES, list_slides
 from dmmn_qp.slides.finding import SlidesRoot
 from dmmn_qp.slides.pixel_sizes import pixel_size_of, read_pixel_sizes
@@ -23,6 +25,9 @@ from dmmn_qp.slides.transformed import Change
 
 MAX_NAME_BYTES = 150
 """Longest name of a slide's files, without their endings; file systems take 255 with them."""
+
+_NO_ANNOTATIONS = (RUN_FILE, "evaluation.json")
+"""JSON that lies beside predictions, whose folder may be that of the annotations when it was corrected."""
 
 GEOJSON_SUFFIXES = (".geojson", ".geojson.gz", ".json", ".json.gz", ".zip")
 
@@ -43,6 +48,8 @@ class SourceSlide:
         metadata: Key-value pairs of the image.
         plane: The plane whose objects count.
         other_kinds: Number of objects left out because of their kind.
+        review: Whose word its objects are.
+        corrections: Areas in px2 of what was corrected or confirmed, against what the model had said before.
     """
 
     name: str
@@ -56,6 +63,8 @@ class SourceSlide:
     metadata: Mapping[str, str] = field(default_factory=dict)
     plane: Plane = DEFAULT_PLANE
     other_kinds: int = 0
+    review: ReviewCounts = field(default_factory=ReviewCounts)
+    corrections: Corrections = field(default_factory=dict)
 
     def is_on_plane(self, annotation: Annotation) -> bool:
         """Whether an object lies on the plane that counts."""
@@ -72,6 +81,7 @@ class Source:
         without_annotations: Number of slides left out because nothing is drawn on them.
         problems: Images, or files of annotations, that cannot be read, each with the way out.
         warnings: What else is worth knowing of the source as a whole.
+        only_predicted: Whose word the objects are of slides that are left out because nobody vouched for any.
     """
 
     slides: tuple[SourceSlide, ...]
@@ -79,6 +89,23 @@ class Source:
     without_annotations: int
     problems: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
+    only_predicted: tuple[ReviewCounts, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class _Taken:
+    """What is taken of an image: its objects of the kinds asked for, and how many others there are."""
+
+    objects: ReadResult
+    other_kinds: int
+    review: ReviewCounts
+    corrections: Corrections
+
+
+def _taken(objects: ReadResult, names: Iterable[str], kinds: Sequence[ObjectKind], reviewer: Reviewer) -> _Taken:
+    reviewed = reviewer.of(objects, names)
+    wanted, n_others = _of_kinds(reviewed.objects, kinds)
+    return _Taken(wanted, n_others, reviewed.counts, reviewed.corrections)
 
 
 def read_qupath_project(
@@ -103,8 +130,9 @@ def read_qupath_project(
             f'--annotations goes with a folder of slides, but "{path}" is a QuPath project; leave it out'
         )
     project = read_project(path)
-    reader = _EntryReader(project, rules)
-    drawn: list[tuple[ProjectEntry, ReadResult, int]] = []
+    reader, reviewer = _EntryReader(project, rules), Reviewer(rules.take_predictions, rules.predicted_in)
+    drawn: list[tuple[ProjectEntry, _Taken]] = []
+    only_predicted: list[ReviewCounts] = []
     problems: list[str] = []
     for entry in project.entries:
         announced = _announced(entry, rules.kinds)
@@ -115,9 +143,12 @@ def read_qupath_project(
         except AnnotationFileError as error:
             problems.append(f'image "{shorten(entry.image_name)}": {error}')
             continue
-        wanted, n_others = _of_kinds(objects, rules.kinds)
-        if wanted.annotations:
-            drawn.append((entry, wanted, n_others))
+        names = {slide_ids([entry.slide_name])[0], PurePath(entry.slide_name).stem, PurePath(entry.image_name).stem}
+        taken = _taken(objects, sorted(names), rules.kinds, reviewer)
+        if taken.objects.annotations:
+            drawn.append((entry, taken))
+        elif taken.review.left_out:
+            only_predicted.append(taken.review)
         elif announced and not objects.annotations:
             problems.append(
                 f'image "{shorten(entry.image_name)}": its summary.json tells of {announced} objects, but '
@@ -125,23 +156,21 @@ def read_qupath_project(
             )
     if problems and not drawn:
         raise AnnotationFileError(first_of(problems))
-    for entry, _, _ in drawn:
+    for entry, _ in drawn:
         if entry.unsupported_server is not None:
             raise ProjectError(
                 f'image "{shorten(entry.image_name)}" cannot be related to a file: {entry.unsupported_server}; '
                 "export it from QuPath (File > Export images > OME TIFF) into the project and copy its annotations "
                 "there, or remove it from the project"
             )
-    paths = find_slides(project, [entry for entry, _, _ in drawn], slides_roots)
+    paths = find_slides(project, [entry for entry, _ in drawn], slides_roots)
     return Source(
-        slides=tuple(
-            replace(_project_slide(entry, objects, paths[entry.entry_id]), other_kinds=n_others)
-            for entry, objects, n_others in drawn
-        ),
-        class_colors=_project_colors(project, [objects for _, objects, _ in drawn]),
+        slides=tuple(_project_slide(entry, taken, paths[entry.entry_id]) for entry, taken in drawn),
+        class_colors=_project_colors(project, [taken.objects for _, taken in drawn]),
         without_annotations=len(project.entries) - len(drawn) - len(problems),
         problems=tuple(problems),
-        warnings=tuple(reader.notes),
+        warnings=(*reader.notes, *reviewer.problems),
+        only_predicted=tuple(only_predicted),
     )
 
 
@@ -205,17 +234,20 @@ def _of_kinds(objects: ReadResult, kinds: Sequence[ObjectKind]) -> tuple[ReadRes
     return ReadResult(wanted, objects.warnings), len(objects.annotations) - len(wanted)
 
 
-def _project_slide(entry: ProjectEntry, objects: ReadResult, path: Path) -> SourceSlide:
+def _project_slide(entry: ProjectEntry, taken: _Taken, path: Path) -> SourceSlide:
     size = (entry.width, entry.height) if entry.width and entry.height else None
     return SourceSlide(
         entry.slide_name,
-        objects,
+        taken.objects,
         path,
         mpp=entry.mpp,
         size_px=size,
         crop_to_bounds=entry.crop_to_bounds,
         frame=entry.frame,
         metadata=entry.metadata,
+        other_kinds=taken.other_kinds,
+        review=taken.review,
+        corrections=taken.corrections,
     )
 
 
@@ -265,26 +297,40 @@ def read_geojson_folder(
             f'annotations "{orphans[0]}"{f" and {len(orphans) - 1} more" if len(orphans) > 1 else ""} belong to no '
             f'slide in "{path}"; name each file after its slide, as slide-1.geojson for slide-1.svs'
         )
-    drawn: dict[Path, tuple[ReadResult, int]] = {}
+    reviewer = Reviewer(rules.take_predictions, rules.predicted_in)
+    drawn: dict[Path, _Taken] = {}
+    only_predicted: list[ReviewCounts] = []
     problems: list[str] = []
     for slide, file in matched.items():
         try:
-            objects, n_others = _of_kinds(read_geojson(file), rules.kinds)
+            objects = read_geojson(file)
         except AnnotationFileError as error:
             problems.append(str(error))
             continue
-        if objects.annotations:
-            drawn[slide] = objects, n_others
+        taken = _taken(objects, sorted({slide_ids([slide.name])[0], slide.stem}), rules.kinds, reviewer)
+        if taken.objects.annotations:
+            drawn[slide] = taken
+        elif taken.review.left_out:
+            only_predicted.append(taken.review)
     if problems and not drawn:
         raise AnnotationFileError(first_of(problems))
     return Source(
         slides=tuple(
-            SourceSlide(slide.name, objects, slide, other_kinds=n_others)
-            for slide, (objects, n_others) in drawn.items()
+            SourceSlide(
+                slide.name,
+                taken.objects,
+                slide,
+                other_kinds=taken.other_kinds,
+                review=taken.review,
+                corrections=taken.corrections,
+            )
+            for slide, taken in drawn.items()
         ),
-        class_colors=_colors_of([objects for objects, _ in drawn.values()]),
+        class_colors=_colors_of([taken.objects for taken in drawn.values()]),
         without_annotations=len(slides) - len(drawn) - len(problems),
         problems=tuple(problems),
+        warnings=tuple(reviewer.problems),
+        only_predicted=tuple(only_predicted),
     )
 
 
@@ -332,7 +378,8 @@ def _is_drawn_on(entry: ProjectEntry) -> bool:
     if announced == 0 or not entry.data_path.is_file():
         return False
     try:
-        return bool(_of_kinds(read_qpdata(entry.data_path), ReadRules().kinds)[0].annotations)
+        objects = Reviewer(ReadRules().take_predictions).of(read_qpdata(entry.data_path), ()).objects
+        return bool(_of_kinds(objects, ReadRules().kinds)[0].annotations)
     except UnsupportedAnnotationsError:  # which QuPath itself may read
         return True
     except AnnotationFileError:
@@ -347,13 +394,17 @@ def first_of(problems: Sequence[str]) -> str:
 def _geojson_files(annotations: Path) -> dict[str, Path]:
     """GeoJSON files by their name without the ending."""
     candidates = sorted(annotations.iterdir()) if annotations.is_dir() else [annotations]
-    candidates = [path for path in candidates if path.name != RUN_FILE]  # of predictions, which may be corrected ones
+    candidates = [path for path in candidates if path.name not in _NO_ANNOTATIONS]
     files: dict[str, Path] = {}
     for path in candidates:
         suffix = next((s for s in GEOJSON_SUFFIXES if path.name.lower().endswith(s)), None)
         if suffix is None or not path.is_file():
             continue
         name = path.name[: -len(suffix)]
+        if name.endswith(OTHERS_SUFFIX) and any(
+            p.name.startswith(name.removesuffix(OTHERS_SUFFIX)) for p in candidates
+        ):
+            continue
         if name in files:
             raise AnnotationFileError(
                 f'annotations "{files[name]}" and "{path}" are for the same slide; keep one of them in the folder'

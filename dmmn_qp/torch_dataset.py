@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 from torch.utils.data import Dataset as TorchDataset
 
+from dmmn_qp.annotations import ORIGINS, Origin
 from dmmn_qp.augment import Augmentation, AugmentRules
 from dmmn_qp.augment.on_device import DrawnChange, augment_on_device, wide_margin_px
 from dmmn_qp.balance import Draw
@@ -24,7 +25,7 @@ from dmmn_qp.rasterize import LabelArray
 from dmmn_qp.regions import Region
 from dmmn_qp.slides.cached import DEFAULT_BUDGET_BYTES, CachedFields, CachedTiles, TileBudget, tiles_bytes
 from dmmn_qp.slides.finding import SlidesRoot
-from dmmn_qp.specs import PatchGrid
+from dmmn_qp.specs import UNLABELLED, PatchGrid
 
 
 class Example(NamedTuple):
@@ -78,6 +79,7 @@ class PatchExamples(TorchDataset[Example | WideExample]):
         slides_roots: Where to look for slides that have been moved.
         reduction: How the model wants lower magnifications made.
         cache_bytes: Most that decoded tiles take in each process.
+        origins: Whose labels count; other pixels are unlabelled.
     """
 
     def __init__(
@@ -92,7 +94,9 @@ class PatchExamples(TorchDataset[Example | WideExample]):
         slides_roots: Sequence[SlidesRoot] = (),
         reduction: Reduction = "area",
         cache_bytes: int = DEFAULT_BUDGET_BYTES,
+        origins: Iterable[Origin] = tuple(ORIGINS),
     ) -> None:
+        self._origins = frozenset(origins)
         self._dataset = dataset
         self._patches = patches
         self._augment = augment
@@ -159,12 +163,18 @@ class PatchExamples(TorchDataset[Example | WideExample]):
         x, y = min(max(target.x + dx, 0), last_x), min(max(target.y + dy, 0), last_y)
         return Region(x, y, target.width, target.height)
 
+    def _mask(self, slide_id: str) -> LabelRaster | _MaskOfOrigins:
+        mask, origins = LabelRaster(self._dataset.mask_path(slide_id)), self._dataset.origin_path(slide_id)
+        if origins is None or self._origins == frozenset(ORIGINS):
+            return mask
+        return _MaskOfOrigins(mask, LabelRaster(origins), self._origins)
+
     def _slide(self, slide_id: str) -> _OpenSlide:
         if slide_id not in self._open:
             record = self._dataset.record(slide_id)
             slide = self._dataset.open(record, self._slides_roots)
             grid = self._dataset.patch_spec.grid_of(record.mpp, slide_id)
-            mask, number = LabelRaster(self._dataset.mask_path(slide_id)), 2 * len(self._open)
+            mask, number = self._mask(slide_id), 2 * len(self._open)
             self._open[slide_id] = _OpenSlide(
                 CachedFields(slide, grid, self._budget, number, self._reduction),
                 CachedTiles(partial(_labels, mask), self._budget, number + 1),
@@ -174,7 +184,23 @@ class PatchExamples(TorchDataset[Example | WideExample]):
         return self._open[slide_id]
 
 
-def _labels(mask: LabelRaster, magnification: int, region: Region) -> LabelArray:
+class _MaskOfOrigins:
+    """A mask of which only the labels of some origins are given."""
+
+    def __init__(self, mask: LabelRaster, origins: LabelRaster, wanted: Iterable[Origin]) -> None:
+        self.shape = mask.shape
+        self._mask, self._origins = mask, origins
+        self._wanted = np.zeros(256, np.bool_)
+        self._wanted[[ORIGINS[origin] for origin in wanted]] = True
+
+    def read(self, region: Region) -> LabelArray:
+        """Labels of a window, 0 for those of other origins: (height, width) uint8."""
+        labels = self._mask.read(region)
+        labels[~self._wanted[self._origins.read(region)]] = UNLABELLED
+        return labels
+
+
+def _labels(mask: LabelRaster | _MaskOfOrigins, magnification: int, region: Region) -> LabelArray:
     """Labels of a region given in pixels of a magnification: that of the grid pixel in the middle of each."""
     step = 2**magnification
     labels = mask.read(Region(region.x * step, region.y * step, region.width * step, region.height * step))

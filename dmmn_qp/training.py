@@ -440,7 +440,12 @@ def write_report(
 ) -> None:
     """Looks at the validation patches once more with the model that was kept, and writes its report."""
     examples = PatchExamples(
-        dataset, plan.validation, augment=None, slides_roots=slides_roots, reduction=plan.convention.reduction
+        dataset,
+        plan.validation,
+        augment=None,
+        slides_roots=slides_roots,
+        reduction=plan.convention.reduction,
+        origins=plan.validated_on,
     )
     draws = [Draw(i, seed=0) for i in range(len(plan.validation))]
     batches = make_loader(examples, EpochDraws(lambda _: draws), plan.options.batch_size, workers=0)

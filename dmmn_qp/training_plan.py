@@ -13,6 +13,7 @@ from lightning_fabric import Fabric
 from torch import nn
 from torch.utils.data import DataLoader
 
+from dmmn_qp.annotations import Origin
 from dmmn_qp.architectures import ARCHITECTURES, build_network
 from dmmn_qp.architectures.supervision import SupervisedBranches
 from dmmn_qp.augment import AugmentRules
@@ -42,6 +43,7 @@ class TrainingPlan:
         options: With everything resolved: nothing depends on the machine any more.
         training: Patches to train on.
         validation: Patches to validate on.
+        validated_on: Whose labels the best epoch is chosen by.
         draws: What the sampler draws from, with N_c of Eq. 2.
         balance: Patches and pixels before and after elastic balancing (Table 1); None without it.
         steps_per_epoch: Optimiser steps of an epoch.
@@ -54,6 +56,7 @@ class TrainingPlan:
     options: TrainOptions
     training: list[PatchRef]
     validation: list[PatchRef]
+    validated_on: tuple[Origin, ...]
     draws: TrainingDraws
     balance: BalanceCounts | None
     steps_per_epoch: int
@@ -83,6 +86,7 @@ def make_plan(dataset: Dataset, options: TrainOptions, device: torch.device, rep
             f'dataset "{dataset.folder}" has no validation patch to choose the best epoch by; give a slide the split '
             "val and import again, or pass --validate-on train"
         )
+    validation, validated_on = validation_patches(dataset, validation, reporter)
     if options.start_from is None:
         built = NetworkOptions(
             architecture=options.architecture,
@@ -110,7 +114,34 @@ def make_plan(dataset: Dataset, options: TrainOptions, device: torch.device, rep
         }
     )
     balance = None if draws.elastic is None else balance_counts(patches, dataset.class_map, draws.elastic)
-    return TrainingPlan(resolved, training, validation, draws, balance, steps, *inherited)
+    return TrainingPlan(resolved, training, validation, validated_on, draws, balance, steps, *inherited)
+
+
+def validation_patches(
+    dataset: Dataset, patches: Sequence[PatchRef], reporter: Reporter
+) -> tuple[list[PatchRef], tuple[Origin, ...]]:
+    """The patches that choose the best epoch, and whose labels on them count.
+
+    What was drawn by hand; where there is none, predictions that somebody vouched for. What nobody checked is no truth.
+
+    Raises:
+        DatasetError: Nothing else is there.
+    """
+    of_patch = [(patch, dataset.origins_in(patch)) for patch in patches]
+    counting: tuple[tuple[Origin, ...], ...] = (("drawn",), ("corrected", "confirmed"))
+    for origins in counting:
+        chosen = [patch for patch, found in of_patch if found & set(origins)]
+        if chosen:
+            if origins != ("drawn",):
+                reporter.warn(
+                    "nothing is drawn by hand on the validation slides, so the best epoch is chosen by predictions "
+                    "that were locked or corrected, which flatters a model like the one that made them"
+                )
+            return chosen, origins
+    raise DatasetError(
+        f'the validation patches of dataset "{dataset.folder}" hold nothing but predictions that nobody checked; draw '
+        "something on a validation slide, or lock the predictions there that are right, and import again"
+    )
 
 
 def training_draws(training: Sequence[PatchRef], class_map: ClassMap, options: TrainOptions) -> TrainingDraws:
@@ -212,7 +243,12 @@ def make_batches(
         f"{cache_bytes // MIB:,} MiB at most (--cache)"
     )
     unchanged = PatchExamples(
-        dataset, plan.validation, augment=None, slides_roots=slides_roots, reduction=plan.convention.reduction
+        dataset,
+        plan.validation,
+        augment=None,
+        slides_roots=slides_roots,
+        reduction=plan.convention.reduction,
+        origins=plan.validated_on,
     )
     mine = [Draw(i, seed=0) for i in range(len(plan.validation))][rank::world]
     return (

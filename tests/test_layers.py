@@ -47,6 +47,7 @@ LAYERS: list[set[str]] = [
         "slide_prediction",
         "prediction_folder",
         "reports",
+        "reviewed",
         "scripts",
         "sources",
         "torch_dataset",

@@ -11,10 +11,12 @@ Measurements survive every version as well, but every change of an outline remov
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, Final
 from uuid import NAMESPACE_URL, UUID, uuid5
 from zlib import crc32
 
+from dmmn_qp.annotations import Annotation
 from dmmn_qp.qupath.reading import parse_uuid
 
 METADATA_KEY: Final = "dmmn_qp"
@@ -38,6 +40,15 @@ OUR_MEASUREMENTS: Final = frozenset({AREA_UM2, AREA_MM2, PERIMETER, MEAN_PROBABI
 ID_PREFIX: Final = "d1337b0f"
 """The first eight digits of the ids of our objects."""
 
+TISSUE_MARK: Final = "tissue"
+"""What the metadata of a tissue outline have in place of a model's name."""
+
+TISSUE_CLASS: Final = "Tissue"
+"""Class of the tissue outline that we write, which is nothing to be trained on."""
+
+_OUTLINE_GROUP: Final = "0000"
+"""Second group of the ids of outlines that are no predictions."""
+
 _NAMESPACE: Final = uuid5(NAMESPACE_URL, "https://pypi.org/project/dmmn-qp")
 _OURS: Final = 5
 """Version of our UUIDs: made of a name, not drawn."""
@@ -49,7 +60,18 @@ def marked_id(content: str) -> UUID:
     Args:
         content: What makes the object this one: slide, model, class and outline.
     """
-    return UUID(ID_PREFIX + uuid5(_NAMESPACE, content).hex[len(ID_PREFIX) :])
+    digits = uuid5(_NAMESPACE, content).hex[len(ID_PREFIX) :]
+    return UUID(ID_PREFIX + (digits if digits[:4] != _OUTLINE_GROUP else "0001" + digits[4:]))
+
+
+def outline_id(content: str) -> UUID:
+    """An id of ours for an outline that is no prediction, such as the tissue's; see :func:`is_outline_id`."""
+    return UUID(ID_PREFIX + _OUTLINE_GROUP + uuid5(_NAMESPACE, content).hex[len(ID_PREFIX) + 4 :])
+
+
+def is_outline_id(object_id: UUID | None) -> bool:
+    """Whether an id is one of ours for what is no prediction."""
+    return object_id is not None and is_marked(object_id) and object_id.hex[8:12] == _OUTLINE_GROUP
 
 
 def class_code(name: str) -> int:
@@ -63,6 +85,21 @@ def class_code(name: str) -> int:
 def is_marked(object_id: UUID | None) -> bool:
     """Whether an id is one of ours."""
     return object_id is not None and object_id.version == _OURS and object_id.hex.startswith(ID_PREFIX)
+
+
+def with_marks_of_its_class(annotation: Annotation) -> Annotation:
+    """An object whose class was renamed, with marks that tell its prediction by the name that it was renamed to.
+
+    Else it would look corrected wherever it is read next.
+    """
+    if annotation.predicted_as is None:
+        return annotation
+    metadata, measurements = dict(annotation.metadata), dict(annotation.measurements)
+    if CLASS_KEY in metadata:
+        metadata[CLASS_KEY] = annotation.predicted_as
+    if CLASS_CODE in measurements:
+        measurements[CLASS_CODE] = class_code(annotation.predicted_as)
+    return replace(annotation, metadata=metadata, measurements=measurements)
 
 
 def is_ours(feature: Mapping[str, Any]) -> bool:

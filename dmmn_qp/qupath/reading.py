@@ -13,7 +13,7 @@ from typing import BinaryIO, Final
 from uuid import UUID
 
 from dmmn_qp.annotations import Annotation, ObjectKind
-from dmmn_qp.choices import Reader
+from dmmn_qp.choices import Reader, TakePredictions
 from dmmn_qp.errors import AnnotationFileError
 
 _UUID: Final = re.compile(r"([0-9a-fA-F]{1,8})" + r"-([0-9a-fA-F]{1,4})" * 3 + r"-([0-9a-fA-F]{1,12})")
@@ -49,12 +49,16 @@ class ReadRules:
         plane: (z, t) of the plane whose objects count; None takes of each slide the plane that holds most.
         reader: How objects of a QuPath project are read.
         qupath_dir: Folder of QuPath, for a reader that needs it.
+        take_predictions: Which of our own predictions count.
+        predicted_in: Folders in which our own objects are looked for as they were predicted.
     """
 
     kinds: tuple[ObjectKind, ...] = ("annotation",)
     plane: tuple[int, int] | None = None
     reader: Reader = "auto"
     qupath_dir: Path | None = None
+    take_predictions: TakePredictions = "reviewed"
+    predicted_in: tuple[Path, ...] = ()
 
 
 class Notes:

@@ -17,6 +17,7 @@ from dmmn_qp.patches import class_pixels
 from dmmn_qp.qupath.reading import REPAIRED
 from dmmn_qp.reporting import Reporter
 from dmmn_qp.reports.inputs import SEVERITIES, Finding, ImportedData, ImportedSlide
+from dmmn_qp.reports.review import all_counts, contradiction, review_findings
 
 SLIVER_UM2: Final = 50.0
 """An area smaller than this, less than a nucleus or two, is hardly meant."""
@@ -70,6 +71,7 @@ def count_text(findings: Sequence[Finding]) -> str:
 
 
 def _of_dataset(data: ImportedData) -> Iterator[Finding]:
+    yield from review_findings(all_counts(data), data.take_predictions)
     yield from _similar_names(data)
     patches = [patch for slide in data.slides for patch in slide.patches]
     if not patches:
@@ -312,7 +314,7 @@ def _off_the_slide(slide: ImportedSlide, data: ImportedData) -> Iterator[Finding
     width, height = slide.record.width, slide.record.height
     frame = shapely.box(0, 0, width, height)
     um2 = slide.record.mpp**2
-    for name, geometries in _areas_by_class(slide, data).items():
+    for (name, _), geometries in _areas_by_class(slide, data).items():
         bounds = shapely.bounds(geometries)
         crossing = (bounds[:, :2] < 0).any(axis=1) | (bounds[:, 2] > width) | (bounds[:, 3] > height)
         beyond = [g for g, crosses in zip(geometries, crossing, strict=True) if crosses]
@@ -332,7 +334,7 @@ def _off_the_slide(slide: ImportedSlide, data: ImportedData) -> Iterator[Finding
 
 def _slivers(slide: ImportedSlide, data: ImportedData, sliver_um2: float) -> Iterator[Finding]:
     um2 = slide.record.mpp**2
-    for name, geometries in _areas_by_class(slide, data).items():
+    for (name, _), geometries in _areas_by_class(slide, data).items():
         slivers = [geometry for geometry in geometries if geometry.area * um2 < sliver_um2]
         if slivers:
             yield Finding(
@@ -355,18 +357,29 @@ def _overlaps(slide: ImportedSlide, data: ImportedData) -> Iterator[Finding]:
     if len(by_class) < 2:
         return
     um2 = slide.record.mpp**2
-    class_area = {name: sum(g.area for g in geometries) for name, geometries in by_class.items()}
+    class_area = {key: sum(g.area for g in geometries) for key, geometries in by_class.items()}
     shared, largest, count, complete = _shared_areas(by_class)
     more = "" if complete else "at least "
-    for (first, second), area in sorted(shared.items(), key=lambda item: -item[1]):
-        large = area > LARGE_OVERLAP * min(class_area[first], class_area[second])
+    against = {pair: area for pair, area in shared.items() if pair[0][1] != pair[1][1]}
+    if against:
+        worst = max(against, key=lambda pair: against[pair])
+        told = contradiction(
+            slide,
+            {(p, drawn): area for ((drawn, _), (p, _)), area in against.items()},
+            _place([largest[worst]], slide),
+        )
+        if told is not None:
+            yield told
+    within = {pair: area for pair, area in shared.items() if pair not in against}
+    for pair, area in sorted(within.items(), key=lambda item: -item[1]):
+        large = area > LARGE_OVERLAP * min(class_area[key] for key in pair)
         yield Finding(
             severity="warning" if large else "note",
             slide=slide.record.slide_id,
             class_name=None,
-            place=_place([largest[first, second]], slide),
-            message=f'"{first}" and "{second}" overlap by {more}{area_text(area * um2)} in {more}'
-            f"{_count(count[first, second], 'place')}, where a pixel keeps one label only",
+            place=_place([largest[pair]], slide),
+            message=f'"{pair[0][0]}" and "{pair[1][0]}" overlap by {more}{area_text(area * um2)} in {more}'
+            f"{_count(count[pair], 'place')}, where a pixel keeps one label only",
             way_out="pull the outlines apart in QuPath, unless the rule for overlaps (--overlap) does what you mean",
         )
     if not complete:
@@ -378,16 +391,21 @@ def _overlaps(slide: ImportedSlide, data: ImportedData) -> Iterator[Finding]:
         )
 
 
-_Pair = tuple[str, str]
+_Key = tuple[str, bool]
+"""A class, and whether it was predicted there."""
+
+_Pair = tuple[_Key, _Key]
 
 
 def _shared_areas(
-    by_class: dict[str, list[BaseGeometry]],
+    by_class: dict[_Key, list[BaseGeometry]],
 ) -> tuple[dict[_Pair, float], dict[_Pair, BaseGeometry], dict[_Pair, int], bool]:
     """(shared px2, largest shared part, number of shared parts) per pair of classes, and whether that is all."""
     names = list(by_class)
     geometries = np.array([g for name in names for g in by_class[name]], dtype=object)
-    classes = np.repeat(np.arange(len(names)), [len(by_class[name]) for name in names])
+    sizes = [len(by_class[name]) for name in names]
+    classes = np.repeat(np.arange(len(names)), sizes)
+    same_name = np.array([[a[0] == b[0] for b in names] for a in names])
     vertices = shapely.get_num_coordinates(geometries)
     tree = shapely.STRtree(geometries)
     shared: dict[_Pair, float] = defaultdict(float)
@@ -399,7 +417,7 @@ def _shared_areas(
         left, right = tree.query(geometries[start : start + _OVERLAP_CHUNK])
         left = left + start
         candidates += left.size
-        keep = classes[left] < classes[right]  # each pair once
+        keep = (classes[left] < classes[right]) & ~same_name[classes[left], classes[right]]  # each pair once
         left, right = left[keep], right[keep]
         work += int((vertices[left] + vertices[right]).sum())
         if candidates > MAX_CANDIDATES or work > MAX_VERTICES:
@@ -418,13 +436,15 @@ def _shared_areas(
 # ---------------------------------------------------------------- helpers
 
 
-def _areas_by_class(slide: ImportedSlide, data: ImportedData) -> dict[str, list[BaseGeometry]]:
-    """Outlines that label pixels, by class in the order of the class map."""
-    by_class: dict[str, list[BaseGeometry]] = {name: [] for name in data.class_map.names}
+def _areas_by_class(slide: ImportedSlide, data: ImportedData) -> dict[_Key, list[BaseGeometry]]:
+    """Outlines that label pixels, by class in the order of the class map, what was drawn first."""
+    by_class: dict[_Key, list[BaseGeometry]] = {
+        (name, predicted): [] for predicted in (False, True) for name in data.class_map.names
+    }
     for annotation in slide.annotations:
         if annotation.is_area and annotation.class_name and data.label_of(slide, annotation) is not None:
-            by_class[annotation.class_name].append(annotation.geometry)
-    return {name: geometries for name, geometries in by_class.items() if geometries}
+            by_class[annotation.class_name, annotation.origin != "drawn"].append(annotation.geometry)
+    return {key: geometries for key, geometries in by_class.items() if geometries}
 
 
 def _place(geometries: Sequence[BaseGeometry], slide: ImportedSlide) -> tuple[int, int] | None:

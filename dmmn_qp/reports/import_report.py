@@ -16,6 +16,13 @@ from dmmn_qp.choices import SPLITS, Split
 from dmmn_qp.patches import PatchRef
 from dmmn_qp.reports.findings import find_findings
 from dmmn_qp.reports.inputs import Finding, ImportedData, ImportedSlide
+from dmmn_qp.reports.review import (
+    CorrectionFigures,
+    ReviewFigures,
+    all_counts,
+    correction_figures,
+    review_figures,
+)
 from dmmn_qp.specs import FileModel
 
 _UM2_PER_MM2 = 1e6
@@ -56,6 +63,7 @@ class SlideFigures(FileModel):
         ignored: How many of them have a class that QuPath ignores (its name ends in ``*``) and that is not trained.
         patches: Targets that hold enough annotation, more than 1 % by default, by split.
         classes: What the classes have on the slide, in the order of the class map.
+        review: Whose word its objects are.
     """
 
     slide_id: str
@@ -70,6 +78,7 @@ class SlideFigures(FileModel):
     ignored: int
     patches: dict[Split, int]
     classes: tuple[SlideClassFigures, ...]
+    review: ReviewFigures
 
 
 class ClassFigures(FileModel):
@@ -128,6 +137,8 @@ class ImportReport(FileModel):
         classes: The classes in their order.
         slides: The slides in their order.
         balance: What training sees of each class; empty when there is no training patch.
+        review: Whose word the objects of all slides are, those of slides without any label included.
+        corrections: What the model had said of what somebody vouched for, by the names of the source.
     """
 
     format_version: Literal[1] = 1
@@ -140,6 +151,8 @@ class ImportReport(FileModel):
     classes: tuple[ClassFigures, ...]
     slides: tuple[SlideFigures, ...]
     balance: tuple[ClassBalance, ...]
+    review: ReviewFigures
+    corrections: tuple[CorrectionFigures, ...]
 
 
 def make_report(
@@ -171,6 +184,8 @@ def make_report(
         balance=class_balance(
             [p for slide in data.slides for p in slide.patches if p.split == "train"], data.class_map.names
         ),
+        review=review_figures(all_counts(data)),
+        corrections=correction_figures(data),
     )
 
 
@@ -209,6 +224,7 @@ def _slide_figures(
         ),
         patches={split: sum(patch.split == split for patch in slide.patches) for split in SPLITS},
         classes=tuple(classes),
+        review=review_figures(slide.review),
     )
 
 

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, Literal
 
 from dmmn_qp.annotations import DEFAULT_PLANE, Annotation, Plane
-from dmmn_qp.choices import SPLITS, Split
+from dmmn_qp.choices import SPLITS, Split, TakePredictions
 from dmmn_qp.dataset import SlideRecord
 from dmmn_qp.patches import PatchRef
 from dmmn_qp.rasterize import LabelPainter
+from dmmn_qp.reviewed import Corrections, ReviewCounts
 from dmmn_qp.slides import Slide
 from dmmn_qp.specs import ClassMap, FileModel, PatchSpec
 from dmmn_qp.splits import area_split_of
@@ -63,6 +64,8 @@ class ImportedSlide:
         warnings: What the reader of its annotations had to repair or leave out.
         plane: The plane that is trained on.
         other_kinds: Number of objects that were left out because of their kind.
+        review: Whose word its objects are, those that were left out included.
+        corrections: Areas in px2 of predictions that somebody vouched for, by (predicted class, class now).
     """
 
     record: SlideRecord
@@ -74,6 +77,8 @@ class ImportedSlide:
     warnings: tuple[str, ...] = ()
     plane: Plane = DEFAULT_PLANE
     other_kinds: int = 0
+    review: ReviewCounts = field(default_factory=ReviewCounts)
+    corrections: Corrections = field(default_factory=dict)
 
     def is_on_plane(self, annotation: Annotation) -> bool:
         """Whether an annotation lies on the plane that is trained on."""
@@ -109,6 +114,8 @@ class ImportedData:
         split_areas: Whether areas named after a split divide the slide they lie on.
         without_annotations: Slides left out because nothing is drawn on them.
         noted: Findings that import itself made.
+        take_predictions: Which predictions become labels.
+        only_predicted: Whose word the objects are of slides that are left out because nobody vouched for any.
     """
 
     name: str
@@ -123,6 +130,8 @@ class ImportedData:
     split_areas: bool = False
     without_annotations: int = 0
     noted: tuple[Finding, ...] = ()
+    take_predictions: TakePredictions = "reviewed"
+    only_predicted: tuple[ReviewCounts, ...] = ()
 
     def label_of(self, slide: ImportedSlide, annotation: Annotation) -> int | None:
         """The label that an annotation gives to its pixels; None where it gives none."""
