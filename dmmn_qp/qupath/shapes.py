@@ -16,6 +16,7 @@ MAX_COORDINATE: Final = float(2**31)
 """No slide has more px along a side; anything beyond is damage."""
 
 _ROUNDING: Final = 1e-9
+_GUARD_DECIMALS: Final = 6
 _ELLIPSE_VERTICES: Final = 128
 _TURNS: Final = np.linspace(0.0, 2.0 * np.pi, _ELLIPSE_VERTICES, endpoint=False)
 _UNIT_CIRCLE: Final = np.column_stack([np.cos(_TURNS), np.sin(_TURNS)])
@@ -115,7 +116,8 @@ def rounded_area(geometry: BaseGeometry, decimals: int) -> BaseGeometry | None:
     rounded = shapely.transform(geometry, to_grid)
     if polygonal_part(rounded) is rounded:
         return rounded
-    whole = polygonal_part(geometry)
+    # Differences far below the grid, such as 1e-16, are what GEOS fails at, and nothing that anybody drew.
+    whole = polygonal_part(shapely.transform(geometry, lambda xy: np.round(xy, decimals + _GUARD_DECIMALS) + 0.0))
     if whole is None:
         return None
     with np.errstate(divide="ignore", invalid="ignore"):  # raised within, with sound results

@@ -16,7 +16,7 @@ import geojson
 import numpy as np
 import pytest
 import shapely
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from dmmn_qp.annotations import Annotation, Plane
@@ -507,7 +507,8 @@ def same(left: Annotation, right: Annotation) -> None:
         assert (ours is None) == (theirs is None)
         if ours is not None:
             assert ours.geom_type == theirs.geom_type
-            assert ours.symmetric_difference(theirs).area <= 0.01 * (ours.length + 1)
+            on_grid = shapely.transform(ours, lambda xy: np.round(xy, 8))  # GEOS overlays fail at 1e-16
+            assert on_grid.symmetric_difference(theirs).area <= 0.01 * (ours.length + 1)
             assert ours.hausdorff_distance(theirs) < 0.02
 
 
@@ -567,6 +568,7 @@ def test_round_trip(tmp_path: Path, annotations: list[Annotation]) -> None:
 
 @settings(max_examples=300, deadline=None)
 @given(st.lists(st.tuples(st.floats(0, 3), st.floats(0, 3)), min_size=3, max_size=30))
+@example([(0.75, 1), (0, 4.2e-167), (2, 1), (0, 1), (0, 2), (3.8e-95, 0), (1, 2), (1, 0), (1.1e-224, 0), (2, 2)])
 def test_any_scribble_is_written_valid(
     tmp_path_factory: pytest.TempPathFactory, points: list[tuple[float, float]]
 ) -> None:
