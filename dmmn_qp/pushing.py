@@ -1,8 +1,8 @@
-"""Puts predictions into a QuPath project, or makes one of them. QuPath itself writes; what it writes is decided here.
+"""Puts predictions into a QuPath project, or makes one of them. QuPath itself writes; `push_plan` decides what.
 
-Of a project only objects of our own earlier runs are ever removed (`dmmn_qp.qupath.marks` tells how they are known),
-and of these only what is not locked. Before an image is written, its ``data.qpdata`` is copied; afterwards it is
-read again and its objects are counted and compared.
+Of a project only objects of our own earlier runs are ever removed, and of these only what nobody has vouched for.
+Before an image is written, its ``data.qpdata`` is copied; afterwards it is read again and its objects are counted and
+compared.
 """
 
 from __future__ import annotations
@@ -21,12 +21,13 @@ from uuid import UUID
 
 from dmmn_qp.annotations import Color
 from dmmn_qp.errors import AnnotationFileError, OutputExistsError, ProjectError
-from dmmn_qp.predictions import PredictedInput, predicted_polygons, read_inputs
+from dmmn_qp.predictions import PredictedInput, polygon_files, predicted_polygons, read_inputs
+from dmmn_qp.push_plan import KINDS, Plan, difference, kind_of, plan_of
 from dmmn_qp.qupath.geojson import objects_of
 from dmmn_qp.qupath.marks import METADATA_KEY, is_locked, is_ours
 from dmmn_qp.qupath.packed_json import FileContentError, NotStreamableError, open_text, stream_features
 from dmmn_qp.qupath.paquo_project import PaquoProject
-from dmmn_qp.qupath.paquo_writing import Feature, NewImage, PaquoWriter, create_project, start_to_write
+from dmmn_qp.qupath.paquo_writing import NewImage, PaquoWriter, create_project, start_to_write
 from dmmn_qp.qupath.project import ProjectEntry, QuPathProject, find_each_slide, read_project
 from dmmn_qp.qupath.reading import open_bytes, parse_uuid, shorten
 from dmmn_qp.reporting import Reporter
@@ -43,9 +44,6 @@ WITHOUT_QUPATH: Final = (
 )
 
 _SAVED_FILES: Final = ("data.qpdata", "summary.json")
-_SAME_AREA: Final = 1e-3
-_ROUNDING_PX: Final = 0.02
-_KINDS: Final = ("annotation", "detection")
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +57,8 @@ class Pushed:
         locked: Number of such objects that are locked and stay.
         untouched: Number of objects that are not ours.
         added: Number of objects added.
+        corrected: Number of objects of earlier runs that are not locked, but were changed and so stay.
+        cut: How many of ``added`` were cut by such as stay.
     """
 
     slide_id: str
@@ -67,6 +67,8 @@ class Pushed:
     locked: int
     untouched: int
     added: int
+    corrected: int = 0
+    cut: int = 0
 
 
 def push(
@@ -110,22 +112,23 @@ def push(
         writer.check_writable(entry.entry_id)
     del writer  # each image is written by a new one: it would keep the objects of all
     reporter.heading(f'Writing predictions of {len(matched)} slides into "{opened.path}"')
-    backup = back_up(opened, matched.values(), datetime.now())
+    backup, originals = back_up(opened, matched.values(), datetime.now()), polygon_files(predictions)
     done: list[Pushed] = []
     with reporter.task("images", len(matched)) as task:
         for slide_id, entry in matched.items():
             try:
-                plan = _push_one(opened, entry, read_features(files[slide_id]), qupath_dir, resolve=resolve)
+                plan = _push_one(opened, entry, files[slide_id], originals[slide_id], qupath_dir, resolve=resolve)
             except ProjectError as error:
                 raise ProjectError(
                     f'{error}; what it was before is in "{backup}": copy it back into "{opened.folder}"'
                 ) from error
-            done.append(plan.pushed(slide_id, entry))
+            done.append(_pushed(plan, slide_id, entry))
             task.advance(note=slide_id)
     for p in done:
         reporter.say(
-            f"  {p.slide_id}: {p.added} added, {p.removed} of earlier runs removed, {p.locked} locked ones kept, "
-            f"{p.untouched} others untouched"
+            f"  {p.slide_id}: {p.added} added, {p.removed} of earlier runs removed, {p.locked} locked and "
+            f"{p.corrected} corrected ones kept, {p.untouched} others untouched"
+            + (f"; {p.cut} of the new ones are cut by those that were kept" if p.cut else "")
         )
     reporter.say(f"  what the images were before is in {backup}")
     return done
@@ -134,18 +137,34 @@ def push(
 def _push_one(
     project: QuPathProject,
     entry: ProjectEntry,
-    prediction: Sequence[Feature],
+    file: Path,
+    earlier: Sequence[Path],
     qupath_dir: Path | None,
     *,
     resolve: bool,
 ) -> Plan:
     """Writes one image and compares what is there then with what was planned."""
-    plan = plan_of(PaquoProject(project.path, qupath_dir).features(entry.entry_id), prediction)
+    plan = plan_of(PaquoProject(project.path, qupath_dir).features(entry.entry_id), read_features(file), earlier)
     PaquoWriter(project.path, qupath_dir).replace(entry.entry_id, plan.added, plan.drops, resolve=resolve)
     problem = difference(plan, PaquoProject(project.path, qupath_dir).features(entry.entry_id))
     if problem is not None:
         raise ProjectError(f'image "{shorten(entry.image_name)}" is not as it should be after writing: {problem}')
     return plan
+
+
+def _pushed(plan: Plan, slide_id: str, entry: ProjectEntry) -> Pushed:
+    """The plan in numbers, when it is done."""
+    locked = sum(map(is_locked, plan.reviewed))
+    return Pushed(
+        slide_id=slide_id,
+        image_name=entry.image_name,
+        removed=len(plan.before) - len(plan.kept),
+        locked=locked,
+        untouched=len(plan.kept) - len(plan.reviewed),
+        added=len(plan.added),
+        corrected=len(plan.reviewed) - locked,
+        cut=plan.cut,
+    )
 
 
 def check_push(
@@ -303,91 +322,6 @@ def _is_file_of(path: Path, known: PredictedInput) -> bool:
     return is_slide_folder(path.parent) and fingerprint(path.parent) == known.fingerprint
 
 
-# ---- which objects
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """What becomes of the objects of an image.
-
-    Attributes:
-        before: All its objects, as GeoJSON.
-        added: The objects to add: those of the prediction but such as are there already, locked.
-        new_ids: Ids of the whole prediction.
-    """
-
-    before: Sequence[Feature]
-    added: Sequence[Feature]
-    new_ids: frozenset[UUID]
-
-    def drops(self, feature: Feature) -> bool:
-        """Whether an object that is there is to be removed: one of ours, and not locked."""
-        ours = is_ours(feature) or parse_uuid(feature.get("id")) in self.new_ids
-        return ours and not is_locked(feature) and _kind(feature) in _KINDS
-
-    @property
-    def kept(self) -> list[Feature]:
-        """The objects that stay."""
-        return [feature for feature in self.before if not self.drops(feature)]
-
-    def pushed(self, slide_id: str, entry: ProjectEntry) -> Pushed:
-        """The plan in numbers, when it is done."""
-        kept = self.kept
-        locked = sum(is_ours(feature) for feature in kept)
-        removed, untouched = len(self.before) - len(kept), len(kept) - locked
-        return Pushed(slide_id, entry.image_name, removed, locked, untouched, len(self.added))
-
-
-def plan_of(before: Sequence[Feature], prediction: Sequence[Feature]) -> Plan:
-    """Decides what becomes of an image's objects when a prediction is put into it."""
-    ids = [parse_uuid(feature.get("id")) for feature in prediction]
-    plan = Plan(before, (), frozenset(i for i in ids if i is not None))
-    there = {parse_uuid(feature.get("id")) for feature in plan.kept} - {None}
-    added = [feature for feature, object_id in zip(prediction, ids, strict=True) if object_id not in there]
-    return Plan(before, added, plan.new_ids)
-
-
-def difference(plan: Plan, after: Sequence[Feature]) -> str | None:
-    """What differs between the objects of an image and what was planned; None where all is as it should be.
-
-    Compared are numbers of objects, and of each its id, kind, class, name, lock and area.
-    """
-    found = _described(after)
-    for whose, group in (("that were there", plan.kept), ("of the prediction", plan.added)):
-        expected = _described(group)
-        lost = sum(max(0, len(sizes) - len(found.get(key, ()))) for key, sizes in expected.items())
-        if lost:
-            return f"{lost} of {len(group)} objects {whose} are missing or changed"
-        for key, sizes in expected.items():
-            for (area, length), (new_area, _) in zip(sizes, found[key], strict=False):
-                if abs(new_area - area) > _SAME_AREA * area + _ROUNDING_PX * length:
-                    return f"the area of object {key[0]} changed from {area:g} to {new_area:g} px"
-    if len(after) != len(plan.kept) + len(plan.added):
-        return f"it has {len(after)} objects instead of {len(plan.kept) + len(plan.added)}"
-    return None
-
-
-def _kind(feature: Feature) -> str:
-    return str((feature.get("properties") or {}).get("objectType", "annotation"))
-
-
-def _described(features: Sequence[Feature]) -> dict[tuple[str, ...], list[tuple[float, float]]]:
-    """Areas in px2 and lengths in px of objects, ascending, by what else must not change."""
-    described: dict[tuple[str, ...], list[tuple[float, float]]] = {}
-    for feature in features:
-        annotation = next(iter(objects_of(dict(feature), "object").annotations), None)  # None where it has no outline
-        key = (
-            str(feature.get("id", "")).lower(),
-            _kind(feature),
-            str(annotation and annotation.class_name),
-            str(annotation and annotation.name),
-            str(is_locked(feature)),
-        )
-        size = (annotation.geometry.area, annotation.geometry.length) if annotation else (0.0, 0.0)
-        described.setdefault(key, []).append(size)
-    return {key: sorted(sizes) for key, sizes in described.items()}
-
-
 # ---- files
 
 
@@ -411,7 +345,7 @@ def read_features(path: Path) -> list[dict[str, Any]]:
                 f'"{path}" is no prediction of ours: feature {number} has no id of its own, or not the mark '
                 f'"{METADATA_KEY}"; push only what dmmn-qp predict wrote'
             )
-        if _kind(feature) not in _KINDS:
+        if kind_of(feature) not in KINDS:
             raise AnnotationFileError(
                 f'"{path}": feature {number} is neither an annotation nor a detection; predict again'
             )

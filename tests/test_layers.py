@@ -46,6 +46,7 @@ LAYERS: list[set[str]] = [
         "predict_inputs",
         "slide_prediction",
         "prediction_folder",
+        "push_plan",
         "reports",
         "reviewed",
         "scripts",

@@ -84,6 +84,7 @@ _GEOMETRY_TYPES: Final = (
     "Point", "MultiPoint", "LineString", "MultiLineString", "Polygon", "MultiPolygon", "GeometryCollection",
 )  # fmt: skip
 _ELLIPSE_TOLERANCE: Final = 0.01
+_DECIMALS: Final = 2
 _HEX_COLOR: Final = re.compile(r"#[0-9a-fA-F]{6}")
 
 
@@ -667,7 +668,7 @@ def write_geojson(
     annotations: Iterable[Annotation | OutlineFeatures],
     *,
     class_colors: Mapping[str, Color] | None = None,
-    decimals: int = 2,
+    decimals: int = _DECIMALS,
 ) -> WriteResult:
     """Write objects as one FeatureCollection that every QuPath from 0.4 on reads.
 
@@ -711,6 +712,12 @@ def write_geojson(
         temporary.unlink(missing_ok=True)
         raise
     return WriteResult(written, dropped)
+
+
+def feature_of(annotation: Annotation) -> dict[str, Any] | None:
+    """One object as :func:`write_geojson` writes it; None where nothing is left of its outline."""
+    (text,) = _features([annotation], {}, _DECIMALS)
+    return None if text is None else orjson.loads(text)
 
 
 def _features(

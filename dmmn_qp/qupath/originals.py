@@ -145,10 +145,10 @@ def _feature_lines(stream: TextStream) -> Iterator[bytes]:
     """The features of a file that our writer has laid out, each on a line of its own.
 
     Raises:
-        _OtherLayoutError: It was written by another program.
+        _OtherLayoutError: It was written by another program, or is truncated.
         FileContentError: The packing is damaged.
     """
-    rest, is_first = b"", True
+    rest, is_first, is_complete = b"", True, False
     while True:
         chunk = stream.read(_CHUNK_BYTES)
         *lines, rest = (rest + chunk).split(b"\n")
@@ -161,10 +161,14 @@ def _feature_lines(stream: TextStream) -> Iterator[bytes]:
                     raise _OtherLayoutError
             elif line.startswith(_FEATURE):
                 yield line.removesuffix(b",")
-            elif line not in (b"]}", b""):
+            elif line == b"]}":
+                is_complete = True
+            elif line:
                 raise _OtherLayoutError
         if not chunk:
-            return
+            break
+    if not is_complete:
+        raise _OtherLayoutError
 
 
 def _bounds(feature: dict[str, Any]) -> tuple[float, float, float, float] | None:

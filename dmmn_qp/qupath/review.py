@@ -83,11 +83,6 @@ class Verdict:
     is_outline: bool = False
     doubt: Doubt | None = None
 
-    @property
-    def is_kept(self) -> bool:
-        """Whether a new prediction leaves the object where it is: what somebody said, or may have said."""
-        return self.origin != "unchecked" or self.is_outline or self.doubt is not None
-
 
 _DRAWN: Final = Verdict("drawn", is_ours=False)
 

@@ -432,14 +432,14 @@ def drawn(**more: Any) -> Annotation:
     ],
 )
 def test_what_is_replaced(before: Annotation, dropped: bool) -> None:
-    plan = plan_of(features(before), features(predicted("new", 0)))
+    plan = plan_of(features(before), features(predicted("new", 300)))
     assert plan.drops(plan.before[0]) == dropped
     assert len(plan.kept) == 1 - dropped
     assert len(plan.added) == 1
 
 
 def test_same_ids_are_replaced_and_not_doubled() -> None:
-    new = features(predicted("a", 0), predicted("b", 0))
+    new = features(predicted("a", 0), predicted("b", 300))
     unmarked = [{**feature, "id": str(uuid4())} for feature in new]
     plan = plan_of([*unmarked[:1], *new[1:]], unmarked)
     assert plan.kept == []

@@ -1,0 +1,88 @@
+"""Predicted objects cut by others, so that nothing lies doubled in QuPath."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Final
+
+import shapely
+from shapely.geometry.base import BaseGeometry
+
+from dmmn_qp.annotations import Annotation
+from dmmn_qp.qupath.geojson import feature_of, objects_of
+from dmmn_qp.qupath.marks import AREA_MM2, AREA_UM2, MEAN_PROBABILITY, PERIMETER, marked_id
+
+Feature = Mapping[str, Any]
+"""An object as GeoJSON."""
+
+_SLIVER_PX2: Final = 4.0
+_SLIVER_WIDTH_PX: Final = 0.1
+
+
+def cut(features: Sequence[Feature], by: Sequence[Annotation]) -> tuple[list[Feature], int]:
+    """Takes the areas of some objects away from others.
+
+    What is cut gets another id, which depends on its outline, and its area and length are measured anew, because it is
+    by its measurements that an object is known to be as it was predicted. What only touches is left as it is.
+
+    Args:
+        features: The objects to cut, as GeoJSON.
+        by: The objects that stay.
+
+    Returns:
+        What is left, in the same order, and how many objects were cut.
+    """
+    areas = [annotation for annotation in by if annotation.is_area]
+    if not areas:
+        return list(features), 0
+    tree = shapely.STRtree([annotation.geometry for annotation in areas])
+    left: list[Feature] = []
+    n_cut = 0
+    for feature in features:
+        (annotation, *_) = objects_of(dict(feature), "object").annotations or (None,)
+        near = [] if annotation is None else tree.query(annotation.geometry, predicate="intersects")
+        over = [
+            areas[i].geometry
+            for i in near
+            if annotation is not None
+            and (areas[i].plane.z, areas[i].plane.t) == (annotation.plane.z, annotation.plane.t)
+        ]
+        if annotation is None or not over:
+            left.append(feature)
+            continue
+        covering = shapely.union_all(over)
+        if _without_slivers(shapely.intersection(annotation.geometry, covering)) is None:
+            left.append(feature)
+            continue
+        n_cut += 1
+        rest = _without_slivers(shapely.difference(annotation.geometry, covering))
+        written = None if rest is None else feature_of(_measured(annotation, rest))
+        if written is not None:
+            left.append(written)
+    return left, n_cut
+
+
+def _measured(annotation: Annotation, rest: BaseGeometry) -> Annotation:
+    """What is left of an object, with its measurements and an id of its own."""
+    measurements = {name: v for name, v in annotation.measurements.items() if name != MEAN_PROBABILITY}
+    area_um2 = measurements.get(AREA_UM2)
+    if area_um2 is not None and annotation.geometry.area > 0:
+        mpp = (area_um2 / annotation.geometry.area) ** 0.5
+        measurements[AREA_UM2] = round(rest.area * mpp**2, 4)
+        measurements[AREA_MM2] = round(rest.area * mpp**2 * 1e-6, 10)
+        measurements[PERIMETER] = round(rest.length * mpp, 4)
+    content = f"{annotation.annotation_id}/{shapely.to_wkt(rest, rounding_precision=2)}"
+    return replace(annotation, geometry=rest, measurements=measurements, annotation_id=marked_id(content))
+
+
+def _without_slivers(geometry: BaseGeometry) -> BaseGeometry | None:
+    """The polygons of an area that are more than what rounding leaves between two borders; None where none is."""
+    parts = [
+        part
+        for part in shapely.get_parts(shapely.get_parts(geometry))
+        if part.geom_type == "Polygon" and part.area > max(_SLIVER_PX2, _SLIVER_WIDTH_PX * part.length)
+    ]
+    if not parts:
+        return None
+    return parts[0] if len(parts) == 1 else shapely.MultiPolygon(parts)
