@@ -102,7 +102,8 @@ def import_annotations(
     rules = options.read_rules(prediction_folders(source_path, annotations, out, options.predicted_in))
     source = read_source(source_path, annotations, slides_roots, rules, options.mpp_csv)
     spec = options.patch_spec()
-    targets = options.class_rules().resolve(source.class_colors)
+    counts = total((*(slide.review for slide in source.slides), *source.only_predicted))
+    targets = options.class_rules().resolve(source.class_colors, counts.left_out_classes)
     if options.split_areas:
         targets = without_split_areas(source, targets)
     class_map = make_class_map(source, targets, options.take_predictions)
@@ -114,7 +115,6 @@ def import_annotations(
             reporter.warn(f"{problem}; {LEFT_OUT}")
     if source.without_annotations:
         reporter.say(f"  {source.without_annotations} slides without annotations are left out")
-    counts = total((*(slide.review for slide in source.slides), *source.only_predicted))
     if not check:
         report_review(counts, options.take_predictions, reporter)
 

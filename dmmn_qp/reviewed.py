@@ -37,6 +37,7 @@ class ReviewCounts:
         doubts: How many of ``unchecked`` may have been vouched for, by why it cannot be known.
         outlines: Outlines of the tissue that we wrote.
         left_out: How many of all these are not taken.
+        left_out_classes: Names of the classes of these.
     """
 
     drawn: int = 0
@@ -46,6 +47,7 @@ class ReviewCounts:
     doubts: Mapping[Doubt, int] = field(default_factory=dict)
     outlines: int = 0
     left_out: int = 0
+    left_out_classes: frozenset[str] = frozenset()
 
     @property
     def predicted(self) -> int:
@@ -100,15 +102,17 @@ class Reviewer:
         elif not any(map(is_prediction, annotations)):
             return Reviewed(objects, ReviewCounts(drawn=len(annotations)))
         verdicts = review(annotations, originals)
-        taken, kept_verdicts = [], []
+        taken, kept_verdicts, left_out = [], [], []
         for annotation, verdict in zip(annotations, verdicts, strict=True):
             origin = _origin_taken(annotation, verdict, self._take)
-            if origin is not None:
+            if origin is None:
+                left_out.append(annotation)
+            else:
                 taken.append(replace(annotation, origin=origin, predicted_as=verdict.predicted_as))
                 kept_verdicts.append(verdict)
         return Reviewed(
             replace(objects, annotations=tuple(taken)),
-            _counts(verdicts, left_out=len(verdicts) - len(taken)),
+            _counts(verdicts, left_out),
             _corrections(taken, kept_verdicts),
         )
 
@@ -124,7 +128,7 @@ def _origin_taken(annotation: Annotation, verdict: Verdict, take: TakePrediction
     return verdict.origin if take == "reviewed" and verdict.origin != "unchecked" else None
 
 
-def _counts(verdicts: Sequence[Verdict], left_out: int) -> ReviewCounts:
+def _counts(verdicts: Sequence[Verdict], left_out: Sequence[Annotation]) -> ReviewCounts:
     origins = Counter(verdict.origin for verdict in verdicts if not verdict.is_outline)
     return ReviewCounts(
         drawn=origins["drawn"],
@@ -133,7 +137,8 @@ def _counts(verdicts: Sequence[Verdict], left_out: int) -> ReviewCounts:
         unchecked=origins["unchecked"],
         doubts=Counter(verdict.doubt for verdict in verdicts if verdict.doubt is not None),
         outlines=sum(verdict.is_outline for verdict in verdicts),
-        left_out=left_out,
+        left_out=len(left_out),
+        left_out_classes=frozenset(a.class_name for a in left_out if a.class_name is not None),
     )
 
 
@@ -151,6 +156,7 @@ def total(counts: Iterable[ReviewCounts]) -> ReviewCounts:
         doubts=doubts,
         outlines=sum(one.outlines for one in counts),
         left_out=sum(one.left_out for one in counts),
+        left_out_classes=frozenset[str]().union(*(one.left_out_classes for one in counts)),
     )
 
 

@@ -164,7 +164,7 @@ class _Review:
         is_named = annotation.class_name == TISSUE_CLASS and CLASS_KEY not in annotation.metadata
         if original is None and is_named and not annotation.measurements:
             return Verdict("unchecked", is_outline=True)  # as earlier versions wrote it, through QuPath 0.4
-        predicted_as = original.class_name if original is not None else self._predicted_class(annotation)
+        predicted_as = self._predicted_class(annotation, original)
         if original is not None:
             reshaped: bool | None = not is_same_outline(annotation.geometry, original.geometry)
         else:
@@ -221,17 +221,22 @@ class _Review:
             return candidates[0] if len(candidates) == 1 else None
         return next((o for o in candidates if abs(o.perimeter_um - perimeter) <= _SAME_LENGTH * perimeter), None)
 
-    def _predicted_class(self, annotation: Annotation) -> str | None:
-        """The predicted class by the marks of an object alone; None where they do not tell, or tell only its code."""
+    def _predicted_class(self, annotation: Annotation, original: Original | None = None) -> str | None:
+        """The predicted class, by the marks of the object before those of the file: a dataset's may have been renamed.
+
+        None where they do not tell, or tell only the code of a class that is met nowhere.
+        """
         if CLASS_KEY in annotation.metadata:
             return annotation.metadata[CLASS_KEY]
-        code = annotation.measurements.get(CLASS_CODE)
-        return None if code is None else self._name_of_code.get(int(code) if np.isfinite(code) else -1)
+        code = _code_of(annotation)
+        if code is None:
+            return original.class_name if original is not None else None
+        return self._name_of_code.get(code)
 
     def _is_reclassified(self, annotation: Annotation, predicted_as: str | None) -> bool:
         if predicted_as is not None:
             return annotation.class_name != predicted_as
-        code = annotation.measurements.get(CLASS_CODE)
+        code = _code_of(annotation)
         return code is not None and (annotation.class_name is None or code != class_code(annotation.class_name))
 
     def _has_lost_measurements(self, annotation: Annotation) -> bool | None:
@@ -310,6 +315,12 @@ def is_same_outline(first: BaseGeometry, second: BaseGeometry, within_px: float 
     if np.abs(np.subtract(first.bounds, second.bounds)).max() > within_px:
         return False
     return _lie_on(first, second, within_px) and _lie_on(second, first, within_px)
+
+
+def _code_of(annotation: Annotation) -> int | None:
+    """The code of the predicted class; None where there is none, or it is no number."""
+    code = annotation.measurements.get(CLASS_CODE)
+    return int(code) if code is not None and np.isfinite(code) else None
 
 
 def _lie_on(geometry: BaseGeometry, other: BaseGeometry, within_px: float) -> bool:
