@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import re
+import shutil
 import struct
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from uuid import UUID
 
 import pytest
+
+from tests.conftest import DEMO
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -34,6 +38,19 @@ def shared() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no uncommitted QuPath material at {folder}")
     return folder
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """The demo's project with its slides where it says."""
+    folder = tmp_path / "project"
+    folder.mkdir()
+    for part in ("data", "classifiers"):
+        shutil.copytree(DEMO / part, folder / part)
+    text = (DEMO / "project.qpproj").read_text("utf-8")
+    text = re.sub("file:/home/pathologist/slides", (DEMO / "slides").as_uri(), text)
+    (folder / "project.qpproj").write_text(text, "utf-8")
+    return folder / "project.qpproj"
 
 
 class JavaWriter:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
-import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime
@@ -61,19 +59,6 @@ def world(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> No
     if request.param != "paquo":
         version = request.param.split()[1]
         paquo_stand_in.install(monkeypatch, version=paquo_stand_in.Version(version))
-
-
-@pytest.fixture
-def project(tmp_path: Path) -> Path:
-    """The demo's project with its slides where it says."""
-    folder = tmp_path / "project"
-    folder.mkdir()
-    for part in ("data", "classifiers"):
-        shutil.copytree(DEMO / part, folder / part)
-    text = (DEMO / "project.qpproj").read_text("utf-8")
-    text = re.sub("file:/home/pathologist/slides", (DEMO / "slides").as_uri(), text)
-    (folder / "project.qpproj").write_text(text, "utf-8")
-    return folder / "project.qpproj"
 
 
 def predicted(class_name: str, x: float, model: str = "model-1", **more: Any) -> Annotation:
