@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
+from shapely import union_all
+from shapely.geometry import shape
 
 from dmmn_qp.qupath.marks import (
     AREA_MM2,
@@ -43,7 +48,6 @@ VERSIONS = ("0.4", "0.5", "0.6")
 SCRIPTS = ("import_predictions", "run_dmmn", "clear_predictions")
 TISSUE = {METADATA_KEY: "tissue"}
 TUMOR_SAID = {**MODEL, CLASS_KEY: "Tumor"}
-PERSON = "b0b0b0b0-0000-4000-8000-{:012}"
 
 
 @dataclass(frozen=True)
@@ -54,12 +58,14 @@ class History:
         what: What `predicted` makes the object of.
         fate: "removed", "kept" (vouched for), "tissue", or "foreign" (not ours).
         otherwise: The fate in a version of QuPath that cannot know better.
+        id_of: Whose id it has: that of a "prediction", of the "tissue", of a "person"'s object (what is drawn or copied),
+            or of one whose random digits begin like ours ("chance").
     """
 
     what: dict[str, Any]
     fate: str
     otherwise: tuple[str, str] | None = None
-    marked: bool = True
+    id_of: str = "prediction"
 
     def in_version(self, version: str) -> str:
         return self.otherwise[1] if self.otherwise is not None and self.otherwise[0] == version else self.fate
@@ -83,31 +89,40 @@ HISTORIES = {
         {"code": None, "texts": TUMOR_SAID, "name": "Stroma"}, "kept", ("0.4", "removed")
     ),
     "class told by metadata, untouched": History({"code": None, "texts": TUMOR_SAID}, "removed"),
-    "copy": History({}, "removed", ("0.4", "foreign"), marked=False),
-    "copy, locked": History({"isLocked": True}, "kept", ("0.4", "foreign"), marked=False),
-    "copy, reclassified": History({"name": "Stroma"}, "foreign", marked=False),
-    "copy, reshaped": History({"measured": False}, "foreign", marked=False),
-    "copy, class told by metadata": History(
-        {"code": None, "texts": TUMOR_SAID}, "removed", ("0.4", "foreign"), marked=False
+    "copy": History({}, "removed", ("0.4", "foreign"), id_of="person"),
+    "copy, locked": History({"isLocked": True}, "kept", ("0.4", "foreign"), id_of="person"),
+    "copy, reclassified": History({"name": "Stroma"}, "foreign", id_of="person"),
+    "copy, reshaped": History({"measured": False}, "foreign", id_of="person"),
+    "copy, reshaped, class told by metadata": History(
+        {"measured": False, "texts": TUMOR_SAID}, "foreign", id_of="person"
     ),
-    "copy of an older file": History({"code": None}, "foreign", marked=False),
+    "copy, class told by metadata": History(
+        {"code": None, "texts": TUMOR_SAID}, "removed", ("0.4", "foreign"), id_of="person"
+    ),
+    "copy of an older file": History({"code": None}, "foreign", id_of="person"),
     "tissue": History({"texts": TISSUE, "measured": False, "name": "Tissue"}, "tissue", ("0.4", "kept")),
-    "tissue by its id": History({"texts": {}, "measured": False, "name": "Tissue"}, "tissue"),
-    "tissue, locked": History({"texts": {}, "measured": False, "name": "Tissue", "isLocked": True}, "tissue"),
-    "copied tissue": History({"texts": TISSUE, "measured": False, "name": "Tissue"}, "foreign", marked=False),
-    "prediction with an id like the tissue's": History({"measured": False}, "kept", ("0.4", "tissue")),
-    "drawn": History({"measured": False, "texts": {}}, "foreign", marked=False),
-    "drawn and measured": History({"texts": {}}, "foreign", marked=False),
+    "tissue by its id": History({"texts": {}, "measured": False, "name": "Tissue"}, "tissue", id_of="tissue"),
+    "tissue, locked": History(
+        {"texts": {}, "measured": False, "name": "Tissue", "isLocked": True}, "tissue", id_of="tissue"
+    ),
+    "copied tissue": History({"texts": TISSUE, "measured": False, "name": "Tissue"}, "foreign", id_of="person"),
+    "prediction with an id like the tissue's": History({"measured": False}, "kept", ("0.4", "tissue"), id_of="tissue"),
+    "drawn": History({"measured": False, "texts": {}}, "foreign", id_of="person"),
+    "drawn and measured": History({"texts": {}}, "foreign", id_of="person"),
+    "drawn, with our digits by chance": History({"texts": {}}, "foreign", id_of="chance"),
     **{f"{name}, untouched": History({"name": name, "code": class_code(name)}, "removed") for name in NAMES},
     **{f"{name}, was another": History({"name": name, "code": class_code(f"{name}s")}, "kept") for name in NAMES},
 }
 
 
 def history_id(name: str, history: History) -> str:
-    made = str(marked_id(name))
-    zeros = "its id" in name or "tissue, locked" in name or "like the tissue" in name
-    number = list(HISTORIES).index(name)
-    return PERSON.format(number) if not history.marked else made[:9] + "0000" + made[13:] if zeros else made
+    made, random = str(marked_id(name)), f"-0000-4000-8000-{list(HISTORIES).index(name):012}"
+    return {
+        "prediction": made,
+        "tissue": made[:9] + "0000" + made[13:],
+        "person": f"b0b0b0b0{random}",
+        "chance": f"{ID_PREFIX}{random}",
+    }[history.id_of]
 
 
 def histories() -> list[Feature]:
@@ -218,6 +233,9 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> Scripts:
     add_import(scripts, "half of a detection", half, detection)
     add_import(scripts, "half without measurements", half, predicted(NEW, at=(0, 0, 100, 100), measured=False))
     add_import(scripts, "half, at 1 um/px", half, predicted(NEW, at=(0, 0, 100, 100), scale=1.0))
+    deep = {"c": -1, "z": 3, "t": 2}
+    there = [locked(0, 0, 50, 100, plane=deep)]
+    add_import(scripts, "half, deeper", there, predicted(NEW, at=(0, 0, 100, 100), plane=deep))
     add_import(scripts, "unlucky", half, predicted(unlucky(), at=(0, 0, 100, 100)))
     small = [locked(0, 0, 1, 3), locked(5, 0, 1, 3)]
     add_import(scripts, "small", small, predicted(NEW, at=(0, 0, 1, 3)), predicted(marked_id("s"), at=(5, 2, 1, 3)))
@@ -241,11 +259,11 @@ def test_what_somebody_vouched_for_stays(outcomes: Scripts, script: str, version
     fates = {history_id(name, history): history.in_version(version) for name, history in HISTORIES.items()}
     names = dict(zip(fates, HISTORIES, strict=True))
     there = left(outcomes, f"{script} {version}")
-    lock = {item["id"] for item in there if item["properties"].get("isLocked")}
+    lock = {item["id"] for item in histories() if item["properties"].get("isLocked")}
     gone = {"removed", "tissue"} if script == "clear_predictions" else {"removed"}
     stays = [i for i, fate in fates.items() if fate not in gone or (fate == "tissue" and i in lock)]
     assert [names.get(i, i) for i in ids(there)] == [names[i] for i in stays] + ([] if "clear" in script else [NEW])
-    assert there[0:0] + [i for i in there if i["id"] != NEW] == expected(stays, version)
+    assert [item for item in there if item["id"] != NEW] == expected(stays, version)
 
     removed = sum(fate == "removed" for fate in fates.values())
     kept = [i for i, fate in fates.items() if fate == "kept"]
@@ -368,6 +386,12 @@ def test_measurements_follow_those_of_the_uncut_object(outcomes: Scripts) -> Non
     assert "measurements" not in item["properties"]
 
 
+def test_cut_objects_stay_on_their_plane(outcomes: Scripts) -> None:
+    (item,) = new_ones(outcomes, "half, deeper")
+    assert item["geometry"]["plane"] == {"c": -1, "z": 3, "t": 2}
+    assert area_of(item["geometry"]["coordinates"][0]) == 5000
+
+
 def test_an_object_that_is_all_sliver_is_not_doubled(outcomes: Scripts) -> None:
     assert ids(new_ones(outcomes, "small")) == [str(marked_id("s"))]
 
@@ -376,6 +400,54 @@ def test_an_outline_that_cannot_be_cut_changes_nothing(outcomes: Scripts) -> Non
     outcome, case = outcomes.outcomes["broken"], outcomes.cases["broken"]
     assert f"prediction {NEW} cannot be cut by the reviewed ones that it overlaps" in outcome["error"]
     assert outcome["objects"][0] == case["images"][0]["objects"]
+
+
+# ---- what QuPath itself left of 60 predictions after they were edited in it
+
+
+def edited_in_qupath(folder: Path, version: str) -> list[Feature]:
+    """Objects as this QuPath exported them; those that still have measurements get today's code of their class."""
+    told = json.loads((folder / "expected.json").read_text())["versions"][version]["test-1.tif"]
+    features: list[Feature] = json.loads((folder / f"geojson/test-1_v{version}.geojson").read_text())["features"]
+    before = told["predicted_objects"]
+    for item in features:
+        made_of = told["other_objects"].get(item["id"], {}).get("made_of") or [item["id"]]
+        measurements = item["properties"].get("measurements", {})
+        if PERIMETER in measurements and made_of[0] in before:
+            origin = before[made_of[0]].get("predicted_class") or item["properties"]["classification"]["name"]
+            measurements[CLASS_CODE] = class_code(origin)
+        item["story"] = before.get(item["id"]) or told["other_objects"][item["id"]]
+    return features
+
+
+def test_real_edits_are_told_from_untouched_objects(
+    shared: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    folder, groovy = shared("qupath/reviewed"), find_groovy()
+    predictions = json.loads((folder / "predictions" / "test-1.geojson").read_text())["features"]
+    scripts = Scripts(tmp_path_factory.mktemp("real"))
+    versions = ("0.4.4", "0.5.1", "0.6.0", "0.7.0")
+    for version in versions:
+        add_import(scripts, version, edited_in_qupath(folder, version), *predictions, version=version[:3])
+    scripts.run(groovy)
+    for version in versions:
+        there = {item["id"]: item["story"] for item in edited_in_qupath(folder, version)}
+        kept = [item for item in left(scripts, version) if "story" in item]
+        gone = [story for object_id, story in there.items() if object_id not in ids(kept)]
+        assert {story["take"] for story in gone} == {"no"}
+        assert len(gone) == 33 + (version >= "0.6")  # a duplicate that has our metadata
+        ours = [item for item in kept if is_marked(UUID(item["id"]))]
+        assert len(ours) == 18
+        surplus = [item["story"]["history"][0] for item in ours if item["story"]["take"] == "no"]
+        assert sorted(surplus) == ["moved by 1 px", "simplified (Simplify shape, 1.0)"]  # without effect, in the end
+        cutters = union_all([shape(i["geometry"]) for i in ours])
+        new = [shape(item["geometry"]) for item in left(scripts, version) if "story" not in item]
+        assert 0 < len(new) < 60
+        for outline in new:
+            overlap = outline.intersection(cutters)
+            assert all(p.area < 4 or p.area < 0.1 * p.length for p in getattr(overlap, "geoms", [overlap]))
+        lost = union_all([shape(i["geometry"]) for i in predictions]).difference(union_all([cutters, *new]))
+        assert lost.area < 4
 
 
 REMOVING = [path for path in tools.SCRIPTS if path.stem != "export_annotations"]
