@@ -58,8 +58,8 @@ class History:
         what: What `predicted` makes the object of.
         fate: "removed", "kept" (vouched for), "tissue", or "foreign" (not ours).
         otherwise: The fate in a version of QuPath that cannot know better.
-        id_of: Whose id it has: that of a "prediction", of the "tissue", of a "person"'s object (what is drawn or copied),
-            or of one whose random digits begin like ours ("chance").
+        id_of: Whose id it has: that of a "prediction", of the "tissue", of a "person"'s object (drawn or copied), or of
+            one whose random digits begin like ours ("chance").
     """
 
     what: dict[str, Any]
