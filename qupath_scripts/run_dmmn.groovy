@@ -2,8 +2,9 @@
  * Predicts the open image with dmmn-qp and shows the result. What dmmn-qp says appears in the script editor's log.
  *
  * Where annotations are selected, only what lies in them is predicted. The new prediction takes the place of earlier
- * ones in the image, also outside a selected region. Objects drawn in QuPath stay, and so do predictions that are
- * locked. Files: <project>/predictions, or <project>/predictions/roi for a selected region.
+ * ones in the image, also outside a selected region. Objects drawn in QuPath stay, and so does what was reviewed (what
+ * that is, import_predictions says); the new ones are cut by it.
+ * Files: <project>/predictions, or <project>/predictions/roi for a selected region.
  *
  * Arguments: the model's folder, and "dmmn-qp" of another place as "program=/path/to/dmmn-qp".
  *
@@ -12,8 +13,11 @@
  */
 import static qupath.lib.scripting.QP.*
 
+import java.util.zip.CRC32
+
 import qupath.lib.io.GsonTools
 import qupath.lib.io.PathIO
+import qupath.lib.roi.GeometryTools
 
 String program = "dmmn-qp"   // where it is not found: the full path, as `which dmmn-qp` (Windows: `where`) prints it
 String model = ""            // empty: the newest in "models" beside project.qpproj
@@ -71,33 +75,130 @@ try {
 }
 
 // What was predicted must be what is shown here: the same file in the same frame.
-def gson = GsonTools.getInstance()
-def told = gson.fromJson(new File(out, "run.json").getText("UTF-8"), Map)
-String name = told["slides"][0]
-def input = (told["inputs"] ?: [:])[name]
+def told = GsonTools.getInstance().fromJson(new File(out, "run.json").getText("UTF-8"), Map)
+String stem = told["slides"][0]
+def input = (told["inputs"] ?: [:])[stem]
 if (input != null && ((input["width"] as int) != server.getWidth() || (input["height"] as int) != server.getHeight()))
     throw new IllegalStateException("QuPath shows " + server.getWidth() + " x " + server.getHeight() + " px, but " +
         "predicted were " + input["width"] + " x " + input["height"] + " px. Nothing changed")
-def file = [".geojson", ".geojson.gz"].collect { new File(out, name + it) }.find { it.isFile() }
+def file = [".geojson", ".geojson.gz"].collect { new File(out, stem + it) }.find { it.isFile() }
 if (file == null)
-    throw new IllegalStateException("dmmn-qp wrote no " + name + ".geojson into " + out)
+    throw new IllegalStateException("dmmn-qp wrote no " + stem + ".geojson into " + out)
 def added = PathIO.readObjects(file)
-def newIds = added.collect { it.getID() } as Set
 
-// Ours are known by their ids, which every QuPath from 0.4 on keeps, and by their metadata, which 0.4 loses.
-def isMarked = { it.getID().version() == 5 && it.getID().toString().startsWith("d1337b0f") }
-def hasMetadata = {
-    it.metaClass.respondsTo(it, "getMetadata") ? it.getMetadata().containsKey("dmmn_qp")
-        : it.isAnnotation() && gson.toJson(it).contains('"dmmn_qp":')
+// ---- Ours, and reviewed: the same in import_predictions, run_dmmn and clear_predictions
+// Ours are known by their ids, which every QuPath from 0.4 on keeps. A copy has another id but, from QuPath 0.6 on, our
+// metadata too; it is ours for as long as it is what was predicted, and the user's once it was changed.
+def gson = GsonTools.getInstance()
+def metadataOf = {
+    if (it.metaClass.respondsTo(it, "getMetadata"))
+        return it.getMetadata()
+    def text = it.isAnnotation() ? gson.toJson(it) : ""
+    text.contains('"dmmn_qp":') ? gson.fromJson(text, Map)["properties"]["metadata"] ?: [:] : [:]
 }
+def has = { object, String name -> object.hasMeasurements() && object.getMeasurementList().containsKey(name) }
+// QuPath empties the measurements whenever an outline changes: an object without this one was changed.
+def isMeasured = { has(it, "Perimeter \u00b5m") }
+def isMarked = { it.getID().version() == 5 && it.getID().toString().startsWith("d1337b0f") }
+def isTissue = {
+    def mark = isMarked(it) && !isMeasured(it) ? metadataOf(it)["dmmn_qp"] : ""
+    mark == null ? it.getID().toString().substring(9, 13) == "0000" : mark == "tissue"
+}
+// A class's number: the lower 24 bits of the CRC-32 of its full name; -1 where there is none.
+def codeOf = { String name ->
+    if (name == null)
+        return -1
+    def sum = new CRC32()
+    sum.update(name.getBytes("UTF-8"))
+    (int) (sum.getValue() & 0xFFFFFF)
+}
+def predictedCode = {   // null where the object does not say it
+    if (has(it, "Predicted class code"))
+        return (int) it.getMeasurementList().get("Predicted class code")
+    def name = metadataOf(it)["dmmn_qp_class"]
+    name == null ? null : codeOf(name)
+}
+def classCode = { codeOf(it.getPathClass()?.toString()) }
+def isUnchangedCopy = { isMeasured(it) && metadataOf(it).containsKey("dmmn_qp") && predictedCode(it) == classCode(it) }
 def ours = [*getAnnotationObjects(), *getDetectionObjects()]
-    .findAll { newIds.contains(it.getID()) || isMarked(it) || hasMetadata(it) }
-def lockedIds = ours.findAll { it.isLocked() }.collect { it.getID() } as Set
-def removed = ours.findAll { !it.isLocked() }
-added = added.findAll { !lockedIds.contains(it.getID()) }
+    .findAll { isMarked(it) ? !isTissue(it) : isUnchangedCopy(it) }
+boolean outlinesTold = ours.any { isMeasured(it) }   // else measurements were left out when they were exported
+def isReviewed = {
+    def predicted = it.isLocked() ? null : predictedCode(it)
+    it.isLocked() || (predicted != null && predicted != classCode(it)) || (outlinesTold && !isMeasured(it))
+}
+def (reviewed, unchecked) = ours.split { isReviewed(it) }
+String kept = reviewed.size() + " reviewed ones kept (" + reviewed.count { it.isLocked() } + " locked)" +
+    (outlinesTold || ours.isEmpty() ? "" : "; no prediction in the image had its measurements, so changed outlines " +
+    "could not be told: lock what you want to keep")
+// ---- End of what is the same
 
-removeObjects(removed, true)
+// ---- Cutting: the same in import_predictions and run_dmmn
+// New outlines are cut by the reviewed ones, so that nothing lies doubled.
+def cutters = reviewed.findAll { it.isAnnotation() && it.hasROI() && it.getROI().isArea() }
+def isNear = { a, b ->   // on one plane, and their bounding boxes meet
+    a.getZ() == b.getZ() && a.getT() == b.getT() &&
+        a.getBoundsX() < b.getBoundsX() + b.getBoundsWidth() && b.getBoundsX() < a.getBoundsX() + a.getBoundsWidth() &&
+        a.getBoundsY() < b.getBoundsY() + b.getBoundsHeight() && b.getBoundsY() < a.getBoundsY() + a.getBoundsHeight()
+}
+def largerParts = { geometry ->   // without slivers, such as lie between outlines that nearly agree; px
+    (0..<geometry.getNumGeometries()).collect { geometry.getGeometryN(it) }
+        .findAll { it.getArea() >= 4 && it.getArea() >= 0.1 * it.getLength() }
+}
+def renew = { object, geometry ->   // an id of ours made of the old one and the outline: equal cuts get equal ids
+    def content = object.getID().toString() + geometry.norm().toText()
+    def digest = UUID.nameUUIDFromBytes(content.getBytes("UTF-8")).toString()
+    def second = digest.substring(9, 13) == "0000" ? "0001" : digest.substring(9, 13)   // 0000 is tissue
+    object.setID(UUID.fromString("d1337b0f-" + second + "-5" + digest.substring(15)))
+}
+def setOutline = { object, before, after ->
+    def old = object.getMeasurementList()
+    def code = has(object, "Predicted class code") ? old.get("Predicted class code") : null
+    // um/px
+    def scale = has(object, "Area \u00b5m^2") ? Math.sqrt(old.get("Area \u00b5m^2") / before.getArea()) : null
+    object.setROI(GeometryTools.geometryToROI(after, object.getROI().getImagePlane()))   // empties the measurements
+    def measurements = object.getMeasurementList()
+    if (scale != null) {
+        measurements.put("Area \u00b5m^2", after.getArea() * scale * scale)
+        measurements.put("Area mm^2", after.getArea() * scale * scale * 1e-6d)
+        measurements.put("Perimeter \u00b5m", after.getLength() * scale)
+    }
+    if (code != null)
+        measurements.put("Predicted class code", code)
+}
+def cut = { object ->   // whether anything of it is left
+    def roi = object.getROI()
+    def near = cutters.findAll { isNear(it.getROI(), roi) }
+    if (near.isEmpty())
+        return true
+    try {
+        def before = roi.getGeometry()
+        def covered = near.collect { it.getROI().getGeometry() }.inject { a, b -> a.union(b) }
+        def overlap = before.intersection(covered)
+        if (largerParts(overlap).isEmpty())
+            return overlap.getArea() < before.getArea() / 2   // a small one is all sliver
+        def left = largerParts(before.difference(covered))
+        if (!left.isEmpty()) {
+            def after = before.getFactory().buildGeometry(left)
+            renew(object, after)
+            setOutline(object, before, after)
+        }
+        return !left.isEmpty()
+    } catch (RuntimeException error) {
+        throw new IllegalStateException("prediction " + object.getID() + " cannot be cut by the reviewed ones that " +
+            "it overlaps (" + error.getMessage() + "); look there for an outline that crosses itself. Nothing changed")
+    }
+}
+def cutterIds = cutters.collect { it.getID() } as Set
+def changing = (unchecked + cutters) as Set
+def others = [*getAnnotationObjects(), *getDetectionObjects()].findAll { !changing.contains(it) }
+def otherIds = others.collect { it.getID() } as Set
+added = added.findAll { !otherIds.contains(it.getID()) && cut(it) }   // no id twice
+added.findAll { cutterIds.contains(it.getID()) }.each { renew(it, it.getROI().getGeometry()) }
+// ---- End of what is the same
+
+removeObjects(unchecked, true)
 addObjects(added)
 fireHierarchyUpdate()
-println getCurrentImageName() + ": " + added.size() + " added, " + removed.size() + " of earlier runs removed, " +
-    lockedIds.size() + " locked and kept. File > Save keeps them"
+println getCurrentImageName() + ": " + added.size() + " added, " + unchecked.size() + " of earlier runs removed, " +
+    kept + ". File > Save keeps them"

@@ -5,113 +5,36 @@ Whether QuPath itself runs them is not tested here; every call that they make is
 
 from __future__ import annotations
 
-import gzip
 import json
-import stat
 import subprocess
 import sys
 import zipfile
 from pathlib import Path
-from typing import Any
-from uuid import UUID, uuid4
+from uuid import uuid4
 
 import pytest
 
-from dmmn_qp.qupath.marks import ID_PREFIX, METADATA_KEY, marked_id
+from dmmn_qp.qupath.marks import marked_id
 from dmmn_qp.sources import GEOJSON_SUFFIXES, slide_ids
 from tests.conftest import fails, invoke, moved_demo
 from tests.groovy import tools
-
-MODEL = {METADATA_KEY: "a model"}
-Case = dict[str, Any]
+from tests.groovy.cases import NEW, Scripts, fake_program, feature, find_groovy, ids, image, predicted, write
 
 
 @pytest.fixture(scope="session")
 def groovy() -> tools.Groovy:
-    found = tools.find()
-    if found is None:
-        pytest.skip("no Groovy 4 here: the scripts for QuPath are NOT TESTED; `make groovy` fetches it")
-    return found
+    return find_groovy()
 
 
-def feature(object_id: UUID | str, kind: str = "annotation", **properties: Any) -> dict[str, Any]:
-    ring = [[0, 0], [4, 0], [4, 4], [0, 0]]
-    return {
-        "type": "Feature",
-        "id": str(object_id),
-        "geometry": {"type": "Polygon", "coordinates": [ring]},
-        "properties": {"objectType": kind, **properties},
-    }
-
-
-def write(path: Path, *features: dict[str, Any]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    text = json.dumps({"type": "FeatureCollection", "features": features})
-    if path.suffix == ".gz":
-        path.write_bytes(gzip.compress(text.encode()))
-    else:
-        path.write_text(text)
-
-
-def ids(objects: list[dict[str, Any]]) -> list[str]:
-    return [item["id"] for item in objects]
-
-
-OLD, OLDER, NEW, LOCKED = (str(marked_id(name)) for name in ("old", "older", "new", "locked"))
-DRAWN, DRAWN_CELL, DEVELOPER = (str(uuid4()) for _ in range(3))
+OLD, OLDER, LOCKED = (str(marked_id(name)) for name in ("old", "older", "locked"))
+DRAWN, DRAWN_CELL = (str(uuid4()) for _ in range(2))
 EARLIER = [
-    feature(DRAWN, name="tumour"),
-    feature(DRAWN_CELL, "detection"),
-    feature(OLD, metadata=MODEL),
-    feature(OLDER),  # as QuPath 0.4 imports it: without its metadata
-    feature(DEVELOPER, metadata=MODEL),  # known by its metadata alone
-    feature(LOCKED, isLocked=True),
+    feature(DRAWN, at=(0, 10, 4, 4), name="tumour"),
+    feature(DRAWN_CELL, "detection", at=(0, 10, 4, 4)),
+    predicted(OLD, at=(0, 20, 4, 4)),
+    predicted(OLDER, at=(0, 30, 4, 4), code=None, texts={}),  # of an older file, as QuPath 0.4 imports it
+    predicted(LOCKED, at=(0, 40, 4, 4), isLocked=True),
 ]
-
-
-class Scripts:
-    """Cases to run, and their outcome: they share one Java, which takes seconds to start."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.cases: dict[str, Case] = {}
-        self.outcomes: dict[str, Case] = {}
-
-    def add(self, name: str, script: str, *images: Case, args: list[str] | None = None, **more: Any) -> None:
-        path = next(path for path in tools.SCRIPTS if path.stem == script)
-        folder = str(self.folder / name)
-        self.cases[name] = {"script": str(path), "args": args, "images": images, "folder": folder, **more}
-
-    def run(self, groovy: tools.Groovy) -> None:
-        told, written = self.folder / "cases.json", self.folder / "outcomes.json"
-        told.write_text(json.dumps(list(self.cases.values())))
-        result = groovy.run(tools.STAND_INS / "run_cases.groovy", told, written)
-        assert result.returncode == 0, result.stderr
-        self.outcomes = dict(zip(self.cases, json.loads(written.read_text()), strict=True))
-
-
-def image(file: str = "a.svs", objects: list[dict[str, Any]] | None = None, **more: Any) -> Case:
-    return {"uri": f"file:/slides/{file}", "objects": objects or [], **more}
-
-
-FAKE = """#!/bin/sh
-echo "predicting 50 %"
-echo "$@" > "{record}"
-for word in "$@"; do case "$last" in --out) out="$word";; --roi) cp "$word" "{record}.roi";; esac; last="$word"; done
-mkdir -p "$out"
-cp "{polygons}" "$out/a.geojson"
-echo '{{"slides": ["a"], "inputs": {{"a": {{"width": {width}, "height": 80}}}}}}' > "$out/run.json"
-exit {code}
-"""
-
-
-def fake_program(folder: Path, code: int = 0, width: int = 100) -> Path:
-    """Stands in for dmmn-qp: records how it was called, and "predicts" one object."""
-    write(folder / "polygons.geojson", feature(NEW))
-    path = folder / "dmmn-qp"
-    path.write_text(FAKE.format(record=folder / "called", polygons=folder / "polygons.geojson", code=code, width=width))
-    path.chmod(path.stat().st_mode | stat.S_IXUSR)
-    return path
 
 
 @pytest.fixture(scope="session")
@@ -119,24 +42,17 @@ def outcomes(groovy: tools.Groovy, tmp_path_factory: pytest.TempPathFactory) -> 
     scripts = Scripts(tmp_path_factory.mktemp("scripts"))
     at = scripts.folder
 
-    for version in ("0.5", "0.6"):
-        name = f"import-{version}"
-        write(at / name / "predictions" / "a.geojson", feature(NEW), feature(LOCKED))
-        scripts.add(name, "import_predictions", image(objects=EARLIER, metadata=version == "0.6"))
-    write(at / "packed" / "other" / "S_12.geojson.gz", feature(NEW))
+    write(at / "packed" / "other" / "S_12.geojson.gz", predicted(NEW))
     folder = str(at / "packed" / "other")
     scripts.add("packed", "import_predictions", image("S%2312.svs", EARLIER), args=["resolve", folder])
-    write(at / "renamed" / "predictions" / "shown.geojson", feature(NEW))
+    write(at / "renamed" / "predictions" / "shown.geojson", predicted(NEW))
     scripts.add("renamed", "import_predictions", image("file.svs", name="shown.svs"), args=[])
     scripts.add("no file", "import_predictions", image(objects=EARLIER))
-    write(at / "twice" / "predictions" / "a.geojson", feature(NEW))
+    write(at / "twice" / "predictions" / "a.geojson", predicted(NEW))
     scripts.add("twice", "import_predictions", image(objects=EARLIER), image("sub/a.svs"))
     write(at / "refused" / "predictions" / "a.geojson", {**feature(NEW), "geometry": None})
     scripts.add("refused", "import_predictions", image(objects=EARLIER))
     scripts.add("no project", "import_predictions", image(), folder=None)
-
-    scripts.add("clear", "clear_predictions", image(objects=EARLIER, metadata=True))
-    scripts.add("clear locked", "clear_predictions", image(objects=EARLIER), args=["locked"])
 
     classes = [["Tumor", 0xC80000 - (1 << 24)], ['a "b"', 0x0000FF - (1 << 24)], ["Unclassified", None]]
     scripts.add("export", "export_annotations", image('b "1".ome.tif'.replace(" ", "%20").replace('"', "%22"), EARLIER))
@@ -152,14 +68,11 @@ def outcomes(groovy: tools.Groovy, tmp_path_factory: pytest.TempPathFactory) -> 
     scripts.add("export again", "export_annotations", image("a.svs", EARLIER, mpp=0.26), args=[target])
 
     for name, how in {"run": {}, "run fails": {"code": 3}, "run other": {"width": 99}}.items():
-        (at / name).mkdir()
         program = fake_program(at / name, **how)
         scripts.add(name, "run_dmmn", image(objects=EARLIER), args=[f"program={program}", "/models/m"])
-    (at / "run region").mkdir()
     program = fake_program(at / "run region")
     selected = [{**feature(DRAWN), "selected": True}, feature(DRAWN_CELL)]
     scripts.add("run region", "run_dmmn", image(objects=selected), args=[f"program={program}"])
-    (at / "run missing").mkdir()
     scripts.add("run missing", "run_dmmn", image(), args=["program=/no/such/dmmn-qp"])
     scripts.add("run cropped", "run_dmmn", image(cropped=True))
     scripts.run(groovy)
@@ -179,24 +92,6 @@ def test_a_broken_script_is_found(groovy: tools.Groovy, tmp_path: Path, line: st
     result = groovy.compile_scripts([broken])
     assert result.returncode == 1
     assert broken.name in result.stderr
-
-
-def test_scripts_know_our_marks() -> None:
-    for path in tools.SCRIPTS:
-        if path.stem != "export_annotations":
-            assert f'startsWith("{ID_PREFIX}")' in path.read_text()
-            assert f'containsKey("{METADATA_KEY}")' in path.read_text()
-
-
-@pytest.mark.parametrize("version", ["0.5", "0.6"])
-def test_only_our_unlocked_objects_are_replaced(outcomes: Scripts, version: str) -> None:
-    outcome = outcomes.outcomes[f"import-{version}"]
-    assert outcome["error"] is None
-    assert ids(outcome["objects"][0]) == [DRAWN, DRAWN_CELL, LOCKED, NEW]
-    assert outcome["objects"][0][:2] == EARLIER[:2]
-    assert outcome["text"] == "a.svs: 1 added, 3 of earlier runs removed, 1 locked and kept\n"
-    assert not outcome["resolved"]
-    assert outcome["updates"] == 1
 
 
 def test_file_is_found_by_the_name_that_import_gives(outcomes: Scripts) -> None:
@@ -222,12 +117,6 @@ def test_nothing_changes_without_a_file_for_the_image(outcomes: Scripts, name: s
 
 def test_what_is_missing_is_said(outcomes: Scripts) -> None:
     assert "no project is open" in outcomes.outcomes["no project"]["error"]
-
-
-def test_clearing_leaves_what_was_drawn_or_locked(outcomes: Scripts) -> None:
-    assert ids(outcomes.outcomes["clear"]["objects"][0]) == [DRAWN, DRAWN_CELL, LOCKED]
-    assert ids(outcomes.outcomes["clear locked"]["objects"][0]) == [DRAWN, DRAWN_CELL]
-    assert outcomes.outcomes["clear"]["text"] == "a.svs: 3 predictions removed, 1 locked and kept\n"
 
 
 def test_export_is_named_as_import_wants_it(outcomes: Scripts) -> None:

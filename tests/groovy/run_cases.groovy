@@ -3,18 +3,21 @@
 
 import groovy.json.JsonOutput
 import groovy.json.JsonSlurper
+import org.codehaus.groovy.runtime.InvokerHelper
+import qupath.lib.roi.Outline
 import qupath.lib.scripting.QP
 
+def compiled = [:].withDefault { new GroovyClassLoader(getClass().getClassLoader()).parseClass(new File(it)) }
 def image = { told ->
     def kind = told.cropped ? QP.CroppedImageServer : QP.Server
     def made = new QP.Image(server: kind.newInstance(uri: new URI(told.uri), mpp: told.mpp))
-    made.objects = (told.objects ?: []).collect {
-        (told.metadata ? QP.PathObjectWithMetadata : QP.PathObject).newInstance(feature: it, selected: it.selected == true)
-    }
+    made.objects = (told.objects ?: []).collect { QP.object(it) }
     made
 }
 
 def results = new JsonSlurper().parse(new File(args[0])).collect { told ->
+    QP.version = told.version
+    Outline.turns = told.turns ?: 0
     def images = told.images.collect(image)
     QP.image = images ? images[0] : null
     QP.resolved = false
@@ -31,7 +34,9 @@ def results = new JsonSlurper().parse(new File(args[0])).collect { told ->
     binding.setVariable("out", new PrintWriter(text, true))
     String error = null
     try {
-        new GroovyShell(getClass().getClassLoader(), binding).evaluate(new File(told.script))
+        (told.times ?: 1).times {
+            InvokerHelper.createScript(compiled[told.script], binding).run()
+        }
     } catch (Throwable thrown) {
         error = thrown.getClass().getSimpleName() + ": " + thrown.getMessage()
     }

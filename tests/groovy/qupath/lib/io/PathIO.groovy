@@ -11,6 +11,6 @@ class PathIO {
         def features = new JsonSlurper().parse(file.name.endsWith(".gz") ? new GZIPInputStream(stream) : stream).features
         if (features.any { it.geometry == null })
             throw new IOException("a feature without geometry")
-        features.collect { new QP.PathObject(feature: it) }
+        features.collect { QP.object(it) }
     }
 }

@@ -1,6 +1,8 @@
 package qupath.lib.scripting
 
 import groovy.json.JsonOutput
+import qupath.lib.roi.Outline
+import qupath.lib.roi.Roi
 
 /**
  * Stands in for QuPath's class of this name in the tests of our scripts: just the calls that they make, with the
@@ -8,6 +10,7 @@ import groovy.json.JsonOutput
  */
 class QP {
     static final String PROJECT_BASE_DIR = "{%PROJECT}"
+    static String version   // of QuPath
     static Image image
     static TheProject project
     static boolean resolved
@@ -92,24 +95,53 @@ class QP {
         String toString() { name }
     }
 
-    /** An object as QuPath 0.4 and 0.5 show it: its metadata can be seen in GeoJSON only. */
+    /** An object of QuPath 0.4 to 0.7; what it holds is kept as GeoJSON. */
     static class PathObject {
         Map feature
         boolean selected
+        private Roi roi
         UUID getID() { UUID.fromString(feature.id) }
+        void setID(UUID id) { feature.id = id.toString() }
         boolean isLocked() { feature.properties.isLocked == true }
         boolean isAnnotation() { feature.properties.objectType == "annotation" }
         boolean isDetection() { feature.properties.objectType == "detection" }
+        TissueClass getPathClass() {
+            def told = feature.properties.classification
+            told == null ? null : new TissueClass(name: (told.names ?: [told.name]).join(": "))
+        }
         boolean hasROI() { true }
-        Area getROI() { new Area() }
+        Roi getROI() {
+            roi = roi ?: new Roi(geometry: Outline.ofGeoJson(feature.geometry), imagePlane: feature.geometry.plane ?: [:])
+        }
+        /** An outline that is another one takes the measurements with it. */
+        void setROI(Roi other) {
+            if (other.is(getROI()))
+                return
+            roi = other
+            feature.geometry = other.geometry.toGeoJson() + (other.imagePlane ? [plane: other.imagePlane] : [:])
+            feature.properties.remove("measurements")
+        }
+        boolean hasMeasurements() { feature.properties.measurements as boolean }
+        MeasurementList getMeasurementList() { new MeasurementList(properties: feature.properties) }
     }
 
-    static class Area {
-        boolean isArea() { true }
+    static class MeasurementList {
+        Map properties
+        boolean containsKey(String name) { properties.measurements?.containsKey(name) ?: false }
+        double get(String name) { containsKey(name) ? properties.measurements[name] as double : Double.NaN }
+        void put(String name, double value) { properties.measurements = (properties.measurements ?: [:]) + [(name): value] }
     }
 
-    /** An object as QuPath 0.6 and later show it. */
+    /** An object as QuPath 0.6 and later show it: its metadata is more than a part of its GeoJSON. */
     static class PathObjectWithMetadata extends PathObject {
         Map getMetadata() { feature.properties.metadata ?: [:] }
+    }
+
+    /** An object of this QuPath; 0.4 forgets metadata when it reads GeoJSON. */
+    static PathObject object(Map feature) {
+        if (version == "0.4")
+            feature.properties.remove("metadata")
+        (version in ["0.4", "0.5"] ? PathObject : PathObjectWithMetadata).newInstance(
+            feature: feature, selected: feature.selected == true)
     }
 }
