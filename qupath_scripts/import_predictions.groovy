@@ -105,7 +105,7 @@ String kept = reviewed.size() + " reviewed ones kept (" + reviewed.count { it.is
 
 // ---- Cutting: the same in import_predictions and run_dmmn
 // New outlines are cut by the reviewed ones, so that nothing lies doubled.
-def cutters = reviewed.findAll { it.isAnnotation() && it.hasROI() && it.getROI().isArea() }
+def cutters = reviewed.findAll { it.hasROI() && it.getROI().isArea() }
 def isNear = { a, b ->   // on one plane, and their bounding boxes meet
     a.getZ() == b.getZ() && a.getT() == b.getT() &&
         a.getBoundsX() < b.getBoundsX() + b.getBoundsWidth() && b.getBoundsX() < a.getBoundsX() + a.getBoundsWidth() &&
@@ -159,12 +159,11 @@ def cut = { object ->   // whether anything of it is left
             "it overlaps (" + error.getMessage() + "); look there for an outline that crosses itself. Nothing changed")
     }
 }
-def cutterIds = cutters.collect { it.getID() } as Set
-def changing = (unchecked + cutters) as Set
-def others = [*getAnnotationObjects(), *getDetectionObjects()].findAll { !changing.contains(it) }
-def otherIds = others.collect { it.getID() } as Set
-added = added.findAll { !otherIds.contains(it.getID()) && cut(it) }   // no id twice
-added.findAll { cutterIds.contains(it.getID()) }.each { renew(it, it.getROI().getGeometry()) }
+// What a person left of an object, or moved elsewhere, stands for all of it: its prediction does not come again.
+def removed = unchecked as Set
+def stayingIds = [*getAnnotationObjects(), *getDetectionObjects()].findAll { !removed.contains(it) }
+    .collect { it.getID() } as Set
+added = added.findAll { !stayingIds.contains(it.getID()) && cut(it) }
 // ---- End of what is the same
 
 removeObjects(unchecked, true)

@@ -52,7 +52,9 @@ def cut(features: Sequence[Feature], by: Sequence[Annotation]) -> tuple[list[Fea
             left.append(feature)
             continue
         covering = shapely.union_all(over)
-        if _without_slivers(shapely.intersection(annotation.geometry, covering)) is None:
+        shared = shapely.intersection(annotation.geometry, covering)
+        is_small_part = shared.area < annotation.geometry.area / 2  # a small object is all sliver
+        if is_small_part and _without_slivers(shared) is None:
             left.append(feature)
             continue
         n_cut += 1

@@ -74,6 +74,11 @@ def test_what_only_touches_is_left_as_it_is(kept: Annotation) -> None:
     assert cut(features(NEW), [kept]) == (features(NEW), 0)
 
 
+def test_small_objects_do_not_lie_doubled() -> None:
+    small = predicted(shapely.Polygon([(0, 0), (2, 0), (0, 1)]))
+    assert cut(features(small), [Annotation(small.geometry)]) == ([], 1)
+
+
 CORRECTED = replace(UNCHANGED, class_name="stroma")
 RESHAPED = replace(UNCHANGED, geometry=box(10, 10, 115, 60), measurements={})
 DUPLICATE = replace(RESHAPED, annotation_id=uuid4())
