@@ -813,11 +813,11 @@ def export_model_command(
 ) -> None:
     """Writes a model as one file for other programs: one field in, one target out."""
     from dmmn_qp.checkpoint import load_card
-    from dmmn_qp.export import export_model, field_px
+    from dmmn_qp.export import export_model
 
     path = export_model(model, file_format, out, overwrite=overwrite)
     card = load_card(model)
-    side_px, mpp = field_px(card.patch_spec), card.patch_spec.mpps[0]
+    side_px, mpp = card.patch_spec.field_px, card.patch_spec.mpps[0]
     reporter = Reporter()
     reporter.say(
         f"Wrote {path}: RGB 0 .. 255 (batch, 3, {side_px}, {side_px}) float32 at {mpp:g} um/px -> "
