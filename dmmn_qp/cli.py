@@ -34,7 +34,7 @@ from dmmn_qp.config import ConfigFile, import_options, load_config, predict_opti
 from dmmn_qp.errors import ConfigError, DmmnQpError, PartlyPredictedError
 from dmmn_qp.outputs import write_json
 from dmmn_qp.qupath.reading import QUPATH_DIR_VARIABLE
-from dmmn_qp.reporting import Reporter
+from dmmn_qp.reporting import Reporter, printable
 
 if TYPE_CHECKING:
     from dmmn_qp.slides.finding import SlidesRoot
@@ -53,11 +53,11 @@ class _OneLineErrors(TyperGroup):
         try:
             return super().invoke(ctx)
         except DmmnQpError as error:
-            typer.secho(f"error: {' '.join(str(error).split())}", fg="red", err=True)
+            typer.secho(f"error: {printable(' '.join(str(error).split()))}", fg="red", err=True)
             raise typer.Exit(1) from None
         except OSError as error:
             where = f' "{error.filename}"' if error.filename else ""
-            typer.secho(f"error: {error.strerror or error}{where}", fg="red", err=True)
+            typer.secho(f"error: {printable(f'{error.strerror or error}{where}')}", fg="red", err=True)
             raise typer.Exit(1) from None
         except KeyboardInterrupt as stopped:
             typer.secho(str(stopped) or "stopped", fg="red", err=True)
@@ -751,7 +751,7 @@ def show_model_command(
 
     summary = summarise(model)
     if as_json:
-        typer.echo(json.dumps(summary.as_json(), indent=2, ensure_ascii=False))
+        typer.echo(json.dumps(summary.as_json(), indent=2))
         return
     reporter = Reporter()
     name, *lines = summary.lines()
