@@ -32,8 +32,8 @@ MAX_WIDTH = 512
 MAX_RESERVED_OUTPUTS = 8
 """Most outputs that stand for no class; the authors' networks have one."""
 
-MAX_CARD_BYTES = 16 * 2**20
-"""Largest card: some 200,000 names of slides."""
+MAX_CARD_BYTES = 4 * 2**20
+"""Largest card: some 50,000 names of slides. The worst content of that length takes 250 MiB when it is read."""
 
 MAX_HEADER_BYTES = 2**20
 """Longest header of a file of weights: six times that of the network with the most tensors."""
@@ -169,6 +169,9 @@ def save_model(folder: Path, card: ModelCard, network: nn.Module, *, half: bool 
 
     Returns:
         The card as written.
+
+    Raises:
+        ModelError: The card is larger than one may be.
     """
     state = {key: value.detach().cpu().contiguous() for key, value in network.state_dict().items()}
     if half:
@@ -178,6 +181,11 @@ def save_model(folder: Path, card: ModelCard, network: nn.Module, *, half: bool 
     with new_file(folder / CARD) as new_card, new_file(folder / WEIGHTS) as new_weights:  # the last replaces first
         new_weights.write_bytes(content)
         write_json(new_card, written.model_dump(mode="json"))
+        if new_card.stat().st_size > MAX_CARD_BYTES:
+            raise ModelError(
+                f'the card of model "{card.name}" would be larger than {MAX_CARD_BYTES // 2**20} MiB; make it of fewer '
+                "slides or classes, or give them shorter names"
+            )
     return written
 
 

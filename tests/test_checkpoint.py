@@ -324,6 +324,14 @@ def test_card_beyond_its_bound(folder):
     assert f"larger than {MAX_CARD_BYTES // 2**20} MiB" in refusal(folder)
 
 
+def test_card_that_nobody_could_read_is_not_written(folder):
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    long = card(norm="batch").model_copy(update={"provenance": {"slides": ["x" * MAX_CARD_BYTES]}})
+    with pytest.raises(ModelError, match="larger than 4 MiB"):
+        save_model(folder, long, long.build())
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
 @pytest.mark.parametrize(
     "convention",
     [
