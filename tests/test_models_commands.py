@@ -21,6 +21,7 @@ from dmmn_qp.fine_tuning import start_from
 from dmmn_qp.metrics import Metrics, confusion_matrix
 from dmmn_qp.qupath.geojson import read_geojson
 from dmmn_qp.regions import Region
+from dmmn_qp.reporting import Reporter
 from dmmn_qp.specs import ClassMap, PatchSpec
 from tests.conftest import CMU_1, DEMO, REPOSITORY, fails, invoke
 from tests.official_files import official_state, write_checkpoint
@@ -119,10 +120,24 @@ def test_what_is_said_of_a_model_cannot_act_on_the_terminal(model):
     assert not set(shown) & {"\x1b", "\x9b", "\r", TURNED}
     for said in ("a\\x1b[2J\\nb\n", "CC0\\u202e0CC", "k\\x1b[2J v\\x1b[2J", "dark\\r\\x1b[2J", "... and 701 more"):
         assert said in shown, said
+    assert "key 298 298" in shown and "key 299" not in shown
     assert max(map(len, shown.splitlines())) < 2100
     assert invoke("models", "show", "m", "--json").stdout.isascii()
     change_card(model, network={"architecture": f"x{CLEAR}", "width": 2})
     assert "\\x1b[2J" in (said := fails("models", "show", "m")) and "\x1b" not in said
+
+
+@pytest.mark.parametrize("way", ["say", "heading", "warn", "table"])
+def test_nothing_that_is_reported_acts_on_the_terminal(capsys, way):
+    text = f"[b]Größe 3\N{NO-BREAK SPACE}µm{CLEAR}\x07\t{TURNED}"
+    reporter = Reporter()
+    if way == "table":
+        reporter.table([text, "n"], [[text, "1"]])
+    else:
+        getattr(reporter, way)(text)
+    printed = "".join(capsys.readouterr())
+    assert printed.count("[b]Größe 3\N{NO-BREAK SPACE}µm\\x1b[2J\\x07\\t\\u202e") == (2 if way == "table" else 1)
+    assert "\x1b" not in printed
 
 
 @pytest.mark.parametrize(
