@@ -35,7 +35,7 @@ from dmmn_qp.config import ConfigFile, import_options, load_config, predict_opti
 from dmmn_qp.errors import ConfigError, DmmnQpError, PartlyPredictedError
 from dmmn_qp.outputs import write_json
 from dmmn_qp.qupath.reading import QUPATH_DIR_VARIABLE
-from dmmn_qp.reporting import Reporter
+from dmmn_qp.reporting import Reporter, printable
 
 if TYPE_CHECKING:
     from dmmn_qp.slides.finding import SlidesRoot
@@ -54,11 +54,11 @@ class _OneLineErrors(TyperGroup):
         try:
             return super().invoke(ctx)
         except DmmnQpError as error:
-            typer.secho(f"error: {' '.join(str(error).split())}", fg="red", err=True)
+            typer.secho(f"error: {printable(' '.join(str(error).split()))}", fg="red", err=True)
             raise typer.Exit(1) from None
         except OSError as error:
             where = f' "{error.filename}"' if error.filename else ""
-            typer.secho(f"error: {error.strerror or error}{where}", fg="red", err=True)
+            typer.secho(f"error: {printable(f'{error.strerror or error}{where}')}", fg="red", err=True)
             raise typer.Exit(1) from None
         except KeyboardInterrupt as stopped:
             typer.secho(str(stopped) or "stopped", fg="red", err=True)
@@ -768,7 +768,7 @@ def show_model_command(
 
     summary = summarise(model)
     if as_json:
-        typer.echo(json.dumps(summary.as_json(), indent=2, ensure_ascii=False))
+        typer.echo(json.dumps(summary.as_json(), indent=2))
         return
     reporter = Reporter()
     name, *lines = summary.lines()
@@ -830,11 +830,11 @@ def export_model_command(
 ) -> None:
     """Writes a model as one file for other programs: one field in, one target out."""
     from dmmn_qp.checkpoint import load_card
-    from dmmn_qp.export import export_model, field_px
+    from dmmn_qp.export import export_model
 
     path = export_model(model, file_format, out, overwrite=overwrite)
     card = load_card(model)
-    side_px, mpp = field_px(card.patch_spec), card.patch_spec.mpps[0]
+    side_px, mpp = card.patch_spec.field_px, card.patch_spec.mpps[0]
     reporter = Reporter()
     reporter.say(
         f"Wrote {path}: RGB 0 .. 255 (batch, 3, {side_px}, {side_px}) float32 at {mpp:g} um/px -> "

@@ -52,11 +52,6 @@ class SingleField(nn.Module):
         return class_logits(self.network(images), len(card.class_map))
 
 
-def field_px(spec: PatchSpec) -> int:
-    """Side F of the field of one target at the coarsest magnification, in pixels of the finest."""
-    return int(spec.size_px * 2 ** (len(spec.mpps) - 1))
-
-
 def magnification_of(field: Tensor, spec: PatchSpec, magnification: int, reduction: Reduction) -> Tensor:
     """One magnification of a field.
 
@@ -71,7 +66,7 @@ def magnification_of(field: Tensor, spec: PatchSpec, magnification: int, reducti
     """
     step = 2**magnification
     side = spec.size_px * step
-    start = (field_px(spec) - side) // 2
+    start = (spec.field_px - side) // 2
     part = field[..., start : start + side, start : start + side].float()
     if magnification == 0:
         return part
@@ -108,14 +103,14 @@ def export_model(folder: Path, file_format: ExportFormat, out: Path | None = Non
     card, network = load_model(folder)
     wrapped = SingleField(network, card).eval()
     with new_file(path) as temporary, torch.no_grad(), _quiet():
-        write(wrapped, field_px(card.patch_spec), describe_export(card), temporary)
+        write(wrapped, card.patch_spec.field_px, describe_export(card), temporary)
     return path
 
 
 def describe_export(card: ModelCard) -> dict[str, Any]:
     """What a program has to know to use an exported model; the file itself holds it."""
     spec = card.patch_spec
-    side = field_px(spec)
+    side = spec.field_px
     return {
         "name": card.name,
         "input": {

@@ -9,6 +9,7 @@ from typing import Any
 from dmmn_qp.architectures.describe import Description, describe
 from dmmn_qp.checkpoint import InputConvention, ModelCard, load_model
 from dmmn_qp.choices import Norm, Stem
+from dmmn_qp.reporting import printable
 
 MIB = 2**20
 
@@ -19,6 +20,10 @@ _STEMS: dict[Stem, str] = {
     "quarter": "a quarter of the resolution",
 }
 _MARGIN = 14  # characters of the left column
+_LONGEST = 2000  # characters of a line; what somebody else wrote may have any number
+_WIDEST_NAME = 60  # characters to which the names of classes are filled up
+_MOST_LINES = 300  # of one part; there may be 254 classes
+_DIGEST = 12  # hexadecimal digits that are shown
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +61,7 @@ class ModelSummary:
         if network.reserved_outputs:
             first = "first" if network.reserved_outputs == 1 else f"first {network.reserved_outputs}"
             outputs += f"; the {first} of no class and never predicted"
-        longest = max(len(name) for name in card.class_map.names)
+        longest = min(_WIDEST_NAME, max(len(name) for name in card.class_map.names))
         parts = [
             (
                 "network",
@@ -87,10 +92,12 @@ class ModelSummary:
             ("licence", [text for text in (card.licence or "none stated", card.attribution) if text]),
             ("made from", [f"{key} {_shown(value)}" for key, value in card.provenance.items()] or ["not stated"]),
             ("created", [card.created]),
-            ("on disk", [f"{self.size_bytes / MIB:.1f} MiB in {self.folder}"]),
+            ("on disk", [f"{self.size_bytes / MIB:.1f} MiB in {self.folder}", _digest_line(card.weights_sha256)]),
         ]
-        return [card.name] + [
-            f"  {title if i == 0 else '':<{_MARGIN}}{line}" for title, lines in parts for i, line in enumerate(lines)
+        return [_line(card.name)] + [
+            f"  {title if i == 0 else '':<{_MARGIN}}{line}"
+            for title, lines in parts
+            for i, line in enumerate(_bounded(lines))
         ]
 
 
@@ -110,6 +117,21 @@ def summarise(folder: Path) -> ModelSummary:
         stem=card.network.stem,
     )
     return ModelSummary(folder, card, described, sum(f.stat().st_size for f in folder.iterdir() if f.is_file()))
+
+
+def _bounded(lines: list[str]) -> list[str]:
+    shown = [_line(line) for line in lines[:_MOST_LINES]]
+    return shown if len(lines) <= _MOST_LINES else [*shown, f"... and {len(lines) - _MOST_LINES} more"]
+
+
+def _line(text: str) -> str:
+    """Text as one line that can be printed."""
+    line = printable(text[: _LONGEST + 1]).replace("\n", "\\n")
+    return line if len(line) <= _LONGEST else f"{line[:_LONGEST]} ..."
+
+
+def _digest_line(sha256: str | None) -> str:
+    return f"weights SHA-256 {sha256[:_DIGEST]}" if sha256 else "no digest of the weights (older card)"
 
 
 def _input_lines(convention: InputConvention) -> list[str]:

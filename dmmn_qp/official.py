@@ -186,7 +186,7 @@ def import_official(
     network.load_state_dict({name: t.to(torch.float32, copy=True) for name, t in state.items()}, assign=True)
     run = describe_run("import-official", {"preset": preset_name, "classes": classes}, started, sha256=sha256)
     with new_folder(out, overwrite=overwrite, marker=CARD) as folder:
-        save_model(folder, card, network)
+        card = save_model(folder, card, network)
         write_json(folder / RUN_FILE, run)
     return card
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -18,6 +19,14 @@ LINE_INTERVAL_S = 20.0
 
 WIDEST_TABLE = 1000
 """Characters that a table in a log may be wide."""
+
+_CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
+"""What would act on a terminal, or turn the order of what is shown, instead of being shown."""
+
+
+def printable(text: str) -> str:
+    """Text with its control characters written as escapes; names come from files of others. Line feeds stay."""
+    return _CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode("ascii"), text)
 
 
 class Task:
@@ -72,15 +81,15 @@ class Reporter:
 
     def say(self, text: str) -> None:
         """Prints a line as it is."""
-        self._console.print(escape(text))
+        self._console.print(escape(printable(text)))
 
     def heading(self, text: str) -> None:
         """Prints a line that begins a part."""
-        self._console.print(f"[bold]{escape(text)}[/bold]")
+        self._console.print(f"[bold]{escape(printable(text))}[/bold]")
 
     def warn(self, text: str) -> None:
         """Prints a warning to standard error."""
-        self._errors.print(f"[yellow]warning:[/yellow] {escape(text)}")
+        self._errors.print(f"[yellow]warning:[/yellow] {escape(printable(text))}")
 
     def table(self, header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
         """Prints a table, its first column to the left and the others to the right.
@@ -89,9 +98,9 @@ class Reporter:
         """
         table = Table(box=SIMPLE_HEAD, pad_edge=False)
         for column, title in enumerate(header):
-            table.add_column(escape(title), justify="right" if column else "left")
+            table.add_column(escape(printable(title)), justify="right" if column else "left")
         for row in rows:
-            table.add_row(*map(escape, row))
+            table.add_row(*(escape(printable(cell)) for cell in row))
         if not self._console.is_terminal:
             table.width = self._console.measure(table, options=self._console.options.update(width=WIDEST_TABLE)).maximum
         self._console.print(table, crop=False, soft_wrap=False)
@@ -118,7 +127,10 @@ class Reporter:
             console=self._console,
             transient=True,
         ) as bar:
-            task._bar, task._bar_task = bar, bar.add_task(escape(description), total=total, completed=done, note="")
+            task._bar, task._bar_task = (
+                bar,
+                bar.add_task(escape(printable(description)), total=total, completed=done, note=""),
+            )
             yield task
 
 

@@ -23,6 +23,16 @@ MAX_CLASSES = 254
 MIN_MPP, MAX_MPP = 0.02, 20.0
 """Plausible pixel sizes of a slide in um/px: from beyond 200x to a macroscopic picture."""
 
+MAX_SIZE_PX = 2048
+"""Largest side of a patch: eight times the paper's. A map of 32 channels then takes 512 MiB for each target."""
+
+MAX_FIELD_PX = 8192
+"""Largest side of what one target sees, in pixels of the finest magnification: that of the paper's patches at six
+magnifications. Where a slide lacks coarser levels, so much is read for it."""
+
+MAX_STRIDE_PX = 65_536
+"""Largest distance of targets: the paper's slides are smaller, and would have one target each."""
+
 MAX_ZOOM = 1.25
 """A training patch shows at most this many times more or less tissue per side; areas of different splits on one slide
 are kept apart accordingly."""
@@ -114,9 +124,9 @@ class PatchSpec(FileModel):
             difference is used on its own pixel grid, unresampled (the paper's slides are 0.498 and 0.502).
     """
 
-    size_px: int = Field(default=256, ge=32, multiple_of=16)
+    size_px: int = Field(default=256, ge=32, le=MAX_SIZE_PX, multiple_of=16)
     mpps: tuple[float, ...] = Field(default=(0.5, 1.0, 2.0), min_length=1, max_length=6)
-    stride_px: int = Field(default=256, ge=16)
+    stride_px: int = Field(default=256, ge=16, le=MAX_STRIDE_PX)
     mpp_tolerance: float = Field(default=0.05, ge=0, lt=0.3)
 
     @field_validator("mpps")
@@ -127,6 +137,20 @@ class PatchSpec(FileModel):
         if any(abs(mpp / mpps[0] - 2**m) > _SAME for m, mpp in enumerate(mpps)):
             raise ValueError("each magnification must have twice the um/px of the one before, as 0.5, 1, 2")
         return mpps
+
+    @model_validator(mode="after")
+    def _field_fits(self) -> Self:
+        if self.field_px > MAX_FIELD_PX:
+            raise ValueError(
+                f"{len(self.mpps)} magnifications of {self.size_px} px see {self.field_px} px of the finest, more than "
+                f"{MAX_FIELD_PX}"
+            )
+        return self
+
+    @property
+    def field_px(self) -> int:
+        """Side of the field of one target at the coarsest magnification, in pixels of the finest."""
+        return int(self.size_px * 2 ** (len(self.mpps) - 1))
 
     def grid_of(self, slide_mpp: float, slide_name: str = "the slide") -> PatchGrid:
         """The patch grid on a slide of ``slide_mpp`` um/px.

@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader
 
 from dmmn_qp.architectures.supervision import SupervisedBranches
 from dmmn_qp.balance import Draw, class_weights
-from dmmn_qp.checkpoint import CARD, InputConvention, ModelCard, load_model, save_model
+from dmmn_qp.checkpoint import CARD, InputConvention, ModelCard, is_whole, load_model, save_model
 from dmmn_qp.config import TrainOptions
 from dmmn_qp.dataset import Dataset
 from dmmn_qp.devices import choose_device, mean_of_processes, memory_gib, network_inputs, predicted_labels
@@ -199,7 +199,7 @@ def train(
             elapsed = seconds_before + time.monotonic() - clock
             if log is not None:
                 row = log.epoch(epoch, losses, optimizer.param_groups[0]["lr"], metrics, elapsed, picture)
-                improved = metrics.mean_iou > state.best or not (out / CARD).is_file()
+                improved = metrics.mean_iou > state.best or not is_whole(out)
                 reporter.say(
                     f"  epoch {epoch:>{len(str(options.epochs))}}/{options.epochs}  loss {row['loss']:.3f}  "
                     f"val mIoU {metrics.mean_iou:.3f}{' (best)' if improved else ''}  "

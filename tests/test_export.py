@@ -12,7 +12,7 @@ from PIL import Image
 from dmmn_qp.architectures import ARCHITECTURES
 from dmmn_qp.checkpoint import InputConvention, ModelCard, NetworkOptions, load_model, save_model
 from dmmn_qp.devices import network_inputs
-from dmmn_qp.export import METADATA, SingleField, export_model, field_px, magnification_of
+from dmmn_qp.export import METADATA, SingleField, export_model, magnification_of
 from dmmn_qp.inference import Predictor
 from dmmn_qp.regions import Region
 from dmmn_qp.slides import open_slide, read_field
@@ -83,7 +83,7 @@ def logits_by_predict(card, network, slide, x, y):
 @pytest.mark.parametrize(("size_px", "magnifications"), [(256, 3), (64, 5), (128, 2), (64, 1)])
 def test_magnifications_are_cut_as_from_a_slide(slide, field, size_px, magnifications, reduction):
     spec = PatchSpec(size_px=size_px, mpps=tuple(0.5 * 2**m for m in range(magnifications)))
-    grid, side = spec.grid_of(0.5), field_px(spec)
+    grid, side = spec.grid_of(0.5), spec.field_px
     x = (1024 - size_px) // 2
     part = as_input(field)[..., (1024 - side) // 2 : (1024 + side) // 2, (1024 - side) // 2 : (1024 + side) // 2]
     for m in range(magnifications):

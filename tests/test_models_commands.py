@@ -1,5 +1,6 @@
 """`dmmn-qp models`: what is said of a model."""
 
+import hashlib
 import json
 
 import pytest
@@ -15,11 +16,15 @@ from dmmn_qp.checkpoint import (
     save_model,
 )
 from dmmn_qp.dataset import Dataset, LabelRaster
+from dmmn_qp.errors import ModelError
+from dmmn_qp.fine_tuning import start_from
 from dmmn_qp.metrics import Metrics, confusion_matrix
 from dmmn_qp.qupath.geojson import read_geojson
 from dmmn_qp.regions import Region
+from dmmn_qp.reporting import Reporter
 from dmmn_qp.specs import ClassMap, PatchSpec
 from tests.conftest import CMU_1, DEMO, REPOSITORY, fails, invoke
+from tests.official_files import official_state, write_checkpoint
 
 
 @pytest.fixture
@@ -63,6 +68,7 @@ def test_show_says_all_of_it(model):
         "slides a, b",
         "2026-01-01",
         "MiB in m",
+        f"weights SHA-256 {hashlib.sha256((model / WEIGHTS).read_bytes()).hexdigest()[:12]}",
     ):
         assert said in result.stdout, said
 
@@ -81,6 +87,95 @@ def test_show_of_something_else(model, here):
     assert "damaged" in fails("models", "show", "m")
     (model / CARD).write_text('{"architecture": "resnet50"}')
     assert "model card" in fails("models", "show", "m")
+
+
+def change_card(folder, **changes):
+    card = json.loads((folder / CARD).read_text())
+    (folder / CARD).write_text(json.dumps(card | changes))
+
+
+def test_show_of_an_older_card(model):
+    change_card(model, weights_sha256=None)
+    assert "no digest of the weights (older card)" in invoke("models", "show", "m").stdout
+
+
+CLEAR, TURNED = "\x1b[2J", "\u202e"
+
+
+def test_what_is_said_of_a_model_cannot_act_on_the_terminal(model):
+    """Clearing the screen, turning the order of letters, forging lines, flooding."""
+    change_card(
+        model,
+        name=f"a{CLEAR}\nb",
+        licence=f"CC0{TURNED}0CC",
+        attribution="x" * 5000,
+        provenance={f"k{CLEAR}": [f"v{CLEAR}"], **{f"key {i}": i for i in range(1000)}},
+        validation={"iou": {f"c{CLEAR}": "\x9b2J"}},
+        class_map={"classes": [{"name": name, "label": 1, "color": [0, 0, 0]} for name in (f"dark\r{CLEAR}",)]},
+    )
+    (model / WEIGHTS).unlink()
+    one_class = load_card(model)
+    save_model(model, one_class, one_class.build())
+    shown = invoke("models", "show", "m").stdout
+    assert not set(shown) & {"\x1b", "\x9b", "\r", TURNED}
+    for said in ("a\\x1b[2J\\nb\n", "CC0\\u202e0CC", "k\\x1b[2J v\\x1b[2J", "dark\\r\\x1b[2J", "... and 701 more"):
+        assert said in shown, said
+    assert "key 298 298" in shown and "key 299" not in shown
+    assert max(map(len, shown.splitlines())) < 2100
+    assert invoke("models", "show", "m", "--json").stdout.isascii()
+    change_card(model, network={"architecture": f"x{CLEAR}", "width": 2})
+    assert "\\x1b[2J" in (said := fails("models", "show", "m")) and "\x1b" not in said
+
+
+@pytest.mark.parametrize("way", ["say", "heading", "warn", "table"])
+def test_nothing_that_is_reported_acts_on_the_terminal(capsys, way):
+    text = f"[b]Größe 3\N{NO-BREAK SPACE}µm{CLEAR}\x07\t{TURNED}"
+    reporter = Reporter()
+    if way == "table":
+        reporter.table([text, "n"], [[text, "1"]])
+    else:
+        getattr(reporter, way)(text)
+    printed = "".join(capsys.readouterr())
+    assert printed.count("[b]Größe 3\N{NO-BREAK SPACE}µm\\x1b[2J\\x07\\t\\u202e") == (2 if way == "table" else 1)
+    assert "\x1b" not in printed
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("models", "show", "m"),
+        ("models", "shrink", "m", "--out", "small"),
+        ("models", "export", "m", "--format", "torchscript", "--out", "m.pt"),
+        ("predict", CMU_1, "--model", "m", "--out", "p"),
+    ],
+)
+def test_weights_that_are_not_the_cards_go_nowhere(model, here, command):
+    other = load_card(model)
+    (here / "other").mkdir()
+    save_model(here / "other", other, other.build())
+    (here / "other" / WEIGHTS).replace(model / WEIGHTS)
+    assert "are not those of its card" in fails(*command)
+    assert {path.name for path in here.iterdir()} == {"m", "other"}
+
+
+def test_weights_that_are_not_the_cards_start_no_training(model, here):
+    card, network = load_model(model)
+    (here / "other").mkdir()
+    save_model(here / "other", card, card.build())
+    (here / "other" / WEIGHTS).replace(model / WEIGHTS)
+    with pytest.raises(ModelError, match="are not those of its card"):
+        start_from(network, model, card.class_map)
+
+
+def test_every_model_that_is_written_has_its_digest(model, here, workspace):
+    assert invoke("models", "shrink", "m", "--out", "small").exit_code == 0
+    file = write_checkpoint(here / "c.pkl", official_state(2))
+    command = ("models", "import-official", file, "--preset", "msk-breast", "--out", "official")
+    assert invoke(*command).exit_code == 0
+    shipped = (REPOSITORY / "models" / "demo", REPOSITORY / "tests" / "data" / "full-stem")
+    for folder in (here / "small", here / "official", workspace / "models" / "dmmn-m3-1", *shipped):
+        digest = hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest()
+        assert load_card(folder).weights_sha256 == digest, folder
 
 
 def test_shrunk_model_is_half_as_large_and_predicts_as_before(workspace, here):

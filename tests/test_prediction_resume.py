@@ -250,7 +250,7 @@ def test_options_that_change_no_label_go_on(here, material, monkeypatch):
     with written_strips(monkeypatch) as numbers:
         result = invoke(*command(material), "--resume", "--batch-size", "3", "--workers", "1", "--devices", "2")
     assert result.exit_code == 0, result.output
-    assert numbers == [2, 3]
+    assert sorted(numbers) == [2, 3]  # two devices finish in any order
     found, whole = (labels_of(folder / "s.labels.ome.tif") for folder in (here / "predictions", material / "whole"))
     assert (found == whole).mean() > 0.999  # other batches are rounded differently
 

@@ -1,3 +1,5 @@
+from contextlib import nullcontext
+
 import pytest
 from pydantic import ValidationError
 
@@ -48,6 +50,26 @@ def test_class_map_refuses(classes):
 def test_patch_spec_refuses(mpps):
     with pytest.raises(ValidationError):
         PatchSpec(mpps=mpps)
+
+
+@pytest.mark.parametrize(
+    ("geometry", "fits"),
+    [
+        ({"size_px": 2048}, True),  # 2048 x 4 = 8192
+        ({"size_px": 2064}, False),
+        ({"size_px": 65536}, False),
+        ({"size_px": 2**70}, False),
+        ({"size_px": 256, "mpps": tuple(0.5 * 2**m for m in range(6))}, True),  # 256 x 32 = 8192
+        ({"size_px": 272, "mpps": tuple(0.5 * 2**m for m in range(6))}, False),
+        ({"size_px": 2048, "mpps": (0.5, 1, 2, 4)}, False),
+        ({"stride_px": 65_536}, True),
+        ({"stride_px": 65_537}, False),
+        ({"stride_px": 15}, False),
+    ],
+)
+def test_sizes_of_patches_are_bounded(geometry, fits):
+    with nullcontext() if fits else pytest.raises(ValidationError):
+        PatchSpec(**geometry)
 
 
 @pytest.mark.parametrize(

@@ -18,11 +18,11 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from dmmn_qp.architectures import build_network
 from dmmn_qp.architectures.supervision import SupervisedBranches
-from dmmn_qp.checkpoint import WEIGHTS, load_card, load_model
+from dmmn_qp.checkpoint import WEIGHTS, is_whole, load_card, load_model
 from dmmn_qp.config import TrainOptions
 from dmmn_qp.errors import TrainingError
 from dmmn_qp.training import check_loss
-from dmmn_qp.training_state import STATE
+from dmmn_qp.training_state import STATE, load_state, save_state
 from tests.browser import CHROMIUM, Browser
 from tests.conftest import REPOSITORY, fails, invoke
 from tests.official_files import official_state, write_checkpoint
@@ -97,6 +97,39 @@ def test_kills_change_nothing(tiny, here):
     assert same_weights(weights_of(here / "killed"), weights_of(here / "straight"))
     assert (here / "killed" / "report.html").is_file() and any((here / "killed" / "events").iterdir())
     assert "no interrupted training" in fails("train", "--resume", "--out", here / "killed")
+
+
+KILLED_BETWEEN = """
+import os, signal, sys
+from pathlib import Path
+from dmmn_qp import checkpoint, cli, training
+training.is_whole = lambda folder: False  # so that the second epoch is kept whatever it reaches
+replace, cards = Path.replace, 0
+def call(self, target):
+    global cards
+    cards += Path(target).name == checkpoint.CARD
+    if cards == 2:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return replace(self, target)
+Path.replace = call
+cli.run()
+"""
+"""The command line, killed when the weights of the second epoch are in place and their card is not."""
+
+
+def test_kill_between_weights_and_card(tiny, here):
+    """Nobody takes them for a model, and the training goes on to one, even where no later epoch is better."""
+    assert python("-c", KILLED_BETWEEN, *tiny, "--out", "killed", check=False).returncode == -signal.SIGKILL
+    card = load_card(here / "killed")
+    assert card.validation["epoch"] == 1 and weights_of(here / "killed") and not is_whole(here / "killed")
+    assert "train --resume --out" in fails("models", "show", "killed")
+    state = load_state(here / "killed")
+    assert state.epoch == 2
+    state.best = 2.0  # no mIoU is higher
+    save_state(here / "killed", state)
+    result = invoke("train", "--resume", "--out", "killed")
+    assert result.exit_code == 0, result.output
+    assert load_model(here / "killed")[0].validation["epoch"] == 2 and is_whole(here / "killed")
 
 
 def test_kill_before_the_beginning_is_saved(workspace, tiny, here):

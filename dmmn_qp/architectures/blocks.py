@@ -192,10 +192,11 @@ def initialise(network: nn.Module) -> None:
     """Kaiming-normal weights (fan-in, ReLU) for every convolution, biases 0.
 
     The fan-in is torch's, that is the second axis of the weights times 9. Of a transposed convolution this is the
-    number of its outputs.
+    number of its outputs. Weights on the meta device have no values and are passed over: torch would load 800 modules
+    to draw none.
     """
     for module in network.modules():
-        if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
+        if isinstance(module, nn.Conv2d | nn.ConvTranspose2d) and not module.weight.is_meta:
             nn.init.kaiming_normal_(module.weight, mode="fan_in", nonlinearity="relu")
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
