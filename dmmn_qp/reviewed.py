@@ -10,12 +10,12 @@ from pathlib import Path
 import shapely
 from shapely.geometry.base import BaseGeometry
 
-from dmmn_qp.annotations import Annotation, Origin
+from dmmn_qp.annotations import Annotation, ObjectKind, Origin
 from dmmn_qp.choices import TakePredictions
 from dmmn_qp.errors import AnnotationFileError
 from dmmn_qp.predictions import polygon_files
 from dmmn_qp.qupath.originals import Original, Originals, read_originals
-from dmmn_qp.qupath.reading import ReadResult
+from dmmn_qp.qupath.reading import ReadResult, ReadRules
 from dmmn_qp.qupath.review import Doubt, Verdict, ids_of, is_prediction, possible_copies, review
 
 _LEAST_PX2 = 1.0
@@ -76,10 +76,14 @@ class Reviewer:
     Args:
         take: Which predictions are taken.
         folders: Folders of predictions in which the objects are looked for as they were predicted.
+        kinds: Kinds of objects that are counted; all are looked at.
     """
 
-    def __init__(self, take: TakePredictions, folders: Iterable[Path] = ()) -> None:
+    def __init__(
+        self, take: TakePredictions, folders: Iterable[Path] = (), kinds: Sequence[ObjectKind] = ReadRules().kinds
+    ) -> None:
         self._take = take
+        self._kinds = kinds
         self._files: dict[str, list[Path]] = {}
         for folder in folders:
             for slide_id, paths in polygon_files(folder).items():
@@ -100,7 +104,7 @@ class Reviewer:
             originals, problems = read_originals(files, ids_of(annotations), possible_copies(annotations))
             self.problems += [problem for problem in problems if problem not in self.problems]
         elif not any(map(is_prediction, annotations)):
-            return Reviewed(objects, ReviewCounts(drawn=len(annotations)))
+            return Reviewed(objects, ReviewCounts(drawn=sum(a.kind in self._kinds for a in annotations)))
         verdicts = review(annotations, originals)
         taken, kept_verdicts, left_out = [], [], []
         for annotation, verdict in zip(annotations, verdicts, strict=True):
@@ -112,7 +116,10 @@ class Reviewer:
                 kept_verdicts.append(verdict)
         return Reviewed(
             replace(objects, annotations=tuple(taken)),
-            _counts(verdicts, left_out),
+            _counts(
+                [v for a, v in zip(annotations, verdicts, strict=True) if a.kind in self._kinds],
+                [a for a in left_out if a.kind in self._kinds],
+            ),
             _corrections(taken, kept_verdicts),
         )
 

@@ -130,7 +130,7 @@ def read_qupath_project(
             f'--annotations goes with a folder of slides, but "{path}" is a QuPath project; leave it out'
         )
     project = read_project(path)
-    reader, reviewer = _EntryReader(project, rules), Reviewer(rules.take_predictions, rules.predicted_in)
+    reader, reviewer = _EntryReader(project, rules), Reviewer(rules.take_predictions, rules.predicted_in, rules.kinds)
     drawn: list[tuple[ProjectEntry, _Taken]] = []
     only_predicted: list[ReviewCounts] = []
     problems: list[str] = []
@@ -297,7 +297,7 @@ def read_geojson_folder(
             f'annotations "{orphans[0]}"{f" and {len(orphans) - 1} more" if len(orphans) > 1 else ""} belong to no '
             f'slide in "{path}"; name each file after its slide, as slide-1.geojson for slide-1.svs'
         )
-    reviewer = Reviewer(rules.take_predictions, rules.predicted_in)
+    reviewer = Reviewer(rules.take_predictions, rules.predicted_in, rules.kinds)
     drawn: dict[Path, _Taken] = {}
     only_predicted: list[ReviewCounts] = []
     problems: list[str] = []
