@@ -14,7 +14,7 @@ Import and push ask here, so that what the one takes as a label the other never 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 from typing import Final, Literal
@@ -152,7 +152,23 @@ class _Review:
             grouped.setdefault((name, source), []).append(geometry)
         for (name, _), geometries in grouped.items():  # predictions of several runs would not fit together
             self._copies_of.setdefault(name or "", []).append(_Predicted(geometries))
-        return [verdict or self._of_unmarked(a) for a, verdict in zip(self._annotations, found, strict=True)]
+        return self._with_doubts([v or self._of_unmarked(a) for a, v in zip(self._annotations, found, strict=True)])
+
+    def _with_doubts(self, verdicts: Sequence[Verdict]) -> list[Verdict]:
+        """The verdicts, less those on locks that QuPath may have set by itself.
+
+        QuPath locks whatever it seeks cells in or measures features of. Where the same was done to a prediction that is
+        not locked, it was not QuPath that locked the others.
+        """
+        signs = [
+            self._signs_of_a_lock_by_qupath(a) if v.is_ours and not v.is_outline and v.origin != "corrected" else set()
+            for a, v in zip(self._annotations, verdicts, strict=True)
+        ]
+        harmless = set[str]().union(*(s for a, s in zip(self._annotations, signs, strict=True) if not a.locked))
+        return [
+            replace(v, origin="unchecked", doubt="locked by QuPath") if v.origin == "confirmed" and s - harmless else v
+            for v, s in zip(verdicts, signs, strict=True)
+        ]
 
     def _of_marked(self, annotation: Annotation) -> Verdict | None:
         """The verdict on an object with an id of ours, or on the tissue's outline; None for any other."""
@@ -200,8 +216,6 @@ class _Review:
             is_ours = is_marked(annotation.annotation_id)  # an edited copy is its maker's
             return Verdict("corrected", predicted_as, original, is_ours=is_ours)
         if annotation.locked:
-            if self._may_be_locked_by_qupath(annotation):
-                return Verdict("unchecked", predicted_as, original, doubt="locked by QuPath")
             return Verdict("confirmed", predicted_as, original)
         doubt: Doubt | None = "no measurements" if reshaped is None else None
         return Verdict("unchecked", predicted_as, original, doubt=doubt)
@@ -253,16 +267,17 @@ class _Review:
         difference = abs(area_um2 / self._mpp**2 - annotation.geometry.area)
         return bool(difference <= _AREA_WITHIN_PX * annotation.geometry.length + 1)
 
-    def _may_be_locked_by_qupath(self, annotation: Annotation) -> bool:
-        """Whether a lock may be QuPath's own, which locks what it seeks cells in and what it measures."""
-        foreign = [
+    def _signs_of_a_lock_by_qupath(self, annotation: Annotation) -> set[str]:
+        """What in an object may have made QuPath lock it: objects that were sought in it, and foreign measurements."""
+        signs = {
             name
             for name in annotation.measurements
             if name not in OUR_MEASUREMENTS and not name.startswith(SHAPE_FEATURES)
-        ]
-        if foreign or annotation.annotation_id in self._parents:
-            return True
-        return self._inside is not None and len(self._inside.query(annotation.geometry, predicate="contains")) > 0
+        }
+        is_parent = annotation.annotation_id in self._parents
+        if is_parent or (self._inside and len(self._inside.query(annotation.geometry, predicate="contains"))):
+            signs.add("")
+        return signs
 
     @staticmethod
     def _may_lock(annotation: Annotation) -> bool:

@@ -217,6 +217,17 @@ def test_a_detection_inside_tells_whose_lock_it_is() -> None:
     assert review([replace(RESHAPED, locked=True), OTHER, inside])[0].origin == "corrected"
 
 
+def test_what_was_done_to_unlocked_ones_too_locks_nothing() -> None:
+    """Cells that were sought in the whole slide lie in all predictions; only QuPath's own locks would be on all."""
+    locked = replace(UNCHANGED, locked=True)
+    cells = [Annotation(box(x, 20, x + 4, 24), kind="cell", annotation_id=uuid4()) for x in (20, 220)]
+    assert review([locked, OTHER, *cells])[0].origin == "confirmed"
+    assert review([locked, replace(OTHER, locked=True), *cells])[0].doubt == "locked by QuPath"
+    assert review([locked, replace(OTHER, class_name="DCIS"), *cells])[0].doubt == "locked by QuPath"
+    measured = [replace(a, measurements={**a.measurements, "DAB: Mean": 1.0}) for a in (locked, OTHER)]
+    assert review(measured)[0].origin == "confirmed"
+
+
 @pytest.mark.parametrize("locked", [False, True])
 def test_outlines_of_the_tissue_are_no_labels(locked: bool) -> None:
     outline = Annotation(
