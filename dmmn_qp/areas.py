@@ -21,7 +21,7 @@ from dmmn_qp.errors import AnnotationFileError, ConfigError, SlideError
 from dmmn_qp.polygonize import ArrayLabels, polygonize
 from dmmn_qp.predict_inputs import SlideToPredict
 from dmmn_qp.qupath.geojson import read_geojson, write_geojson
-from dmmn_qp.qupath.marks import METADATA_KEY, marked_id
+from dmmn_qp.qupath.marks import METADATA_KEY, outline_id
 from dmmn_qp.qupath.qpdata import read_qpdata
 from dmmn_qp.qupath.reading import shorten
 from dmmn_qp.rasterize import AreaLayer, Paint
@@ -350,7 +350,7 @@ def write_outline(path: Path, area: Area, fingerprint: str) -> None:
     assert area.tissue is not None
     outlines: list[Annotation] = []
     if not area.tissue.is_empty:
-        number = marked_id(f"tissue/{fingerprint}/{area.tissue.wkb_hex}")
+        number = outline_id(f"tissue/{fingerprint}/{area.tissue.wkb_hex}")
         outlines.append(
             Annotation(
                 area.tissue,

@@ -38,18 +38,35 @@ OUR_MEASUREMENTS: Final = frozenset({AREA_UM2, AREA_MM2, PERIMETER, MEAN_PROBABI
 ID_PREFIX: Final = "d1337b0f"
 """The first eight digits of the ids of our objects."""
 
+_OUTLINE_GROUP: Final = "0000"
+"""The next four digits of the id of a tissue's outline, which is no prediction; other ids of ours never have them."""
+
+_NEVER_OUTLINE: Final = "0001"
+
+_GROUP_END: Final = len(ID_PREFIX) + len(_OUTLINE_GROUP)
 _NAMESPACE: Final = uuid5(NAMESPACE_URL, "https://pypi.org/project/dmmn-qp")
 _OURS: Final = 5
 """Version of our UUIDs: made of a name, not drawn."""
 
 
 def marked_id(content: str) -> UUID:
-    """An id of ours: the same for the same content, and recognised by :func:`is_marked`.
+    """The id of a predicted object: the same for the same content, and recognised by :func:`is_marked`.
 
     Args:
         content: What makes the object this one: slide, model, class and outline.
     """
-    return UUID(ID_PREFIX + uuid5(_NAMESPACE, content).hex[len(ID_PREFIX) :])
+    digits = uuid5(_NAMESPACE, content).hex
+    group, rest = digits[len(ID_PREFIX) : _GROUP_END], digits[_GROUP_END:]
+    return UUID(ID_PREFIX + (_NEVER_OUTLINE if group == _OUTLINE_GROUP else group) + rest)
+
+
+def outline_id(content: str) -> UUID:
+    """The id of an outline of ours that is no predicted object, recognised by :func:`is_outline_id`.
+
+    Args:
+        content: What makes it this one: slide and outline.
+    """
+    return UUID(ID_PREFIX + _OUTLINE_GROUP + uuid5(_NAMESPACE, content).hex[_GROUP_END:])
 
 
 def class_code(name: str) -> int:
@@ -63,6 +80,15 @@ def class_code(name: str) -> int:
 def is_marked(object_id: UUID | None) -> bool:
     """Whether an id is one of ours."""
     return object_id is not None and object_id.version == _OURS and object_id.hex.startswith(ID_PREFIX)
+
+
+def is_outline_id(object_id: UUID | None) -> bool:
+    """Whether an id is that of an outline of ours which is no predicted object, as that of the tissue."""
+    return (
+        object_id is not None
+        and is_marked(object_id)
+        and object_id.hex[len(ID_PREFIX) : _GROUP_END] == (_OUTLINE_GROUP)
+    )
 
 
 def is_ours(feature: Mapping[str, Any]) -> bool:
