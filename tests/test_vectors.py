@@ -497,8 +497,6 @@ def test_options_of_the_command_line(workspace, here):
     assert invoke(*command).exit_code == 0
     plain_file = here / "p" / "s.geojson"
     assert plain_file.exists()
-    assert "--overwrite" in invoke(*command, "--gzip").output  # it is left as it is
-    assert plain_file.exists()
     result = invoke(*command, "--gzip", "--as", "detection", "--merge", "class", "--min-area-um2", 50, "--overwrite")
     assert result.exit_code == 0 and "s.geojson.gz" in result.output
     assert not plain_file.exists()  # one file a slide, so that scripts find one
@@ -507,8 +505,6 @@ def test_options_of_the_command_line(workspace, here):
     for feature in features:
         assert feature["properties"]["objectType"] == "detection"
         assert feature["properties"]["metadata"]["dmmn_qp_min_area_um2"] == "50"
-    assert "--overwrite" in invoke(*command).output
-    assert not plain_file.exists()
     assert "simplify_um" in fails(*command, "--simplify-um", -1, "--overwrite")
 
 

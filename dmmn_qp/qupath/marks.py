@@ -23,6 +23,9 @@ METADATA_KEY: Final = "dmmn_qp"
 RUN_KEY: Final = "dmmn_qp_run"
 """Metadata key that holds the id of the prediction."""
 
+MODEL_RUN_KEY: Final = "dmmn_qp_model_run"
+"""Metadata key that holds the id of the model's training."""
+
 CLASS_KEY: Final = "dmmn_qp_class"
 """Metadata key that holds the full name of the predicted class."""
 
