@@ -7,7 +7,7 @@ import hashlib
 import shutil
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -270,13 +270,14 @@ class _Stage:
         """
         with target.open(self.options.mpp) as slide:
             grid = self.card.patch_spec.grid_of(slide.info.mpp, target.slide_id)
-            if self.overwrite or not self._is_finished(target.slide_id):
+            if self.overwrite or not self._is_finished(target):
                 return "predict"
             wanted, image = self._wanted(target, slide, grid), input_of(target, slide.info)
         name = target.slide_id
         polygons = polygons_of(self.out, name)
-        before = self.records.get(name) or (None if polygons is None else _of_objects(polygons))
-        found = compare(before, self.images.get(name), wanted, image)
+        told_as = self._told_as(name, polygons)
+        before = self.records.get(told_as) or (None if polygons is None else _of_objects(polygons))
+        found = compare(before, self.images.get(told_as), wanted, image)
         if polygons is None and (found.differences or not found.is_complete):
             return "predict"
         if found.differences:
@@ -299,20 +300,36 @@ class _Stage:
         self.publisher.skipped.append(name)
         return "skip"
 
-    def _is_finished(self, slide_id: str) -> bool:
-        """Whether a slide has polygons, or only these are missing, and no call with ``--overwrite`` was interrupted.
+    def _is_finished(self, target: SlideToPredict) -> bool:
+        """Whether a slide has polygons, or only these are missing.
 
-        What a finished prediction left of its strips is removed.
+        Not so where an interrupted call with ``--overwrite`` had begun to replace them in the way that is asked for
+        now. What a finished prediction left of its strips is removed.
         """
-        folder, polygons = self._part(slide_id), polygons_of(self.out, slide_id)
+        folder, polygons = self._part(target.slide_id), polygons_of(self.out, target.slide_id)
         try:
             began = (folder / PLAN).stat().st_mtime_ns
-            if polygons is None or began > polygons.stat().st_mtime_ns:
-                return False
         except OSError:
-            pass
+            began = None
+        if began is not None and polygons is None:
+            return False
+        if began is not None and polygons is not None and began > polygons.stat().st_mtime_ns:
+            self._load()
+            job = self._begin(target)
+            return not job.strips.is_of(self._plan(job))
         shutil.rmtree(folder, ignore_errors=True)
-        return polygons is not None or slide_id in self.records
+        return polygons is not None or target.slide_id in self.records
+
+    def _told_as(self, slide_id: str, polygons: Path | None) -> str:
+        """The name under which ``run.json`` tells a slide: another one where case does not count for the files."""
+        names = {*self.records, *self.images}
+        if slide_id in names or polygons is None:
+            return slide_id
+        for name in names:
+            other = polygons_of(self.out, name) if name.casefold() == slide_id.casefold() else None
+            if other is not None and other.samefile(polygons):
+                return name
+        return slide_id
 
     def _wanted(self, target: SlideToPredict, slide: Slide, grid: PatchGrid) -> Prediction:
         """The record that a slide would have, if it were predicted now."""
@@ -359,8 +376,10 @@ class _Stage:
         return self.out / f".{slide_id}.part"
 
     def _load(self) -> None:
-        self.predictors = load_predictors(self.model_folder, self.options)
-        self.run["device"] = str(self.predictor.device)
+        """Reads the model, unless it has been."""
+        if not self.predictors:
+            self.predictors = load_predictors(self.model_folder, self.options)
+            self.run["device"] = str(self.predictor.device)
 
     def _remake_polygons(self, target: SlideToPredict) -> bool:
         """Makes a slide's polygons from its labels; not so, and False, where these turn out to be damaged."""
@@ -382,11 +401,14 @@ class _Stage:
                 predicted = self._predicted(target, slide, grid, labels, record, confidence)
                 WRITERS["geojson"](ready / f"{name}.geojson", predicted)
                 image = input_of(target, slide.info)
+            self.publisher.publish(name, ready, record, image)
         except DatasetError as error:
             self.reporter.say(f"  {name}: it is predicted again ({error})")
             return False
-        self.publisher.publish(name, ready, record, image)
-        shutil.rmtree(self._part(name), ignore_errors=True)
+        finally:
+            shutil.rmtree(ready, ignore_errors=True)
+            with suppress(OSError):  # of a prediction that was begun, its strips stay
+                self._part(name).rmdir()
         changed = _listed(polygon_differences(before.polygons or {}, polygons_request(self.options)))
         self.reporter.say(
             f"  {name}: polygons made anew from its labels, without predicting" + (f" ({changed})" if changed else "")
@@ -456,7 +478,7 @@ class _Stage:
 
     def _prepare(self, target: SlideToPredict) -> SlideJob:
         folder = self._part(target.slide_id)
-        job = begin_slide(target, self.predictor, folder, self.options, self.outside)
+        job = self._begin(target)
         plan = self._plan(job)
         if self.resume and folder.exists() and not job.strips.is_of(plan):
             raise OutputExistsError(
@@ -468,6 +490,9 @@ class _Stage:
                 f"  {target.slide_id}: begins again, its finished part was made with another model or options"
             )
         return job
+
+    def _begin(self, target: SlideToPredict) -> SlideJob:
+        return begin_slide(target, self.predictor, self._part(target.slide_id), self.options, self.outside)
 
     def _plan(self, job: SlideJob) -> dict[str, Any]:
         """Everything that a strip depends on."""

@@ -217,6 +217,29 @@ def test_one_of_several_differs(place):
     assert run["inputs"]["s"]["fingerprint"] != fingerprint(place / "s.tif")
 
 
+def test_a_replacement_that_was_begun_goes_on_only_as_it_was_begun(place, monkeypatch):
+    """Other options are still asked for without --overwrite, and what is finished is still what it is."""
+    begun = (*command(place), "--tta", "--out", "plain")
+    with written_strips(monkeypatch, stop_before=0):
+        assert isinstance(invoke(*begun, "--overwrite").exception, RuntimeError)
+    assert "without --probabilities" in is_refused(place / "plain", *command(place), "--probabilities")
+    is_left_alone(place / "plain", *command(place))
+    result = invoke(*command(place), "--simplify-um", "2", "--out", "plain")
+    assert result.exit_code == 0 and "polygons made anew" in result.output
+    assert invoke(*begun, "--simplify-um", "2").exit_code == 1  # those polygons are newer than what was begun
+    with written_strips(monkeypatch, stop_before=0):
+        assert isinstance(invoke(*begun, "--overwrite").exception, RuntimeError)
+    assert invoke(*begun).exit_code == 0
+    assert read_predictions(place / "plain")["s"].request["tta"] is True
+
+
+def test_names_that_differ_in_case_where_case_does_not_count(place):
+    """As on Windows and macOS; here two names are given to one file."""
+    os.link(place / "plain/s.geojson", place / "plain/S.geojson")
+    write_tiff(place / "S.tif", texture(*SIDES, seed=5))
+    assert 'slide "S": predicted before from another file' in is_refused(place / "plain", *command(place, "S"))
+
+
 def test_equal_names_in_one_call_are_refused(place):
     for name in ("s", "S"):
         twice = [SlideToPredict("s", place / "s.tif"), SlideToPredict(name, place / "other.tif")]
@@ -383,27 +406,29 @@ def test_labels_run_stays_that_of_the_labels(place):
     assert len(list((place / "plain/earlier").iterdir())) == 2
 
 
-@pytest.mark.parametrize("without", [(), ("probabilities",), ("probabilities", "labels")])
-def test_mean_probability_of_polygons_that_are_made_anew(place, without):
-    before = {
-        a.annotation_id: a.measurements["Mean probability"] for a in read_geojson(place / "rich/s.geojson").annotations
-    }
-    for kind in without:
-        (place / f"rich/s.{kind}.ome.tif").unlink()
+@pytest.mark.parametrize("lost", ["", "removed", "changed", "labels too"])
+def test_mean_probability_of_polygons_that_are_made_anew(place, lost):
+    def means():
+        return {a.annotation_id: a.measurements.get("Mean probability") for a in read_geojson(path).annotations}
+
+    path, probabilities = place / "rich/s.geojson", place / "rich/s.probabilities.ome.tif"
+    before = means()
+    if lost == "changed":
+        with probabilities.open("ab") as file:
+            file.write(b"\0")
+    elif lost:
+        probabilities.unlink()
+    if lost == "labels too":
+        (place / "rich/s.labels.ome.tif").unlink()
     wanted = changed(without=["--probabilities"])
     result = invoke(*command(place), "--out", "rich", *wanted, "--as", "detection")
     assert result.exit_code == 0, result.output
-    after = {
-        a.annotation_id: a.measurements.get("Mean probability")
-        for a in read_geojson(place / "rich/s.geojson").annotations
-    }
-    if without == ("probabilities",):
-        assert set(after.values()) == {None} and "s: its new polygons have no mean probability" in result.stderr
+    again = "s.labels.ome.tif is missing or was changed; it is predicted again" in result.output
+    assert again == (lost == "labels too") and None not in before.values()
+    if lost in ("removed", "changed"):
+        assert set(means().values()) == {None} and "s: its new polygons have no mean probability" in result.stderr
     else:
-        assert after == before and not result.stderr
-    assert ("s.labels.ome.tif is missing or was changed; it is predicted again" in result.output) == (
-        "labels" in without
-    )
+        assert means() == before and not result.stderr
 
 
 def test_polygons_alone_are_missing(place, monkeypatch):
@@ -582,6 +607,7 @@ def publish_until(monkeypatch, step, *words):
         patch.setattr(publishing.Publisher, "publish", publish)
         for name in ("replace", "unlink", "rmdir"):
             patch.setattr(Path, name, counted(getattr(Path, name)))
+        patch.setattr(shutil, "rmtree", counted(shutil.rmtree))
         result = invoke(*words)
     assert result.exit_code == 0 or isinstance(result.exception, SwitchedOffError), result.output
     return result.exit_code != 0
@@ -656,4 +682,6 @@ def test_a_failure_leaves_the_earlier_prediction_as_it_is(place, monkeypatch):
         assert invoke(*command(place), "--out", "plain", *words).exit_code == 1
         after = content(place / "plain")
         assert {path: after[path] for path in before} == before
-        shutil.rmtree(place / "plain/.s.part")
+        left = list((place / "plain").glob(".s.part/*.labels.zst"))
+        assert bool(left) == ("--overwrite" in words)  # what was predicted goes on from there
+        shutil.rmtree(place / "plain/.s.part", ignore_errors=True)
