@@ -21,7 +21,7 @@ from dmmn_qp.errors import AnnotationFileError, ConfigError, SlideError
 from dmmn_qp.polygonize import ArrayLabels, polygonize
 from dmmn_qp.predict_inputs import SlideToPredict
 from dmmn_qp.qupath.geojson import read_geojson, write_geojson
-from dmmn_qp.qupath.marks import METADATA_KEY, marked_id
+from dmmn_qp.qupath.marks import METADATA_KEY, TISSUE_CLASS, TISSUE_MARK, outline_id
 from dmmn_qp.qupath.qpdata import read_qpdata
 from dmmn_qp.qupath.reading import shorten
 from dmmn_qp.rasterize import AreaLayer, Paint
@@ -32,8 +32,6 @@ from dmmn_qp.tissue import cleaned, tissue_mask
 
 TISSUE_SUFFIX: Final = "tissue.geojson"
 """What follows ``<slide>.`` in the name of the tissue's outline."""
-
-TISSUE_CLASS: Final = "Tissue"
 
 BACKGROUND_NAMES: Final = ("background", "glass", "whitespace", "empty", "ignore")
 """Names of classes that stand for no tissue, in any case and with or without a star; the first that is there counts."""
@@ -350,14 +348,14 @@ def write_outline(path: Path, area: Area, fingerprint: str) -> None:
     assert area.tissue is not None
     outlines: list[Annotation] = []
     if not area.tissue.is_empty:
-        number = marked_id(f"tissue/{fingerprint}/{area.tissue.wkb_hex}")
+        number = outline_id(f"tissue/{fingerprint}/{area.tissue.wkb_hex}")
         outlines.append(
             Annotation(
                 area.tissue,
                 class_name=TISSUE_CLASS,
                 class_color=_TISSUE_COLOR,
                 annotation_id=number,
-                metadata={METADATA_KEY: "tissue"},
+                metadata={METADATA_KEY: TISSUE_MARK},
             )
         )
     write_geojson(path, outlines)

@@ -551,7 +551,8 @@ def predict_command(
 ) -> None:
     """Segments whole slides and writes polygons for QuPath.
 
-    Slides predicted before are skipped, and interrupted ones go on where they were.
+    Slides predicted before in the same way are skipped, and interrupted ones go on where they were. Where only options
+    of the polygons differ, these are made anew from the labels; where others do, it is an error without --overwrite.
     """
     from dmmn_qp.checkpoint import newest_model
     from dmmn_qp.predict_inputs import slides_to_predict

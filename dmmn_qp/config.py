@@ -9,7 +9,7 @@ import difflib
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Self, TypeVar
+from typing import Annotated, Any, Final, Self, TypeVar
 
 from pydantic import Field, NonNegativeInt, StringConstraints, ValidationError, model_validator
 
@@ -278,6 +278,11 @@ class PredictOptions(FileModel):
     gzip: bool = False
     with_ignored: bool = False
 
+
+POLYGON_OPTIONS: Final = (
+    "simplify_um", "min_area_um2", "min_hole_um2", "merge", "object_kind", "max_vertices", "gzip", "with_ignored"
+)  # fmt: skip
+"""Options of `PredictOptions` that only the polygons depend on."""
 
 _PAPER: dict[str, Any] = {  # sections 2.3 and 2.5, Table 1
     "norm": "none",

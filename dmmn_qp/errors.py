@@ -61,5 +61,9 @@ class TrainingError(DmmnQpError):
     """A training that cannot go on: its loss is no number any more, or the memory does not suffice."""
 
 
+class PredictedOtherwiseError(DmmnQpError):
+    """A slide whose prediction is there, but of another file, by another model or with other options."""
+
+
 class OutputExistsError(DmmnQpError):
     """An output that exists already and may not be overwritten."""

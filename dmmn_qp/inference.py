@@ -186,6 +186,16 @@ def choose_context(network: Stemmed, spec: PatchSpec, wanted: Context) -> Contex
     return wanted
 
 
+def context_of(card: ModelCard, wanted: Context) -> Context:
+    """How a model's targets see what is around them (`choose_context`), known without its weights.
+
+    Raises:
+        ModelError: The network cannot do what is asked for.
+    """
+    with torch.device("meta"):
+        return choose_context(card.build(), card.patch_spec, wanted)
+
+
 def compile_network(network: Stemmed) -> None:
     """Lets torch compile what is called often; the first blocks of each size take longer."""
     for name in ("forward", "context", "from_contexts"):

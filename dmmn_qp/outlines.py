@@ -14,6 +14,11 @@ import shapely
 from dmmn_qp.annotations import Color, ObjectKind
 
 Integers = npt.NDArray[np.int64]
+_Words = npt.NDArray[np.uint64]
+
+_SALTS = (np.uint64(0x243F6A8885A308D3), np.uint64(0x13198A2E03707344))  # digits of pi
+_SPREAD = np.uint64(0x9E3779B97F4A7C15)  # the golden ratio's, which has no pattern either
+_STIRS = (np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB))
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +90,31 @@ class Outlines:
         of_rings[self.polygons[:-1]] *= -1
         return np.add.reduceat(of_rings, self.polygons[:-1]) if len(self) else np.zeros(0)
 
+    def digests(self, first: Integers) -> list[str]:
+        """What tells the outline of each object from any other: 32 hexadecimal digits of its edges.
+
+        Where a ring starts, its direction and the order of rings and polygons count for nothing.
+
+        Args:
+            first: (objects,) where the polygons of each object start; each object goes on to the next one's start.
+
+        Returns:
+            (objects,) texts; coordinates that are equal to 0.01 of their unit give equal ones.
+        """
+        if not len(first):
+            return []
+        points = _mixed(*np.rint(self.xy.T.astype(np.float64) * 100).astype(np.int64).view(np.uint64))
+        one, other = np.minimum(points[:-1], points[1:]), np.maximum(points[:-1], points[1:])
+        between = self.rings[1:-1] - 1  # from the end of one ring to the start of the next there is no edge
+        starts_of_objects = self.rings[self.polygons[first]]
+        sums = []
+        for salt in _SALTS:
+            edges = np.zeros(len(points), np.uint64)
+            edges[:-1] = _mixed(one + salt, other)
+            edges[between] = 0
+            sums.append(np.add.reduceat(edges, starts_of_objects).tolist())
+        return [f"{a:016x}{b:016x}" for a, b in zip(*sums, strict=True)]
+
     def perimeters(self) -> npt.NDArray[np.float64]:
         """(polygons,) length of the outline and of the holes' outlines, in the unit of ``xy``."""
         steps = np.zeros(len(self.xy))
@@ -104,6 +134,17 @@ class Outlines:
         _, xy, (rings, polygons) = shapely.to_ragged_array(geometries)
         whole = np.rint(xy).astype(np.int32)
         return cls(whole, rings.astype(np.int64), polygons.astype(np.int64), labels, anchors, parts)
+
+
+def _mixed(a: _Words, b: _Words) -> _Words:
+    """A number for each pair of numbers in which every bit of both counts (SplitMix64, twice); sums wrap."""
+    return _stirred(_stirred(a + _SPREAD) + b)
+
+
+def _stirred(words: _Words) -> _Words:
+    words = (words ^ (words >> np.uint64(30))) * _STIRS[0]
+    words = (words ^ (words >> np.uint64(27))) * _STIRS[1]
+    return words ^ (words >> np.uint64(31))
 
 
 def join(batches: Sequence[Outlines]) -> Outlines:
@@ -148,6 +189,7 @@ class OutlineFeatures:
         kind: QuPath's kind of object.
         measurements: Named numbers, each (objects,); where one is not finite, that object goes without.
         metadata: Named texts that all have.
+        class_metadata: Label -> named texts that its objects have besides.
     """
 
     outlines: Outlines
@@ -157,3 +199,4 @@ class OutlineFeatures:
     kind: ObjectKind = "annotation"
     measurements: Mapping[str, npt.NDArray[np.float64]] = field(default_factory=dict)
     metadata: Mapping[str, str] = field(default_factory=dict)
+    class_metadata: Mapping[int, Mapping[str, str]] = field(default_factory=dict)

@@ -16,9 +16,11 @@ import dmmn_qp
 from dmmn_qp.areas import TISSUE_SUFFIX
 from dmmn_qp.class_rules import STAR
 from dmmn_qp.dataset import LABELS_SUFFIX, LabelRaster
+from dmmn_qp.earlier import EARLIER_BYTES, EARLIER_RUNS
 from dmmn_qp.errors import DatasetError
 from dmmn_qp.ome_tiff import PROBABILITIES_SUFFIX, TILE, UNCERTAINTY_SUFFIX
 from dmmn_qp.outputs import RUN_FILE, new_file
+from dmmn_qp.predictions import EARLIER
 from dmmn_qp.regions import Region
 from dmmn_qp.specs import UNLABELLED, ClassMap, TissueClass
 from dmmn_qp.writers import PredictedSlide
@@ -37,6 +39,12 @@ _LINE = 100
 _RULE = (
     'Tissue is what belongs to any class, except classes whose name begins with "Background" or "Ignore" (in any '
     "case) or ends in * (which QuPath ignores). Pixels without a label are not tissue."
+)
+
+_EARLIER = (
+    "Polygons that were replaced, by the run that made them, so that it can still be told what was corrected in QuPath "
+    f"and what was predicted. The {EARLIER_RUNS} newest of each slide are kept, and {EARLIER_BYTES // 2**30} GiB "
+    "in all. You may delete this folder at any time; corrections in QuPath are not in it."
 )
 
 _FILES: tuple[tuple[str, str], ...] = (
@@ -170,6 +178,7 @@ def write_readme(
     mpp: float,
     licence: str | None = None,
     attribution: str | None = None,
+    coming: Iterable[str] = (),
 ) -> Path:
     """Writes ``README.txt``: which model made the predictions, and for each kind of file there, how to open it.
 
@@ -183,12 +192,14 @@ def write_readme(
         mpp: um/px at which was predicted.
         licence: The model's licence, if it has one.
         attribution: Whom to name, if anybody.
+        coming: Names of files that will be there at once.
 
     Returns:
         The file.
     """
     path = _our_name(out / README, _is_our_readme)
     names = [entry.name for entry in out.iterdir() if entry.is_file() and not entry.name.startswith(".")]
+    names += coming
     about = {
         "Model": model_name,
         "Licence": licence or "not stated; ask whoever made the model",
@@ -204,7 +215,8 @@ def write_readme(
         "",
         *(f"{key + ':':<10}{_one_line(value)}" for key, value in about.items() if value),
         "",
-        "This page is about the last run that wrote into this folder.",
+        "This page is about the last run that wrote into this folder. For each slide,",
+        f'{RUN_FILE} says under "predictions" by which model and with which options it was predicted.',
         "Predictions are for research: look at them before you use them.",
         "",
         "Classes",
@@ -225,7 +237,13 @@ def write_readme(
             "Pixels, mm2 and % of the tissue for each slide and class, to be opened with any spreadsheet program. "
             + _RULE,
         )
-    lines += _entry(RUN_FILE, "The last run: command, options, versions, times.")
+    lines += _entry(
+        RUN_FILE,
+        "The last run: command, options, versions, times; and of each slide here which file it was, and which model "
+        "and options its prediction is of. It is written again after each slide.",
+    )
+    if (out / EARLIER).is_dir():
+        lines += _entry(f"{EARLIER}/<run>/<slide>.geojson.gz", _EARLIER)
     lines += _entry(path.name, "This page.")
     with new_file(path) as temporary:
         temporary.write_text("\n".join(lines).rstrip() + "\n", "utf-8")

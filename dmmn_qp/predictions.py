@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
+from dmmn_qp.dataset import LABELS_SUFFIX
 from dmmn_qp.errors import AnnotationFileError
 from dmmn_qp.outputs import RUN_FILE
+from dmmn_qp.qupath.packed_json import FileContentError, NotStreamableError, open_text, stream_features
+from dmmn_qp.qupath.reading import open_bytes
 from dmmn_qp.slides.transformed import Change
 from dmmn_qp.specs import ClassMap, FileModel
 
@@ -53,9 +56,11 @@ class Prediction(BaseModel):
         model: Name of the model.
         model_run: Run id of the model's training, or its name where it has none.
         weights: Digest of the model's weights; None where an earlier version wrote it.
-        class_map: The model's classes; None where an earlier version wrote it.
+        card: Digest of what else of the model the labels depend on; None likewise.
+        class_map: The model's classes; None likewise.
         request: What the labels depend on, by the words in which it is told to people; None likewise.
         polygons: What the polygons depend on besides; None likewise.
+        files: Digest of each raster beside the polygons, by what follows ``<slide>.`` in its name; None likewise.
         labels_run: The run that made the labels, where the polygons were made anew from them later; else None.
     """
 
@@ -65,9 +70,11 @@ class Prediction(BaseModel):
     model: str
     model_run: str
     weights: str | None = None
+    card: str | None = None
     class_map: ClassMap | None = None
     request: dict[str, Any] | None = None
     polygons: dict[str, Any] | None = None
+    files: dict[str, str] | None = None
     labels_run: str | None = None
 
 
@@ -117,14 +124,44 @@ def read_inputs(folder: Path) -> dict[str, PredictedInput]:
         raise AnnotationFileError(f'"{path}" is damaged; predict again, or remove it') from None
 
 
-def merged_inputs(folder: Path, new: Mapping[str, PredictedInput]) -> dict[str, Any]:
-    """The images of a folder's predictions after some more, as ``run.json`` tells them."""
+def merged_inputs(folder: Path, new: Mapping[str, PredictedInput], without: Collection[str] = ()) -> dict[str, Any]:
+    """The images of a folder's predictions after some more, as ``run.json`` tells them.
+
+    Args:
+        folder: The folder; of slides that are not in it any more, nothing is told.
+        new: The images that are told anew.
+        without: Slides of which nothing is to be told.
+    """
     try:
         earlier = read_inputs(folder)
     except AnnotationFileError:
         earlier = {}
-    kept = {name: image for name, image in earlier.items() if name not in new and polygons_of(folder, name)}
-    return {name: image.model_dump(mode="json") for name, image in {**kept, **new}.items()}
+    merged = {name: image for name, image in earlier.items() if name not in without and _is_there(folder, name)}
+    return {name: image.model_dump(mode="json") for name, image in {**merged, **new}.items()}
+
+
+def merged_predictions(folder: Path, new: Mapping[str, Prediction], without: Collection[str] = ()) -> dict[str, Any]:
+    """The predictions of a folder after some more, as ``run.json`` tells them; see `merged_inputs`."""
+    earlier = read_predictions(folder)
+    merged = {name: told for name, told in earlier.items() if name not in without and _is_there(folder, name)}
+    return {name: told.model_dump(mode="json", exclude_none=True) for name, told in {**merged, **new}.items()}
+
+
+def _is_there(folder: Path, slide_id: str) -> bool:
+    """Whether a folder holds a slide's prediction, or at least its labels."""
+    return polygons_of(folder, slide_id) is not None or (folder / f"{slide_id}.{LABELS_SUFFIX}").is_file()
+
+
+def first_metadata(polygons: Path) -> Mapping[str, str]:
+    """The metadata of the first object in a file of polygons; empty where it has none or cannot be read."""
+    unreadable = (AnnotationFileError, FileContentError, NotStreamableError)
+    with suppress(*unreadable), open_bytes(polygons, "file of predictions", "predict again") as file:
+        feature = next(stream_features(open_text(file, polygons.stat().st_size)), None)
+        properties = feature.get("properties") if isinstance(feature, dict) else None
+        metadata = properties.get("metadata") if isinstance(properties, dict) else None
+        if isinstance(metadata, dict):
+            return {key: value for key, value in metadata.items() if isinstance(value, str)}
+    return {}
 
 
 def polygons_of(folder: Path, slide_id: str) -> Path | None:

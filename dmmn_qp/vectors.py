@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from uuid import UUID
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +15,17 @@ from dmmn_qp.cleaning import clean
 from dmmn_qp.config import PredictOptions
 from dmmn_qp.outlines import OutlineFeatures, Outlines, join, starts
 from dmmn_qp.polygonize import CELL_PX, LabelSource, polygonize
-from dmmn_qp.qupath.marks import AREA_MM2, AREA_UM2, MEAN_PROBABILITY, PERIMETER, marked_id
+from dmmn_qp.qupath.geojson import shown_class_name
+from dmmn_qp.qupath.marks import (
+    AREA_MM2,
+    AREA_UM2,
+    CLASS_CODE,
+    CLASS_KEY,
+    MEAN_PROBABILITY,
+    PERIMETER,
+    class_code,
+    marked_id,
+)
 from dmmn_qp.rasterize import LabelArray
 from dmmn_qp.regions import Region
 from dmmn_qp.specs import UNLABELLED, ClassMap
@@ -89,8 +98,8 @@ def outline_features(
         frame: Where it lies.
         class_map: The classes of its labels.
         options: How to clean, simplify, merge and split.
-        identity: What tells slide and model apart from others; the same identity and region give the same id, however
-            the region is simplified.
+        identity: What tells slide and model apart from others; the same identity, class and outline give the same id,
+            and another outline never does.
         metadata: Texts that all objects get, beside what was done to their outlines.
         confidence: Of the same shape, 0 .. 255 for the probability of the label of each pixel.
 
@@ -111,6 +120,10 @@ def outline_features(
         max_vertices=options.max_vertices if options.merge == "region" else None,
     )
     classes = {c.label: (c.name, c.color) for c in shown_classes}
+    names = {c.label: shown_class_name(c.name) for c in shown_classes}
+    codes = np.zeros(256)
+    codes[[*names]] = [class_code(name) for name in names.values()]
+    class_texts = {label: {CLASS_KEY: name} for label, name in names.items()}
     texts = {**metadata, **_said(options)}
     batches: Iterator[Outlines] = found
     if options.merge == "class" or confidence is not None:
@@ -124,23 +137,24 @@ def outline_features(
         sums = None if confidence is None else measure_sums(batch, confidence)
         features = _features(batch, options)
         first = features[:-1]
-        ids = (
-            [marked_id(f"{identity}/{label}") for label in batch.labels[first].tolist()]
-            if options.merge == "class"
-            else _ids(batch, identity)
-        )
         moved = batch.moved(frame.to_level0(batch.xy))
+        of_objects = batch.labels[first]
+        ids = [
+            marked_id(f"{identity}/{outline}/{names[label]}")
+            for label, outline in zip(of_objects.tolist(), moved.digests(first), strict=True)
+        ]
         area_um2 = np.add.reduceat(moved.areas(), first) * frame.mpp**2
         measurements = {
             AREA_UM2: np.round(area_um2, 4),
             AREA_MM2: np.round(area_um2 * 1e-6, 10),
             PERIMETER: np.round(np.add.reduceat(moved.perimeters(), first) * frame.mpp, 4),
+            CLASS_CODE: codes[of_objects],
         }
         if sums is not None:
             total, n = (np.add.reduceat(values, first) for values in sums)
             with np.errstate(invalid="ignore", divide="ignore"):  # no pixel has its centre in it: no probability
                 measurements[MEAN_PROBABILITY] = np.round(total / n / 255, 6)
-        yield OutlineFeatures(moved, features, ids, classes, options.object_kind, measurements, texts)
+        yield OutlineFeatures(moved, features, ids, classes, options.object_kind, measurements, texts, class_texts)
 
 
 def _features(batch: Outlines, options: PredictOptions) -> npt.NDArray[np.int64]:
@@ -157,13 +171,6 @@ def _said(options: PredictOptions) -> dict[str, str]:
         "dmmn_qp_min_area_um2": f"{options.min_area_um2:g}",
         "dmmn_qp_min_hole_um2": f"{options.min_hole_um2:g}",
     }
-
-
-def _ids(batch: Outlines, identity: str) -> list[UUID]:
-    rows = zip(batch.labels.tolist(), batch.anchors.tolist(), batch.parts.tolist(), strict=True)
-    return [
-        marked_id(f"{identity}/{label}/{anchor & 0xFFFFFFFF}/{anchor >> 32}/{part}") for label, anchor, part in rows
-    ]
 
 
 def measure_sums(

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -17,11 +18,15 @@ from matplotlib.patches import Patch, Rectangle
 
 from dmmn_qp.config import PredictOptions
 from dmmn_qp.dataset import LabelRaster
+from dmmn_qp.errors import DatasetError
+from dmmn_qp.ome_tiff import ProbabilityRaster
 from dmmn_qp.outputs import new_file
 from dmmn_qp.polygonize import LabelSource
 from dmmn_qp.predictions import POLYGONS_SUFFIXES
 from dmmn_qp.qupath.geojson import write_geojson
-from dmmn_qp.qupath.marks import METADATA_KEY, RUN_KEY
+from dmmn_qp.qupath.marks import METADATA_KEY, MODEL_RUN_KEY, RUN_KEY
+from dmmn_qp.rasterize import LabelArray
+from dmmn_qp.regions import Region
 from dmmn_qp.slides import Slide, read_overview
 from dmmn_qp.specs import ClassMap
 from dmmn_qp.vectors import Frame, outline_features
@@ -65,6 +70,47 @@ class PredictedSlide:
     confidence: LabelSource | None = None
 
 
+class LabelConfidence:
+    """The probability of each pixel's label, 0 .. 255, out of a raster of all probabilities: a context manager.
+
+    Args:
+        labels: The label raster, which stays the caller's.
+        probabilities: The raster of probabilities.
+        classes: Number of its channels.
+
+    Raises:
+        DatasetError: The raster is missing, damaged or of another shape.
+    """
+
+    def __init__(self, labels: LabelRaster, probabilities: Path, classes: int) -> None:
+        self._labels = labels
+        with ExitStack() as stack:
+            self._channels = [stack.enter_context(ProbabilityRaster(probabilities, i)) for i in range(classes)]
+            if any(channel.shape != labels.shape for channel in self._channels):
+                raise DatasetError(f'"{probabilities}" has not the size of "{labels.path}"; predict again')
+            self._stack = stack.pop_all()
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(rows, columns)."""
+        return self._labels.shape
+
+    def read(self, window: Region) -> LabelArray:
+        """Probabilities of the labels of a window, 0 where there is no label: (height, width) uint8."""
+        labels = self._labels.read(window)
+        found = np.zeros_like(labels)
+        for label in np.unique(labels[labels > 0]).tolist():
+            here = labels == label
+            found[here] = self._channels[label - 1].read(window)[here]
+        return found
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._stack.close()
+
+
 def polygons_suffix(options: PredictOptions) -> str:
     """What follows ``<slide>`` in the name of the polygons' file."""
     return POLYGONS_SUFFIXES[options.gzip]
@@ -92,7 +138,7 @@ def write_polygons(path: Path, predicted: PredictedSlide) -> None:
             identity=f"{predicted.fingerprint}/{predicted.model_run}",
             metadata={
                 METADATA_KEY: predicted.model_name,
-                "dmmn_qp_model_run": predicted.model_run,
+                MODEL_RUN_KEY: predicted.model_run,
                 RUN_KEY: predicted.run_id,
             },
             confidence=predicted.confidence,

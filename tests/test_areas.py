@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from uuid import UUID
 
 import numpy as np
 import pytest
@@ -26,6 +27,7 @@ from dmmn_qp.config import PredictOptions
 from dmmn_qp.errors import ConfigError, SlideError
 from dmmn_qp.predict_inputs import SlideToPredict
 from dmmn_qp.qupath.geojson import read_geojson
+from dmmn_qp.qupath.marks import is_outline_id
 from dmmn_qp.rasterize import LabelPainter
 from dmmn_qp.regions import Region
 from dmmn_qp.slides import open_slide
@@ -385,7 +387,8 @@ def test_outline_for_qupath(opened, tmp_path):
     text = (tmp_path / "s.tissue.geojson").read_text()
     (feature,) = json.loads(text)["features"]
     assert feature["properties"]["classification"]["name"] == "Tissue"
-    assert feature["properties"]["metadata"] == {"dmmn_qp": "tissue"}
+    assert feature["properties"]["metadata"] == {"dmmn_qp": "tissue"} and "measurements" not in feature["properties"]
+    assert is_outline_id(UUID(feature["id"])) and feature["id"].startswith("d1337b0f-0000-5")
     (read,) = read_geojson(tmp_path / "s.tissue.geojson").annotations
     assert read.geometry.equals(area.tissue) and len(read.geometry.geoms) == 2
     write_outline(tmp_path / "again.geojson", area, "abc")

@@ -13,7 +13,7 @@ import pytest
 import tifffile
 import torch
 
-from dmmn_qp import prediction
+from dmmn_qp import prediction, publishing
 from dmmn_qp.checkpoint import ModelCard, NetworkOptions, save_model
 from dmmn_qp.dataset import LabelRaster
 from dmmn_qp.errors import DatasetError
@@ -148,7 +148,7 @@ def test_interrupted_after_the_last_strip(here, material, monkeypatch, where):
         if where in prediction.WRITERS:
             patch.setitem(prediction.WRITERS, where, stop)
         else:
-            patch.setattr(prediction, where, stop)
+            patch.setattr(publishing if where == "write_areas" else prediction, where, stop)
         assert isinstance(invoke(*command(material)).exception, RuntimeError)
     assert not (here / "predictions/s.geojson").exists()
     with written_strips(monkeypatch) as numbers:
@@ -161,14 +161,12 @@ def test_interrupted_after_the_last_strip(here, material, monkeypatch, where):
 
 def test_interrupted_between_the_polygons_and_the_end(here, material, monkeypatch):
     """The slide is finished, but for its strips; they do not stay."""
-    plain = prediction.WRITERS["geojson"]
 
-    def write_and_stop(path, predicted):
-        plain(path, predicted)
+    def stop(*_):
         raise RuntimeError("switched off")
 
     with monkeypatch.context() as patch:
-        patch.setitem(prediction.WRITERS, "geojson", write_and_stop)
+        patch.setattr(publishing, "drop_oldest", stop)
         assert isinstance(invoke(*command(material)).exception, RuntimeError)
     assert hidden(here / "predictions") == [".s.part"] and (here / "predictions/s.geojson").is_file()
     with written_strips(monkeypatch) as numbers:
@@ -309,10 +307,9 @@ def test_finished_slides_are_skipped(here, material, monkeypatch):
         result = invoke(*command(material))
     assert result.exit_code == 0 and numbers == []
     assert "Predicted before, left as they are (--overwrite replaces them): s" in result.output
-    assert "another model" not in result.stderr
-    assert (here / "predictions/s.geojson").read_bytes() == before
-    result = invoke(*command(material, model="other"))
-    assert result.exit_code == 0 and "s was predicted by another model; pass --overwrite" in result.stderr
+    assert not result.stderr and (here / "predictions/s.geojson").read_bytes() == before
+    line = fails(*command(material, model="other"))
+    assert 'slide "s": predicted before by another model ("m"); pass --overwrite' in line
     assert json.loads((here / "predictions/run.json").read_text()) == record
     assert invoke(*command(material, model="other"), "--overwrite").exit_code == 0
     record = json.loads((here / "predictions/run.json").read_text())

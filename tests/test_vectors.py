@@ -3,6 +3,7 @@
 import gzip
 import json
 from functools import cache
+from uuid import UUID
 
 import numpy as np
 import pytest
@@ -18,9 +19,11 @@ from dmmn_qp.annotations import Annotation
 from dmmn_qp.cleaning import clean
 from dmmn_qp.config import PredictOptions
 from dmmn_qp.dataset import LabelRaster
-from dmmn_qp.outlines import Outlines, join
+from dmmn_qp.outlines import Outlines, join, starts
 from dmmn_qp.polygonize import ArrayLabels, polygonize
+from dmmn_qp.qupath import marks
 from dmmn_qp.qupath.geojson import read_geojson, write_geojson
+from dmmn_qp.qupath.marks import class_code, is_marked, is_outline_id, marked_id, outline_id
 from dmmn_qp.rasterize import LabelPainter
 from dmmn_qp.regions import Region
 from dmmn_qp.specs import ClassMap, PatchSpec
@@ -299,25 +302,127 @@ def test_what_is_written(tmp_path):
         "Area mm^2": 5e-7,
         "Perimeter µm": 3.0,
         "Mean probability": 0.4,
+        "Predicted class code": class_code("b"),
     }
     metadata = {"dmmn_qp": "m", "dmmn_qp_simplify_um": "0", "dmmn_qp_min_area_um2": "0", "dmmn_qp_min_hole_um2": "0"}
-    assert b["properties"]["metadata"] == metadata
+    for name, feature in by_name.items():
+        assert feature["properties"]["metadata"] == {**metadata, "dmmn_qp_class": name}
     assert len(by_name["a"]["geometry"]["coordinates"]) == 2
     assert by_name["a"]["properties"]["measurements"]["Area µm^2"] == 2.5
     read = read_geojson(tmp_path / "x.geojson")
     assert len(read.annotations) == 3 and not read.warnings
 
 
-def test_ids_are_those_of_the_region_however_it_is_drawn(tmp_path):
+WAYS = [
+    {},
+    {"simplify_um": 1},
+    {"object_kind": "detection"},
+    {"with_ignored": True},
+    {"min_area_um2": 2},
+    {"min_hole_um2": 2},
+    {"merge": "class"},
+    {"merge": "class", "simplify_um": 1},
+    {"max_vertices": 100},
+]
+
+
+@pytest.mark.parametrize("labels", [map_of(5), map_of(8), picture("12121 21212 33333 44444")])
+def test_equal_ids_are_equal_outlines_of_a_class(tmp_path, labels):
+    """In one file and among all of them, however each is made."""
+    by_id, of_outline = {}, {}
+    for options in WAYS:
+        features = written(tmp_path / "x.geojson", labels, **options)
+        assert len({f["id"] for f in features}) == len(features)
+        for feature in features:
+            outline = shapely.union_all([shape(feature["geometry"])]).normalize().wkb
+            made_of = feature["properties"]["classification"]["name"], outline
+            assert by_id.setdefault(feature["id"], made_of) == made_of
+            assert of_outline.setdefault(made_of, feature["id"]) == feature["id"]
+    assert len(by_id) > len(written(tmp_path / "x.geojson", labels))
+
+
+def test_outlines_of_tissue_have_ids_that_no_prediction_has(monkeypatch):
+    assert is_outline_id(outline_id("x")) and is_marked(outline_id("x")) and outline_id("x") != outline_id("y")
+    assert not is_outline_id(None) and not is_outline_id(marked_id("x"))
+    assert not is_outline_id(UUID("abc00000-0000-5000-8000-000000000000"))
+    drawn = UUID("abcdef01-0000-5abc-8abc-0123456789ab")  # whose second group is that of outlines by chance
+    monkeypatch.setattr(marks, "uuid5", lambda *_: drawn)
+    assert str(marked_id("x")) == "d1337b0f-0001-5abc-8abc-0123456789ab"
+    assert str(outline_id("x")) == "d1337b0f-0000-5abc-8abc-0123456789ab"
+
+
+def test_ids_go_by_the_name_of_the_class_and_not_by_its_label(tmp_path):
+    swapped = ClassMap.from_colors([("b", (0, 255, 0)), ("a", (255, 0, 0)), ("c", (0, 0, 255)), ("Ignore*", (1, 1, 1))])
+    labels = picture("1112 1122")
+    frame, options = Frame(4, 2, 0.25, 1.0), PredictOptions(simplify_um=0)
+    found = []
+    for of, classes in ((labels, CLASSES), (np.array([0, 2, 1], np.uint8)[labels], swapped)):
+        write_geojson(
+            tmp_path / "x.geojson",
+            outline_features(ArrayLabels(of), frame, classes, options, identity="slide/model", metadata={}),
+        )
+        features = json.loads((tmp_path / "x.geojson").read_bytes())["features"]
+        found.append({f["properties"]["metadata"]["dmmn_qp_class"]: f["id"] for f in features})
+        codes = {f["properties"]["measurements"]["Predicted class code"] for f in features}
+        assert codes == {class_code("a"), class_code("b")}
+    assert found[0] == found[1] and set(found[0]) == {"a", "b"}
+
+
+def test_every_object_has_its_marks_and_no_null(tmp_path):
+    """Also where no pixel's centre lies in it, so that it has no mean probability."""
     labels = map_of(5)
-    ids = [
-        {f["id"] for f in written(tmp_path / "x.geojson", labels, **options)}
-        for options in ({}, {"simplify_um": 1}, {"object_kind": "detection", "with_ignored": False})
+    confidence = np.full(labels.shape, 200, np.uint8)
+    features = written(tmp_path / "x.geojson", labels, simplify_um=8, confidence=confidence)
+    assert b"null" not in (tmp_path / "x.geojson").read_bytes()
+    for feature in features:
+        assert {"Perimeter µm", "Area µm^2", "Predicted class code"} <= feature["properties"]["measurements"].keys()
+
+
+def test_a_class_is_marked_by_the_name_that_qupath_shows(tmp_path):
+    classes = ClassMap.from_colors([("Tumor:Positive", (1, 2, 3))])
+    found = outline_features(
+        ArrayLabels(np.ones((2, 2), np.uint8)), Frame(2, 2, 0.25, 1.0), classes, PredictOptions(), identity="i",
+        metadata={},
+    )  # fmt: skip
+    write_geojson(tmp_path / "x.geojson", found)
+    (read,) = read_geojson(tmp_path / "x.geojson").annotations
+    assert read.class_name == read.metadata["dmmn_qp_class"] == "Tumor: Positive"
+    assert read.measurements["Predicted class code"] == class_code(read.class_name)
+
+
+@given(st.integers(0, 10_000), st.booleans())
+@settings(max_examples=50, deadline=None)
+def test_digests_of_outlines(seed, whole):
+    """Where a ring starts, its direction and the order of holes count for nothing; any coordinate does."""
+    rng = np.random.default_rng(seed)
+
+    def ring(x, y, side):
+        points = np.array([[x, y], [x + side, y], [x + side, y + side], [x, y + side]])
+        return np.roll(points, rng.integers(4), 0)[:: rng.choice([-1, 1])]
+
+    holes = [ring(2, 2, 3), ring(10, 4, 5)]
+    shell = ring(0, 0, 20)
+
+    def digest(shell, holes):
+        rings = [np.concatenate([r, r[:1]]) * (1 if whole else 0.37) for r in (shell, *holes)]
+        zero = np.zeros(1, np.int64)
+        outlines = Outlines(
+            np.concatenate(rings), starts(np.array([5] * len(rings))), starts(np.array([len(rings)])),
+            np.ones(1, np.uint8), zero, zero,
+        )  # fmt: skip
+        return outlines.digests(zero)
+
+    reference = digest(ring(0, 0, 20), holes[::-1])
+    assert digest(shell, holes) == reference and len(reference[0]) == 32
+    moved = [h.copy() for h in holes]
+    moved[rng.integers(2)][rng.integers(4), rng.integers(2)] += 1
+    others = [
+        digest(shell, moved),
+        digest(shell, holes[:1]),
+        digest(shell, []),
+        digest(shell + 1, [h + 1 for h in holes]),
     ]
-    assert ids[0] == ids[1] == ids[2]
-    assert len(ids[0]) == len([1 for _, label in whole_map(labels) if label != 4])
-    write_geojson(tmp_path / "y.geojson", objects(blobs(200, 300, 6)))
-    assert ids[0] != {f["id"] for f in json.loads((tmp_path / "y.geojson").read_bytes())["features"]}
+    assert len({reference[0], *(other[0] for other in others)}) == 5
 
 
 def test_merged_classes(tmp_path):
@@ -392,8 +497,6 @@ def test_options_of_the_command_line(workspace, here):
     assert invoke(*command).exit_code == 0
     plain_file = here / "p" / "s.geojson"
     assert plain_file.exists()
-    assert "--overwrite" in invoke(*command, "--gzip").output  # it is left as it is
-    assert plain_file.exists()
     result = invoke(*command, "--gzip", "--as", "detection", "--merge", "class", "--min-area-um2", 50, "--overwrite")
     assert result.exit_code == 0 and "s.geojson.gz" in result.output
     assert not plain_file.exists()  # one file a slide, so that scripts find one
@@ -402,8 +505,6 @@ def test_options_of_the_command_line(workspace, here):
     for feature in features:
         assert feature["properties"]["objectType"] == "detection"
         assert feature["properties"]["metadata"]["dmmn_qp_min_area_um2"] == "50"
-    assert "--overwrite" in invoke(*command).output
-    assert not plain_file.exists()
     assert "simplify_um" in fails(*command, "--simplify-um", -1, "--overwrite")
 
 

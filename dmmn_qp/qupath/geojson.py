@@ -768,8 +768,11 @@ def _outline_features(objects: OutlineFeatures, decimals: int) -> Iterator[bytes
         label: b'},"properties":{"objectType":' + kind + b',"classification":' + orjson.dumps(_classification(*named))
         for label, named in objects.classes.items()
     }
-    metadata = {_text(key): _text(value) for key, value in objects.metadata.items()}
-    ending = (b',"metadata":' + orjson.dumps(metadata) if metadata else b"") + b"}}"
+    endings = {}
+    for label in objects.classes:
+        texts = {**objects.metadata, **objects.class_metadata.get(label, {})}
+        metadata = {_text(key): _text(value) for key, value in texts.items()}
+        endings[label] = (b',"metadata":' + orjson.dumps(metadata) if metadata else b"") + b"}}"
     names = [orjson.dumps(_text(name)) + b":" for name in objects.measurements]
     columns = [orjson.dumps(values.tolist())[1:-1].split(b",") for values in objects.measurements.values()]
     for i, object_id in enumerate(objects.ids):
@@ -788,7 +791,7 @@ def _outline_features(objects: OutlineFeatures, decimals: int) -> Iterator[bytes
                 b"" if one else b"]",
                 opening[labels[i]],
                 b',"measurements":{' + b",".join(measured) + b"}" if measured else b"",
-                ending,
+                endings[labels[i]],
             )
         )
 
@@ -816,9 +819,14 @@ def _properties(annotation: Annotation, class_colors: Mapping[str, Color]) -> di
 
 def _classification(name: str, color: Color) -> dict[str, Any]:
     """A class as QuPath reads it; the colour is always there, because QuPath refuses a class without one."""
-    parts = (full_class_name([_text(name)]) or name).split(": ")
+    parts = shown_class_name(name).split(": ")
     naming: dict[str, Any] = {"names": parts} if len(parts) > 1 else {"name": parts[0]}
     return {**naming, "color": list(color)}
+
+
+def shown_class_name(name: str) -> str:
+    """A class's full name as it is written and as QuPath shows it: one line, its parts trimmed."""
+    return full_class_name([_text(name)]) or name
 
 
 def _text(text: str) -> str:

@@ -25,6 +25,9 @@ METADATA_KEY: Final = "dmmn_qp"
 RUN_KEY: Final = "dmmn_qp_run"
 """Metadata key that holds the id of the prediction."""
 
+MODEL_RUN_KEY: Final = "dmmn_qp_model_run"
+"""Metadata key that holds the id of the model's training."""
+
 CLASS_KEY: Final = "dmmn_qp_class"
 """Metadata key that holds the full name of the predicted class."""
 
@@ -47,31 +50,34 @@ TISSUE_CLASS: Final = "Tissue"
 """Class of the tissue outline that we write, which is nothing to be trained on."""
 
 _OUTLINE_GROUP: Final = "0000"
-"""Second group of the ids of outlines that are no predictions."""
+"""The next four digits of the id of a tissue's outline, which is no prediction; other ids of ours never have them."""
 
+_NEVER_OUTLINE: Final = "0001"
+
+_GROUP_END: Final = len(ID_PREFIX) + len(_OUTLINE_GROUP)
 _NAMESPACE: Final = uuid5(NAMESPACE_URL, "https://pypi.org/project/dmmn-qp")
 _OURS: Final = 5
 """Version of our UUIDs: made of a name, not drawn."""
 
 
 def marked_id(content: str) -> UUID:
-    """An id of ours: the same for the same content, and recognised by :func:`is_marked`.
+    """The id of a predicted object: the same for the same content, and recognised by :func:`is_marked`.
 
     Args:
         content: What makes the object this one: slide, model, class and outline.
     """
-    digits = uuid5(_NAMESPACE, content).hex[len(ID_PREFIX) :]
-    return UUID(ID_PREFIX + (digits if digits[:4] != _OUTLINE_GROUP else "0001" + digits[4:]))
+    digits = uuid5(_NAMESPACE, content).hex
+    group, rest = digits[len(ID_PREFIX) : _GROUP_END], digits[_GROUP_END:]
+    return UUID(ID_PREFIX + (_NEVER_OUTLINE if group == _OUTLINE_GROUP else group) + rest)
 
 
 def outline_id(content: str) -> UUID:
-    """An id of ours for an outline that is no prediction, such as the tissue's; see :func:`is_outline_id`."""
-    return UUID(ID_PREFIX + _OUTLINE_GROUP + uuid5(_NAMESPACE, content).hex[len(ID_PREFIX) + 4 :])
+    """The id of an outline of ours that is no predicted object, recognised by :func:`is_outline_id`.
 
-
-def is_outline_id(object_id: UUID | None) -> bool:
-    """Whether an id is one of ours for what is no prediction."""
-    return object_id is not None and is_marked(object_id) and object_id.hex[8:12] == _OUTLINE_GROUP
+    Args:
+        content: What makes it this one: slide and outline.
+    """
+    return UUID(ID_PREFIX + _OUTLINE_GROUP + uuid5(_NAMESPACE, content).hex[_GROUP_END:])
 
 
 def class_code(name: str) -> int:
@@ -100,6 +106,13 @@ def with_marks_of_its_class(annotation: Annotation) -> Annotation:
     if CLASS_CODE in measurements:
         measurements[CLASS_CODE] = class_code(annotation.predicted_as)
     return replace(annotation, metadata=metadata, measurements=measurements)
+
+
+def is_outline_id(object_id: UUID | None) -> bool:
+    """Whether an id is that of an outline of ours which is no predicted object, as that of the tissue."""
+    return (
+        object_id is not None and is_marked(object_id) and object_id.hex[len(ID_PREFIX) : _GROUP_END] == _OUTLINE_GROUP
+    )
 
 
 def is_ours(feature: Mapping[str, Any]) -> bool:
