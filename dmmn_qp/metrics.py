@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -102,6 +103,62 @@ class Metrics:
         """Share of the labelled pixels that are right; NaN when there are none."""
         total = self.confusion.sum()
         return float(np.trace(self.confusion) / total) if total else float("nan")
+
+
+@dataclass(frozen=True, slots=True)
+class NamedMetrics:
+    """Figures of classes that truth and prediction may number differently.
+
+    Attributes:
+        classes: Names of the true classes, C of them; the rows of the matrix and its first columns.
+        others: Names of predicted classes that the truth does not have; the columns that follow.
+        metrics: The figures; the last column of the matrix, after the others, counts pixels without a prediction.
+        unpredicted: True pixels without a prediction, whether they were counted or left out.
+        labelled: True pixels, those that were left out included.
+    """
+
+    classes: tuple[str, ...]
+    others: tuple[str, ...]
+    metrics: Metrics
+    unpredicted: int
+    labelled: int
+
+
+def compare_by_name(
+    counts: Sequence[PairCounts],
+    truth: Mapping[int, str],
+    predicted: Sequence[Sequence[str]],
+    *,
+    exclude: Collection[str] = (),
+    skip_unpredicted: bool = False,
+) -> NamedMetrics:
+    """Joins truth and predictions by the exact names of the classes.
+
+    Args:
+        counts: Of each slide.
+        truth: Name of each true value from 1 on; several may share one. 0 is not counted.
+        predicted: Of each slide, the names of the predicted labels from 1 on; several may share one.
+        exclude: True classes whose pixels do not count.
+        skip_unpredicted: Whether true pixels without a prediction do not count either; else they are misses.
+    """
+    classes = tuple(name for name in dict.fromkeys(truth.values()) if name not in exclude)
+    others = tuple(dict.fromkeys(name for names in predicted for name in names if name not in classes))
+    columns = {name: column for column, name in enumerate((*classes, *others))}
+    rows = np.zeros((_VALUES, len(classes)), np.int64)
+    for value, name in truth.items():
+        if name in classes:
+            rows[value, columns[name]] = 1
+    confusion = np.zeros((len(classes), len(columns) + 1), np.int64)
+    for of_slide, names in zip(counts, predicted, strict=True):
+        joined = np.zeros((_VALUES, len(columns) + 1), np.int64)
+        joined[UNLABELLED, -1] = 1
+        for label, name in enumerate(names, start=1):
+            joined[label, columns[name]] = 1
+        confusion += rows.T @ of_slide @ joined
+    unpredicted, labelled = int(confusion[:, -1].sum()), int(confusion.sum())
+    if skip_unpredicted:
+        confusion[:, -1] = 0
+    return NamedMetrics(classes, others, Metrics.from_confusion(confusion), unpredicted, labelled)
 
 
 def _nan_mean(values: NDArray[np.float64]) -> float:
