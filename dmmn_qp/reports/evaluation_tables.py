@@ -47,8 +47,10 @@ def table_lines(named: NamedMetrics, *, skipped: bool) -> Iterator[str]:
     )
     if named.unpredicted:
         share = 100 * named.unpredicted / named.labelled
-        how = "left out" if skipped else "counted as missed (--skip-unpredicted leaves them out)"
+        how = "left out" if skipped else "counted as missed"
         yield f"  not predicted: {named.unpredicted:,} px ({share:.1f} %), {how}"
+        if not skipped:
+            yield "    (--skip-unpredicted leaves them out)"
     names = [f"{number} {printable(name)}" for number, name in enumerate((*named.classes, *named.others), start=1)]
     width = max(len("class"), *map(len, names[: len(named.classes)]))
     yield f"  {'class':<{width}}{'IoU':>9}{'recall':>9}{'precision':>11}"
