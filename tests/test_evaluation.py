@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ from dmmn_qp.regions import Region
 from dmmn_qp.reports.evaluation_tables import table_lines
 from dmmn_qp.slides.transformed import Rotate
 from dmmn_qp.specs import ClassMap, PatchSpec
-from tests.conftest import REPOSITORY, fails, invoke
+from tests.conftest import DEMO, REPOSITORY, fails, invoke
 
 NAMES = ("a", "b", "c")
 TRUE = np.array([["a", "a", "a"], ["b", "b", ""], ["c", "c", "c"]])
@@ -129,6 +130,34 @@ def test_the_order_of_the_classes_plays_no_part(here, of_model, of_dataset, told
     }  # fmt: skip
     assert found["warnings"] == [] and result.stderr == ""
     assert "mIoU 0.611" in result.stdout
+
+
+def test_project_and_geojson_of_the_same_slide_give_the_same_figures(here):
+    """Their classes come in different orders; the full truth stands for a prediction."""
+    values = read_values(DEMO / "truth" / VALUES_FILE)
+    order = [values[value] for value in sorted(values)]
+    with Image.open(DEMO / "truth" / "test-1.png") as picture:
+        labels = np.asarray(picture)
+    (here / "predictions").mkdir()
+    write_label_pyramid(
+        here / "predictions" / f"test-1.{LABELS_SUFFIX}", [labels], labels.shape, 0.5, classes(order[::-1])
+    )
+    (here / "geojson").mkdir()
+    (here / "slides").mkdir()
+    for name in ("train-1", "test-1"):
+        shutil.copy(DEMO / "annotations" / f"{name}.geojson", here / "geojson")
+        shutil.copy(DEMO / "slides" / f"{name}.tif", here / "slides")
+    (here / "splits.csv").write_text("slide,split\ntrain-1,train\ntest-1,test\n")
+    source = ("slides", "--annotations", "geojson", "--split-file", "splits.csv")
+    assert invoke("import", *source, "--out", "of-geojson").exit_code == 0
+    assert invoke("import", DEMO / "project.qpproj", "--out", "of-project").exit_code == 0
+    orders, found = [], []
+    for dataset in ("of-geojson", "of-project"):
+        of = figures("--dataset", dataset)[0]["annotated"]
+        orders.append(list(of["classes"]))
+        found.append((of["pixels"], means(of), {name: of["classes"][name] for name in sorted(order)}))
+    assert orders[0] != orders[1]
+    assert found[0] == found[1] and found[0][0] > 2_000_000
 
 
 def test_predictions_of_an_earlier_version_are_taken_in_the_datasets_order_and_it_is_said(here):
