@@ -138,17 +138,17 @@ def evaluate(
     truths = [_annotations(dataset, records)] + (
         [_truth_maps(truth, records, dataset, warn)] if truth is not None else []
     )
-    renamed, new_names = _renamed(predicted, truths, rules)
+    pairs = _pairs(predicted, truths, rules)
     result: dict[str, Any] = {
         "split": split,
         "slides": [r.slide_id for r in records],
         "predictions": {slide_id: _as_json(p) for slide_id, p in predicted.items()},
-        "map": new_names,
+        "map": [{"predicted": one, "true": other} for one, other in pairs],
         "excluded": list(rules.exclude),
         "skip_unpredicted": rules.skip_unpredicted,
         "warnings": warn.lines,
     }
-    result |= _compare(truths, renamed, rules, reporter, warn)
+    result |= _compare([(truth, _renamed(predicted, truth, pairs)) for truth in truths], rules, reporter, warn)
     if all(result.get(key) is None for key in ("truth", *(key for _, key, _ in _COUNTED))):
         raise DatasetError(
             f'dataset "{dataset_folder}" has no labelled pixel on the slides for {split} that counts; choose another '
@@ -220,7 +220,8 @@ def _check_inputs(folder: Path, records: Sequence[SlideRecord], warn: Callable[[
 def _not_the_same(record: SlideRecord, known: PredictedInput) -> str | None:
     """Why an image is not the one that was predicted; None where nothing speaks against it."""
     if known.fingerprint != record.fingerprint:
-        return f'it was made from "{known.path}", and what was imported from "{record.path}" has other content'
+        paths = printable(known.path), printable(record.path)
+        return f'it was made from "{paths[0]}", and what was imported from "{paths[1]}" has other content'
     size = (record.width, record.height)
     if None not in (known.width, known.height) and size != (known.width, known.height):
         return f"{known.width} x {known.height} px were predicted, but {size[0]} x {size[1]} px imported"
@@ -372,10 +373,10 @@ def _add_value(values: dict[int, str], header: Sequence[str], cells: Sequence[st
     values[value] = name
 
 
-def _renamed(
+def _pairs(
     predicted: Mapping[str, _Predicted], truths: Sequence[_Truth], rules: EvaluationRules
-) -> tuple[dict[str, _Predicted], dict[str, str]]:
-    """The predictions with their classes named as the rules say, and the new name of each renamed class.
+) -> list[tuple[str, str]]:
+    """Predicted and true class of each ``--map``.
 
     Raises:
         ConfigError: A rule names a class that does not exist, or contradicts another.
@@ -386,18 +387,27 @@ def _renamed(
         _check_name(name, true, "true", f'--exclude "{printable(name)}"')
     if set(true) <= set(rules.exclude):
         raise ConfigError("--exclude leaves no class to compare; name fewer")
-    renamed: dict[str, str] = {}
-    for text in rules.maps:
-        one, other = _pair(text, found, true)
-        if renamed.setdefault(one, other) != other:
-            raise ConfigError(
-                f'--map gives the predicted class "{printable(one)}" to "{printable(renamed[one])}" and to '
-                f'"{printable(other)}"; keep one of them'
-            )
-    return {
-        slide_id: replace(p, names=tuple(renamed.get(name, name) for name in p.names))
-        for slide_id, p in predicted.items()
-    }, renamed
+    pairs = [_pair(text, found, true) for text in rules.maps]
+    for truth in truths:
+        given: dict[str, str] = {}
+        for one, other in pairs:
+            if other in truth.classes.values() and given.setdefault(one, other) != other:
+                raise ConfigError(
+                    f'--map gives the predicted class "{printable(one)}" to "{printable(given[one])}" and to '
+                    f'"{printable(other)}" of {truth.name}; keep one of them'
+                )
+    return pairs
+
+
+def _renamed(
+    predicted: Mapping[str, _Predicted], truth: _Truth, pairs: Sequence[tuple[str, str]]
+) -> dict[str, _Predicted]:
+    """The predictions with the names that a truth has for their classes.
+
+    A pair whose true class is another truth's does nothing here: the dataset and maps may name one class in two ways.
+    """
+    new = {one: other for one, other in pairs if other in truth.classes.values()}
+    return {s: replace(p, names=tuple(new.get(name, name) for name in p.names)) for s, p in predicted.items()}
 
 
 def _pair(text: str, predicted: Sequence[str], true: Sequence[str]) -> tuple[str, str]:
@@ -422,16 +432,15 @@ def _check_name(name: str, known: Sequence[str], kind: str, option: str) -> None
 
 
 def _compare(
-    truths: Sequence[_Truth],
-    predicted: Mapping[str, _Predicted],
+    compared: Sequence[tuple[_Truth, Mapping[str, _Predicted]]],
     rules: EvaluationRules,
     reporter: Reporter,
     warn: Callable[[str], None],
 ) -> dict[str, Any]:
     """Counts, prints and returns the figures of each truth, and in the annotations of each origin."""
     results: dict[str, Any] = {}
-    slides = listed([*predicted])
-    for truth in truths:
+    for truth, predicted in compared:
+        slides = listed([*predicted])
         counts = {slide_id: _count(predicted[slide_id], truth, slide_id) for slide_id in predicted}
         unmatched = _unmatched(truth, predicted, rules.exclude)
         _say_unmatched(unmatched, truth, predicted, warn)

@@ -227,7 +227,7 @@ def test_names_that_differ_in_case_or_blanks_are_two_classes_and_the_way_out_is_
     assert line.endswith("pass --map ' B=b'")
     found, _ = figures("--map", " B=b")
     assert means(found["annotated"]) == pytest.approx(MEANS, abs=1e-6)
-    assert found["map"] == {" B": "b"} and found["warnings"] == []
+    assert found["map"] == [{"predicted": " B", "true": "b"}] and found["warnings"] == []
     assert found["predictions"]["s"]["classes"] == ["a", " B", "c"]
 
 
@@ -237,7 +237,19 @@ def test_several_predicted_classes_become_one_and_names_may_hold_the_sign(here):
     write_predictions({"s": np.array([["x=y", "z", "c"]])}, ("x=y", "z", "c"))
     found, _ = figures("--map", "x=y=a=b", "--map", "z=a=b")
     assert found["annotated"]["mean_iou"] == 1
-    assert found["map"] == {"x=y": "a=b", "z": "a=b"}
+    assert [(pair["predicted"], pair["true"]) for pair in found["map"]] == [("x=y", "a=b"), ("z", "a=b")]
+
+
+def test_a_class_may_have_other_names_in_the_dataset_and_in_the_full_truth(here):
+    write_dataset({"s": np.where(TRUE == "b", "B", TRUE)}, ("a", "B", "c"))
+    write_predictions({"s": FOUND}, NAMES)
+    truth = np.where(TRUE == "a", "A", TRUE)
+    write_truth(here, truth, {"A": 1, "b": 2, "c": 3}, "value,class\n1,A\n2,b\n3,c\n")
+    found, _ = figures("--truth", "truth", "--map", "b=B", "--map", "a=A")
+    assert means(found["annotated"]) == means(found["truth"]) == pytest.approx(MEANS, abs=1e-6)
+    assert found["warnings"] == []
+    found, _ = figures("--truth", "truth", "--map", "c=B", "--map", "c=A")  # one in each
+    assert found["annotated"]["classes"]["B"]["predicted_pixels"] == 2
 
 
 @pytest.mark.parametrize(
