@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -95,6 +96,18 @@ def case_variants(names: Iterable[str]) -> list[tuple[str, ...]]:
     for name in dict.fromkeys(names):
         groups[_folded(name)].append(name)
     return [tuple(group) for group in groups.values() if len(group) > 1]
+
+
+def namesake(name: str, names: Iterable[str]) -> str | None:
+    """The first of other names that differs from one only in case or blanks: probably the same class."""
+    return next((other for other in names if other != name and _folded(other) == _folded(name)), None)
+
+
+def nearest_name(name: str, names: Iterable[str]) -> str | None:
+    """What a name that does not exist was probably meant to be; None where nothing is like it."""
+    known = list(names)
+    near = difflib.get_close_matches(name, known, n=1)
+    return namesake(name, known) or (near[0] if near else None)
 
 
 def with_trained_classes(

@@ -305,6 +305,11 @@ class LabelRaster:
         """(rows, columns)."""
         return self._raster.height, self._raster.width
 
+    @property
+    def holds_labels(self) -> bool:
+        """Whether a pixel is one number of 8 bits; of others, only a part would be read."""
+        return bool(self._raster.count == 1 and self._raster.dtypes[0] == "uint8")
+
     def read(self, window: Region) -> LabelArray:
         """Labels of a window, 0 outside the raster: (height, width) uint8.
 

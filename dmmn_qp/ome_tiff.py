@@ -1,4 +1,4 @@
-"""The one writer of our OME-TIFF pyramids, strip by strip, and the reader of one channel of them.
+"""The one writer of our OME-TIFF pyramids, strip by strip, and the reader of a channel or the class names of them.
 
 Every pixel passes once: rows gather to rows of tiles, these are compressed and set aside in a temporary file without a
 name, and are halved into the next level, which does the same. When all rows are there, the tiles are copied into the
@@ -26,9 +26,11 @@ import tifffile
 from numpy.typing import NDArray
 
 from dmmn_qp.dataset import LabelRaster
+from dmmn_qp.errors import DatasetError
 from dmmn_qp.outputs import new_file
 from dmmn_qp.rasterize import LabelArray
 from dmmn_qp.regions import Region
+from dmmn_qp.slides.tifffile_reader import read_ome_xml
 from dmmn_qp.specs import ClassMap
 
 PROBABILITIES_SUFFIX = "probabilities.ome.tif"
@@ -51,7 +53,7 @@ _MAX_CLASSIC = 2**31  # some readers of classic TIFF take offsets for signed
 _MAX_PENDING_TILES = 64
 _MAX_WORKERS = 16
 _ROOM_FOR_TAGS = 1 << 20
-_NOT_IN_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+_NOT_IN_XML = re.compile("[^\t\n\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 _OME = "http://www.openmicroscopy.org/Schemas/OME/2016-06"
 
 Pixels = NDArray[np.uint8]
@@ -103,6 +105,37 @@ def write_label_pyramid(
         labels=tuple((c.label, c.name) for c in class_map.classes),
     )
     _write(path, (strip[None] for strip in rows), image, _every_second)
+
+
+def read_class_names(path: Path) -> tuple[str, ...] | None:
+    """Names of the classes of a label raster, label 1 first, as `names_in_file` spells them; None where it tells none.
+
+    Raises:
+        DatasetError: The file is no TIFF, or what it tells is damaged.
+    """
+    try:
+        with tifffile.TiffFile(path) as file:
+            root = read_ome_xml(file)
+    except Exception as error:  # of any kind: tifffile checks little of what a damaged file says
+        raise _damaged_names(path, " ".join(str(error).split())[:200]) from error
+    for element in root.iter() if root is not None else ():
+        if element.tag.rpartition("}")[2] == "MapAnnotation" and element.get("Namespace") == LABEL_NAMESPACE:
+            told = [(m.get("K"), m.text or "") for m in element.iter() if m.tag.rpartition("}")[2] == "M"]
+            if [label for label, _ in told] != [str(i) for i in range(1, len(told) + 1)]:
+                raise _damaged_names(path, "labels are not 1, 2, 3 ...")
+            return tuple(name for _, name in told)
+    return None
+
+
+def names_in_file(names: Iterable[str]) -> tuple[str, ...]:
+    """Names as a label raster holds them: what no XML may hold is replaced, so two may become the same."""
+    return tuple(map(_xml_text, names))
+
+
+def _damaged_names(path: Path, reason: str) -> DatasetError:
+    return DatasetError(
+        f'label raster "{path}" is damaged where it names its classes ({reason}); predict again with --overwrite'
+    )
 
 
 def write_probability_pyramid(
@@ -229,7 +262,7 @@ def _ome_color(color: tuple[int, int, int]) -> int:
 
 
 def _xml_text(text: str) -> str:
-    """The text with what no XML may hold replaced."""
+    """The text with what no XML may hold, or give back as it was, replaced."""
     return _NOT_IN_XML.sub("\ufffd", text)
 
 

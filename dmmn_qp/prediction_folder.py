@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from textwrap import indent, wrap
@@ -27,12 +27,17 @@ from dmmn_qp.writers import PredictedSlide
 
 AREAS = "areas.csv"
 README = "README.txt"
-AREAS_COLUMNS = ("slide", "class", "pixels", "area_mm2", "percent_of_tissue")
+AREAS_COLUMNS = ("slide", "class", "pixels", "area_mm2", "percent_of_tissue", "tissue_mm2", "tissue_classes")
+"""The last two say what a percentage is of: the area of the slide's tissue, and the classes that make it up."""
+
 UNLABELLED_ROW = "(unlabelled)"
 NOT_TISSUE = ("background", "ignore")
 """How the names of classes begin that are not tissue, in any case."""
 
 _README_TITLE = "Predictions of dmmn-qp"
+_EARLIER_COLUMNS = AREAS_COLUMNS[:5]
+"""Of versions that did not name what a percentage is of."""
+
 _EXACT_FLOAT32 = 2**24
 _LINE = 100
 
@@ -96,16 +101,18 @@ class SlideAreas:
 
     def rows(self) -> list[list[str]]:
         """The slide's rows of ``areas.csv``: classes in their order, then what has no label."""
-        tissue = sum(self.pixels[c.label] for c in self.class_map.classes if is_tissue(c))
+        tissue = [c for c in self.class_map.classes if is_tissue(c)]
         return [
-            *(self._row(c.name, c.label, tissue if is_tissue(c) else 0) for c in self.class_map.classes),
-            self._row(UNLABELLED_ROW, UNLABELLED, 0),
+            *(self._row(c.name, c.label, tissue if c in tissue else ()) for c in self.class_map.classes),
+            self._row(UNLABELLED_ROW, UNLABELLED, ()),
         ]
 
-    def _row(self, name: str, label: int, tissue: int) -> list[str]:
-        pixels = self.pixels[label]
-        percent = f"{100 * pixels / tissue:.4f}" if tissue else ""
-        return [self.slide_id, name, str(pixels), f"{pixels * self.pixel_mm2:.6f}", percent]
+    def _row(self, name: str, label: int, tissue: Sequence[TissueClass]) -> list[str]:
+        """A row; its percentage is of the pixels of the classes in ``tissue``, without which it has none."""
+        pixels, of = self.pixels[label], sum(self.pixels[c.label] for c in tissue)
+        percent = f"{100 * pixels / of:.4f}" if of else ""
+        denominator = [f"{of * self.pixel_mm2:.6f}", "; ".join(c.name for c in tissue)] if tissue else ["", ""]
+        return [self.slide_id, name, str(pixels), f"{pixels * self.pixel_mm2:.6f}", percent, *denominator]
 
 
 def is_tissue(tissue_class: TissueClass) -> bool:
@@ -148,8 +155,8 @@ def write_areas(out: Path, slides: Iterable[SlideAreas]) -> Path:
     """Writes ``areas.csv``: a row for each slide and class, with pixels, mm2 and % of the slide's tissue.
 
     Rows of other slides that are in it already are kept, those of these slides are replaced. What is tissue says
-    `is_tissue`; other rows have no percentage. A file of that name that is not ours is left alone, and ours gets
-    another name.
+    `is_tissue`; other rows have no percentage. Rows of earlier versions do not tell what theirs is of. A file of that
+    name that is not ours is left alone, and ours gets another name.
 
     Args:
         out: The folder of the predictions.
@@ -234,8 +241,8 @@ def write_readme(
     if areas.exists():
         lines += _entry(
             areas.name,
-            "Pixels, mm2 and % of the tissue for each slide and class, to be opened with any spreadsheet program. "
-            + _RULE,
+            "Pixels, mm2 and % of the tissue for each slide and class, to be opened with any spreadsheet program. The "
+            "last two columns say how much tissue that is, and of which classes. " + _RULE,
         )
     lines += _entry(
         RUN_FILE,
@@ -274,16 +281,17 @@ def _is_our_readme(path: Path) -> bool:
 
 
 def _read_areas(path: Path) -> dict[str, list[list[str]]] | None:
-    """Rows by slide of an ``areas.csv``; None for a file that we did not write."""
+    """Rows by slide of an ``areas.csv`` of this or an earlier version; None for a file that we did not write."""
     found: dict[str, list[list[str]]] = {}
     try:
         reader = csv.reader(io.StringIO(path.read_text("utf-8"), newline=""))
-        if tuple(next(reader, ())) != AREAS_COLUMNS:
+        header = tuple(next(reader, ()))
+        if header not in (AREAS_COLUMNS, _EARLIER_COLUMNS):
             return None
         for row in reader:
-            if len(row) != len(AREAS_COLUMNS):
+            if len(row) != len(header):
                 return None
-            found.setdefault(row[0], []).append(row)
+            found.setdefault(row[0], []).append(row + [""] * (len(AREAS_COLUMNS) - len(row)))
     except (OSError, UnicodeDecodeError, csv.Error):
         return None
     return found

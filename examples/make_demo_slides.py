@@ -821,6 +821,12 @@ def labelled_percent(annotations: list[Annotation]) -> float:
     return 100 * sum(a.geometry.area for a in trained) / SIDE_PX / SIDE_PX
 
 
+def write_values(path: Path) -> None:
+    """Writes the table that names the values of the truth, as `dmmn-qp evaluate` reads it beside the maps."""
+    rows = [f"{value},{annotation_class.name}" for value, annotation_class in CLASSES.items()]
+    path.write_text("\n".join(["value,class", *rows, ""]), encoding="utf-8", newline="\n")
+
+
 def make_slide(name: str, out: Path) -> str:
     """Draws one slide into ``out/slides``, ``out/truth`` and ``out/annotations``.
 
@@ -844,6 +850,7 @@ def make_slide(name: str, out: Path) -> str:
         (out / folder).mkdir(parents=True, exist_ok=True)
     write_tiff(out / "slides" / f"{name}.tif", picture)
     Image.fromarray(truth).save(out / "truth" / f"{name}.png", optimize=True)
+    write_values(out / "truth" / "classes.csv")
     collection = {"type": "FeatureCollection", "features": [feature(rng, a) for a in annotations]}
     (out / "annotations" / f"{name}.geojson").write_text(json.dumps(collection), encoding="utf-8")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -50,6 +51,16 @@ def test_every_slide_of_the_generator_is_in_the_examples(generator: ModuleType) 
     for name in generator.SLIDES:
         for file in (f"slides/{name}.tif", f"truth/{name}.png", f"annotations/{name}.geojson"):
             assert (EXAMPLES / "demo" / file).is_file()
+
+
+def test_truth_is_named_as_the_generator_names_it(generator: ModuleType, tmp_path: Path) -> None:
+    generator.write_values(tmp_path / "classes.csv")
+    assert (tmp_path / "classes.csv").read_bytes() == (EXAMPLES / "demo" / "truth" / "classes.csv").read_bytes()
+    said = (EXAMPLES / "demo" / "README.txt").read_text("utf-8")
+    named = re.findall(
+        r"(\d) ([a-z ]+?)(?=,\s|\s\()", said.partition("truth/NAME.png")[2].partition("truth/classes.csv")[0]
+    )
+    assert dict(named) == {str(v): c.name for v, c in generator.CLASSES.items()} | {"0": "artefact"}
 
 
 def test_noise_is_smooth_of_known_strength_and_repeatable(generator: ModuleType) -> None:

@@ -17,7 +17,14 @@ from hypothesis import strategies as st
 from dmmn_qp import ome_tiff
 from dmmn_qp.dataset import LabelRaster
 from dmmn_qp.errors import DatasetError, SlideError
-from dmmn_qp.ome_tiff import ProbabilityRaster, write_label_pyramid, write_probability_pyramid
+from dmmn_qp.ome_tiff import (
+    LABEL_NAMESPACE,
+    ProbabilityRaster,
+    names_in_file,
+    read_class_names,
+    write_label_pyramid,
+    write_probability_pyramid,
+)
 from dmmn_qp.polygonize import ArrayLabels, polygonize
 from dmmn_qp.regions import Region
 from dmmn_qp.slides import open_slide
@@ -209,6 +216,36 @@ def test_bigtiff_only_where_needed(tmp_path, monkeypatch):
         assert file.is_bigtiff and len(file.series[0].levels) == 2
     with LabelRaster(path) as raster:
         assert np.array_equal(raster.read(Region(0, 0, 600, 1500)), labels)
+
+
+def test_class_names_come_back(tmp_path):
+    classes = ClassMap.from_colors([(name, (1, 2, 3)) for name in ("a\rb", " Tumor <&> µ ", "癌", "c\x01", "d\ne\tf")])
+    write_label_pyramid(tmp_path / "a.ome.tif", [np.ones((3, 4), np.uint8)], (3, 4), 0.5, classes)
+    found = read_class_names(tmp_path / "a.ome.tif")
+    assert found == ("a\ufffdb", " Tumor <&> µ ", "癌", "c\ufffd", "d\ne\tf") == names_in_file(classes.names)
+
+
+@pytest.mark.parametrize(
+    ("description", "told"),
+    [
+        (None, None),
+        ("made elsewhere", None),
+        ("<OME><Image/></OME>", None),
+        ('<OME><MapAnnotation Namespace="other"><Value><M K="1">a</M></Value></MapAnnotation></OME>', None),
+        (f'<OME><MapAnnotation Namespace="{LABEL_NAMESPACE}"><Value><M K="1">a</M></Value></MapAnnotation></OME>', "a"),
+        (f'<OME><MapAnnotation Namespace="{LABEL_NAMESPACE}"><Value><M K="2">a</M></Value></MapAnnotation></OME>', "!"),
+        (f'<OME><MapAnnotation Namespace="{LABEL_NAMESPACE}">', "!"),
+        ('<!DOCTYPE x [<!ENTITY e "a">]><OME>&e;</OME>', "!"),
+    ],
+)
+def test_class_names_of_any_description(tmp_path, description, told):
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, np.ones((20, 20), np.uint8), description=description, metadata=None)
+    if told == "!":
+        with pytest.raises(DatasetError, match="damaged where it names its classes"):
+            read_class_names(path)
+    else:
+        assert read_class_names(path) == (told and (told,))
 
 
 def failing(labels):

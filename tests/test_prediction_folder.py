@@ -48,12 +48,36 @@ def test_areas_by_hand(predicted, tmp_path):
     labels = np.array([[0, 1, 1, 1], [2, 2, 3, 0]], np.uint8)
     path = write_areas(tmp_path / "out", [count_areas(predicted(labels))])
     assert rows_of(path) == [
-        ("slide", "class", "pixels", "area_mm2", "percent_of_tissue"),
-        ("s", "Tumor", "3", "0.000003", "100.0000"),
-        ("s", "background: glass", "2", "0.000002", ""),
-        ("s", "Fold*", "1", "0.000001", ""),
-        ("s", "(unlabelled)", "2", "0.000002", ""),
+        ("slide", "class", "pixels", "area_mm2", "percent_of_tissue", "tissue_mm2", "tissue_classes"),
+        ("s", "Tumor", "3", "0.000003", "100.0000", "0.000003", "Tumor"),
+        ("s", "background: glass", "2", "0.000002", "", "", ""),
+        ("s", "Fold*", "1", "0.000001", "", "", ""),
+        ("s", "(unlabelled)", "2", "0.000002", "", "", ""),
     ]
+
+
+def test_percentages_say_what_they_are_of(predicted):
+    classes = ClassMap.from_colors([(name, (1, 2, 3)) for name in ("stroma", "Background", "carcinoma")])
+    areas = count_areas(predicted(np.array([[1, 1, 1, 3], [2, 2, 2, 0]], np.uint8), classes=classes))
+    assert [row[4:] for row in areas.rows()] == [
+        ["75.0000", "0.000004", "stroma; carcinoma"],
+        ["", "", ""],
+        ["25.0000", "0.000004", "stroma; carcinoma"],
+        ["", "", ""],
+    ]
+
+
+def test_areas_of_an_earlier_version_are_taken_over(predicted, tmp_path):
+    out = tmp_path / "out"
+    (out / "areas.csv").write_text(
+        "slide,class,pixels,area_mm2,percent_of_tissue\nold,Tumor,7,0.000007,100.0000\ns,Tumor,1,0.000001,100.0000\n"
+    )
+    path = write_areas(out, [count_areas(predicted(np.ones((2, 2), np.uint8)))])
+    assert path == out / "areas.csv"
+    rows = rows_of(path)
+    assert len(rows[0]) == 7
+    assert rows[1] == ("old", "Tumor", "7", "0.000007", "100.0000", "", "")
+    assert rows[2] == ("s", "Tumor", "4", "0.000004", "100.0000", "0.000004", "Tumor")
 
 
 def test_counts_are_exact_on_many_strips(predicted, monkeypatch):
@@ -66,6 +90,7 @@ def test_counts_are_exact_on_many_strips(predicted, monkeypatch):
 def test_slide_without_tissue_has_no_percentage(predicted):
     rows = count_areas(predicted(np.full((3, 4), 2, np.uint8))).rows()
     assert [(row[2], row[4]) for row in rows] == [("0", ""), ("12", ""), ("0", ""), ("0", "")]
+    assert rows[0][5] == "0.000000"
 
 
 @pytest.mark.parametrize(

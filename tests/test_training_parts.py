@@ -9,7 +9,7 @@ import torch
 from dmmn_qp.balance import class_balanced_draws, class_weights, shuffled_draws
 from dmmn_qp.errors import DatasetError
 from dmmn_qp.losses import partial_cross_entropy
-from dmmn_qp.metrics import Metrics, confusion_matrix
+from dmmn_qp.metrics import Metrics, confusion_matrix, pair_counts
 from dmmn_qp.patches import PatchRef
 from dmmn_qp.splits import draw_splits, split_of_word
 
@@ -100,6 +100,33 @@ def test_class_never_predicted_has_precision_zero():
     metrics = Metrics.from_confusion(np.array([[4, 0], [2, 0]]))
     assert metrics.precision.tolist() == [pytest.approx(4 / 6), 0.0]
     assert metrics.iou.tolist() == [pytest.approx(4 / 6), 0.0]
+
+
+def test_class_without_true_pixels_is_in_no_mean():
+    """One stray pixel of it among 100 right ones costs its place in the other class alone."""
+    metrics = Metrics.from_confusion(np.array([[99, 0, 1], [0, 50, 0], [0, 0, 0]]))
+    assert metrics.mean_iou == pytest.approx((0.99 + 1) / 2)
+    assert metrics.mean_recall == pytest.approx((0.99 + 1) / 2)
+    assert metrics.mean_precision == 1
+    assert all(math.isnan(figures[2]) for figures in (metrics.iou, metrics.recall, metrics.precision))
+
+
+def test_columns_beyond_the_classes_are_misses():
+    metrics = Metrics.from_confusion(np.array([[3, 0, 1, 0], [1, 4, 0, 1]]))
+    assert metrics.recall.tolist() == [pytest.approx(3 / 4), pytest.approx(4 / 6)]
+    assert metrics.precision.tolist() == [pytest.approx(3 / 4), 1]
+    assert metrics.iou.tolist() == [pytest.approx(3 / 5), pytest.approx(4 / 6)]
+    assert metrics.accuracy == pytest.approx(7 / 10)
+
+
+def test_pairs_are_counted_in_parts(monkeypatch):
+    rng = np.random.default_rng(0)
+    true, found = rng.integers(0, 256, (2, 70, 30), np.uint8)
+    monkeypatch.setattr("dmmn_qp.metrics._AT_ONCE", 97)
+    counts = pair_counts(true, found)
+    assert counts.sum() == true.size
+    for t, f in [(0, 0), (255, 255), (int(true[0, 0]), int(found[0, 0])), (3, 200)]:
+        assert counts[t, f] == ((true == t) & (found == f)).sum()
 
 
 def test_nothing_labelled():

@@ -49,6 +49,23 @@ def _is_ome(file: Any) -> bool:
     return "<OME" in file.pages.first.description[:_OME_BEGINS_WITHIN]
 
 
+def read_ome_xml(file: Any) -> ElementTree.Element | None:
+    """The OME-XML of an open TIFF (tifffile's); None where it has none, or it is too long.
+
+    Raises:
+        ElementTree.ParseError: It is damaged.
+        ValueError: It has a DOCTYPE or an entity, which could make anything of a few letters.
+    """
+    if not _is_ome(file):
+        return None
+    text = file.pages.first.description
+    if len(text) > MAX_OME_XML:
+        return None
+    if "<!DOCTYPE" in text.upper() or "<!ENTITY" in text.upper():
+        raise ValueError("OME-XML with a DOCTYPE or an entity")
+    return ElementTree.fromstring(text)
+
+
 class TiffReader:
     """A tiled or striped RGB TIFF of 8 bits; pyramid levels are its SubIFDs or its smaller pages.
 
@@ -150,24 +167,22 @@ class TiffReader:
 
     def _mpp(self) -> tuple[float, float] | None:
         """(width, height) of a pixel in um: of the OME-XML, else of the resolution tags."""
-        page: Any = self._tiles.file.pages.first
-        return (self._ome_mpp(page.description) if _is_ome(self._tiles.file) else None) or _tag_mpp(page)
+        return self._ome_mpp() or _tag_mpp(self._tiles.file.pages.first)
 
-    def _ome_mpp(self, text: str) -> tuple[float, float] | None:
+    def _ome_mpp(self) -> tuple[float, float] | None:
         """PhysicalSizeX and Y of the first image; None where it has none or the XML is damaged or too long."""
-        if len(text) > MAX_OME_XML:
-            return None
-        if "<!DOCTYPE" in text.upper() or "<!ENTITY" in text.upper():
-            raise SlideError(
-                f'slide "{self._path}" has OME-XML with a DOCTYPE or an entity, which no microscope writes; '
-                "export it again, for example with QuPath (File > Export images > OME TIFF)"
-            )
         try:
-            for element in ElementTree.fromstring(text).iter():
-                if element.tag.rpartition("}")[2] == "Pixels":
-                    return _physical_size(element.attrib)
+            root = read_ome_xml(self._tiles.file)
         except ElementTree.ParseError:
-            pass
+            return None
+        except ValueError as error:
+            raise SlideError(
+                f'slide "{self._path}" has {error}, which no microscope writes; '
+                "export it again, for example with QuPath (File > Export images > OME TIFF)"
+            ) from None
+        for element in root.iter() if root is not None else ():
+            if element.tag.rpartition("}")[2] == "Pixels":
+                return _physical_size(element.attrib)
         return None
 
     def _damaged(self, error: Exception, where: str = "") -> SlideError:
