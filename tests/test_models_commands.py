@@ -23,7 +23,7 @@ from dmmn_qp.qupath.geojson import read_geojson
 from dmmn_qp.regions import Region
 from dmmn_qp.reporting import Reporter
 from dmmn_qp.specs import ClassMap, PatchSpec
-from tests.conftest import CMU_1, DEMO, REPOSITORY, fails, invoke
+from tests.conftest import CMU_1, DEMO, REPOSITORY, fails, invoke, two_tissues, write_tiff
 from tests.official_files import official_state, write_checkpoint
 
 
@@ -146,7 +146,7 @@ def test_nothing_that_is_reported_acts_on_the_terminal(capsys, way):
         ("models", "show", "m"),
         ("models", "shrink", "m", "--out", "small"),
         ("models", "export", "m", "--format", "torchscript", "--out", "m.pt"),
-        ("predict", CMU_1, "--model", "m", "--out", "p"),
+        ("predict", "slide.tif", "--model", "m", "--out", "p"),
     ],
 )
 def test_weights_that_are_not_the_cards_go_nowhere(model, here, command):
@@ -154,8 +154,9 @@ def test_weights_that_are_not_the_cards_go_nowhere(model, here, command):
     (here / "other").mkdir()
     save_model(here / "other", other, other.build())
     (here / "other" / WEIGHTS).replace(model / WEIGHTS)
+    write_tiff(here / "slide.tif", two_tissues(256, 256), mpp=0.25)
     assert "are not those of its card" in fails(*command)
-    assert {path.name for path in here.iterdir()} == {"m", "other"}
+    assert {path.name for path in here.iterdir()} == {"m", "other", "slide.tif"}
 
 
 def test_weights_that_are_not_the_cards_start_no_training(model, here):

@@ -458,7 +458,7 @@ def test_last_pixels_hardly_on_the_slide_are_left_out(tmp_path):
 def same_labels(here, out, slide, class_map_of):
     """Imports predictions as annotations; returns the masks and the label rasters."""
     back = here / f"{out.name}-back"
-    result = invoke("import", here / "slides", "--annotations", out, "--out", back)
+    result = invoke("import", here / "slides", "--annotations", out, "--out", back, "--take-predictions", "all")
     assert result.exit_code == 0, result.output
     with LabelRaster(back / "masks" / f"{slide}.tif") as mask:
         rows, columns = mask.shape
