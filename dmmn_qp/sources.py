@@ -414,12 +414,15 @@ def _geojson_files(annotations: Path) -> dict[str, Path]:
 
 
 def _colors_of(results: Sequence[ReadResult]) -> dict[str, Color | None]:
-    """Classes in order of appearance; the first colour given to a name counts, as in QuPath."""
+    """Classes in order of appearance, those of drawn objects first, so that reviewing does not change their order.
+
+    The first colour given to a name counts, as in QuPath.
+    """
+    annotations = [annotation for result in results for annotation in result.annotations]
     colors: dict[str, Color | None] = {}
-    for result in results:
-        for annotation in result.annotations:
-            if annotation.class_name is not None:
-                colors[annotation.class_name] = colors.get(annotation.class_name) or annotation.class_color
+    for annotation in sorted(annotations, key=lambda a: a.origin != "drawn"):
+        if annotation.class_name is not None:
+            colors[annotation.class_name] = colors.get(annotation.class_name) or annotation.class_color
     return colors
 
 

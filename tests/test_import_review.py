@@ -94,6 +94,7 @@ def test_what_was_vouched_for_becomes_labels(round_of):
     corrected = replace(DARK, class_name="fat")
     dataset = round_of([replace(LIGHT, locked=True), corrected, FAT, *DRAWN])
     assert counts(dataset) == {"light": 60 * 100 + 56 * 256, "fat": 80 * 100, "dark": 60 * 256}
+    assert Dataset(dataset).class_map.names == ("dark", "light", "fat")  # as without predictions, which came first
     assert origins(dataset) == {"drawn": 116 * 256, "confirmed": 60 * 100, "corrected": 80 * 100}
     assert "of 3 predicted areas, 1 locked and 1 corrected become labels" in round_of.output
     report = json.loads((dataset / "report.json").read_text())
