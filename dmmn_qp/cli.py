@@ -595,7 +595,6 @@ def predict_command(
         written = predict(model, chosen, out, options, reporter, overwrite=overwrite, resume=resume)
     except PartlyPredictedError as error:
         written, failed = error.written, error
-    reporter.say(f"Wrote {out}/; README.txt there names every file")
     if into is not None and written:
         push(out, into, reporter, slides=[*written], slides_roots=roots, qupath_dir=qupath_dir)
     if failed is not None:

@@ -617,6 +617,8 @@ class _Stage:
         if dropped := self.publisher.dropped:
             self.reporter.say(f"Removed the {dropped} oldest of the replaced polygons in {self.out / EARLIER}/")
         finished = {s.slide_id: path for s in self.slides if (path := self.publisher.finished.get(s.slide_id))}
+        if finished.keys() - set(self.publisher.skipped):
+            self.reporter.say(f"Wrote {self.out}/; README.txt there names every file")
         if failures := self.publisher.failures:
             listed = "; ".join(f"{name}: {why}" for name, why in list(failures.items())[:5])
             raise PartlyPredictedError(

@@ -172,7 +172,8 @@ def polygons_of(folder: Path, slide_id: str) -> Path | None:
 def polygon_files(folder: Path) -> dict[str, list[Path]]:
     """All files of polygons in a folder of predictions by slide, replaced ones and those of regions included."""
     files: dict[str, list[Path]] = {}
-    for place in (folder, folder / REGIONS, *sorted(folder.glob(f"{EARLIER}/*/"), reverse=True)):
+    both = (folder, folder / REGIONS)
+    for place in (*both, *(run for top in both for run in sorted(top.glob(f"{EARLIER}/*/"), reverse=True))):
         for path in sorted(place.iterdir()) if place.is_dir() else ():
             suffix = next((s for s in POLYGONS_SUFFIXES if path.name.endswith(s)), None)
             slide_id = path.name.removesuffix(suffix or "")

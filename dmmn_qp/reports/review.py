@@ -138,17 +138,21 @@ def contradiction(
         return None
     mm2 = {pair: px2 * slide.record.mpp**2 / _UM2_PER_MM2 for pair, px2 in shared_px2.items()}
     said = ", ".join(
-        f'{area:.4f} mm² of "{predicted}" where "{drawn}" is drawn'
+        f'{_mm2(area)} of "{predicted}" where "{drawn}" is drawn'
         for (predicted, drawn), area in sorted(mm2.items(), key=lambda item: -item[1])[:5]
     )
     return Finding(
         severity="warning",
         slide=slide.record.slide_id,
         place=place,
-        message=f"predictions that were locked or corrected contradict what is drawn in {sum(mm2.values()):.4f} mm²: "
+        message=f"predictions that were locked or corrected contradict what is drawn in {_mm2(sum(mm2.values()))}: "
         f"{said}; what is drawn counts",
         way_out="look there, and delete or pull apart what is wrong",
     )
+
+
+def _mm2(area: float) -> str:
+    return f"{area:.4f} mm²" if area >= 0.00005 else "less than 0.0001 mm²"
 
 
 def _areas(n: int) -> str:
