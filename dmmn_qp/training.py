@@ -36,7 +36,7 @@ from dmmn_qp.reporting import Reporter, duration
 from dmmn_qp.reports.training_report import PatchVerdict, draw_verdict, write_training_report
 from dmmn_qp.slides.finding import SlidesRoot
 from dmmn_qp.specs import UNLABELLED, ClassMap
-from dmmn_qp.torch_dataset import EpochDraws, Example, PatchExamples, WideExample, augmented, make_loader
+from dmmn_qp.torch_dataset import EpochDraws, Example, WideExample, augmented, make_loader
 from dmmn_qp.training_log import TrainingLog
 from dmmn_qp.training_plan import (
     TrainingPlan,
@@ -46,6 +46,7 @@ from dmmn_qp.training_plan import (
     make_optimizer,
     make_plan,
     say_plan,
+    validation_examples,
 )
 from dmmn_qp.training_state import STATE, TrainingState, dataset_digest, load_state, save_state
 
@@ -439,14 +440,7 @@ def write_report(
     slides_roots: Sequence[SlidesRoot],
 ) -> None:
     """Looks at the validation patches once more with the model that was kept, and writes its report."""
-    examples = PatchExamples(
-        dataset,
-        plan.validation,
-        augment=None,
-        slides_roots=slides_roots,
-        reduction=plan.convention.reduction,
-        origins=plan.validated_on,
-    )
+    examples = validation_examples(dataset, plan, slides_roots)
     draws = [Draw(i, seed=0) for i in range(len(plan.validation))]
     batches = make_loader(examples, EpochDraws(lambda _: draws), plan.options.batch_size, workers=0)
     card, network = load_model(out)

@@ -242,19 +242,24 @@ def make_batches(
         f"{'the reading process' if workers <= 1 else f'each of {workers} reading processes'} keeps "
         f"{cache_bytes // MIB:,} MiB at most (--cache)"
     )
-    unchanged = PatchExamples(
+    unchanged = validation_examples(dataset, plan, slides_roots)
+    mine = [Draw(i, seed=0) for i in range(len(plan.validation))][rank::world]
+    return (
+        make_loader(examples, epoch_draws, options.batch_size // world, workers),
+        epoch_draws,
+        make_loader(unchanged, EpochDraws(lambda _: mine), max(1, options.batch_size // world), min(workers, 1)),
+    )
+
+
+def validation_examples(dataset: Dataset, plan: TrainingPlan, slides_roots: Sequence[SlidesRoot]) -> PatchExamples:
+    """The validation patches as they are, with the labels that choose the best epoch."""
+    return PatchExamples(
         dataset,
         plan.validation,
         augment=None,
         slides_roots=slides_roots,
         reduction=plan.convention.reduction,
         origins=plan.validated_on,
-    )
-    mine = [Draw(i, seed=0) for i in range(len(plan.validation))][rank::world]
-    return (
-        make_loader(examples, epoch_draws, options.batch_size // world, workers),
-        epoch_draws,
-        make_loader(unchanged, EpochDraws(lambda _: mine), max(1, options.batch_size // world), min(workers, 1)),
     )
 
 
