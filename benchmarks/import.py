@@ -26,11 +26,11 @@ from rich.console import Console
 
 import dmmn_qp.importing
 from dmmn_qp.annotations import Annotation
-from dmmn_qp.config import ImportOptions
+from dmmn_qp.cli.config import ImportOptions
+from dmmn_qp.console import Reporter
+from dmmn_qp.labels.painter import LabelPainter
 from dmmn_qp.qupath.qpdata import read_qpdata
-from dmmn_qp.rasterize import LabelPainter
 from dmmn_qp.regions import Region
-from dmmn_qp.reporting import Reporter
 from dmmn_qp.specs import ClassMap
 from tests.conftest import two_tissues, write_tiff
 from tests.qupath.conftest import QpdataWriter

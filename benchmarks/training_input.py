@@ -29,20 +29,20 @@ from openslide import OpenSlide
 from rich.console import Console
 from scipy.ndimage import map_coordinates
 
-from dmmn_qp.architectures import build_network
-from dmmn_qp.augment import Augmentation, AugmentRules
-from dmmn_qp.augment.warp import node_weights
-from dmmn_qp.balance import Draw, shuffled_draws
-from dmmn_qp.checkpoint import InputConvention
-from dmmn_qp.config import ImportOptions
-from dmmn_qp.dataset import Dataset, LabelRaster
-from dmmn_qp.devices import available_cores, network_inputs
-from dmmn_qp.importing import import_annotations
-from dmmn_qp.losses import partial_cross_entropy
-from dmmn_qp.patches import PatchRef
+from dmmn_qp.cli.config import ImportOptions
+from dmmn_qp.console import Reporter
+from dmmn_qp.folders.dataset import Dataset, LabelRaster
+from dmmn_qp.folders.model import InputConvention
+from dmmn_qp.importing.stage import import_annotations
+from dmmn_qp.labels.draws import Draw, shuffled_draws
+from dmmn_qp.labels.patches import PatchRef
+from dmmn_qp.networks import build_network
+from dmmn_qp.networks.devices import available_cores, network_inputs
+from dmmn_qp.networks.losses import partial_cross_entropy
 from dmmn_qp.regions import Region
-from dmmn_qp.reporting import Reporter
-from dmmn_qp.torch_dataset import EpochDraws, PatchExamples, make_loader
+from dmmn_qp.training.augment import Augmentation, AugmentRules
+from dmmn_qp.training.augment.warp import node_weights
+from dmmn_qp.training.examples import EpochDraws, PatchExamples, make_loader
 
 DEMO = Path(__file__).parents[1] / "examples" / "demo" / "project.qpproj"
 SIZE, WIDEST = 256, 1024

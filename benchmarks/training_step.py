@@ -16,10 +16,10 @@ import time
 import torch
 from torch import Tensor
 
-from dmmn_qp.architectures import build_network
-from dmmn_qp.architectures.describe import describe
-from dmmn_qp.devices import autocast, choose_device
-from dmmn_qp.losses import partial_cross_entropy
+from dmmn_qp.networks import build_network
+from dmmn_qp.networks.describe import describe
+from dmmn_qp.networks.devices import autocast, choose_device
+from dmmn_qp.networks.losses import partial_cross_entropy
 
 CLASSES, WIDTH, SIZE = 7, 32, 256
 

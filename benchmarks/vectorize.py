@@ -24,13 +24,13 @@ from numpy.typing import NDArray
 from rasterio.features import rasterize, shapes
 from scipy import ndimage, sparse
 
-from dmmn_qp.config import PredictOptions
-from dmmn_qp.dataset import LabelRaster
-from dmmn_qp.outlines import OutlineFeatures, join
-from dmmn_qp.qupath.geojson import write_geojson
+from dmmn_qp.cli.config import PredictOptions
+from dmmn_qp.folders.dataset import LabelRaster
+from dmmn_qp.outputs.objects import Frame, outline_features
+from dmmn_qp.qupath.geojson_reader import write_geojson
 from dmmn_qp.regions import Region
 from dmmn_qp.specs import ClassMap
-from dmmn_qp.vectors import Frame, outline_features
+from dmmn_qp.vectors.outlines import OutlineFeatures, join
 
 PAPER = (38_380, 53_711)
 CLASSES = 6

@@ -6,10 +6,10 @@ from collections.abc import Callable
 
 import numpy as np
 
-from dmmn_qp.inference import Predictor
+from dmmn_qp.predicting.inference import Predictor
+from dmmn_qp.predicting.slide import predict_blocks
 from dmmn_qp.regions import Region
-from dmmn_qp.slide_prediction import predict_blocks
-from dmmn_qp.slides import Slide
+from dmmn_qp.slides.base import Slide
 from dmmn_qp.slides.once import FieldReader
 
 

@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch import nn
 
-from dmmn_qp.architectures import ARCHITECTURES, build_network
-from dmmn_qp.architectures.blocks import ConvBlock, ConvTranspose, ConvTransposeOfCrop, crop_to
-from dmmn_qp.architectures.describe import context_um, describe, kept_for_backward
-from dmmn_qp.checkpoint import ModelCard, NetworkOptions, load_model, save_model
 from dmmn_qp.errors import ModelError
+from dmmn_qp.folders.model import ModelCard, NetworkOptions, load_model, save_model
+from dmmn_qp.networks import ARCHITECTURES, build_network
+from dmmn_qp.networks.blocks import ConvBlock, ConvTranspose, ConvTransposeOfCrop, crop_to
+from dmmn_qp.networks.describe import context_um, describe, kept_for_backward
 from dmmn_qp.specs import ClassMap, PatchSpec
 
 SIZE = 64
@@ -290,7 +290,7 @@ def test_context_of_one_convolution_block(monkeypatch):
         def forward(self, given):
             return self.block(given[0])
 
-    from dmmn_qp.architectures import Architecture
+    from dmmn_qp.networks import Architecture
 
     monkeypatch.setitem(ARCHITECTURES, "two", Architecture(Two, paper_width=1, divisor=1, max_magnifications=1))
     assert context_um("two", PatchSpec(mpps=(0.25, 0.5))) == 5 * 0.25

@@ -11,7 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dmmn_qp.annotations import DEFAULT_PLANE, Annotation
-from dmmn_qp.areas import (
+from dmmn_qp.cli.config import PredictOptions
+from dmmn_qp.errors import ConfigError, SlideError
+from dmmn_qp.labels.painter import LabelPainter
+from dmmn_qp.predicting.areas import (
     Area,
     area_to_predict,
     is_restricted,
@@ -23,16 +26,13 @@ from dmmn_qp.areas import (
     whole_area,
     write_outline,
 )
-from dmmn_qp.config import PredictOptions
-from dmmn_qp.errors import ConfigError, SlideError
-from dmmn_qp.predict_inputs import SlideToPredict
-from dmmn_qp.qupath.geojson import read_geojson
+from dmmn_qp.predicting.inputs import SlideToPredict
+from dmmn_qp.qupath.geojson_reader import read_geojson
 from dmmn_qp.qupath.marks import is_outline_id
-from dmmn_qp.rasterize import LabelPainter
 from dmmn_qp.regions import Region
 from dmmn_qp.slides import open_slide
+from dmmn_qp.slides.tissue import cleaned
 from dmmn_qp.specs import ClassMap, PatchSpec
-from dmmn_qp.tissue import cleaned
 from tests.conftest import DEMO, rectangle, write_features, write_tiff
 
 ROI = ClassMap.from_colors([("Region*", (0, 0, 180))])

@@ -10,17 +10,17 @@ import pytest
 import torch
 from PIL import Image
 
-from dmmn_qp.augment import Augmentation, AugmentRules, augmented_reach_px
-from dmmn_qp.augment.color import ColorChange, hue, saturation
-from dmmn_qp.augment.on_device import DrawnChange, augment_on_device, wide_margin_px
-from dmmn_qp.augment.warp import MAX_SIGMAS, NODES, SIGMA_PX, Warp, draw_nodes, node_weights, turn
-from dmmn_qp.balance import Draw
-from dmmn_qp.dataset import Dataset
+from dmmn_qp.folders.dataset import Dataset
+from dmmn_qp.labels.draws import Draw
 from dmmn_qp.regions import Region
 from dmmn_qp.slides.base import SlideInfo
 from dmmn_qp.slides.cached import CachedFields, TileBudget
 from dmmn_qp.specs import MAX_ZOOM, PatchSpec
-from dmmn_qp.torch_dataset import PatchExamples, WideExample, augmented
+from dmmn_qp.training.augment import Augmentation, AugmentRules, augmented_reach_px
+from dmmn_qp.training.augment.color import ColorChange, hue, saturation
+from dmmn_qp.training.augment.on_device import DrawnChange, augment_on_device, wide_margin_px
+from dmmn_qp.training.augment.warp import MAX_SIGMAS, NODES, SIGMA_PX, Warp, draw_nodes, node_weights, turn
+from dmmn_qp.training.examples import PatchExamples, WideExample, augmented
 from tests.conftest import fails, invoke
 
 RULES = AugmentRules("paper", MAX_ZOOM)

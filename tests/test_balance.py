@@ -5,7 +5,8 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from dmmn_qp.balance import (
+from dmmn_qp.errors import ConfigError
+from dmmn_qp.labels.draws import (
     MAX_SUGGESTED_RATE,
     Draw,
     ElasticRule,
@@ -15,8 +16,7 @@ from dmmn_qp.balance import (
     elastic_draws,
     suggested_rates,
 )
-from dmmn_qp.errors import ConfigError
-from dmmn_qp.patches import PatchRef
+from dmmn_qp.labels.patches import PatchRef
 from dmmn_qp.specs import ClassMap
 
 CLASSES = ClassMap.from_colors([("tumour", (1, 0, 0)), ("stroma", (0, 1, 0)), ("fat", (0, 0, 1))])

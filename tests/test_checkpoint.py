@@ -7,10 +7,9 @@ import torch
 from pydantic import ValidationError
 from safetensors.torch import load_file, save_file
 
-from dmmn_qp import checkpoint
-from dmmn_qp.architectures import ARCHITECTURES
-from dmmn_qp.architectures.stem import STEM_FACTORS
-from dmmn_qp.checkpoint import (
+from dmmn_qp.errors import ModelError
+from dmmn_qp.folders import model as checkpoint
+from dmmn_qp.folders.model import (
     CARD,
     MAX_CARD_BYTES,
     MAX_HEADER_BYTES,
@@ -25,7 +24,8 @@ from dmmn_qp.checkpoint import (
     next_model_name,
     save_model,
 )
-from dmmn_qp.errors import ModelError
+from dmmn_qp.networks import ARCHITECTURES
+from dmmn_qp.networks.stem import STEM_FACTORS
 from dmmn_qp.specs import ClassMap, PatchSpec
 
 

@@ -11,12 +11,13 @@ import numpy as np
 import pytest
 import shapely
 
-from dmmn_qp.dataset import Dataset, LabelRaster
-from dmmn_qp.predict_inputs import slides_to_predict
-from dmmn_qp.qupath.geojson import read_geojson
+from dmmn_qp.folders.dataset import Dataset, LabelRaster
+from dmmn_qp.predicting.inputs import slides_to_predict
+from dmmn_qp.qupath.geojson_reader import read_geojson
 from dmmn_qp.regions import Region
-from dmmn_qp.slides import open_slide, read_overview
-from dmmn_qp.tissue import tissue_mask
+from dmmn_qp.slides import open_slide
+from dmmn_qp.slides.base import read_overview
+from dmmn_qp.slides.tissue import tissue_mask
 from tests.conftest import (
     CMU_1,
     DEMO,

@@ -11,11 +11,11 @@ import tifffile
 from PIL import Image
 
 from dmmn_qp.annotations import ORIGINS
-from dmmn_qp.dataset import LABELS_SUFFIX, DatasetManifest, SlideRecord, create_label_raster, write_manifest
 from dmmn_qp.errors import DatasetError
-from dmmn_qp.evaluation import VALUES_FILE, read_values
-from dmmn_qp.metrics import Metrics, NamedMetrics, compare_by_name, pair_counts
-from dmmn_qp.ome_tiff import write_label_pyramid
+from dmmn_qp.evaluating.stage import VALUES_FILE, read_values
+from dmmn_qp.folders.dataset import LABELS_SUFFIX, DatasetManifest, SlideRecord, create_label_raster, write_manifest
+from dmmn_qp.labels.metrics import Metrics, NamedMetrics, compare_by_name, pair_counts
+from dmmn_qp.outputs.pyramids import write_label_pyramid
 from dmmn_qp.regions import Region
 from dmmn_qp.reports.evaluation_tables import table_lines
 from dmmn_qp.slides.transformed import Rotate

@@ -9,13 +9,14 @@ import pytest
 import torch
 from PIL import Image
 
-from dmmn_qp.architectures import ARCHITECTURES
-from dmmn_qp.checkpoint import InputConvention, ModelCard, NetworkOptions, load_model, save_model
-from dmmn_qp.devices import network_inputs
-from dmmn_qp.export import METADATA, SingleField, export_model, magnification_of
-from dmmn_qp.inference import Predictor
+from dmmn_qp.folders.model import InputConvention, ModelCard, NetworkOptions, load_model, save_model
+from dmmn_qp.models.export import METADATA, SingleField, export_model, magnification_of
+from dmmn_qp.networks import ARCHITECTURES
+from dmmn_qp.networks.devices import network_inputs
+from dmmn_qp.predicting.inference import Predictor
 from dmmn_qp.regions import Region
-from dmmn_qp.slides import open_slide, read_field
+from dmmn_qp.slides import open_slide
+from dmmn_qp.slides.base import read_field
 from dmmn_qp.specs import ClassMap, PatchSpec
 from tests.conftest import DEMO, fails, invoke, write_tiff
 from tests.predicting import predict_whole

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from dmmn_qp.dataset import Dataset, LabelRaster
 from dmmn_qp.errors import ProjectError
-from dmmn_qp.qupath.geojson import read_geojson
+from dmmn_qp.folders.dataset import Dataset, LabelRaster
+from dmmn_qp.qupath.geojson_reader import read_geojson
 from dmmn_qp.qupath.qpdata import read_qpdata
 from dmmn_qp.regions import Region
 from tests.conftest import DEMO, fails, invoke, moved_demo, rectangle, two_tissues, write_features, write_tiff

@@ -13,19 +13,19 @@ from rich.console import Console
 from shapely import box
 
 from dmmn_qp.annotations import ORIGINS, Annotation
-from dmmn_qp.balance import Draw
 from dmmn_qp.choices import OverlapRule
-from dmmn_qp.class_rules import PaintRules
-from dmmn_qp.dataset import Dataset
+from dmmn_qp.console import Reporter
 from dmmn_qp.errors import DatasetError
-from dmmn_qp.qupath.geojson import read_geojson, write_geojson
+from dmmn_qp.folders.dataset import Dataset
+from dmmn_qp.labels.class_rules import PaintRules
+from dmmn_qp.labels.draws import Draw
+from dmmn_qp.labels.painter import IGNORE, LabelPainter
+from dmmn_qp.qupath.geojson_reader import read_geojson, write_geojson
 from dmmn_qp.qupath.marks import METADATA_KEY, outline_id
-from dmmn_qp.rasterize import IGNORE, LabelPainter
 from dmmn_qp.regions import Region
-from dmmn_qp.reporting import Reporter
 from dmmn_qp.specs import ClassMap
-from dmmn_qp.torch_dataset import PatchExamples
-from dmmn_qp.training_plan import validation_patches
+from dmmn_qp.training.examples import PatchExamples
+from dmmn_qp.training.plan import validation_patches
 from tests.conftest import fails, invoke, two_tissues, write_tiff
 from tests.qupath.test_review import predicted
 

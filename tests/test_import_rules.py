@@ -10,14 +10,14 @@ from hypothesis import strategies as st
 from shapely import box
 
 from dmmn_qp.annotations import Annotation
-from dmmn_qp.class_rules import ClassRules, PaintRules, case_variants, with_trained_classes
-from dmmn_qp.dataset import Dataset
 from dmmn_qp.errors import DatasetError
-from dmmn_qp.importing import check_cases, read_split_file
-from dmmn_qp.rasterize import LabelPainter
+from dmmn_qp.folders.dataset import Dataset
+from dmmn_qp.importing.stage import check_cases, read_split_file
+from dmmn_qp.labels.class_rules import ClassRules, PaintRules, case_variants, with_trained_classes
+from dmmn_qp.labels.painter import LabelPainter
+from dmmn_qp.labels.splits import case_of, draw_splits
 from dmmn_qp.regions import Region
 from dmmn_qp.specs import ClassMap
-from dmmn_qp.splits import case_of, draw_splits
 from tests.conftest import fails, invoke, rectangle, slides_with, two_tissues, write_features, write_tiff
 
 CLASSES = ClassMap.from_colors([("a", (255, 0, 0)), ("b", (0, 255, 0))])

@@ -7,11 +7,12 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from dmmn_qp.checkpoint import CARD, InputConvention, ModelCard, NetworkOptions, load_card, load_model, save_model
-from dmmn_qp.devices import class_logits, network_inputs, predicted_labels
-from dmmn_qp.inference import Predictor
+from dmmn_qp.folders.model import CARD, InputConvention, ModelCard, NetworkOptions, load_card, load_model, save_model
+from dmmn_qp.networks.devices import class_logits, network_inputs, predicted_labels
+from dmmn_qp.predicting.inference import Predictor
 from dmmn_qp.regions import Region
-from dmmn_qp.slides import open_slide, read_field
+from dmmn_qp.slides import open_slide
+from dmmn_qp.slides.base import read_field
 from dmmn_qp.slides.cached import CachedFields, TileBudget
 from dmmn_qp.specs import ClassMap, PatchSpec
 from tests.conftest import write_tiff

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from shapely import affinity, box
 
 from dmmn_qp.annotations import Annotation, Plane
-from dmmn_qp.dataset import LabelRaster, create_label_raster
 from dmmn_qp.errors import DatasetError
-from dmmn_qp.patches import class_pixels, index_patches, training_pixels
-from dmmn_qp.rasterize import LabelPainter
+from dmmn_qp.folders.dataset import LabelRaster, create_label_raster
+from dmmn_qp.labels.painter import LabelPainter
+from dmmn_qp.labels.patches import class_pixels, index_patches, training_pixels
 from dmmn_qp.regions import Region
 from dmmn_qp.specs import ClassMap, PatchSpec
 

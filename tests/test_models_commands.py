@@ -5,7 +5,10 @@ import json
 
 import pytest
 
-from dmmn_qp.checkpoint import (
+from dmmn_qp.console import Reporter
+from dmmn_qp.errors import ModelError
+from dmmn_qp.folders.dataset import Dataset, LabelRaster
+from dmmn_qp.folders.model import (
     CARD,
     WEIGHTS,
     InputConvention,
@@ -15,14 +18,11 @@ from dmmn_qp.checkpoint import (
     load_model,
     save_model,
 )
-from dmmn_qp.dataset import Dataset, LabelRaster
-from dmmn_qp.errors import ModelError
-from dmmn_qp.fine_tuning import start_from
-from dmmn_qp.metrics import Metrics, confusion_matrix
-from dmmn_qp.qupath.geojson import read_geojson
+from dmmn_qp.labels.metrics import Metrics, confusion_matrix
+from dmmn_qp.qupath.geojson_reader import read_geojson
 from dmmn_qp.regions import Region
-from dmmn_qp.reporting import Reporter
 from dmmn_qp.specs import ClassMap, PatchSpec
+from dmmn_qp.training.fine_tuning import start_from
 from tests.conftest import CMU_1, DEMO, REPOSITORY, fails, invoke, two_tissues, write_tiff
 from tests.official_files import official_state, write_checkpoint
 

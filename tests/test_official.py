@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-from dmmn_qp.checkpoint import CARD, load_model
-from dmmn_qp.dataset import LabelRaster
 from dmmn_qp.errors import ConfigError, ModelError
-from dmmn_qp.official import OFFICIAL_NAMES, OFFICIAL_PRESETS, import_official
+from dmmn_qp.folders.dataset import LabelRaster
+from dmmn_qp.folders.model import CARD, load_model
+from dmmn_qp.models.official import OFFICIAL_NAMES, OFFICIAL_PRESETS, import_official
 from dmmn_qp.regions import Region
 from tests.conftest import fails, invoke, two_tissues, write_tiff
 from tests.official_files import official_forward, official_state, write_checkpoint

@@ -14,10 +14,10 @@ import tifffile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dmmn_qp import ome_tiff
-from dmmn_qp.dataset import LabelRaster
 from dmmn_qp.errors import DatasetError, SlideError
-from dmmn_qp.ome_tiff import (
+from dmmn_qp.folders.dataset import LabelRaster
+from dmmn_qp.outputs import pyramids as ome_tiff
+from dmmn_qp.outputs.pyramids import (
     LABEL_NAMESPACE,
     ProbabilityRaster,
     names_in_file,
@@ -25,10 +25,10 @@ from dmmn_qp.ome_tiff import (
     write_label_pyramid,
     write_probability_pyramid,
 )
-from dmmn_qp.polygonize import ArrayLabels, polygonize
 from dmmn_qp.regions import Region
 from dmmn_qp.slides import open_slide
 from dmmn_qp.specs import ClassMap
+from dmmn_qp.vectors.polygonize import ArrayLabels, polygonize
 
 CLASSES = ClassMap.from_colors([("Tumor <\"1'> & µm \x01", (255, 0, 0)), ("b\nc", (0, 160, 9)), ("Ignore*", (1, 2, 3))])
 SHAPES = [(1, 1), (513, 1), (1, 1025), (3000, 100), (1025, 2051), (512, 1024), (7, 3)]

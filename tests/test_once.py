@@ -8,8 +8,8 @@ from PIL import Image
 
 from dmmn_qp.errors import SlideError
 from dmmn_qp.regions import Region
-from dmmn_qp.slides import open_slide, read_field
-from dmmn_qp.slides.base import SlideInfo, read_inside
+from dmmn_qp.slides import open_slide
+from dmmn_qp.slides.base import SlideInfo, read_field, read_inside
 from dmmn_qp.slides.once import FieldReader
 from dmmn_qp.specs import PatchSpec
 from tests.conftest import CMU_1

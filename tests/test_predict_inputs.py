@@ -6,13 +6,13 @@ import shutil
 import numpy as np
 import pytest
 
-from dmmn_qp.config import ImportOptions
-from dmmn_qp.dataset import LABELS_SUFFIX, Dataset
+from dmmn_qp.cli.config import ImportOptions
+from dmmn_qp.console import Reporter
 from dmmn_qp.errors import DmmnQpError, PixelSizeError, ProjectError, SlideError
-from dmmn_qp.importing import import_annotations
-from dmmn_qp.predict_inputs import SlideToPredict, slides_to_predict
+from dmmn_qp.folders.dataset import LABELS_SUFFIX, Dataset
+from dmmn_qp.importing.stage import import_annotations
+from dmmn_qp.predicting.inputs import SlideToPredict, slides_to_predict
 from dmmn_qp.qupath.project import read_project
-from dmmn_qp.reporting import Reporter
 from dmmn_qp.slides.finding import parse_slides_root
 from tests.conftest import DEMO, fails, moved_demo, rectangle, write_features, write_tiff
 from tests.slide_files import write_leica

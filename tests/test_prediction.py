@@ -4,14 +4,14 @@ import numpy as np
 import pytest
 import torch
 
-from dmmn_qp import inference
-from dmmn_qp.architectures import ARCHITECTURES
-from dmmn_qp.checkpoint import ModelCard, NetworkOptions
-from dmmn_qp.config import PredictOptions
-from dmmn_qp.dataset import LabelRaster
+from dmmn_qp.cli.config import PredictOptions
 from dmmn_qp.errors import ModelError
-from dmmn_qp.inference import Predictor, choose_context, compile_network
-from dmmn_qp.prediction import predict_slide
+from dmmn_qp.folders.dataset import LabelRaster
+from dmmn_qp.folders.model import ModelCard, NetworkOptions
+from dmmn_qp.networks import ARCHITECTURES
+from dmmn_qp.predicting import inference
+from dmmn_qp.predicting.inference import Predictor, choose_context, compile_network
+from dmmn_qp.predicting.stage import predict_slide
 from dmmn_qp.regions import Region
 from dmmn_qp.slides import open_slide
 from dmmn_qp.specs import ClassMap, PatchSpec

@@ -5,11 +5,11 @@ import json
 import numpy as np
 import pytest
 
-from dmmn_qp.areas import area_to_predict
-from dmmn_qp.checkpoint import load_card
-from dmmn_qp.config import PredictOptions
-from dmmn_qp.predict_inputs import SlideToPredict
-from dmmn_qp.qupath.geojson import read_geojson
+from dmmn_qp.cli.config import PredictOptions
+from dmmn_qp.folders.model import load_card
+from dmmn_qp.predicting.areas import area_to_predict
+from dmmn_qp.predicting.inputs import SlideToPredict
+from dmmn_qp.qupath.geojson_reader import read_geojson
 from dmmn_qp.regions import Region
 from dmmn_qp.slides.direct_tiff import DirectTiffReader
 from tests.conftest import invoke, rectangle, write_features, write_tiff

@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dmmn_qp import prediction_folder
-from dmmn_qp.dataset import LABELS_SUFFIX
 from dmmn_qp.errors import DatasetError
-from dmmn_qp.ome_tiff import PROBABILITIES_SUFFIX, write_label_pyramid, write_probability_pyramid
-from dmmn_qp.prediction_folder import count_areas, is_tissue, write_areas, write_readme
+from dmmn_qp.folders.dataset import LABELS_SUFFIX
+from dmmn_qp.outputs import readme as prediction_folder
+from dmmn_qp.outputs.pyramids import PROBABILITIES_SUFFIX, write_label_pyramid, write_probability_pyramid
+from dmmn_qp.outputs.readme import count_areas, is_tissue, write_areas, write_readme
+from dmmn_qp.outputs.writers import PredictedSlide, write_overview
 from dmmn_qp.slides import open_slide
 from dmmn_qp.specs import ClassMap, TissueClass
-from dmmn_qp.writers import PredictedSlide, write_overview
 from tests.conftest import two_tissues, write_tiff
 
 CLASSES = ClassMap.from_colors([("Tumor", (255, 0, 0)), ("background: glass", (9, 9, 9)), ("Fold*", (1, 2, 3))])

@@ -13,15 +13,16 @@ import pytest
 import tifffile
 import torch
 
-from dmmn_qp import prediction, publishing
-from dmmn_qp.checkpoint import ModelCard, NetworkOptions, save_model
-from dmmn_qp.dataset import LabelRaster
 from dmmn_qp.errors import DatasetError
+from dmmn_qp.folders.dataset import LabelRaster
+from dmmn_qp.folders.model import ModelCard, NetworkOptions, save_model
+from dmmn_qp.outputs.writers import write_overview
+from dmmn_qp.predicting import publishing
+from dmmn_qp.predicting import stage as prediction
+from dmmn_qp.predicting.strips import StripStore
 from dmmn_qp.regions import Region
 from dmmn_qp.slides import open_slide
 from dmmn_qp.specs import ClassMap, PatchSpec
-from dmmn_qp.strips import StripStore
-from dmmn_qp.writers import write_overview
 from tests.conftest import REPOSITORY, fails, invoke, write_tiff
 
 ROWS, COLUMNS, STRIPS = 1000, 300, 4

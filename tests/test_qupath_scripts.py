@@ -14,8 +14,8 @@ from uuid import uuid4
 
 import pytest
 
+from dmmn_qp.importing.sources import GEOJSON_SUFFIXES, slide_ids
 from dmmn_qp.qupath.marks import marked_id
-from dmmn_qp.sources import GEOJSON_SUFFIXES, slide_ids
 from tests.conftest import fails, invoke, moved_demo
 from tests.groovy import tools
 from tests.groovy.cases import NEW, Scripts, fake_program, feature, find_groovy, ids, image, predicted, write

@@ -13,11 +13,11 @@ import shapely
 from typer.testing import CliRunner
 
 from dmmn_qp.annotations import Annotation, Plane
-from dmmn_qp.balance import balanced_probabilities, class_balanced_draws
 from dmmn_qp.cli import app
-from dmmn_qp.dataset import SlideRecord
-from dmmn_qp.patches import PatchRef, index_patches
-from dmmn_qp.rasterize import LabelPainter
+from dmmn_qp.folders.dataset import SlideRecord
+from dmmn_qp.labels.draws import balanced_probabilities, class_balanced_draws
+from dmmn_qp.labels.painter import LabelPainter
+from dmmn_qp.labels.patches import PatchRef, index_patches
 from dmmn_qp.regions import Region
 from dmmn_qp.reports import findings as findings_module
 from dmmn_qp.reports.findings import area_text, find_findings

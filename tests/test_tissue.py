@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from dmmn_qp.tissue import otsu_cut, tissue_mask
+from dmmn_qp.slides.tissue import otsu_cut, tissue_mask
 
 GLASS, PALE, DARK = (244, 243, 245), (225, 190, 215), (90, 20, 110)
 

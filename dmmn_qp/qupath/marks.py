@@ -17,7 +17,7 @@ from uuid import NAMESPACE_URL, UUID, uuid5
 from zlib import crc32
 
 from dmmn_qp.annotations import Annotation
-from dmmn_qp.qupath.reading import parse_uuid
+from dmmn_qp.qupath.notes import parse_uuid
 
 METADATA_KEY: Final = "dmmn_qp"
 """Marks our objects in QuPath: the metadata key that holds the model's name."""

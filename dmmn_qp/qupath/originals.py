@@ -16,10 +16,10 @@ from shapely.geometry.base import BaseGeometry
 
 from dmmn_qp.annotations import Annotation
 from dmmn_qp.errors import AnnotationFileError
-from dmmn_qp.qupath.geojson import objects_of, read_geojson
+from dmmn_qp.qupath.geojson_reader import objects_of, read_geojson
 from dmmn_qp.qupath.marks import CLASS_CODE, CLASS_KEY, METADATA_KEY, PERIMETER, RUN_KEY, is_marked
+from dmmn_qp.qupath.notes import open_bytes
 from dmmn_qp.qupath.packed_json import FileContentError, TextStream, open_text
-from dmmn_qp.qupath.reading import open_bytes
 
 _FIRST_LINE: Final = b'{"type":"FeatureCollection","features":['
 _FEATURE: Final = b'{"type":"Feature","id":"'

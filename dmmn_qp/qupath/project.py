@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from dmmn_qp.annotations import Color
 from dmmn_qp.errors import PixelSizeError, ProjectError, SlideError
 from dmmn_qp.qupath.classes import argb_to_rgb
-from dmmn_qp.qupath.reading import full_class_name, shorten
+from dmmn_qp.qupath.notes import full_class_name, shorten
 from dmmn_qp.slides.base import MICROMETRES
 from dmmn_qp.slides.finding import SlideFinder, SlidesRoot, Wanted, path_of_text, relative_to_moved
 from dmmn_qp.slides.transformed import Change, Crop, Placement, Rotate

@@ -27,7 +27,7 @@ from dmmn_qp.qupath.java_stream import (
     JavaValue,
     read_stream,
 )
-from dmmn_qp.qupath.reading import (
+from dmmn_qp.qupath.notes import (
     REPAIRED,
     Notes,
     ReadResult,

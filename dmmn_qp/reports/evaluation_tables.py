@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from dmmn_qp.metrics import NamedMetrics
+from dmmn_qp.labels.metrics import NamedMetrics
 
 NOT_PREDICTED: Final = "(not predicted)"
 """Name of the last column of a confusion matrix, where there are such pixels."""

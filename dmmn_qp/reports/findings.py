@@ -11,11 +11,11 @@ import shapely
 from shapely.geometry.base import BaseGeometry
 
 from dmmn_qp.annotations import DEFAULT_PLANE, Annotation
-from dmmn_qp.balance import MIN_CLASS_FRACTION
 from dmmn_qp.choices import SPLITS, Split
-from dmmn_qp.patches import class_pixels
-from dmmn_qp.qupath.reading import REPAIRED
-from dmmn_qp.reporting import Reporter
+from dmmn_qp.console import Reporter
+from dmmn_qp.labels.draws import MIN_CLASS_FRACTION
+from dmmn_qp.labels.patches import class_pixels
+from dmmn_qp.qupath.notes import REPAIRED
 from dmmn_qp.reports.inputs import SEVERITIES, Finding, ImportedData, ImportedSlide
 from dmmn_qp.reports.review import all_counts, contradiction, review_findings
 

@@ -13,7 +13,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from numpy.typing import NDArray
 
 from dmmn_qp.choices import SPLITS
-from dmmn_qp.outputs import new_file, write_json
+from dmmn_qp.files import new_file, write_json
 from dmmn_qp.reports.import_report import ImportReport, make_report
 from dmmn_qp.reports.inputs import SEVERITIES, Finding, ImportedData
 from dmmn_qp.reports.pictures import SlidePicture, draw_slide, picture_px

@@ -15,9 +15,9 @@ from shapely.geometry.base import BaseGeometry
 
 from dmmn_qp.regions import Region
 from dmmn_qp.reports.inputs import ImportedData, ImportedSlide
-from dmmn_qp.slides import read_overview
+from dmmn_qp.slides.base import read_overview
+from dmmn_qp.slides.tissue import tissue_mask
 from dmmn_qp.specs import UNLABELLED
-from dmmn_qp.tissue import tissue_mask
 
 NOT_TRAINED_COLOR: Final = (95, 95, 95)
 """Outline of what is drawn but labels nothing."""

@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from dmmn_qp import __version__
-from dmmn_qp.checkpoint import ModelCard
-from dmmn_qp.metrics import Metrics
-from dmmn_qp.outputs import new_file
+from dmmn_qp.files import new_file
+from dmmn_qp.folders.model import ModelCard
+from dmmn_qp.labels.metrics import Metrics
 from dmmn_qp.reports.html import REPORT_PAGE, page_environment
 from dmmn_qp.specs import UNLABELLED, ClassMap
 

@@ -12,7 +12,7 @@ from pathlib import Path, PurePath, PurePosixPath, PureWindowsPath
 from typing import Final
 
 from dmmn_qp.errors import SlideError
-from dmmn_qp.outputs import RUN_FILE
+from dmmn_qp.files import RUN_FILE
 
 _NEARBY_DEPTH: Final = 4
 _NEARBY_ENTRIES: Final = 50_000

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from dmmn_qp.errors import AnnotationFileError
-from dmmn_qp.qupath.geojson import read_geojson
+from dmmn_qp.qupath.geojson_reader import read_geojson
 
 CLEAN = {
     0: """

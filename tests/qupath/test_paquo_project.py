@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from dmmn_qp.errors import AnnotationFileError, ProjectError
-from dmmn_qp.qupath import paquo_project
-from dmmn_qp.qupath.paquo_project import PaquoProject
+from dmmn_qp.qupath import paquo_reader as paquo_project
+from dmmn_qp.qupath.paquo_reader import PaquoProject
 from dmmn_qp.qupath.qpdata import read_qpdata
 from tests.qupath.test_reader_contract import IMAGES, check, summary_of
 

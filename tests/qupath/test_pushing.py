@@ -16,20 +16,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 from shapely.geometry import box
 
-from dmmn_qp import pushing
 from dmmn_qp.annotations import Annotation
+from dmmn_qp.console import Reporter
 from dmmn_qp.errors import AnnotationFileError, DmmnQpError, OutputExistsError, ProjectError
-from dmmn_qp.outputs import write_json
-from dmmn_qp.predictions import PredictedInput, merged_inputs, predicted_polygons, read_inputs
-from dmmn_qp.pushing import BACKUP_FOLDER, back_up, check_push, difference, match, new_project, plan_of, push
-from dmmn_qp.qupath import paquo_project
-from dmmn_qp.qupath.geojson import write_geojson
+from dmmn_qp.files import write_json
+from dmmn_qp.folders.predictions import PredictedInput, merged_inputs, predicted_polygons, read_inputs
+from dmmn_qp.pushing import stage as pushing
+from dmmn_qp.pushing.plan import difference, plan_of
+from dmmn_qp.pushing.stage import BACKUP_FOLDER, back_up, check_push, match, new_project, push
+from dmmn_qp.qupath import paquo_reader as paquo_project
+from dmmn_qp.qupath.geojson_reader import write_geojson
 from dmmn_qp.qupath.marks import METADATA_KEY, is_marked, is_ours, marked_id
-from dmmn_qp.qupath.paquo_project import PaquoProject
-from dmmn_qp.qupath.paquo_writing import PaquoWriter
+from dmmn_qp.qupath.notes import QUPATH_DIR_VARIABLE
+from dmmn_qp.qupath.paquo_reader import PaquoProject
+from dmmn_qp.qupath.paquo_writer import PaquoWriter
 from dmmn_qp.qupath.project import read_project
-from dmmn_qp.qupath.reading import QUPATH_DIR_VARIABLE
-from dmmn_qp.reporting import Reporter
 from dmmn_qp.slides import fingerprint
 from dmmn_qp.slides.transformed import Rotate
 from tests.conftest import DEMO, fails, invoke, two_tissues

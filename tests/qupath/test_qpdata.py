@@ -20,9 +20,9 @@ from hypothesis import strategies as st
 from dmmn_qp.annotations import Annotation, Plane
 from dmmn_qp.errors import AnnotationFileError, DmmnQpError
 from dmmn_qp.qupath.classes import argb_to_rgb
-from dmmn_qp.qupath.geojson import objects_of
+from dmmn_qp.qupath.geojson_reader import objects_of
+from dmmn_qp.qupath.notes import ReadResult
 from dmmn_qp.qupath.qpdata import read_qpdata
-from dmmn_qp.qupath.reading import ReadResult
 
 if TYPE_CHECKING:
     from conftest import QpdataWriter

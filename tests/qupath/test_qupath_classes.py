@@ -7,14 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from dmmn_qp.qupath.classes import (
-    PALETTE,
-    QUPATH_COLORS,
-    argb_to_rgb,
-    default_color,
-    distinct_colors,
-    rgb_to_argb,
-)
+from dmmn_qp.qupath.classes import PALETTE, QUPATH_COLORS, argb_to_rgb, default_color, distinct_colors, rgb_to_argb
 
 
 @pytest.mark.parametrize(

@@ -13,10 +13,10 @@ import pytest
 
 from dmmn_qp.annotations import Annotation
 from dmmn_qp.qupath.classes import argb_to_rgb
-from dmmn_qp.qupath.paquo_project import PaquoProject
+from dmmn_qp.qupath.notes import QUPATH_DIR_VARIABLE, ReadResult
+from dmmn_qp.qupath.paquo_reader import PaquoProject
 from dmmn_qp.qupath.project import read_project
 from dmmn_qp.qupath.qpdata import read_qpdata
-from dmmn_qp.qupath.reading import QUPATH_DIR_VARIABLE, ReadResult
 
 KINDS = {
     "PathAnnotationObject": "annotation",

@@ -16,10 +16,10 @@ from shapely import box, unary_union
 from shapely.geometry import shape
 
 from dmmn_qp.annotations import Annotation
-from dmmn_qp.pushing import push
-from dmmn_qp.qupath.geojson import feature_of, write_geojson
+from dmmn_qp.console import Reporter
+from dmmn_qp.pushing.stage import push
+from dmmn_qp.qupath.geojson_reader import feature_of, write_geojson
 from dmmn_qp.qupath.marks import is_ours
-from dmmn_qp.reporting import Reporter
 from tests.conftest import invoke
 from tests.qupath import paquo_stand_in
 from tests.qupath.test_pushing import entry_id_of, objects

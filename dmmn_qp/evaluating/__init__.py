@@ -1,0 +1,1 @@
+"""`dmmn-qp evaluate`."""

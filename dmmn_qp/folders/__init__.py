@@ -1,0 +1,1 @@
+"""Our folders on disk: datasets, models, predictions; stages meet through them."""

@@ -1,0 +1,361 @@
+"""The dataset folder: what `import` writes and what training and evaluation read."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import threading
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path, PurePath
+from typing import Literal
+
+import numpy as np
+import rasterio
+from pydantic import Field, TypeAdapter, ValidationError
+from rasterio.errors import NotGeoreferencedWarning, RasterioIOError
+from rasterio.windows import Window
+
+from dmmn_qp.annotations import ORIGINS, Origin
+from dmmn_qp.choices import Split
+from dmmn_qp.errors import DatasetError, SlideError
+from dmmn_qp.labels.painter import LabelArray
+from dmmn_qp.labels.patches import PatchRef
+from dmmn_qp.regions import Region
+from dmmn_qp.slides import fingerprint, open_slide
+from dmmn_qp.slides.base import Slide
+from dmmn_qp.slides.finding import SlideFinder, SlidesRoot, Wanted, path_of_text
+from dmmn_qp.slides.transformed import Change
+from dmmn_qp.specs import ClassMap, FileModel, PatchSpec
+
+MANIFEST = "dataset.json"
+PATCHES = "patches.csv"
+MASK_TILE = 256
+
+os.environ.setdefault("GDAL_CACHEMAX", "256MB")  # several rows of tiles; GDAL's own choice is 5 % of the machine
+
+ORIGIN_SUFFIX = ".origin.tif"
+"""What follows ``<slide>`` in the name of the raster that says whose word the labels of its mask are."""
+
+ORIGIN_MAP = ClassMap.from_colors(
+    zip(ORIGINS, ((60, 130, 60), (200, 90, 30), (40, 90, 170), (130, 130, 130)), strict=True)
+)
+"""`ORIGINS` as classes, for the colours of such a raster."""
+
+_SPLITS: TypeAdapter[Split] = TypeAdapter(Split)
+
+LABELS_SUFFIX = "labels.ome.tif"
+"""What follows ``<slide>.`` in the name of a predicted label raster."""
+
+
+class SlideRecord(FileModel):
+    """One slide of a dataset.
+
+    Attributes:
+        slide_id: Unique name, fit for a file name; names its mask and annotations.
+        path: Where the slide was at import.
+        width: Level-0 columns in QuPath's frame.
+        height: Level-0 rows in QuPath's frame.
+        mpp: um/px at level 0.
+        crop_to_bounds: Whether QuPath's frame starts at the scanned bounds.
+        frame: Crops and turns that QuPath puts around the file, the one next to the file first.
+        fingerprint: Digest that tells whether a file found later is the same slide.
+        split: Which split the slide belongs to.
+    """
+
+    slide_id: str = Field(min_length=1, pattern=r"^[^/\\\x00]+$")
+    path: str
+    width: int = Field(gt=0)
+    height: int = Field(gt=0)
+    mpp: float = Field(gt=0)
+    crop_to_bounds: bool = True
+    frame: tuple[Change, ...] = ()
+    fingerprint: str
+    split: Split
+
+
+class DatasetManifest(FileModel):
+    """Content of ``dataset.json``."""
+
+    format_version: Literal[1] = 1
+    class_map: ClassMap
+    patch_spec: PatchSpec
+    slides: tuple[SlideRecord, ...] = Field(min_length=1)
+
+
+class Dataset:
+    """A dataset folder, open for reading.
+
+    Args:
+        folder: The folder.
+
+    Raises:
+        DatasetError: It is missing, damaged or of another version.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        path = folder / MANIFEST
+        if not path.is_file():
+            raise DatasetError(
+                f'"{folder}" is not a dataset (it has no {MANIFEST}); make one with dmmn-qp import PROJECT, or name it '
+                "with --dataset"
+            )
+        try:
+            self.manifest = DatasetManifest.model_validate_json(path.read_bytes())
+        except (ValidationError, ValueError) as error:
+            raise DatasetError(
+                f'"{path}" is damaged or of another version ({_first_line(error)}); import again with --overwrite'
+            ) from error
+        self._records = {record.slide_id: record for record in self.manifest.slides}
+        self._finders: dict[tuple[SlidesRoot, ...], SlideFinder] = {}
+
+    @property
+    def class_map(self) -> ClassMap:
+        """The classes."""
+        return self.manifest.class_map
+
+    @property
+    def patch_spec(self) -> PatchSpec:
+        """The patch geometry."""
+        return self.manifest.patch_spec
+
+    def slides(self, split: Split | None = None) -> list[SlideRecord]:
+        """The slides, of one split if given."""
+        return [r for r in self.manifest.slides if split is None or r.split == split]
+
+    def record(self, slide_id: str) -> SlideRecord:
+        """The slide of an id.
+
+        Raises:
+            DatasetError: There is none.
+        """
+        try:
+            return self._records[slide_id]
+        except KeyError:
+            raise DatasetError(
+                f'dataset "{self.folder}" has no slide "{slide_id}"; it has {", ".join(sorted(self._records))}'
+            ) from None
+
+    def locate(self, record: SlideRecord, slides_roots: Sequence[SlidesRoot] = ()) -> Path:
+        """Finds a slide again as `SlideFinder` does; only a file with its fingerprint is the slide.
+
+        Raises:
+            SlideError: It is nowhere, or what is there is another file.
+        """
+        roots = tuple(slides_roots)
+        if roots not in self._finders:
+            self._finders[roots] = SlideFinder(roots)
+        stored = path_of_text(record.path) or PurePath(record.path)
+        wanted = Wanted(stored.name, stored, accept=lambda path: _has_fingerprint(path, record.fingerprint))
+        return self._finders[roots].find({record.slide_id: wanted})[record.slide_id]
+
+    def open(self, record: SlideRecord, slides_roots: Sequence[SlidesRoot] = ()) -> Slide:
+        """Opens a slide in the frame in which it was imported."""
+        return open_slide(
+            self.locate(record, slides_roots),
+            project_mpp=record.mpp,
+            user_mpp=record.mpp,
+            crop_to_bounds=record.crop_to_bounds,
+            frame=record.frame,
+        )
+
+    def annotations_path(self, slide_id: str) -> Path:
+        """The slide's normalised annotations."""
+        return self.folder / "annotations" / f"{slide_id}.geojson"
+
+    def mask_path(self, slide_id: str) -> Path:
+        """The slide's label mask."""
+        return self.folder / "masks" / f"{slide_id}.tif"
+
+    def origin_path(self, slide_id: str) -> Path | None:
+        """Whose word each labelled pixel of the slide's mask is, a raster of `ORIGINS`; None where all was drawn."""
+        path = self.folder / "masks" / f"{slide_id}{ORIGIN_SUFFIX}"
+        return path if path.is_file() else None
+
+    def origins_in(self, patch: PatchRef) -> frozenset[Origin]:
+        """Whose word the labels of a patch's target are."""
+        path = self.origin_path(patch.slide_id)
+        if path is None:
+            return frozenset({"drawn"})
+        size = self.patch_spec.size_px
+        with LabelRaster(path) as raster:
+            found = set(np.unique(raster.read(Region(patch.x, patch.y, size, size))).tolist())
+        return frozenset(origin for origin, value in ORIGINS.items() if value in found)
+
+    def patches(self) -> list[PatchRef]:
+        """The patch index.
+
+        Raises:
+            DatasetError: It is missing or damaged.
+        """
+        path = self.folder / PATCHES
+        try:
+            with path.open(newline="", encoding="utf-8") as file:
+                return [_patch_from_row(row, self._records) for row in csv.DictReader(file)]
+        except (OSError, KeyError, ValueError, TypeError) as error:
+            raise DatasetError(
+                f'patch index "{path}" is missing or damaged ({_first_line(error)}); import again with --overwrite'
+            ) from error
+
+
+def write_manifest(folder: Path, manifest: DatasetManifest) -> None:
+    """Writes ``dataset.json``."""
+    text = json.dumps(manifest.model_dump(mode="json"), indent=2, ensure_ascii=False)
+    (folder / MANIFEST).write_text(text + "\n", "utf-8")
+
+
+def write_patches(folder: Path, patches: Iterable[PatchRef], n_classes: int) -> None:
+    """Writes ``patches.csv``: one row a target, with its pixels per label."""
+    with (folder / PATCHES).open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["slide_id", "split", "x", "y", "fixed", *(f"label_{i}" for i in range(n_classes + 1))])
+        for patch in patches:
+            writer.writerow([patch.slide_id, patch.split, patch.x, patch.y, int(patch.fixed), *patch.label_counts])
+
+
+def _has_fingerprint(path: Path, wanted: str) -> bool:
+    try:
+        return fingerprint(path) == wanted
+    except (SlideError, OSError):  # a folder of that name, or a file that may not be read
+        return False
+
+
+def _patch_from_row(row: dict[str, str], records: dict[str, SlideRecord]) -> PatchRef:
+    counts = tuple(int(row[key]) for key in row if key.startswith("label_"))
+    split = _SPLITS.validate_python(row["split"])
+    fixed = bool(int(row["fixed"]))
+    return PatchRef(records[row["slide_id"]].slide_id, split, int(row["x"]), int(row["y"]), counts, fixed)
+
+
+@contextmanager
+def create_label_raster(path: Path, shape: tuple[int, int], class_map: ClassMap) -> Iterator[LabelRasterWriter]:
+    """Creates a tiled, compressed uint8 TIFF of labels with the classes' colours, written window by window.
+
+    Args:
+        path: The file; it is left incomplete if the block fails, so give a temporary name.
+        shape: (rows, columns).
+        class_map: The classes, for the colour map.
+    """
+    rows, columns = shape
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+        with rasterio.open(
+            path,
+            "w",
+            driver="GTiff",
+            height=rows,
+            width=columns,
+            count=1,
+            dtype="uint8",
+            tiled=True,
+            blockxsize=MASK_TILE,
+            blockysize=MASK_TILE,
+            compress="deflate",
+            bigtiff="if_safer",
+            photometric="palette",
+        ) as raster:
+            raster.write_colormap(1, {k: (*v, 255) for k, v in class_map.colormap().items()})
+            yield LabelRasterWriter(raster)
+
+
+class LabelRasterWriter:
+    """Write side of a label raster."""
+
+    def __init__(self, raster: rasterio.io.DatasetWriter) -> None:
+        self._raster = raster
+
+    def write(self, window: Region, labels: LabelArray) -> None:
+        """Writes the labels of a window; what leaves the raster is cut off."""
+        inside = window.intersection(Region(0, 0, self._raster.width, self._raster.height))
+        if inside is None:
+            return
+        y, x = inside.y - window.y, inside.x - window.x
+        self._raster.write(
+            labels[y : y + inside.height, x : x + inside.width],
+            1,
+            window=Window(inside.x, inside.y, inside.width, inside.height),
+        )
+
+
+class LabelRaster:
+    """Read side of a label raster, a mask or an OME-TIFF pyramid: a context manager. Threads may share it.
+
+    Args:
+        path: The file.
+        page: Which channel, where they are pages of their own.
+
+    Raises:
+        DatasetError: It is missing or damaged, or has no such page.
+    """
+
+    def __init__(self, path: Path, page: int = 0) -> None:
+        self.path = path
+        self._lock = threading.Lock()  # GDAL's datasets are not for several threads at a time
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", NotGeoreferencedWarning)
+            try:
+                self._raster = rasterio.open(path if page == 0 else f"GTIFF_DIR:{page + 1}:{path}")
+            except RasterioIOError as error:
+                raise self._damaged(f" or has no page {page}" if page else "") from error
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(rows, columns)."""
+        return self._raster.height, self._raster.width
+
+    @property
+    def holds_labels(self) -> bool:
+        """Whether a pixel is one number of 8 bits; of others, only a part would be read."""
+        return bool(self._raster.count == 1 and self._raster.dtypes[0] == "uint8")
+
+    def read(self, window: Region) -> LabelArray:
+        """Labels of a window, 0 outside the raster: (height, width) uint8.
+
+        Strips of full width in their order decode each tile once, as long as a row of tiles fits into GDAL's cache
+        (256 MB, unless ``GDAL_CACHEMAX`` says otherwise).
+        """
+        labels = np.zeros((window.height, window.width), np.uint8)
+        rows, columns = self.shape
+        inside = window.intersection(Region(0, 0, columns, rows))
+        if inside is None:
+            return labels
+        y, x = inside.y - window.y, inside.x - window.x
+        try:
+            with self._lock:
+                labels[y : y + inside.height, x : x + inside.width] = self._raster.read(
+                    1, window=Window(inside.x, inside.y, inside.width, inside.height)
+                )
+        except RasterioIOError as error:
+            raise self._damaged() from error
+        return labels
+
+    def read_reduced(self, longest_px: int) -> LabelArray:
+        """The whole raster, every n-th pixel, so that its longer side has at most ``longest_px``.
+
+        Of a pyramid GDAL reads the coarsest level that is fine enough.
+        """
+        rows, columns = self.shape
+        step = max(1, -(-max(rows, columns) // longest_px))
+        out_shape = (max(1, rows // step), max(1, columns // step))
+        try:
+            with self._lock:
+                labels: LabelArray = self._raster.read(1, out_shape=out_shape)
+        except RasterioIOError as error:
+            raise self._damaged() from error
+        return labels
+
+    def _damaged(self, otherwise: str = "") -> DatasetError:
+        return DatasetError(f'label raster "{self.path}" is missing or damaged{otherwise}; make it again')
+
+    def __enter__(self) -> LabelRaster:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._raster.close()
+
+
+def _first_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]

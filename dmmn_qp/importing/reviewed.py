@@ -1,0 +1,236 @@
+"""Which objects of an image an import takes: what was drawn, and what somebody vouched for of what was predicted."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import shapely
+from shapely.geometry.base import BaseGeometry
+
+from dmmn_qp.annotations import Annotation, ObjectKind, Origin
+from dmmn_qp.choices import TakePredictions
+from dmmn_qp.errors import AnnotationFileError
+from dmmn_qp.folders.predictions import polygon_files
+from dmmn_qp.qupath.notes import ReadResult, ReadRules
+from dmmn_qp.qupath.originals import Original, Originals, read_originals
+from dmmn_qp.qupath.review import Doubt, Verdict, ids_of, is_prediction, possible_copies, review
+
+_LEAST_PX2 = 1.0
+"""What outlines share that only touch, but for rounding."""
+
+Corrections = Mapping[tuple[str, str | None], float]
+"""px2 by (class that the model had predicted, class that a person gave), None for what was taken away."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReviewCounts:
+    """How many objects of an image are whose word.
+
+    Attributes:
+        drawn: Objects that a person drew.
+        confirmed: Predictions that were locked as they are.
+        corrected: Predictions whose class or outline was changed.
+        unchecked: Predictions that nobody vouched for.
+        doubts: How many of ``unchecked`` may have been vouched for, by why it cannot be known.
+        outlines: Outlines of the tissue that we wrote.
+        left_out: How many of all these are not taken.
+        left_out_classes: Names of the classes of these.
+    """
+
+    drawn: int = 0
+    confirmed: int = 0
+    corrected: int = 0
+    unchecked: int = 0
+    doubts: Mapping[Doubt, int] = field(default_factory=dict)
+    outlines: int = 0
+    left_out: int = 0
+    left_out_classes: frozenset[str] = frozenset()
+
+    @property
+    def predicted(self) -> int:
+        """Predictions of all kinds."""
+        return self.confirmed + self.corrected + self.unchecked
+
+
+@dataclass(frozen=True, slots=True)
+class Reviewed:
+    """The objects of an image that are taken.
+
+    Attributes:
+        objects: The objects, each with its origin.
+        counts: Of all objects that were there.
+        corrections: Areas of what was corrected or confirmed, against what the model had said before.
+    """
+
+    objects: ReadResult
+    counts: ReviewCounts = field(default_factory=ReviewCounts)
+    corrections: Corrections = field(default_factory=dict)
+
+
+class Reviewer:
+    """Tells the objects of images apart, with what there is of the predictions.
+
+    Args:
+        take: Which predictions are taken.
+        folders: Folders of predictions in which the objects are looked for as they were predicted.
+        kinds: Kinds of objects that are counted; all are looked at.
+    """
+
+    def __init__(
+        self, take: TakePredictions, folders: Iterable[Path] = (), kinds: Sequence[ObjectKind] = ReadRules().kinds
+    ) -> None:
+        self._take = take
+        self._kinds = kinds
+        self._files: dict[str, list[Path]] = {}
+        for folder in folders:
+            for slide_id, paths in polygon_files(folder).items():
+                self._files.setdefault(slide_id, []).extend(paths)
+        self.problems: list[str] = []
+
+    def of(self, objects: ReadResult, names: Iterable[str]) -> Reviewed:
+        """Reviews the objects of one image.
+
+        Args:
+            objects: All objects of the image, of every kind.
+            names: Names under which it may have been predicted.
+        """
+        annotations = objects.annotations
+        files = list(dict.fromkeys(path for name in names for path in self._files.get(name, ())))
+        originals = Originals()
+        if files:
+            originals, problems = read_originals(files, ids_of(annotations), possible_copies(annotations))
+            self.problems += [problem for problem in problems if problem not in self.problems]
+        elif not any(map(is_prediction, annotations)):
+            return Reviewed(objects, ReviewCounts(drawn=sum(a.kind in self._kinds for a in annotations)))
+        verdicts = review(annotations, originals)
+        taken, kept_verdicts, left_out = [], [], []
+        for annotation, verdict in zip(annotations, verdicts, strict=True):
+            origin = _origin_taken(annotation, verdict, self._take)
+            if origin is None:
+                left_out.append(annotation)
+            else:
+                taken.append(replace(annotation, origin=origin, predicted_as=verdict.predicted_as))
+                kept_verdicts.append(verdict)
+        return Reviewed(
+            replace(objects, annotations=tuple(taken)),
+            _counts(
+                [v for a, v in zip(annotations, verdicts, strict=True) if a.kind in self._kinds],
+                [a for a in left_out if a.kind in self._kinds],
+            ),
+            _corrections(taken, kept_verdicts),
+        )
+
+
+def _origin_taken(annotation: Annotation, verdict: Verdict, take: TakePredictions) -> Origin | None:
+    """Whose word an object is taken as; None where it is left out."""
+    if verdict.is_outline:
+        return None
+    if verdict.origin == "drawn" or take == "all":
+        return verdict.origin
+    if take == "locked":
+        return ("confirmed" if verdict.origin == "unchecked" else verdict.origin) if annotation.locked else None
+    return verdict.origin if take == "reviewed" and verdict.origin != "unchecked" else None
+
+
+def _counts(verdicts: Sequence[Verdict], left_out: Sequence[Annotation]) -> ReviewCounts:
+    origins = Counter(verdict.origin for verdict in verdicts if not verdict.is_outline)
+    return ReviewCounts(
+        drawn=origins["drawn"],
+        confirmed=origins["confirmed"],
+        corrected=origins["corrected"],
+        unchecked=origins["unchecked"],
+        doubts=Counter(verdict.doubt for verdict in verdicts if verdict.doubt is not None),
+        outlines=sum(verdict.is_outline for verdict in verdicts),
+        left_out=len(left_out),
+        left_out_classes=frozenset(a.class_name for a in left_out if a.class_name is not None),
+    )
+
+
+def total(counts: Iterable[ReviewCounts]) -> ReviewCounts:
+    """The counts of several images together."""
+    counts = list(counts)
+    doubts: Counter[Doubt] = Counter()
+    for one in counts:
+        doubts.update(one.doubts)
+    return ReviewCounts(
+        drawn=sum(one.drawn for one in counts),
+        confirmed=sum(one.confirmed for one in counts),
+        corrected=sum(one.corrected for one in counts),
+        unchecked=sum(one.unchecked for one in counts),
+        doubts=doubts,
+        outlines=sum(one.outlines for one in counts),
+        left_out=sum(one.left_out for one in counts),
+        left_out_classes=frozenset[str]().union(*(one.left_out_classes for one in counts)),
+    )
+
+
+# ---- what was corrected into what
+
+
+def _corrections(taken: Sequence[Annotation], verdicts: Sequence[Verdict]) -> dict[tuple[str, str | None], float]:
+    """Areas in px2 by (predicted class, class now) of what somebody vouched for.
+
+    Each object is judged against the prediction that it comes from: what lies inside it was predicted as one class or
+    another, and what was taken away from it was predicted as its own.
+    """
+    reviewed = [
+        (annotation, verdict)
+        for annotation, verdict in zip(taken, verdicts, strict=True)
+        if annotation.origin in ("corrected", "confirmed") and annotation.is_area
+    ]
+    found: defaultdict[tuple[str, str | None], float] = defaultdict(float)
+    if not reviewed:
+        return {}
+    said = shapely.STRtree([annotation.geometry for annotation in taken])
+    for source, group in _by_source(reviewed).items():
+        predicted = _predicted_near(source, [annotation.geometry for annotation, _ in group])
+        tree = shapely.STRtree([original.geometry for original in predicted])
+        for annotation, verdict in group:
+            under = [predicted[i] for i in tree.query(annotation.geometry, predicate="intersects")]
+            if not under:
+                if verdict.predicted_as is not None:
+                    found[verdict.predicted_as, annotation.class_name] += annotation.geometry.area
+                continue
+            for original in under:
+                shared = shapely.intersection(annotation.geometry, original.geometry).area
+                found[original.class_name, annotation.class_name] += shared
+            if verdict.original is not None:
+                lost = shapely.difference(verdict.original.geometry, annotation.geometry)
+                others = [taken[i].geometry for i in said.query(lost)] if not lost.is_empty else []
+                if others:
+                    lost = shapely.difference(lost, shapely.union_all(others))
+                found[verdict.original.class_name, None] += lost.area
+    return {pair: px2 for pair, px2 in found.items() if px2 >= _LEAST_PX2}
+
+
+def _by_source(
+    reviewed: Iterable[tuple[Annotation, Verdict]],
+) -> dict[Path | None, list[tuple[Annotation, Verdict]]]:
+    """The objects by the file that has them as they were predicted."""
+    grouped: dict[Path | None, list[tuple[Annotation, Verdict]]] = {}
+    for annotation, verdict in reviewed:
+        source = verdict.original.source if verdict.original is not None else None
+        grouped.setdefault(source, []).append((annotation, verdict))
+    return grouped
+
+
+def _predicted_near(source: Path | None, geometries: Sequence[BaseGeometry]) -> Sequence[Original]:
+    """What a prediction said where some outlines lie."""
+    return () if source is None else read_originals([source], frozenset(), geometries)[0].others
+
+
+def check_folder(folder: Path) -> Path:
+    """A folder of predictions that the user named.
+
+    Raises:
+        AnnotationFileError: It holds no predictions.
+    """
+    if not polygon_files(folder):
+        raise AnnotationFileError(
+            f'"{folder}" holds no predictions (no <slide>.geojson); pass the folder that dmmn-qp predict wrote as '
+            "--predicted-in, or leave it out"
+        )
+    return folder

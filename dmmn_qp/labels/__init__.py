@@ -1,0 +1,1 @@
+"""Annotations <-> labels: painting, patches, splits, draws, metrics; never opens a file."""

@@ -1,0 +1,182 @@
+"""Annotations -> label arrays, by the pixel-centre rule."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from copy import copy
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from affine import Affine
+from numpy.typing import NDArray
+from rasterio.features import rasterize as burn
+from shapely import STRtree, box
+from shapely.geometry.base import BaseGeometry
+
+from dmmn_qp.annotations import DEFAULT_PLANE, ORIGINS, Annotation, Origin, Plane
+from dmmn_qp.choices import OverlapRule
+from dmmn_qp.labels.class_rules import PaintRules
+from dmmn_qp.regions import Region
+from dmmn_qp.specs import UNLABELLED, ClassMap
+
+LabelArray = NDArray[np.uint8]
+"""(rows, columns) uint8; 0 = unlabelled."""
+
+IGNORE = "Ignore*"
+"""QuPath's class for parts that must not be looked at: it takes the label away from what lies under it."""
+
+_LINES = ("LineString", "MultiLineString", "LinearRing")
+
+
+@dataclass(frozen=True, slots=True)
+class Paint:
+    """One area and the label that it gives to its pixels; geometry in level-0 px."""
+
+    geometry: BaseGeometry
+    label: int
+    drawn: int
+    depth: int
+    origin: int = ORIGINS["drawn"]
+
+
+_ORDERS: dict[OverlapRule, Callable[[Paint], tuple[float, ...]]] = {
+    "class-order": lambda paint: (-paint.label,),
+    "smallest": lambda paint: (-paint.geometry.area, -paint.label),
+    "drawing": lambda paint: (paint.drawn,),
+    "depth": lambda paint: (paint.depth, -paint.label),
+    "unlabelled": lambda paint: (-paint.label,),
+}
+"""Sort keys: what is painted later wins."""
+
+
+_WORDS: tuple[tuple[Origin, ...], ...] = (("unchecked",), ("corrected", "confirmed"), ("drawn",))
+"""Origins of areas in the order of painting: what a person said wins over what a model said, and what was drawn over
+what was only agreed with.
+"""
+
+
+class LabelPainter:
+    """Paints the annotations of one slide, window by window.
+
+    What was drawn wins over any prediction, and a prediction that somebody vouched for over one that nobody did; within
+    each of these the rule for overlaps decides. `IGNORE` takes labels away from what it wins over, and from its own
+    kind. The order in which a spatial index finds areas plays no part.
+
+    Args:
+        annotations: Objects of the slide in the order of drawing; only those on the plane whose class is in the map are
+            painted.
+        class_map: The classes.
+        downsample: Level-0 px per pixel of the array.
+        rules: How annotations become labels.
+        mpp: um/px of the slide at level 0, needed for the width of lines.
+        plane: The plane that is painted; its channel plays no part.
+    """
+
+    def __init__(
+        self,
+        annotations: Sequence[Annotation],
+        class_map: ClassMap,
+        downsample: float,
+        rules: PaintRules | None = None,
+        mpp: float | None = None,
+        plane: Plane = DEFAULT_PLANE,
+    ) -> None:
+        self.downsample = downsample
+        self._rules = rules or PaintRules()
+        on_plane = [a for a in annotations if (a.plane.z, a.plane.t) == (plane.z, plane.t) and a.class_name]
+        self._layers = []
+        for origins in _WORDS:
+            said = [a for a in on_plane if a.origin in origins]
+            areas = AreaLayer(sorted(self._paints(said, class_map, mpp), key=_ORDERS[self._rules.overlap]))
+            ignored = AreaLayer([Paint(a.geometry, 1, 0, 0) for a in said if a.class_name == IGNORE and a.is_area])
+            self._layers.append((areas, ignored))
+        regions = [a for a in on_plane if a.class_name == self._rules.region_class and a.is_area]
+        self._regions = AreaLayer([Paint(a.geometry, 1, 0, 0) for a in regions]) if regions else None
+
+    def _paints(self, said: Iterable[Annotation], class_map: ClassMap, mpp: float | None) -> Iterable[Paint]:
+        width_um = self._rules.line_width_um
+        for drawn, annotation in enumerate(said):
+            label = class_map.label_of(annotation.class_name or "")
+            geometry = annotation.geometry
+            if width_um is not None and mpp is not None and geometry.geom_type in _LINES:
+                geometry = geometry.buffer(width_um / mpp / 2)
+            elif not annotation.is_area:
+                continue
+            if label is not None:
+                yield Paint(geometry, label, drawn, annotation.depth, ORIGINS[annotation.origin])
+
+    @property
+    def is_all_drawn(self) -> bool:
+        """Whether nothing but what was drawn is painted."""
+        return not any(len(areas) for areas, _ in self._layers[:-1])
+
+    def at(self, downsample: float) -> LabelPainter:
+        """The same painter on an array of another resolution.
+
+        Args:
+            downsample: Level-0 px per pixel of that array.
+        """
+        other = copy(self)
+        other.downsample = downsample
+        return other
+
+    def paint(self, window: Region) -> LabelArray:
+        """Labels of a window.
+
+        A pixel has the label of an area when its centre lies inside the area.
+
+        Args:
+            window: In pixels of the array (grid pixels).
+
+        Returns:
+            (height, width) uint8, 0 where nothing is annotated.
+        """
+        return self._paint(window, "label")
+
+    def paint_origins(self, window: Region) -> LabelArray:
+        """Whose word the labels of a window are, as `ORIGINS`: (height, width) uint8, 0 where there is no label."""
+        return self._paint(window, "origin")
+
+    def _paint(self, window: Region, what: Literal["label", "origin"]) -> LabelArray:
+        painted = np.zeros((window.height, window.width), np.uint8)
+        for areas, ignored in self._layers:
+            if len(areas):
+                values = areas.burn(window, self.downsample, what)
+                covered = values > 0
+                if self._rules.overlap == "unlabelled":
+                    first = areas.burn(window, self.downsample)
+                    values[areas.burn(window, self.downsample, reverse=True) != first] = UNLABELLED
+                painted[covered] = values[covered]
+            if len(ignored):
+                painted[ignored.burn(window, self.downsample) > 0] = UNLABELLED
+        if self._regions is not None:
+            painted[self._regions.burn(window, self.downsample) == 0] = UNLABELLED
+        return painted
+
+
+class AreaLayer:
+    """Areas in the order of painting, found by window."""
+
+    def __init__(self, paints: Sequence[Paint]) -> None:
+        self._paints = paints
+        self._tree = STRtree([paint.geometry for paint in paints])
+
+    def __len__(self) -> int:
+        return len(self._paints)
+
+    def burn(
+        self, window: Region, scale: float, what: Literal["label", "origin"] = "label", *, reverse: bool = False
+    ) -> LabelArray:
+        """Labels or origins of a window; the last area wins, or the first with ``reverse``."""
+        bounds = box(window.x * scale, window.y * scale, window.right * scale, window.bottom * scale)
+        hits = np.sort(self._tree.query(bounds))
+        paints = [self._paints[i] for i in (hits[::-1] if reverse else hits)]
+        shapes = [(paint.geometry, getattr(paint, what)) for paint in paints]
+        if not shapes:
+            return np.zeros((window.height, window.width), np.uint8)
+        transform = Affine(scale, 0, window.x * scale, 0, scale, window.y * scale)
+        labels: LabelArray = burn(
+            shapes, (window.height, window.width), fill=UNLABELLED, transform=transform, dtype=np.uint8
+        )
+        return labels

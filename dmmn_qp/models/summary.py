@@ -1,0 +1,163 @@
+"""A model folder as a person wants to read it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dmmn_qp.choices import Norm, Stem
+from dmmn_qp.console import printable
+from dmmn_qp.folders.model import InputConvention, ModelCard, load_model
+from dmmn_qp.networks.describe import Description, describe
+
+MIB = 2**20
+
+_NORMS: dict[Norm, str] = {"none": "no normalisation", "batch": "batch norm", "group": "group norm"}
+_STEMS: dict[Stem, str] = {
+    "full": "full resolution",
+    "half": "half the resolution",
+    "quarter": "a quarter of the resolution",
+}
+_MARGIN = 14  # characters of the left column
+_LONGEST = 2000  # characters of a line; what somebody else wrote may have any number
+_WIDEST_NAME = 60  # characters to which the names of classes are filled up
+_MOST_LINES = 300  # of one part; there may be 254 classes
+_DIGEST = 12  # hexadecimal digits that are shown
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSummary:
+    """What is to be said of a model.
+
+    Attributes:
+        folder: The model folder.
+        card: Its card.
+        described: Size, cost and view of its network.
+        size_bytes: The size of all its files.
+    """
+
+    folder: Path
+    card: ModelCard
+    described: Description
+    size_bytes: int
+
+    def as_json(self) -> dict[str, Any]:
+        """The summary as plain values."""
+        return {
+            "folder": str(self.folder),
+            "parameters": self.described.parameters,
+            "gflop_per_target": self.described.gflop_per_target,
+            "context_um": self.described.context_um,
+            "field_um": self.described.field_um,
+            "size_bytes": self.size_bytes,
+            "card": self.card.model_dump(mode="json"),
+        }
+
+    def lines(self) -> list[str]:
+        """The summary as text, the model's name first."""
+        card, network, spec = self.card, self.card.network, self.card.patch_spec
+        outputs = f"{network.reserved_outputs + len(card.class_map)} outputs"
+        if network.reserved_outputs:
+            first = "first" if network.reserved_outputs == 1 else f"first {network.reserved_outputs}"
+            outputs += f"; the {first} of no class and never predicted"
+        longest = min(_WIDEST_NAME, max(len(name) for name in card.class_map.names))
+        parts = [
+            (
+                "network",
+                [
+                    f"{network.architecture}, width {network.width}, {_NORMS[network.norm]}, "
+                    f"computes at {_STEMS[network.stem]}",
+                    f"{self.described.parameters:,} parameters, {outputs}",
+                ],
+            ),
+            (
+                "classes",
+                [
+                    f"{c.label:>3}  {c.name:<{longest}}  #{bytes(c.color).hex().upper()}"
+                    f"{'  not exported as polygons' if c.ignored else ''}"
+                    for c in card.class_map.classes
+                ],
+            ),
+            (
+                "pixels",
+                [
+                    f"{', '.join(f'{mpp:g}' for mpp in spec.mpps)} um/px, each {spec.size_px} x {spec.size_px} px",
+                    f"sees {self.described.context_um:g} of the {self.described.field_um:g} um given, "
+                    f"for a target of {spec.size_px * spec.mpps[0]:g} um",
+                ],
+            ),
+            ("input", _input_lines(card.input)),
+            ("validation", _validation_lines(card.validation)),
+            ("licence", [text for text in (card.licence or "none stated", card.attribution) if text]),
+            ("made from", [f"{key} {_shown(value)}" for key, value in card.provenance.items()] or ["not stated"]),
+            ("created", [card.created]),
+            ("on disk", [f"{self.size_bytes / MIB:.1f} MiB in {self.folder}", _digest_line(card.weights_sha256)]),
+        ]
+        return [_line(card.name)] + [
+            f"  {title if i == 0 else '':<{_MARGIN}}{line}"
+            for title, lines in parts
+            for i, line in enumerate(_bounded(lines))
+        ]
+
+
+def summarise(folder: Path) -> ModelSummary:
+    """Reads a model, its weights too, and says what it is.
+
+    Raises:
+        ModelError: The folder is missing, foreign or damaged.
+    """
+    card, _ = load_model(folder)
+    described = describe(
+        card.network.architecture,
+        classes=card.network.reserved_outputs + len(card.class_map),
+        width=card.network.width,
+        patch_spec=card.patch_spec,
+        norm=card.network.norm,
+        stem=card.network.stem,
+    )
+    return ModelSummary(folder, card, described, sum(f.stat().st_size for f in folder.iterdir() if f.is_file()))
+
+
+def _bounded(lines: list[str]) -> list[str]:
+    shown = [_line(line) for line in lines[:_MOST_LINES]]
+    return shown if len(lines) <= _MOST_LINES else [*shown, f"... and {len(lines) - _MOST_LINES} more"]
+
+
+def _line(text: str) -> str:
+    """Text as one line that can be printed."""
+    line = printable(text[: _LONGEST + 1]).replace("\n", "\\n")
+    return line if len(line) <= _LONGEST else f"{line[:_LONGEST]} ..."
+
+
+def _digest_line(sha256: str | None) -> str:
+    return f"weights SHA-256 {sha256[:_DIGEST]}" if sha256 else "no digest of the weights (older card)"
+
+
+def _input_lines(convention: InputConvention) -> list[str]:
+    divisor = 1 / convention.scale
+    scaled = f"/ {divisor:g}" if divisor == round(divisor) else f"x {convention.scale:g}"
+    text = f"{convention.channels} 0 .. 255 {scaled}"
+    for word, values in (("minus mean", convention.mean), ("divided by std", convention.std)):
+        if values is not None:
+            text += f", {word} {', '.join(f'{value:g}' for value in values)}"
+    made = "means of finer pixels" if convention.reduction == "area" else "every 2nd, 4th ... pixel of the finest"
+    return [text, f"coarser magnifications: {made}"]
+
+
+def _validation_lines(validation: dict[str, Any]) -> list[str]:
+    lines = []
+    for name, value in validation.items():
+        if isinstance(value, dict):
+            lines.append(f"{name}: {', '.join(f'{key} {_shown(of_class)}' for key, of_class in value.items())}")
+        else:
+            lines.append(f"{name} {_shown(value)}")
+    return lines or ["no figures"]
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.3f}"
+    if isinstance(value, list):
+        return ", ".join(map(str, value)) if value else "none"
+    return "-" if value is None else str(value)

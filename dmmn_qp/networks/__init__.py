@@ -1,0 +1,109 @@
+"""The networks of the paper. `ARCHITECTURES` names them; each builds itself from the same options."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from torch import nn
+
+from dmmn_qp.choices import Norm, Stem
+from dmmn_qp.errors import ModelError
+from dmmn_qp.networks.blocks import LEVELS, initialise
+from dmmn_qp.networks.dmmn_m2s import DmmnM2s
+from dmmn_qp.networks.dmmn_m3 import DmmnM3
+from dmmn_qp.networks.dmmn_ms import DmmnMs
+from dmmn_qp.networks.dmmn_s2 import DmmnS2
+from dmmn_qp.networks.segnet import SegNet
+from dmmn_qp.networks.stem import STEM_FACTORS, Stemmed, stem_channels
+from dmmn_qp.networks.unet import UNet
+
+__all__ = ["ARCHITECTURES", "Architecture", "build_network"]
+
+
+class _Builder(Protocol):
+    def __call__(self, classes: int, width: int, magnifications: int, norm: Norm, in_channels: int) -> nn.Module: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Architecture:
+    """How to build a network and what it needs.
+
+    Attributes:
+        build: Makes the network at full stem.
+        paper_width: The paper's base width f.
+        divisor: What the patch size must be divisible by at full stem: ``2**4`` for four poolings, and twice that
+            where maps of the coarsest levels are cropped about their centre.
+        max_magnifications: How many magnifications it can use; None is any number. Where it is 1, the network
+            looks at the finest of the images that it is given.
+    """
+
+    build: _Builder
+    paper_width: int
+    divisor: int
+    max_magnifications: int | None = None
+
+    def used(self, magnifications: int) -> int:
+        """How many of that many images the network looks at."""
+        return 1 if self.max_magnifications == 1 else magnifications
+
+
+ARCHITECTURES: dict[str, Architecture] = {
+    "segnet": Architecture(SegNet, paper_width=64, divisor=16, max_magnifications=1),
+    "unet": Architecture(UNet, paper_width=64, divisor=16, max_magnifications=1),
+    "dmmn-s2": Architecture(DmmnS2, paper_width=64, divisor=16),
+    "dmmn-ms": Architecture(DmmnMs, paper_width=32, divisor=32),
+    "dmmn-m2s": Architecture(DmmnM2s, paper_width=32, divisor=16),
+    "dmmn-m3": Architecture(DmmnM3, paper_width=32, divisor=32, max_magnifications=LEVELS),
+}
+
+
+def build_network(
+    name: str,
+    *,
+    classes: int,
+    width: int,
+    magnifications: int,
+    size_px: int,
+    norm: Norm = "none",
+    stem: Stem = "full",
+) -> Stemmed:
+    """Builds a network by name, with random weights.
+
+    It takes a list of M images (B, 3, S, S), finest first, with values in 0 .. 1, and gives logits (B, C, S, S).
+
+    Args:
+        name: Key of `ARCHITECTURES`.
+        classes: Number of outputs C.
+        width: Base width f.
+        magnifications: Number of images M.
+        size_px: Side of the patches that it will see.
+        norm: Normalisation after each convolution.
+        stem: Resolution at which it computes.
+
+    Raises:
+        ModelError: There is no architecture of that name, or it cannot work on so many magnifications or on
+            patches of that size.
+    """
+    if name not in ARCHITECTURES:
+        raise ModelError(f'architecture "{name}" is unknown; choose one of {", ".join(ARCHITECTURES)}')
+    architecture = ARCHITECTURES[name]
+    used = architecture.used(magnifications)
+    if architecture.max_magnifications is not None and used > architecture.max_magnifications:
+        raise ModelError(
+            f"{name} takes at most {architecture.max_magnifications} magnifications, not {magnifications}; import "
+            "with fewer --mpps or choose another architecture"
+        )
+    factor = STEM_FACTORS[stem]
+    divisor = architecture.divisor * factor
+    if size_px % divisor:
+        raise ModelError(
+            f"{name} with {stem} stem needs patches whose size is a multiple of {divisor} px, not {size_px}; "
+            "import with another patch size or choose another stem"
+        )
+    network = architecture.build(
+        classes=classes, width=width, magnifications=used, norm=norm, in_channels=stem_channels(stem)
+    )
+    stemmed = Stemmed(network, stem, norm, images=magnifications, used=used)
+    initialise(stemmed)
+    return stemmed

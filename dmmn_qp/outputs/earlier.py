@@ -1,0 +1,112 @@
+"""Polygons that were replaced: they stay in ``earlier/``, so that what a person has corrected can be told from them."""
+
+from __future__ import annotations
+
+import filecmp
+import gzip
+import hashlib
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+from uuid import UUID
+
+from dmmn_qp.folders.predictions import EARLIER
+from dmmn_qp.qupath.notes import parse_uuid
+from dmmn_qp.qupath.packed_json import is_gzip
+
+EARLIER_RUNS: Final = 20
+"""Files of a slide that are kept."""
+
+EARLIER_BYTES: Final = 2**30
+"""What all files in the folder may take; the newest is kept whatever it takes."""
+
+UNKNOWN_RUN: Final = "unknown"
+"""Name of the folder with polygons of which nobody says the run that made them."""
+
+_SUFFIX: Final = ".geojson.gz"
+
+
+def run_folder(run_id: object) -> str:
+    """The name of a run's folder: its id where that is a plain UUID; a text of any other kind never names a folder."""
+    found = parse_uuid(run_id)
+    return str(found) if found is not None and str(found) == run_id else UNKNOWN_RUN
+
+
+def keep_earlier(folder: Path, slide_id: str, polygons: Path, run_id: object) -> Path:
+    """Copies the polygons of a slide, compressed, to where replaced ones are kept; the file itself is left alone.
+
+    A copy appears when it is complete. One that is there already with other content stays, and the new one gets a
+    folder named after its content.
+
+    Args:
+        folder: The folder of predictions.
+        slide_id: The slide.
+        polygons: Its polygons, packed or not.
+        run_id: The run that made them, as a file tells it; whatever is no UUID counts as unknown.
+
+    Returns:
+        The copy: ``earlier/<run id>/<slide>.geojson.gz``.
+    """
+    top, name = folder / EARLIER, f"{slide_id}{_SUFFIX}"
+    top.mkdir(parents=True, exist_ok=True)
+    packed = top / f".{slide_id}.part"  # always the same, so that what a kill leaves does not pile up
+    try:
+        _pack(polygons, packed)
+        place = top / run_folder(run_id) / name
+        if place.exists() and not filecmp.cmp(packed, place, shallow=False):
+            with packed.open("rb") as file:
+                digest = hashlib.file_digest(file, "sha256").digest()
+            place = top / str(UUID(bytes=digest[:16])) / name
+        place.parent.mkdir(exist_ok=True)
+        packed.replace(place)
+    finally:
+        packed.unlink(missing_ok=True)
+    return place
+
+
+def drop_oldest(folder: Path, slide_id: str) -> int:
+    """Removes kept polygons until a slide has at most `EARLIER_RUNS` files and all take at most `EARLIER_BYTES`.
+
+    The oldest go first, and the newest of all stays in any case. What we did not write there is left alone.
+
+    Args:
+        folder: The folder of predictions.
+        slide_id: The slide of which another file was kept.
+
+    Returns:
+        How many files were removed.
+    """
+    kept = sorted(_kept(folder / EARLIER), key=lambda path: (path.stat().st_mtime_ns, path.as_posix()))
+    of_slide = [path for path in kept if path.name == f"{slide_id}{_SUFFIX}"]
+    dropped = set(of_slide[:-EARLIER_RUNS])
+    left = [path for path in kept if path not in dropped]
+    taken = sum(path.stat().st_size for path in left)
+    for path in left[:-1]:
+        if taken <= EARLIER_BYTES:
+            break
+        taken -= path.stat().st_size
+        dropped.add(path)
+    for path in dropped:
+        path.unlink()
+        if not any(path.parent.iterdir()):
+            path.parent.rmdir()
+    return len(dropped)
+
+
+def _kept(top: Path) -> Iterator[Path]:
+    for run in top.iterdir() if top.is_dir() else ():
+        if run_folder(run.name) == run.name and run.is_dir() and not run.is_symlink():
+            yield from (path for path in run.iterdir() if path.name.endswith(_SUFFIX) and path.is_file())
+
+
+def _pack(source: Path, packed: Path) -> None:
+    """The same content as gzip; the same bytes whenever it is done."""
+    with source.open("rb") as reading, packed.open("wb") as writing:
+        is_packed = is_gzip(reading.read(2))
+        reading.seek(0)
+        if is_packed:
+            shutil.copyfileobj(reading, writing)
+            return
+        with gzip.GzipFile("", "wb", fileobj=writing, mtime=0) as packing:
+            shutil.copyfileobj(reading, packing)

@@ -1,0 +1,221 @@
+"""A predicted label map -> objects for QuPath: cleaned, traced, simplified, split, measured."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import shapely
+from affine import Affine
+from rasterio.features import rasterize as burn
+
+from dmmn_qp.cli.config import PredictOptions
+from dmmn_qp.labels.painter import LabelArray
+from dmmn_qp.qupath.geojson_reader import shown_class_name
+from dmmn_qp.qupath.marks import (
+    AREA_MM2,
+    AREA_UM2,
+    CLASS_CODE,
+    CLASS_KEY,
+    MEAN_PROBABILITY,
+    PERIMETER,
+    class_code,
+    marked_id,
+)
+from dmmn_qp.regions import Region
+from dmmn_qp.specs import UNLABELLED, ClassMap
+from dmmn_qp.vectors.cleaning import clean
+from dmmn_qp.vectors.outlines import OutlineFeatures, Outlines, join, starts
+from dmmn_qp.vectors.polygonize import CELL_PX, LabelSource, polygonize
+
+_DECIMALS = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """Where a label map lies on its slide.
+
+    Attributes:
+        width: Level-0 columns of the slide in QuPath's frame.
+        height: Level-0 rows.
+        mpp: um/px at level 0.
+        downsample: Level-0 px per pixel of the map.
+    """
+
+    width: int
+    height: int
+    mpp: float
+    downsample: float
+
+    def to_level0(self, xy: npt.NDArray[np.integer]) -> npt.NDArray[np.int32] | npt.NDArray[np.float64]:
+        """Pixels of the map -> level-0 px, cut at the slide's right and bottom border and rounded to 0.01 px.
+
+        The last column and row of a map may reach past the slide by part of a pixel.
+        """
+        limit = np.array([self.width, self.height])
+        if self.downsample == int(self.downsample):
+            whole: npt.NDArray[np.int32] = np.minimum(xy * int(self.downsample), limit).astype(np.int32)
+            return whole
+        rounded: npt.NDArray[np.float64] = np.minimum(np.round(xy * self.downsample, _DECIMALS), limit.astype(float))
+        return rounded
+
+    def visible(self, shape: tuple[int, int]) -> tuple[int, int]:
+        """(rows, columns) of a map without a last row or column of which less than a hundredth px is on the slide."""
+
+        def side(n: int, length: int) -> int:
+            return n - 1 if n > 1 and round(length - (n - 1) * self.downsample, _DECIMALS) < 10**-_DECIMALS else n
+
+        return side(shape[0], self.height), side(shape[1], self.width)
+
+
+@dataclass(frozen=True, slots=True)
+class _Cut:
+    """The upper left part of a label map."""
+
+    source: LabelSource
+    shape: tuple[int, int]
+
+    def read(self, window: Region) -> LabelArray:
+        return self.source.read(window)
+
+
+def outline_features(
+    labels: LabelSource,
+    frame: Frame,
+    class_map: ClassMap,
+    options: PredictOptions,
+    *,
+    identity: str,
+    metadata: dict[str, str],
+    confidence: LabelSource | None = None,
+) -> Iterator[OutlineFeatures]:
+    """Makes objects of the regions of a label map.
+
+    Args:
+        labels: The map.
+        frame: Where it lies.
+        class_map: The classes of its labels.
+        options: How to clean, simplify, merge and split.
+        identity: What tells slide and model apart from others; the same identity, class and outline give the same id,
+            and another outline never does.
+        metadata: Texts that all objects get, beside what was done to their outlines.
+        confidence: Of the same shape, 0 .. 255 for the probability of the label of each pixel.
+
+    Yields:
+        Objects as they become complete; all at once where they are merged by class or have probabilities.
+    """
+    grid_mpp = frame.mpp * frame.downsample
+    shown = frame.visible(labels.shape)
+    source: LabelSource = labels if shown == tuple(labels.shape) else _Cut(labels, shown)
+    if options.min_area_um2 > 0 or options.min_hole_um2 > 0:
+        source = clean(source, options.min_area_um2 / grid_mpp**2, options.min_hole_um2 / grid_mpp**2)
+    shown_classes = [c for c in class_map.classes if options.with_ignored or not c.ignored]
+    skip = frozenset({UNLABELLED, *(c.label for c in class_map.classes)} - {c.label for c in shown_classes})
+    found = polygonize(
+        source,
+        skip=skip,
+        simplify_px=options.simplify_um / grid_mpp,
+        max_vertices=options.max_vertices if options.merge == "region" else None,
+    )
+    classes = {c.label: (c.name, c.color) for c in shown_classes}
+    names = {c.label: shown_class_name(c.name) for c in shown_classes}
+    codes = np.zeros(256)
+    codes[[*names]] = [class_code(name) for name in names.values()]
+    class_texts = {label: {CLASS_KEY: name} for label, name in names.items()}
+    texts = {**metadata, **_said(options)}
+    batches: Iterator[Outlines] = found
+    if options.merge == "class" or confidence is not None:
+        batches = iter([join(list(found))])
+    for found_now in batches:
+        if not len(found_now):
+            continue
+        batch = found_now
+        if options.merge == "class":
+            batch = found_now.take(np.lexsort((found_now.anchors, found_now.labels)))
+        sums = None if confidence is None else measure_sums(batch, confidence)
+        features = _features(batch, options)
+        first = features[:-1]
+        moved = batch.moved(frame.to_level0(batch.xy))
+        of_objects = batch.labels[first]
+        ids = [
+            marked_id(f"{identity}/{outline}/{names[label]}")
+            for label, outline in zip(of_objects.tolist(), moved.digests(first), strict=True)
+        ]
+        area_um2 = np.add.reduceat(moved.areas(), first) * frame.mpp**2
+        measurements = {
+            AREA_UM2: np.round(area_um2, 4),
+            AREA_MM2: np.round(area_um2 * 1e-6, 10),
+            PERIMETER: np.round(np.add.reduceat(moved.perimeters(), first) * frame.mpp, 4),
+            CLASS_CODE: codes[of_objects],
+        }
+        if sums is not None:
+            total, n = (np.add.reduceat(values, first) for values in sums)
+            with np.errstate(invalid="ignore", divide="ignore"):  # no pixel has its centre in it: no probability
+                measurements[MEAN_PROBABILITY] = np.round(total / n / 255, 6)
+        yield OutlineFeatures(moved, features, ids, classes, options.object_kind, measurements, texts, class_texts)
+
+
+def _features(batch: Outlines, options: PredictOptions) -> npt.NDArray[np.int64]:
+    """Where the polygons of each object start: one object for each polygon, or for each label of sorted ones."""
+    if options.merge == "region":
+        return np.arange(len(batch) + 1)
+    return starts(np.unique(batch.labels, return_counts=True)[1])
+
+
+def _said(options: PredictOptions) -> dict[str, str]:
+    """What was done to the outlines, for their metadata."""
+    return {
+        "dmmn_qp_simplify_um": f"{options.simplify_um:g}",
+        "dmmn_qp_min_area_um2": f"{options.min_area_um2:g}",
+        "dmmn_qp_min_hole_um2": f"{options.min_hole_um2:g}",
+    }
+
+
+def measure_sums(
+    outlines: Outlines, source: LabelSource, strip_px: int = CELL_PX
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Sums a raster over the pixels whose centres lie in each polygon, strip by strip.
+
+    Args:
+        outlines: Polygons in pixels of the raster; no two cover the same pixel.
+        source: The raster.
+        strip_px: Rows that are read at a time.
+
+    Returns:
+        (polygons,) sum of the values and (polygons,) number of pixels.
+    """
+    n = len(outlines)
+    sums, counts = np.zeros(n), np.zeros(n)
+    if not n:
+        return sums, counts
+    rows, columns = source.shape
+    geometries = outlines.geometries()
+    bounds = shapely.bounds(geometries)
+    for y in range(0, rows, strip_px):
+        window = Region(0, y, columns, min(strip_px, rows - y))
+        here = np.flatnonzero((bounds[:, 1] < window.bottom) & (bounds[:, 3] > window.y))
+        if not len(here):
+            continue
+        inside = geometries[here]
+        reaching = (bounds[here, 1] < window.y) | (bounds[here, 3] > window.bottom)
+        inside[reaching] = shapely.clip_by_rect(inside[reaching], -1, window.y, columns + 1, window.bottom)
+        some = ~shapely.is_empty(inside)
+        index = burn(
+            zip(inside[some], (here[some] + 1).tolist(), strict=True),
+            (window.height, columns),
+            fill=0,
+            transform=Affine.translation(0, y),
+            dtype=np.int32,
+        ).ravel()
+        sums += np.bincount(index, source.read(window).ravel(), n + 1)[1:]
+        counts += np.bincount(index, minlength=n + 1)[1:]
+    return sums, counts
+
+
+def measure_mean(outlines: Outlines, source: LabelSource, strip_px: int = CELL_PX) -> npt.NDArray[np.float64]:
+    """Mean of a raster over each polygon, see `measure_sums`; NaN where no pixel has its centre inside."""
+    sums, counts = measure_sums(outlines, source, strip_px)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return sums / counts

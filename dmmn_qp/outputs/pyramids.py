@@ -1,0 +1,434 @@
+"""The one writer of our OME-TIFF pyramids, strip by strip, and the reader of a channel or the class names of them.
+
+Every pixel passes once: rows gather to rows of tiles, these are compressed and set aside in a temporary file without a
+name, and are halved into the next level, which does the same. When all rows are there, the tiles are copied into the
+TIFF in its order. So memory is bounded by a row of tiles of each level, and no level is read again.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+import tempfile
+import xml.etree.ElementTree as ElementTree
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any, Self
+
+import cv2
+import imagecodecs
+import numpy as np
+import tifffile
+from numpy.typing import NDArray
+
+from dmmn_qp.errors import DatasetError
+from dmmn_qp.files import new_file
+from dmmn_qp.folders.dataset import LabelRaster
+from dmmn_qp.labels.painter import LabelArray
+from dmmn_qp.regions import Region
+from dmmn_qp.slides.tifffile_reader import read_ome_xml
+from dmmn_qp.specs import ClassMap
+
+PROBABILITIES_SUFFIX = "probabilities.ome.tif"
+"""What follows ``<slide>.`` in the name of a raster of probabilities."""
+
+UNCERTAINTY_SUFFIX = "uncertainty.ome.tif"
+"""What follows ``<slide>.`` in the name of a raster of uncertainty."""
+
+TILE = 512
+"""Side of a tile in px."""
+
+SMALLEST_LEVEL_PX = 1024
+"""Levels are halved until the longer side is no longer than this."""
+
+LABEL_NAMESPACE = "dmmn-qp/labels"
+"""Namespace of the OME annotation that says which class a label stands for."""
+
+_LEVEL = 1  # of libdeflate: 250 MB/s a core; 6 takes twice the time for files a third smaller
+_MAX_CLASSIC = 2**31  # some readers of classic TIFF take offsets for signed
+_MAX_PENDING_TILES = 64
+_MAX_WORKERS = 16
+_ROOM_FOR_TAGS = 1 << 20
+_NOT_IN_XML = re.compile("[^\t\n\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+_OME = "http://www.openmicroscopy.org/Schemas/OME/2016-06"
+
+Pixels = NDArray[np.uint8]
+"""(channels, rows, columns)."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Image:
+    """What is in the file apart from its pixels."""
+
+    rows: int
+    columns: int
+    mpp: float
+    names: tuple[str, ...]
+    colors: tuple[tuple[int, int, int] | None, ...]
+    colormap: NDArray[np.uint16] | None = None
+    labels: tuple[tuple[int, str], ...] = ()
+    description: str = ""
+
+
+def write_label_pyramid(
+    path: Path, rows: Iterable[LabelArray], shape: tuple[int, int], mpp: float, class_map: ClassMap
+) -> None:
+    """Writes labels as a tiled, compressed OME-TIFF pyramid with the classes' colours as its palette.
+
+    Pixels of a coarser level are every second of the finer one, from the first on, so that no labels are mixed. The
+    same labels give the same bytes, whatever the heights of the strips. The file appears when it is complete.
+
+    Args:
+        path: The file.
+        rows: Consecutive strips from top to bottom, each (height, columns) uint8 of any height.
+        shape: (rows, columns) of the whole.
+        mpp: um/px of the raster.
+        class_map: The classes, for names and colours.
+
+    Raises:
+        ValueError: The strips do not make up ``shape``, or ``mpp`` is no length.
+    """
+    colormap = np.zeros((3, 256), np.uint16)
+    for label, color in class_map.colormap().items():
+        colormap[:, label] = np.array(color, np.uint16) * 257  # 16 bits for each colour, as TIFF wants it
+    image = _Image(
+        rows=shape[0],
+        columns=shape[1],
+        mpp=mpp,
+        names=("labels",),
+        colors=(None,),
+        colormap=colormap,
+        labels=tuple((c.label, c.name) for c in class_map.classes),
+    )
+    _write(path, (strip[None] for strip in rows), image, _every_second)
+
+
+def read_class_names(path: Path) -> tuple[str, ...] | None:
+    """Names of the classes of a label raster, label 1 first, as `names_in_file` spells them; None where it tells none.
+
+    Raises:
+        DatasetError: The file is no TIFF, or what it tells is damaged.
+    """
+    try:
+        with tifffile.TiffFile(path) as file:
+            root = read_ome_xml(file)
+    except Exception as error:  # of any kind: tifffile checks little of what a damaged file says
+        raise _damaged_names(path, " ".join(str(error).split())[:200]) from error
+    for element in root.iter() if root is not None else ():
+        if element.tag.rpartition("}")[2] == "MapAnnotation" and element.get("Namespace") == LABEL_NAMESPACE:
+            told = [(m.get("K"), m.text or "") for m in element.iter() if m.tag.rpartition("}")[2] == "M"]
+            if [label for label, _ in told] != [str(i) for i in range(1, len(told) + 1)]:
+                raise _damaged_names(path, "labels are not 1, 2, 3 ...")
+            return tuple(name for _, name in told)
+    return None
+
+
+def names_in_file(names: Iterable[str]) -> tuple[str, ...]:
+    """Names as a label raster holds them: what no XML may hold is replaced, so two may become the same."""
+    return tuple(map(_xml_text, names))
+
+
+def _damaged_names(path: Path, reason: str) -> DatasetError:
+    return DatasetError(
+        f'label raster "{path}" is damaged where it names its classes ({reason}); predict again with --overwrite'
+    )
+
+
+def write_probability_pyramid(
+    path: Path,
+    strips: Iterable[Pixels],
+    shape: tuple[int, int],
+    mpp: float,
+    names: Sequence[str],
+    colors: Sequence[tuple[int, int, int]],
+    *,
+    description: str = "",
+) -> None:
+    """Writes channels of uint8 as a tiled, compressed OME-TIFF pyramid.
+
+    Pixels of a coarser level are means of 2 x 2 of the finer one, rounded half up; at the right and bottom border, of
+    those that are there. The same pixels give the same bytes. The file appears when it is complete.
+
+    Args:
+        path: The file.
+        strips: Consecutive strips from top to bottom, each (channels, height, columns) uint8 of any height.
+        shape: (rows, columns) of the whole.
+        mpp: um/px of the raster.
+        names: Name of each channel.
+        colors: Red, green, blue of each channel.
+        description: What the values mean.
+
+    Raises:
+        ValueError: The strips do not make up ``shape``, names and colours differ in number, or ``mpp`` is no length.
+    """
+    if len(names) != len(colors) or not names:
+        raise ValueError(f"{len(names)} names and {len(colors)} colours of channels")
+    image = _Image(shape[0], shape[1], mpp, tuple(names), tuple(colors), description=description)
+    _write(path, strips, image, _means_of_four)
+
+
+class ProbabilityRaster:
+    """Read side of one channel of a raster of probabilities or uncertainty: a context manager.
+
+    Args:
+        path: The file.
+        channel: Number of the channel from 0 on; of probabilities, the label less 1.
+
+    Raises:
+        DatasetError: The file is missing or damaged, or has no such channel.
+    """
+
+    def __init__(self, path: Path, channel: int = 0) -> None:
+        self._raster = LabelRaster(path, page=channel)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(rows, columns)."""
+        return self._raster.shape
+
+    def read(self, window: Region) -> LabelArray:
+        """Values of a window, 0 outside the raster: (height, width) uint8."""
+        return self._raster.read(window)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._raster.__exit__(*exc)
+
+
+def ome_xml(image: _Image) -> str:
+    """The OME-XML of a pyramid: ASCII, by the schema of June 2016, without anything that changes from run to run."""
+    root = ElementTree.Element(
+        "OME",
+        {
+            "xmlns": _OME,
+            "xmlns:xsi": "http://www.w3.org/2001/XMLSchema-instance",
+            "xsi:schemaLocation": f"{_OME} {_OME}/ome.xsd",
+            "Creator": "dmmn-qp",
+        },
+    )
+    of_image = ElementTree.SubElement(root, "Image", {"ID": "Image:0"})
+    if image.description:
+        ElementTree.SubElement(of_image, "Description").text = _xml_text(image.description)
+    pixels = ElementTree.SubElement(
+        of_image,
+        "Pixels",
+        {
+            "ID": "Pixels:0",
+            "DimensionOrder": "XYCZT",
+            "Type": "uint8",
+            "SizeX": str(image.columns),
+            "SizeY": str(image.rows),
+            "SizeC": str(len(image.names)),
+            "SizeZ": "1",
+            "SizeT": "1",
+            "PhysicalSizeX": repr(float(image.mpp)),
+            "PhysicalSizeXUnit": "µm",
+            "PhysicalSizeY": repr(float(image.mpp)),
+            "PhysicalSizeYUnit": "µm",
+            "BigEndian": "false",
+            "Interleaved": "false",
+        },
+    )
+    for i, (name, color) in enumerate(zip(image.names, image.colors, strict=True)):
+        channel = {"ID": f"Channel:0:{i}", "Name": _xml_text(name), "SamplesPerPixel": "1"}
+        if color is not None:
+            channel["Color"] = str(_ome_color(color))
+        ElementTree.SubElement(pixels, "Channel", channel)
+    ElementTree.SubElement(pixels, "TiffData", {"IFD": "0", "PlaneCount": str(len(image.names))})
+    if image.labels:
+        ElementTree.SubElement(of_image, "AnnotationRef", {"ID": "Annotation:0"})
+        structured = ElementTree.SubElement(root, "StructuredAnnotations")
+        of_map = ElementTree.SubElement(
+            structured, "MapAnnotation", {"ID": "Annotation:0", "Namespace": LABEL_NAMESPACE}
+        )
+        value = ElementTree.SubElement(of_map, "Value")
+        for label, name in image.labels:
+            ElementTree.SubElement(value, "M", {"K": str(label)}).text = _xml_text(name)
+    body: bytes = ElementTree.tostring(root, encoding="us-ascii")
+    return '<?xml version="1.0" encoding="UTF-8"?>' + body.decode("ascii")
+
+
+def _ome_color(color: tuple[int, int, int]) -> int:
+    """Red, green, blue and full opacity as one signed number of 32 bits, red first."""
+    red, green, blue = color
+    number = red << 24 | green << 16 | blue << 8 | 255
+    return number - (1 << 32) if number >= 1 << 31 else number
+
+
+def _xml_text(text: str) -> str:
+    """The text with what no XML may hold, or give back as it was, replaced."""
+    return _NOT_IN_XML.sub("\ufffd", text)
+
+
+def _every_second(pixels: Pixels) -> Pixels:
+    return pixels[:, ::2, ::2]
+
+
+def _means_of_four(pixels: Pixels) -> Pixels:
+    """Means of 2 x 2, rounded half up; the last row and column stand for the missing ones behind them."""
+    channels, rows, columns = pixels.shape
+    if rows % 2 or columns % 2:
+        pixels = np.pad(pixels, ((0, 0), (0, rows % 2), (0, columns % 2)), mode="edge")
+    halved = np.empty((channels, (rows + 1) // 2, (columns + 1) // 2), np.uint8)
+    for source, to in zip(pixels, halved, strict=True):
+        cv2.resize(source, (to.shape[1], to.shape[0]), dst=to, interpolation=cv2.INTER_AREA)
+    return halved
+
+
+def _write(path: Path, strips: Iterable[Pixels], image: _Image, halve: Callable[[Pixels], Pixels]) -> None:
+    if image.rows < 1 or image.columns < 1 or not (math.isfinite(image.mpp) and image.mpp > 0):
+        raise ValueError(f"{image.columns} x {image.rows} px of {image.mpp} um/px")
+    with new_file(path) as temporary, tempfile.TemporaryFile(dir=path.parent) as file:
+        with ThreadPoolExecutor(min(os.cpu_count() or 1, _MAX_WORKERS)) as workers:
+            spool = _TileSpool(file, workers)
+            try:
+                levels = _levels(image, spool, halve)
+                levels[0].add_all(strips)
+                spool.finish()
+            except BaseException:
+                workers.shutdown(cancel_futures=True)
+                raise
+        _write_tiff(temporary, spool, levels, image)
+
+
+class _TileSpool:
+    """Compressed tiles in a temporary file, in the order in which they came."""
+
+    def __init__(self, file: IO[bytes], workers: ThreadPoolExecutor) -> None:
+        self._file = file
+        self._workers = workers
+        self._pending: deque[tuple[tuple[int, int], Future[bytes]]] = deque()
+        self._uniform: dict[int, bytes] = {}
+        self._places: dict[tuple[int, int], list[tuple[int, int]]] = {}
+        self.bytes = 0
+
+    def add(self, level: int, channel: int, tile: NDArray[np.uint8]) -> None:
+        """Has a tile compressed, which must not change any more."""
+        self._pending.append(((level, channel), self._workers.submit(self._compressed, tile)))
+        while len(self._pending) > _MAX_PENDING_TILES:
+            self._store()
+
+    def finish(self) -> None:
+        """Waits for the last tiles."""
+        while self._pending:
+            self._store()
+
+    def tiles(self, level: int, channels: int) -> Iterator[bytes]:
+        """The compressed tiles of a level, channel by channel, row by row."""
+        for channel in range(channels):
+            for offset, size in self._places[level, channel]:
+                self._file.seek(offset)
+                yield self._file.read(size)
+
+    def _store(self) -> None:
+        key, future = self._pending.popleft()
+        data = future.result()
+        self._places.setdefault(key, []).append((self.bytes, len(data)))
+        self._file.write(data)
+        self.bytes += len(data)
+
+    def _compressed(self, tile: NDArray[np.uint8]) -> bytes:
+        value = int(tile[0, 0])
+        if not (tile == value).all():
+            return bytes(imagecodecs.deflate_encode(tile.tobytes(), _LEVEL))
+        if value not in self._uniform:  # glass and large areas of one class
+            self._uniform[value] = bytes(imagecodecs.deflate_encode(tile.tobytes(), _LEVEL))
+        return self._uniform[value]
+
+
+class _Level:
+    """One level: gathers rows to rows of tiles, and hands them halved to the next one."""
+
+    def __init__(self, number: int, shape: tuple[int, int, int], spool: _TileSpool) -> None:
+        self.number = number
+        self.channels, self.rows, self.columns = shape
+        self.next: _Level | None = None
+        self.halve: Callable[[Pixels], Pixels] = _every_second
+        self._spool = spool
+        self._seen = 0
+        self._filled = 0
+        self._buffer = np.zeros((self.channels, TILE, -(-self.columns // TILE) * TILE), np.uint8)
+
+    def add_all(self, strips: Iterable[Pixels]) -> None:
+        """Takes all strips of the level.
+
+        Raises:
+            ValueError: They are not of its shape.
+        """
+        for strip in strips:
+            if strip.dtype != np.uint8 or strip.shape != (self.channels, strip.shape[1], self.columns):
+                raise ValueError(f"strip of {strip.shape} {strip.dtype}: not {self.channels} x {self.columns} px uint8")
+            if self._seen + strip.shape[1] > self.rows:
+                raise ValueError(f"more than {self.rows} rows of pixels")
+            self.add(strip)
+        if self._seen != self.rows:
+            raise ValueError(f"{self._seen} of {self.rows} rows of pixels")
+
+    def add(self, strip: Pixels) -> None:
+        """Takes consecutive rows."""
+        start = 0
+        while start < strip.shape[1]:
+            n = min(TILE - self._filled, strip.shape[1] - start)
+            self._buffer[:, self._filled : self._filled + n, : self.columns] = strip[:, start : start + n]
+            start += n
+            self._filled += n
+            self._seen += n
+            if self._filled == TILE or self._seen == self.rows:
+                self._flush()
+
+    def _flush(self) -> None:
+        """Gives away a row of tiles; only the last one may be lower, so each but that has an even number of rows."""
+        self._buffer[:, self._filled :] = 0
+        for channel, plane in enumerate(self._buffer):
+            for x in range(0, plane.shape[1], TILE):
+                self._spool.add(self.number, channel, plane[:, x : x + TILE].copy())
+        if self.next is not None:
+            self.next.add(self.halve(self._buffer[:, : self._filled, : self.columns]))
+        self._filled = 0
+
+
+def _levels(image: _Image, spool: _TileSpool, halve: Callable[[Pixels], Pixels]) -> list[_Level]:
+    """The levels, finest first, each knowing the next."""
+    channels, rows, columns = len(image.names), image.rows, image.columns
+    levels = [_Level(0, (channels, rows, columns), spool)]
+    while max(rows, columns) > SMALLEST_LEVEL_PX:
+        rows, columns = -(-rows // 2), -(-columns // 2)
+        levels.append(_Level(len(levels), (channels, rows, columns), spool))
+        levels[-2].next, levels[-2].halve = levels[-1], halve
+    return levels
+
+
+def _write_tiff(path: Path, spool: _TileSpool, levels: Sequence[_Level], image: _Image) -> None:
+    """Copies the tiles into the TIFF: the channels are pages, the coarser levels their SubIFDs."""
+    channels = len(image.names)
+    n_tiles = sum(channels * -(-level.rows // TILE) * -(-level.columns // TILE) for level in levels)
+    needed = spool.bytes + 16 * n_tiles + _ROOM_FOR_TAGS
+    common: dict[str, Any] = {
+        "dtype": np.uint8,
+        "tile": (TILE, TILE),
+        "compression": "adobe_deflate",
+        "photometric": "minisblack" if image.colormap is None else "palette",
+        "colormap": image.colormap,
+        "metadata": None,
+        "software": "dmmn-qp",
+        "resolutionunit": "centimeter",
+    }
+    with tifffile.TiffWriter(path, bigtiff=needed > _MAX_CLASSIC, byteorder="<") as tiff:
+        for level in levels:
+            plane = (level.rows, level.columns)
+            per_cm = 1e4 / (image.mpp * 2**level.number)
+            tiff.write(
+                spool.tiles(level.number, channels),
+                shape=plane if channels == 1 else (channels, *plane),
+                description=ome_xml(image) if level.number == 0 else None,
+                subifds=len(levels) - 1 if level.number == 0 else None,
+                subfiletype=0 if level.number == 0 else 1,
+                resolution=(per_cm, per_cm),
+                **common,
+            )

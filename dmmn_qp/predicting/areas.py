@@ -1,0 +1,361 @@
+"""Where a slide is predicted: all of it, its tissue, regions of interest, or what is in both."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from fnmatch import fnmatchcase
+from math import ceil
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import shapely
+from numpy.typing import NDArray
+from shapely.geometry.base import BaseGeometry
+
+from dmmn_qp.annotations import Annotation
+from dmmn_qp.choices import Outside
+from dmmn_qp.cli.config import PredictOptions
+from dmmn_qp.errors import AnnotationFileError, ConfigError, SlideError
+from dmmn_qp.labels.painter import AreaLayer, Paint
+from dmmn_qp.predicting.inputs import SlideToPredict
+from dmmn_qp.qupath.geojson_reader import read_geojson, write_geojson
+from dmmn_qp.qupath.marks import METADATA_KEY, TISSUE_CLASS, TISSUE_MARK, outline_id
+from dmmn_qp.qupath.notes import shorten
+from dmmn_qp.qupath.qpdata import read_qpdata
+from dmmn_qp.regions import Region
+from dmmn_qp.slides.base import Slide, overview_downsample, read_overview
+from dmmn_qp.slides.tissue import cleaned, tissue_mask
+from dmmn_qp.specs import UNLABELLED, ClassMap, PatchGrid
+from dmmn_qp.vectors.polygonize import ArrayLabels, polygonize
+
+TISSUE_SUFFIX: Final = "tissue.geojson"
+"""What follows ``<slide>.`` in the name of the tissue's outline."""
+
+BACKGROUND_NAMES: Final = ("background", "glass", "whitespace", "empty", "ignore")
+"""Names of classes that stand for no tissue, in any case and with or without a star; the first that is there counts."""
+
+TISSUE_UM: Final = 8.0
+"""Wanted um/px of the picture in which tissue is sought."""
+
+TISSUE_PX: Final = 4096
+"""Longest side of that picture: on slides of more than 32 mm its pixels are larger than wanted."""
+
+_CLIPPED_VERTICES: Final = 2000
+"""Outlines of more are cut to the block before they are painted, because painting looks at all edges in every row."""
+
+_TISSUE_COLOR: Final = (120, 120, 120)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Area:
+    """Where to predict a slide.
+
+    Attributes:
+        targets: (rows, columns) bool, the targets to predict; the one of row r and column c starts at grid px
+            (c * size, r * size), whatever chose it.
+        outline: Area in level-0 px of QuPath's frame that pixels must lie in; None for whole targets.
+        tissue: Outline of the tissue in level-0 px, to be shown; targets that it touches are predicted as a whole.
+            None where tissue was not sought.
+    """
+
+    targets: NDArray[np.bool_]
+    outline: BaseGeometry | None = None
+    tissue: BaseGeometry | None = None
+    _parts: shapely.STRtree | None = field(init=False, repr=False, default=None)
+
+    def __post_init__(self) -> None:
+        if self.outline is not None:
+            parts = shapely.get_parts(self.outline)
+            shapely.prepare(parts)
+            object.__setattr__(self, "_parts", shapely.STRtree(parts))
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether every pixel of the slide is predicted."""
+        return self.outline is None and bool(self.targets.all())
+
+    def mask(self, block: Region, grid: PatchGrid) -> NDArray[np.bool_] | None:
+        """The pixels of a block that are to have a prediction.
+
+        A pixel lies inside the outline when its centre does, as in `LabelPainter`. Only the block is looked at.
+
+        Args:
+            block: In grid px; it may leave the slide.
+            grid: The patch grid on the slide.
+
+        Returns:
+            (height, width) bool, False too in targets that are not predicted; None where all pixels are inside.
+        """
+        size = grid.spec.size_px
+        rows, row_inside = _places(block.y, block.height, size, self.targets.shape[0])
+        columns, column_inside = _places(block.x, block.width, size, self.targets.shape[1])
+        of_targets = self.targets[np.ix_(rows, columns)] & np.logical_and.outer(row_inside, column_inside)
+        of_outline = self._in_outline(block, grid.downsample)
+        if of_outline is None:
+            return None if of_targets.all() else of_targets
+        return np.asarray(of_targets & of_outline)
+
+    def _in_outline(self, block: Region, scale: float) -> NDArray[np.bool_] | None:
+        if self._parts is None:
+            return None
+        window = shapely.box(block.x * scale, block.y * scale, block.right * scale, block.bottom * scale)
+        parts = self._parts.geometries[np.sort(self._parts.query(window))]
+        if shapely.covers(parts, window).any():
+            return None
+        margin = 2 * scale  # so that edges of the cut lie outside the block
+        bounds = (*(v - margin for v in window.bounds[:2]), *(v + margin for v in window.bounds[2:]))
+        paints = [Paint(piece, 1, 0, 0) for part in parts for piece in _cut(part, bounds)]
+        return np.asarray(AreaLayer(paints).burn(block, scale) > 0)
+
+
+def _places(start: int, length: int, size: int, count: int) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """The target of each pixel along one side, and whether there is one."""
+    targets = np.arange(start, start + length) // size
+    return np.clip(targets, 0, count - 1), (targets >= 0) & (targets < count)
+
+
+def _cut(part: BaseGeometry, bounds: tuple[float, ...]) -> list[BaseGeometry]:
+    """The polygons of an area within bounds; a small area as it is."""
+    if shapely.get_num_coordinates(part) <= _CLIPPED_VERTICES:
+        return [part]
+    pieces = shapely.get_parts(shapely.get_parts(shapely.clip_by_rect(part, *bounds)))
+    return [piece for piece in pieces if piece.geom_type == "Polygon" and not piece.is_empty]
+
+
+def is_restricted(slide: SlideToPredict, options: PredictOptions) -> bool:
+    """Whether parts of a slide may be left out."""
+    return options.tissue_only or options.roi_class is not None or slide.roi is not None
+
+
+def area_to_predict(slide: Slide, target: SlideToPredict, grid: PatchGrid, options: PredictOptions) -> Area:
+    """Where to predict a slide: all of it, or what is in the tissue and in the regions, as far as asked for.
+
+    Args:
+        slide: The open slide.
+        target: The same as the user named it.
+        grid: The patch grid on it.
+        options: Resolved options.
+
+    Raises:
+        SlideError: The regions cannot be read, or there are none.
+    """
+    area = whole_area(slide, grid)
+    if options.tissue_only or options.tissue_outline:
+        tissue = tissue_area(
+            slide,
+            grid,
+            min_area_um2=options.tissue_min_area_um2,
+            min_hole_um2=options.tissue_min_hole_um2,
+            margin_um=options.tissue_margin_um,
+        )
+        area = tissue if options.tissue_only else replace(area, tissue=tissue.tissue)
+    if target.roi is not None or options.roi_class is not None:
+        regions = region_area(slide, grid, read_regions(target, options.roi_class), options.roi_class)
+        area = replace(regions, targets=regions.targets & area.targets, tissue=area.tissue)
+    return area
+
+
+def whole_area(slide: Slide, grid: PatchGrid) -> Area:
+    """All targets of a slide."""
+    rows, columns = grid.shape(slide.info.width, slide.info.height)
+    size = grid.spec.size_px
+    return Area(np.ones((-(-rows // size), -(-columns // size)), np.bool_))
+
+
+def tissue_area(
+    slide: Slide,
+    grid: PatchGrid,
+    *,
+    min_area_um2: float = 0.0,
+    min_hole_um2: float = 0.0,
+    margin_um: float = 0.0,
+    resolution_um: float = TISSUE_UM,
+) -> Area:
+    """The targets that tissue touches, found in a small picture of the slide.
+
+    The paper's Otsu rule, on the colourfulness of pixels (`tissue_mask`). A target is predicted as a whole.
+
+    Args:
+        slide: The slide.
+        grid: The patch grid on it.
+        min_area_um2: Smaller parts of the tissue are dropped.
+        min_hole_um2: Smaller holes are filled.
+        margin_um: How far beyond its border the tissue is taken to reach.
+        resolution_um: um/px of the picture; on large slides it is coarser, so that memory is bounded.
+    """
+    info = slide.info
+    longest = max(info.width, info.height)
+    longest_px = min(TISSUE_PX, max(1, ceil(longest / max(1.0, resolution_um // info.mpp))))
+    downsample = overview_downsample(info, longest_px)
+    um = downsample * info.mpp
+    mask = cleaned(
+        tissue_mask(read_overview(slide, longest_px)),
+        min_area_px=min_area_um2 / um**2,
+        min_hole_px=min_hole_um2 / um**2,
+        margin_px=margin_um / um,
+    )
+    shape = whole_area(slide, grid).targets.shape
+    targets = targets_of_mask(mask, downsample, grid.spec.size_px * grid.downsample, (shape[0], shape[1]))
+    return Area(targets, tissue=_traced(mask, downsample, info.width, info.height))
+
+
+def targets_of_mask(
+    mask: NDArray[np.bool_], downsample: float, target_px: float, shape: tuple[int, int]
+) -> NDArray[np.bool_]:
+    """The targets that share an area with pixels of a mask.
+
+    Args:
+        mask: (rows, columns) bool; pixel (r, c) covers ``downsample`` level-0 px from (c, r) * ``downsample`` on.
+        downsample: Level-0 px per pixel of the mask.
+        target_px: Side of a target in level-0 px; target (r, c) starts at (c, r) * ``target_px``.
+        shape: (rows, columns) of the targets.
+    """
+    below = np.zeros((mask.shape[0] + 1, mask.shape[1] + 1), np.int64)
+    below[1:, 1:] = mask.cumsum(0).cumsum(1)
+    (top, bottom), (left, right) = (
+        _spans(count, length, target_px / downsample) for count, length in zip(shape, mask.shape, strict=True)
+    )
+    inside = below[np.ix_(bottom, right)] - below[np.ix_(top, right)] - below[np.ix_(bottom, left)]
+    return np.asarray(inside + below[np.ix_(top, left)] > 0)
+
+
+def _spans(count: int, length: int, step: float) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """First and last (exclusive) pixel of a mask that each target shares some length with, along one side."""
+    borders = np.arange(count + 1) * step
+    first = np.floor(borders[:-1] + 1e-9).astype(np.int64)
+    last = np.ceil(borders[1:] - 1e-9).astype(np.int64)
+    return np.clip(first, 0, length), np.clip(last, 0, length)
+
+
+def _traced(mask: NDArray[np.bool_], downsample: float, width_px: int, height_px: int) -> BaseGeometry:
+    """The outline of a mask in level-0 px, along its pixels and cut at the slide's border."""
+    outline = shapely.MultiPolygon(
+        [polygon for outline in polygonize(ArrayLabels(mask.astype(np.uint8))) for polygon in outline.geometries()]
+    )
+    limit = np.array([width_px, height_px], float)  # the last row and column may reach past the slide
+    return shapely.transform(outline, lambda xy: np.minimum(xy * downsample, limit))
+
+
+def read_regions(target: SlideToPredict, class_pattern: str | None) -> tuple[Annotation, ...]:
+    """The objects among which the regions of a slide are: of its own file of areas, else of its project or dataset.
+
+    Raises:
+        SlideError: They are damaged, or the slide has none.
+    """
+    path = target.roi or target.annotations
+    if path is None:
+        raise SlideError(
+            f'slide "{target.slide_id}" has no annotations in which to look for "{class_pattern}"; pass a GeoJSON file '
+            "as --roi, or predict the images of a .qpproj"
+        )
+    try:
+        return (read_qpdata(path) if path.suffix == ".qpdata" else read_geojson(path)).annotations
+    except AnnotationFileError as error:
+        raise SlideError(f'regions of slide "{target.slide_id}": {error}') from error
+
+
+def region_area(
+    slide: Slide, grid: PatchGrid, annotations: Sequence[Annotation], class_pattern: str | None = None
+) -> Area:
+    """The regions of interest of a slide; pixels outside them are outside.
+
+    Args:
+        slide: The slide.
+        grid: The patch grid on it.
+        annotations: Objects in level-0 px of QuPath's frame; only areas count, on whatever plane.
+        class_pattern: Only areas of this class, or, where there is no class of just this name, of those that the
+            pattern matches (``*``, ``?``; case counts). None for all areas.
+
+    Raises:
+        SlideError: There is no such area on the slide.
+    """
+    info = slide.info
+    areas = [a for a in annotations if a.is_area]
+    if class_pattern is not None:
+        names = {a.class_name for a in areas if a.class_name is not None}
+        wanted = {class_pattern} & names or {name for name in names if fnmatchcase(name, class_pattern)}
+        areas = [a for a in areas if a.class_name in wanted]
+        if not areas:
+            has = f"its classes are {', '.join(shorten(n, 40) for n in sorted(names)[:20])}" if names else "it has none"
+            raise SlideError(f'slide "{info.path}" has no area of a class "{class_pattern}"; {has}: check --roi-class')
+    outline = shapely.intersection(
+        shapely.union_all([a.geometry for a in areas]), shapely.box(0, 0, info.width, info.height)
+    )
+    outline = shapely.MultiPolygon(list(_polygons(outline)))
+    if outline.is_empty:
+        raise SlideError(
+            f'none of the {len(areas)} areas to predict lies on slide "{info.path}"; check that they were drawn on it'
+        )
+    shape = whole_area(slide, grid).targets.shape
+    return Area(_touched(outline, grid, (shape[0], shape[1])), outline)
+
+
+def _polygons(geometry: BaseGeometry) -> Iterable[BaseGeometry]:
+    return (part for part in shapely.get_parts(shapely.get_parts(geometry)) if part.geom_type == "Polygon")
+
+
+def _touched(outline: BaseGeometry, grid: PatchGrid, shape: tuple[int, int]) -> NDArray[np.bool_]:
+    """The targets in which a pixel's centre may lie in an outline: the rectangle from first to last centre meets it."""
+    scale, size = grid.downsample, grid.spec.size_px
+    parts = shapely.get_parts(outline)
+    tree = shapely.STRtree(parts)
+    shapely.prepare(parts)
+    touched = np.zeros(shape, np.bool_)
+    xs = np.arange(shape[1]) * size
+    for row in range(shape[0]):  # a row at a time, so that memory is bounded
+        y = row * size
+        boxes = shapely.box((xs + 0.5) * scale, (y + 0.5) * scale, (xs + size - 0.5) * scale, (y + size - 0.5) * scale)
+        which, near = tree.query(boxes)
+        meets = shapely.intersects(parts[near], boxes[which])  # the tree's own test would not use what is prepared
+        touched[row, np.unique(which[meets])] = True
+    return touched
+
+
+def outside_label(class_map: ClassMap, rule: Outside) -> int:
+    """The label of what is not predicted.
+
+    Args:
+        class_map: The model's classes.
+        rule: ``unlabelled`` is 0; ``background`` the class that one of `BACKGROUND_NAMES` names.
+
+    Raises:
+        ConfigError: The model has no such class.
+    """
+    if rule == "unlabelled":
+        return UNLABELLED
+    labels: dict[str, int] = {}
+    for tissue_class in class_map.classes:
+        labels.setdefault(tissue_class.name.casefold().rstrip("*").strip(), tissue_class.label)
+    label = next((labels[name] for name in BACKGROUND_NAMES if name in labels), None)
+    if label is None:
+        raise ConfigError(
+            f"--outside background needs a class of the name {', '.join(BACKGROUND_NAMES)}, but the model has "
+            f"{', '.join(class_map.names)}; pass --outside unlabelled"
+        )
+    return label
+
+
+def write_outline(path: Path, area: Area, fingerprint: str) -> None:
+    """Writes ``<slide>.tissue.geojson``: one annotation for all of the tissue, nothing where there is none.
+
+    Args:
+        path: The file.
+        area: Where the slide is predicted; its tissue must have been sought.
+        fingerprint: Digest of the slide's file, so that the same outline on the same slide has the same id.
+    """
+    assert area.tissue is not None
+    outlines: list[Annotation] = []
+    if not area.tissue.is_empty:
+        number = outline_id(f"tissue/{fingerprint}/{area.tissue.wkb_hex}")
+        outlines.append(
+            Annotation(
+                area.tissue,
+                class_name=TISSUE_CLASS,
+                class_color=_TISSUE_COLOR,
+                annotation_id=number,
+                metadata={METADATA_KEY: TISSUE_MARK},
+            )
+        )
+    write_geojson(path, outlines)

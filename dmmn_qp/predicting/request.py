@@ -1,0 +1,198 @@
+"""What a prediction was asked for: how it is recorded beside it, and how it differs from what is asked for now."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from math import isclose, isfinite
+from typing import Any, Final
+
+import shapely
+from shapely.geometry.base import BaseGeometry
+
+from dmmn_qp.choices import Context
+from dmmn_qp.cli.config import POLYGON_OPTIONS, PredictOptions
+from dmmn_qp.folders.model import ModelCard
+from dmmn_qp.folders.predictions import PredictedInput, Prediction
+from dmmn_qp.predicting.areas import is_restricted
+from dmmn_qp.predicting.inputs import SlideToPredict
+from dmmn_qp.qupath.notes import shorten
+
+_TISSUE: Final = ("tissue_min_area_um2", "tissue_min_hole_um2", "tissue_margin_um")
+_MADE_BESIDES: Final = ("tissue_outline", "probabilities", "uncertainty")
+"""Files that may be there without being asked for."""
+
+_FLAGS: Final = ("tta", "tissue_only", *_MADE_BESIDES)
+_VALUES: Final = ("outside", *_TISSUE)
+_MPP_TOLERANCE: Final = 1e-6
+
+
+def request_of(
+    target: SlideToPredict,
+    options: PredictOptions,
+    *,
+    mpp: float,
+    context: Context,
+    precision: str | None,
+    regions: BaseGeometry | None,
+) -> dict[str, Any]:
+    """What the labels of a slide depend on besides its file and the model.
+
+    Args:
+        target: The slide.
+        options: Resolved options.
+        mpp: um/px of the slide at level 0.
+        context: How targets see what is around them, with ``auto`` decided.
+        precision: ``fp32`` or ``bf16``; None where any will do.
+        regions: The areas outside which nothing is predicted, in level-0 px; None for none.
+
+    Returns:
+        As JSON. What has no influence is None: the options of the tissue where none is sought, and the label outside
+        where there is no outside.
+    """
+    seeks_tissue = options.tissue_only or options.tissue_outline
+    return {
+        "um_per_px": mpp,
+        "context": context,
+        "precision": precision,
+        **{name: getattr(options, name) for name in _FLAGS},
+        **{name: _as_json(getattr(options, name)) if seeks_tissue else None for name in _TISSUE},
+        "outside": options.outside if is_restricted(target, options) else None,
+        "regions": None if regions is None else hashlib.sha256(shapely.to_wkb(regions)).hexdigest()[:32],
+        "roi": None if target.roi is None else target.roi.name,
+        "roi_class": options.roi_class,
+    }
+
+
+def polygons_request(options: PredictOptions) -> dict[str, Any]:
+    """What the polygons depend on besides the labels, as JSON."""
+    return {name: _as_json(getattr(options, name)) for name in POLYGON_OPTIONS}
+
+
+def _as_json(value: object) -> object:
+    """The value of an option; infinity, for which JSON has no number, as text."""
+    return str(value) if isinstance(value, float) and not isfinite(value) else value
+
+
+def card_digest(card: ModelCard) -> str:
+    """A digest of what of a model's card the labels depend on: network, classes, geometry and input."""
+    content = card.model_dump(mode="json", include={"network", "class_map", "patch_spec", "input"})
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:32]
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """What is known of a prediction against what is asked for now.
+
+    Attributes:
+        differences: In words that follow "predicted before"; empty where nothing that is known differs.
+        is_complete: Whether everything could be compared; not so where an earlier version predicted.
+    """
+
+    differences: tuple[str, ...]
+    is_complete: bool
+
+
+def compare(
+    before: Prediction | None, image_before: PredictedInput | None, now: Prediction, image_now: PredictedInput
+) -> Comparison:
+    """Compares a prediction that is there with one that is asked for.
+
+    Args:
+        before: The record of the one that is there, as far as there is one.
+        image_before: What it was made from, likewise.
+        now: The record that the other one would have.
+        image_now: What it would be made from.
+    """
+    differences = [*_of_images(image_before, image_now), *(_of_models(before, now) if before is not None else ())]
+    request = before.request if before is not None else None
+    asked = now.request or {}
+    known = None not in (image_before, request) and before is not None and before.weights is not None
+    differences += _of_requests(request or {}, asked)
+    return Comparison(tuple(differences), known and asked.keys() <= (request or {}).keys())
+
+
+def _of_images(before: PredictedInput | None, now: PredictedInput) -> Iterator[str]:
+    if before is None:
+        return
+    if before.fingerprint != now.fingerprint:
+        yield "from another file (its content differs)"
+        return
+    if before.frame != now.frame:
+        yield "turned or cropped in another way"
+    sizes = (before.width, before.height), (now.width, now.height)
+    if None not in (*sizes[0], *sizes[1]):
+        if sizes[0] != sizes[1]:
+            yield "as {} x {} px instead of {} x {}".format(*sizes[0], *sizes[1])
+    elif before.crop_to_bounds != now.crop_to_bounds:
+        yield f"{'' if before.crop_to_bounds else 'not '}cropped to the scanned bounds"
+
+
+def _of_models(before: Prediction, now: Prediction) -> Iterator[str]:
+    digests = ((before.weights, now.weights), (before.card, now.card))
+    same = all(one in (None, other) for one, other in digests)
+    if before.weights is None:
+        same = before.model_run == now.model_run
+    if not same:
+        yield f'by another model ("{shorten(before.model)}")'
+
+
+def _of_requests(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
+    def differs(name: str) -> bool:
+        return name in before and name in now and before[name] != now[name]
+
+    mpp, asked = before.get("um_per_px"), now.get("um_per_px")
+    if differs("um_per_px") and not (
+        isinstance(mpp, float) and isinstance(asked, float) and isclose(mpp, asked, rel_tol=_MPP_TOLERANCE)
+    ):
+        yield f"at {_said(mpp)} um/px instead of {_said(asked)}"
+    if differs("context"):
+        yield f"with context {_said(before['context'])} instead of {_said(now['context'])}"
+    if differs("precision") and now["precision"] is not None:
+        yield f"in {_said(before['precision'])} instead of {_said(now['precision'])}"
+    for name in _FLAGS:
+        if differs(name) and (now[name] or name not in _MADE_BESIDES):
+            yield f"{'without' if now[name] else 'with'} {_option(name)}"
+    for name in _VALUES:
+        if differs(name) and None not in (before[name], now[name]):
+            yield f"with {_option(name)} {_said(before[name])} instead of {_said(now[name])}"
+    if differs("regions"):
+        yield _of_regions(before, now)
+
+
+def _of_regions(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    def asked_by(request: Mapping[str, Any]) -> str:
+        return " and ".join(_option(name) for name in ("roi", "roi_class") if request.get(name) is not None)
+
+    if before["regions"] is None:
+        return f"without {asked_by(now)}"
+    if now["regions"] is None:
+        return f"with {asked_by(before)}"
+    return f"in other regions ({asked_by(now)})"
+
+
+def polygon_differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """How polygons that are there were asked for in another way, in words.
+
+    Args:
+        before: `polygons_request` of those that are there, as a file tells it.
+        now: That of those that are asked for.
+    """
+    return [_of_option(name, before.get(name), now[name]) for name in now if before.get(name) != now[name]]
+
+
+def _of_option(name: str, before: object, now: object) -> str:
+    if isinstance(now, bool):
+        return f"{'with' if now else 'without'} {_option(name)}"
+    return f"{_option(name)} {_said(now)} instead of {_said(before)}"
+
+
+def _option(name: str) -> str:
+    return "--as" if name == "object_kind" else "--" + name.replace("_", "-")
+
+
+def _said(value: object) -> str:
+    """A value that a file may tell, for a one-line message."""
+    return f"{value:.10g}" if isinstance(value, float) else shorten(str(value), 40)

@@ -1,0 +1,306 @@
+"""One slide -> finished strips of labels: blocks are read ahead, predicted, and written as soon as a strip is whole."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field
+from math import ceil, floor
+from pathlib import Path
+from queue import Queue
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dmmn_qp.cli.config import PredictOptions
+from dmmn_qp.console import Reporter
+from dmmn_qp.files import write_json
+from dmmn_qp.networks.devices import available_cores
+from dmmn_qp.predicting.areas import Area, area_to_predict
+from dmmn_qp.predicting.inference import BlockPrediction, Predictor, predict_fields
+from dmmn_qp.predicting.inputs import SlideToPredict
+from dmmn_qp.predicting.strips import LABELS, StripStore
+from dmmn_qp.regions import Region
+from dmmn_qp.slides import fingerprint
+from dmmn_qp.slides.base import RgbArray, SlideInfo
+from dmmn_qp.slides.forgiving import ForgivingSlide
+from dmmn_qp.slides.once import FieldReader, Unreadable
+from dmmn_qp.specs import UNLABELLED, PatchGrid
+
+MOST_DECODERS = 16
+"""Threads that decode pixels, unless told otherwise: as many as cores, but not more."""
+
+UNREADABLE = "unreadable.json"
+"""Beside the finished strips: what of the slide could not be read for them."""
+
+WAITING_STRIPS = 2
+"""Finished strips that may wait for a slow disk."""
+
+
+@dataclass(slots=True)
+class SlideJob:
+    """A slide on its way.
+
+    Attributes:
+        target: The slide as the user named it.
+        info: The same, opened.
+        user_mpp: um/px where nobody else says it.
+        grid: The patch grid on it.
+        area: Where it is predicted.
+        outside: Label of what is not predicted.
+        strips: Its finished strips.
+        fingerprint: Digest of its file.
+        unreadable: What of it could not be read.
+        seconds: How long the network took, reading included.
+    """
+
+    target: SlideToPredict
+    info: SlideInfo
+    user_mpp: float | None
+    grid: PatchGrid
+    area: Area
+    outside: int
+    strips: StripStore
+    fingerprint: str
+    unreadable: Unreadable = field(default_factory=Unreadable)
+    seconds: float = 0.0
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(rows, columns) of the label raster."""
+        return self.grid.shape(self.info.width, self.info.height)
+
+
+def begin_slide(
+    target: SlideToPredict, predictor: Predictor, folder: Path, options: PredictOptions, outside: int
+) -> SlideJob:
+    """Looks at a slide and where to predict it.
+
+    Args:
+        target: The slide.
+        predictor: The model.
+        folder: Where its finished strips are kept.
+        options: Resolved options.
+        outside: Label of what is not predicted.
+
+    Raises:
+        SlideError: It cannot be read, nor can its regions of interest.
+        PixelSizeError: It does not fit the model.
+    """
+    with ForgivingSlide(target.open(options.mpp)) as slide:
+        info = slide.info
+        grid = predictor.card.patch_spec.grid_of(info.mpp, target.slide_id)
+        area = area_to_predict(slide, target, grid, options)
+    channels = {
+        **({"probabilities": len(predictor.card.class_map)} if predictor.probabilities else {}),
+        **({"entropy": 0} if predictor.uncertainty else {}),
+        **({"confidence": 0} if predictor.probabilities or predictor.uncertainty else {}),
+        LABELS: 0,
+    }
+    side = predictor.block_targets * grid.spec.size_px
+    strips = StripStore(folder, grid.shape(info.width, info.height), side, channels)
+    return SlideJob(target, info, options.mpp, grid, area, outside, strips, fingerprint(target.path))
+
+
+def predict_strips(
+    job: SlideJob, predictors: Sequence[Predictor], reporter: Reporter, name: str, workers: int | None = None
+) -> None:
+    """Predicts the strips of a slide that are missing.
+
+    Args:
+        job: The slide; what could not be read, and the time it took, are noted in it.
+        predictors: The model on each device.
+        reporter: Where to report.
+        name: What to call the slide in the progress.
+        workers: Threads that decode; None for as many as there are cores.
+
+    Raises:
+        SlideError: The slide cannot be opened any more.
+    """
+    predictor = predictors[0]
+    start = time.monotonic()
+    strips, grid = job.strips, job.grid
+    side = strips.strip_rows
+    missing = [strip for strip in range(strips.count) if not strips.has(strip)]
+    work = [block for strip in missing for block in _blocks(job, strip, side) if _targets(job, block).any()]
+    in_strip: dict[int, int] = {}
+    for block in work:
+        in_strip[block.y // side] = in_strip.get(block.y // side, 0) + 1
+    per_block = {(block.x, block.y): int(_targets(job, block).sum()) for block in work}
+    everything = int(job.area.targets.sum())
+    done = everything - sum(per_block.values())
+    if done and len(missing) < strips.count:
+        reporter.say(
+            f"  {job.target.slide_id}: goes on, {strips.count - len(missing)} of {strips.count} strips are finished"
+        )
+    _recall_unreadable(job)
+    growing: dict[int, dict[str, NDArray[np.uint8]]] = {}
+    with ExitStack() as stack:
+        writer = stack.enter_context(ThreadPoolExecutor(1))
+        task = stack.enter_context(reporter.task(name, everything, done))
+        for strip in (strip for strip in missing if strip not in in_strip):  # nothing in it is predicted
+            _write_strip(job, strip, strips.empty(strip))
+        pending: list[Future[None]] = []
+        if work:
+            reader = stack.enter_context(
+                FieldReader(
+                    lambda: job.target.open(job.user_mpp),
+                    grid,
+                    [predictor.fields(grid, block) for block in work],
+                    predictor.card.input.reduction,
+                    workers or min(MOST_DECODERS, available_cores()),
+                )
+            )
+            reader.unreadable = job.unreadable  # it goes on from what was noted before
+            batches = zip(work, (_targets(job, block) for block in work), reader, strict=False)
+            for block, found in predict_blocks(batches, predictors):
+                strip = block.y // side
+                if strip not in growing:
+                    growing[strip] = strips.empty(strip)
+                _place(growing[strip], found, block, strips.region(strip))
+                task.advance(per_block[block.x, block.y])
+                in_strip[strip] -= 1
+                if in_strip[strip] == 0:
+                    pending.append(writer.submit(_write_strip, job, strip, growing.pop(strip)))
+                while len(pending) > WAITING_STRIPS:  # so that finished strips do not pile up before a slow disk
+                    pending.pop(0).result()
+        for waiting in pending:
+            waiting.result()
+    job.seconds = time.monotonic() - start
+
+
+def _write_strip(job: SlideJob, strip: int, pixels: dict[str, NDArray[np.uint8]]) -> None:
+    """Gives what is not predicted its label, and writes the strip."""
+    region = job.strips.region(strip)
+    if not job.area.is_whole:
+        for block in _blocks(job, strip, job.strips.strip_rows):
+            mask = job.area.mask(block, job.grid)
+            if mask is None:
+                continue
+            part = block.intersection(region)
+            assert part is not None
+            outside = ~mask[: part.height, : part.width]
+            for kind, array in pixels.items():
+                cut = array[..., : part.height, part.x : part.right]
+                cut[..., outside] = job.outside if kind == LABELS else 0
+    for lost in job.unreadable.lost:
+        for array in pixels.values():
+            _erase(array, lost, region, job.grid.downsample)
+    if job.unreadable.reason:
+        write_json(job.strips.folder / UNREADABLE, asdict(job.unreadable))
+    job.strips.write(strip, pixels)
+
+
+def _recall_unreadable(job: SlideJob) -> None:
+    """Takes up what could not be read for the strips that are finished."""
+    try:
+        noted = json.loads((job.strips.folder / UNREADABLE).read_bytes())
+        job.unreadable.replaced.extend(Region(**place) for place in noted["replaced"])
+        job.unreadable.lost.extend(Region(**place) for place in noted["lost"])
+        job.unreadable.reason = str(noted["reason"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return
+
+
+def predict_blocks(
+    work: Iterator[tuple[Region, NDArray[np.bool_], list[RgbArray]]], predictors: Sequence[Predictor]
+) -> Iterator[tuple[Region, BlockPrediction]]:
+    """Predicts blocks, on several devices where there are several.
+
+    A device is given the next block before the result of the last is fetched, so that it does not wait.
+
+    Args:
+        work: Blocks, their targets that are wanted, and their fields (`predict_fields`).
+        predictors: The same model on each device.
+
+    Yields:
+        (block, what was predicted); of several devices, in the order in which they finish.
+    """
+    if len(predictors) == 1:
+        yield from _on_one_device(work, predictors[0])
+        return
+    lock, results = threading.Lock(), Queue[tuple[Region, BlockPrediction] | BaseException | None](2 * len(predictors))
+    stopped = threading.Event()
+
+    def shared() -> Iterator[tuple[Region, NDArray[np.bool_], list[RgbArray]]]:
+        while not stopped.is_set():
+            with lock:
+                item = next(work, None)
+            if item is None:
+                return
+            yield item
+
+    def compute(predictor: Predictor) -> None:
+        try:
+            for result in _on_one_device(shared(), predictor):
+                results.put(result)
+        except BaseException as error:  # raised again by whoever takes the results
+            results.put(error)
+        results.put(None)
+
+    threads = [threading.Thread(target=compute, args=(predictor,), daemon=True) for predictor in predictors]
+    for thread in threads:
+        thread.start()
+    running = len(threads)
+    try:
+        while running:
+            result = results.get()
+            if isinstance(result, BaseException):
+                raise result
+            if result is None:
+                running -= 1
+            else:
+                yield result
+    finally:
+        stopped.set()
+        while any(thread.is_alive() for thread in threads):
+            while not results.empty():
+                results.get_nowait()
+            threads[0].join(0.01)
+
+
+def _on_one_device(
+    work: Iterator[tuple[Region, NDArray[np.bool_], list[RgbArray]]], predictor: Predictor
+) -> Iterator[tuple[Region, BlockPrediction]]:
+    last: tuple[Region, Callable[[], BlockPrediction]] | None = None
+    for block, targets, fields in work:
+        fetch = predict_fields(fields, targets, predictor)
+        if last is not None:
+            yield last[0], last[1]()
+        last = block, fetch
+    if last is not None:
+        yield last[0], last[1]()
+
+
+def _blocks(job: SlideJob, strip: int, side: int) -> list[Region]:
+    """The blocks of a strip in grid px: whole targets, which may leave the slide."""
+    size = job.grid.spec.size_px
+    rows, columns = job.shape
+    whole = Region(0, 0, -(-columns // size) * size, -(-rows // size) * size)
+    y = strip * side
+    return list(Region(0, y, whole.width, min(side, whole.height - y)).tiles(side))
+
+
+def _targets(job: SlideJob, block: Region) -> NDArray[np.bool_]:
+    """Which targets of a block are predicted."""
+    size = job.grid.spec.size_px
+    return job.area.targets[block.y // size : block.bottom // size, block.x // size : block.right // size]
+
+
+def _place(pixels: dict[str, NDArray[np.uint8]], found: BlockPrediction, block: Region, strip: Region) -> None:
+    part = block.intersection(strip)
+    assert part is not None
+    for kind, array in found.arrays().items():
+        pixels[kind][..., : part.height, part.x : part.right] = array[..., : part.height, : part.width]
+
+
+def _erase(pixels: NDArray[np.uint8], place: Region, strip: Region, downsample: float) -> None:
+    """Takes a region in level-0 px away from the pixels of a strip in grid px."""
+    x, y = floor(place.x / downsample), floor(place.y / downsample)
+    lost = Region(x, y, ceil(place.right / downsample) - x, ceil(place.bottom / downsample) - y).intersection(strip)
+    if lost is not None:
+        pixels[..., lost.y - strip.y : lost.bottom - strip.y, lost.x - strip.x : lost.right - strip.x] = UNLABELLED

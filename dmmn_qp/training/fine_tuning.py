@@ -1,0 +1,103 @@
+"""Starting from a model that is trained already: its weights, matched class by class."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+from torch import nn
+
+from dmmn_qp.choices import Freeze
+from dmmn_qp.errors import ModelError
+from dmmn_qp.folders.model import InputConvention, NetworkOptions, load_card, load_model
+from dmmn_qp.networks.stem import Stemmed
+from dmmn_qp.specs import ClassMap, PatchSpec
+
+
+class Inherited(NamedTuple):
+    """What a model takes over from the one that it starts from.
+
+    Attributes:
+        network: What the network is built from; all its outputs are classes.
+        convention: How pixels become its input.
+        licence: Licence of the weights: what is trained from them is under it too.
+        attribution: Whom to name.
+    """
+
+    network: NetworkOptions
+    convention: InputConvention
+    licence: str | None = None
+    attribution: str | None = None
+
+
+def network_of_model(model: Path, patch_spec: PatchSpec) -> Inherited:
+    """What training from a model takes over from it, its weights apart.
+
+    Raises:
+        ModelError: The model is missing or damaged, or was trained on patches of another geometry.
+    """
+    card = load_card(model)
+    if (card.patch_spec.mpps, card.patch_spec.size_px) != (patch_spec.mpps, patch_spec.size_px):
+        raise ModelError(
+            f'model "{model}" sees {card.patch_spec.size_px} px at {_mpps(card.patch_spec)} um/px, the dataset has '
+            f"{patch_spec.size_px} px at {_mpps(patch_spec)}; import with --mpps {_mpps(card.patch_spec)}"
+        )
+    network = card.network.model_copy(update={"reserved_outputs": 0})
+    return Inherited(network, card.input, card.licence, card.attribution)
+
+
+def start_from(network: Stemmed, model: Path, class_map: ClassMap) -> list[str]:
+    """Gives a network the weights of a model.
+
+    Outputs are matched by the name of their class; those of new classes keep their random weights.
+
+    Args:
+        network: As `network_of_model` says, with an output for each class of ``class_map``.
+        model: The model's folder.
+        class_map: The classes to learn.
+
+    Returns:
+        Names of the new classes.
+
+    Raises:
+        ModelError: The model is missing or damaged.
+    """
+    card, trained = load_model(model)
+    state, own = trained.state_dict(), network.state_dict()
+    known = {name: i for i, name in enumerate(card.class_map.names)}
+    first = card.network.reserved_outputs
+    for key in (_OUTPUT_WEIGHT, _OUTPUT_BIAS):
+        rows = own[key].clone()
+        for i, name in enumerate(class_map.names):
+            if name in known:
+                rows[i] = state[key][first + known[name]]
+        state[key] = rows
+    network.load_state_dict(state)
+    return [name for name in class_map.names if name not in known]
+
+
+_OUTPUT_WEIGHT, _OUTPUT_BIAS = "network.final.2.weight", "network.final.2.bias"
+"""The 1x1 convolution that ends every network (`ConvFinal`)."""
+
+_ENCODERS = ("stems", "network.encoder", "network.encoders", "network.down", "network.centre")
+
+
+def freeze_encoders(network: Stemmed, freeze: Freeze) -> None:
+    """Keeps the encoders as they are: no gradient, and the statistics of their normalisation are those learned.
+
+    Args:
+        network: The network; to be called again after each ``train()``.
+        freeze: ``encoder``, or ``none`` to do nothing.
+    """
+    if freeze == "none":
+        return
+    for name, part in network.named_modules():
+        if name in _ENCODERS:
+            part.requires_grad_(False)
+            for layer in part.modules():
+                if isinstance(layer, nn.modules.batchnorm._BatchNorm):
+                    layer.eval()
+
+
+def _mpps(spec: PatchSpec) -> str:
+    return ",".join(f"{mpp:g}" for mpp in spec.mpps)

@@ -1,0 +1,306 @@
+"""What a training will do, settled before its first step: patches, draws, network, optimiser, processes."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from lightning_fabric import Fabric
+from torch import nn
+from torch.utils.data import DataLoader
+
+from dmmn_qp.annotations import Origin
+from dmmn_qp.cli.config import TrainOptions
+from dmmn_qp.console import Reporter
+from dmmn_qp.errors import DatasetError, TrainingError
+from dmmn_qp.folders.dataset import Dataset
+from dmmn_qp.folders.model import InputConvention, NetworkOptions
+from dmmn_qp.labels.draws import BalanceCounts, Draw, ElasticRule, TrainingDraws, balance_counts
+from dmmn_qp.labels.patches import PatchRef, training_pixels
+from dmmn_qp.networks import ARCHITECTURES, build_network
+from dmmn_qp.networks.devices import available_cores, choose_bf16
+from dmmn_qp.networks.supervision import SupervisedBranches
+from dmmn_qp.slides.cached import DEFAULT_BUDGET_BYTES, MIB
+from dmmn_qp.slides.finding import SlidesRoot
+from dmmn_qp.specs import ClassMap
+from dmmn_qp.training.augment import AugmentRules
+from dmmn_qp.training.examples import EpochDraws, Example, PatchExamples, WideExample, make_loader
+from dmmn_qp.training.fine_tuning import Inherited, freeze_encoders, network_of_model, start_from
+
+WIDTH_ON_CPU = 8
+WARM_UP = 0.15
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingPlan:
+    """What a training will do, before anything is computed.
+
+    Attributes:
+        options: With everything resolved: nothing depends on the machine any more.
+        training: Patches to train on.
+        validation: Patches to validate on.
+        validated_on: Whose labels the best epoch is chosen by.
+        draws: What the sampler draws from, with N_c of Eq. 2.
+        balance: Patches and pixels before and after elastic balancing (Table 1); None without it.
+        steps_per_epoch: Optimiser steps of an epoch.
+        network: What the network is built from.
+        convention: How pixels become its input.
+        licence: Licence of the weights that it starts from.
+        attribution: Whom that licence asks to name.
+    """
+
+    options: TrainOptions
+    training: list[PatchRef]
+    validation: list[PatchRef]
+    validated_on: tuple[Origin, ...]
+    draws: TrainingDraws
+    balance: BalanceCounts | None
+    steps_per_epoch: int
+    network: NetworkOptions
+    convention: InputConvention
+    licence: str | None = None
+    attribution: str | None = None
+
+    @property
+    def total_steps(self) -> int:
+        """Optimiser steps of the whole training."""
+        return self.options.epochs * self.steps_per_epoch
+
+
+def make_plan(dataset: Dataset, options: TrainOptions, device: torch.device, reporter: Reporter) -> TrainingPlan:
+    """Resolves what depends on the dataset, the machine or the model to start from."""
+    patches = dataset.patches()
+    training = [p for p in patches if p.split == "train"]
+    validation = [p for p in patches if p.split == "val"]
+    training_pixels(patches, dataset.class_map)
+    draws = training_draws(training, dataset.class_map, options)
+    if options.validate_on == "train":
+        reporter.warn("the best epoch is chosen on the training slides, which flatters it")
+        validation = training
+    if not validation:
+        raise DatasetError(
+            f'dataset "{dataset.folder}" has no validation patch to choose the best epoch by; give a slide the split '
+            "val and import again, or pass --validate-on train"
+        )
+    validation, validated_on = validation_patches(dataset, validation, reporter)
+    if options.start_from is None:
+        built = NetworkOptions(
+            architecture=options.architecture,
+            width=options.width or default_width(options, device),
+            norm=options.norm,
+            stem=options.stem,
+        )
+        inherited = Inherited(built, InputConvention(channels=options.channels, reduction=options.reduction))
+    else:
+        inherited = network_of_model(options.start_from, dataset.patch_spec)
+    network = inherited.network
+    steps = options.steps_per_epoch or math.ceil(draws.pass_length / options.batch_size)
+    several = processes_of(options) > 1
+    bf16 = choose_bf16("fp32" if several and options.precision == "auto" else options.precision, device)
+    resolved = options.model_copy(
+        update={
+            "architecture": network.architecture,
+            "width": network.width,
+            "norm": network.norm,
+            "stem": network.stem,
+            "channels": inherited.convention.channels,
+            "reduction": inherited.convention.reduction,
+            "steps_per_epoch": steps,
+            "precision": "bf16" if bf16 else "fp32",
+        }
+    )
+    balance = None if draws.elastic is None else balance_counts(patches, dataset.class_map, draws.elastic)
+    return TrainingPlan(resolved, training, validation, validated_on, draws, balance, steps, *inherited)
+
+
+def validation_patches(
+    dataset: Dataset, patches: Sequence[PatchRef], reporter: Reporter
+) -> tuple[list[PatchRef], tuple[Origin, ...]]:
+    """The patches that choose the best epoch, and whose labels on them count.
+
+    What was drawn by hand; where there is none, predictions that somebody vouched for. What nobody checked is no truth.
+
+    Raises:
+        DatasetError: Nothing else is there.
+    """
+    of_patch = [(patch, dataset.origins_in(patch)) for patch in patches]
+    counting: tuple[tuple[Origin, ...], ...] = (("drawn",), ("corrected", "confirmed"))
+    for origins in counting:
+        chosen = [patch for patch, found in of_patch if found & set(origins)]
+        if chosen:
+            if origins != ("drawn",):
+                reporter.warn(
+                    "nothing is drawn by hand on the validation slides, so the best epoch is chosen by predictions "
+                    "that were locked or corrected, which flatters a model like the one that made them"
+                )
+            return chosen, origins
+    raise DatasetError(
+        f'the validation patches of dataset "{dataset.folder}" hold nothing but predictions that nobody checked; draw '
+        "something on a validation slide, or lock the predictions there that are right, and import again"
+    )
+
+
+def training_draws(training: Sequence[PatchRef], class_map: ClassMap, options: TrainOptions) -> TrainingDraws:
+    """What the sampler asked for draws from.
+
+    Raises:
+        ConfigError: The class order or the rates do not fit the classes.
+    """
+    elastic = None
+    if options.sampler == "elastic":
+        elastic = ElasticRule.of_options(class_map, training, options.class_order, options.rates)
+    return TrainingDraws(training, options.sampler, options.seed, elastic)
+
+
+def default_width(options: TrainOptions, device: torch.device) -> int:
+    """The paper's base width of the architecture; a narrow one on a CPU, but for the paper's own presets."""
+    if (device.type == "cpu" and options.preset == "fast") or options.architecture not in ARCHITECTURES:
+        return WIDTH_ON_CPU
+    return ARCHITECTURES[options.architecture].paper_width
+
+
+def processes_of(options: TrainOptions) -> int:
+    """Number of processes that train together: those of a launcher such as torchrun, else as many as devices."""
+    return int(os.environ.get("WORLD_SIZE", "1")) if "WORLD_SIZE" in os.environ else options.devices
+
+
+def make_fabric(options: TrainOptions, device: torch.device) -> Fabric:
+    """Lightning Fabric for the device, the precision and the processes; it starts those that are missing.
+
+    Raises:
+        TrainingError: A batch cannot be divided evenly.
+    """
+    world = processes_of(options)
+    if options.batch_size % world:
+        raise TrainingError(
+            f"batches of {options.batch_size} cannot be divided among {world} processes; choose a --batch-size that "
+            f"is a multiple of {world}"
+        )
+    local = int(os.environ.get("LOCAL_WORLD_SIZE", world))
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # it would announce what our own lines say
+    fabric = Fabric(
+        accelerator=device.type,
+        devices=local,
+        num_nodes=world // local,
+        strategy="ddp" if world > 1 else "auto",
+        precision="bf16-mixed" if options.precision == "bf16" else "32-true",
+    )
+    if world > 1:
+        fabric.launch()
+    return fabric
+
+
+def make_module(plan: TrainingPlan, dataset: Dataset) -> SupervisedBranches:
+    """The network in training, with random weights or those of the model to start from."""
+    spec, classes = dataset.patch_spec, len(dataset.class_map)
+    network = build_network(
+        plan.network.architecture,
+        classes=classes,
+        width=plan.network.width,
+        magnifications=len(spec.mpps),
+        size_px=spec.size_px,
+        norm=plan.network.norm,
+        stem=plan.network.stem,
+    )
+    if plan.options.start_from is not None:
+        start_from(network, plan.options.start_from, dataset.class_map)
+    module = SupervisedBranches(network, classes, plan.network.width if plan.options.branch_loss else None)
+    freeze_encoders(network, plan.options.freeze)
+    return module.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+
+
+def make_batches(
+    dataset: Dataset, plan: TrainingPlan, fabric: Fabric, slides_roots: Sequence[SlidesRoot], reporter: Reporter
+) -> tuple[DataLoader[Example | WideExample], EpochDraws, DataLoader[Example | WideExample]]:
+    """Training batches with the draws that lead them, and validation batches; of each this process's part."""
+    options, rank, world = plan.options, fabric.global_rank, fabric.world_size
+    workers = options.workers if options.workers is not None else min(8, available_cores() // 2)
+    every_target = len(dataset.patch_spec.mpps) if options.branch_loss else 1
+
+    def drawn(epoch: int) -> list[Draw]:
+        return plan.draws.of_epoch(epoch, plan.steps_per_epoch * options.batch_size)[rank::world]
+
+    epoch_draws = EpochDraws(drawn)
+    cache_bytes = DEFAULT_BUDGET_BYTES if options.cache_mib is None else options.cache_mib * MIB
+    examples = PatchExamples(
+        dataset,
+        plan.training,
+        augment=AugmentRules(options.color, options.zoom),
+        jitter_px=options.jitter_px,
+        targets=every_target,
+        wide=fabric.device.type == "cuda",
+        slides_roots=slides_roots,
+        reduction=plan.convention.reduction,
+        cache_bytes=cache_bytes,
+    )
+    reporter.say(
+        f"  tissue around the training patches: {examples.tiles_bytes() / MIB:,.0f} MiB decoded, of which "
+        f"{'the reading process' if workers <= 1 else f'each of {workers} reading processes'} keeps "
+        f"{cache_bytes // MIB:,} MiB at most (--cache)"
+    )
+    unchanged = validation_examples(dataset, plan, slides_roots)
+    mine = [Draw(i, seed=0) for i in range(len(plan.validation))][rank::world]
+    return (
+        make_loader(examples, epoch_draws, options.batch_size // world, workers),
+        epoch_draws,
+        make_loader(unchanged, EpochDraws(lambda _: mine), max(1, options.batch_size // world), min(workers, 1)),
+    )
+
+
+def validation_examples(dataset: Dataset, plan: TrainingPlan, slides_roots: Sequence[SlidesRoot]) -> PatchExamples:
+    """The validation patches as they are, with the labels that choose the best epoch."""
+    return PatchExamples(
+        dataset,
+        plan.validation,
+        augment=None,
+        slides_roots=slides_roots,
+        reduction=plan.convention.reduction,
+        origins=plan.validated_on,
+    )
+
+
+def make_optimizer(
+    network: nn.Module, options: TrainOptions, total_steps: int
+) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler | None]:
+    """SGD with a constant rate (section 2.5), or AdamW with a one-cycle rate."""
+    trained = [p for p in network.parameters() if p.requires_grad]
+    if options.optimizer == "sgd":
+        sgd = torch.optim.SGD(
+            trained, lr=options.learning_rate, momentum=options.momentum, weight_decay=options.weight_decay
+        )
+        return sgd, None
+    kernels = [p for p in trained if p.ndim > 1]
+    others = [p for p in trained if p.ndim <= 1]  # biases and normalisation are not decayed
+    adamw = torch.optim.AdamW(
+        [{"params": kernels, "weight_decay": options.weight_decay}, {"params": others, "weight_decay": 0.0}],
+        lr=options.learning_rate,
+    )
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        adamw, options.learning_rate, total_steps=total_steps, pct_start=WARM_UP
+    )
+    return adamw, schedule
+
+
+def say_plan(
+    plan: TrainingPlan,
+    module: SupervisedBranches,
+    device: torch.device,
+    processes: int,
+    class_map: ClassMap,
+    reporter: Reporter,
+) -> None:
+    """Prints what is about to happen."""
+    options, parameters = plan.options, sum(p.numel() for p in module.stemmed.parameters())
+    reporter.heading(f"Training {plan.network.architecture} (width {plan.network.width}, {parameters:,} parameters)")
+    several = f" in {processes} processes" if processes > 1 else ""
+    reporter.say(
+        f"  {len(plan.training)} training and {len(plan.validation)} validation patches, {len(class_map)} classes; "
+        f"{options.epochs} epochs of {plan.steps_per_epoch} steps of {options.batch_size} patches, "
+        f"{device.type}{several}, {options.precision}, preset {options.preset}"
+    )
+    if plan.balance is not None:
+        reporter.table(*plan.balance.rows())

@@ -1,0 +1,138 @@
+"""`dmmn-qp train --show-batch` and ``--dry-run``: what a training will see and take, without training."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from dmmn_qp.cli.config import TrainOptions
+from dmmn_qp.console import Reporter, duration
+from dmmn_qp.files import new_file
+from dmmn_qp.folders.dataset import Dataset
+from dmmn_qp.labels.draws import Draw, class_weights
+from dmmn_qp.labels.patches import class_pixels, training_pixels
+from dmmn_qp.networks.devices import choose_device, memory_gib, network_inputs
+from dmmn_qp.networks.losses import supervised_losses
+from dmmn_qp.reports.batch_sheet import SheetCell, draw_batch_sheet
+from dmmn_qp.slides.finding import SlidesRoot
+from dmmn_qp.training.augment import AugmentRules
+from dmmn_qp.training.examples import PatchExamples, augmented
+from dmmn_qp.training.fine_tuning import network_of_model
+from dmmn_qp.training.plan import (
+    make_batches,
+    make_fabric,
+    make_module,
+    make_optimizer,
+    make_plan,
+    say_plan,
+    training_draws,
+)
+
+SHOWN_PATCHES = 6
+
+_TIMED_STEPS = 3
+
+
+def show_batch(
+    dataset_folder: Path, path: Path, options: TrainOptions, *, slides_roots: Sequence[SlidesRoot] = ()
+) -> None:
+    """Draws some training patches as they are, augmented, and augmented and deformed; trains nothing.
+
+    The targets are not moved, so that the versions of a patch can be compared.
+
+    Args:
+        dataset_folder: A dataset of `dmmn-qp import`.
+        path: PNG to write.
+        options: Resolved options.
+        slides_roots: Where to look for slides that have been moved.
+
+    Raises:
+        DatasetError: The dataset is missing, damaged, or has a class without a training pixel.
+        SlideError: A slide cannot be found or read.
+    """
+    dataset = Dataset(dataset_folder)
+    patches = dataset.patches()
+    training = [p for p in patches if p.split == "train"]
+    training_pixels(patches, dataset.class_map)
+    draws = training_draws(training, dataset.class_map, options)
+    shown: dict[int, Draw] = {}
+    for draw in draws.of_epoch(1, draws.pass_length):
+        shown.setdefault(draw.patch, draw)
+    rules = AugmentRules(options.color, options.zoom)
+    reduction = options.reduction
+    if options.start_from is not None:
+        reduction = network_of_model(options.start_from, dataset.patch_spec).convention.reduction
+    unchanged, augmented_ones = (
+        PatchExamples(dataset, training, augment=augment, slides_roots=slides_roots, reduction=reduction)
+        for augment in (None, rules)
+    )
+    rows, names = [], []
+    for draw in list(shown.values())[:SHOWN_PATCHES]:
+        versions = [("as it is", unchanged, draw)]
+        versions += [
+            (title, augmented_ones, replace(draw, deformed=deformed))
+            for title, deformed in (("augmented", False), ("deformed copy", True))
+        ]
+        rows.append([SheetCell(title, source[d].images, source[d].targets[0]) for title, source, d in versions])
+        names.append(f"{training[draw.patch].slide_id} ({training[draw.patch].x}, {training[draw.patch].y})")
+    picture = draw_batch_sheet(rows, names, dataset.class_map, dataset.patch_spec)
+    with new_file(path) as temporary:
+        temporary.write_bytes(picture)
+
+
+def estimate(
+    dataset_folder: Path, options: TrainOptions, reporter: Reporter, *, slides_roots: Sequence[SlidesRoot] = ()
+) -> None:
+    """Says what a training would do, and how long and how much memory it would take, from a few steps of it.
+
+    Raises:
+        DmmnQpError: As `train`; nothing is written.
+    """
+    dataset = Dataset(dataset_folder)
+    device = choose_device(options.device)
+    plan = make_plan(dataset, options, device, reporter)
+    fabric = make_fabric(plan.options.model_copy(update={"devices": 1}), device)
+    module = make_module(plan, dataset)
+    say_plan(plan, module, device, 1, dataset.class_map, reporter)
+    for name, value in plan.options.model_dump(mode="json").items():
+        reporter.say(f"  {name} = {json.dumps(value)}")
+    rows = [
+        (name, f"{counts[0]:,}", f"{counts[1]:,}", f"{weight:.3f}")
+        for name, counts, weight in zip(
+            dataset.class_map.names,
+            zip(plan.draws.label_counts, class_pixels(plan.validation, dataset.class_map), strict=True),
+            class_weights(plan.draws.label_counts, plan.options.class_weights),
+            strict=True,
+        )
+    ]
+    reporter.table(("class", "training px", "validation px", "weight"), rows)
+    optimizer, _ = make_optimizer(module, plan.options, plan.total_steps)
+    weights = torch.from_numpy(class_weights(plan.draws.label_counts, plan.options.class_weights)).to(fabric.device)
+    batches, draws, _ = make_batches(dataset, plan, fabric, slides_roots, reporter)
+    model, optimizer = fabric.setup(module, optimizer)
+    draws.start(1)
+    seconds: list[float] = []
+    clock = time.monotonic()
+    for drawn, _ in zip(batches, range(_TIMED_STEPS + 1), strict=False):
+        batch = augmented(drawn, dataset.patch_spec.size_px, fabric.device)
+        images = network_inputs(batch.images, plan.convention, fabric.device)
+        targets = batch.targets.to(fabric.device).long()
+        optimizer.zero_grad(set_to_none=True)
+        _, loss = supervised_losses(model(images), targets, weights, plan.options.loss_mean, plan.options.branch_loss)
+        fabric.backward(loss)
+        optimizer.step()
+        seconds.append(time.monotonic() - clock)
+        clock = time.monotonic()
+    step = min(seconds[1:] or seconds)
+    of_validation = step / 3 * math.ceil(len(plan.validation) / plan.options.batch_size)  # no backward pass
+    total = plan.total_steps * step + plan.options.epochs * of_validation
+    reporter.say(
+        f"  about {duration(total)} at {step:.2f} s a step, and {memory_gib():.1f} GiB of "
+        f"{'GPU ' if device.type == 'cuda' else ''}memory; nothing was written"
+    )

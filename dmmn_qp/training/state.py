@@ -1,0 +1,112 @@
+"""Where a training stands: all that it needs to go on as if it had never been stopped."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import torch
+
+from dmmn_qp.errors import ModelError
+from dmmn_qp.files import new_file
+from dmmn_qp.folders.dataset import MANIFEST, PATCHES
+from dmmn_qp.folders.model import CARD
+
+STATE = "resume.pt"
+"""In the model's folder for as long as its training is not finished."""
+
+_FORMAT = 1
+
+
+@dataclass(slots=True)
+class TrainingState:
+    """A moment between two optimiser steps.
+
+    Attributes:
+        options: The resolved `TrainOptions`, as JSON values.
+        run: What ``run.json`` says of the run: its id, start and so on.
+        dataset: Path of the dataset.
+        dataset_digest: `dataset_digest` of it.
+        epoch: Epoch that is under way, from 1.
+        step: Steps done in it.
+        losses: Their losses.
+        best: Highest validation mIoU so far; -1 before the first.
+        history: Rows of ``history.csv``.
+        seconds: Time spent so far.
+        tensors: States of the network, the optimiser, the schedule and torch's generator.
+    """
+
+    options: dict[str, Any]
+    run: dict[str, Any]
+    dataset: str
+    dataset_digest: str
+    epoch: int = 1
+    step: int = 0
+    losses: list[float] = field(default_factory=list)
+    best: float = -1.0
+    history: list[dict[str, float]] = field(default_factory=list)
+    seconds: float = 0.0
+    tensors: dict[str, Any] = field(default_factory=dict)
+
+
+def save_state(folder: Path, state: TrainingState) -> None:
+    """Writes the state atomically: a kill or a full disk leaves the old one.
+
+    Raises:
+        OSError: It cannot be written.
+    """
+    with new_file(folder / STATE) as temporary, temporary.open("wb") as file:  # given a path, torch hides the reason
+        torch.save({"format": _FORMAT, **_fields_of(state)}, file)
+
+
+def _fields_of(state: TrainingState) -> dict[str, Any]:
+    """The fields as they are; `dataclasses.asdict` would copy every tensor."""
+    return {name: getattr(state, name) for name in TrainingState.__dataclass_fields__}
+
+
+def load_state(folder: Path) -> TrainingState:
+    """Reads the state of an interrupted training.
+
+    Raises:
+        ModelError: There is none, or it is damaged or of another version.
+    """
+    path = folder / STATE
+    if not path.is_file():
+        done = " (it has finished)" if (folder / CARD).is_file() else ""
+        raise ModelError(
+            f'"{folder}" holds no interrupted training{done}; name one with --out, or start one without --resume'
+        )
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+        if not isinstance(content, Mapping) or content.get("format") != _FORMAT:
+            raise ValueError("another format")
+        return TrainingState(**{key: value for key, value in content.items() if key != "format"})
+    except (OSError, RuntimeError, ValueError, TypeError, EOFError, KeyError, UnpicklingError) as error:
+        reason = " ".join(str(error).split())[:100]
+        raise ModelError(
+            f'training state "{path}" is damaged or of another version ({reason}); start again with --overwrite'
+        ) from error
+
+
+def newest_interrupted(models: Path) -> Path:
+    """The folder in which a training was interrupted last.
+
+    Raises:
+        ModelError: There is none.
+    """
+    states = [path for path in models.glob(f"*/{STATE}") if not path.parent.name.startswith(".")]
+    if not states:
+        raise ModelError(f'no interrupted training in "{models}"; name one with --out, or start one without --resume')
+    return max(states, key=lambda path: path.stat().st_mtime_ns).parent
+
+
+def dataset_digest(folder: Path) -> str:
+    """Digest of what a dataset says: its classes, geometry, slides and patches."""
+    digest = hashlib.sha256()
+    for name in (MANIFEST, PATCHES):
+        digest.update((folder / name).read_bytes())
+    return digest.hexdigest()

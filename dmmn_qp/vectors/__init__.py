@@ -1,0 +1,1 @@
+"""Label rasters -> polygons; never opens a file."""
