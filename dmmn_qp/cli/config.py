@@ -216,7 +216,33 @@ class TrainOptions(FileModel):
     validate_on: ValidationSplit = "val"
 
 
-class PredictOptions(FileModel):
+class PolygonOptions(FileModel):
+    """How polygons are made of a label raster.
+
+    Attributes:
+        simplify_um: Tolerance of the polygons: the square root of the largest triangle that is cut off a border. 0
+            keeps the edges of the pixels.
+        min_area_um2: Regions smaller than this join the neighbour with which they share the longest border.
+        min_hole_um2: Holes smaller than this are filled.
+        merge: Whether each connected region is an object, or all regions of a class are one.
+        object_kind: What the objects are in QuPath.
+        max_vertices: Regions with more points are split along a grid, because QuPath's time to read a ragged outline
+            grows with the square of its points. Merged classes are not split: their parts must not share an edge.
+        gzip: Whether the polygons are written as ``.geojson.gz``.
+        with_ignored: Whether classes that QuPath ignores (``*``) get polygons too.
+    """
+
+    simplify_um: float = Field(default=1.0, ge=0, le=1000)
+    min_area_um2: float = Field(default=0.0, ge=0)
+    min_hole_um2: float = Field(default=0.0, ge=0)
+    merge: Merge = "region"
+    object_kind: ShownAs = "annotation"
+    max_vertices: int = Field(default=10_000, ge=100)
+    gzip: bool = False
+    with_ignored: bool = False
+
+
+class PredictOptions(PolygonOptions):
     """Options of `dmmn-qp predict`.
 
     Attributes:
@@ -238,16 +264,6 @@ class PredictOptions(FileModel):
         tissue_outline: Whether the tissue's outline is written as GeoJSON.
         roi_class: Class, or pattern of classes such as ``Region*``, of the areas outside which nothing is predicted.
         outside: Label of what is not predicted.
-        simplify_um: Tolerance of the polygons: the square root of the largest triangle that is cut off a border. 0
-            keeps the edges of the pixels.
-        min_area_um2: Regions smaller than this join the neighbour with which they share the longest border.
-        min_hole_um2: Holes smaller than this are filled.
-        merge: Whether each connected region is an object, or all regions of a class are one.
-        object_kind: What the objects are in QuPath.
-        max_vertices: Regions with more points are split along a grid, because QuPath's time to read a ragged outline
-            grows with the square of its points. Merged classes are not split: their parts must not share an edge.
-        gzip: Whether the polygons are written as ``.geojson.gz``.
-        with_ignored: Whether classes that QuPath ignores (``*``) get polygons too.
     """
 
     batch_size: int | None = Field(default=None, ge=1)
@@ -269,19 +285,8 @@ class PredictOptions(FileModel):
     roi_class: str | None = Field(default=None, min_length=1)
     outside: Outside = "unlabelled"
 
-    simplify_um: float = Field(default=1.0, ge=0, le=1000)
-    min_area_um2: float = Field(default=0.0, ge=0)
-    min_hole_um2: float = Field(default=0.0, ge=0)
-    merge: Merge = "region"
-    object_kind: ShownAs = "annotation"
-    max_vertices: int = Field(default=10_000, ge=100)
-    gzip: bool = False
-    with_ignored: bool = False
 
-
-POLYGON_OPTIONS: Final = (
-    "simplify_um", "min_area_um2", "min_hole_um2", "merge", "object_kind", "max_vertices", "gzip", "with_ignored"
-)  # fmt: skip
+POLYGON_OPTIONS: Final = tuple(PolygonOptions.model_fields)
 """Options of `PredictOptions` that only the polygons depend on."""
 
 _PAPER: dict[str, Any] = {  # sections 2.3 and 2.5, Table 1

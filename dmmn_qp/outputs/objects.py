@@ -11,7 +11,7 @@ import shapely
 from affine import Affine
 from rasterio.features import rasterize as burn
 
-from dmmn_qp.cli.config import PredictOptions
+from dmmn_qp.cli.config import PolygonOptions
 from dmmn_qp.labels.painter import LabelArray
 from dmmn_qp.qupath.geojson_reader import shown_class_name
 from dmmn_qp.qupath.marks import (
@@ -85,7 +85,7 @@ def outline_features(
     labels: LabelSource,
     frame: Frame,
     class_map: ClassMap,
-    options: PredictOptions,
+    options: PolygonOptions,
     *,
     identity: str,
     metadata: dict[str, str],
@@ -157,14 +157,14 @@ def outline_features(
         yield OutlineFeatures(moved, features, ids, classes, options.object_kind, measurements, texts, class_texts)
 
 
-def _features(batch: Outlines, options: PredictOptions) -> npt.NDArray[np.int64]:
+def _features(batch: Outlines, options: PolygonOptions) -> npt.NDArray[np.int64]:
     """Where the polygons of each object start: one object for each polygon, or for each label of sorted ones."""
     if options.merge == "region":
         return np.arange(len(batch) + 1)
     return starts(np.unique(batch.labels, return_counts=True)[1])
 
 
-def _said(options: PredictOptions) -> dict[str, str]:
+def _said(options: PolygonOptions) -> dict[str, str]:
     """What was done to the outlines, for their metadata."""
     return {
         "dmmn_qp_simplify_um": f"{options.simplify_um:g}",

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.legend import Legend
 from matplotlib.patches import Patch, Rectangle
 
-from dmmn_qp.cli.config import PredictOptions
+from dmmn_qp.cli.config import PolygonOptions
 from dmmn_qp.errors import DatasetError
 from dmmn_qp.files import new_file
 from dmmn_qp.folders.dataset import LabelRaster
@@ -66,7 +66,7 @@ class PredictedSlide:
     model_name: str
     model_run: str
     run_id: str
-    options: PredictOptions = field(default_factory=PredictOptions)
+    options: PolygonOptions = field(default_factory=PolygonOptions)
     confidence: LabelSource | None = None
 
 
@@ -111,12 +111,12 @@ class LabelConfidence:
         self._stack.close()
 
 
-def polygons_suffix(options: PredictOptions) -> str:
+def polygons_suffix(options: PolygonOptions) -> str:
     """What follows ``<slide>`` in the name of the polygons' file."""
     return POLYGONS_SUFFIXES[options.gzip]
 
 
-def polygons_path(folder: Path, slide_id: str, options: PredictOptions) -> Path:
+def polygons_path(folder: Path, slide_id: str, options: PolygonOptions) -> Path:
     """The polygons' file of a slide."""
     return folder / f"{slide_id}{polygons_suffix(options)}"
 

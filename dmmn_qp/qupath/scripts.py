@@ -29,7 +29,7 @@ class Installed:
 
 def script_files() -> list[Path]:
     """The scripts, sorted by name: of an installed package inside it, else beside it in the checkout."""
-    here = Path(__file__).resolve().parent
+    here = Path(__file__).resolve().parents[1]
     for folder in (here / "qupath_scripts", here.parent / "qupath_scripts"):
         files = sorted(folder.glob("*.groovy"))
         if files:
