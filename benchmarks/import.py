@@ -24,10 +24,11 @@ from affine import Affine
 from rasterio.features import rasterize
 from rich.console import Console
 
-import dmmn_qp.importing
+import dmmn_qp.importing.prepared
+import dmmn_qp.importing.stage
 from dmmn_qp.annotations import Annotation
-from dmmn_qp.cli.config import ImportOptions
 from dmmn_qp.console import Reporter
+from dmmn_qp.importing.options import ImportOptions
 from dmmn_qp.labels.painter import LabelPainter
 from dmmn_qp.qupath.qpdata import read_qpdata
 from dmmn_qp.regions import Region
@@ -94,25 +95,25 @@ def project(folder: Path, images: int) -> Path:
 def importing(folder: Path) -> None:
     """The same five annotated slides, alone and among 400 images."""
     opened: list[Path] = []
-    open_slide = dmmn_qp.importing.open_slide
+    open_slide = dmmn_qp.importing.prepared.open_slide
 
     def counting(path: Path, **options: Any) -> object:
         opened.append(path)
         return open_slide(path, **options)
 
-    dmmn_qp.importing.open_slide = counting  # type: ignore[assignment]
+    dmmn_qp.importing.prepared.open_slide = counting  # type: ignore[assignment]
     rows = []
     for images in (ANNOTATED, IMAGES):
         path = project(folder / str(images), images)
         opened.clear()
         took = measured(
-            lambda path=path: dmmn_qp.importing.import_annotations(
+            lambda path=path: dmmn_qp.importing.stage.import_annotations(
                 path, path.parent / "dataset", ImportOptions(), Reporter(Console(file=io.StringIO()))
             )
         )
         rows.append((f"{images} images, {len(set(opened))} slides opened", took))
         assert len(set(opened)) == ANNOTATED
-    dmmn_qp.importing.open_slide = open_slide
+    dmmn_qp.importing.prepared.open_slide = open_slide
     table(f"import of a project with {ANNOTATED} annotated slides", rows)
 
 

@@ -35,17 +35,18 @@ from rich.console import Console
 from scipy import ndimage
 
 from dmmn_qp.choices import Device
-from dmmn_qp.cli.config import PredictOptions
 from dmmn_qp.console import Reporter
 from dmmn_qp.errors import ModelError
-from dmmn_qp.folders.dataset import LabelRaster
-from dmmn_qp.folders.model import InputConvention, ModelCard, NetworkOptions, load_model, save_model
+from dmmn_qp.folders.label_raster import LabelRaster
+from dmmn_qp.folders.model import ModelCard, NetworkOptions, load_model, save_model
 from dmmn_qp.labels.metrics import Metrics, confusion_matrix
-from dmmn_qp.networks.devices import choose_bf16, choose_device, network_inputs, predicted_labels
+from dmmn_qp.networks.conventions import InputConvention, network_inputs, predicted_labels
+from dmmn_qp.networks.devices import choose_bf16, choose_device
 from dmmn_qp.outputs.pyramids import write_label_pyramid
 from dmmn_qp.predicting import inference
 from dmmn_qp.predicting.inference import choose_context, load_predictors
 from dmmn_qp.predicting.inputs import SlideToPredict
+from dmmn_qp.predicting.options import PredictOptions
 from dmmn_qp.predicting.slide import begin_slide, predict_strips
 from dmmn_qp.predicting.strips import StripStore
 from dmmn_qp.regions import Region

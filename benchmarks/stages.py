@@ -17,17 +17,18 @@ from PIL import Image
 
 from dmmn_qp.annotations import Annotation
 from dmmn_qp.choices import Norm, Stem
-from dmmn_qp.folders.model import InputConvention
 from dmmn_qp.labels.painter import LabelPainter
 from dmmn_qp.networks import build_network
-from dmmn_qp.networks.devices import autocast, network_inputs
-from dmmn_qp.qupath.geojson_reader import write_geojson
+from dmmn_qp.networks.conventions import InputConvention, network_inputs
+from dmmn_qp.networks.devices import autocast
+from dmmn_qp.qupath.geojson_writer import write_geojson
 from dmmn_qp.regions import Region
 from dmmn_qp.slides import open_slide
 from dmmn_qp.slides.base import read_field
 from dmmn_qp.specs import ClassMap, PatchSpec
 from dmmn_qp.vectors.outlines import join
-from dmmn_qp.vectors.polygonize import ArrayLabels, polygonize
+from dmmn_qp.vectors.polygonize import polygonize
+from dmmn_qp.vectors.sources import ArrayLabels
 
 DEMO = Path(__file__).parents[1] / "examples" / "demo"
 

@@ -29,15 +29,16 @@ from openslide import OpenSlide
 from rich.console import Console
 from scipy.ndimage import map_coordinates
 
-from dmmn_qp.cli.config import ImportOptions
 from dmmn_qp.console import Reporter
-from dmmn_qp.folders.dataset import Dataset, LabelRaster
-from dmmn_qp.folders.model import InputConvention
+from dmmn_qp.folders.dataset import Dataset
+from dmmn_qp.folders.label_raster import LabelRaster
+from dmmn_qp.importing.options import ImportOptions
 from dmmn_qp.importing.stage import import_annotations
 from dmmn_qp.labels.draws import Draw, shuffled_draws
 from dmmn_qp.labels.patches import PatchRef
 from dmmn_qp.networks import build_network
-from dmmn_qp.networks.devices import available_cores, network_inputs
+from dmmn_qp.networks.conventions import InputConvention, network_inputs
+from dmmn_qp.networks.devices import available_cores
 from dmmn_qp.networks.losses import partial_cross_entropy
 from dmmn_qp.regions import Region
 from dmmn_qp.training.augment import Augmentation, AugmentRules

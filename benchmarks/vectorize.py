@@ -24,10 +24,10 @@ from numpy.typing import NDArray
 from rasterio.features import rasterize, shapes
 from scipy import ndimage, sparse
 
-from dmmn_qp.cli.config import PredictOptions
-from dmmn_qp.folders.dataset import LabelRaster
+from dmmn_qp.folders.label_raster import LabelRaster
 from dmmn_qp.outputs.objects import Frame, outline_features
-from dmmn_qp.qupath.geojson_reader import write_geojson
+from dmmn_qp.predicting.options import PredictOptions
+from dmmn_qp.qupath.geojson_writer import write_geojson
 from dmmn_qp.regions import Region
 from dmmn_qp.specs import ClassMap
 from dmmn_qp.vectors.outlines import OutlineFeatures, join

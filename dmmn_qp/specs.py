@@ -6,7 +6,9 @@ from collections.abc import Iterable, Iterator
 from math import floor
 from typing import Annotated, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from dmmn_qp.errors import PixelSizeError
 from dmmn_qp.regions import Region
@@ -225,3 +227,15 @@ class PatchGrid:
         for y in range(0, rows, stride):
             for x in range(0, columns, stride):
                 yield Region(x, y, size, size)
+
+
+def explain(error: ValidationError) -> str:
+    """The first complaint of a validation error in one line."""
+    first = error.errors()[0]
+    where = ".".join(str(part) for part in first["loc"])
+    said = " ".join(first["msg"].split()).removeprefix("Value error, ")
+    return f"{where}: {said}" if where else said
+
+
+LabelArray = NDArray[np.uint8]
+"""(rows, columns) uint8; 0 = unlabelled."""

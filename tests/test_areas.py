@@ -11,7 +11,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dmmn_qp.annotations import DEFAULT_PLANE, Annotation
-from dmmn_qp.cli.config import PredictOptions
 from dmmn_qp.errors import ConfigError, SlideError
 from dmmn_qp.labels.painter import LabelPainter
 from dmmn_qp.predicting.areas import (
@@ -27,6 +26,7 @@ from dmmn_qp.predicting.areas import (
     write_outline,
 )
 from dmmn_qp.predicting.inputs import SlideToPredict
+from dmmn_qp.predicting.options import PredictOptions
 from dmmn_qp.qupath.geojson_reader import read_geojson
 from dmmn_qp.qupath.marks import is_outline_id
 from dmmn_qp.regions import Region

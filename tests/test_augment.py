@@ -12,14 +12,15 @@ from PIL import Image
 
 from dmmn_qp.folders.dataset import Dataset
 from dmmn_qp.labels.draws import Draw
+from dmmn_qp.labels.reach import MAX_SIGMAS, SIGMA_PX, augmented_reach_px
 from dmmn_qp.regions import Region
 from dmmn_qp.slides.base import SlideInfo
 from dmmn_qp.slides.cached import CachedFields, TileBudget
 from dmmn_qp.specs import MAX_ZOOM, PatchSpec
-from dmmn_qp.training.augment import Augmentation, AugmentRules, augmented_reach_px
+from dmmn_qp.training.augment import Augmentation, AugmentRules
 from dmmn_qp.training.augment.color import ColorChange, hue, saturation
 from dmmn_qp.training.augment.on_device import DrawnChange, augment_on_device, wide_margin_px
-from dmmn_qp.training.augment.warp import MAX_SIGMAS, NODES, SIGMA_PX, Warp, draw_nodes, node_weights, turn
+from dmmn_qp.training.augment.warp import NODES, Warp, draw_nodes, node_weights, turn
 from dmmn_qp.training.examples import PatchExamples, WideExample, augmented
 from tests.conftest import fails, invoke
 

@@ -14,7 +14,6 @@ from dmmn_qp.folders.model import (
     MAX_CARD_BYTES,
     MAX_HEADER_BYTES,
     WEIGHTS,
-    InputConvention,
     ModelCard,
     NetworkOptions,
     is_whole,
@@ -25,6 +24,7 @@ from dmmn_qp.folders.model import (
     save_model,
 )
 from dmmn_qp.networks import ARCHITECTURES
+from dmmn_qp.networks.conventions import InputConvention
 from dmmn_qp.networks.stem import STEM_FACTORS
 from dmmn_qp.specs import ClassMap, PatchSpec
 

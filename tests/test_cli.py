@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 import shapely
 
-from dmmn_qp.folders.dataset import Dataset, LabelRaster
+from dmmn_qp.folders.dataset import Dataset
+from dmmn_qp.folders.label_raster import LabelRaster
 from dmmn_qp.predicting.inputs import slides_to_predict
 from dmmn_qp.qupath.geojson_reader import read_geojson
 from dmmn_qp.regions import Region
@@ -496,12 +497,12 @@ def test_unknown_option_values(here):
 
 
 def test_interrupted_import_leaves_nothing(here, monkeypatch):
-    import dmmn_qp.importing
+    import dmmn_qp.importing.stage
 
     def interrupt(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(dmmn_qp.importing, "write_patches", interrupt)
+    monkeypatch.setattr(dmmn_qp.importing.stage, "write_patches", interrupt)
     result = invoke(*slides_with(here, [rectangle(0, 0, 99, 99, "a")]))
     assert result.exit_code == 130
     assert sorted(p.name for p in here.iterdir()) == ["geojson", "slides"]

@@ -4,10 +4,11 @@ import pytest
 import torch
 from rich.console import Console
 
-from dmmn_qp.cli.config import PRESETS, ConfigFile, import_options, load_config, predict_options, train_options
+from dmmn_qp.cli.config import ConfigFile, import_options, load_config, predict_options, train_options
 from dmmn_qp.console import Reporter, duration
 from dmmn_qp.errors import ConfigError, OutputExistsError
 from dmmn_qp.files import new_file, new_folder, write_json
+from dmmn_qp.training.options import PRESETS
 from dmmn_qp.training.plan import default_width
 
 

@@ -6,7 +6,7 @@ import tomllib
 import pytest
 import typer
 
-from dmmn_qp.cli import app
+from dmmn_qp.cli.app import app
 from dmmn_qp.cli.config import import_options, load_config, predict_options, train_options
 from dmmn_qp.networks import ARCHITECTURES
 from tests.conftest import REPOSITORY

@@ -12,8 +12,10 @@ from PIL import Image
 
 from dmmn_qp.annotations import ORIGINS
 from dmmn_qp.errors import DatasetError
-from dmmn_qp.evaluating.stage import VALUES_FILE, read_values
-from dmmn_qp.folders.dataset import LABELS_SUFFIX, DatasetManifest, SlideRecord, create_label_raster, write_manifest
+from dmmn_qp.evaluating.truth import VALUES_FILE, read_values
+from dmmn_qp.folders.dataset import DatasetManifest, SlideRecord, write_manifest
+from dmmn_qp.folders.label_raster import create_label_raster
+from dmmn_qp.folders.predictions import LABELS_SUFFIX
 from dmmn_qp.labels.metrics import Metrics, NamedMetrics, compare_by_name, pair_counts
 from dmmn_qp.outputs.pyramids import write_label_pyramid
 from dmmn_qp.regions import Region

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from dmmn_qp.errors import ProjectError
-from dmmn_qp.folders.dataset import Dataset, LabelRaster
+from dmmn_qp.folders.dataset import Dataset
+from dmmn_qp.folders.label_raster import LabelRaster
 from dmmn_qp.qupath.geojson_reader import read_geojson
 from dmmn_qp.qupath.qpdata import read_qpdata
 from dmmn_qp.regions import Region
@@ -112,7 +113,7 @@ def of_unknown_version(project: Path, entry_id: int) -> None:
 
 
 def test_unknown_version_without_paquo(project, monkeypatch):
-    monkeypatch.setattr("dmmn_qp.qupath.paquo_project.is_installed", lambda: False)
+    monkeypatch.setattr("dmmn_qp.qupath.paquo_reader.is_installed", lambda: False)
     of_unknown_version(project, 2)
     line = fails("import", project, "--strict")
     assert "data file version 9" in line and "--reader paquo" in line and "dmmn-qp[paquo]" in line
@@ -121,7 +122,7 @@ def test_unknown_version_without_paquo(project, monkeypatch):
 
 
 def test_paquo_is_asked_for_and_missing(project, monkeypatch):
-    monkeypatch.setattr("dmmn_qp.qupath.paquo_project.is_installed", lambda: False)
+    monkeypatch.setattr("dmmn_qp.qupath.paquo_reader.is_installed", lambda: False)
     assert "dmmn-qp[paquo]" in fails("import", project, "--reader", "paquo")
 
 
@@ -139,7 +140,7 @@ class Through:
 @pytest.fixture
 def through(monkeypatch):
     Through.opened, Through.read_entries = [], []
-    monkeypatch.setattr("dmmn_qp.sources.PaquoProject", Through)
+    monkeypatch.setattr("dmmn_qp.importing.project_source.PaquoProject", Through)
     return Through
 
 
@@ -171,7 +172,7 @@ def test_qupath_that_fails_is_asked_once(project, monkeypatch):
         asked.append(path)
         raise ProjectError("no QuPath; --qupath-dir")
 
-    monkeypatch.setattr("dmmn_qp.sources.PaquoProject", fail)
+    monkeypatch.setattr("dmmn_qp.importing.project_source.PaquoProject", fail)
     for entry_id in (2, 3):
         of_unknown_version(project, entry_id)
     result = invoke("import", project)

@@ -20,7 +20,8 @@ from dmmn_qp.folders.dataset import Dataset
 from dmmn_qp.labels.class_rules import PaintRules
 from dmmn_qp.labels.draws import Draw
 from dmmn_qp.labels.painter import IGNORE, LabelPainter
-from dmmn_qp.qupath.geojson_reader import read_geojson, write_geojson
+from dmmn_qp.qupath.geojson_reader import read_geojson
+from dmmn_qp.qupath.geojson_writer import write_geojson
 from dmmn_qp.qupath.marks import METADATA_KEY, outline_id
 from dmmn_qp.regions import Region
 from dmmn_qp.specs import ClassMap

@@ -12,7 +12,7 @@ from shapely import box
 from dmmn_qp.annotations import Annotation
 from dmmn_qp.errors import DatasetError
 from dmmn_qp.folders.dataset import Dataset
-from dmmn_qp.importing.stage import check_cases, read_split_file
+from dmmn_qp.importing.splitting import check_cases, read_split_file
 from dmmn_qp.labels.class_rules import ClassRules, PaintRules, case_variants, with_trained_classes
 from dmmn_qp.labels.painter import LabelPainter
 from dmmn_qp.labels.splits import case_of, draw_splits

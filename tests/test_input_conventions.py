@@ -7,8 +7,8 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from dmmn_qp.folders.model import CARD, InputConvention, ModelCard, NetworkOptions, load_card, load_model, save_model
-from dmmn_qp.networks.devices import class_logits, network_inputs, predicted_labels
+from dmmn_qp.folders.model import CARD, ModelCard, NetworkOptions, load_card, load_model, save_model
+from dmmn_qp.networks.conventions import InputConvention, class_logits, network_inputs, predicted_labels
 from dmmn_qp.predicting.inference import Predictor
 from dmmn_qp.regions import Region
 from dmmn_qp.slides import open_slide

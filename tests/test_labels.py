@@ -12,7 +12,7 @@ from shapely import affinity, box
 
 from dmmn_qp.annotations import Annotation, Plane
 from dmmn_qp.errors import DatasetError
-from dmmn_qp.folders.dataset import LabelRaster, create_label_raster
+from dmmn_qp.folders.label_raster import LabelRaster, create_label_raster
 from dmmn_qp.labels.painter import LabelPainter
 from dmmn_qp.labels.patches import class_pixels, index_patches, training_pixels
 from dmmn_qp.regions import Region

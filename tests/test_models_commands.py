@@ -7,18 +7,11 @@ import pytest
 
 from dmmn_qp.console import Reporter
 from dmmn_qp.errors import ModelError
-from dmmn_qp.folders.dataset import Dataset, LabelRaster
-from dmmn_qp.folders.model import (
-    CARD,
-    WEIGHTS,
-    InputConvention,
-    ModelCard,
-    NetworkOptions,
-    load_card,
-    load_model,
-    save_model,
-)
+from dmmn_qp.folders.dataset import Dataset
+from dmmn_qp.folders.label_raster import LabelRaster
+from dmmn_qp.folders.model import CARD, WEIGHTS, ModelCard, NetworkOptions, load_card, load_model, save_model
 from dmmn_qp.labels.metrics import Metrics, confusion_matrix
+from dmmn_qp.networks.conventions import InputConvention
 from dmmn_qp.qupath.geojson_reader import read_geojson
 from dmmn_qp.regions import Region
 from dmmn_qp.specs import ClassMap, PatchSpec

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from dmmn_qp.errors import ConfigError, ModelError
-from dmmn_qp.folders.dataset import LabelRaster
+from dmmn_qp.folders.label_raster import LabelRaster
 from dmmn_qp.folders.model import CARD, load_model
 from dmmn_qp.models.official import OFFICIAL_NAMES, OFFICIAL_PRESETS, import_official
 from dmmn_qp.regions import Region

@@ -15,20 +15,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dmmn_qp.errors import DatasetError, SlideError
-from dmmn_qp.folders.dataset import LabelRaster
+from dmmn_qp.folders.label_raster import LABEL_NAMESPACE, LabelRaster, names_in_file, read_class_names
 from dmmn_qp.outputs import pyramids as ome_tiff
-from dmmn_qp.outputs.pyramids import (
-    LABEL_NAMESPACE,
-    ProbabilityRaster,
-    names_in_file,
-    read_class_names,
-    write_label_pyramid,
-    write_probability_pyramid,
-)
+from dmmn_qp.outputs.pyramids import ProbabilityRaster, write_label_pyramid, write_probability_pyramid
 from dmmn_qp.regions import Region
 from dmmn_qp.slides import open_slide
 from dmmn_qp.specs import ClassMap
-from dmmn_qp.vectors.polygonize import ArrayLabels, polygonize
+from dmmn_qp.vectors.polygonize import polygonize
+from dmmn_qp.vectors.sources import ArrayLabels
 
 CLASSES = ClassMap.from_colors([("Tumor <\"1'> & µm \x01", (255, 0, 0)), ("b\nc", (0, 160, 9)), ("Ignore*", (1, 2, 3))])
 SHAPES = [(1, 1), (513, 1), (1, 1025), (3000, 100), (1025, 2051), (512, 1024), (7, 3)]

@@ -6,10 +6,11 @@ import shutil
 import numpy as np
 import pytest
 
-from dmmn_qp.cli.config import ImportOptions
 from dmmn_qp.console import Reporter
 from dmmn_qp.errors import DmmnQpError, PixelSizeError, ProjectError, SlideError
-from dmmn_qp.folders.dataset import LABELS_SUFFIX, Dataset
+from dmmn_qp.folders.dataset import Dataset
+from dmmn_qp.folders.predictions import LABELS_SUFFIX
+from dmmn_qp.importing.options import ImportOptions
 from dmmn_qp.importing.stage import import_annotations
 from dmmn_qp.predicting.inputs import SlideToPredict, slides_to_predict
 from dmmn_qp.qupath.project import read_project

@@ -4,14 +4,14 @@ import numpy as np
 import pytest
 import torch
 
-from dmmn_qp.cli.config import PredictOptions
 from dmmn_qp.errors import ModelError
-from dmmn_qp.folders.dataset import LabelRaster
+from dmmn_qp.folders.label_raster import LabelRaster
 from dmmn_qp.folders.model import ModelCard, NetworkOptions
 from dmmn_qp.networks import ARCHITECTURES
 from dmmn_qp.predicting import inference
+from dmmn_qp.predicting.api import predict_slide
 from dmmn_qp.predicting.inference import Predictor, choose_context, compile_network
-from dmmn_qp.predicting.stage import predict_slide
+from dmmn_qp.predicting.options import PredictOptions
 from dmmn_qp.regions import Region
 from dmmn_qp.slides import open_slide
 from dmmn_qp.specs import ClassMap, PatchSpec
@@ -364,11 +364,11 @@ def test_what_a_model_cannot(workspace, here):
 def test_example_of_the_python_interface(tmp_path, monkeypatch):
     import doctest
 
-    import dmmn_qp.prediction
+    import dmmn_qp.predicting.api
 
     monkeypatch.chdir(REPOSITORY)
     finder = doctest.DocTestFinder(recurse=False)
-    (example,) = finder.find(predict_slide, "predict_slide", dmmn_qp.prediction, globs={"folder": str(tmp_path)})
+    (example,) = finder.find(predict_slide, "predict_slide", dmmn_qp.predicting.api, globs={"folder": str(tmp_path)})
     assert len(example.examples) == 6
     result = doctest.DocTestRunner().run(example)
     assert result.failed == 0

@@ -5,10 +5,10 @@ import json
 import numpy as np
 import pytest
 
-from dmmn_qp.cli.config import PredictOptions
 from dmmn_qp.folders.model import load_card
 from dmmn_qp.predicting.areas import area_to_predict
 from dmmn_qp.predicting.inputs import SlideToPredict
+from dmmn_qp.predicting.options import PredictOptions
 from dmmn_qp.qupath.geojson_reader import read_geojson
 from dmmn_qp.regions import Region
 from dmmn_qp.slides.direct_tiff import DirectTiffReader
@@ -98,7 +98,9 @@ def test_what_is_left_out_is_not_read(here, material, monkeypatch):
         read.clear()
         with monkeypatch.context() as patch:
             patch.setattr(DirectTiffReader, "read_level", read_level)
-            patch.setattr("dmmn_qp.prediction.WRITERS", {"geojson": lambda path, predicted: path.write_text("{}")})
+            patch.setattr(
+                "dmmn_qp.predicting.stage.WRITERS", {"geojson": lambda path, predicted: path.write_text("{}")}
+            )
             assert invoke(*command(material), *options).exit_code == 0
         return sum(region.width * region.height for region in read)
 

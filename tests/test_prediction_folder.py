@@ -7,11 +7,13 @@ import pytest
 from PIL import Image
 
 from dmmn_qp.errors import DatasetError
-from dmmn_qp.folders.dataset import LABELS_SUFFIX
+from dmmn_qp.folders.predictions import LABELS_SUFFIX, PROBABILITIES_SUFFIX
 from dmmn_qp.outputs import readme as prediction_folder
-from dmmn_qp.outputs.pyramids import PROBABILITIES_SUFFIX, write_label_pyramid, write_probability_pyramid
-from dmmn_qp.outputs.readme import count_areas, is_tissue, write_areas, write_readme
-from dmmn_qp.outputs.writers import PredictedSlide, write_overview
+from dmmn_qp.outputs.area_table import count_areas, is_tissue, write_areas
+from dmmn_qp.outputs.overview import write_overview
+from dmmn_qp.outputs.predicted import PredictedSlide
+from dmmn_qp.outputs.pyramids import write_label_pyramid, write_probability_pyramid
+from dmmn_qp.outputs.readme import write_readme
 from dmmn_qp.slides import open_slide
 from dmmn_qp.specs import ClassMap, TissueClass
 from tests.conftest import two_tissues, write_tiff

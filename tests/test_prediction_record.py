@@ -11,19 +11,20 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dmmn_qp.cli.config import POLYGON_OPTIONS, PredictOptions
 from dmmn_qp.errors import PredictedOtherwiseError, SlideError
 from dmmn_qp.folders.predictions import polygons_of, read_inputs, read_predictions
 from dmmn_qp.outputs import earlier
 from dmmn_qp.outputs.earlier import drop_oldest, keep_earlier, run_folder
+from dmmn_qp.outputs.options import POLYGON_OPTIONS
 from dmmn_qp.outputs.writers import WRITERS
 from dmmn_qp.predicting import publishing
 from dmmn_qp.predicting import stage as prediction
+from dmmn_qp.predicting.api import predict_slide
 from dmmn_qp.predicting.inputs import SlideToPredict
+from dmmn_qp.predicting.options import PredictOptions
 from dmmn_qp.predicting.request import polygons_request, request_of
-from dmmn_qp.predicting.stage import predict_slide
 from dmmn_qp.qupath.geojson_reader import read_geojson
-from dmmn_qp.slides import fingerprint
+from dmmn_qp.slides.files import fingerprint
 from tests.conftest import fails, invoke, rectangle, write_features, write_tiff
 from tests.test_prediction_resume import command, labels_of, make_model, texture, written_strips
 

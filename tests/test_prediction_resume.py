@@ -14,9 +14,9 @@ import tifffile
 import torch
 
 from dmmn_qp.errors import DatasetError
-from dmmn_qp.folders.dataset import LabelRaster
+from dmmn_qp.folders.label_raster import LabelRaster
 from dmmn_qp.folders.model import ModelCard, NetworkOptions, save_model
-from dmmn_qp.outputs.writers import write_overview
+from dmmn_qp.outputs.overview import write_overview
 from dmmn_qp.predicting import publishing
 from dmmn_qp.predicting import stage as prediction
 from dmmn_qp.predicting.strips import StripStore

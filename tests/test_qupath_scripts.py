@@ -14,7 +14,8 @@ from uuid import uuid4
 
 import pytest
 
-from dmmn_qp.importing.sources import GEOJSON_SUFFIXES, slide_ids
+from dmmn_qp.qupath.geojson_reader import GEOJSON_SUFFIXES
+from dmmn_qp.qupath.image_names import slide_ids
 from dmmn_qp.qupath.marks import marked_id
 from tests.conftest import fails, invoke, moved_demo
 from tests.groovy import tools

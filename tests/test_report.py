@@ -13,7 +13,7 @@ import shapely
 from typer.testing import CliRunner
 
 from dmmn_qp.annotations import Annotation, Plane
-from dmmn_qp.cli import app
+from dmmn_qp.cli.app import app
 from dmmn_qp.folders.dataset import SlideRecord
 from dmmn_qp.labels.draws import balanced_probabilities, class_balanced_draws
 from dmmn_qp.labels.painter import LabelPainter

@@ -10,9 +10,10 @@ from PIL import Image
 
 from dmmn_qp.errors import PixelSizeError, SlideError
 from dmmn_qp.regions import Region
-from dmmn_qp.slides import SLIDE_READERS, fingerprint, list_slides, open_slide, slide_file, tiff_tiles, tifffile_reader
+from dmmn_qp.slides import SLIDE_READERS, open_slide, tiff_tiles, tifffile_reader
 from dmmn_qp.slides.base import Slide, read_field, read_overview, resolve_mpp
 from dmmn_qp.slides.cached import CachedFields, TileBudget, tiles_bytes
+from dmmn_qp.slides.files import fingerprint, list_slides, slide_file
 from dmmn_qp.slides.transformed import Crop, Placement, Rotate, TransformedSlide
 from dmmn_qp.specs import PatchSpec
 from tests.conftest import CMU_1, DEMO

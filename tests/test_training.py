@@ -16,12 +16,12 @@ import torch
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from dmmn_qp.cli.config import TrainOptions
 from dmmn_qp.errors import TrainingError
 from dmmn_qp.folders.model import WEIGHTS, is_whole, load_card, load_model
 from dmmn_qp.networks import build_network
 from dmmn_qp.networks.supervision import SupervisedBranches
-from dmmn_qp.training.stage import check_loss
+from dmmn_qp.training.checks import check_loss
+from dmmn_qp.training.options import TrainOptions
 from dmmn_qp.training.state import STATE, load_state, save_state
 from tests.browser import CHROMIUM, Browser
 from tests.conftest import REPOSITORY, fails, invoke

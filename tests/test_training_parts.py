@@ -122,7 +122,7 @@ def test_columns_beyond_the_classes_are_misses():
 def test_pairs_are_counted_in_parts(monkeypatch):
     rng = np.random.default_rng(0)
     true, found = rng.integers(0, 256, (2, 70, 30), np.uint8)
-    monkeypatch.setattr("dmmn_qp.metrics._AT_ONCE", 97)
+    monkeypatch.setattr("dmmn_qp.labels.metrics._AT_ONCE", 97)
     counts = pair_counts(true, found)
     assert counts.sum() == true.size
     for t, f in [(0, 0), (255, 255), (int(true[0, 0]), int(found[0, 0])), (3, 200)]:

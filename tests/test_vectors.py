@@ -16,18 +16,20 @@ from scipy import ndimage
 from shapely.geometry import shape
 
 from dmmn_qp.annotations import Annotation
-from dmmn_qp.cli.config import PredictOptions
-from dmmn_qp.folders.dataset import LabelRaster
+from dmmn_qp.folders.label_raster import LabelRaster
 from dmmn_qp.labels.painter import LabelPainter
 from dmmn_qp.outputs.objects import Frame, measure_mean, outline_features
+from dmmn_qp.predicting.options import PredictOptions
 from dmmn_qp.qupath import marks
-from dmmn_qp.qupath.geojson_reader import read_geojson, write_geojson
+from dmmn_qp.qupath.geojson_reader import read_geojson
+from dmmn_qp.qupath.geojson_writer import write_geojson
 from dmmn_qp.qupath.marks import class_code, is_marked, is_outline_id, marked_id, outline_id
 from dmmn_qp.regions import Region
 from dmmn_qp.specs import ClassMap, PatchSpec
 from dmmn_qp.vectors.cleaning import clean
 from dmmn_qp.vectors.outlines import Outlines, join, starts
-from dmmn_qp.vectors.polygonize import ArrayLabels, polygonize
+from dmmn_qp.vectors.polygonize import polygonize
+from dmmn_qp.vectors.sources import ArrayLabels
 from tests.conftest import DEMO, fails, invoke, two_tissues, write_tiff
 
 NONE = frozenset()

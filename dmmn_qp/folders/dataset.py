@@ -4,37 +4,30 @@ from __future__ import annotations
 
 import csv
 import json
-import os
-import threading
-import warnings
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePath
 from typing import Literal
 
 import numpy as np
-import rasterio
 from pydantic import Field, TypeAdapter, ValidationError
-from rasterio.errors import NotGeoreferencedWarning, RasterioIOError
-from rasterio.windows import Window
 
 from dmmn_qp.annotations import ORIGINS, Origin
 from dmmn_qp.choices import Split
 from dmmn_qp.errors import DatasetError, SlideError
-from dmmn_qp.labels.painter import LabelArray
+from dmmn_qp.folders.label_raster import LabelRaster
 from dmmn_qp.labels.patches import PatchRef
 from dmmn_qp.regions import Region
-from dmmn_qp.slides import fingerprint, open_slide
+from dmmn_qp.slides import open_slide
 from dmmn_qp.slides.base import Slide
+from dmmn_qp.slides.files import fingerprint
 from dmmn_qp.slides.finding import SlideFinder, SlidesRoot, Wanted, path_of_text
 from dmmn_qp.slides.transformed import Change
 from dmmn_qp.specs import ClassMap, FileModel, PatchSpec
 
 MANIFEST = "dataset.json"
-PATCHES = "patches.csv"
-MASK_TILE = 256
 
-os.environ.setdefault("GDAL_CACHEMAX", "256MB")  # several rows of tiles; GDAL's own choice is 5 % of the machine
+PATCHES = "patches.csv"
+
 
 ORIGIN_SUFFIX = ".origin.tif"
 """What follows ``<slide>`` in the name of the raster that says whose word the labels of its mask are."""
@@ -45,9 +38,6 @@ ORIGIN_MAP = ClassMap.from_colors(
 """`ORIGINS` as classes, for the colours of such a raster."""
 
 _SPLITS: TypeAdapter[Split] = TypeAdapter(Split)
-
-LABELS_SUFFIX = "labels.ome.tif"
-"""What follows ``<slide>.`` in the name of a predicted label raster."""
 
 
 class SlideRecord(FileModel):
@@ -228,133 +218,6 @@ def _patch_from_row(row: dict[str, str], records: dict[str, SlideRecord]) -> Pat
     split = _SPLITS.validate_python(row["split"])
     fixed = bool(int(row["fixed"]))
     return PatchRef(records[row["slide_id"]].slide_id, split, int(row["x"]), int(row["y"]), counts, fixed)
-
-
-@contextmanager
-def create_label_raster(path: Path, shape: tuple[int, int], class_map: ClassMap) -> Iterator[LabelRasterWriter]:
-    """Creates a tiled, compressed uint8 TIFF of labels with the classes' colours, written window by window.
-
-    Args:
-        path: The file; it is left incomplete if the block fails, so give a temporary name.
-        shape: (rows, columns).
-        class_map: The classes, for the colour map.
-    """
-    rows, columns = shape
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", NotGeoreferencedWarning)
-        with rasterio.open(
-            path,
-            "w",
-            driver="GTiff",
-            height=rows,
-            width=columns,
-            count=1,
-            dtype="uint8",
-            tiled=True,
-            blockxsize=MASK_TILE,
-            blockysize=MASK_TILE,
-            compress="deflate",
-            bigtiff="if_safer",
-            photometric="palette",
-        ) as raster:
-            raster.write_colormap(1, {k: (*v, 255) for k, v in class_map.colormap().items()})
-            yield LabelRasterWriter(raster)
-
-
-class LabelRasterWriter:
-    """Write side of a label raster."""
-
-    def __init__(self, raster: rasterio.io.DatasetWriter) -> None:
-        self._raster = raster
-
-    def write(self, window: Region, labels: LabelArray) -> None:
-        """Writes the labels of a window; what leaves the raster is cut off."""
-        inside = window.intersection(Region(0, 0, self._raster.width, self._raster.height))
-        if inside is None:
-            return
-        y, x = inside.y - window.y, inside.x - window.x
-        self._raster.write(
-            labels[y : y + inside.height, x : x + inside.width],
-            1,
-            window=Window(inside.x, inside.y, inside.width, inside.height),
-        )
-
-
-class LabelRaster:
-    """Read side of a label raster, a mask or an OME-TIFF pyramid: a context manager. Threads may share it.
-
-    Args:
-        path: The file.
-        page: Which channel, where they are pages of their own.
-
-    Raises:
-        DatasetError: It is missing or damaged, or has no such page.
-    """
-
-    def __init__(self, path: Path, page: int = 0) -> None:
-        self.path = path
-        self._lock = threading.Lock()  # GDAL's datasets are not for several threads at a time
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", NotGeoreferencedWarning)
-            try:
-                self._raster = rasterio.open(path if page == 0 else f"GTIFF_DIR:{page + 1}:{path}")
-            except RasterioIOError as error:
-                raise self._damaged(f" or has no page {page}" if page else "") from error
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """(rows, columns)."""
-        return self._raster.height, self._raster.width
-
-    @property
-    def holds_labels(self) -> bool:
-        """Whether a pixel is one number of 8 bits; of others, only a part would be read."""
-        return bool(self._raster.count == 1 and self._raster.dtypes[0] == "uint8")
-
-    def read(self, window: Region) -> LabelArray:
-        """Labels of a window, 0 outside the raster: (height, width) uint8.
-
-        Strips of full width in their order decode each tile once, as long as a row of tiles fits into GDAL's cache
-        (256 MB, unless ``GDAL_CACHEMAX`` says otherwise).
-        """
-        labels = np.zeros((window.height, window.width), np.uint8)
-        rows, columns = self.shape
-        inside = window.intersection(Region(0, 0, columns, rows))
-        if inside is None:
-            return labels
-        y, x = inside.y - window.y, inside.x - window.x
-        try:
-            with self._lock:
-                labels[y : y + inside.height, x : x + inside.width] = self._raster.read(
-                    1, window=Window(inside.x, inside.y, inside.width, inside.height)
-                )
-        except RasterioIOError as error:
-            raise self._damaged() from error
-        return labels
-
-    def read_reduced(self, longest_px: int) -> LabelArray:
-        """The whole raster, every n-th pixel, so that its longer side has at most ``longest_px``.
-
-        Of a pyramid GDAL reads the coarsest level that is fine enough.
-        """
-        rows, columns = self.shape
-        step = max(1, -(-max(rows, columns) // longest_px))
-        out_shape = (max(1, rows // step), max(1, columns // step))
-        try:
-            with self._lock:
-                labels: LabelArray = self._raster.read(1, out_shape=out_shape)
-        except RasterioIOError as error:
-            raise self._damaged() from error
-        return labels
-
-    def _damaged(self, otherwise: str = "") -> DatasetError:
-        return DatasetError(f'label raster "{self.path}" is missing or damaged{otherwise}; make it again')
-
-    def __enter__(self) -> LabelRaster:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self._raster.close()
 
 
 def _first_line(error: Exception) -> str:

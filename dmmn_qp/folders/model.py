@@ -6,24 +6,25 @@ import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Any, Literal
 
 import torch
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from dmmn_qp.choices import Channels, Norm, Reduction, Stem
-from dmmn_qp.cli.config import explain
+from dmmn_qp.choices import Norm, Stem
 from dmmn_qp.errors import ModelError
 from dmmn_qp.files import RUN_FILE, new_file, new_folder, write_json
 from dmmn_qp.folders.provenance import describe_run, now
 from dmmn_qp.networks import ARCHITECTURES, build_network
+from dmmn_qp.networks.conventions import InputConvention
 from dmmn_qp.networks.stem import Stemmed
-from dmmn_qp.specs import ClassMap, FileModel, PatchSpec
+from dmmn_qp.specs import ClassMap, FileModel, PatchSpec, explain
 
 CARD = "model.json"
+
 WEIGHTS = "weights.safetensors"
 
 MAX_WIDTH = 512
@@ -38,18 +39,8 @@ MAX_CARD_BYTES = 4 * 2**20
 MAX_HEADER_BYTES = 2**20
 """Longest header of a file of weights: six times that of the network with the most tensors."""
 
-MAX_INPUT = 1000.0
-"""Largest number that a network is given for a pixel, of either sign: plain pixels are 0 .. 255."""
-
-MIN_CONTRAST = 0.001
-"""Least difference between black and white as a network is given them, and least part of the larger of the two that it
-is: below, the picture is lost beside the network's biases, or in rounding."""
-
 DEMO_MODEL = "demo"
 """Folder of the model that comes with the project; it is never taken unless it is named."""
-
-Shift = Annotated[float, Field(ge=-1e6, le=1e6, allow_inf_nan=False)]
-Factor = Annotated[float, Field(ge=1e-6, le=1e6, allow_inf_nan=False)]
 
 
 class NetworkOptions(FileModel):
@@ -69,40 +60,6 @@ class NetworkOptions(FileModel):
     norm: Norm = "none"
     stem: Stem = "full"
     reserved_outputs: int = Field(default=0, ge=0, le=MAX_RESERVED_OUTPUTS)
-
-
-class InputConvention(FileModel):
-    """How pixels become the network's input: ``(value * scale - mean) / std`` for each channel.
-
-    Outside the slide a pixel is 0 as in a black picture, before all of this. The authors' networks were given the
-    same.
-
-    Attributes:
-        channels: Order of the colour channels.
-        scale: Factor on uint8 values.
-        mean: Subtracted after scaling, in the order of ``channels``; None subtracts nothing.
-        std: Divided by after that, in the order of ``channels``; None divides by nothing.
-        reduction: How a lower magnification is made from finer pixels.
-    """
-
-    channels: Channels = "RGB"
-    scale: Factor = 1 / 255
-    mean: tuple[Shift, Shift, Shift] | None = None
-    std: tuple[Factor, Factor, Factor] | None = None
-    reduction: Reduction = "area"
-
-    @model_validator(mode="after")
-    def _shows_the_picture(self) -> Self:
-        for mean, std in zip(self.mean or (0.0,) * 3, self.std or (1.0,) * 3, strict=True):
-            black, white = -mean / std, (255 * self.scale - mean) / std
-            largest = max(abs(black), abs(white))
-            if largest > MAX_INPUT or white - black < MIN_CONTRAST * max(1.0, largest):
-                raise ValueError(
-                    f"scale, mean and std turn black into {black:g} and white into {white:g}; both must lie within "
-                    f"{-MAX_INPUT:g} .. {MAX_INPUT:g} and differ by {MIN_CONTRAST:g} times the larger, at least by "
-                    f"{MIN_CONTRAST:g}"
-                )
-        return self
 
 
 class ModelCard(FileModel):

@@ -6,15 +6,12 @@ import json
 from collections.abc import Collection, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from dmmn_qp.errors import AnnotationFileError
 from dmmn_qp.files import RUN_FILE
-from dmmn_qp.folders.dataset import LABELS_SUFFIX
-from dmmn_qp.qupath.notes import open_bytes
-from dmmn_qp.qupath.packed_json import FileContentError, NotStreamableError, open_text, stream_features
 from dmmn_qp.slides.transformed import Change
 from dmmn_qp.specs import ClassMap, FileModel
 
@@ -152,18 +149,6 @@ def _is_there(folder: Path, slide_id: str) -> bool:
     return polygons_of(folder, slide_id) is not None or (folder / f"{slide_id}.{LABELS_SUFFIX}").is_file()
 
 
-def first_metadata(polygons: Path) -> Mapping[str, str]:
-    """The metadata of the first object in a file of polygons; empty where it has none or cannot be read."""
-    unreadable = (AnnotationFileError, FileContentError, NotStreamableError)
-    with suppress(*unreadable), open_bytes(polygons, "file of predictions", "predict again") as file:
-        feature = next(stream_features(open_text(file, polygons.stat().st_size)), None)
-        properties = feature.get("properties") if isinstance(feature, dict) else None
-        metadata = properties.get("metadata") if isinstance(properties, dict) else None
-        if isinstance(metadata, dict):
-            return {key: value for key, value in metadata.items() if isinstance(value, str)}
-    return {}
-
-
 def polygons_of(folder: Path, slide_id: str) -> Path | None:
     """The file of a slide's polygons; None where there is none."""
     return next((p for s in POLYGONS_SUFFIXES if (p := folder / f"{slide_id}{s}").is_file()), None)
@@ -205,3 +190,16 @@ def predicted_polygons(folder: Path) -> dict[str, Path]:
             f'"{folder}" holds no predictions (no <slide>.geojson); pass the folder that dmmn-qp predict wrote'
         )
     return files
+
+
+LABELS_SUFFIX = "labels.ome.tif"
+"""What follows ``<slide>.`` in the name of a predicted label raster."""
+
+PROBABILITIES_SUFFIX = "probabilities.ome.tif"
+"""What follows ``<slide>.`` in the name of a raster of probabilities."""
+
+UNCERTAINTY_SUFFIX = "uncertainty.ome.tif"
+"""What follows ``<slide>.`` in the name of a raster of uncertainty."""
+
+TISSUE_SUFFIX: Final = "tissue.geojson"
+"""What follows ``<slide>.`` in the name of the tissue's outline."""

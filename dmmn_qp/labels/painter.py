@@ -9,7 +9,6 @@ from typing import Literal
 
 import numpy as np
 from affine import Affine
-from numpy.typing import NDArray
 from rasterio.features import rasterize as burn
 from shapely import STRtree, box
 from shapely.geometry.base import BaseGeometry
@@ -18,10 +17,7 @@ from dmmn_qp.annotations import DEFAULT_PLANE, ORIGINS, Annotation, Origin, Plan
 from dmmn_qp.choices import OverlapRule
 from dmmn_qp.labels.class_rules import PaintRules
 from dmmn_qp.regions import Region
-from dmmn_qp.specs import UNLABELLED, ClassMap
-
-LabelArray = NDArray[np.uint8]
-"""(rows, columns) uint8; 0 = unlabelled."""
+from dmmn_qp.specs import UNLABELLED, ClassMap, LabelArray
 
 IGNORE = "Ignore*"
 """QuPath's class for parts that must not be looked at: it takes the label away from what lies under it."""
@@ -48,7 +44,6 @@ _ORDERS: dict[OverlapRule, Callable[[Paint], tuple[float, ...]]] = {
     "unlabelled": lambda paint: (-paint.label,),
 }
 """Sort keys: what is painted later wins."""
-
 
 _WORDS: tuple[tuple[Origin, ...], ...] = (("unchecked",), ("corrected", "confirmed"), ("drawn",))
 """Origins of areas in the order of painting: what a person said wins over what a model said, and what was drawn over

@@ -13,9 +13,9 @@ from shapely.geometry.base import BaseGeometry
 from dmmn_qp.choices import Split
 from dmmn_qp.errors import DatasetError
 from dmmn_qp.labels.painter import LabelPainter
+from dmmn_qp.labels.reach import augmented_reach_px
 from dmmn_qp.regions import Region
 from dmmn_qp.specs import MIN_LABELLED_FRACTION, UNLABELLED, ClassMap, PatchGrid
-from dmmn_qp.training.augment import augmented_reach_px
 
 
 @dataclass(frozen=True, slots=True)

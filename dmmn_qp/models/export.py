@@ -19,7 +19,7 @@ from dmmn_qp.choices import ExportFormat, Reduction
 from dmmn_qp.errors import ConfigError, OutputExistsError
 from dmmn_qp.files import new_file
 from dmmn_qp.folders.model import ModelCard, load_model
-from dmmn_qp.networks.devices import class_logits, network_input
+from dmmn_qp.networks.conventions import class_logits, network_input
 from dmmn_qp.specs import PatchSpec
 
 METADATA = "dmmn_qp.json"

@@ -23,9 +23,10 @@ from torch import Tensor, nn
 import dmmn_qp
 from dmmn_qp.errors import ConfigError, ModelError
 from dmmn_qp.files import RUN_FILE, check_free, new_folder, write_json
-from dmmn_qp.folders.model import CARD, MAX_WIDTH, InputConvention, ModelCard, NetworkOptions, save_model
+from dmmn_qp.folders.model import CARD, MAX_WIDTH, ModelCard, NetworkOptions, save_model
 from dmmn_qp.folders.provenance import describe_run, now
 from dmmn_qp.networks.blocks import LEVELS
+from dmmn_qp.networks.conventions import InputConvention
 from dmmn_qp.specs import MAX_CLASSES, ClassMap, PatchSpec
 
 Color = tuple[int, int, int]

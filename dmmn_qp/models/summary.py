@@ -8,7 +8,8 @@ from typing import Any
 
 from dmmn_qp.choices import Norm, Stem
 from dmmn_qp.console import printable
-from dmmn_qp.folders.model import InputConvention, ModelCard, load_model
+from dmmn_qp.folders.model import ModelCard, load_model
+from dmmn_qp.networks.conventions import InputConvention
 from dmmn_qp.networks.describe import Description, describe
 
 MIB = 2**20

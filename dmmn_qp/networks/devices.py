@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING
 
@@ -13,7 +12,6 @@ from torch import Tensor
 
 from dmmn_qp.choices import Device, Precision
 from dmmn_qp.errors import ConfigError
-from dmmn_qp.folders.model import InputConvention
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -71,54 +69,6 @@ def autocast(device: torch.device, bf16: bool) -> AbstractContextManager[object]
 def available_cores() -> int:
     """CPU cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def network_inputs(images: Tensor, convention: InputConvention, device: torch.device) -> list[Tensor]:
-    """Pixels -> what a network takes.
-
-    Args:
-        images: (B, M, 3, S, S) uint8 RGB.
-        convention: The model's input convention.
-        device: Where to compute; the uint8 values travel there, not floats.
-
-    Returns:
-        M tensors (B, 3, S, S) float32, channels last.
-    """
-    on_device = images.to(device, non_blocking=True)
-    return [
-        network_input(on_device[:, m], convention).contiguous(memory_format=torch.channels_last)
-        for m in range(images.shape[1])
-    ]
-
-
-def network_input(image: Tensor, convention: InputConvention) -> Tensor:
-    """One magnification's RGB pixels 0 .. 255, (B, 3, S, S) of any type -> float32 in the convention's order and scale.
-
-    It divides by 1 / scale: 1 / 255 has no exact binary form, and a product with it would differ from what other
-    programs, the authors' among them, make of the same pixels.
-    """
-    if convention.channels == "BGR":
-        image = image.flip(1)
-    scaled = image.float() / (1 / convention.scale)
-    if convention.mean is not None:
-        scaled = scaled - _per_channel(convention.mean, scaled)
-    if convention.std is not None:
-        scaled = scaled / _per_channel(convention.std, scaled)
-    return scaled
-
-
-def _per_channel(values: Sequence[float], like: Tensor) -> Tensor:
-    return torch.tensor(values, dtype=like.dtype, device=like.device).reshape(1, 3, 1, 1)
-
-
-def class_logits(logits: Tensor, n_classes: int) -> Tensor:
-    """What a network gives, (B, reserved + C, S, S), without the outputs that stand for no class: (B, C, S, S)."""
-    return logits[:, logits.shape[1] - n_classes :]
-
-
-def predicted_labels(logits: Tensor, n_classes: int) -> Tensor:
-    """What a network gives, (B, reserved + C, S, S) -> the likeliest class of each pixel: (B, S, S) uint8, 1 .. C."""
-    return (class_logits(logits, n_classes).argmax(dim=1) + 1).to(torch.uint8)
 
 
 def mean_of_processes(value: Tensor, fabric: Fabric) -> Tensor:

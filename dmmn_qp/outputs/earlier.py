@@ -6,14 +6,16 @@ import filecmp
 import gzip
 import hashlib
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 from uuid import UUID
 
+from dmmn_qp.errors import AnnotationFileError
 from dmmn_qp.folders.predictions import EARLIER
-from dmmn_qp.qupath.notes import parse_uuid
-from dmmn_qp.qupath.packed_json import is_gzip
+from dmmn_qp.qupath.notes import open_bytes, parse_uuid
+from dmmn_qp.qupath.packed_json import FileContentError, NotStreamableError, is_gzip, open_text, stream_features
 
 EARLIER_RUNS: Final = 20
 """Files of a slide that are kept."""
@@ -110,3 +112,15 @@ def _pack(source: Path, packed: Path) -> None:
             return
         with gzip.GzipFile("", "wb", fileobj=writing, mtime=0) as packing:
             shutil.copyfileobj(reading, packing)
+
+
+def first_metadata(polygons: Path) -> Mapping[str, str]:
+    """The metadata of the first object in a file of polygons; empty where it has none or cannot be read."""
+    unreadable = (AnnotationFileError, FileContentError, NotStreamableError)
+    with suppress(*unreadable), open_bytes(polygons, "file of predictions", "predict again") as file:
+        feature = next(stream_features(open_text(file, polygons.stat().st_size)), None)
+        properties = feature.get("properties") if isinstance(feature, dict) else None
+        metadata = properties.get("metadata") if isinstance(properties, dict) else None
+        if isinstance(metadata, dict):
+            return {key: value for key, value in metadata.items() if isinstance(value, str)}
+    return {}

@@ -11,9 +11,8 @@ import shapely
 from affine import Affine
 from rasterio.features import rasterize as burn
 
-from dmmn_qp.cli.config import PolygonOptions
-from dmmn_qp.labels.painter import LabelArray
-from dmmn_qp.qupath.geojson_reader import shown_class_name
+from dmmn_qp.outputs.options import PolygonOptions
+from dmmn_qp.qupath.geojson_writer import shown_class_name
 from dmmn_qp.qupath.marks import (
     AREA_MM2,
     AREA_UM2,
@@ -25,10 +24,12 @@ from dmmn_qp.qupath.marks import (
     marked_id,
 )
 from dmmn_qp.regions import Region
-from dmmn_qp.specs import UNLABELLED, ClassMap
+from dmmn_qp.specs import UNLABELLED, ClassMap, LabelArray
 from dmmn_qp.vectors.cleaning import clean
+from dmmn_qp.vectors.cracks import CELL_PX
 from dmmn_qp.vectors.outlines import OutlineFeatures, Outlines, join, starts
-from dmmn_qp.vectors.polygonize import CELL_PX, LabelSource, polygonize
+from dmmn_qp.vectors.polygonize import polygonize
+from dmmn_qp.vectors.sources import LabelSource
 
 _DECIMALS = 2
 

@@ -9,15 +9,14 @@ from __future__ import annotations
 
 import math
 import os
-import re
 import tempfile
-import xml.etree.ElementTree as ElementTree
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Self
+from xml.etree import ElementTree
 
 import cv2
 import imagecodecs
@@ -25,19 +24,10 @@ import numpy as np
 import tifffile
 from numpy.typing import NDArray
 
-from dmmn_qp.errors import DatasetError
 from dmmn_qp.files import new_file
-from dmmn_qp.folders.dataset import LabelRaster
-from dmmn_qp.labels.painter import LabelArray
+from dmmn_qp.folders.label_raster import LABEL_NAMESPACE, LabelRaster, xml_text
 from dmmn_qp.regions import Region
-from dmmn_qp.slides.tifffile_reader import read_ome_xml
-from dmmn_qp.specs import ClassMap
-
-PROBABILITIES_SUFFIX = "probabilities.ome.tif"
-"""What follows ``<slide>.`` in the name of a raster of probabilities."""
-
-UNCERTAINTY_SUFFIX = "uncertainty.ome.tif"
-"""What follows ``<slide>.`` in the name of a raster of uncertainty."""
+from dmmn_qp.specs import ClassMap, LabelArray
 
 TILE = 512
 """Side of a tile in px."""
@@ -45,15 +35,16 @@ TILE = 512
 SMALLEST_LEVEL_PX = 1024
 """Levels are halved until the longer side is no longer than this."""
 
-LABEL_NAMESPACE = "dmmn-qp/labels"
-"""Namespace of the OME annotation that says which class a label stands for."""
-
 _LEVEL = 1  # of libdeflate: 250 MB/s a core; 6 takes twice the time for files a third smaller
+
 _MAX_CLASSIC = 2**31  # some readers of classic TIFF take offsets for signed
+
 _MAX_PENDING_TILES = 64
+
 _MAX_WORKERS = 16
+
 _ROOM_FOR_TAGS = 1 << 20
-_NOT_IN_XML = re.compile("[^\t\n\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+
 _OME = "http://www.openmicroscopy.org/Schemas/OME/2016-06"
 
 Pixels = NDArray[np.uint8]
@@ -105,37 +96,6 @@ def write_label_pyramid(
         labels=tuple((c.label, c.name) for c in class_map.classes),
     )
     _write(path, (strip[None] for strip in rows), image, _every_second)
-
-
-def read_class_names(path: Path) -> tuple[str, ...] | None:
-    """Names of the classes of a label raster, label 1 first, as `names_in_file` spells them; None where it tells none.
-
-    Raises:
-        DatasetError: The file is no TIFF, or what it tells is damaged.
-    """
-    try:
-        with tifffile.TiffFile(path) as file:
-            root = read_ome_xml(file)
-    except Exception as error:  # of any kind: tifffile checks little of what a damaged file says
-        raise _damaged_names(path, " ".join(str(error).split())[:200]) from error
-    for element in root.iter() if root is not None else ():
-        if element.tag.rpartition("}")[2] == "MapAnnotation" and element.get("Namespace") == LABEL_NAMESPACE:
-            told = [(m.get("K"), m.text or "") for m in element.iter() if m.tag.rpartition("}")[2] == "M"]
-            if [label for label, _ in told] != [str(i) for i in range(1, len(told) + 1)]:
-                raise _damaged_names(path, "labels are not 1, 2, 3 ...")
-            return tuple(name for _, name in told)
-    return None
-
-
-def names_in_file(names: Iterable[str]) -> tuple[str, ...]:
-    """Names as a label raster holds them: what no XML may hold is replaced, so two may become the same."""
-    return tuple(map(_xml_text, names))
-
-
-def _damaged_names(path: Path, reason: str) -> DatasetError:
-    return DatasetError(
-        f'label raster "{path}" is damaged where it names its classes ({reason}); predict again with --overwrite'
-    )
 
 
 def write_probability_pyramid(
@@ -214,7 +174,7 @@ def ome_xml(image: _Image) -> str:
     )
     of_image = ElementTree.SubElement(root, "Image", {"ID": "Image:0"})
     if image.description:
-        ElementTree.SubElement(of_image, "Description").text = _xml_text(image.description)
+        ElementTree.SubElement(of_image, "Description").text = xml_text(image.description)
     pixels = ElementTree.SubElement(
         of_image,
         "Pixels",
@@ -236,7 +196,7 @@ def ome_xml(image: _Image) -> str:
         },
     )
     for i, (name, color) in enumerate(zip(image.names, image.colors, strict=True)):
-        channel = {"ID": f"Channel:0:{i}", "Name": _xml_text(name), "SamplesPerPixel": "1"}
+        channel = {"ID": f"Channel:0:{i}", "Name": xml_text(name), "SamplesPerPixel": "1"}
         if color is not None:
             channel["Color"] = str(_ome_color(color))
         ElementTree.SubElement(pixels, "Channel", channel)
@@ -249,7 +209,7 @@ def ome_xml(image: _Image) -> str:
         )
         value = ElementTree.SubElement(of_map, "Value")
         for label, name in image.labels:
-            ElementTree.SubElement(value, "M", {"K": str(label)}).text = _xml_text(name)
+            ElementTree.SubElement(value, "M", {"K": str(label)}).text = xml_text(name)
     body: bytes = ElementTree.tostring(root, encoding="us-ascii")
     return '<?xml version="1.0" encoding="UTF-8"?>' + body.decode("ascii")
 
@@ -259,11 +219,6 @@ def _ome_color(color: tuple[int, int, int]) -> int:
     red, green, blue = color
     number = red << 24 | green << 16 | blue << 8 | 255
     return number - (1 << 32) if number >= 1 << 31 else number
-
-
-def _xml_text(text: str) -> str:
-    """The text with what no XML may hold, or give back as it was, replaced."""
-    return _NOT_IN_XML.sub("\ufffd", text)
 
 
 def _every_second(pixels: Pixels) -> Pixels:

@@ -16,11 +16,12 @@ from shapely.geometry.base import BaseGeometry
 
 from dmmn_qp.annotations import Annotation
 from dmmn_qp.choices import Outside
-from dmmn_qp.cli.config import PredictOptions
 from dmmn_qp.errors import AnnotationFileError, ConfigError, SlideError
 from dmmn_qp.labels.painter import AreaLayer, Paint
 from dmmn_qp.predicting.inputs import SlideToPredict
-from dmmn_qp.qupath.geojson_reader import read_geojson, write_geojson
+from dmmn_qp.predicting.options import PredictOptions
+from dmmn_qp.qupath.geojson_reader import read_geojson
+from dmmn_qp.qupath.geojson_writer import write_geojson
 from dmmn_qp.qupath.marks import METADATA_KEY, TISSUE_CLASS, TISSUE_MARK, outline_id
 from dmmn_qp.qupath.notes import shorten
 from dmmn_qp.qupath.qpdata import read_qpdata
@@ -28,10 +29,8 @@ from dmmn_qp.regions import Region
 from dmmn_qp.slides.base import Slide, overview_downsample, read_overview
 from dmmn_qp.slides.tissue import cleaned, tissue_mask
 from dmmn_qp.specs import UNLABELLED, ClassMap, PatchGrid
-from dmmn_qp.vectors.polygonize import ArrayLabels, polygonize
-
-TISSUE_SUFFIX: Final = "tissue.geojson"
-"""What follows ``<slide>.`` in the name of the tissue's outline."""
+from dmmn_qp.vectors.polygonize import polygonize
+from dmmn_qp.vectors.sources import ArrayLabels
 
 BACKGROUND_NAMES: Final = ("background", "glass", "whitespace", "empty", "ignore")
 """Names of classes that stand for no tissue, in any case and with or without a star; the first that is there counts."""

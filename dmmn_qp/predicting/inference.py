@@ -15,19 +15,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dmmn_qp.choices import Context
-from dmmn_qp.cli.config import PredictOptions
 from dmmn_qp.errors import ModelError
 from dmmn_qp.folders.model import ModelCard, load_model
 from dmmn_qp.networks.blocks import LEVELS, even_part
-from dmmn_qp.networks.devices import (
-    autocast,
-    choose_bf16,
-    choose_devices,
-    class_logits,
-    network_input,
-    predicted_labels,
-)
+from dmmn_qp.networks.conventions import class_logits, network_input, predicted_labels
+from dmmn_qp.networks.devices import autocast, choose_bf16, choose_devices
 from dmmn_qp.networks.stem import Stemmed
+from dmmn_qp.predicting.options import PredictOptions
 from dmmn_qp.regions import Region
 from dmmn_qp.slides.base import RgbArray
 from dmmn_qp.specs import UNLABELLED, PatchGrid, PatchSpec

@@ -7,27 +7,28 @@ from pathlib import Path
 from typing import Any, Final
 
 from dmmn_qp.files import RUN_FILE, write_json
-from dmmn_qp.folders.dataset import LABELS_SUFFIX
 from dmmn_qp.folders.model import ModelCard
 from dmmn_qp.folders.predictions import (
     INPUTS,
+    LABELS_SUFFIX,
     POLYGONS_SUFFIXES,
     PREDICTIONS,
+    PROBABILITIES_SUFFIX,
+    TISSUE_SUFFIX,
+    UNCERTAINTY_SUFFIX,
     PredictedInput,
     Prediction,
-    first_metadata,
     merged_inputs,
     merged_predictions,
     read_predictions,
 )
 from dmmn_qp.folders.provenance import now
-from dmmn_qp.outputs.earlier import drop_oldest, keep_earlier
-from dmmn_qp.outputs.pyramids import PROBABILITIES_SUFFIX, UNCERTAINTY_SUFFIX
-from dmmn_qp.outputs.readme import SlideAreas, write_areas, write_readme
+from dmmn_qp.outputs.area_table import SlideAreas, write_areas
+from dmmn_qp.outputs.earlier import drop_oldest, first_metadata, keep_earlier
+from dmmn_qp.outputs.readme import write_readme
 from dmmn_qp.outputs.writers import WRITERS
-from dmmn_qp.predicting.areas import TISSUE_SUFFIX
 from dmmn_qp.qupath.marks import RUN_KEY
-from dmmn_qp.slides import fingerprint
+from dmmn_qp.slides.files import fingerprint
 
 RECORDED_SUFFIXES: Final = (LABELS_SUFFIX, PROBABILITIES_SUFFIX, UNCERTAINTY_SUFFIX, TISSUE_SUFFIX)
 """What follows ``<slide>.`` in the names of the files of which ``run.json`` has a digest."""

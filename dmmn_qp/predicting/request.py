@@ -13,11 +13,12 @@ import shapely
 from shapely.geometry.base import BaseGeometry
 
 from dmmn_qp.choices import Context
-from dmmn_qp.cli.config import POLYGON_OPTIONS, PredictOptions
 from dmmn_qp.folders.model import ModelCard
 from dmmn_qp.folders.predictions import PredictedInput, Prediction
+from dmmn_qp.outputs.options import POLYGON_OPTIONS
 from dmmn_qp.predicting.areas import is_restricted
 from dmmn_qp.predicting.inputs import SlideToPredict
+from dmmn_qp.predicting.options import PredictOptions
 from dmmn_qp.qupath.notes import shorten
 
 _TISSUE: Final = ("tissue_min_area_um2", "tissue_min_hole_um2", "tissue_margin_um")

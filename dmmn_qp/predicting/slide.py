@@ -16,17 +16,17 @@ from queue import Queue
 import numpy as np
 from numpy.typing import NDArray
 
-from dmmn_qp.cli.config import PredictOptions
 from dmmn_qp.console import Reporter
 from dmmn_qp.files import write_json
 from dmmn_qp.networks.devices import available_cores
 from dmmn_qp.predicting.areas import Area, area_to_predict
 from dmmn_qp.predicting.inference import BlockPrediction, Predictor, predict_fields
 from dmmn_qp.predicting.inputs import SlideToPredict
+from dmmn_qp.predicting.options import PredictOptions
 from dmmn_qp.predicting.strips import LABELS, StripStore
 from dmmn_qp.regions import Region
-from dmmn_qp.slides import fingerprint
 from dmmn_qp.slides.base import RgbArray, SlideInfo
+from dmmn_qp.slides.files import fingerprint
 from dmmn_qp.slides.forgiving import ForgivingSlide
 from dmmn_qp.slides.once import FieldReader, Unreadable
 from dmmn_qp.specs import UNLABELLED, PatchGrid

@@ -8,17 +8,14 @@ import shutil
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import shapely
 from numpy.typing import NDArray
-from rich.console import Console
 from shapely.geometry.base import BaseGeometry
 
-from dmmn_qp.cli.config import PredictOptions
 from dmmn_qp.console import Reporter, duration
 from dmmn_qp.errors import (
     AnnotationFileError,
@@ -30,123 +27,51 @@ from dmmn_qp.errors import (
     PredictedOtherwiseError,
     SlideError,
 )
-from dmmn_qp.folders.dataset import LABELS_SUFFIX, LabelRaster
+from dmmn_qp.folders.label_raster import LabelRaster
 from dmmn_qp.folders.model import WEIGHTS, load_card
 from dmmn_qp.folders.predictions import (
     EARLIER,
+    LABELS_SUFFIX,
+    PROBABILITIES_SUFFIX,
+    TISSUE_SUFFIX,
+    UNCERTAINTY_SUFFIX,
     PredictedInput,
     Prediction,
-    first_metadata,
     polygons_of,
     read_inputs,
     read_predictions,
 )
 from dmmn_qp.folders.provenance import describe_run, now
-from dmmn_qp.outputs.pyramids import (
-    PROBABILITIES_SUFFIX,
-    UNCERTAINTY_SUFFIX,
-    write_label_pyramid,
-    write_probability_pyramid,
-)
-from dmmn_qp.outputs.readme import count_areas
-from dmmn_qp.outputs.writers import WRITERS, LabelConfidence, PredictedSlide
-from dmmn_qp.predicting.areas import TISSUE_SUFFIX, Area, outside_label, read_regions, region_area, write_outline
+from dmmn_qp.outputs.area_table import count_areas
+from dmmn_qp.outputs.earlier import first_metadata
+from dmmn_qp.outputs.predicted import LabelConfidence, PredictedSlide
+from dmmn_qp.outputs.pyramids import write_label_pyramid, write_probability_pyramid
+from dmmn_qp.outputs.writers import WRITERS
+from dmmn_qp.predicting.areas import Area, outside_label, read_regions, region_area, write_outline
 from dmmn_qp.predicting.inference import Predictor, context_of, load_predictors
 from dmmn_qp.predicting.inputs import SlideToPredict
+from dmmn_qp.predicting.options import PredictOptions
 from dmmn_qp.predicting.publishing import Publisher, digests_of
 from dmmn_qp.predicting.request import card_digest, compare, polygon_differences, polygons_request, request_of
 from dmmn_qp.predicting.slide import SlideJob, begin_slide, predict_strips
 from dmmn_qp.predicting.strips import LABELS, PLAN, StripStore
 from dmmn_qp.qupath.marks import METADATA_KEY, MODEL_RUN_KEY, RUN_KEY
-from dmmn_qp.regions import Region
-from dmmn_qp.slides import fingerprint
 from dmmn_qp.slides.base import Slide, SlideInfo
+from dmmn_qp.slides.files import fingerprint
 from dmmn_qp.slides.forgiving import ForgivingSlide
 from dmmn_qp.specs import PatchGrid
-from dmmn_qp.vectors.polygonize import LabelSource
+from dmmn_qp.vectors.sources import LabelSource
 
 _NO_SPACE = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))  # quotas are not known everywhere
+
 _WHITE = (255, 255, 255)
+
 _DIGEST_CHUNK = 2**20
+
 _READY = "ready"
 
 _Step = Literal["skip", "polygons", "predict"]
 """What is to be done with a slide: nothing, its polygons alone, or everything."""
-
-
-@dataclass(frozen=True, slots=True)
-class SlidePrediction:
-    """What `predict_slide` wrote.
-
-    Attributes:
-        slide_id: The slide's name in file names.
-        polygons: GeoJSON for QuPath.
-        labels: Label raster: an OME-TIFF pyramid whose values are those of the class map.
-        overview: Picture of the slide and the classes.
-        areas: Pixels and mm2 of each class.
-    """
-
-    slide_id: str
-    polygons: Path
-    labels: Path
-    overview: Path
-    areas: Path
-
-    def read_labels(self) -> NDArray[np.uint8]:
-        """The whole label raster, (rows, columns) uint8 on the grid of the model's finest magnification."""
-        with LabelRaster(self.labels) as raster:
-            rows, columns = raster.shape
-            return raster.read(Region(0, 0, columns, rows))
-
-
-def predict_slide(
-    slide: Path,
-    model: Path,
-    out: Path,
-    options: PredictOptions | None = None,
-    *,
-    mpp: float | None = None,
-    roi: Path | None = None,
-    overwrite: bool = False,
-) -> SlidePrediction:
-    """Predicts one slide; the same as ``dmmn-qp predict SLIDE --model MODEL --out OUT``, without a word.
-
-    An interrupted prediction goes on, and a finished one is returned as it is if it is of the same file, by the same
-    model and with the same options.
-
-    Args:
-        slide: The slide.
-        model: The model's folder.
-        out: Folder to write into; what is there of other slides stays.
-        options: How to predict; the defaults of the command line unless given.
-        mpp: um/px of a slide that does not say it.
-        roi: GeoJSON of the areas to predict, in level-0 px of QuPath's frame.
-        overwrite: Whether an earlier prediction of the slide is replaced.
-
-    Returns:
-        Where everything is.
-
-    Raises:
-        PredictedOtherwiseError: The folder holds another prediction under the slide's name.
-        DmmnQpError: The slide or the model cannot be read, or they do not fit together.
-
-    Example:
-        >>> from pathlib import Path
-        >>> from dmmn_qp.prediction import predict_slide
-        >>> found = predict_slide(Path("examples/demo/slides/val-1.tif"), Path("models/demo"), Path(folder))
-        >>> found.polygons.name
-        'val-1.geojson'
-        >>> labels = found.read_labels()
-        >>> labels.dtype, labels.ndim, int(labels.min()) >= 1
-        (dtype('uint8'), 2, True)
-    """
-    target = SlideToPredict(slide.name if slide.is_dir() else slide.stem, slide, mpp, roi=roi)
-    reporter = Reporter(Console(quiet=True))
-    name = target.slide_id
-    polygons = predict(model, [target], out, options or PredictOptions(), reporter, overwrite=overwrite)[name]
-    return SlidePrediction(
-        name, polygons, out / f"{name}.{LABELS_SUFFIX}", out / f"{name}.overview.png", out / "areas.csv"
-    )
 
 
 def predict(

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from dmmn_qp.annotations import Annotation
+from dmmn_qp.pushing.features import KINDS, kind_of
 from dmmn_qp.qupath.cutting import Feature, cut
 from dmmn_qp.qupath.geojson_reader import objects_of
 from dmmn_qp.qupath.marks import is_locked
@@ -20,10 +21,8 @@ from dmmn_qp.qupath.notes import parse_uuid
 from dmmn_qp.qupath.originals import read_originals
 from dmmn_qp.qupath.review import Verdict, ids_of, possible_copies, review
 
-KINDS: Final = ("annotation", "detection")
-"""Kinds of objects that predictions are, as QuPath's GeoJSON calls them."""
-
 _SAME_AREA: Final = 1e-3
+
 _ROUNDING_PX: Final = 0.02
 
 _Key = tuple[str, ...]
@@ -118,11 +117,6 @@ def difference(plan: Plan, after: Sequence[Feature]) -> str | None:
     if len(after) != len(plan.kept) + len(plan.added):
         return f"it has {len(after)} objects instead of {len(plan.kept) + len(plan.added)}"
     return None
-
-
-def kind_of(feature: Feature) -> str:
-    """The kind of an object, as QuPath's GeoJSON calls it."""
-    return str((feature.get("properties") or {}).get("objectType", "annotation"))
 
 
 def _described(features: Sequence[Feature]) -> dict[tuple[str, ...], list[tuple[float, float]]]:

@@ -10,7 +10,8 @@ import shapely
 from shapely.geometry.base import BaseGeometry
 
 from dmmn_qp.annotations import Annotation
-from dmmn_qp.qupath.geojson_reader import feature_of, objects_of
+from dmmn_qp.qupath.geojson_reader import objects_of
+from dmmn_qp.qupath.geojson_writer import feature_of
 from dmmn_qp.qupath.marks import AREA_MM2, AREA_UM2, MEAN_PROBABILITY, PERIMETER, marked_id
 
 Feature = Mapping[str, Any]

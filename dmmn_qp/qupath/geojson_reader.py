@@ -8,29 +8,33 @@ what every version from 0.4 on reads. Coordinates are level-0 px in QuPath's fra
 from __future__ import annotations
 
 import copy
-import gzip
-import math
 import os
-import re
-import uuid
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import ExitStack
-from dataclasses import dataclass
-from io import BufferedWriter
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 from uuid import UUID
 
-import geojson
 import numpy as np
-import numpy.typing as npt
 import orjson
 import shapely
+from numpy import typing as npt
 from shapely.geometry.base import BaseGeometry
 
 from dmmn_qp.annotations import DEFAULT_PLANE, Annotation, Color, ObjectKind, Plane
 from dmmn_qp.errors import AnnotationFileError
-from dmmn_qp.qupath.classes import argb_to_rgb, default_color
+from dmmn_qp.qupath.classes import argb_to_rgb
+from dmmn_qp.qupath.geojson_values import (
+    FeatureError,
+    class_parts,
+    color_of,
+    highest_dimension,
+    line_of,
+    list_of,
+    metadata_text,
+    not_empty,
+    number_of,
+    points_of,
+    single_or,
+)
 from dmmn_qp.qupath.notes import (
     REPAIRED,
     Notes,
@@ -55,8 +59,7 @@ from dmmn_qp.qupath.packed_json import (
     parse_json,
     stream_features,
 )
-from dmmn_qp.qupath.shapes import are_usable, ellipse, polygonal_part, rounded_area
-from dmmn_qp.vectors.outlines import OutlineFeatures
+from dmmn_qp.qupath.shapes import ellipse, polygonal_part
 
 _KIND_BY_WORD: Final[dict[str, ObjectKind | None]] = {
     "annotation": "annotation",
@@ -73,19 +76,12 @@ _KIND_BY_WORD: Final[dict[str, ObjectKind | None]] = {
     "TMACoreObject": "tma_core",
     "PathRootObject": None,
 }
-_WORD_BY_KIND: Final[dict[ObjectKind, str]] = {
-    "annotation": "annotation",
-    "detection": "detection",
-    "tile": "tile",
-    "cell": "cell",
-    "tma_core": "tmaCore",
-}
+
 _GEOMETRY_TYPES: Final = (
     "Point", "MultiPoint", "LineString", "MultiLineString", "Polygon", "MultiPolygon", "GeometryCollection",
 )  # fmt: skip
+
 _ELLIPSE_TOLERANCE: Final = 0.01
-_DECIMALS: Final = 2
-_HEX_COLOR: Final = re.compile(r"#[0-9a-fA-F]{6}")
 
 
 def read_geojson(path: Path) -> ReadResult:
@@ -135,10 +131,6 @@ def objects_of(content: object, name: str) -> ReadResult:
     except FileContentError as error:
         raise AnnotationFileError(f"{name} {error}") from error
     return ReadResult(tuple(reader.annotations), reader.notes.lines())
-
-
-class _FeatureError(ValueError):
-    """A feature that cannot be read; the message is the reason alone."""
 
 
 class _Reader:
@@ -272,7 +264,7 @@ class _Reader:
         children = properties.get("childObjects", [])
         try:
             annotation = self.annotation(value, properties, parent_id, depth)
-        except _FeatureError as error:
+        except FeatureError as error:
             self.note(f"{error}, left out")
             return None, children
         self.annotations.append(annotation)
@@ -287,10 +279,10 @@ class _Reader:
             _FeatureError: It has no usable geometry, or is the root of a hierarchy.
         """
         if feature.get("type") != "Feature":
-            raise _FeatureError("something that is no feature")
+            raise FeatureError("something that is no feature")
         kind = self.kind(feature, properties)
         if kind is None:
-            raise _FeatureError("root of a hierarchy")
+            raise FeatureError("root of a hierarchy")
         geometry, is_ellipse = self.geometry(feature.get("geometry"))
         repaired_by_px2 = self.repaired_by_px2
         class_name, class_color = self.classification(properties.get("classification"))
@@ -298,7 +290,7 @@ class _Reader:
         if feature.get("nucleusGeometry") is not None:
             try:
                 nucleus, _ = self.geometry(feature["nucleusGeometry"])
-            except _FeatureError as error:
+            except FeatureError as error:
                 self.note(f"nucleus: {error}, left out")
         return Annotation(
             geometry=geometry,
@@ -362,7 +354,7 @@ class _Reader:
         if not isinstance(value, dict):
             self.note("classification that QuPath itself refuses, ignored")
             return None, None
-        name = self.class_name(_class_parts(value))
+        name = self.class_name(class_parts(value))
         return (None, None) if name is None else (name, self.class_color(value))
 
     def class_name(self, parts: list[str] | None) -> str | None:
@@ -387,7 +379,7 @@ class _Reader:
             self.note("class without a colour, which QuPath 0.4 and later refuse")
         if color is None or color == []:
             return None
-        read = _color_of(color, lengths=(3, 4))
+        read = color_of(color, lengths=(3, 4))
         if read is None:
             self.note("class colour that is none, ignored")
         elif not isinstance(color, list):
@@ -397,7 +389,7 @@ class _Reader:
     def own_color(self, value: object) -> Color | None:
         if value is None:
             return None
-        read = _color_of(value, lengths=(3,))
+        read = color_of(value, lengths=(3,))
         if read is None:
             self.note("object colour that is none, ignored")
         elif isinstance(value, str):
@@ -414,7 +406,7 @@ class _Reader:
             complete = value is None or isinstance(value, dict)
         measurements: dict[str, float] = {}
         for name, written in pairs:
-            number = _number(written)
+            number = number_of(written)
             if number is not None and isinstance(name, str):
                 measurements[name] = number
             elif written is not None:
@@ -425,7 +417,7 @@ class _Reader:
 
     def metadata(self, value: object) -> dict[str, str]:
         if isinstance(value, dict):
-            texts = {key: _metadata_text(text) for key, text in value.items()}
+            texts = {key: metadata_text(text) for key, text in value.items()}
             return {key: text for key, text in texts.items() if text is not None}
         if value is not None:
             self.note("metadata that are no map, left out")
@@ -452,7 +444,7 @@ class _Reader:
         """
         self.repaired_by_px2 = None
         if not isinstance(value, dict) or not value:
-            raise _FeatureError("feature without a geometry")
+            raise FeatureError("feature without a geometry")
         if value.get("type") == "GeometryCollection":
             return self.collection(value), False
         geometry = self.simple_geometry(value)
@@ -469,18 +461,18 @@ class _Reader:
         kind, coordinates = value.get("type"), value.get("coordinates")
         try:
             if kind == "Polygon":
-                return self.area([_list(coordinates)])
+                return self.area([list_of(coordinates)])
             if kind == "MultiPolygon":
-                return self.area([_list(part) for part in _list(coordinates)])
+                return self.area([list_of(part) for part in list_of(coordinates)])
             if kind == "Point":
-                return shapely.Point(_points([coordinates])[0])
+                return shapely.Point(points_of([coordinates])[0])
             if kind == "MultiPoint":
-                return _single_or(shapely.MultiPoint(_some(_points(coordinates))))
+                return single_or(shapely.MultiPoint(not_empty(points_of(coordinates))))
             if kind == "LineString":
-                return _line(coordinates)
+                return line_of(coordinates)
             if kind == "MultiLineString":
-                return _single_or(shapely.MultiLineString([_line(part) for part in _some(_list(coordinates))]))
-        except _FeatureError:
+                return single_or(shapely.MultiLineString([line_of(part) for part in not_empty(list_of(coordinates))]))
+        except FeatureError:
             raise
         except (
             ValueError,
@@ -490,8 +482,8 @@ class _Reader:
             RecursionError,
             shapely.errors.ShapelyError,
         ):
-            raise _FeatureError("geometry whose coordinates are no points") from None
-        raise _FeatureError("geometry of an unknown type")
+            raise FeatureError("geometry whose coordinates are no points") from None
+        raise FeatureError("geometry of an unknown type")
 
     def area(self, parts: list[list[Any]]) -> BaseGeometry:
         """Build polygons from their rings, close what is open, and repair what crosses itself."""
@@ -501,13 +493,13 @@ class _Reader:
             if closed and closed[0] is not None:
                 polygons.append(shapely.Polygon(closed[0], [hole for hole in closed[1:] if hole is not None]))
         if not polygons:
-            raise _FeatureError("outline that covers no area")
+            raise FeatureError("outline that covers no area")
         if len(polygons) < len(parts):
             self.note("part of an outline that covers no area, left out")
         whole = polygons[0] if len(polygons) == 1 else shapely.MultiPolygon(polygons)
         part = polygonal_part(whole)
         if part is None:
-            raise _FeatureError("outline that covers no area")
+            raise FeatureError("outline that covers no area")
         if part is not whole and not whole.is_valid:
             self.note(REPAIRED)
             self.repaired_by_px2 = (self.repaired_by_px2 or 0.0) + part.area - whole.area
@@ -515,7 +507,7 @@ class _Reader:
 
     def ring(self, value: object) -> npt.NDArray[np.float64] | None:
         """One ring's points, closed or not; None for fewer than three corners."""
-        points = _points(value)
+        points = points_of(value)
         if len(points) and (points[0] != points[-1]).any():
             self.note("ring that is not closed, which QuPath itself refuses, closed")
         elif len(points):
@@ -529,15 +521,15 @@ class _Reader:
         while pending:
             item = pending.pop()
             if not isinstance(item, dict):
-                raise _FeatureError("geometry of an unknown type")
+                raise FeatureError("geometry of an unknown type")
             if item.get("type") == "GeometryCollection":
-                pending.extend(reversed(_list(item.get("geometries"))))
+                pending.extend(reversed(list_of(item.get("geometries"))))
             else:
                 parts.append(self.simple_geometry(item))
         if not parts:
-            raise _FeatureError("outline that covers no area")
+            raise FeatureError("outline that covers no area")
         self.note("GeometryCollection, which QuPath 0.6 and later refuse, read as its largest kind")
-        return _highest_dimension(parts)
+        return highest_dimension(parts)
 
 
 def _is_known(value: dict[str, Any]) -> bool:
@@ -545,325 +537,4 @@ def _is_known(value: dict[str, Any]) -> bool:
     return value.get("type") in ("FeatureCollection", "Feature", *_GEOMETRY_TYPES) or "features" in value
 
 
-def _class_parts(value: dict[str, Any]) -> list[str] | None:
-    """The names in a classification from the most general class on; None where one is missing."""
-    names = value.get("names")
-    if isinstance(names, list):
-        return names if all(isinstance(name, str) for name in names) else None
-    parts: list[str] = []
-    link: object = value
-    while isinstance(link, dict) and link:
-        name = link.get("name")
-        if not isinstance(name, str):
-            return None
-        parts.append(name)
-        link = link.get("parentClass")
-    return parts[::-1]
-
-
-def _color_of(value: object, lengths: tuple[int, ...]) -> Color | None:
-    """A colour from a list of components, a packed integer or ``#rrggbb``; None for anything else."""
-    if type(value) is int and -(2**31) <= value < 2**32:
-        return argb_to_rgb(value)
-    if isinstance(value, str) and _HEX_COLOR.fullmatch(value):
-        return argb_to_rgb(int(value[1:], 16))
-    if isinstance(value, list) and len(value) in lengths:
-        components = [component for component in value[:3] if type(component) in (int, float)]
-        if len(components) == 3 and all(0 <= c <= 255 and c == int(c) for c in components):
-            return int(components[0]), int(components[1]), int(components[2])
-    return None
-
-
-def _number(value: object) -> float | None:
-    if type(value) in (int, float):
-        try:
-            return float(value)  # type: ignore[arg-type]
-        except OverflowError:
-            return None
-    if value in ("NaN", "Infinity", "-Infinity"):
-        return float(str(value))
-    return None
-
-
-def _metadata_text(value: object) -> str | None:
-    """A value of metadata as text: JSON for what is none, None for null and for what JSON cannot hold."""
-    if isinstance(value, str) or value is None:
-        return value
-    try:
-        return orjson.dumps(value).decode()
-    except TypeError:
-        return None
-
-
-def _list(value: object) -> list[Any]:
-    if not isinstance(value, list):
-        raise _FeatureError("geometry whose coordinates are no points")
-    return value
-
-
-def _some(value: Any) -> Any:
-    """A list or array that must not be empty."""
-    if not len(value):
-        raise _FeatureError("geometry without points")
-    return value
-
-
-def _points(value: object) -> npt.NDArray[np.float64]:
-    """Points as an array (n, 2); what follows x and y is dropped, as QuPath does.
-
-    Raises:
-        _FeatureError: They are no pairs of finite numbers on a thinkable slide.
-        ValueError: They are no numbers at all.
-    """
-    points = _list(value)
-    if not points:
-        return np.empty((0, 2))
-    if len({len(point) for point in points}) > 1:
-        points = [point[:2] for point in points]
-    array = np.asarray(points, dtype=np.float64)
-    if array.ndim != 2 or array.shape[1] < 2:
-        raise _FeatureError("geometry whose coordinates are no points")
-    array = array[:, :2]
-    if not are_usable(array):
-        raise _FeatureError("geometry whose coordinates are no numbers on a slide")
-    return array
-
-
-def _line(value: object) -> BaseGeometry:
-    points = _points(value)
-    if len(points) < 2:
-        raise _FeatureError("line of fewer than two points")
-    return shapely.LineString(points)
-
-
-def _single_or(geometry: BaseGeometry) -> BaseGeometry:
-    """The only part of a multi-geometry, or the geometry as it is."""
-    return geometry.geoms[0] if len(geometry.geoms) == 1 else geometry
-
-
-def _highest_dimension(parts: list[BaseGeometry]) -> BaseGeometry:
-    """One geometry of the parts of the highest dimension among some."""
-    dimension = max(shapely.get_dimensions(parts))
-    kept = [single for part in parts if shapely.get_dimensions(part) == dimension for single in shapely.get_parts(part)]
-    if dimension == 0:
-        return _single_or(shapely.MultiPoint(kept))
-    if dimension == 1:
-        return _single_or(shapely.MultiLineString(kept))
-    area = polygonal_part(shapely.GeometryCollection(kept))
-    if area is None:
-        raise _FeatureError("outline that covers no area")
-    return area
-
-
-@dataclass(frozen=True, slots=True)
-class WriteResult:
-    """What was written: ``written`` features; ``dropped`` ones had no area left after rounding."""
-
-    written: int
-    dropped: int
-
-
-def write_geojson(
-    path: Path,
-    annotations: Iterable[Annotation | OutlineFeatures],
-    *,
-    class_colors: Mapping[str, Color] | None = None,
-    decimals: int = _DECIMALS,
-) -> WriteResult:
-    """Write objects as one FeatureCollection that every QuPath from 0.4 on reads.
-
-    Features go out one by one, into a temporary file that takes the place of ``path`` at the end; a failure
-    leaves no file behind. The list is flat, as QuPath's own exports are: ``parent_id`` and ``depth`` are not kept.
-
-    Args:
-        path: Where to write; a name ending in ``.gz`` is compressed.
-        annotations: The objects, level-0 px in QuPath's frame; outlines of label regions come many at a time, which
-            is some 20 times faster.
-        class_colors: Colour by full class name, for annotations that bring none; then :func:`default_color`.
-        decimals: Coordinates are rounded to so many decimals of a px, and polygons are valid after that.
-            QuPath 0.6 and later round to 2 themselves.
-
-    Returns:
-        How many features were written and how many had nothing left.
-
-    Raises:
-        OSError: The file cannot be written.
-    """
-    written = dropped = 0
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
-    try:
-        with ExitStack() as stack:
-            file: BufferedWriter | gzip.GzipFile = stack.enter_context(temporary.open("xb"))
-            if path.suffix.lower() == ".gz":
-                # No name and no time in the header: equal annotations make equal files.
-                packed = gzip.GzipFile("", "wb", compresslevel=6, fileobj=file, mtime=0)
-                file = stack.enter_context(packed)
-            file.write(b'{"type":"FeatureCollection","features":[')
-            for feature in _features(annotations, class_colors or {}, decimals):
-                if feature is None:
-                    dropped += 1
-                    continue
-                file.write(b",\n" if written else b"\n")
-                file.write(feature)
-                written += 1
-            file.write(b"\n]}\n")
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    return WriteResult(written, dropped)
-
-
-def feature_of(annotation: Annotation) -> dict[str, Any] | None:
-    """One object as :func:`write_geojson` writes it; None where nothing is left of its outline."""
-    (text,) = _features([annotation], {}, _DECIMALS)
-    return None if text is None else orjson.loads(text)
-
-
-def _features(
-    annotations: Iterable[Annotation | OutlineFeatures], class_colors: Mapping[str, Color], decimals: int
-) -> Iterator[bytes | None]:
-    """One feature for each object, None for those without any extent on the grid."""
-    for annotation in annotations:
-        if isinstance(annotation, OutlineFeatures):
-            yield from _outline_features(annotation, decimals)
-            continue
-        geometry = _geometry(annotation.geometry, annotation.plane, decimals)
-        if geometry is None:
-            yield None
-            continue
-        if annotation.is_ellipse and geometry["type"] == "Polygon":
-            geometry["isEllipse"] = True
-        feature = geojson.Feature(
-            id=None if annotation.annotation_id is None else str(annotation.annotation_id),
-            geometry=geometry,
-            properties=_properties(annotation, class_colors),
-        )
-        if annotation.nucleus is not None and annotation.kind == "cell":
-            nucleus = _geometry(annotation.nucleus, annotation.plane, decimals)
-            if nucleus is not None:
-                feature["nucleusGeometry"] = nucleus
-        yield orjson.dumps(feature)
-
-
-def _outline_features(objects: OutlineFeatures, decimals: int) -> Iterator[bytes]:
-    """Features of outlines: all coordinates become text at once, and each feature is cut out of that text."""
-    outlines = objects.outlines
-    xy = outlines.xy
-    if not np.issubdtype(xy.dtype, np.integer):
-        xy = np.round(xy, decimals) + 0.0  # adding 0 turns -0.0 into 0.0
-    text = orjson.dumps(np.ascontiguousarray(xy), option=orjson.OPT_SERIALIZE_NUMPY)  # [[x,y],[x,y],...]
-    closing = np.flatnonzero(np.frombuffer(text, np.uint8) == ord("]"))[: len(xy)]
-    first = np.concatenate([[1], closing[:-1] + 2])[outlines.rings[:-1]].tolist()
-    behind = (closing[outlines.rings[1:] - 1] + 1).tolist()
-    polygons, features = outlines.polygons.tolist(), objects.features.tolist()
-    labels = outlines.labels[objects.features[:-1]].tolist()
-
-    def rings_of(polygon: int) -> bytes:
-        rings = [text[first[i] : behind[i]] for i in range(polygons[polygon], polygons[polygon + 1])]
-        return b"[[" + b"],[".join(rings) + b"]]"
-
-    kind = orjson.dumps(_WORD_BY_KIND[objects.kind])
-    opening = {
-        label: b'},"properties":{"objectType":' + kind + b',"classification":' + orjson.dumps(_classification(*named))
-        for label, named in objects.classes.items()
-    }
-    endings = {}
-    for label in objects.classes:
-        texts = {**objects.metadata, **objects.class_metadata.get(label, {})}
-        metadata = {_text(key): _text(value) for key, value in texts.items()}
-        endings[label] = (b',"metadata":' + orjson.dumps(metadata) if metadata else b"") + b"}}"
-    names = [orjson.dumps(_text(name)) + b":" for name in objects.measurements]
-    columns = [orjson.dumps(values.tolist())[1:-1].split(b",") for values in objects.measurements.values()]
-    for i, object_id in enumerate(objects.ids):
-        one = features[i + 1] - features[i] == 1
-        shapes = [rings_of(polygon) for polygon in range(features[i], features[i + 1])]
-        # JSON knows no NaN and no infinity: orjson writes null, and QuPath 0.4 refuses a file with one.
-        measured = [name + column[i] for name, column in zip(names, columns, strict=True) if column[i] != b"null"]
-        yield b"".join(
-            (
-                b'{"type":"Feature","id":"',
-                str(object_id).encode(),
-                b'","geometry":{"type":"Polygon","coordinates":'
-                if one
-                else b'","geometry":{"type":"MultiPolygon","coordinates":[',
-                b",".join(shapes),
-                b"" if one else b"]",
-                opening[labels[i]],
-                b',"measurements":{' + b",".join(measured) + b"}" if measured else b"",
-                endings[labels[i]],
-            )
-        )
-
-
-def _properties(annotation: Annotation, class_colors: Mapping[str, Color]) -> dict[str, Any]:
-    """A feature's properties; QuPath refuses a file with a null anywhere, so what is not set is not there."""
-    properties: dict[str, Any] = {"objectType": _WORD_BY_KIND[annotation.kind]}
-    if annotation.name:
-        properties["name"] = _text(annotation.name)
-    if annotation.color is not None:
-        properties["color"] = list(annotation.color)
-    name = full_class_name([_text(annotation.class_name)]) if annotation.class_name else None
-    if name is not None and annotation.class_name is not None:
-        color = annotation.class_color or class_colors.get(annotation.class_name) or default_color(name)
-        properties["classification"] = _classification(name, color)
-    if annotation.locked:
-        properties["isLocked"] = True
-    measurements = {_text(key): float(value) for key, value in annotation.measurements.items() if math.isfinite(value)}
-    if measurements:
-        properties["measurements"] = measurements
-    if annotation.metadata:
-        properties["metadata"] = {_text(key): _text(value) for key, value in annotation.metadata.items()}
-    return properties
-
-
-def _classification(name: str, color: Color) -> dict[str, Any]:
-    """A class as QuPath reads it; the colour is always there, because QuPath refuses a class without one."""
-    parts = shown_class_name(name).split(": ")
-    naming: dict[str, Any] = {"names": parts} if len(parts) > 1 else {"name": parts[0]}
-    return {**naming, "color": list(color)}
-
-
-def shown_class_name(name: str) -> str:
-    """A class's full name as it is written and as QuPath shows it: one line, its parts trimmed."""
-    return full_class_name([_text(name)]) or name
-
-
-def _text(text: str) -> str:
-    """A text without lone surrogates, which UTF-8 cannot hold."""
-    return text.encode("utf-8", "replace").decode("utf-8")
-
-
-def _geometry(geometry: BaseGeometry, plane: Plane, decimals: int) -> dict[str, Any] | None:
-    """A geometry on the grid as GeoJSON; None where nothing is left of it."""
-    on_grid = _rounded(geometry, decimals)
-    if on_grid is None:
-        return None
-    # Filled in later: the constructors would round and copy every coordinate in Python.
-    shape: dict[str, Any] = getattr(geojson, on_grid.geom_type)()
-    shape["coordinates"] = _coordinates(on_grid)
-    if plane != DEFAULT_PLANE:
-        shape["plane"] = {"c": plane.c, "z": plane.z, "t": plane.t}
-    return shape
-
-
-def _rounded(geometry: BaseGeometry, decimals: int) -> BaseGeometry | None:
-    if geometry.is_empty:
-        return None
-    if shapely.get_dimensions(geometry) == 2:
-        return rounded_area(geometry, decimals)
-    if geometry.geom_type == "GeometryCollection":
-        geometry = _highest_dimension([part for part in shapely.get_parts(geometry) if not part.is_empty])
-    if geometry.geom_type.startswith("Multi"):
-        geometry = _single_or(geometry)
-    return shapely.transform(geometry, lambda coordinates: np.round(coordinates, decimals) + 0.0)
-
-
-def _coordinates(geometry: BaseGeometry) -> list[Any]:
-    """Coordinates nested as GeoJSON wants them."""
-    if geometry.geom_type == "Polygon":
-        return [shapely.get_coordinates(ring).tolist() for ring in (geometry.exterior, *geometry.interiors)]
-    if geometry.geom_type.startswith("Multi"):
-        return [_coordinates(part) for part in geometry.geoms]
-    coordinates: list[Any] = shapely.get_coordinates(geometry).tolist()
-    return coordinates[0] if geometry.geom_type == "Point" else coordinates
+GEOJSON_SUFFIXES = (".geojson", ".geojson.gz", ".json", ".json.gz", ".zip")

@@ -2,30 +2,23 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path, PurePath, PurePosixPath, PureWindowsPath
+from pathlib import Path, PurePath
 from typing import Any, Final
-from urllib.parse import unquote
 
 import orjson
-from pydantic import ValidationError
 
 from dmmn_qp.annotations import Color
 from dmmn_qp.errors import PixelSizeError, ProjectError, SlideError
 from dmmn_qp.qupath.classes import argb_to_rgb
+from dmmn_qp.qupath.image_server import ImageServer, path_of_uri, plain_text, text_of
 from dmmn_qp.qupath.notes import full_class_name, shorten
-from dmmn_qp.slides.base import MICROMETRES
-from dmmn_qp.slides.finding import SlideFinder, SlidesRoot, Wanted, path_of_text, relative_to_moved
-from dmmn_qp.slides.transformed import Change, Crop, Placement, Rotate
+from dmmn_qp.slides.finding import SlideFinder, SlidesRoot, Wanted, relative_to_moved
+from dmmn_qp.slides.transformed import Change
 
 _ISOTROPIC_WITHIN: Final = 0.01
-_SAME_FRAME: Final = ("channels", "pyramidize")
-_MAX_WRAPPERS: Final = 20
-_CROP_KEYS: Final = ("x", "y", "width", "height")
-_CLOCKWISE: Final = {"ROTATE_90": 90, "ROTATE_180": 180, "ROTATE_270": 270}
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,35 +154,11 @@ def read_project(path: Path) -> QuPathProject:
         seen.add(entry.entry_id)
     return QuPathProject(
         path=path,
-        version=_text(content.get("version")) or "",
-        stored_path=path_of_uri(_text(content.get("uri"))),
+        version=text_of(content.get("version")) or "",
+        stored_path=path_of_uri(text_of(content.get("uri"))),
         classes=_classes(path.parent / "classifiers" / "classes.json"),
         entries=entries,
     )
-
-
-def path_of_uri(uri: str | None) -> PurePath | None:
-    """The path in a ``file:`` address, or in a bare path; None for anything else.
-
-    A drive letter or a server name makes it a Windows path, whatever this machine is.
-    """
-    if not uri:
-        return None
-    path = path_of_text(uri)
-    if path is not None:
-        return path
-    scheme, _, rest = uri.partition(":")
-    if scheme.lower() != "file":
-        return None
-    # "////server" and "//server" name a server, "/" and "///" none.
-    slashes = len(rest) - len(rest.lstrip("/"))
-    text = unquote(rest.lstrip("/"))
-    if "\0" in text or not text:
-        return None
-    if slashes in (2, 4) and not text.lower().startswith("localhost/"):
-        return PureWindowsPath("//" + text)
-    text = text.removeprefix("localhost/") if slashes == 2 else text
-    return PureWindowsPath(text) if re.match(r"[A-Za-z]:/", text) else PurePosixPath("/" + text)
 
 
 def find_slide(project: QuPathProject, entry: ProjectEntry, slides_roots: Sequence[SlidesRoot] = ()) -> Path:
@@ -294,9 +263,9 @@ def _entry(item: object, number: int, project_file: Path) -> ProjectEntry:
     if entry_id is None:
         raise ProjectError(
             f'project "{project_file}" is damaged: image {number} has entryID '
-            f'"{shorten(_plain(item.get("entryID")))}", which is no number'
+            f'"{shorten(plain_text(item.get("entryID")))}", which is no number'
         )
-    server = _Server.unwrap(builder)
+    server = ImageServer.unwrap(builder)
     folder = project_file.parent / "data" / entry_id
     object_count, annotation_counts = _counts(folder / "summary.json")
     metadata = item.get("metadata")
@@ -306,7 +275,7 @@ def _entry(item: object, number: int, project_file: Path) -> ProjectEntry:
         unsupported = "image without a local file" + (f" ({shorten(server.uri)})" if server.uri else "")
     return ProjectEntry(
         entry_id=entry_id,
-        image_name=_text(item.get("imageName")) or (slide_path.name if slide_path else f"image {entry_id}"),
+        image_name=text_of(item.get("imageName")) or (slide_path.name if slide_path else f"image {entry_id}"),
         data_path=folder / "data.qpdata",
         uri=server.uri,
         slide_path=slide_path,
@@ -316,8 +285,8 @@ def _entry(item: object, number: int, project_file: Path) -> ProjectEntry:
         height=server.height,
         mpp_x=server.mpp_x,
         mpp_y=server.mpp_y,
-        metadata={key: _plain(value) for key, value in metadata.items()} if isinstance(metadata, dict) else {},
-        description=_text(item.get("description")),
+        metadata={key: plain_text(value) for key, value in metadata.items()} if isinstance(metadata, dict) else {},
+        description=text_of(item.get("description")),
         annotation_counts=annotation_counts,
         object_count=object_count,
         frame=server.frame,
@@ -329,101 +298,6 @@ def _entry_id(value: object) -> str | None:
     """An entry's number as text. It names a folder, so that nothing but digits will do."""
     text = value if isinstance(value, str) else str(value) if type(value) is int else ""
     return text if re.fullmatch(r"[0-9]{1,19}", text, re.ASCII) else None
-
-
-@dataclass(frozen=True, slots=True)
-class _Server:
-    """The innermost server of an entry, and what its wrappers make of it."""
-
-    uri: str | None
-    provider: str | None
-    args: tuple[str, ...]
-    width: int | None
-    height: int | None
-    mpp_x: float | None
-    mpp_y: float | None
-    frame: tuple[Change, ...]
-    unsupported: str | None
-
-    @classmethod
-    def unwrap(cls, builder: Mapping[str, Any]) -> _Server:
-        """Go through the wrappers, from the outermost; QuPath shows the metadata of the first that has any."""
-        metadata: Mapping[str, Any] | None = None
-        outside: list[Change] = []  # wrappers around the one that has the metadata, which therefore change them
-        frame: list[Change] = []
-        unsupported: str | None = None
-        for _ in range(_MAX_WRAPPERS):
-            if metadata is None and isinstance(builder.get("metadata"), dict):
-                metadata, outside = builder["metadata"], list(frame)
-            change = _change(builder)
-            if isinstance(change, str):
-                unsupported = unsupported or change
-            elif change is not None:
-                frame.append(change)
-            inner = builder.get("builder")
-            if not isinstance(inner, dict):
-                break
-            builder = inner
-        if builder.get("builderType") != "uri":
-            unsupported = unsupported or "image server without a file"
-        args = builder.get("args")
-        server_args = tuple(_plain(arg) for arg in args) if isinstance(args, list) else ()
-        unsupported = unsupported or _other_series(server_args)
-        metadata = metadata or {}
-        width, height = _size(metadata.get("width")), _size(metadata.get("height"))
-        mpp_x, mpp_y = _micrometres(metadata, "pixelWidth"), _micrometres(metadata, "pixelHeight")
-        if outside and width and height:
-            try:
-                width, height = Placement.of(outside[::-1], width, height).size
-            except ValueError as error:
-                unsupported = unsupported or str(error)
-        if sum(change.degrees for change in outside if isinstance(change, Rotate)) % 180:
-            mpp_x, mpp_y = mpp_y, mpp_x
-        return cls(
-            uri=_text(builder.get("uri")),
-            provider=_text(builder.get("providerClassName")),
-            args=server_args,
-            width=width,
-            height=height,
-            mpp_x=mpp_x,
-            mpp_y=mpp_y,
-            frame=tuple(frame[::-1]),
-            unsupported=unsupported,
-        )
-
-
-def _other_series(args: Sequence[str]) -> str | None:
-    """Words for an image that is not the first of its file, as Bio-Formats names it; the first is what is read."""
-    options = dict(zip(args, (*args[1:], ""), strict=False))
-    options |= {key: value for key, sign, value in (arg.partition("=") for arg in args) if sign}
-    series = options.get("--series", options.get("-s", "-1")).strip()
-    if series in ("0", "-1"):
-        name = options.get("--name", options.get("-n", "")) if series == "-1" else ""
-        return f'image "{shorten(name)}" of a file with several (--name)' if name else None
-    return (
-        f'image number "{shorten(series)}" (from 0) of a file with several (--series), of which only number 0 is read'
-    )
-
-
-def _change(builder: Mapping[str, Any]) -> Change | str | None:
-    """What a builder does to the frame of coordinates; None for nothing, words where it cannot be resolved."""
-    kind = builder.get("builderType")
-    if kind == "uri" or kind in _SAME_FRAME:
-        return None
-    if kind == "rotated":
-        rotation = builder.get("rotation")
-        if rotation == "ROTATE_NONE":
-            return None
-        if isinstance(rotation, str) and rotation in _CLOCKWISE:
-            return Rotate.model_validate({"degrees": _CLOCKWISE[rotation]})
-        return "rotated image" + (f" ({shorten(rotation)})" if isinstance(rotation, str) else "")
-    if kind == "cropped":
-        region: Any = builder.get("region")
-        try:
-            return Crop.model_validate({key: region[key] for key in _CROP_KEYS}, strict=True)
-        except (ValidationError, KeyError, TypeError):
-            return "cropped image without a rectangle"
-    return f'image server of kind "{shorten(_plain(kind))}"'
 
 
 def _counts(path: Path) -> tuple[int | None, dict[str, int] | None]:
@@ -458,7 +332,7 @@ def _classes(path: Path) -> tuple[ProjectClass, ...]:
         raise ProjectError(f'"{path}" is damaged: it has no list of classes; save the class list in QuPath again')
     classes: dict[str, ProjectClass] = {}
     for item in items:
-        name = _text(item.get("name")) if isinstance(item, dict) else None
+        name = text_of(item.get("name")) if isinstance(item, dict) else None
         full_name = full_class_name([name]) if name else None
         if full_name is None or full_name == "Unclassified":
             continue
@@ -466,30 +340,3 @@ def _classes(path: Path) -> tuple[ProjectClass, ...]:
         color = argb_to_rgb(argb) if type(argb) is int else None
         classes.setdefault(full_name, ProjectClass(full_name, color))
     return tuple(classes.values())
-
-
-def _text(value: object) -> str | None:
-    return value if isinstance(value, str) and value else None
-
-
-def _plain(value: object) -> str:
-    """A single value as text; empty for null and for what is no single value."""
-    return str(value) if isinstance(value, (str, int, float)) else ""
-
-
-def _size(value: object) -> int | None:
-    return value if type(value) is int and value > 0 else None
-
-
-def _micrometres(metadata: Mapping[str, Any], key: str) -> float | None:
-    """A calibrated length in um; None for one in px, and for nonsense."""
-    calibration = metadata.get("pixelCalibration")
-    length = calibration.get(key) if isinstance(calibration, dict) else None
-    if not isinstance(length, dict):
-        return None
-    value, unit = length.get("value"), length.get("unit")
-    factor = MICROMETRES.get(unit.strip()) if isinstance(unit, str) else None
-    if factor is None or not isinstance(value, (int, float)):
-        return None
-    micrometres = value * factor
-    return micrometres if math.isfinite(micrometres) and micrometres > 0 else None

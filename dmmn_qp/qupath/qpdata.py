@@ -5,17 +5,15 @@ from __future__ import annotations
 import re
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 from uuid import UUID
 
 import numpy as np
-import numpy.typing as npt
 import shapely
-from shapely.geometry.base import BaseGeometry
+from numpy import typing as npt
 
-from dmmn_qp.annotations import DEFAULT_PLANE, Annotation, Color, ObjectKind, Plane
+from dmmn_qp.annotations import Annotation, Color, ObjectKind
 from dmmn_qp.errors import AnnotationFileError, UnsupportedAnnotationsError
 from dmmn_qp.qupath.classes import argb_to_rgb
 from dmmn_qp.qupath.java_stream import (
@@ -27,20 +25,24 @@ from dmmn_qp.qupath.java_stream import (
     JavaValue,
     read_stream,
 )
-from dmmn_qp.qupath.notes import (
-    REPAIRED,
-    Notes,
-    ReadResult,
-    full_class_name,
-    parse_uuid,
-    paused_gc,
-    read_bytes,
-    shorten,
+from dmmn_qp.qupath.notes import Notes, ReadResult, full_class_name, parse_uuid, paused_gc, read_bytes, shorten
+from dmmn_qp.qupath.qpdata_outlines import (
+    JAVA_DOUBLE,
+    JAVA_INT,
+    DamagedError,
+    Roi,
+    UnsupportedError,
+    numbers_of,
+    plane_of,
+    real_of,
+    roi_of,
 )
-from dmmn_qp.qupath.shapes import MAX_COORDINATE, are_usable, ellipse, polygonal_part
+from dmmn_qp.qupath.shapes import MAX_COORDINATE
 
 _VERSIONS: Final = (2, 3, 4)
+
 _ID_KEY: Final = "Object ID"
+
 _CLASS_PARTS: Final = 100
 
 _POLYGON: Final = "qupath.lib.roi.PolygonROI$SerializationProxy"
@@ -53,9 +55,6 @@ _KINDS: Final[dict[str, ObjectKind | None]] = {
     "PathAnnotationObject": "annotation",
     "PathRootObject": None,
 }
-
-_INT: Final = struct.Struct(">i")
-_DOUBLE: Final = struct.Struct(">d")
 
 
 def read_qpdata(path: Path) -> ReadResult:
@@ -78,11 +77,11 @@ def read_qpdata(path: Path) -> ReadResult:
     try:
         with paused_gc(), np.errstate(invalid="ignore"):  # NaN is looked for afterwards
             return _Reader(read_stream(data), len(data)).read()
-    except (JavaStreamError, _DamagedError) as error:
+    except (JavaStreamError, DamagedError) as error:
         raise AnnotationFileError(
             f'QuPath data file "{path}" is truncated or damaged: {error}; {way_out_of_damage(path)}'
         ) from error
-    except _UnsupportedError as error:
+    except UnsupportedError as error:
         raise UnsupportedAnnotationsError(f'QuPath data file "{path}" {error}') from error
 
 
@@ -92,25 +91,6 @@ def way_out_of_damage(path: Path) -> str:
     if backup.is_file():
         return f'copy its backup "{backup.name}" over it (the annotations before the last save)'
     return "restore a copy of it, or open and save the image in QuPath"
-
-
-class _DamagedError(ValueError):
-    """The stream is whole, but does not hold what QuPath writes."""
-
-
-class _UnsupportedError(ValueError):
-    """A version or kind of object that this reader does not know; the message ends with the way out."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Roi:
-    """An outline; ``geometry`` is None where it covers nothing, ``note`` says what was done to it."""
-
-    geometry: BaseGeometry | None
-    plane: Plane = DEFAULT_PLANE
-    is_ellipse: bool = False
-    note: str | None = None
-    repaired_by_px2: float | None = None
 
 
 class _Run:
@@ -132,10 +112,10 @@ class _Run:
     def take(self) -> JavaValue:
         """Take the next object, which may be null."""
         if self._next >= len(self._items):
-            raise _DamagedError(f"{self._owner} ends early")
+            raise DamagedError(f"{self._owner} ends early")
         value = self._items[self._next]
         if isinstance(value, BlockData):
-            raise _DamagedError(f"{self._owner} holds numbers where an object belongs")
+            raise DamagedError(f"{self._owner} holds numbers where an object belongs")
         self._next += 1
         return value
 
@@ -145,7 +125,7 @@ class _Run:
         while len(self._block) < size:
             following = self.peek()
             if not isinstance(following, BlockData):
-                raise _DamagedError(f"{self._owner} lacks a number")
+                raise DamagedError(f"{self._owner} lacks a number")
             self._block += following.data
             self._next += 1
         value: int = form.unpack_from(self._block)[0]
@@ -161,7 +141,7 @@ class _Reader:
         self.notes = Notes()
         self.kinds: dict[int, ObjectKind | None] = {}
         self.classes: dict[int, tuple[str | None, Color | None]] = {}
-        self.rois: dict[int, _Roi] = {}
+        self.rois: dict[int, Roi] = {}
         self.measurement_lists: dict[int, dict[str, float]] = {}
         self.metadata_maps: dict[int, tuple[dict[str, str], UUID | None]] = {}
         self.budget = size
@@ -173,7 +153,7 @@ class _Reader:
         """
         self.budget -= values
         if self.budget < 0:
-            raise _DamagedError("its objects share more than QuPath's ever do")
+            raise DamagedError("its objects share more than QuPath's ever do")
 
     def spend_outline(self, value: JavaObject) -> None:
         """Count the coordinates of an outline."""
@@ -183,7 +163,7 @@ class _Reader:
         self.check_frame()
         hierarchy = next((item for item in self.items if _simple_name(item) == "PathObjectHierarchy"), None)
         if not isinstance(hierarchy, JavaObject):
-            raise _DamagedError("it holds no object hierarchy")
+            raise DamagedError("it holds no object hierarchy")
         self.build_polygons(hierarchy)
         return ReadResult(tuple(self.flatten(hierarchy)), self.notes.lines())
 
@@ -225,21 +205,21 @@ class _Reader:
         for value, area, is_valid in zip(kept, areas, shapely.is_valid(areas), strict=True):
             if is_valid:
                 self.spend_outline(value)
-                self.rois[id(value)] = _Roi(area, _plane(value))
+                self.rois[id(value)] = Roi(area, plane_of(value))
 
     def check_frame(self) -> None:
         """The stream starts with its version and ends with a word of its own."""
         first = self.items[0] if self.items else None
         match = re.fullmatch(rb"..Data file version (\d{1,9})", first.data) if isinstance(first, BlockData) else None
         if match is None:
-            raise _DamagedError("it does not start with a data file version")
+            raise DamagedError("it does not start with a data file version")
         if int(match[1]) not in _VERSIONS:
-            raise _UnsupportedError(
+            raise UnsupportedError(
                 f"has data file version {int(match[1])}, but only 2 to 4 are known; "
                 "export the objects as GeoJSON from the QuPath that wrote it"
             )
         if self.items[-1] != "EOF":
-            raise _DamagedError("its end is missing")
+            raise DamagedError("its end is missing")
 
     def flatten(self, hierarchy: JavaObject) -> Iterator[Annotation]:
         """All objects, depth first; a core may be in the TMA grid only."""
@@ -250,7 +230,7 @@ class _Reader:
         while pending:
             value, parent_id, depth = pending.pop()
             if not isinstance(value, JavaObject):
-                raise _DamagedError("something else where an object of the hierarchy belongs")
+                raise DamagedError("something else where an object of the hierarchy belongs")
             if id(value) in seen:
                 continue
             seen.add(id(value))
@@ -274,7 +254,7 @@ class _Reader:
         name = run.take()
         color = _color(run.take())
         annotation_id, metadata, measurements = self.descriptions(run)
-        children = [run.take() for _ in range(_count(run.primitive(_INT), value))]
+        children = [run.take() for _ in range(_count(run.primitive(JAVA_INT), value))]
         if kind is None:
             return None, children
         locked = False
@@ -282,7 +262,7 @@ class _Reader:
             locked = _unboxed(run.take()) is True
         class_name, class_color = self.path_class(run.take())
         roi = self.roi(run.take())
-        run.primitive(_DOUBLE)  # the class probability, which nothing uses
+        run.primitive(JAVA_DOUBLE)  # the class probability, which nothing uses
         nucleus = self.roi(run.take()).geometry if kind == "cell" and run.peek() is not None else None
         if roi.note is not None:
             self.notes.add(roi.note, _label(kind, name, annotation_id))
@@ -315,7 +295,7 @@ class _Reader:
             names = [part.name.rpartition(".")[2] for part in reversed(java_class.chain)]
             known = next((name for name in names if name in _KINDS), None)
             if known is None:
-                raise _UnsupportedError(
+                raise UnsupportedError(
                     f"holds an object of the unknown kind {shorten(java_class.name)}; "
                     "export the objects as GeoJSON from QuPath"
                 )
@@ -328,7 +308,7 @@ class _Reader:
         parts: list[JavaValue] = []
         if _simple_name(run.peek()) == "UUID":
             annotation_id = _uuid(run.take())
-            parts = [run.take() for _ in range(_count(run.primitive(_INT), None))]
+            parts = [run.take() for _ in range(_count(run.primitive(JAVA_INT), None))]
         else:
             while not isinstance(run.peek(), BlockData):
                 parts.append(run.take())
@@ -350,7 +330,7 @@ class _Reader:
         if known is None:
             arrays = [item.values for item in value.items if isinstance(item, JavaArray)]
             if len(arrays) != 2 or not all(isinstance(values, list) for values in arrays):
-                raise _DamagedError("metadata without keys and values")
+                raise DamagedError("metadata without keys and values")
             self.spend(len(arrays[0]))
             pairs = zip(*arrays, strict=False)
             metadata = {key: text for key, text in pairs if isinstance(key, str) and isinstance(text, str)}
@@ -364,7 +344,7 @@ class _Reader:
             fields = value.fields
             if "names" in fields and "values" in fields:
                 # The array of values may be longer than the list: it grows in steps.
-                numbers = _numbers(fields["values"])
+                numbers = numbers_of(fields["values"])
                 self.spend(len(numbers))
                 pairs = zip(_elements(fields["names"]), numbers.tolist(), strict=False)
                 known = {name: number for name, number in pairs if isinstance(name, str)}
@@ -387,7 +367,7 @@ class _Reader:
             link: JavaValue = value
             while link is not None:
                 if not isinstance(link, JavaObject) or _simple_name(link) != "PathClass" or len(names) > _CLASS_PARTS:
-                    raise _DamagedError("something else where a class belongs")
+                    raise DamagedError("something else where a class belongs")
                 name = link.fields.get("name")
                 names.append(name if isinstance(name, str) else "")
                 self.spend(len(names[-1]))
@@ -396,141 +376,17 @@ class _Reader:
             self.classes[id(value)] = full_class_name(names[::-1]), _color(value.fields.get("colorRGB"))
         return self.classes[id(value)]
 
-    def roi(self, value: JavaValue) -> _Roi:
+    def roi(self, value: JavaValue) -> Roi:
         """Translate a region of interest."""
         if value is None:
-            return _Roi(None, note="object without an outline, left out")
+            return Roi(None, note="object without an outline, left out")
         if not isinstance(value, JavaObject):
-            raise _DamagedError("something else where an outline belongs")
+            raise DamagedError("something else where an outline belongs")
         known = self.rois.get(id(value))
         if known is None:
             self.spend_outline(value)
-            known = self.rois[id(value)] = _roi(value)
+            known = self.rois[id(value)] = roi_of(value)
         return known
-
-
-def _plane(value: JavaObject) -> Plane:
-    fields = value.fields
-    c, z, t = _integer(fields.get("c"), -1), _integer(fields.get("z"), 0), _integer(fields.get("t"), 0)
-    return DEFAULT_PLANE if (c, z, t) == (-1, 0, 0) else Plane(c, z, t)
-
-
-def _roi(value: JavaObject) -> _Roi:
-    """Translate one of QuPath's serialized outlines."""
-    fields = value.fields
-    plane = _plane(value)
-    kind = value.class_name.rpartition(".")[2]
-    if kind == "GeometryROI$WKBSerializationProxy":
-        return _area(_wkb(fields.get("wkb")), plane)
-    shape, _, proxy = kind.partition("$")
-    if proxy != "SerializationProxy" or shape not in _OUTLINES:
-        raise _UnsupportedError(
-            f"holds an outline of the old or unknown kind {shorten(kind)}; "
-            "open and save the image in QuPath 0.3 or later, or export its objects as GeoJSON"
-        )
-    if shape in ("RectangleROI", "EllipseROI", "LineROI"):
-        corners = np.array([_real(fields.get(key)) for key in ("x", "y", "x2", "y2")]).reshape(2, 2)
-    else:
-        xs, ys = _numbers(fields.get("x")), _numbers(fields.get("y"))
-        if len(xs) != len(ys):
-            raise _DamagedError(f"{shape} has {len(xs)} x and {len(ys)} y")
-        corners = np.column_stack([xs, ys])
-    if not are_usable(corners):
-        return _Roi(None, plane, note="object whose coordinates are no numbers on a slide, left out")
-    return _OUTLINES[shape](corners, plane)
-
-
-def _polygon(points: npt.NDArray[np.float64], plane: Plane) -> _Roi:
-    if len(points) < 3:
-        return _Roi(None, plane, note=_NO_AREA)
-    return _area(shapely.Polygon(points), plane)
-
-
-def _rectangle(corners: npt.NDArray[np.float64], plane: Plane) -> _Roi:
-    return _area(shapely.box(*corners.min(axis=0), *corners.max(axis=0)), plane)
-
-
-def _ellipse(corners: npt.NDArray[np.float64], plane: Plane) -> _Roi:
-    return _area(ellipse(*corners.ravel()), plane, is_ellipse=True)
-
-
-def _line(points: npt.NDArray[np.float64], plane: Plane) -> _Roi:
-    if len(points) < 2:
-        return _Roi(None, plane, note="line of fewer than two points, left out")
-    return _Roi(shapely.LineString(points), plane)
-
-
-def _points(points: npt.NDArray[np.float64], plane: Plane) -> _Roi:
-    if not len(points):
-        return _Roi(None, plane, note="set of no points, left out")
-    return _Roi(shapely.Point(points[0]) if len(points) == 1 else shapely.MultiPoint(points), plane)
-
-
-_OUTLINES: Final = {
-    "PolygonROI": _polygon,
-    "RectangleROI": _rectangle,
-    "EllipseROI": _ellipse,
-    "LineROI": _line,
-    "PolylineROI": _line,
-    "PointsROI": _points,
-}
-_NO_AREA: Final = "outline that covers no area, left out"
-
-
-def _area(geometry: BaseGeometry, plane: Plane, *, is_ellipse: bool = False) -> _Roi:
-    """A region of interest from any geometry, polygons repaired where they cross themselves."""
-    if geometry.is_empty:
-        return _Roi(None, plane, note=_NO_AREA)
-    if geometry.geom_type not in ("Polygon", "MultiPolygon", "GeometryCollection"):
-        return _Roi(geometry, plane)
-    part = polygonal_part(geometry)
-    if part is None:
-        return _Roi(None, plane, note=_NO_AREA)
-    if part is geometry or geometry.is_valid:
-        return _Roi(part, plane, is_ellipse)
-    return _Roi(part, plane, is_ellipse, REPAIRED, part.area - geometry.area)
-
-
-def _wkb(value: JavaValue) -> BaseGeometry:
-    """Decode well-known binary, which is checked first: the decoder trusts counts and nests without bound."""
-    if not isinstance(value, JavaArray) or not isinstance(value.values, np.ndarray):
-        raise _DamagedError("a geometry without its bytes")
-    data = value.values.tobytes()
-    try:
-        if _wkb_end(data, 0, depth=0) != len(data):
-            raise _DamagedError("a geometry with spare bytes")
-        geometry = shapely.from_wkb(data)
-    except (struct.error, IndexError, shapely.errors.ShapelyError) as error:
-        raise _DamagedError("a geometry that cannot be decoded") from error
-    if not are_usable(shapely.get_coordinates(geometry)):
-        raise _DamagedError("a geometry whose coordinates are no numbers on a slide")
-    return geometry
-
-
-def _wkb_end(data: bytes, start: int, depth: int) -> int:
-    """Where the geometry that starts at a byte ends; 2-D kinds 1 to 7 only."""
-    order = "<" if data[start] else ">"
-    (kind,) = struct.unpack_from(order + "I", data, start + 1)
-    position = start + 5
-    if kind == 1:
-        return position + 16
-    (count,) = struct.unpack_from(order + "I", data, position)
-    position += 4
-    if kind == 2:
-        position += 16 * count
-    elif kind == 3:
-        for _ in range(count):
-            (points,) = struct.unpack_from(order + "I", data, position)
-            position += 4 + 16 * points
-    elif kind in (4, 5, 6, 7) and depth < _WKB_DEPTH:
-        for _ in range(count):
-            position = _wkb_end(data, position, depth + 1)
-    else:
-        raise _DamagedError(f"a geometry of the unknown kind {kind}")
-    return position
-
-
-_WKB_DEPTH: Final = 4
 
 
 def _simple_name(value: JavaValue) -> str:
@@ -548,22 +404,6 @@ def _color(value: JavaValue) -> Color | None:
     return argb_to_rgb(argb) if isinstance(argb, int) else None
 
 
-def _integer(value: JavaValue, default: int) -> int:
-    return value if isinstance(value, int) else default
-
-
-def _real(value: JavaValue) -> float:
-    if not isinstance(value, (int, float)):
-        raise _DamagedError("something else where a coordinate belongs")
-    return float(value)
-
-
-def _numbers(value: JavaValue) -> npt.NDArray[np.float64]:
-    if not isinstance(value, JavaArray) or not isinstance(value.values, np.ndarray):
-        raise _DamagedError("something else where an array of numbers belongs")
-    return value.values.astype(np.float64)
-
-
 def _length(value: JavaValue) -> int:
     return len(value.values) if isinstance(value, JavaArray) else 0
 
@@ -571,7 +411,7 @@ def _length(value: JavaValue) -> int:
 def _count(number: int, owner: JavaObject | None) -> int:
     """A number of things to come; a wrong one runs into the end of the items."""
     if number < 0:
-        raise _DamagedError(f"{'a list' if owner is None else owner.class_name} of {number} parts")
+        raise DamagedError(f"{'a list' if owner is None else owner.class_name} of {number} parts")
     return number
 
 
@@ -591,15 +431,15 @@ def _elements(value: JavaValue, *path: str) -> list[JavaValue]:
         return value.values if isinstance(value.values, list) else []
     if isinstance(value, JavaObject):
         return [item for item in value.items if not isinstance(item, BlockData)]
-    raise _DamagedError("something else where a list belongs")
+    raise DamagedError("something else where a list belongs")
 
 
 def _measurement(value: JavaValue) -> tuple[str, float]:
     fields = value.fields if isinstance(value, JavaObject) else {}
     name, number = fields.get("name"), fields.get("value")
     if not isinstance(name, str):
-        raise _DamagedError("a measurement without a name")
-    return name, _real(number)
+        raise DamagedError("a measurement without a name")
+    return name, real_of(number)
 
 
 def _uuid(value: JavaValue) -> UUID | None:

@@ -9,6 +9,7 @@ from typing import Any, Final
 import numpy as np
 
 from dmmn_qp.labels.metrics import NamedMetrics
+from dmmn_qp.specs import ClassMap
 
 NOT_PREDICTED: Final = "(not predicted)"
 """Name of the last column of a confusion matrix, where there are such pixels."""
@@ -125,3 +126,8 @@ def _figure(value: float | np.float64) -> str:
 
 def _value(x: float | np.float64) -> float | None:
     return None if math.isnan(x) else round(float(x), 6)
+
+
+def numbered_classes(class_map: ClassMap) -> str:
+    """The classes of a map with their numbers, in one line."""
+    return ", ".join(f"{c.label} {printable(c.name)}" for c in class_map.classes)

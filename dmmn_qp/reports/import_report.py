@@ -51,7 +51,7 @@ class SlideFigures(FileModel):
         mpp: um/px at level 0.
         width: Level-0 columns.
         height: Level-0 rows.
-        tissue_mm2: Estimated area of tissue (`dmmn_qp.tissue`).
+        tissue_mm2: Estimated area of tissue (`dmmn_qp.slides.tissue`).
         annotations: Everything drawn on the slide.
         unclassified: How many of them have no class.
         ignored: How many of them have a class that QuPath ignores (its name ends in ``*``) and that is not trained.

@@ -9,10 +9,10 @@ from typing import Final, Literal
 from dmmn_qp.annotations import DEFAULT_PLANE, Annotation, Plane
 from dmmn_qp.choices import SPLITS, Split, TakePredictions
 from dmmn_qp.folders.dataset import SlideRecord
-from dmmn_qp.importing.reviewed import Corrections, ReviewCounts
 from dmmn_qp.labels.painter import LabelPainter
 from dmmn_qp.labels.patches import PatchRef
 from dmmn_qp.labels.splits import area_split_of
+from dmmn_qp.qupath.review_counts import Corrections, ReviewCounts
 from dmmn_qp.slides.base import Slide
 from dmmn_qp.specs import ClassMap, FileModel, PatchSpec
 

@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping
 from typing import Final
 
 from dmmn_qp.choices import TakePredictions
-from dmmn_qp.importing.reviewed import ReviewCounts, total
 from dmmn_qp.qupath.review import Doubt
+from dmmn_qp.qupath.review_counts import ReviewCounts, total
 from dmmn_qp.reports.inputs import Finding, ImportedData, ImportedSlide
 from dmmn_qp.specs import FileModel
 

@@ -16,14 +16,14 @@ from torch.utils.data import Dataset as TorchDataset
 
 from dmmn_qp.annotations import ORIGINS, Origin
 from dmmn_qp.choices import Reduction
-from dmmn_qp.folders.dataset import Dataset, LabelRaster
+from dmmn_qp.folders.dataset import Dataset
+from dmmn_qp.folders.label_raster import LabelRaster
 from dmmn_qp.labels.draws import Draw
-from dmmn_qp.labels.painter import LabelArray
 from dmmn_qp.labels.patches import PatchRef
 from dmmn_qp.regions import Region
 from dmmn_qp.slides.cached import DEFAULT_BUDGET_BYTES, CachedFields, CachedTiles, TileBudget, tiles_bytes
 from dmmn_qp.slides.finding import SlidesRoot
-from dmmn_qp.specs import UNLABELLED, PatchGrid
+from dmmn_qp.specs import UNLABELLED, LabelArray, PatchGrid
 from dmmn_qp.training.augment import Augmentation, AugmentRules
 from dmmn_qp.training.augment.on_device import DrawnChange, augment_on_device, wide_margin_px
 

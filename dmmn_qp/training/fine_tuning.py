@@ -9,7 +9,8 @@ from torch import nn
 
 from dmmn_qp.choices import Freeze
 from dmmn_qp.errors import ModelError
-from dmmn_qp.folders.model import InputConvention, NetworkOptions, load_card, load_model
+from dmmn_qp.folders.model import NetworkOptions, load_card, load_model
+from dmmn_qp.networks.conventions import InputConvention
 from dmmn_qp.networks.stem import Stemmed
 from dmmn_qp.specs import ClassMap, PatchSpec
 

@@ -14,14 +14,14 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from dmmn_qp.annotations import Origin
-from dmmn_qp.cli.config import TrainOptions
 from dmmn_qp.console import Reporter
 from dmmn_qp.errors import DatasetError, TrainingError
 from dmmn_qp.folders.dataset import Dataset
-from dmmn_qp.folders.model import InputConvention, NetworkOptions
+from dmmn_qp.folders.model import NetworkOptions
 from dmmn_qp.labels.draws import BalanceCounts, Draw, ElasticRule, TrainingDraws, balance_counts
 from dmmn_qp.labels.patches import PatchRef, training_pixels
 from dmmn_qp.networks import ARCHITECTURES, build_network
+from dmmn_qp.networks.conventions import InputConvention
 from dmmn_qp.networks.devices import available_cores, choose_bf16
 from dmmn_qp.networks.supervision import SupervisedBranches
 from dmmn_qp.slides.cached import DEFAULT_BUDGET_BYTES, MIB
@@ -30,6 +30,7 @@ from dmmn_qp.specs import ClassMap
 from dmmn_qp.training.augment import AugmentRules
 from dmmn_qp.training.examples import EpochDraws, Example, PatchExamples, WideExample, make_loader
 from dmmn_qp.training.fine_tuning import Inherited, freeze_encoders, network_of_model, start_from
+from dmmn_qp.training.options import TrainOptions
 
 WIDTH_ON_CPU = 8
 WARM_UP = 0.15

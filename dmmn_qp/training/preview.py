@@ -11,19 +11,20 @@ from pathlib import Path
 
 import torch
 
-from dmmn_qp.cli.config import TrainOptions
 from dmmn_qp.console import Reporter, duration
 from dmmn_qp.files import new_file
 from dmmn_qp.folders.dataset import Dataset
 from dmmn_qp.labels.draws import Draw, class_weights
 from dmmn_qp.labels.patches import class_pixels, training_pixels
-from dmmn_qp.networks.devices import choose_device, memory_gib, network_inputs
+from dmmn_qp.networks.conventions import network_inputs
+from dmmn_qp.networks.devices import choose_device, memory_gib
 from dmmn_qp.networks.losses import supervised_losses
 from dmmn_qp.reports.batch_sheet import SheetCell, draw_batch_sheet
 from dmmn_qp.slides.finding import SlidesRoot
 from dmmn_qp.training.augment import AugmentRules
 from dmmn_qp.training.examples import PatchExamples, augmented
 from dmmn_qp.training.fine_tuning import network_of_model
+from dmmn_qp.training.options import TrainOptions
 from dmmn_qp.training.plan import (
     make_batches,
     make_fabric,

@@ -15,6 +15,7 @@ from dmmn_qp.errors import ModelError
 from dmmn_qp.files import new_file
 from dmmn_qp.folders.dataset import MANIFEST, PATCHES
 from dmmn_qp.folders.model import CARD
+from dmmn_qp.networks.supervision import SupervisedBranches
 
 STATE = "resume.pt"
 """In the model's folder for as long as its training is not finished."""
@@ -110,3 +111,29 @@ def dataset_digest(folder: Path) -> str:
     for name in (MANIFEST, PATCHES):
         digest.update((folder / name).read_bytes())
     return digest.hexdigest()
+
+
+def snapshot(
+    module: SupervisedBranches, optimizer: torch.optim.Optimizer, schedule: torch.optim.lr_scheduler.LRScheduler | None
+) -> dict[str, Any]:
+    """States of everything that changes while training."""
+    return {
+        "module": module.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "schedule": schedule.state_dict() if schedule is not None else {},
+        "random": torch.get_rng_state(),
+    }
+
+
+def restore(
+    state: TrainingState,
+    module: SupervisedBranches,
+    optimizer: torch.optim.Optimizer,
+    schedule: torch.optim.lr_scheduler.LRScheduler | None,
+) -> None:
+    """The counterpart of `snapshot`."""
+    module.load_state_dict(state.tensors["module"])
+    optimizer.load_state_dict(state.tensors["optimizer"])
+    if schedule is not None:
+        schedule.load_state_dict(state.tensors["schedule"])
+    torch.set_rng_state(state.tensors["random"])

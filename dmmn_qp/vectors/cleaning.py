@@ -14,10 +14,13 @@ import numpy.typing as npt
 from affine import Affine
 from rasterio.features import rasterize as burn
 
-from dmmn_qp.labels.painter import LabelArray
 from dmmn_qp.regions import Region
+from dmmn_qp.specs import LabelArray
+from dmmn_qp.vectors.cracks import CELL_PX
 from dmmn_qp.vectors.outlines import Integers, Outlines, join
-from dmmn_qp.vectors.polygonize import CELL_PX, Border, LabelSource, polygonize
+from dmmn_qp.vectors.polygonize import polygonize
+from dmmn_qp.vectors.sources import LabelSource
+from dmmn_qp.vectors.tracing import Border
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from urllib.parse import unquote
 import pytest
 
 from dmmn_qp.qupath import paquo_reader as paquo_project
-from dmmn_qp.qupath.geojson_reader import write_geojson
+from dmmn_qp.qupath.geojson_writer import write_geojson
 from dmmn_qp.qupath.project import read_project
 from dmmn_qp.qupath.qpdata import read_qpdata
 from dmmn_qp.slides import open_slide

@@ -13,7 +13,8 @@ from shapely import box
 from dmmn_qp.annotations import Annotation, Plane
 from dmmn_qp.pushing.plan import plan_of
 from dmmn_qp.qupath.cutting import cut
-from dmmn_qp.qupath.geojson_reader import feature_of, objects_of
+from dmmn_qp.qupath.geojson_reader import objects_of
+from dmmn_qp.qupath.geojson_writer import feature_of
 from dmmn_qp.qupath.marks import AREA_UM2, CLASS_CODE, MEAN_PROBABILITY, PERIMETER, class_code, is_marked
 from dmmn_qp.qupath.review import review
 from tests.qupath.test_review import OTHER, UNCHANGED, predicted

@@ -24,7 +24,8 @@ from dmmn_qp.errors import AnnotationFileError, DmmnQpError
 from dmmn_qp.qupath import geojson_reader as reader_module
 from dmmn_qp.qupath import packed_json
 from dmmn_qp.qupath.classes import default_color
-from dmmn_qp.qupath.geojson_reader import WriteResult, read_geojson, write_geojson
+from dmmn_qp.qupath.geojson_reader import read_geojson
+from dmmn_qp.qupath.geojson_writer import WriteResult, write_geojson
 from dmmn_qp.qupath.qpdata import read_qpdata
 
 ID = UUID("8a0c1b4e-1111-4222-8333-444455556666")

@@ -22,16 +22,19 @@ from dmmn_qp.errors import AnnotationFileError, DmmnQpError, OutputExistsError, 
 from dmmn_qp.files import write_json
 from dmmn_qp.folders.predictions import PredictedInput, merged_inputs, predicted_polygons, read_inputs
 from dmmn_qp.pushing import stage as pushing
+from dmmn_qp.pushing.backup import BACKUP_FOLDER, back_up
+from dmmn_qp.pushing.matching import match
+from dmmn_qp.pushing.new_project import new_project
 from dmmn_qp.pushing.plan import difference, plan_of
-from dmmn_qp.pushing.stage import BACKUP_FOLDER, back_up, check_push, match, new_project, push
+from dmmn_qp.pushing.stage import check_push, push
 from dmmn_qp.qupath import paquo_reader as paquo_project
-from dmmn_qp.qupath.geojson_reader import write_geojson
+from dmmn_qp.qupath.geojson_writer import write_geojson
 from dmmn_qp.qupath.marks import METADATA_KEY, is_marked, is_ours, marked_id
 from dmmn_qp.qupath.notes import QUPATH_DIR_VARIABLE
 from dmmn_qp.qupath.paquo_reader import PaquoProject
 from dmmn_qp.qupath.paquo_writer import PaquoWriter
 from dmmn_qp.qupath.project import read_project
-from dmmn_qp.slides import fingerprint
+from dmmn_qp.slides.files import fingerprint
 from dmmn_qp.slides.transformed import Rotate
 from tests.conftest import DEMO, fails, invoke, two_tissues
 from tests.qupath import paquo_stand_in

@@ -13,7 +13,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from dmmn_qp.errors import DmmnQpError, PixelSizeError, ProjectError, SlideError
-from dmmn_qp.qupath.project import ProjectClass, QuPathProject, find_slide, find_slides, path_of_uri, read_project
+from dmmn_qp.qupath.image_server import path_of_uri
+from dmmn_qp.qupath.project import ProjectClass, QuPathProject, find_slide, find_slides, read_project
 from dmmn_qp.slides.finding import MovedPrefix, parse_slides_root
 from dmmn_qp.slides.transformed import Crop, Rotate
 

@@ -15,7 +15,8 @@ from shapely import box
 from shapely.geometry.base import BaseGeometry
 
 from dmmn_qp.annotations import Annotation
-from dmmn_qp.qupath.geojson_reader import read_geojson, write_geojson
+from dmmn_qp.qupath.geojson_reader import read_geojson
+from dmmn_qp.qupath.geojson_writer import write_geojson
 from dmmn_qp.qupath.marks import (
     AREA_MM2,
     AREA_UM2,

@@ -18,7 +18,7 @@ from shapely.geometry import shape
 from dmmn_qp.annotations import Annotation
 from dmmn_qp.console import Reporter
 from dmmn_qp.pushing.stage import push
-from dmmn_qp.qupath.geojson_reader import feature_of, write_geojson
+from dmmn_qp.qupath.geojson_writer import feature_of, write_geojson
 from dmmn_qp.qupath.marks import is_ours
 from tests.conftest import invoke
 from tests.qupath import paquo_stand_in

@@ -3,31 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import pi, sqrt
+from math import pi
 
 import numpy as np
 
 from dmmn_qp.choices import ColorRule
 from dmmn_qp.specs import MAX_ZOOM
 from dmmn_qp.training.augment.color import ColorChange
-from dmmn_qp.training.augment.warp import MAX_DISPLACEMENT, Warp, draw_nodes, turn
-
-MAX_AUGMENTED_FIELD = MAX_ZOOM * sqrt(2) * (1 + 2 * MAX_DISPLACEMENT)
-"""Side of the square that any rotation, zoom and elastic deformation may show of a field, in sides of the field."""
-
-SAMPLING_MARGIN_PX = 2
-"""Pixels of a magnification beyond that square which count all the same: for sampling, and for a field that is
-resampled from the slide's pixels."""
-
-
-def augmented_reach_px(size_px: int, magnifications: int) -> float:
-    """How far from its centre, on each axis and in grid px, an augmented patch may ever see.
-
-    Args:
-        size_px: Side of the patch at each magnification.
-        magnifications: Number of magnifications.
-    """
-    return (size_px * MAX_AUGMENTED_FIELD / 2 + SAMPLING_MARGIN_PX) * 2.0 ** (magnifications - 1)
+from dmmn_qp.training.augment.warp import Warp, draw_nodes, turn
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from dmmn_qp.labels.reach import MAX_DISPLACEMENT, PAPER_FIELD_PX, SAMPLING_MARGIN_PX
 from dmmn_qp.specs import MAX_ZOOM
-from dmmn_qp.training.augment import SAMPLING_MARGIN_PX, Augmentation
-from dmmn_qp.training.augment.warp import MAX_DISPLACEMENT, NODES, PAPER_FIELD_PX, node_weights
+from dmmn_qp.training.augment import Augmentation
+from dmmn_qp.training.augment.warp import NODES, node_weights
 
 
 class DrawnChange(NamedTuple):

@@ -10,22 +10,12 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from dmmn_qp.labels.reach import MAX_SIGMAS, PAPER_FIELD_PX, SIGMA_PX
 from dmmn_qp.regions import Region
 
 NODES = 17
 """Nodes of the elastic grid on each axis (section 2.3); the outer ones are on the corners of the widest field."""
 
-SIGMA_PX = 4.0
-"""Standard deviation of a node's displacement in grid px, on the paper's widest field (section 2.3)."""
-
-PAPER_FIELD_PX = 1024
-"""Side of the paper's widest field in grid px."""
-
-MAX_SIGMAS = 4.0
-"""Displacements of nodes are cut here, because what a patch may see must have a bound."""
-
-MAX_DISPLACEMENT = MAX_SIGMAS * SIGMA_PX * 1.25**2 / PAPER_FIELD_PX
-"""No point moves further on an axis, in sides of the widest field: cubic weights add up to 1.25 on each of two axes."""
 
 cv2.setNumThreads(1)  # patches are read by processes; OpenCV's own threads would not outlive their fork
 

@@ -1,0 +1,160 @@
+"""`dmmn-qp models` and `architectures`."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from dmmn_qp.choices import ExportFormat
+from dmmn_qp.cli.app import app
+from dmmn_qp.cli.options import MODELS, OverwriteOption, shown_option
+from dmmn_qp.console import Reporter
+
+MIB = 2**20
+
+
+@app.command("architectures")
+def architectures_command(
+    classes: Annotated[int, typer.Option(help="Number of outputs; the paper counts 7.", min=1)] = 7,
+    width: Annotated[
+        int | None, typer.Option(help="Base width f; default the paper's of each.", min=1, max=512, show_default=False)
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Lists the networks with their size, cost and view."""
+    from dmmn_qp.networks import ARCHITECTURES
+    from dmmn_qp.networks.describe import describe
+
+    described = [describe(name, classes=classes, width=width) for name in ARCHITECTURES]
+    if as_json:
+        typer.echo(json.dumps([asdict(d) for d in described], indent=2))
+        return
+    reporter = Reporter()
+    reporter.table(
+        (
+            "architecture",
+            "width",
+            "parameters",
+            "GFLOP\nper target",
+            "sees\num",
+            "given\num",
+            "MiB per\ntarget",
+            "MiB\nonce",
+        ),
+        [
+            (
+                d.architecture,
+                str(d.width),
+                f"{d.parameters:,}",
+                f"{d.gflop_per_target:.2f}",
+                f"{d.context_um:g}",
+                f"{d.field_um:g}",
+                f"{d.activation_bytes / MIB:.0f}",
+                f"{(d.parameter_bytes + d.gradient_bytes + d.optimizer_bytes['adamw']) / MIB:.0f}",
+            )
+            for d in described
+        ],
+    )
+    reporter.say(
+        f"With {classes} outputs, targets of 256 px at 0.5 um/px, 3 magnifications, full stem and no normalisation.\n"
+        "sees, given: tissue that the middle pixel of the output depends on, of the field that the network is given.\n"
+        "MiB: training in fp32 takes at least the first for each target of a batch (activations kept for the backward\n"
+        "pass), and once the second (parameters, gradients, AdamW)."
+    )
+
+
+models_app = typer.Typer(no_args_is_help=True, help="Looks at models, takes over the authors', and exports them.")
+app.add_typer(models_app, name="models")
+
+ModelArgument = Annotated[Path, typer.Argument(help="Model folder.", show_default=False)]
+
+
+@models_app.command("show")
+def show_model_command(
+    model: ModelArgument,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Says what a model is: classes, network, input, figures, licence."""
+    from dmmn_qp.models.summary import summarise
+
+    summary = summarise(model)
+    if as_json:
+        typer.echo(json.dumps(summary.as_json(), indent=2))
+        return
+    reporter = Reporter()
+    name, *lines = summary.lines()
+    reporter.heading(name)
+    for line in lines:
+        reporter.say(line)
+
+
+@models_app.command("import-official")
+def import_official_command(
+    file: Annotated[
+        Path, typer.Argument(help="Checkpoint of the authors' program, such as DMMN-breast.pkl.", show_default=False)
+    ],
+    preset: Annotated[
+        str, typer.Option(help="Which model it is: msk-breast, msk-ovary or msk-osteosarcoma.", show_default=False)
+    ],
+    out: Annotated[
+        Path | None, typer.Option(help="Model folder to write; default models/<preset>.", show_default=False)
+    ] = None,
+    classes: Annotated[
+        str | None,
+        typer.Option(help="Names A,B,... of the outputs from 1 on; default the preset's.", show_default=False),
+    ] = None,
+    overwrite: OverwriteOption = False,
+) -> None:
+    """Makes a model folder of a checkpoint that the paper's authors publish."""
+    from dmmn_qp.models.official import import_official
+
+    folder = out or MODELS / preset
+    card = import_official(file, preset, folder, classes.split(",") if classes else None, overwrite=overwrite)
+    reporter = Reporter()
+    reporter.heading(f"{card.name}: {', '.join(card.class_map.names)}")
+    reporter.say(f"  licence of the model: {card.licence}")
+    reporter.say(f"  {card.attribution}")
+    reporter.say(f"Wrote {folder}/  Next: dmmn-qp predict slide.svs{shown_option('--model', folder, None)}")
+
+
+@models_app.command("shrink")
+def shrink_model_command(
+    model: ModelArgument,
+    out: Annotated[Path, typer.Option(help="Model folder to write.", show_default=False)],
+    overwrite: OverwriteOption = False,
+) -> None:
+    """Copies a model with its weights in half precision: half the size, to be passed on."""
+    from dmmn_qp.folders.model import shrink_model
+
+    shrink_model(model, out, overwrite=overwrite)
+    Reporter().say(f"Wrote {out}/  It predicts as before: dmmn-qp predict slide.svs --model {shlex.quote(str(out))}")
+
+
+@models_app.command("export")
+def export_model_command(
+    model: ModelArgument,
+    file_format: Annotated[ExportFormat, typer.Option("--format", help="Kind of file.")] = "onnx",
+    out: Annotated[
+        Path | None, typer.Option(help="File to write; default beside the model folder.", show_default=False)
+    ] = None,
+    overwrite: OverwriteOption = False,
+) -> None:
+    """Writes a model as one file for other programs: one field in, one target out."""
+    from dmmn_qp.folders.model import load_card
+    from dmmn_qp.models.export import export_model
+
+    path = export_model(model, file_format, out, overwrite=overwrite)
+    card = load_card(model)
+    side_px, mpp = card.patch_spec.field_px, card.patch_spec.mpps[0]
+    reporter = Reporter()
+    reporter.say(
+        f"Wrote {path}: RGB 0 .. 255 (batch, 3, {side_px}, {side_px}) float32 at {mpp:g} um/px -> "
+        f"logits (batch, {len(card.class_map)}, {card.patch_spec.size_px}, {card.patch_spec.size_px}) of its middle"
+    )
+    if card.licence:
+        reporter.say(f"  licence of the model: {card.licence}")

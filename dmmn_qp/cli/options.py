@@ -1,0 +1,65 @@
+"""Options that several commands have."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from dmmn_qp.choices import Device, Precision
+from dmmn_qp.qupath.notes import QUPATH_DIR_VARIABLE
+
+if TYPE_CHECKING:
+    from dmmn_qp.slides.finding import SlidesRoot
+
+DATASET = Path("dataset")
+
+MODELS = Path("models")
+
+PREDICTIONS = Path("predictions")
+
+ConfigOption = Annotated[
+    Path | None, typer.Option("--config", help="TOML file with the sections import, train, predict.")
+]
+
+OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace an earlier output.")]
+
+SlidesRootOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--slides-root",
+        help="Folder to search for moved slides, or OLD=NEW where a folder was renamed; repeatable.",
+        metavar="FOLDER",
+    ),
+]
+
+DatasetOption = Annotated[Path, typer.Option("--dataset", help="Dataset folder made by import.")]
+
+MppOption = Annotated[
+    float | None, typer.Option("--mpp", help="um/px of slides that do not say it themselves.", min=0.0)
+]
+
+DeviceOption = Annotated[Device | None, typer.Option("--device", help="Where to compute; default auto.")]
+
+QupathDirOption = Annotated[
+    Path | None,
+    typer.Option(help="Folder of QuPath, for writing through it.", envvar=QUPATH_DIR_VARIABLE, show_default=False),
+]
+
+PrecisionOption = Annotated[
+    Precision | None, typer.Option("--precision", help="auto takes bf16 where the device is made for it; default auto.")
+]
+
+
+def parsed_slides_roots(texts: list[str] | None) -> tuple[SlidesRoot, ...]:
+    """What ``--slides-root`` says."""
+    from dmmn_qp.slides.finding import parse_slides_root
+
+    return tuple(parse_slides_root(text) for text in texts or ())
+
+
+def shown_option(option: str, value: Path | None, default: Path | None) -> str:
+    """`` --option value`` where the value is not the default, for a command shown to the user."""
+    return "" if value == default else f" {option} {shlex.quote(str(value))}"

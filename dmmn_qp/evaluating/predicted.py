@@ -1,0 +1,152 @@
+"""The predictions that are compared, and whether they are of these slides and of one model."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from dmmn_qp.errors import DatasetError, DmmnQpError
+from dmmn_qp.evaluating.options import EvaluationRules
+from dmmn_qp.files import RUN_FILE
+from dmmn_qp.folders.dataset import Dataset, SlideRecord
+from dmmn_qp.folders.label_raster import names_in_file, read_class_names
+from dmmn_qp.folders.predictions import LABELS_SUFFIX, PredictedInput, Prediction, read_inputs
+from dmmn_qp.reports.evaluation_tables import listed, numbered_classes, printable
+
+
+@dataclass(frozen=True, slots=True)
+class PredictedLabels:
+    """A predicted slide: its label raster, and the names of labels 1, 2, 3 ... and who tells them."""
+
+    path: Path
+    names: tuple[str, ...]
+    names_from: str
+    told: Prediction | None
+
+
+def find_prediction(folder: Path, slide_id: str, told: Mapping[str, Prediction], dataset: Dataset) -> PredictedLabels:
+    """The prediction of a slide; its classes are told by the raster itself, else by run.json, else assumed.
+
+    Raises:
+        DatasetError: It is missing, or the raster tells its classes in a damaged way.
+    """
+    path = folder / f"{slide_id}.{LABELS_SUFFIX}"
+    if not path.is_file():
+        raise DatasetError(
+            f'slide "{slide_id}" has no prediction in "{folder}"; run dmmn-qp predict {slide_id} first, or name the '
+            "folder with --predictions"
+        )
+    prediction = told.get(slide_id)
+    in_raster = read_class_names(path)
+    in_run = prediction.class_map.names if prediction and prediction.class_map else None
+    if in_run is not None and in_raster in (None, names_in_file(in_run)):  # in full, where the raster had to replace
+        return PredictedLabels(path, in_run, RUN_FILE if in_raster is None else "raster", prediction)
+    if in_raster is None:
+        return PredictedLabels(path, dataset.class_map.names, "dataset", prediction)
+    if in_run is not None:
+        raise DatasetError(
+            f'"{path}" has the classes {listed(in_raster)}, but {RUN_FILE} beside it says {listed(in_run)}, so one of '
+            "them was exchanged; predict again with --overwrite"
+        )
+    return PredictedLabels(path, in_raster, "raster", prediction)
+
+
+def say_assumed_classes(
+    predicted: Mapping[str, PredictedLabels], dataset: Dataset, warn: Callable[[str], None]
+) -> None:
+    """Warns of predictions whose classes are only assumed."""
+    silent = [slide_id for slide_id, p in predicted.items() if p.names_from == "dataset"]
+    if silent:
+        warn(
+            f"predictions of {listed(silent)} do not say which classes their numbers are (an earlier version wrote "
+            f"them); those of the dataset are assumed: {numbered_classes(dataset.class_map)}. If the model's are "
+            "others, all figures are wrong: predict again with --overwrite"
+        )
+
+
+def check_inputs(folder: Path, records: Sequence[SlideRecord], warn: Callable[[str], None]) -> None:
+    """Sees to it that the slides are those that were predicted, in the same frame.
+
+    Raises:
+        DatasetError: One is another file, or turned or cropped otherwise.
+    """
+    inputs = read_inputs(folder)
+    for record in records:
+        known = inputs.get(record.slide_id)
+        reason = _not_the_same(record, known) if known else None
+        if reason is not None:
+            raise DatasetError(
+                f'the prediction of "{record.slide_id}" in "{folder}" belongs to another image than the dataset: '
+                f"{reason}; predict again with --overwrite, or import again where the dataset is the older one"
+            )
+    silent = [r.slide_id for r in records if r.slide_id not in inputs]
+    if silent:
+        warn(
+            f'"{folder / RUN_FILE}" does not tell which files {listed(silent)} were predicted from, so it is not sure '
+            "that they are those of the dataset"
+        )
+
+
+def _not_the_same(record: SlideRecord, known: PredictedInput) -> str | None:
+    """Why an image is not the one that was predicted; None where nothing speaks against it."""
+    if known.fingerprint != record.fingerprint:
+        paths = printable(known.path), printable(record.path)
+        return f'it was made from "{paths[0]}", and what was imported from "{paths[1]}" has other content'
+    size = (record.width, record.height)
+    if None not in (known.width, known.height) and size != (known.width, known.height):
+        return f"{known.width} x {known.height} px were predicted, but {size[0]} x {size[1]} px imported"
+    if known.frame != record.frame:
+        return "it is turned or cropped in another way"
+    if None in (known.width, known.height) and known.crop_to_bounds != record.crop_to_bounds:
+        return "only one of them is cropped to the scanned bounds"
+    return None
+
+
+def check_models(
+    folder: Path, predicted: Mapping[str, PredictedLabels], rules: EvaluationRules, warn: Callable[[str], None]
+) -> None:
+    """Sees to it that one model predicted all slides, and says which of them it was trained on.
+
+    Raises:
+        DatasetError: Several did, against the rules.
+    """
+    told = {slide_id: p.told for slide_id, p in predicted.items() if p.told is not None}
+    silent = [slide_id for slide_id in predicted if slide_id not in told]
+    if silent:
+        warn(f'"{folder / RUN_FILE}" does not tell which model predicted {listed(silent)}')
+    by_weights = all(p.weights for p in told.values())
+    models: dict[str, list[str]] = {}
+    for slide_id, p in told.items():
+        models.setdefault((by_weights and p.weights) or p.model_run, []).append(slide_id)
+    if len(models) > 1:
+        kind = "weights" if by_weights else "run"
+        said = "; ".join(
+            f'{listed(slides)} by "{printable(told[slides[0]].model)}" ({kind} {printable(model[:8])})'
+            for model, slides in models.items()
+        )
+        if not rules.mixed_models:
+            raise DatasetError(
+                f"the slides were predicted by different models: {said}; predict them again with one model and "
+                "--overwrite, or pass --mixed-models"
+            )
+        warn(f"the slides were predicted by different models: {said}")
+    trained = [s for s, p in told.items() if s in _training_slides(folder, p)]
+    if trained:
+        warn(f"the model was trained on slides of these names: {listed(trained)}")
+
+
+def _training_slides(folder: Path, prediction: Prediction) -> Collection[str]:
+    """Names of the slides that a model was trained on; none where its folder is not where predict found it."""
+    try:
+        model = Path(json.loads((folder / RUN_FILE).read_bytes())["configuration"]["model"])
+        if not model.is_dir():
+            return ()
+        from dmmn_qp.folders.model import load_card
+
+        provenance = load_card(model).provenance
+        same = provenance["run_id"] == prediction.model_run
+        return {name for name in provenance["slides"] if isinstance(name, str)} if same else ()
+    except (DmmnQpError, OSError, ValueError, KeyError, TypeError, RecursionError):
+        return ()

@@ -1,0 +1,68 @@
+"""Which classes an import trains on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from dmmn_qp.annotations import Color
+from dmmn_qp.choices import TakePredictions
+from dmmn_qp.errors import DatasetError
+from dmmn_qp.importing.source import Source
+from dmmn_qp.labels.splits import area_split_of
+from dmmn_qp.qupath.classes import distinct_colors
+from dmmn_qp.qupath.review_counts import total
+from dmmn_qp.reports.review import review_findings
+from dmmn_qp.specs import MAX_CLASSES, ClassMap
+
+_POINTS = ("Point", "MultiPoint")
+
+
+def make_class_map(source: Source, targets: Mapping[str, str | None], take: TakePredictions = "reviewed") -> ClassMap:
+    """The trained classes that label at least one object, in the source's order.
+
+    Args:
+        source: The annotated slides.
+        targets: Name in the source -> name to train (`ClassRules.resolve`).
+        take: Which predictions become labels, to say of what is left out.
+
+    Raises:
+        DatasetError: Nothing is left to train on, or more classes than labels.
+    """
+    used = {
+        targets[a.class_name]
+        for slide in source.slides
+        for a in slide.objects.annotations
+        if a.class_name is not None and slide.is_on_plane(a) and a.geometry.geom_type not in _POINTS
+    }
+    names = [name for name in dict.fromkeys(targets.values()) if name is not None and name in used]
+    if not names:
+        counts = total((*(slide.review for slide in source.slides), *source.only_predicted))
+        left_out = "; ".join(f"{finding.message}: {finding.way_out}" for finding in review_findings(counts, take))
+        raise DatasetError(
+            "no annotated area with a class to train on; draw areas in QuPath, give them classes, and save (Ctrl+S)"
+            + (f"; {left_out}" if left_out else "")
+        )
+    if len(names) > MAX_CLASSES:
+        raise DatasetError(
+            f"{len(names)} classes are drawn, but masks have room for {MAX_CLASSES}; merge some ([import.classes]), "
+            "or leave them out with --drop"
+        )
+    colors: dict[str, Color | None] = {}
+    for name, target in targets.items():
+        if target is not None:
+            own = source.class_colors.get(target)
+            colors[target] = own or colors.get(target) or source.class_colors[name]
+    missing = distinct_colors(names)
+    return ClassMap.from_colors((name, colors[name] or missing[name]) for name in names)
+
+
+def without_split_areas(source: Source, targets: Mapping[str, str | None]) -> dict[str, str | None]:
+    """The targets without the classes that only mark areas for a split."""
+    marks = {
+        a.class_name
+        for slide in source.slides
+        for a in slide.objects.annotations
+        if area_split_of(a) is not None and area_split_of(replace(a, name=None)) is not None
+    }
+    return {name: None if name in marks else target for name, target in targets.items()}

@@ -1,0 +1,118 @@
+"""Annotations in GeoJSON beside slides."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from dmmn_qp.errors import AnnotationFileError, ProjectError, SlideError
+from dmmn_qp.files import RUN_FILE
+from dmmn_qp.folders.predictions import OTHERS_SUFFIX
+from dmmn_qp.importing.reviewed import Reviewer
+from dmmn_qp.importing.source import Source, SourceSlide, Taken, class_colors_of, first_of, take_reviewed
+from dmmn_qp.qupath.geojson_reader import GEOJSON_SUFFIXES, read_geojson
+from dmmn_qp.qupath.image_names import slide_ids
+from dmmn_qp.qupath.notes import ReadRules
+from dmmn_qp.qupath.review_counts import ReviewCounts
+from dmmn_qp.slides.files import SLIDE_SUFFIXES, list_slides
+from dmmn_qp.slides.finding import SlidesRoot
+
+_NO_ANNOTATIONS = (RUN_FILE, "evaluation.json")
+"""JSON that lies beside predictions, whose folder may be that of the annotations when it was corrected."""
+
+
+def read_geojson_folder(
+    path: Path, annotations: Path | None, slides_roots: Sequence[SlidesRoot], rules: ReadRules
+) -> Source:
+    """A folder of slides (or one slide) and a folder of GeoJSON files (or one file) with the slides' names.
+
+    Args:
+        path: The slide or slides.
+        annotations: ``<slide name>.geojson`` files, with or without the slide's own ending in the name.
+        slides_roots: Not needed here.
+        rules: Which kinds of objects are read.
+
+    Raises:
+        AnnotationFileError: There are no annotations, or a file of them belongs to no slide, or all are damaged.
+        SlideError: There is no slide.
+    """
+    del slides_roots
+    if rules.reader == "paquo":
+        raise ProjectError(f'--reader paquo goes with a QuPath project, and "{path}" is none; leave it out')
+    if annotations is None:
+        raise AnnotationFileError(
+            f'"{path}" holds slides but no annotations; pass their folder of GeoJSON files as --annotations'
+        )
+    if not annotations.exists():
+        raise AnnotationFileError(f'annotations "{annotations}" do not exist; check --annotations')
+    slides = list_slides(path) if path.is_dir() else [path]
+    if not slides:
+        raise SlideError(f'no slide in "{path}"; known endings are {" ".join(sorted(SLIDE_SUFFIXES))}')
+    files = _geojson_files(annotations)
+    if annotations.is_file() and len(slides) == 1:
+        matched = {slides[0]: annotations}
+    else:
+        matched = {slide: files[name] for slide in slides for name in (slide.name, slide.stem) if name in files}
+    orphans = sorted(str(f) for f in files.values() if f not in matched.values())
+    if orphans:
+        raise AnnotationFileError(
+            f'annotations "{orphans[0]}"{f" and {len(orphans) - 1} more" if len(orphans) > 1 else ""} belong to no '
+            f'slide in "{path}"; name each file after its slide, as slide-1.geojson for slide-1.svs'
+        )
+    reviewer = Reviewer(rules.take_predictions, rules.predicted_in, rules.kinds)
+    drawn: dict[Path, Taken] = {}
+    only_predicted: list[ReviewCounts] = []
+    problems: list[str] = []
+    for slide, file in matched.items():
+        try:
+            objects = read_geojson(file)
+        except AnnotationFileError as error:
+            problems.append(str(error))
+            continue
+        taken = take_reviewed(objects, sorted({slide_ids([slide.name])[0], slide.stem}), rules.kinds, reviewer)
+        if taken.objects.annotations:
+            drawn[slide] = taken
+        elif taken.review.left_out:
+            only_predicted.append(taken.review)
+    if problems and not drawn:
+        raise AnnotationFileError(first_of(problems))
+    return Source(
+        slides=tuple(
+            SourceSlide(
+                slide.name,
+                taken.objects,
+                slide,
+                other_kinds=taken.other_kinds,
+                review=taken.review,
+                corrections=taken.corrections,
+            )
+            for slide, taken in drawn.items()
+        ),
+        class_colors=class_colors_of([taken.objects for taken in drawn.values()]),
+        without_annotations=len(slides) - len(drawn) - len(problems),
+        problems=tuple(problems),
+        warnings=tuple(reviewer.problems),
+        only_predicted=tuple(only_predicted),
+    )
+
+
+def _geojson_files(annotations: Path) -> dict[str, Path]:
+    """GeoJSON files by their name without the ending."""
+    candidates = sorted(annotations.iterdir()) if annotations.is_dir() else [annotations]
+    candidates = [path for path in candidates if path.name not in _NO_ANNOTATIONS]
+    files: dict[str, Path] = {}
+    for path in candidates:
+        suffix = next((s for s in GEOJSON_SUFFIXES if path.name.lower().endswith(s)), None)
+        if suffix is None or not path.is_file():
+            continue
+        name = path.name[: -len(suffix)]
+        if name.endswith(OTHERS_SUFFIX) and any(
+            p.name.startswith(name.removesuffix(OTHERS_SUFFIX)) for p in candidates
+        ):
+            continue
+        if name in files:
+            raise AnnotationFileError(
+                f'annotations "{files[name]}" and "{path}" are for the same slide; keep one of them in the folder'
+            )
+        files[name] = path
+    return files

@@ -1,0 +1,156 @@
+"""Annotations of a QuPath project."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path, PurePath
+
+from dmmn_qp.annotations import Color
+from dmmn_qp.errors import AnnotationFileError, ProjectError, UnsupportedAnnotationsError
+from dmmn_qp.importing.reviewed import Reviewer
+from dmmn_qp.importing.source import Source, SourceSlide, Taken, class_colors_of, first_of, take_reviewed
+from dmmn_qp.qupath.image_names import announced_objects, slide_ids
+from dmmn_qp.qupath.notes import ReadResult, ReadRules, shorten
+from dmmn_qp.qupath.paquo_reader import PaquoProject
+from dmmn_qp.qupath.project import ProjectEntry, QuPathProject, find_slides, read_project
+from dmmn_qp.qupath.qpdata import read_qpdata, way_out_of_damage
+from dmmn_qp.qupath.review_counts import ReviewCounts
+from dmmn_qp.slides.finding import SlidesRoot
+
+
+def read_qupath_project(
+    path: Path, annotations: Path | None, slides_roots: Sequence[SlidesRoot], rules: ReadRules
+) -> Source:
+    """Annotations of a QuPath project; slides without any are not searched for.
+
+    Args:
+        path: ``project.qpproj`` or its folder.
+        annotations: Must be None: a project brings its own.
+        slides_roots: Folders to search for slides that have been moved.
+        rules: What is read, and how.
+
+    Raises:
+        ProjectError: The project is missing or damaged, the frame of an image cannot be resolved, or QuPath is
+            asked for and missing.
+        AnnotationFileError: Every ``data.qpdata`` of an annotated image is damaged or missing.
+        SlideError: Slides cannot be found.
+    """
+    if annotations is not None:
+        raise ProjectError(
+            f'--annotations goes with a folder of slides, but "{path}" is a QuPath project; leave it out'
+        )
+    project = read_project(path)
+    reader, reviewer = _EntryReader(project, rules), Reviewer(rules.take_predictions, rules.predicted_in, rules.kinds)
+    drawn: list[tuple[ProjectEntry, Taken]] = []
+    only_predicted: list[ReviewCounts] = []
+    problems: list[str] = []
+    for entry in project.entries:
+        announced = announced_objects(entry, rules.kinds)
+        if announced == 0 or (announced is None and not entry.data_path.is_file()):
+            continue
+        try:
+            objects = reader.read(entry)
+        except AnnotationFileError as error:
+            problems.append(f'image "{shorten(entry.image_name)}": {error}')
+            continue
+        names = {slide_ids([entry.slide_name])[0], PurePath(entry.slide_name).stem, PurePath(entry.image_name).stem}
+        taken = take_reviewed(objects, sorted(names), rules.kinds, reviewer)
+        if taken.objects.annotations:
+            drawn.append((entry, taken))
+        elif taken.review.left_out:
+            only_predicted.append(taken.review)
+        elif announced and not objects.annotations:
+            problems.append(
+                f'image "{shorten(entry.image_name)}": its summary.json tells of {announced} objects, but '
+                f'"{entry.data_path}" holds none; {way_out_of_damage(entry.data_path)}'
+            )
+    if problems and not drawn:
+        raise AnnotationFileError(first_of(problems))
+    for entry, _ in drawn:
+        if entry.unsupported_server is not None:
+            raise ProjectError(
+                f'image "{shorten(entry.image_name)}" cannot be related to a file: {entry.unsupported_server}; '
+                "export it from QuPath (File > Export images > OME TIFF) into the project and copy its annotations "
+                "there, or remove it from the project"
+            )
+    paths = find_slides(project, [entry for entry, _ in drawn], slides_roots)
+    return Source(
+        slides=tuple(_project_slide(entry, taken, paths[entry.entry_id]) for entry, taken in drawn),
+        class_colors=_project_colors(project, [taken.objects for _, taken in drawn]),
+        without_annotations=len(project.entries) - len(drawn) - len(problems),
+        problems=tuple(problems),
+        warnings=(*reader.notes, *reviewer.problems),
+        only_predicted=tuple(only_predicted),
+    )
+
+
+class _EntryReader:
+    """Reads the objects of a project's images by the reader that the rules ask for."""
+
+    def __init__(self, project: QuPathProject, rules: ReadRules) -> None:
+        self._project = project
+        self._rules = rules
+        self._qupath: PaquoProject | ProjectError | None = None
+        self.notes: list[str] = []
+
+    def read(self, entry: ProjectEntry) -> ReadResult:
+        """All objects of an image.
+
+        Raises:
+            AnnotationFileError: They are damaged, missing or unsupported.
+            ProjectError: QuPath is asked for and missing.
+        """
+        if not entry.data_path.is_file():  # QuPath would read it as an empty image
+            raise AnnotationFileError(
+                f'"{entry.data_path}" is missing, but objects were saved; {way_out_of_damage(entry.data_path)}'
+            )
+        if self._rules.reader == "paquo":
+            return self._through_qupath(entry)
+        try:
+            return read_qpdata(entry.data_path)
+        except UnsupportedAnnotationsError as error:
+            if self._rules.reader == "qpdata":
+                raise
+            try:
+                objects = self._through_qupath(entry)
+            except (ProjectError, AnnotationFileError) as other:
+                raise UnsupportedAnnotationsError(
+                    f"{error}; or read it through QuPath itself: --reader paquo ({other})"
+                ) from error
+            self.notes.append(f'image "{shorten(entry.image_name)}" was read through QuPath: {error}')
+            return objects
+
+    def _through_qupath(self, entry: ProjectEntry) -> ReadResult:
+        if self._qupath is None:
+            try:
+                self._qupath = PaquoProject(self._project.path, self._rules.qupath_dir)
+            except ProjectError as error:
+                self._qupath = error
+        if isinstance(self._qupath, ProjectError):
+            raise self._qupath
+        return self._qupath.read(entry.entry_id)
+
+
+def _project_slide(entry: ProjectEntry, taken: Taken, path: Path) -> SourceSlide:
+    size = (entry.width, entry.height) if entry.width and entry.height else None
+    return SourceSlide(
+        entry.slide_name,
+        taken.objects,
+        path,
+        mpp=entry.mpp,
+        size_px=size,
+        crop_to_bounds=entry.crop_to_bounds,
+        frame=entry.frame,
+        metadata=entry.metadata,
+        other_kinds=taken.other_kinds,
+        review=taken.review,
+        corrections=taken.corrections,
+    )
+
+
+def _project_colors(project: QuPathProject, results: Sequence[ReadResult]) -> dict[str, Color | None]:
+    """The project's list first, then classes that only occur in its annotations."""
+    colors: dict[str, Color | None] = {c.name: c.color for c in project.classes}
+    for name, color in class_colors_of(results).items():
+        colors[name] = colors.get(name) or color
+    return colors

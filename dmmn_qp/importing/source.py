@@ -1,0 +1,109 @@
+"""A source of annotations: slides, and what is drawn on them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from dmmn_qp.annotations import DEFAULT_PLANE, Annotation, Color, ObjectKind, Plane
+from dmmn_qp.importing.reviewed import Reviewer
+from dmmn_qp.qupath.image_names import of_kinds
+from dmmn_qp.qupath.notes import ReadResult
+from dmmn_qp.qupath.review_counts import Corrections, ReviewCounts
+from dmmn_qp.slides.transformed import Change
+
+
+@dataclass(frozen=True, slots=True)
+class SourceSlide:
+    """A slide as its source knows it, before the file is opened.
+
+    Attributes:
+        name: What the user calls it.
+        objects: Its objects of the kinds asked for.
+        path: The file.
+        mpp: um/px that the source stores, if any.
+        listed_mpp: um/px that ``--mpp-csv`` gives, if any.
+        size_px: (width, height) in level-0 px that the source stores, if any.
+        crop_to_bounds: Whether the source's frame starts at the scanned bounds.
+        frame: Crops and turns that the source puts around the file, the one next to the file first.
+        metadata: Key-value pairs of the image.
+        plane: The plane whose objects count.
+        other_kinds: Number of objects left out because of their kind.
+        review: Whose word its objects are.
+        corrections: Areas in px2 of what was corrected or confirmed, against what the model had said before.
+    """
+
+    name: str
+    objects: ReadResult
+    path: Path
+    mpp: float | None = None
+    listed_mpp: float | None = None
+    size_px: tuple[int, int] | None = None
+    crop_to_bounds: bool = True
+    frame: tuple[Change, ...] = ()
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    plane: Plane = DEFAULT_PLANE
+    other_kinds: int = 0
+    review: ReviewCounts = field(default_factory=ReviewCounts)
+    corrections: Corrections = field(default_factory=dict)
+
+    def is_on_plane(self, annotation: Annotation) -> bool:
+        """Whether an object lies on the plane that counts."""
+        return (annotation.plane.z, annotation.plane.t) == (self.plane.z, self.plane.t)
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """The annotated slides of a source.
+
+    Attributes:
+        slides: The slides that hold at least one object.
+        class_colors: Classes in the source's order with their colours.
+        without_annotations: Number of slides left out because nothing is drawn on them.
+        problems: Images, or files of annotations, that cannot be read, each with the way out.
+        warnings: What else is worth knowing of the source as a whole.
+        only_predicted: Whose word the objects are of slides that are left out because nobody vouched for any.
+    """
+
+    slides: tuple[SourceSlide, ...]
+    class_colors: Mapping[str, Color | None]
+    without_annotations: int
+    problems: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+    only_predicted: tuple[ReviewCounts, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """What is taken of an image: its objects of the kinds asked for, and how many others there are."""
+
+    objects: ReadResult
+    other_kinds: int
+    review: ReviewCounts
+    corrections: Corrections
+
+
+def take_reviewed(objects: ReadResult, names: Iterable[str], kinds: Sequence[ObjectKind], reviewer: Reviewer) -> Taken:
+    """Takes of an image's objects what was drawn and what was reviewed, of the kinds asked for."""
+    reviewed = reviewer.of(objects, names)
+    wanted, n_others = of_kinds(reviewed.objects, kinds)
+    return Taken(wanted, n_others, reviewed.counts, reviewed.corrections)
+
+
+def first_of(problems: Sequence[str]) -> str:
+    """The first of some problems, and how many others there are."""
+    return problems[0] + (f" (and {len(problems) - 1} more)" if len(problems) > 1 else "")
+
+
+def class_colors_of(results: Sequence[ReadResult]) -> dict[str, Color | None]:
+    """Classes in order of appearance, those of drawn objects first, so that reviewing does not change their order.
+
+    The first colour given to a name counts, as in QuPath.
+    """
+    annotations = [annotation for result in results for annotation in result.annotations]
+    colors: dict[str, Color | None] = {}
+    for annotation in sorted(annotations, key=lambda a: a.origin != "drawn"):
+        if annotation.class_name is not None:
+            colors[annotation.class_name] = colors.get(annotation.class_name) or annotation.class_color
+    return colors

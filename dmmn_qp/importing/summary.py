@@ -1,0 +1,157 @@
+"""What an import says of itself."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dmmn_qp.choices import Split, TakePredictions
+from dmmn_qp.console import Reporter
+from dmmn_qp.importing.options import ImportOptions
+from dmmn_qp.importing.prepared import Prepared
+from dmmn_qp.importing.source import Source
+from dmmn_qp.labels.class_rules import case_variants
+from dmmn_qp.qupath.review_counts import ReviewCounts
+from dmmn_qp.reports.inputs import Finding, ImportedData, ImportedSlide
+from dmmn_qp.reports.review import NOTHING_TO_DO, review_findings
+from dmmn_qp.slides import open_slide
+from dmmn_qp.specs import ClassMap, PatchSpec
+
+LEFT_OUT = "it is left out until it is mended and imported again"
+
+
+def as_imported(
+    prepared: Sequence[Prepared],
+    source_path: Path,
+    source: Source,
+    class_map: ClassMap,
+    targets: Mapping[str, str | None],
+    spec: PatchSpec,
+    options: ImportOptions,
+) -> ImportedData:
+    """What the report is made of."""
+
+    def imported(item: Prepared) -> ImportedSlide:
+        record = item.record
+        return ImportedSlide(
+            record=record,
+            name=item.source.name,
+            annotations=item.annotations,
+            painter=item.painter,
+            patches=item.patches,
+            open=partial(
+                open_slide,
+                item.source.path,
+                project_mpp=record.mpp,
+                user_mpp=record.mpp,
+                crop_to_bounds=record.crop_to_bounds,
+                frame=record.frame,
+            ),
+            warnings=item.source.objects.warnings,
+            plane=item.source.plane,
+            other_kinds=item.source.other_kinds,
+            review=item.source.review,
+            corrections=item.source.corrections,
+        )
+
+    resolved = source_path.resolve()
+    return ImportedData(
+        name=(resolved.parent if resolved.is_file() else resolved).name,
+        source=str(source_path),
+        class_map=class_map,
+        patch_spec=spec,
+        slides=tuple(imported(item) for item in prepared),
+        min_labelled_fraction=options.min_labelled_fraction,
+        left_out=tuple(name for name, target in targets.items() if target is None),
+        region_class=options.region_class,
+        lines_label=options.line_width_um is not None,
+        split_areas=options.split_areas,
+        without_annotations=source.without_annotations,
+        noted=(
+            *(
+                Finding(severity="error" if options.strict else "warning", message=problem, way_out=LEFT_OUT)
+                for problem in source.problems
+            ),
+            *(
+                Finding(severity="note", message=warning, way_out="nothing to do, if what it shows is what was drawn")
+                for warning in source.warnings
+            ),
+        ),
+        take_predictions=options.take_predictions,
+        only_predicted=source.only_predicted,
+    )
+
+
+def report_review(counts: ReviewCounts, take: TakePredictions, reporter: Reporter) -> None:
+    """Says which predictions are taken, and which are left out."""
+    for finding in review_findings(counts, take):
+        if finding.severity == "warning":
+            reporter.warn(finding.line())
+        else:
+            reporter.say("  " + finding.line().removesuffix(f"; {NOTHING_TO_DO}"))
+
+
+def report_left_out(
+    prepared: Sequence[Prepared], class_map: ClassMap, options: ImportOptions, reporter: Reporter
+) -> None:
+    """Says what is drawn but not trained on, what the readers had to repair, and which names look like slips."""
+    names = dict.fromkeys(a.class_name for item in prepared for a in item.annotations if a.class_name is not None)
+    for variants in case_variants(names):
+        reporter.warn(
+            f"classes {', '.join(repr(name) for name in variants)} differ only in case or blanks; if they are one "
+            "class, pass --merge-case"
+        )
+    for item in prepared:
+        for warning in item.source.objects.warnings:
+            reporter.warn(f"{item.source.name}: {warning}")
+        counts = {
+            "without a class": sum(a.class_name is None for a in item.annotations),
+            "of a class that QuPath ignores (*)": sum(
+                (a.class_name or "").endswith("*") and a.class_name not in class_map.names for a in item.annotations
+            ),
+            "of a dropped class": sum(a.class_name in options.drop for a in item.annotations),
+            "that are lines or points": sum(
+                not a.is_area and a.class_name in class_map.names for a in item.annotations
+            ),
+            "on another plane (--plane)": sum(not item.source.is_on_plane(a) for a in item.annotations),
+            "of another kind (--kinds)": item.source.other_kinds,
+        }
+        said = ", ".join(f"{n} {what}" for what, n in counts.items() if n)
+        if said:
+            reporter.say(f"  {item.source.name}: not trained on: {said}")
+        plane = item.source.plane
+        if (plane.z, plane.t) != (0, 0):
+            reporter.warn(
+                f"{item.source.name}: labels are of plane z {plane.z}, t {plane.t} (--plane), pixels of the one plane "
+                "that is read from the slide; check that both show the same"
+            )
+        if not item.patches:
+            reporter.warn(f"{item.source.name}: no target has enough annotation; nothing of it is used")
+
+
+def report_dataset(
+    prepared: Sequence[Prepared],
+    pixels: Mapping[str, NDArray[np.int64]],
+    class_map: ClassMap,
+    spec: PatchSpec,
+    reporter: Reporter,
+) -> None:
+    """Says what the dataset holds: slides, patches, and the annotated area of each class."""
+    splits: tuple[Split, ...] = ("train", "val", "test")
+    area_mm2 = {split: np.zeros(len(class_map)) for split in splits}
+    for split in splits:
+        items = [item for item in prepared if item.record.split == split]
+        for item in items:
+            pixel_mm2 = (item.grid.downsample * item.record.mpp / 1000) ** 2
+            area_mm2[split] += pixels[item.record.slide_id] * pixel_mm2
+        names = ", ".join(item.record.slide_id for item in items)
+        n_patches = sum(len(item.patches) for item in items)
+        reporter.say(f"  {split:<5}  {len(items)} slides, {n_patches} patches  {names}".rstrip())
+    width = max(len(name) for name in ("class", *class_map.names))
+    reporter.say(f"  {'class':<{width}}" + "".join(f"{split + ' mm2':>12}" for split in splits))
+    for i, name in enumerate(class_map.names):
+        reporter.say(f"  {name:<{width}}" + "".join(f"{area_mm2[split][i]:>12.3f}" for split in splits))

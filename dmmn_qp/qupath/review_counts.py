@@ -1,0 +1,60 @@
+"""How much of an image, or of several, is whose word."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from dmmn_qp.qupath.review import Doubt
+
+Corrections = Mapping[tuple[str, str | None], float]
+"""px2 by (class that the model had predicted, class that a person gave), None for what was taken away."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReviewCounts:
+    """How many objects of an image are whose word.
+
+    Attributes:
+        drawn: Objects that a person drew.
+        confirmed: Predictions that were locked as they are.
+        corrected: Predictions whose class or outline was changed.
+        unchecked: Predictions that nobody vouched for.
+        doubts: How many of ``unchecked`` may have been vouched for, by why it cannot be known.
+        outlines: Outlines of the tissue that we wrote.
+        left_out: How many of all these are not taken.
+        left_out_classes: Names of the classes of these.
+    """
+
+    drawn: int = 0
+    confirmed: int = 0
+    corrected: int = 0
+    unchecked: int = 0
+    doubts: Mapping[Doubt, int] = field(default_factory=dict)
+    outlines: int = 0
+    left_out: int = 0
+    left_out_classes: frozenset[str] = frozenset()
+
+    @property
+    def predicted(self) -> int:
+        """Predictions of all kinds."""
+        return self.confirmed + self.corrected + self.unchecked
+
+
+def total(counts: Iterable[ReviewCounts]) -> ReviewCounts:
+    """The counts of several images together."""
+    counts = list(counts)
+    doubts: Counter[Doubt] = Counter()
+    for one in counts:
+        doubts.update(one.doubts)
+    return ReviewCounts(
+        drawn=sum(one.drawn for one in counts),
+        confirmed=sum(one.confirmed for one in counts),
+        corrected=sum(one.corrected for one in counts),
+        unchecked=sum(one.unchecked for one in counts),
+        doubts=doubts,
+        outlines=sum(one.outlines for one in counts),
+        left_out=sum(one.left_out for one in counts),
+        left_out_classes=frozenset[str]().union(*(one.left_out_classes for one in counts)),
+    )

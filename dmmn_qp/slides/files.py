@@ -1,0 +1,79 @@
+"""Which files are slides, and which slide a file is."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from pathlib import Path
+
+import openslide
+
+from dmmn_qp.errors import SlideError
+
+SLIDE_SUFFIXES = frozenset(
+    {".svs", ".tif", ".tiff", ".ndpi", ".scn", ".mrxs", ".vms", ".vmu", ".bif", ".svslide", ".dcm", ".czi"}
+    | {".png", ".jpg", ".jpeg", ".bmp"}
+)
+"""File endings that are taken for slides when a folder is searched."""
+
+DICOM_SUFFIX = ".dcm"
+
+_FINGERPRINT_CHUNK = 1 << 16
+
+
+def slide_file(path: Path) -> Path:
+    """The file to open for a slide that is a folder: its first DICOM file. Any other path is returned as it is.
+
+    Raises:
+        SlideError: A folder holds no DICOM slide, or several.
+    """
+    if not path.is_dir():
+        return path
+    files = first_of_each_series(path.iterdir())
+    if len(files) == 1:
+        return files[0]
+    if files:
+        raise SlideError(
+            f'folder "{path}" holds {len(files)} DICOM slides, not one; name one file, such as "{files[0]}"'
+        )
+    raise SlideError(f'folder "{path}" is no slide: it holds no DICOM file that OpenSlide reads; name a slide file')
+
+
+def is_slide_folder(path: Path) -> bool:
+    """Whether a folder is one slide: the DICOM files of one series."""
+    return path.is_dir() and len(first_of_each_series(path.iterdir())) == 1
+
+
+def list_slides(folder: Path) -> list[Path]:
+    """What looks like a slide in a folder, sorted by name: files, and folders of DICOM files; a series counts once."""
+    found = list(folder.iterdir())
+    files = [p for p in found if p.suffix.lower() in SLIDE_SUFFIXES - {DICOM_SUFFIX} and p.is_file()]
+    folders = [p for p in found if not p.name.startswith(".") and is_slide_folder(p)]
+    return sorted(files + folders + first_of_each_series(found))
+
+
+def first_of_each_series(paths: Iterable[Path]) -> list[Path]:
+    """One DICOM file for each slide among some paths: a slide is a series, and has a file for each level."""
+    first: dict[str, Path] = {}
+    for file in sorted(p for p in paths if p.suffix.lower() == DICOM_SUFFIX and p.is_file()):
+        try:
+            with openslide.OpenSlide(str(file)) as slide:
+                first.setdefault(slide.properties.get("dicom.SeriesInstanceUID", str(file)), file)
+        except (openslide.OpenSlideError, OSError):
+            first.setdefault(str(file), file)  # opening it will say why
+    return list(first.values())
+
+
+def fingerprint(path: Path) -> str:
+    """A short digest of a slide's size and of its first, middle and last 64 KiB.
+
+    It guards against the wrong file under the right name without reading gigabytes.
+    """
+    path = slide_file(path)
+    size = path.stat().st_size
+    digest = hashlib.sha256(str(size).encode())
+    with path.open("rb") as file:
+        for offset in sorted({0, max(0, size // 2), max(0, size - _FINGERPRINT_CHUNK)}):
+            file.seek(offset)
+            digest.update(file.read(_FINGERPRINT_CHUNK))
+    return digest.hexdigest()[:32]

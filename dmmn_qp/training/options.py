@@ -1,0 +1,143 @@
+"""Options of `dmmn-qp train`, and presets for them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from dmmn_qp.choices import (
+    Channels,
+    ColorRule,
+    Device,
+    Freeze,
+    LossMean,
+    Norm,
+    Optimizer,
+    Precision,
+    Preset,
+    Reduction,
+    Sampler,
+    Stem,
+    ValidationSplit,
+    WeightRule,
+)
+from dmmn_qp.specs import MAX_ZOOM, FileModel
+
+MAX_RATE = 1000
+"""Most deformed copies of a patch; more is a slip of the pen."""
+
+
+class TrainOptions(FileModel):
+    """Options of `dmmn-qp train`; the defaults are the preset ``fast``.
+
+    Attributes:
+        preset: Which preset the other options started from.
+        architecture: Key of `ARCHITECTURES`.
+        width: Base width f; None takes the paper's with a GPU or the preset ``paper``, else 8.
+        norm: Normalisation after each convolution.
+        stem: Resolution at which the network computes.
+        epochs: Number of epochs; the model is validated after each.
+        steps_per_epoch: Optimiser steps of an epoch; None is one pass over the patches.
+        batch_size: Patches per step.
+        sampler: ``shuffled`` draws every patch equally often; ``balanced`` lets the classes take turns; ``elastic``
+            adds deformed copies of rare classes (section 2.3).
+        class_order: Of ``elastic``: classes, the highest first; a patch belongs to the first that it contains. Empty
+            takes the order of the dataset.
+        rates: Of ``elastic``: deformed copies of each patch, by the class that it belongs to. Classes left out get
+            what balances them best.
+        color: Which changes of colour.
+        zoom: A patch shows up to this many times more or less tissue per side; 1 does not zoom.
+        cache_mib: MiB of decoded tiles that each reading process keeps; None is 384.
+        jitter_px: How far a target may be moved from the stride, in pixels of ``mpps[0]``.
+        optimizer: ``sgd`` with momentum, or ``adamw`` with a one-cycle rate.
+        learning_rate: Rate; with one-cycle its peak.
+        momentum: Momentum of SGD.
+        weight_decay: Weight decay.
+        loss_mean: What the loss is divided by (Eq. 1: ``patch``).
+        class_weights: ``paper`` is Eq. 2; ``inverse-sqrt`` favours rare classes more.
+        branch_loss: How much the loss of each coarser branch for its own field counts beside that of the target; 0 in
+            the paper.
+        channels: Order of the colour channels that the network is given.
+        reduction: How its lower magnifications are made.
+        precision: ``auto`` takes bf16 where the device has instructions for it.
+        device: Where to compute.
+        devices: Number of processes that share each batch, one on each GPU.
+        compile: Whether torch compiles the network first.
+        workers: Processes that read patches; None fits them to the machine.
+        seed: Seed of everything random.
+        start_from: Model folder whose network and weights training starts from.
+        freeze: Part of that network that keeps its weights.
+        validate_on: Whose patches choose the epoch that is kept; ``train`` is for datasets without validation slides.
+        save_minutes: Longest time between two states on disk, beside those after each epoch.
+    """
+
+    preset: Preset = "fast"
+    architecture: str = "dmmn-m3"
+    width: int | None = Field(default=None, ge=1, le=256)
+    norm: Norm = "batch"
+    stem: Stem = "quarter"
+    epochs: int = Field(default=12, ge=1)
+    steps_per_epoch: int | None = Field(default=100, ge=1)
+    batch_size: int = Field(default=8, ge=1)
+    sampler: Sampler = "balanced"
+    class_order: tuple[str, ...] = ()
+    rates: dict[str, Annotated[int, Field(ge=0, le=MAX_RATE)]] = Field(default_factory=dict)
+    color: ColorRule = "mild"
+    zoom: float = Field(default=MAX_ZOOM, ge=1, le=MAX_ZOOM)
+    cache_mib: int | None = Field(default=None, ge=1)
+    jitter_px: int = Field(default=192, ge=0)
+    optimizer: Optimizer = "adamw"
+    learning_rate: float = Field(default=5e-3, gt=0)
+    momentum: float = Field(default=0.99, ge=0, lt=1)
+    weight_decay: float = Field(default=5e-2, ge=0)
+    loss_mean: LossMean = "labelled"
+    class_weights: WeightRule = "inverse-sqrt"
+    branch_loss: float = Field(default=0.5, ge=0)
+    channels: Channels = "RGB"
+    reduction: Reduction = "area"
+    precision: Precision = "auto"
+    device: Device = "auto"
+    devices: int = Field(default=1, ge=1)
+    compile: bool = False
+    workers: int | None = Field(default=None, ge=0)
+    seed: int = 0
+    start_from: Path | None = None
+    freeze: Freeze = "none"
+    save_minutes: float = Field(default=10, ge=0)
+    validate_on: ValidationSplit = "val"
+
+
+_PAPER: dict[str, Any] = {  # sections 2.3 and 2.5, Table 1
+    "norm": "none",
+    "stem": "full",
+    "epochs": 20,
+    "steps_per_epoch": None,
+    "batch_size": 1,
+    "sampler": "elastic",
+    "color": "paper",
+    "zoom": 1.0,
+    "jitter_px": 0,
+    "optimizer": "sgd",
+    "learning_rate": 5e-5,
+    "momentum": 0.99,
+    "weight_decay": 1e-4,
+    "loss_mean": "patch",
+    "class_weights": "paper",
+    "branch_loss": 0,
+    "precision": "fp32",
+}
+
+PRESETS: dict[Preset, dict[str, Any]] = {
+    "fast": {},
+    "paper": _PAPER,
+    # What the authors' published code does where it is not what their paper says.
+    "official": {
+        **_PAPER,
+        "sampler": "shuffled",
+        "loss_mean": "labelled",
+        "channels": "BGR",
+        "reduction": "decimate",
+    },
+}

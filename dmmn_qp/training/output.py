@@ -1,0 +1,86 @@
+"""The model folder while it is trained."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dmmn_qp.errors import OutputExistsError
+from dmmn_qp.files import RUN_FILE, check_free, new_folder, write_json
+from dmmn_qp.folders.dataset import Dataset
+from dmmn_qp.folders.model import CARD, ModelCard, save_model
+from dmmn_qp.folders.provenance import now
+from dmmn_qp.labels.metrics import Metrics
+from dmmn_qp.networks.supervision import SupervisedBranches
+from dmmn_qp.specs import ClassMap
+from dmmn_qp.training.plan import TrainingPlan
+from dmmn_qp.training.state import STATE, TrainingState, save_state
+
+
+def check_out(out: Path, *, overwrite: bool) -> None:
+    """Refuses a model folder that may not be written.
+
+    Raises:
+        OutputExistsError: It is another thing than a model, or a model or an interrupted training and not to be
+            replaced.
+    """
+    if (out / STATE).is_file():
+        if not overwrite:
+            raise OutputExistsError(
+                f'"{out}" holds an interrupted training; go on with --resume, or pass --overwrite to start anew'
+            )
+        return
+    check_free(out, overwrite=overwrite, marker=CARD)
+
+
+def begin(out: Path, state: TrainingState, *, overwrite: bool) -> None:
+    """Makes the model folder, with a training in it that can be resumed; only then what was there is removed."""
+    check_out(out, overwrite=overwrite)
+    with new_folder(out, overwrite=overwrite, marker=STATE if (out / STATE).is_file() else CARD) as folder:
+        write_json(folder / RUN_FILE, state.run)
+        save_state(folder, state)
+
+
+def keep(
+    out: Path,
+    plan: TrainingPlan,
+    dataset: Dataset,
+    module: SupervisedBranches,
+    metrics: Metrics,
+    state: TrainingState,
+    epoch: int,
+) -> None:
+    """Writes the best model so far over the one before."""
+    card = ModelCard(
+        name=out.name,
+        network=plan.network,
+        class_map=dataset.class_map,
+        patch_spec=dataset.patch_spec,
+        input=plan.convention,
+        validation={
+            "epoch": epoch,
+            "mean_iou": metrics.mean_iou,
+            "mean_recall": metrics.mean_recall,
+            "mean_precision": metrics.mean_precision,
+            "iou": by_class(metrics.iou, dataset.class_map),
+        },
+        provenance={
+            "run_id": state.run["run_id"],
+            "version": state.run["version"],
+            "slides": [r.slide_id for r in dataset.slides("train")],
+        },
+        created=now(),
+        licence=plan.licence,
+        attribution=plan.attribution,
+    )
+    save_model(out, card, module.stemmed)
+
+
+def by_class(values: NDArray[np.float64], class_map: ClassMap) -> dict[str, float | None]:
+    """Figures by class name; None where a class has no value."""
+    return {
+        name: None if math.isnan(v) else round(float(v), 6) for name, v in zip(class_map.names, values, strict=True)
+    }
