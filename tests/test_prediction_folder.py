@@ -8,7 +8,7 @@ from PIL import Image
 
 from dmmn_qp.errors import DatasetError
 from dmmn_qp.folders.predictions import LABELS_SUFFIX, PROBABILITIES_SUFFIX
-from dmmn_qp.outputs import readme as prediction_folder
+from dmmn_qp.outputs import area_table
 from dmmn_qp.outputs.area_table import count_areas, is_tissue, write_areas
 from dmmn_qp.outputs.overview import write_overview
 from dmmn_qp.outputs.predicted import PredictedSlide
@@ -84,7 +84,7 @@ def test_areas_of_an_earlier_version_are_taken_over(predicted, tmp_path):
 
 def test_counts_are_exact_on_many_strips(predicted, monkeypatch):
     labels = np.random.default_rng(0).integers(0, 4, (1300, 700), np.uint8)
-    monkeypatch.setattr(prediction_folder, "_EXACT_FLOAT32", 700 * 37)  # so that a strip is counted in parts
+    monkeypatch.setattr(area_table, "_EXACT_FLOAT32", 700 * 37)  # so that a strip is counted in parts
     areas = count_areas(predicted(labels))
     assert areas.pixels == tuple(np.bincount(labels.ravel()).tolist())
 

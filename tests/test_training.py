@@ -41,16 +41,19 @@ save_minutes = 0
 
 KILLED = """
 import os, signal, sys
-from dmmn_qp import cli, training
+from dmmn_qp import cli
+from dmmn_qp.training import output, stage
 name, last = sys.argv.pop(1), int(sys.argv.pop(1))
-real, calls = getattr(training, name), 0
+users = [module for module in (stage, output) if hasattr(module, name)]
+real, calls = getattr(users[0], name), 0
 def call(*args, **kwargs):
     global calls
     calls += 1
     if calls == last:
         os.kill(os.getpid(), signal.SIGKILL)
     return real(*args, **kwargs)
-setattr(training, name, call)
+for module in users:
+    setattr(module, name, call)
 cli.run()
 """
 """The command line, killed at the n-th call of a function of the training."""
@@ -102,12 +105,14 @@ def test_kills_change_nothing(tiny, here):
 KILLED_BETWEEN = """
 import os, signal, sys
 from pathlib import Path
-from dmmn_qp import checkpoint, cli, training
-training.is_whole = lambda folder: False  # so that the second epoch is kept whatever it reaches
+from dmmn_qp import cli
+from dmmn_qp.folders import model
+from dmmn_qp.training import stage
+stage.is_whole = lambda folder: False  # so that the second epoch is kept whatever it reaches
 replace, cards = Path.replace, 0
 def call(self, target):
     global cards
-    cards += Path(target).name == checkpoint.CARD
+    cards += Path(target).name == model.CARD
     if cards == 2:
         os.kill(os.getpid(), signal.SIGKILL)
     return replace(self, target)
