@@ -59,12 +59,12 @@ def ours = [*getAnnotationObjects(), *getDetectionObjects()]
 boolean outlinesTold = ours.any { isMeasured(it) }   // else measurements were left out when they were exported
 def isReviewed = {
     def predicted = it.isLocked() ? null : predictedCode(it)
-    it.isLocked() || (predicted != null && predicted != classCode(it)) || (outlinesTold && !isMeasured(it))
+    it.isLocked() || (predicted != null && predicted != classCode(it)) || !isMeasured(it)
 }
 def (reviewed, unchecked) = ours.split { isReviewed(it) }
 String kept = reviewed.size() + " reviewed ones kept (" + reviewed.count { it.isLocked() } + " locked)" +
-    (outlinesTold || ours.isEmpty() ? "" : "; no prediction in the image had its measurements, so changed outlines " +
-    "could not be told: lock what you want to keep")
+    (outlinesTold || ours.isEmpty() ? "" : "; no prediction in the image had its measurements, so that nobody can " +
+    "tell which were changed, and all were kept")
 // ---- End of what is the same
 
 def removed = all ? ours : unchecked

@@ -125,12 +125,12 @@ def ours = [*getAnnotationObjects(), *getDetectionObjects()]
 boolean outlinesTold = ours.any { isMeasured(it) }   // else measurements were left out when they were exported
 def isReviewed = {
     def predicted = it.isLocked() ? null : predictedCode(it)
-    it.isLocked() || (predicted != null && predicted != classCode(it)) || (outlinesTold && !isMeasured(it))
+    it.isLocked() || (predicted != null && predicted != classCode(it)) || !isMeasured(it)
 }
 def (reviewed, unchecked) = ours.split { isReviewed(it) }
 String kept = reviewed.size() + " reviewed ones kept (" + reviewed.count { it.isLocked() } + " locked)" +
-    (outlinesTold || ours.isEmpty() ? "" : "; no prediction in the image had its measurements, so changed outlines " +
-    "could not be told: lock what you want to keep")
+    (outlinesTold || ours.isEmpty() ? "" : "; no prediction in the image had its measurements, so that nobody can " +
+    "tell which were changed, and all were kept")
 // ---- End of what is the same
 
 // ---- Cutting: the same in import_predictions and run_dmmn
@@ -141,10 +141,9 @@ def isNear = { a, b ->   // on one plane, and their bounding boxes meet
         a.getBoundsX() < b.getBoundsX() + b.getBoundsWidth() && b.getBoundsX() < a.getBoundsX() + a.getBoundsWidth() &&
         a.getBoundsY() < b.getBoundsY() + b.getBoundsHeight() && b.getBoundsY() < a.getBoundsY() + a.getBoundsHeight()
 }
-def largerParts = { geometry ->   // without slivers, such as lie between outlines that nearly agree; px
-    (0..<geometry.getNumGeometries()).collect { geometry.getGeometryN(it) }
-        .findAll { it.getArea() >= 4 && it.getArea() >= 0.1 * it.getLength() }
-}
+def parts = { geometry -> (0..<geometry.getNumGeometries()).collect { geometry.getGeometryN(it) } }
+// Not a sliver, such as lies between outlines that nearly agree; px
+def isLarge = { it.getArea() >= 4 && it.getArea() >= 0.1 * it.getLength() }
 def renew = { object, geometry ->   // an id of ours made of the old one and the outline: equal cuts get equal ids
     def content = object.getID().toString() + geometry.norm().toText()
     def digest = UUID.nameUUIDFromBytes(content.getBytes("UTF-8")).toString()
@@ -175,9 +174,9 @@ def cut = { object ->   // whether anything of it is left
         def before = roi.getGeometry()
         def covered = near.collect { it.getROI().getGeometry() }.inject { a, b -> a.union(b) }
         def overlap = before.intersection(covered)
-        if (largerParts(overlap).isEmpty())
+        if (!parts(overlap).any { isLarge(it) })
             return overlap.getArea() < before.getArea() / 2   // a small one is all sliver
-        def left = largerParts(before.difference(covered))
+        def left = parts(before.difference(covered)).findAll { isLarge(it) || it.distance(covered) > 0.1 }
         if (!left.isEmpty()) {
             def after = before.getFactory().buildGeometry(left)
             renew(object, after)

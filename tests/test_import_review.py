@@ -203,6 +203,43 @@ def test_renaming_is_no_correction(round_of, here):
     assert origins(here / "again") == {"drawn": 116 * 256, "confirmed": 6000}
 
 
+def test_names_with_colons(round_of, here):
+    (here / "rename.toml").write_text('[import.classes]\nlight = "Tissue:Pale"\n')
+    annotations = [*DRAWN, replace(LIGHT, locked=True), DARK]
+    dataset = round_of(annotations, "--config", "rename.toml", "--take-predictions", "all")
+    assert Dataset(dataset).class_map.names == ("dark", "Tissue: Pale")
+    result = invoke("import", "slides", "--annotations", "dataset/annotations", "--out", "again")
+    assert result.exit_code == 0, result.output
+    assert origins(here / "again") == {"drawn": 116 * 256, "confirmed": 6000}
+
+
+def test_predicted_and_corrected_class_get_one_name(round_of, here):
+    (here / "rename.toml").write_text('[import.classes]\nlight = "pale"\nfat = "pale"\n')
+    dataset = round_of([*DRAWN, replace(FAT, class_name="light")], "--config", "rename.toml")
+    assert origins(dataset)["corrected"] == 140 * 156  # no "fat" is left, and its rule is good all the same
+    result = invoke("import", "slides", "--annotations", "dataset/annotations", "--out", "again")
+    assert result.exit_code == 0, result.output
+    assert origins(here / "again") == origins(dataset)
+
+
+def test_regions_and_copies_do_not_change_the_table_of_corrections(round_of):
+    halved = replace(FAT, geometry=box(60, 100, 200, 178), measurements={})
+    region = Annotation(box(0, 0, 256, 256), class_name="Region*")
+    for more in ([], [region], [replace(region, class_name=None)], [halved]):
+        dataset = round_of([*DRAWN, halved, *more, LIGHT])
+        report = json.loads((dataset / "report.json").read_text())
+        assert {(c["predicted"], c["said"]): round(c["area_mm2"] * 4e6) for c in report["corrections"]} == {
+            ("fat", "fat"): 140 * 78,
+            ("fat", None): 140 * 78,
+        }
+
+
+def test_originals_of_an_image_whose_name_repeats(round_of, here):
+    (here / "predictions" / "s.geojson").rename(here / "predictions" / "s-2.geojson")
+    moved_there_and_back = replace(LIGHT, measurements={})
+    assert "light" not in counts(round_of([DRAWN[0], moved_there_and_back, DARK]))
+
+
 # ---- painting
 
 MAP = ClassMap.from_colors([("a", (1, 1, 1)), ("b", (2, 2, 2))])

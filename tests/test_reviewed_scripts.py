@@ -295,11 +295,13 @@ def test_all_of_ours_is_removed_when_asked_for(outcomes: Scripts, word: str, ver
     assert outcomes.outcomes[name]["text"].endswith("reviewed ones too; the tissue's outline removed\n")
 
 
-def test_without_any_measurements_only_locks_are_known_and_it_is_said(outcomes: Scripts) -> None:
-    told = "no prediction in the image had its measurements, so changed outlines could not be told: lock what you want"
-    assert len(left(outcomes, "unmeasured")) == 2
+def test_without_any_measurements_all_is_kept_and_it_is_said(outcomes: Scripts) -> None:
+    told = (
+        "no prediction in the image had its measurements, so that nobody can tell which were changed, and all were kept"
+    )
+    assert len(left(outcomes, "unmeasured")) == 3
     text = outcomes.outcomes["unmeasured"]["text"]
-    assert text.startswith(f"a.svs: 1 added, 1 of earlier runs removed, 1 reviewed ones kept (1 locked); {told}")
+    assert text.startswith(f"a.svs: 1 added, 0 of earlier runs removed, 2 reviewed ones kept (1 locked); {told}")
     assert told in outcomes.outcomes["clear unmeasured"]["text"]
     assert len(left(outcomes, "measured")) == 4
     assert told not in outcomes.outcomes["measured"]["text"] + outcomes.outcomes["clear measured"]["text"]

@@ -52,7 +52,7 @@ def make_class_map(source: Source, targets: Mapping[str, str | None], take: Take
     for name, target in targets.items():
         if target is not None:
             own = source.class_colors.get(target)
-            colors[target] = own or colors.get(target) or source.class_colors[name]
+            colors[target] = own or colors.get(target) or source.class_colors.get(name)
     missing = distinct_colors(names)
     return ClassMap.from_colors((name, colors[name] or missing[name]) for name in names)
 

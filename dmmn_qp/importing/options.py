@@ -6,15 +6,21 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Self
 
-from pydantic import Field, NonNegativeInt, StringConstraints, ValidationError, model_validator
+from pydantic import AfterValidator, Field, NonNegativeInt, StringConstraints, ValidationError, model_validator
 
 from dmmn_qp.annotations import ObjectKind
 from dmmn_qp.choices import OverlapRule, Reader, TakePredictions
 from dmmn_qp.labels.class_rules import ClassRules, PaintRules
-from dmmn_qp.qupath.notes import ReadRules
+from dmmn_qp.qupath.notes import ReadRules, full_class_name
 from dmmn_qp.specs import MIN_LABELLED_FRACTION, FileModel, PatchSpec, explain
 
-ClassName = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
+
+def _as_qupath_shows_it(name: str) -> str:
+    return full_class_name([name]) or name
+
+
+ClassName = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1), AfterValidator(_as_qupath_shows_it)]
+"""A class's full name as QuPath shows it, such as ``Tumor: Positive``."""
 
 
 class ImportOptions(FileModel):

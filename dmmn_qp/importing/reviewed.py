@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
@@ -18,6 +19,8 @@ from dmmn_qp.qupath.notes import ReadResult, ReadRules
 from dmmn_qp.qupath.originals import Original, Originals, read_originals
 from dmmn_qp.qupath.review import Verdict, ids_of, is_prediction, possible_copies, review
 from dmmn_qp.qupath.review_counts import Corrections, ReviewCounts
+
+_NUMBERED = re.compile(r"-\d+$")
 
 _LEAST_PX2 = 1.0
 """What outlines share that only touch, but for rounding."""
@@ -66,7 +69,7 @@ class Reviewer:
             names: Names under which it may have been predicted.
         """
         annotations = objects.annotations
-        files = list(dict.fromkeys(path for name in names for path in self._files.get(name, ())))
+        files = self._files_of(names)
         originals = Originals()
         if files:
             originals, problems = read_originals(files, ids_of(annotations), possible_copies(annotations))
@@ -90,6 +93,16 @@ class Reviewer:
             ),
             _corrections(taken, kept_verdicts),
         )
+
+    def _files_of(self, names: Iterable[str]) -> list[Path]:
+        """Files of an image of these names, or of one that repeats a name and so got a number."""
+        wanted = set(names)
+        return [
+            path
+            for slide_id, paths in self._files.items()
+            if slide_id in wanted or _NUMBERED.sub("", slide_id) in wanted
+            for path in paths
+        ]
 
 
 def _origin_taken(annotation: Annotation, verdict: Verdict, take: TakePredictions) -> Origin | None:
@@ -126,15 +139,18 @@ def _corrections(taken: Sequence[Annotation], verdicts: Sequence[Verdict]) -> di
     Each object is judged against the prediction that it comes from: what lies inside it was predicted as one class or
     another, and what was taken away from it was predicted as its own.
     """
-    reviewed = [
-        (annotation, verdict)
-        for annotation, verdict in zip(taken, verdicts, strict=True)
-        if annotation.origin in ("corrected", "confirmed") and annotation.is_area
-    ]
+    reviewed = list(
+        {
+            (annotation.geometry.wkb, annotation.class_name): (annotation, verdict)  # a copy says nothing more
+            for annotation, verdict in zip(taken, verdicts, strict=True)
+            if annotation.origin in ("corrected", "confirmed") and annotation.is_area
+        }.values()
+    )
     found: defaultdict[tuple[str, str | None], float] = defaultdict(float)
     if not reviewed:
         return {}
-    said = shapely.STRtree([annotation.geometry for annotation in taken])
+    classes = {verdict.predicted_as for _, verdict in reviewed} | {annotation.class_name for annotation, _ in reviewed}
+    said = shapely.STRtree([a.geometry for a in taken if a.is_area and a.class_name in classes - {None}])
     for source, group in _by_source(reviewed).items():
         predicted = _predicted_near(source, [annotation.geometry for annotation, _ in group])
         tree = shapely.STRtree([original.geometry for original in predicted])
@@ -149,8 +165,8 @@ def _corrections(taken: Sequence[Annotation], verdicts: Sequence[Verdict]) -> di
                 found[original.class_name, annotation.class_name] += shared
             if verdict.original is not None:
                 lost = shapely.difference(verdict.original.geometry, annotation.geometry)
-                others = [taken[i].geometry for i in said.query(lost)] if not lost.is_empty else []
-                if others:
+                others = said.geometries[said.query(lost)] if not lost.is_empty else ()
+                if len(others):
                     lost = shapely.difference(lost, shapely.union_all(others))
                 found[verdict.original.class_name, None] += lost.area
     return {pair: px2 for pair, px2 in found.items() if px2 >= _LEAST_PX2}
@@ -169,7 +185,7 @@ def _by_source(
 
 def _predicted_near(source: Path | None, geometries: Sequence[BaseGeometry]) -> Sequence[Original]:
     """What a prediction said where some outlines lie."""
-    return () if source is None else read_originals([source], frozenset(), geometries)[0].others
+    return () if source is None else read_originals([source], frozenset(), {None: geometries})[0].others
 
 
 def check_folder(folder: Path) -> Path:

@@ -74,7 +74,8 @@ def import_annotations(
     source = read_source(source_path, annotations, slides_roots, rules, options.mpp_csv)
     spec = options.patch_spec()
     counts = total((*(slide.review for slide in source.slides), *source.only_predicted))
-    targets = options.class_rules().resolve(source.class_colors, counts.left_out_classes)
+    predicted = {a.predicted_as for slide in source.slides for a in slide.objects.annotations if a.predicted_as}
+    targets = options.class_rules().resolve([*source.class_colors, *sorted(counts.left_out_classes | predicted)])
     if options.split_areas:
         targets = without_split_areas(source, targets)
     class_map = make_class_map(source, targets, options.take_predictions)

@@ -32,28 +32,24 @@ class ClassRules:
     merge_case: bool = False
     region_class: str | None = None
 
-    def resolve(self, names: Iterable[str], others: Iterable[str] = ()) -> dict[str, str | None]:
+    def resolve(self, names: Iterable[str]) -> dict[str, str | None]:
         """Name in the source -> name to train, or None for a class that is not trained.
 
         Args:
             names: All names of the source, in its order.
-            others: Names that a rule may name as well, because only what was left out has them.
 
         Raises:
             DatasetError: A rule names a class that does not exist.
         """
         known = list(dict.fromkeys(names))
-        others = frozenset(others)
         canonical = self._canonical(known)
         for rule, listed in (("[import.classes]", self.rename), ("--drop", self.drop)):
             for name in listed:
-                if (
-                    name not in known
-                    and name not in others
-                    and _folded(name) not in map(_folded, canonical.values() if self.merge_case else ())
+                if name not in known and _folded(name) not in map(
+                    _folded, canonical.values() if self.merge_case else ()
                 ):
                     raise _unknown(name, rule, known)
-        if self.region_class is not None and self.region_class not in (*known, *others):
+        if self.region_class is not None and self.region_class not in known:
             raise _unknown(self.region_class, "--region-class", known)
         return {name: self._target(name, canonical[name]) for name in known}
 

@@ -38,6 +38,8 @@ class Plan:
         reviewed: Those of ours that stay, because somebody vouched for them or locked them.
         added: The objects to add: those of the prediction but for what such as stay cover.
         cut: How many of these were cut.
+        doubtful: How many of ``reviewed`` nobody can tell to have been changed or not.
+        problems: Files of earlier predictions that cannot be read.
     """
 
     before: Sequence[Feature]
@@ -45,6 +47,8 @@ class Plan:
     reviewed: Sequence[Feature]
     added: Sequence[Feature]
     cut: int
+    doubtful: int = 0
+    problems: Sequence[str] = ()
 
     def drops(self, feature: Feature) -> bool:
         """Whether an object that is there is to be removed; it is known by all that QuPath tells of it."""
@@ -72,7 +76,7 @@ def plan_of(before: Sequence[Feature], prediction: Sequence[Feature], earlier: S
     """
     objects = [next(iter(objects_of(dict(feature), "object").annotations), None) for feature in before]
     outlined = [annotation for annotation in objects if annotation is not None]
-    originals, _ = read_originals(earlier, ids_of(outlined), possible_copies(outlined))
+    originals, problems = read_originals(earlier, ids_of(outlined), possible_copies(outlined))
     verdicts = iter(review(outlined, originals))
     judged = [(annotation, None if annotation is None else next(verdicts)) for annotation in objects]
     is_kept = [_stays(feature, verdict) for feature, (_, verdict) in zip(before, judged, strict=True)]
@@ -84,14 +88,15 @@ def plan_of(before: Sequence[Feature], prediction: Sequence[Feature], earlier: S
     there = {parse_uuid(before[i].get("id")) for i in reviewed} - {None}
     new = [feature for feature in prediction if parse_uuid(feature.get("id")) not in there]
     added, n_cut = cut(new, [annotation for i in reviewed if (annotation := objects[i]) is not None])
-    return Plan(before, is_kept, [before[i] for i in reviewed], added, n_cut)
+    doubtful = sum(verdict is not None and verdict.doubt == "no measurements" for _, verdict in judged)
+    return Plan(before, is_kept, [before[i] for i in reviewed], added, n_cut, doubtful, problems)
 
 
 def _stays(feature: Feature, verdict: Verdict | None) -> bool:
-    """Whether an object is none of ours, or one that somebody vouched for, or locked for whatever reason."""
+    """Whether an object is none of ours, or one that somebody vouched for, may have, or locked for whatever reason."""
     if verdict is None or not verdict.is_ours or verdict.is_outline or kind_of(feature) not in KINDS:
         return True
-    return verdict.origin != "unchecked" or is_locked(feature)
+    return verdict.origin != "unchecked" or verdict.doubt is not None or is_locked(feature)
 
 
 def _is_of_ours(verdict: Verdict) -> bool:

@@ -49,6 +49,7 @@ class Pushed:
         added: Number of objects added.
         corrected: Number of objects of earlier runs that are not locked, but were changed and so stay.
         cut: How many of ``added`` were cut by such as stay.
+        doubtful: How many of ``corrected`` stay only because nobody can tell whether they were changed.
     """
 
     slide_id: str
@@ -59,6 +60,7 @@ class Pushed:
     added: int
     corrected: int = 0
     cut: int = 0
+    doubtful: int = 0
 
 
 def push(
@@ -113,6 +115,8 @@ def push(
                     f'{error}; what it was before is in "{backup}": copy it back into "{opened.folder}"'
                 ) from error
             done.append(_pushed(plan, slide_id, entry))
+            for problem in plan.problems:
+                reporter.warn(problem)
             task.advance(note=slide_id)
     for p in done:
         reporter.say(
@@ -120,6 +124,11 @@ def push(
             f"{p.corrected} corrected ones kept, {p.untouched} others untouched"
             + (f"; {p.cut} of the new ones are cut by those that were kept" if p.cut else "")
         )
+        if p.doubtful:
+            reporter.warn(
+                f"{p.slide_id}: {p.doubtful} predictions of earlier runs have no measurements, so that nobody can tell "
+                "which were changed; they are kept. Remove what you do not need with clear_predictions.groovy"
+            )
     reporter.say(f"  what the images were before is in {backup}")
     return done
 
@@ -154,6 +163,7 @@ def _pushed(plan: Plan, slide_id: str, entry: ProjectEntry) -> Pushed:
         added=len(plan.added),
         corrected=len(plan.reviewed) - locked,
         cut=plan.cut,
+        doubtful=plan.doubtful,
     )
 
 

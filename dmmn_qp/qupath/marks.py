@@ -17,7 +17,7 @@ from uuid import NAMESPACE_URL, UUID, uuid5
 from zlib import crc32
 
 from dmmn_qp.annotations import Annotation
-from dmmn_qp.qupath.notes import parse_uuid
+from dmmn_qp.qupath.notes import full_class_name, parse_uuid
 
 METADATA_KEY: Final = "dmmn_qp"
 """Marks our objects in QuPath: the metadata key that holds the model's name."""
@@ -30,6 +30,9 @@ MODEL_RUN_KEY: Final = "dmmn_qp_model_run"
 
 CLASS_KEY: Final = "dmmn_qp_class"
 """Metadata key that holds the full name of the predicted class."""
+
+ORIGIN_KEY: Final = "dmmn_qp_origin"
+"""Metadata key by which a dataset's annotations say that a prediction was corrected."""
 
 AREA_UM2: Final = "Area \u00b5m^2"
 AREA_MM2: Final = "Area mm^2"
@@ -94,17 +97,21 @@ def is_marked(object_id: UUID | None) -> bool:
 
 
 def with_marks_of_its_class(annotation: Annotation) -> Annotation:
-    """An object whose class was renamed, with marks that tell its prediction by the name that it was renamed to.
+    """An object whose class was renamed, with marks that tell the same of it by the name that it was renamed to.
 
-    Else it would look corrected wherever it is read next.
+    Else what is unchecked would look corrected wherever it is read next. What was corrected is marked as such, because
+    both of its classes may have one name now.
     """
     if annotation.predicted_as is None:
         return annotation
+    name = full_class_name([annotation.predicted_as]) or annotation.predicted_as
     metadata, measurements = dict(annotation.metadata), dict(annotation.measurements)
     if CLASS_KEY in metadata:
-        metadata[CLASS_KEY] = annotation.predicted_as
+        metadata[CLASS_KEY] = name
     if CLASS_CODE in measurements:
-        measurements[CLASS_CODE] = class_code(annotation.predicted_as)
+        measurements[CLASS_CODE] = class_code(name)
+    if annotation.origin == "corrected":
+        metadata[ORIGIN_KEY] = annotation.origin
     return replace(annotation, metadata=metadata, measurements=measurements)
 
 

@@ -85,19 +85,23 @@ def original_of(annotation: Annotation, source: Path) -> Original | None:
 
 
 def read_originals(
-    files: Iterable[Path], wanted: frozenset[UUID], near: Sequence[BaseGeometry] = ()
+    files: Iterable[Path], wanted: frozenset[UUID], near: Mapping[str | None, Sequence[BaseGeometry]] | None = None
 ) -> tuple[Originals, list[str]]:
     """Looks for objects in files of predictions.
 
     Args:
         files: ``<slide>.geojson`` or ``<slide>.geojson.gz``.
         wanted: Ids that are looked for.
-        near: Outlines in level-0 px; objects whose boxes meet theirs are wanted too, whatever their ids.
+        near: Outlines in level-0 px by class; objects of the class whose boxes meet theirs are wanted too, whatever
+            their ids. Of the class None, objects of any class.
 
     Returns:
         What was found, and a line for each file that cannot be read.
     """
-    boxes = shapely.STRtree([shapely.box(*outline.bounds) for outline in near]) if len(near) else None
+    boxes = {
+        name: shapely.STRtree([shapely.box(*outline.bounds) for outline in outlines])
+        for name, outlines in (near or {}).items()
+    }
     by_id: defaultdict[UUID, list[Original]] = defaultdict(list)
     others: list[Original] = []
     problems: list[str] = []
@@ -109,14 +113,18 @@ def read_originals(
                     continue
                 if annotation.annotation_id in wanted:
                     by_id[annotation.annotation_id].append(original)
-                if boxes is not None and len(boxes.query(annotation.geometry)):
+                if _is_near(annotation.class_name, annotation.geometry, boxes):
                     others.append(original)
         except AnnotationFileError as error:
             problems.append(str(error))
     return Originals(by_id, others), problems
 
 
-def _objects(path: Path, wanted: frozenset[UUID], boxes: shapely.STRtree | None) -> Iterator[Annotation]:
+def _is_near(class_name: str | None, geometry: BaseGeometry, boxes: Mapping[str | None, shapely.STRtree]) -> bool:
+    return any(len(boxes[name].query(geometry)) for name in {class_name, None} if name in boxes)
+
+
+def _objects(path: Path, wanted: frozenset[UUID], boxes: Mapping[str | None, shapely.STRtree]) -> Iterator[Annotation]:
     """The objects of a file that are wanted, or lie in a box; in a file of another layout than ours all objects."""
     try:
         with open_bytes(path, "file of predictions", "predict again") as file:
@@ -124,10 +132,10 @@ def _objects(path: Path, wanted: frozenset[UUID], boxes: shapely.STRtree | None)
             for line in _feature_lines(open_text(file, os.fstat(file.fileno()).st_size)):
                 if line[len(_FEATURE) : len(_FEATURE) + _ID_BYTES] in texts:
                     yield from objects_of(orjson.loads(line), path.name).annotations
-                elif boxes is not None:
+                elif boxes:
                     feature = orjson.loads(line)
                     bounds = _bounds(feature)
-                    if bounds is not None and len(boxes.query(shapely.box(*bounds))):
+                    if bounds is not None and _is_near(_class_of(feature), shapely.box(*bounds), boxes):
                         yield from objects_of(feature, path.name).annotations
             return
     except (_OtherLayoutError, orjson.JSONDecodeError):
@@ -177,8 +185,18 @@ def _bounds(feature: dict[str, Any]) -> tuple[float, float, float, float] | None
         geometry = feature["geometry"]
         parts = [geometry["coordinates"]] if geometry["type"] == "Polygon" else geometry["coordinates"]
         rings = [part[0] for part in parts]
-        xs = [point[0] for ring in rings for point in ring]
-        ys = [point[1] for ring in rings for point in ring]
+        xs = [float(point[0]) for ring in rings for point in ring]
+        ys = [float(point[1]) for ring in rings for point in ring]
         return min(xs), min(ys), max(xs), max(ys)
     except (KeyError, TypeError, IndexError, ValueError):
+        return None
+
+
+def _class_of(feature: dict[str, Any]) -> str | None:
+    """The full class name of a feature as our writer writes it; None for any other form."""
+    try:
+        classification = feature["properties"]["classification"]
+        name = classification.get("name") or ": ".join(classification["names"])
+        return name if isinstance(name, str) else None
+    except (KeyError, TypeError, AttributeError):
         return None

@@ -13,6 +13,7 @@ Import and push ask here, so that what the one takes as a label the other never 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -27,10 +28,10 @@ from shapely.geometry.base import BaseGeometry
 from dmmn_qp.annotations import Annotation, Origin
 from dmmn_qp.qupath.marks import (
     AREA_MM2,
-    AREA_UM2,
     CLASS_CODE,
     CLASS_KEY,
     METADATA_KEY,
+    ORIGIN_KEY,
     OUR_MEASUREMENTS,
     PERIMETER,
     RUN_KEY,
@@ -49,6 +50,9 @@ _AREA_WITHIN_PX: Final = 0.05
 """Measurements belong to an outline whose area differs by at most so many px times its length."""
 
 _SAME_LENGTH: Final = 1e-4
+_UM2_PER_MM2: Final = 1e6
+_LEAST_MM2: Final = 1e-10
+_MOST_MM2: Final = 1e10
 _OF_OBJECTS_IN_IT: Final = ("detection", "cell", "tile")
 
 SHAPE_FEATURES: Final = ("Area", "Length", "Circularity", "Solidity", "Max diameter", "Min diameter", "Perimeter")
@@ -88,8 +92,10 @@ _DRAWN: Final = Verdict("drawn", is_ours=False)
 
 
 def is_prediction(annotation: Annotation) -> bool:
-    """Whether an object carries a mark of ours: its id, or metadata that a copy has kept."""
-    return is_marked(annotation.annotation_id) or METADATA_KEY in annotation.metadata
+    """Whether an object carries a mark of ours: its id, or what a copy has kept of the others."""
+    return (
+        is_marked(annotation.annotation_id) or METADATA_KEY in annotation.metadata or _code_of(annotation) is not None
+    )
 
 
 def is_tissue_outline(annotation: Annotation) -> bool:
@@ -98,9 +104,13 @@ def is_tissue_outline(annotation: Annotation) -> bool:
     return marked and annotation.class_name in (None, TISSUE_CLASS)
 
 
-def possible_copies(annotations: Iterable[Annotation]) -> list[BaseGeometry]:
-    """Outlines of objects that have no id of ours, but may be copies of predictions."""
-    return [a.geometry for a in annotations if a.is_area and not is_marked(a.annotation_id)]
+def possible_copies(annotations: Iterable[Annotation]) -> dict[str | None, list[BaseGeometry]]:
+    """Outlines of objects that have no id of ours, but may be copies of predictions of their class, by class."""
+    found: dict[str | None, list[BaseGeometry]] = {}
+    for a in annotations:
+        if a.class_name is not None and a.is_area and not is_marked(a.annotation_id):
+            found.setdefault(a.class_name, []).append(a.geometry)
+    return found
 
 
 def review(annotations: Sequence[Annotation], originals: Originals | None = None) -> list[Verdict]:
@@ -123,7 +133,7 @@ class _Review:
         self._annotations = annotations
         self._originals = originals
         ours = [a for a in annotations if is_prediction(a)]
-        self._are_measured = any(PERIMETER in a.measurements for a in ours)
+        self._are_measured = {METADATA_KEY in a.metadata for a in ours if PERIMETER in a.measurements}
         self._mpp = _mpp_of(ours)
         self._name_of_code = {
             class_code(name): name
@@ -157,14 +167,17 @@ class _Review:
     def _with_doubts(self, verdicts: Sequence[Verdict]) -> list[Verdict]:
         """The verdicts, less those on locks that QuPath may have set by itself.
 
-        QuPath locks whatever it seeks cells in or measures features of. Where the same was done to a prediction that is
-        not locked, it was not QuPath that locked the others.
+        QuPath locks whatever it seeks cells in or measures features of. Where the same was done to more predictions
+        that are not locked, it was not QuPath that locked the others; a single one may have been unlocked again.
         """
         signs = [
             self._signs_of_a_lock_by_qupath(a) if v.is_ours and not v.is_outline and v.origin != "corrected" else set()
             for a, v in zip(self._annotations, verdicts, strict=True)
         ]
-        harmless = set[str]().union(*(s for a, s in zip(self._annotations, signs, strict=True) if not a.locked))
+        of_locked, of_unlocked = Counter[str](), Counter[str]()
+        for annotation, found in zip(self._annotations, signs, strict=True):
+            (of_locked if annotation.locked else of_unlocked).update(found)
+        harmless = {sign for sign, count in of_unlocked.items() if count > of_locked[sign]}
         return [
             replace(v, origin="unchecked", doubt="locked by QuPath") if v.origin == "confirmed" and s - harmless else v
             for v, s in zip(verdicts, signs, strict=True)
@@ -191,7 +204,7 @@ class _Review:
     def _of_unmarked(self, annotation: Annotation) -> Verdict:
         """The verdict on an object without an id of ours: drawn, unless it is a copy of what was predicted."""
         measured = PERIMETER in annotation.measurements and AREA_MM2 in annotation.measurements
-        is_copy = METADATA_KEY in annotation.metadata or (measured and self._are_measurements_of(annotation))
+        is_copy = is_prediction(annotation) or (measured and self._are_measurements_of(annotation))
         predicted_as = self._predicted_class(annotation)
         reclassified = is_copy and self._is_reclassified(annotation, predicted_as)
         if reclassified:
@@ -212,7 +225,7 @@ class _Review:
         reshaped: bool | None,
         reclassified: bool,
     ) -> Verdict:
-        if reclassified or reshaped:
+        if reclassified or reshaped or annotation.metadata.get(ORIGIN_KEY) == "corrected":
             is_ours = is_marked(annotation.annotation_id)  # an edited copy is its maker's
             return Verdict("corrected", predicted_as, original, is_ours=is_ours)
         if annotation.locked:
@@ -254,18 +267,26 @@ class _Review:
         return code is not None and (annotation.class_name is None or code != class_code(annotation.class_name))
 
     def _has_lost_measurements(self, annotation: Annotation) -> bool | None:
-        """Whether an outline was changed, by its measurements; None where no object of ours has any."""
+        """Whether an outline was changed, by its measurements; None where these may be missing for another reason.
+
+        An export without measurements leaves out metadata as well, so that whoever has the class in them has lost the
+        measurements to a change. Others are judged by their like: what came through QuPath 0.4 has no metadata.
+        """
         if PERIMETER in annotation.measurements:
             return not self._are_measurements_of(annotation)
-        return True if self._are_measured else None
+        if CLASS_KEY in annotation.metadata or (METADATA_KEY in annotation.metadata) in self._are_measured:
+            return True
+        return None
 
     def _are_measurements_of(self, annotation: Annotation) -> bool:
-        """Whether the area measured is that of the outline."""
-        area_um2 = annotation.measurements.get(AREA_UM2)
-        if area_um2 is None or self._mpp is None or not annotation.is_area:
+        """Whether the area measured is that of the outline.
+
+        By the area in mm2, which only we measure; QuPath may measure the other one anew, with another um/px.
+        """
+        area_px2 = _area_px2(annotation, self._mpp)
+        if area_px2 is None:
             return True
-        difference = abs(area_um2 / self._mpp**2 - annotation.geometry.area)
-        return bool(difference <= _AREA_WITHIN_PX * annotation.geometry.length + 1)
+        return bool(abs(area_px2 - annotation.geometry.area) <= _AREA_WITHIN_PX * annotation.geometry.length + 1)
 
     def _signs_of_a_lock_by_qupath(self, annotation: Annotation) -> set[str]:
         """What in an object may have made QuPath lock it: objects that were sought in it, and foreign measurements."""
@@ -304,13 +325,9 @@ class _Predicted:
 
     def makes_up(self, geometry: BaseGeometry) -> bool:
         """Whether the parts that lie in an outline make it up, all of it and nothing else."""
-        near = self._parts[self._tree.query(geometry)]
-        inside = near[shapely.intersects(near, geometry)]
-        if not len(inside):
-            return False
-        points = shapely.point_on_surface(inside)
         shapely.prepare(geometry)
-        inside = inside[shapely.intersects(geometry, points)]
+        near = self._parts[self._tree.query(geometry)]
+        inside = near[shapely.intersects(geometry, shapely.point_on_surface(near))]
         if not len(inside):
             return False
         if any(is_same_outline(geometry, part) for part in inside):  # most copies are of a single part
@@ -347,11 +364,24 @@ def _lie_on(geometry: BaseGeometry, other: BaseGeometry, within_px: float) -> bo
 def _mpp_of(ours: Iterable[Annotation]) -> float | None:
     """um/px by the areas that our objects were measured to have; None where none was measured."""
     sizes = [
-        (a.measurements[AREA_UM2] / a.geometry.area) ** 0.5
+        (_UM2_PER_MM2 * a.measurements[AREA_MM2] / a.geometry.area) ** 0.5
         for a in ours
-        if a.is_area and a.geometry.area > 0 and a.measurements.get(AREA_UM2, 0) > 0 and PERIMETER in a.measurements
+        if a.is_area and PERIMETER in a.measurements and _is_area(a.measurements.get(AREA_MM2)) and a.geometry.area > 0
     ]
     return median(sizes) if sizes else None
+
+
+def _area_px2(annotation: Annotation, mpp: float | None) -> float | None:
+    """The area in px2 that was measured; None where that is not known."""
+    area_mm2 = annotation.measurements.get(AREA_MM2)
+    if mpp is None or area_mm2 is None or not annotation.is_area or not _is_area(area_mm2):
+        return None
+    return _UM2_PER_MM2 * area_mm2 / mpp**2
+
+
+def _is_area(mm2: float | None) -> bool:
+    """Whether a measurement is an area that an object can have."""
+    return mm2 is not None and _LEAST_MM2 <= mm2 < _MOST_MM2
 
 
 def ids_of(annotations: Iterable[Annotation]) -> frozenset[UUID]:

@@ -23,9 +23,9 @@ _DOUBTS: Final[dict[Doubt, tuple[str, str]]] = {
         "if you checked them, change their class or outline, or pass --take-predictions locked",
     ),
     "no measurements": (
-        "exported without measurements, so that without the files of the prediction nobody can tell which were "
-        "corrected",
-        "pass their folder as --predicted-in, or export again with measurements",
+        "without measurements, which an export may leave out and every change of an outline takes away, so that nobody "
+        "can tell without the files of the prediction which were corrected",
+        "pass their folder as --predicted-in, or export again with measurements, or lock those that are right",
     ),
 }
 

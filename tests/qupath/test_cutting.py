@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import Any
 from uuid import uuid4
@@ -78,6 +79,21 @@ def test_what_only_touches_is_left_as_it_is(kept: Annotation) -> None:
 def test_small_objects_do_not_lie_doubled() -> None:
     small = predicted(shapely.Polygon([(0, 0), (2, 0), (0, 1)]))
     assert cut(features(small), [Annotation(small.geometry)]) == ([], 1)
+
+
+def test_small_parts_that_nobody_touched_stay() -> None:
+    apart = shapely.MultiPolygon([box(0, 0, 100, 100), box(200, 0, 201, 1), box(300, 0, 300.05, 80)])
+    (rest,), n = cut(features(predicted(apart)), [Annotation(box(50, 0, 150, 100))])
+    assert n == 1
+    assert geometry_of(rest).equals(shapely.MultiPolygon([box(0, 0, 50, 100), *list(apart.geoms)[1:]]))
+
+
+@pytest.mark.parametrize("area", [float("nan"), float("inf"), -1.0, 0.0])
+def test_areas_that_are_none_are_not_measured_anew(area: float) -> None:
+    feature = features(NEW)[0]
+    written = area if math.isfinite(area) else {"nan": "NaN", "inf": "Infinity"}[str(area)]
+    feature["properties"]["measurements"] = {AREA_UM2: written}
+    assert cut([feature], [Annotation(box(50, 0, 150, 100))])[1] == 1
 
 
 CORRECTED = replace(UNCHANGED, class_name="stroma")

@@ -72,7 +72,7 @@ def predicted(class_name: str, x: float, model: str = "model-1", **more: Any) ->
         class_color=(200, 0, 0),
         annotation_id=marked_id(f"{class_name} {x} {model}"),
         metadata={METADATA_KEY: model},
-        measurements={"Area µm^2": 1253.125},
+        measurements={"Area µm^2": 1253.125, "Area mm^2": 1253.125e-6, "Perimeter µm": 150.25},
         **more,
     )
 
@@ -413,8 +413,9 @@ def drawn(**more: Any) -> Annotation:
     [
         (drawn(), False),
         (drawn(metadata={"dmmn": "x"}), False),
-        (drawn(metadata={METADATA_KEY: "m"}), True),
+        (drawn(metadata={METADATA_KEY: "m"}), False),  # without measurements nobody can tell whether it was changed
         (drawn(metadata={METADATA_KEY: "m"}, locked=True), False),
+        (drawn(metadata={METADATA_KEY: "m"}, measurements={"Area mm^2": 81e-6, "Perimeter µm": 36.0}), True),
         (replace(predicted("a", 0), metadata={}), True),  # as QuPath 0.4 leaves it
         (replace(predicted("a", 0), metadata={}, locked=True), False),
         (replace(predicted("a", 0), metadata={}, kind="tile"), False),

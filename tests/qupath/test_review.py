@@ -220,13 +220,42 @@ def test_a_detection_inside_tells_whose_lock_it_is() -> None:
 
 def test_what_was_done_to_unlocked_ones_too_locks_nothing() -> None:
     """Cells that were sought in the whole slide lie in all predictions; only QuPath's own locks would be on all."""
-    locked = replace(UNCHANGED, locked=True)
-    cells = [Annotation(box(x, 20, x + 4, 24), kind="cell", annotation_id=uuid4()) for x in (20, 220)]
-    assert review([locked, OTHER, *cells])[0].origin == "confirmed"
-    assert review([locked, replace(OTHER, locked=True), *cells])[0].doubt == "locked by QuPath"
+    locked, third = replace(UNCHANGED, locked=True), predicted(box(400, 0, 500, 100), "fat")
+    cells = [Annotation(box(x, 20, x + 4, 24), kind="cell", annotation_id=uuid4()) for x in (20, 220, 420)]
+    assert review([locked, OTHER, third, *cells])[0].origin == "confirmed"
+    assert review([locked, replace(OTHER, locked=True), third, *cells])[0].doubt == "locked by QuPath"  # unlocked again
     assert review([locked, replace(OTHER, class_name="DCIS"), *cells])[0].doubt == "locked by QuPath"
-    measured = [replace(a, measurements={**a.measurements, "DAB: Mean": 1.0}) for a in (locked, OTHER)]
+    measured = [replace(a, measurements={**a.measurements, "DAB: Mean": 1.0}) for a in (locked, OTHER, third)]
     assert review(measured)[0].origin == "confirmed"
+
+
+def test_all_outlines_changed() -> None:
+    changed = [replace(a, geometry=a.geometry.buffer(3), measurements={}) for a in (UNCHANGED, OTHER)]
+    assert {v.origin for v in review(changed)} == {"corrected"}  # an export would have left out the metadata as well
+    through_04 = [as_of_qupath_04(a) for a in changed]
+    assert {(v.origin, v.doubt) for v in review(through_04)} == {("unchecked", "no measurements")}
+    # Another run's object with metadata says nothing of those without.
+    assert [v.doubt for v in review([*through_04, predicted(box(900, 0, 950, 50))])] == ["no measurements"] * 2 + [None]
+    measured_04 = as_of_qupath_04(predicted(box(900, 0, 950, 50)))
+    assert [v.origin for v in review([*through_04, measured_04])] == ["corrected", "corrected", "unchecked"]
+
+
+@pytest.mark.parametrize("factor", [0.99, 1.001, 4.0])
+def test_shape_features_with_another_pixel_size_change_nothing(factor: float) -> None:
+    measured = {**UNCHANGED.measurements, AREA_UM2: factor * UNCHANGED.measurements[AREA_UM2]}
+    assert review([replace(UNCHANGED, measurements=measured), OTHER])[0].origin == "unchecked"
+
+
+@pytest.mark.parametrize("area", [float("nan"), float("inf"), -1.0, 0.0, 1e-320, 1e300])
+def test_measurements_that_are_none(area: float) -> None:
+    measured = {**UNCHANGED.measurements, AREA_UM2: area, AREA_MM2: area}
+    assert review([replace(UNCHANGED, measurements=measured), OTHER])[0].origin == "unchecked"
+
+
+def test_a_copy_is_known_by_the_code_of_its_class_alone() -> None:
+    bare = replace(UNCHANGED, annotation_id=None, metadata={})
+    assert review([bare])[0].origin == "unchecked"
+    assert review([replace(bare, class_name="stroma")])[0].origin == "corrected"
 
 
 @pytest.mark.parametrize("locked", [False, True])
@@ -278,6 +307,12 @@ def test_other_layouts_and_damage(tmp_path: Path) -> None:
     (tmp_path / "bad.geojson").write_bytes((tmp_path / "a.geojson").read_bytes()[:-40])
     _, problems = read_originals([tmp_path / "bad.geojson"], ids_of([UNCHANGED]))
     assert len(problems) == 1 and "\n" not in problems[0]
+    for coordinates in ([[[None, None]]], [[["1", {}]]], [[[]]], {}, None):
+        feature = {"type": "Feature", "id": "x", "geometry": {"type": "Polygon", "coordinates": coordinates}}
+        (tmp_path / "bad.geojson").write_text(
+            '{"type":"FeatureCollection","features":[\n' + json.dumps(feature, separators=(",", ":")) + "\n]}\n"
+        )
+        assert not read_originals([tmp_path / "bad.geojson"], frozenset(), {None: [AREA]})[0].others
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 package qupath.lib.roi
 
 import java.awt.geom.Area
+import java.awt.geom.Line2D
 import java.awt.geom.Path2D
 import java.awt.geom.PathIterator
 
@@ -29,6 +30,16 @@ class Outline {
     Outline intersection(Outline other) { combined(other, "intersect") }
     Outline difference(Outline other) { combined(other, "subtract") }
     Factory getFactory() { new Factory() }
+
+    /** Between outlines that do not cross: from the points of each to the edges of the other. */
+    double distance(Outline other) {
+        [[this, other], [other, this]].collectMany { a, b ->
+            def edges = b.polygons.collectMany { it }.collectMany { ring -> [ring.init(), ring.tail()].transpose() }
+            a.polygons.collectMany { it }.collectMany { it }.collect { point ->
+                edges.collect { from, to -> Line2D.ptSegDist(*from, *to, *point) }.min()
+            }
+        }.min()
+    }
 
     /** The same rings, each from its least point on and in the same direction, in a fixed order. */
     Outline norm() {
