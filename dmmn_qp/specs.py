@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator
 from math import floor
-from typing import Annotated, Self
+from typing import Annotated, Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -227,6 +228,24 @@ class PatchGrid:
         for y in range(0, rows, stride):
             for x in range(0, columns, stride):
                 yield Region(x, y, size, size)
+
+
+def as_toml(section: str, options: FileModel) -> str:
+    """``[section]`` and a line for each option, as ``--config`` reads it; what is not set is a comment."""
+    lines = [f"[{section}]"]
+    for name, value in options.model_dump(mode="json").items():
+        lines.append(f"# {name} is not set" if value is None else f"{name} = {_toml(value)}")
+    return "\n".join(lines)
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, dict):
+        inner = ", ".join(f"{_toml(key)} = {_toml(item)}" for key, item in value.items())
+        return f"{{ {inner} }}" if inner else "{}"
+    if isinstance(value, list):
+        return f"[{', '.join(map(_toml, value))}]"
+    # A basic string of TOML is one of JSON, but for DEL.
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 def explain(error: ValidationError) -> str:

@@ -10,7 +10,7 @@ import dmmn_qp
 PACKAGE = Path(dmmn_qp.__file__).parent
 
 FLOORS: list[set[str]] = [
-    {"", "annotations", "choices", "console", "errors", "regions"},
+    {"", "annotations", "choices", "console", "errors", "flags", "regions"},
     {"files", "specs"},
     {"labels", "networks", "slides", "vectors"},
     {"folders", "qupath"},

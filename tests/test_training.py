@@ -16,6 +16,7 @@ import torch
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from dmmn_qp.cli.config import load_config, train_options
 from dmmn_qp.errors import TrainingError
 from dmmn_qp.folders.model import WEIGHTS, is_whole, load_card, load_model
 from dmmn_qp.networks import build_network
@@ -243,6 +244,11 @@ def test_no_validation_slide(two_tissue_slides, tiny, here):
 def test_dry_run_writes_nothing(tiny, here):
     result = invoke(*tiny, "--dry-run")
     assert result.exit_code == 0, result.output
+    start = result.output.index("[train]")
+    shown = result.output[start : result.output.index("validate_on", start)]
+    (here / "shown.toml").write_text(shown, encoding="utf-8")
+    assert train_options(load_config(here / "shown.toml"), {}).steps_per_epoch == 3
+    (here / "shown.toml").unlink()
     for text in ("steps_per_epoch = 3", "s a step", "GiB of memory", "dark", "nothing was written"):
         assert text in result.output
     assert [path.name for path in here.iterdir()] == ["tiny.toml"]

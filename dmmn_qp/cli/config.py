@@ -13,11 +13,14 @@ from typing import Any, TypeVar
 
 from pydantic import Field, ValidationError
 
+from dmmn_qp.console import printable
 from dmmn_qp.errors import ConfigError
 from dmmn_qp.importing.options import ImportOptions
 from dmmn_qp.predicting.options import PredictOptions
 from dmmn_qp.specs import FileModel, explain
 from dmmn_qp.training.options import PRESETS, TrainOptions
+
+SECTIONS = ("import", "train", "predict")
 
 Options = TypeVar("Options", bound=FileModel)
 
@@ -39,13 +42,20 @@ def load_config(path: Path | None) -> ConfigFile:
     if path is None:
         return ConfigFile()
     try:
-        return ConfigFile.model_validate(tomllib.loads(path.read_text("utf-8")))
+        tables = tomllib.loads(path.read_text("utf-8"))
     except FileNotFoundError:
         raise ConfigError(f'configuration "{path}" does not exist; check --config') from None
-    except ValidationError as error:
-        raise ConfigError(f'configuration "{path}": {explain(error)}') from error
     except (tomllib.TOMLDecodeError, OSError, UnicodeDecodeError) as error:
         raise ConfigError(f'configuration "{path}" is not valid TOML ({error}); mend that line') from error
+    unknown = next((name for name in tables if name not in SECTIONS), None)
+    if unknown is not None:
+        near = difflib.get_close_matches(unknown, SECTIONS, n=1)
+        hint = f"did you mean [{near[0]}]?" if near else f"it has {', '.join(f'[{name}]' for name in SECTIONS)}"
+        raise ConfigError(f'configuration "{path}": [{printable(unknown)}] is no table of it; {hint}')
+    try:
+        return ConfigFile.model_validate(tables)
+    except ValidationError as error:
+        raise ConfigError(f'configuration "{path}": {explain(error)}') from error
 
 
 def import_options(file: ConfigFile, flags: Mapping[str, Any]) -> ImportOptions:

@@ -9,13 +9,14 @@ import typer
 
 from dmmn_qp.choices import Split
 from dmmn_qp.cli.app import app
+from dmmn_qp.cli.help import Command
 from dmmn_qp.cli.options import DATASET, PREDICTIONS, DatasetOption, OverwriteOption
 from dmmn_qp.console import Reporter
 from dmmn_qp.errors import ConfigError
 from dmmn_qp.files import write_json
 
 
-@app.command("evaluate")
+@app.command("evaluate", cls=Command)
 def evaluate_command(
     predictions: Annotated[Path, typer.Option(help="Folder made by predict.")] = PREDICTIONS,
     dataset: DatasetOption = DATASET,

@@ -12,13 +12,14 @@ import typer
 
 from dmmn_qp.choices import ExportFormat
 from dmmn_qp.cli.app import app
+from dmmn_qp.cli.help import Command
 from dmmn_qp.cli.options import MODELS, OverwriteOption, shown_option
 from dmmn_qp.console import Reporter
 
 MIB = 2**20
 
 
-@app.command("architectures")
+@app.command("architectures", cls=Command)
 def architectures_command(
     classes: Annotated[int, typer.Option(help="Number of outputs; the paper counts 7.", min=1)] = 7,
     width: Annotated[
@@ -74,7 +75,7 @@ app.add_typer(models_app, name="models")
 ModelArgument = Annotated[Path, typer.Argument(help="Model folder.", show_default=False)]
 
 
-@models_app.command("show")
+@models_app.command("show", cls=Command)
 def show_model_command(
     model: ModelArgument,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
@@ -93,7 +94,7 @@ def show_model_command(
         reporter.say(line)
 
 
-@models_app.command("import-official")
+@models_app.command("import-official", cls=Command)
 def import_official_command(
     file: Annotated[
         Path, typer.Argument(help="Checkpoint of the authors' program, such as DMMN-breast.pkl.", show_default=False)
@@ -122,7 +123,7 @@ def import_official_command(
     reporter.say(f"Wrote {folder}/  Next: dmmn-qp predict slide.svs{shown_option('--model', folder, None)}")
 
 
-@models_app.command("shrink")
+@models_app.command("shrink", cls=Command)
 def shrink_model_command(
     model: ModelArgument,
     out: Annotated[Path, typer.Option(help="Model folder to write.", show_default=False)],
@@ -135,7 +136,7 @@ def shrink_model_command(
     Reporter().say(f"Wrote {out}/  It predicts as before: dmmn-qp predict slide.svs --model {shlex.quote(str(out))}")
 
 
-@models_app.command("export")
+@models_app.command("export", cls=Command)
 def export_model_command(
     model: ModelArgument,
     file_format: Annotated[ExportFormat, typer.Option("--format", help="Kind of file.")] = "onnx",

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dmmn_qp.choices import Device, Precision
 from dmmn_qp.qupath.notes import QUPATH_DIR_VARIABLE
 
 if TYPE_CHECKING:
@@ -37,19 +36,9 @@ SlidesRootOption = Annotated[
 
 DatasetOption = Annotated[Path, typer.Option("--dataset", help="Dataset folder made by import.")]
 
-MppOption = Annotated[
-    float | None, typer.Option("--mpp", help="um/px of slides that do not say it themselves.", min=0.0)
-]
-
-DeviceOption = Annotated[Device | None, typer.Option("--device", help="Where to compute; default auto.")]
-
 QupathDirOption = Annotated[
     Path | None,
     typer.Option(help="Folder of QuPath, for writing through it.", envvar=QUPATH_DIR_VARIABLE, show_default=False),
-]
-
-PrecisionOption = Annotated[
-    Precision | None, typer.Option("--precision", help="auto takes bf16 where the device is made for it; default auto.")
 ]
 
 

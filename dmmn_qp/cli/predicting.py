@@ -3,38 +3,32 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from dmmn_qp.choices import Context, Merge, Outside, ShownAs
 from dmmn_qp.cli.app import app
 from dmmn_qp.cli.config import load_config, predict_options
+from dmmn_qp.cli.help import Command
+from dmmn_qp.cli.model_options import Given, with_options
 from dmmn_qp.cli.options import (
     DATASET,
     MODELS,
     PREDICTIONS,
     ConfigOption,
     DatasetOption,
-    DeviceOption,
-    MppOption,
     OverwriteOption,
-    PrecisionOption,
     QupathDirOption,
     SlidesRootOption,
     parsed_slides_roots,
 )
 from dmmn_qp.console import Reporter
 from dmmn_qp.errors import PartlyPredictedError
-
-NETWORK_PANEL = "The network"
-
-AREA_PANEL = "Where to predict"
-
-POLYGONS_PANEL = "Polygons"
+from dmmn_qp.predicting.options import PredictOptions
 
 
-@app.command("predict")
+@app.command("predict", cls=Command)
+@with_options(PredictOptions)
 def predict_command(
     slides: Annotated[
         list[str] | None,
@@ -49,165 +43,15 @@ def predict_command(
     ] = None,
     dataset: DatasetOption = DATASET,
     out: Annotated[Path, typer.Option(help="Folder to write into.")] = PREDICTIONS,
-    mpp: MppOption = None,
-    batch_size: Annotated[
-        int | None, typer.Option(help="Targets per forward pass.", rich_help_panel=NETWORK_PANEL)
-    ] = None,
-    context: Annotated[
-        Context | None,
-        typer.Option(
-            help="patch: the paper's scheme; shared: neighbours share the work of the coarser magnifications; "
-            "shared-coarsest: of the coarsest alone; seamless: no border anywhere; auto: shared where it agrees with "
-            "patch. Default auto.",
-            rich_help_panel=NETWORK_PANEL,
-        ),
-    ] = None,
-    tta: Annotated[
-        bool | None,
-        typer.Option(
-            "--tta/--no-tta",
-            help="Mean of the eight turned and mirrored copies: eight times the work.",
-            rich_help_panel=NETWORK_PANEL,
-        ),
-    ] = None,
-    probabilities: Annotated[
-        bool | None,
-        typer.Option(
-            "--probabilities/--no-probabilities",
-            help="Write each class's probability (OME-TIFF) too.",
-            rich_help_panel=NETWORK_PANEL,
-        ),
-    ] = None,
-    uncertainty: Annotated[
-        bool | None,
-        typer.Option(
-            "--uncertainty/--no-uncertainty",
-            help="Write the entropy of the probabilities (OME-TIFF) too.",
-            rich_help_panel=NETWORK_PANEL,
-        ),
-    ] = None,
-    device: DeviceOption = None,
-    devices: Annotated[
-        int | None,
-        typer.Option(help="GPUs that share the blocks of a slide; default 1.", rich_help_panel=NETWORK_PANEL),
-    ] = None,
-    precision: PrecisionOption = None,
-    compile_: Annotated[
-        bool | None,
-        typer.Option(
-            "--compile/--no-compile",
-            help="Let torch compile the network first; needs a C++ compiler.",
-            rich_help_panel=NETWORK_PANEL,
-        ),
-    ] = None,
-    workers: Annotated[
-        int | None,
-        typer.Option(
-            help="Threads that decode pixels; default the machine's cores, at most 16.", rich_help_panel=NETWORK_PANEL
-        ),
-    ] = None,
     recursive: Annotated[
         bool, typer.Option("--recursive", help="Search the folders in the folders of slides too.")
     ] = False,
-    tissue_only: Annotated[
-        bool | None,
-        typer.Option(
-            "--tissue-only/--whole-slide",
-            help="Predict only where tissue is; default the whole slide.",
-            rich_help_panel=AREA_PANEL,
-        ),
-    ] = None,
-    tissue_min_area_um2: Annotated[
-        float | None,
-        typer.Option(help="Smaller parts of the tissue are dirt; default 20000.", min=0.0, rich_help_panel=AREA_PANEL),
-    ] = None,
-    tissue_min_hole_um2: Annotated[
-        float | None,
-        typer.Option(
-            help="Smaller holes in the tissue are tissue; default 1000000.", min=0.0, rich_help_panel=AREA_PANEL
-        ),
-    ] = None,
-    tissue_margin_um: Annotated[
-        float | None,
-        typer.Option(help="How far beyond the tissue to predict; default 100.", min=0.0, rich_help_panel=AREA_PANEL),
-    ] = None,
-    tissue_outline: Annotated[
-        bool | None,
-        typer.Option(
-            "--tissue-outline/--no-tissue-outline",
-            help="Write the tissue's outline too; default not.",
-            rich_help_panel=AREA_PANEL,
-        ),
-    ] = None,
     roi: Annotated[
         Path | None,
-        typer.Option(
-            help="GeoJSON of the areas to predict, or a folder of <slide>.geojson for several slides.",
-            show_default=False,
-            rich_help_panel=AREA_PANEL,
-        ),
+        typer.Option(help="GeoJSON of the areas to predict, or a folder of <slide>.geojson for several slides."),
     ] = None,
-    roi_class: Annotated[
-        str | None,
-        typer.Option(
-            help="Class of the areas to predict, such as Region*: of --roi, else of the project or the dataset.",
-            show_default=False,
-            rich_help_panel=AREA_PANEL,
-        ),
-    ] = None,
-    outside: Annotated[
-        Outside | None,
-        typer.Option(help="Label of what is not predicted; default unlabelled.", rich_help_panel=AREA_PANEL),
-    ] = None,
-    simplify_um: Annotated[
-        float | None,
-        typer.Option(
-            help="Tolerance of the polygons in um; 0 keeps every pixel's edge; default 1.",
-            rich_help_panel=POLYGONS_PANEL,
-        ),
-    ] = None,
-    min_area_um2: Annotated[
-        float | None,
-        typer.Option(
-            help="Smaller regions join a neighbour, in the polygons alone; default 0.", rich_help_panel=POLYGONS_PANEL
-        ),
-    ] = None,
-    min_hole_um2: Annotated[
-        float | None,
-        typer.Option(
-            help="Smaller holes are filled, in the polygons alone; default 0.", rich_help_panel=POLYGONS_PANEL
-        ),
-    ] = None,
-    merge: Annotated[
-        Merge | None,
-        typer.Option(
-            help="One object for each connected region, or for each class; default region.",
-            rich_help_panel=POLYGONS_PANEL,
-        ),
-    ] = None,
-    object_kind: Annotated[
-        ShownAs | None,
-        typer.Option(
-            "--as", help="What the objects are in QuPath; default annotation.", rich_help_panel=POLYGONS_PANEL
-        ),
-    ] = None,
-    max_vertices: Annotated[
-        int | None,
-        typer.Option(
-            help="Regions with more points are split along a grid; default 10000.", rich_help_panel=POLYGONS_PANEL
-        ),
-    ] = None,
-    gzip: Annotated[
-        bool | None, typer.Option("--gzip/--no-gzip", help="Write <slide>.geojson.gz.", rich_help_panel=POLYGONS_PANEL)
-    ] = None,
-    with_ignored: Annotated[
-        bool | None,
-        typer.Option(
-            "--with-ignored/--without-ignored",
-            help="Write polygons of classes named with * too.",
-            rich_help_panel=POLYGONS_PANEL,
-        ),
-    ] = None,
+    *,
+    given: Given,
     slides_root: SlidesRootOption = None,
     into: Annotated[
         Path | None,
@@ -234,31 +78,7 @@ def predict_command(
     from dmmn_qp.predicting.stage import input_of, predict
     from dmmn_qp.pushing.stage import check_push, push
 
-    flags: dict[str, Any] = {
-        "mpp": mpp,
-        "batch_size": batch_size,
-        "context": context,
-        "device": device,
-        "precision": precision,
-        "tta": tta,
-        "probabilities": probabilities,
-        "uncertainty": uncertainty,
-        "devices": devices,
-        "compile": compile_,
-        "workers": workers,
-    }
-    flags |= {
-        "tissue_only": tissue_only,
-        "tissue_min_area_um2": tissue_min_area_um2,
-        "tissue_min_hole_um2": tissue_min_hole_um2,
-        "tissue_margin_um": tissue_margin_um,
-        "tissue_outline": tissue_outline,
-        "roi_class": roi_class,
-        "outside": outside,
-    }
-    flags |= {"simplify_um": simplify_um, "min_area_um2": min_area_um2, "min_hole_um2": min_hole_um2, "merge": merge}
-    flags |= {"object_kind": object_kind, "max_vertices": max_vertices, "gzip": gzip, "with_ignored": with_ignored}
-    options = predict_options(load_config(config), flags)
+    options = predict_options(load_config(config), given)
     reporter = Reporter()
     roots = parsed_slides_roots(slides_root)
     chosen = slides_to_predict(slides or [], dataset, roots, recursive=recursive, roi=roi)

@@ -8,12 +8,13 @@ from typing import Annotated
 import typer
 
 from dmmn_qp.cli.app import app
+from dmmn_qp.cli.help import Command
 from dmmn_qp.cli.options import PREDICTIONS, QupathDirOption, SlidesRootOption, parsed_slides_roots
 from dmmn_qp.console import Reporter
 from dmmn_qp.errors import ConfigError
 
 
-@app.command("push")
+@app.command("push", cls=Command)
 def push_command(
     into: Annotated[Path, typer.Option(help="QuPath project to write into.", show_default=False)],
     predictions: Annotated[Path, typer.Argument(help="Folder made by predict.")] = PREDICTIONS,
@@ -48,7 +49,7 @@ def push_command(
     )
 
 
-@app.command("new-project")
+@app.command("new-project", cls=Command)
 def new_project_command(
     out: Annotated[Path, typer.Option(help="The project's folder, empty or not yet there.", show_default=False)],
     predictions: Annotated[Path, typer.Argument(help="Folder made by predict.")] = PREDICTIONS,
@@ -67,7 +68,7 @@ scripts_app = typer.Typer(no_args_is_help=True, help="The scripts that run in Qu
 app.add_typer(scripts_app, name="scripts")
 
 
-@scripts_app.command("install")
+@scripts_app.command("install", cls=Command)
 def install_scripts_command(
     project: Annotated[Path, typer.Argument(help="project.qpproj or its folder.", show_default=False)],
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace scripts that differ.")] = False,

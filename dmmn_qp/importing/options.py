@@ -10,8 +10,10 @@ from pydantic import AfterValidator, Field, NonNegativeInt, StringConstraints, V
 
 from dmmn_qp.annotations import ObjectKind
 from dmmn_qp.choices import OverlapRule, Reader, TakePredictions
+from dmmn_qp.errors import ConfigError
+from dmmn_qp.flags import Flag
 from dmmn_qp.labels.class_rules import ClassRules, PaintRules
-from dmmn_qp.qupath.notes import ReadRules, full_class_name
+from dmmn_qp.qupath.notes import QUPATH_DIR_VARIABLE, ReadRules, full_class_name
 from dmmn_qp.specs import MIN_LABELLED_FRACTION, FileModel, PatchSpec, explain
 
 
@@ -21,6 +23,30 @@ def _as_qupath_shows_it(name: str) -> str:
 
 ClassName = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1), AfterValidator(_as_qupath_shows_it)]
 """A class's full name as QuPath shows it, such as ``Tumor: Positive``."""
+
+
+CLASSES_PANEL, SPLIT_PANEL, READING_PANEL = "Classes and labels", "Training, validation and test", "Reading"
+
+
+def numbers(text: str) -> tuple[float, ...]:
+    """``0.5,1,2`` -> (0.5, 1.0, 2.0)."""
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise ConfigError(f'--mpps "{text}" is not a list of numbers; write it as --mpps 0.5,1,2') from None
+
+
+def words(text: str) -> tuple[str, ...]:
+    """``annotation, cell`` -> ("annotation", "cell")."""
+    return tuple(text.replace(" ", "").split(","))
+
+
+def z_and_t(text: str) -> tuple[int, int]:
+    """``2,0`` or ``2`` -> (2, 0)."""
+    parts = text.split(",")
+    if not all(part.strip().isdecimal() for part in parts) or len(parts) > 2:
+        raise ConfigError(f'--plane "{text}" is no plane; write it as --plane 2 or --plane 2,0 (z and t from 0)')
+    return int(parts[0]), int(parts[1]) if len(parts) == 2 else 0
 
 
 class ImportOptions(FileModel):
@@ -55,29 +81,107 @@ class ImportOptions(FileModel):
             beside the dataset and in the project's folder.
     """
 
-    mpps: tuple[float, ...] = PatchSpec().mpps
+    mpps: Annotated[
+        tuple[float, ...],
+        Flag(
+            "um/px of the magnifications, finest first (20x, 10x, 5x).",
+            metavar="UM,UM,...",
+            panel=READING_PANEL,
+            parse=numbers,
+        ),
+    ] = PatchSpec().mpps
     stride_px: int = PatchSpec().stride_px
     min_labelled_fraction: float = Field(default=MIN_LABELLED_FRACTION, ge=0, lt=1)
-    mpp: float | None = Field(default=None, gt=0)
-    mpp_csv: Path | None = None
-    split_key: str = "split"
+    mpp: Annotated[float | None, Flag("um/px of slides that do not say it themselves.", metavar="UM")] = Field(
+        default=None, gt=0
+    )
+    mpp_csv: Annotated[Path | None, Flag("Table slide,mpp of the same for single slides.", metavar="FILE")] = None
+    split_key: Annotated[
+        str, Flag("Image metadata key that says train, val or test.", metavar="KEY", panel=SPLIT_PANEL)
+    ] = "split"
     classes: dict[str, ClassName] = Field(default_factory=dict)
-    drop: tuple[str, ...] = ()
-    merge_case: bool = False
-    overlap: OverlapRule = "class-order"
-    line_width_um: float | None = Field(default=None, gt=0)
-    region_class: str | None = None
-    split_file: Path | None = None
-    split_areas: bool = False
-    case_pattern: str | None = None
-    seed: NonNegativeInt = 0
-    kinds: tuple[ObjectKind, ...] = Field(default=ReadRules().kinds, min_length=1)
-    plane: tuple[NonNegativeInt, NonNegativeInt] | None = None
-    reader: Reader = "auto"
-    qupath_dir: Path | None = None
-    strict: bool = False
-    take_predictions: TakePredictions = "reviewed"
-    predicted_in: Path | None = None
+    drop: Annotated[tuple[str, ...], Flag("Class not to train on; repeatable.", metavar="NAME")] = ()
+    merge_case: Annotated[
+        bool, Flag("Class names that differ only in case or blanks are one class.", panel=CLASSES_PANEL)
+    ] = False
+    overlap: Annotated[
+        OverlapRule,
+        Flag(
+            "Which area wins where classes overlap: the class-order of the project, the smallest, the last of the "
+            "drawing, the one of most depth in the hierarchy, or unlabelled for none.",
+            panel=CLASSES_PANEL,
+        ),
+    ] = "class-order"
+    line_width_um: Annotated[
+        float | None, Flag("Train on lines too, drawn this wide.", metavar="UM", panel=CLASSES_PANEL, default="not")
+    ] = Field(default=None, gt=0)
+    region_class: Annotated[
+        str | None,
+        Flag("Class of areas outside which nothing is labelled, such as Region*.", metavar="NAME", panel=CLASSES_PANEL),
+    ] = None
+    split_file: Annotated[Path | None, Flag("Table slide,split of train, val and test.", metavar="FILE")] = None
+    split_areas: Annotated[
+        bool, Flag("Areas named Training, Validation or Test divide the slide they lie on.", panel=SPLIT_PANEL)
+    ] = False
+    case_pattern: Annotated[
+        str | None,
+        Flag("Regular expression that finds the case in a slide's name.", metavar="REGEX", panel=SPLIT_PANEL),
+    ] = None
+    seed: Annotated[
+        NonNegativeInt, Flag("Decides the split where no slide has one.", metavar="N", panel=SPLIT_PANEL)
+    ] = 0
+    kinds: Annotated[
+        tuple[ObjectKind, ...],
+        Flag(
+            "Objects to read, of annotation, detection, cell, tile, tma_core.",
+            metavar="KIND,...",
+            panel=READING_PANEL,
+            parse=words,
+        ),
+    ] = Field(default=ReadRules().kinds, min_length=1)
+    plane: Annotated[
+        tuple[NonNegativeInt, NonNegativeInt] | None,
+        Flag(
+            "Plane to train on.",
+            metavar="Z[,T]",
+            panel=READING_PANEL,
+            default="the one that holds most annotations",
+            parse=z_and_t,
+        ),
+    ] = None
+    reader: Annotated[
+        Reader,
+        Flag("How to read a project: qpdata directly, paquo through QuPath, auto as needed.", panel=READING_PANEL),
+    ] = "auto"
+    qupath_dir: Annotated[
+        Path | None,
+        Flag(
+            "Folder of QuPath, for the reader paquo.", metavar="FOLDER", panel=READING_PANEL, envvar=QUPATH_DIR_VARIABLE
+        ),
+    ] = None
+    strict: Annotated[
+        bool,
+        Flag(
+            "Write nothing and exit with 1 where annotations are damaged or missing, after all others were looked at; "
+            "else leave them out with a warning.",
+            panel=READING_PANEL,
+        ),
+    ] = False
+    take_predictions: Annotated[
+        TakePredictions,
+        Flag(
+            "Which predicted areas become labels: those reviewed (locked, or class or outline changed), those locked, "
+            "all, or none."
+        ),
+    ] = "reviewed"
+    predicted_in: Annotated[
+        Path | None,
+        Flag(
+            "Folder of the predictions that were reviewed.",
+            metavar="FOLDER",
+            default="predictions/ beside the dataset and the project",
+        ),
+    ] = None
 
     @model_validator(mode="after")
     def _makes_patches(self) -> Self:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Annotated, Final
 
 from pydantic import Field
 
 from dmmn_qp.choices import Merge, ShownAs
+from dmmn_qp.flags import Flag
 from dmmn_qp.specs import FileModel
+
+POLYGONS_PANEL = "Polygons"
 
 
 class PolygonOptions(FileModel):
@@ -26,14 +29,31 @@ class PolygonOptions(FileModel):
         with_ignored: Whether classes that QuPath ignores (``*``) get polygons too.
     """
 
-    simplify_um: float = Field(default=1.0, ge=0, le=1000)
-    min_area_um2: float = Field(default=0.0, ge=0)
-    min_hole_um2: float = Field(default=0.0, ge=0)
-    merge: Merge = "region"
-    object_kind: ShownAs = "annotation"
-    max_vertices: int = Field(default=10_000, ge=100)
-    gzip: bool = False
-    with_ignored: bool = False
+    simplify_um: Annotated[
+        float, Flag("Tolerance of the polygons; 0 keeps every pixel's edge.", metavar="UM", panel=POLYGONS_PANEL)
+    ] = Field(default=1.0, ge=0, le=1000)
+    min_area_um2: Annotated[
+        float, Flag("Smaller regions join a neighbour, in the polygons alone.", metavar="UM2", panel=POLYGONS_PANEL)
+    ] = Field(default=0.0, ge=0)
+    min_hole_um2: Annotated[
+        float, Flag("Smaller holes are filled, in the polygons alone.", metavar="UM2", panel=POLYGONS_PANEL)
+    ] = Field(default=0.0, ge=0)
+    merge: Annotated[Merge, Flag("One object for each connected region, or for each class.", panel=POLYGONS_PANEL)] = (
+        "region"
+    )
+    object_kind: Annotated[ShownAs, Flag("What the objects are in QuPath.", name="--as", panel=POLYGONS_PANEL)] = (
+        "annotation"
+    )
+    max_vertices: Annotated[
+        int, Flag("Regions with more points are split along a grid.", metavar="N", panel=POLYGONS_PANEL)
+    ] = Field(default=10_000, ge=100)
+    gzip: Annotated[bool, Flag("Write <slide>.geojson.gz.", panel=POLYGONS_PANEL)] = False
+    with_ignored: Annotated[
+        bool,
+        Flag(
+            "Write polygons of classes named with * too.", name="--with-ignored/--without-ignored", panel=POLYGONS_PANEL
+        ),
+    ] = False
 
 
 POLYGON_OPTIONS: Final = tuple(PolygonOptions.model_fields)

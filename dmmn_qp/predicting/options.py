@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 from pydantic import Field
 
 from dmmn_qp.choices import Context, Device, Outside, Precision
+from dmmn_qp.flags import Flag
 from dmmn_qp.outputs.options import PolygonOptions
+
+NETWORK_PANEL, AREA_PANEL = "The network", "Where to predict"
 
 
 class PredictOptions(PolygonOptions):
@@ -32,21 +37,61 @@ class PredictOptions(PolygonOptions):
         outside: Label of what is not predicted.
     """
 
-    batch_size: int | None = Field(default=None, ge=1)
-    context: Context = "auto"
-    precision: Precision = "auto"
-    device: Device = "auto"
-    devices: int = Field(default=1, ge=1)
-    compile: bool = False
-    workers: int | None = Field(default=None, ge=1)
-    probabilities: bool = False
-    uncertainty: bool = False
-    tta: bool = False
-    mpp: float | None = Field(default=None, gt=0)
-    tissue_only: bool = False
-    tissue_min_area_um2: float = Field(default=20_000, ge=0, allow_inf_nan=False)
-    tissue_min_hole_um2: float = Field(default=1_000_000, ge=0)
-    tissue_margin_um: float = Field(default=100, ge=0, allow_inf_nan=False)
-    tissue_outline: bool = False
-    roi_class: str | None = Field(default=None, min_length=1)
-    outside: Outside = "unlabelled"
+    batch_size: Annotated[
+        int | None, Flag("Targets per forward pass.", metavar="N", panel=NETWORK_PANEL, default="fitted to the device")
+    ] = Field(default=None, ge=1)
+    context: Annotated[
+        Context,
+        Flag(
+            "patch: the paper's scheme; shared: neighbours share the work of the coarser magnifications; "
+            "shared-coarsest: of the coarsest alone; seamless: no border anywhere; auto: shared where it agrees with "
+            "patch.",
+            panel=NETWORK_PANEL,
+        ),
+    ] = "auto"
+    precision: Annotated[Precision, Flag("auto takes bf16 where the device is made for it.", panel=NETWORK_PANEL)] = (
+        "auto"
+    )
+    device: Annotated[Device, Flag("Where to compute.")] = "auto"
+    devices: Annotated[int, Flag("GPUs that share the blocks of a slide.", metavar="N", panel=NETWORK_PANEL)] = Field(
+        default=1, ge=1
+    )
+    compile: Annotated[
+        bool, Flag("Let torch compile the network first; needs a C++ compiler.", panel=NETWORK_PANEL)
+    ] = False
+    workers: Annotated[
+        int | None,
+        Flag(
+            "Threads that decode pixels.", metavar="N", panel=NETWORK_PANEL, default="the machine's cores, at most 16"
+        ),
+    ] = Field(default=None, ge=1)
+    probabilities: Annotated[bool, Flag("Write each class's probability (OME-TIFF) too.")] = False
+    uncertainty: Annotated[
+        bool, Flag("Write the entropy of the probabilities (OME-TIFF) too.", panel=NETWORK_PANEL)
+    ] = False
+    tta: Annotated[
+        bool, Flag("Mean of the eight turned and mirrored copies: eight times the work.", panel=NETWORK_PANEL)
+    ] = False
+    mpp: Annotated[float | None, Flag("um/px of slides that do not say it themselves.", metavar="UM")] = Field(
+        default=None, gt=0
+    )
+    tissue_only: Annotated[bool, Flag("Predict only where tissue is.", name="--tissue-only/--whole-slide")] = False
+    tissue_min_area_um2: Annotated[
+        float, Flag("Smaller parts of the tissue are dirt.", metavar="UM2", panel=AREA_PANEL)
+    ] = Field(default=20_000, ge=0, allow_inf_nan=False)
+    tissue_min_hole_um2: Annotated[
+        float, Flag("Smaller holes in the tissue are tissue.", metavar="UM2", panel=AREA_PANEL)
+    ] = Field(default=1_000_000, ge=0)
+    tissue_margin_um: Annotated[
+        float, Flag("How far beyond the tissue to predict.", metavar="UM", panel=AREA_PANEL)
+    ] = Field(default=100, ge=0, allow_inf_nan=False)
+    tissue_outline: Annotated[bool, Flag("Write the tissue's outline too.", panel=AREA_PANEL)] = False
+    roi_class: Annotated[
+        str | None,
+        Flag(
+            "Class of the areas to predict, such as Region*: of --roi, else of the project or the dataset.",
+            metavar="NAME",
+            panel=AREA_PANEL,
+        ),
+    ] = Field(default=None, min_length=1)
+    outside: Annotated[Outside, Flag("Label of what is not predicted.", panel=AREA_PANEL)] = "unlabelled"

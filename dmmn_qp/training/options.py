@@ -23,10 +23,14 @@ from dmmn_qp.choices import (
     ValidationSplit,
     WeightRule,
 )
+from dmmn_qp.flags import Flag
 from dmmn_qp.specs import MAX_ZOOM, FileModel
 
 MAX_RATE = 1000
 """Most deformed copies of a patch; more is a slip of the pen."""
+
+
+SPEED_PANEL, TRAINING_PANEL = "Speed and memory", "The training"
 
 
 class TrainOptions(FileModel):
@@ -73,23 +77,45 @@ class TrainOptions(FileModel):
         save_minutes: Longest time between two states on disk, beside those after each epoch.
     """
 
-    preset: Preset = "fast"
-    architecture: str = "dmmn-m3"
-    width: int | None = Field(default=None, ge=1, le=256)
+    preset: Annotated[
+        Preset,
+        Flag(
+            "fast: for small data, minutes on a CPU. paper: the paper's settings. official: those of its code. "
+            "Defaults below are those of fast."
+        ),
+    ] = "fast"
+    architecture: Annotated[str, Flag("Which network; dmmn-qp architectures lists them.", metavar="NAME")] = "dmmn-m3"
+    width: Annotated[
+        int | None,
+        Flag("Base width f of the network.", metavar="N", default="the paper's, but 8 on a CPU with the preset fast"),
+    ] = Field(default=None, ge=1, le=256)
     norm: Norm = "batch"
     stem: Stem = "quarter"
-    epochs: int = Field(default=12, ge=1)
-    steps_per_epoch: int | None = Field(default=100, ge=1)
-    batch_size: int = Field(default=8, ge=1)
+    epochs: Annotated[int, Flag("Number of epochs.", metavar="N")] = Field(default=12, ge=1)
+    steps_per_epoch: Annotated[int | None, Flag("Optimiser steps of an epoch.", metavar="N", panel=TRAINING_PANEL)] = (
+        Field(default=100, ge=1)
+    )
+    batch_size: Annotated[int, Flag("Patches per step.", metavar="N")] = Field(default=8, ge=1)
     sampler: Sampler = "balanced"
     class_order: tuple[str, ...] = ()
     rates: dict[str, Annotated[int, Field(ge=0, le=MAX_RATE)]] = Field(default_factory=dict)
     color: ColorRule = "mild"
     zoom: float = Field(default=MAX_ZOOM, ge=1, le=MAX_ZOOM)
-    cache_mib: int | None = Field(default=None, ge=1)
+    cache_mib: Annotated[
+        int | None,
+        Flag(
+            "MiB of decoded tiles that each reading process keeps.",
+            name="--cache",
+            metavar="MIB",
+            panel=SPEED_PANEL,
+            default="384",
+        ),
+    ] = Field(default=None, ge=1)
     jitter_px: int = Field(default=192, ge=0)
     optimizer: Optimizer = "adamw"
-    learning_rate: float = Field(default=5e-3, gt=0)
+    learning_rate: Annotated[
+        float, Flag("Learning rate; its peak with one-cycle.", metavar="RATE", panel=TRAINING_PANEL)
+    ] = Field(default=5e-3, gt=0)
     momentum: float = Field(default=0.99, ge=0, lt=1)
     weight_decay: float = Field(default=5e-2, ge=0)
     loss_mean: LossMean = "labelled"
@@ -97,16 +123,36 @@ class TrainOptions(FileModel):
     branch_loss: float = Field(default=0.5, ge=0)
     channels: Channels = "RGB"
     reduction: Reduction = "area"
-    precision: Precision = "auto"
-    device: Device = "auto"
-    devices: int = Field(default=1, ge=1)
+    precision: Annotated[Precision, Flag("auto takes bf16 where the device is made for it.", panel=SPEED_PANEL)] = (
+        "auto"
+    )
+    device: Annotated[Device, Flag("Where to compute.")] = "auto"
+    devices: Annotated[
+        int, Flag("Processes that share each batch, one on each GPU.", metavar="N", panel=SPEED_PANEL)
+    ] = Field(default=1, ge=1)
     compile: bool = False
-    workers: int | None = Field(default=None, ge=0)
-    seed: int = 0
-    start_from: Path | None = None
-    freeze: Freeze = "none"
+    workers: Annotated[
+        int | None,
+        Flag("Processes that read patches.", metavar="N", panel=SPEED_PANEL, default="half of the cores, at most 8"),
+    ] = Field(default=None, ge=0)
+    seed: Annotated[int, Flag("Seed of everything random.", metavar="N", panel=TRAINING_PANEL)] = 0
+    start_from: Annotated[
+        Path | None,
+        Flag(
+            "Model folder to start from; classes are matched by name.",
+            name="--from",
+            metavar="FOLDER",
+            parse=Path.absolute,
+        ),
+    ] = None
+    freeze: Annotated[Freeze, Flag("With --from: part of the network to leave as it is.", panel=TRAINING_PANEL)] = (
+        "none"
+    )
     save_minutes: float = Field(default=10, ge=0)
-    validate_on: ValidationSplit = "val"
+    validate_on: Annotated[
+        ValidationSplit,
+        Flag("Whose patches choose the epoch to keep; train where there is no validation slide.", panel=TRAINING_PANEL),
+    ] = "val"
 
 
 _PAPER: dict[str, Any] = {  # sections 2.3 and 2.5, Table 1

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from collections.abc import Sequence
@@ -21,6 +20,7 @@ from dmmn_qp.networks.devices import choose_device, memory_gib
 from dmmn_qp.networks.losses import supervised_losses
 from dmmn_qp.reports.batch_sheet import SheetCell, draw_batch_sheet
 from dmmn_qp.slides.finding import SlidesRoot
+from dmmn_qp.specs import as_toml
 from dmmn_qp.training.augment import AugmentRules
 from dmmn_qp.training.examples import PatchExamples, augmented
 from dmmn_qp.training.fine_tuning import network_of_model
@@ -101,8 +101,7 @@ def estimate(
     fabric = make_fabric(plan.options.model_copy(update={"devices": 1}), device)
     module = make_module(plan, dataset)
     say_plan(plan, module, device, 1, dataset.class_map, reporter)
-    for name, value in plan.options.model_dump(mode="json").items():
-        reporter.say(f"  {name} = {json.dumps(value)}")
+    reporter.say(as_toml("train", plan.options))
     rows = [
         (name, f"{counts[0]:,}", f"{counts[1]:,}", f"{weight:.3f}")
         for name, counts, weight in zip(
