@@ -1,0 +1,132 @@
+"""Which slide a name stands for, in tables and in names of files that go with slides: one rule for all of them."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import PurePath
+from typing import TypeVar
+from urllib.parse import unquote
+
+from dmmn_qp.errors import DmmnQpError
+from dmmn_qp.files.tables import shown
+
+Said = TypeVar("Said")
+
+
+@dataclass(frozen=True, slots=True)
+class NamedSlide:
+    """A slide by its names.
+
+    Attributes:
+        path: Its file.
+        others: What it is called besides: its name in file names, or in QuPath.
+    """
+
+    path: PurePath
+    others: tuple[str, ...] = ()
+
+    def names(self) -> tuple[str, ...]:
+        """All its names, the most exact first.
+
+        QuPath takes ``.ome.tif`` for one ending, so that the annotations of ``x.ome.tif`` are called ``x.geojson``.
+        """
+        name, stem = self.path.name, self.path.stem
+        return tuple(dict.fromkeys((name, stem, re.sub(r"\.ome$", "", stem, flags=re.IGNORECASE), *self.others)))
+
+
+def slides_called(name: str, slides: Sequence[NamedSlide], where: str, error: type[DmmnQpError]) -> list[int]:
+    """The slides that a name stands for: its file's name, with or without the ending, alone or as a full path.
+
+    A more exact name wins over a less exact one, and the right case over the wrong one. Folders are looked at only
+    where several files have the name: what was moved keeps its name.
+
+    Args:
+        name: The name, as a person or a program wrote it.
+        slides: The slides.
+        where: Where it stands, for the message.
+        error: What is raised.
+
+    Returns:
+        Their numbers in ``slides``; none, or several only where they show one file.
+
+    Raises:
+        DmmnQpError: Of ``error``: it stands for different files.
+    """
+    parts = _parts(name)
+    if not parts:
+        return []
+    ranks = {i: rank for i, slide in enumerate(slides) if (rank := _rank(parts[-1], slide)) is not None}
+    best = [i for i, rank in ranks.items() if rank == min(ranks.values())]
+    if len({slides[i].path for i in best}) > 1:
+        near = {i: _shared_folders(parts, _parts(str(slides[i].path))) for i in best}
+        best = [i for i in best if near[i] == max(near.values())]
+    files = list(dict.fromkeys(str(slides[i].path) for i in best))
+    if len(files) > 1:
+        raise error(
+            f'{where}: "{shown(name)}" may be slide "{files[0]}" or "{files[1]}"; write the name with its ending, or '
+            "the full path"
+        )
+    return best
+
+
+def said_of_slides(
+    rows: Iterable[tuple[str, str, Said]], slides: Sequence[NamedSlide], error: type[DmmnQpError]
+) -> tuple[dict[int, Said], list[tuple[str, str]]]:
+    """What a table says of each slide.
+
+    Args:
+        rows: Where it stands, the name of the slide, and what is said of it.
+        slides: The slides.
+        error: What is raised.
+
+    Returns:
+        What is said by the slide's number in ``slides``; and where, and by which name, none of them is meant.
+
+    Raises:
+        DmmnQpError: Of ``error``: two rows contradict each other, or a name stands for several files.
+    """
+    said: dict[int, tuple[Said, str]] = {}
+    unknown: list[tuple[str, str]] = []
+    for where, name, value in rows:
+        meant = slides_called(name, slides, where, error)
+        if not meant:
+            unknown.append((where, name))
+        for i in meant:
+            before, place = said.setdefault(i, (value, where))
+            if before != value:
+                raise error(f'{where}: slide "{shown(name)}" is {value}, but {before} in {place}; keep one of them')
+    return {i: value for i, (value, _) in said.items()}, unknown
+
+
+def _rank(name: str, slide: NamedSlide) -> tuple[int, bool] | None:
+    """How exactly a slide is called so, lowest best; None where it is not."""
+    names = [_normal(known) for known in slide.names()]
+    for exactly in (True, False):
+        for i, known in enumerate(names):
+            if name == known if exactly else name.casefold() == known.casefold():
+                return i, not exactly
+    return None
+
+
+def _parts(name: str) -> list[str]:
+    """Folders and file name of a path of any system, or of a URI as QuPath writes it."""
+    path = unquote(name[5:]) if name[:5].lower() == "file:" else name
+    return [_normal(part) for part in re.split(r"[\\/]", path) if part not in ("", ".")]
+
+
+def _shared_folders(ours: Sequence[str], theirs: Sequence[str]) -> int:
+    """How many folders above the file two paths have in common."""
+    n = 0
+    for a, b in zip(ours[-2::-1], theirs[-2::-1], strict=False):
+        if a != b:
+            break
+        n += 1
+    return n
+
+
+def _normal(name: str) -> str:
+    """A file name as all systems spell it; macOS stores accents as characters of their own."""
+    return unicodedata.normalize("NFC", name)
