@@ -381,7 +381,7 @@ def test_table_of_pixel_sizes_from_the_configuration(here):
         ("slide,mpp\ns0,nan", "no number between"),
         ("slide,mpp\ns0", "row 2, column mpp: it is empty"),
         ("slide,mpp\n,0.5", "row 2, column slide: it is empty"),
-        ("slide,mpp\ns0,0.5\ns0,0.25", 'row 3: slide "s0" is 0.25, but 0.5 in'),
+        ("slide,mpp\ns0,0.5\ns0,0.25", 'row 3: slide "s0" is 0.25, but 0.5 further up'),
         ("slide,mpp\nother,0.5", "lists none of the slides"),
         ('slide,mpp\n"' + "x" * 200_000, "is no CSV"),
     ],

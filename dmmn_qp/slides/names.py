@@ -88,22 +88,27 @@ def said_of_slides(
     Raises:
         DmmnQpError: Of ``error``: two rows contradict each other, or a name stands for several files.
     """
-    said: dict[int, tuple[Said, str]] = {}
+    said: dict[int, Said] = {}
     unknown: list[tuple[str, str]] = []
     for where, name, value in rows:
         meant = slides_called(name, slides, where, error)
         if not meant:
             unknown.append((where, name))
         for i in meant:
-            before, place = said.setdefault(i, (value, where))
+            before = said.setdefault(i, value)
             if before != value:
-                raise error(f'{where}: slide "{shown(name)}" is {value}, but {before} in {place}; keep one of them')
-    return {i: value for i, (value, _) in said.items()}, unknown
+                raise error(f'{where}: slide "{shown(name)}" is {value}, but {before} further up; keep one of them')
+    return said, unknown
+
+
+def normal_name(name: str) -> str:
+    """A file name as all systems spell it; macOS stores accents as characters of their own."""
+    return unicodedata.normalize("NFC", name)
 
 
 def _rank(name: str, slide: NamedSlide) -> tuple[int, bool] | None:
     """How exactly a slide is called so, lowest best; None where it is not."""
-    names = [_normal(known) for known in slide.names()]
+    names = [normal_name(known) for known in slide.names()]
     for exactly in (True, False):
         for i, known in enumerate(names):
             if name == known if exactly else name.casefold() == known.casefold():
@@ -114,7 +119,7 @@ def _rank(name: str, slide: NamedSlide) -> tuple[int, bool] | None:
 def _parts(name: str) -> list[str]:
     """Folders and file name of a path of any system, or of a URI as QuPath writes it."""
     path = unquote(name[5:]) if name[:5].lower() == "file:" else name
-    return [_normal(part) for part in re.split(r"[\\/]", path) if part not in ("", ".")]
+    return [normal_name(part) for part in re.split(r"[\\/]", path) if part not in ("", ".")]
 
 
 def _shared_folders(ours: Sequence[str], theirs: Sequence[str]) -> int:
@@ -125,8 +130,3 @@ def _shared_folders(ours: Sequence[str], theirs: Sequence[str]) -> int:
             break
         n += 1
     return n
-
-
-def _normal(name: str) -> str:
-    """A file name as all systems spell it; macOS stores accents as characters of their own."""
-    return unicodedata.normalize("NFC", name)
