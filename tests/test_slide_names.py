@@ -10,7 +10,7 @@ import tifffile
 from dmmn_qp.errors import DatasetError, SlideError
 from dmmn_qp.folders.dataset import Dataset
 from dmmn_qp.predicting.inputs import slides_to_predict
-from dmmn_qp.slides.names import NamedSlide, said_of_slides, slides_called
+from dmmn_qp.slides.names import NamedSlide, SlideNames
 from tests.conftest import fails, invoke, rectangle, two_tissues, write_features, write_tiff
 
 SLIDES = [
@@ -64,20 +64,20 @@ SLIDES = [
     ],
 )
 def test_slides_called(name, meant):
-    assert slides_called(name, SLIDES, "here", DatasetError) == meant
+    assert SlideNames(SLIDES).called(name, "here", DatasetError) == meant
 
 
 def test_one_name_of_two_files_is_an_error():
     for name in ("d", "d.svs", "9/d.svs"):
         with pytest.raises(DatasetError, match=r'here: ".*" may be slide "/s/1/d.svs" or "/s/2/d.svs"; write the name'):
-            slides_called(name, SLIDES, "here", DatasetError)
+            SlideNames(SLIDES).called(name, "here", DatasetError)
 
 
 def test_contradictions_count_by_slide_not_by_spelling():
     rows = [("row 2", "a", 1), ("row 3", "a.svs", 1), ("row 4", "q", 1)]
-    assert said_of_slides(rows, SLIDES, SlideError) == ({0: 1}, [("row 4", "q")])
+    assert SlideNames(SLIDES).said(rows, SlideError) == ({0: 1}, [("row 4", "q")])
     with pytest.raises(SlideError, match=r'row 5: slide "s/a\.svs" is 2, but 1 further up'):
-        said_of_slides([*rows, ("row 5", "s/a.svs", 2)], SLIDES, SlideError)
+        SlideNames(SLIDES).said([*rows, ("row 5", "s/a.svs", 2)], SlideError)
 
 
 # Through the command line

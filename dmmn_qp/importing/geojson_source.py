@@ -16,7 +16,7 @@ from dmmn_qp.qupath.notes import ReadRules
 from dmmn_qp.qupath.review_counts import ReviewCounts
 from dmmn_qp.slides.files import SLIDE_SUFFIXES, list_slides
 from dmmn_qp.slides.finding import SlidesRoot
-from dmmn_qp.slides.names import NamedSlide, slides_called
+from dmmn_qp.slides.names import NamedSlide, SlideNames
 
 _NO_ANNOTATIONS = (RUN_FILE, "evaluation.json")
 """JSON that lies beside predictions, whose folder may be that of the annotations when it was corrected."""
@@ -29,7 +29,7 @@ def read_geojson_folder(
 
     Args:
         path: The slide or slides.
-        annotations: ``<slide name>.geojson`` files, named as `slides_called` says.
+        annotations: ``<slide name>.geojson`` files, named as `SlideNames` says.
         slides_roots: Not needed here.
         rules: Which kinds of objects are read.
 
@@ -105,10 +105,10 @@ def _matched(slides: Sequence[Path], files: Mapping[str, Path]) -> dict[Path, Pa
     Raises:
         AnnotationFileError: Two files are of one slide, or one may be of several.
     """
-    named = [NamedSlide(slide, (slide_ids([slide.name])[0],)) for slide in slides]
+    names = SlideNames(NamedSlide(slide, (slide_ids([slide.name])[0],)) for slide in slides)
     matched: dict[int, Path] = {}
     for name, file in files.items():
-        for i in slides_called(name, named, f'annotations "{file}"', AnnotationFileError):
+        for i in names.called(name, f'annotations "{file}"', AnnotationFileError):
             if matched.setdefault(i, file) != file:
                 raise AnnotationFileError(
                     f'annotations "{matched[i]}" and "{file}" are both of slide "{slides[i]}"; keep one of them in the '

@@ -15,7 +15,7 @@ from dmmn_qp.importing.options import ImportOptions
 from dmmn_qp.importing.prepared import Prepared
 from dmmn_qp.labels.patches import class_pixels
 from dmmn_qp.labels.splits import case_of, draw_splits, split_of_word
-from dmmn_qp.slides.names import NamedSlide, said_of_slides
+from dmmn_qp.slides.names import NamedSlide, SlideNames
 from dmmn_qp.specs import ClassMap
 
 _SPLIT_FORM: Final = TableForm(("slide", "split"), ("slide", "split"), DatasetError)
@@ -74,7 +74,7 @@ def with_splits(
 
 
 def read_split_file(path: Path, slides: Mapping[str, NamedSlide]) -> dict[str, Split]:
-    """Splits from a table with the columns ``slide`` (its name, see `slides_called`) and ``split``.
+    """Splits from a table with the columns ``slide`` (its name, see `SlideNames`) and ``split``.
 
     Args:
         path: The table.
@@ -85,7 +85,7 @@ def read_split_file(path: Path, slides: Mapping[str, NamedSlide]) -> dict[str, S
     """
     rows = [(row.where, row.cells["slide"], _split_of(row)) for row in read_table(path, _SPLIT_FORM)]
     ids = list(slides)
-    splits, unknown = said_of_slides(rows, list(slides.values()), DatasetError)
+    splits, unknown = SlideNames(slides.values()).said(rows, DatasetError)
     for where, name in unknown:
         raise DatasetError(
             f'{where} names slide "{shown(name)}", which is not annotated; the slides are {", ".join(ids)}'
@@ -95,7 +95,7 @@ def read_split_file(path: Path, slides: Mapping[str, NamedSlide]) -> dict[str, S
 
 def _split_of(row: TableRow) -> Split:
     try:
-        return split_of_word(row.cells["split"], shown(row.cells["slide"]))
+        return split_of_word(shown(row.cells["split"]), shown(row.cells["slide"]))
     except DatasetError as error:
         raise DatasetError(f"{row.where}: {error}") from None
 

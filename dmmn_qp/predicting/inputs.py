@@ -23,7 +23,7 @@ from dmmn_qp.slides import open_slide
 from dmmn_qp.slides.base import Slide
 from dmmn_qp.slides.files import SLIDE_SUFFIXES, first_of_each_series, is_slide_folder, list_slides
 from dmmn_qp.slides.finding import SlidesRoot
-from dmmn_qp.slides.names import NamedSlide, slides_called
+from dmmn_qp.slides.names import NamedSlide, SlideNames
 from dmmn_qp.slides.transformed import Change
 
 OUTPUT_ENDINGS: Final = (
@@ -141,6 +141,7 @@ class _Inputs:
         self._roots = slides_roots
         self._recursive = recursive
         self._records = {record.slide_id: record for record in dataset.slides()} if dataset else {}
+        self._names = SlideNames(NamedSlide(Path(r.path), (slide_id,)) for slide_id, r in self._records.items())
         self._by_path: dict[Path, list[SlideRecord]] = {}
         for record in self._records.values():
             self._by_path.setdefault(Path(record.path), []).append(record)
@@ -238,8 +239,8 @@ class _Inputs:
             return name
         if "/" in name or "\\" in name:
             return None
-        named = [NamedSlide(Path(record.path), (slide_id,)) for slide_id, record in self._records.items()]
-        found = [list(self._records)[i] for i in slides_called(name, named, where, SlideError)]
+        ids = list(self._records)
+        found = [ids[i] for i in self._names.called(name, where, SlideError)]
         if len(found) > 1:
             raise SlideError(
                 f'{where}: "{shorten(name)}" is in the dataset as {", ".join(found)}, each with a frame of its own; '
@@ -403,8 +404,9 @@ def _with_roi(slides: Sequence[SlideToPredict], roi: Path) -> list[SlideToPredic
             )
         return [replace(slide, roi=slide.roi or roi) for slide in slides]
     with_areas: list[SlideToPredict] = []
-    for i, slide in enumerate(slides):
-        own = slide.roi or _areas_of(i, slides, roi)
+    names = SlideNames(NamedSlide(slide.path, (slide.slide_id,)) for slide in slides)
+    for number, slide in enumerate(slides):
+        own = slide.roi or _areas_of(slide, number, names, roi)
         wanted = f"{slide.slide_id}{GEOJSON_SUFFIXES[0]}"
         missing = f'areas of slide "{slide.slide_id}" are not in "{roi}"; add {wanted}, or leave out the slide'
         with_areas.append(replace(slide, roi=own, problem=slide.problem or (None if own else missing)))
@@ -413,14 +415,12 @@ def _with_roi(slides: Sequence[SlideToPredict], roi: Path) -> list[SlideToPredic
     return with_areas
 
 
-def _areas_of(number: int, slides: Sequence[SlideToPredict], roi: Path) -> Path | None:
+def _areas_of(slide: SlideToPredict, number: int, names: SlideNames, roi: Path) -> Path | None:
     """The file of a slide in a folder of areas: of its name in file names, else of a name that stands for it alone."""
-    slide = slides[number]
-    named = [NamedSlide(other.path, (other.slide_id,)) for other in slides]
-    for name in dict.fromkeys((slide.slide_id, *named[number].names())):
+    for name in dict.fromkeys((slide.slide_id, *NamedSlide(slide.path).names())):
         file = next((path for s in GEOJSON_SUFFIXES if (path := roi / f"{name}{s}").is_file()), None)
         if file is None:
             continue
-        if name == slide.slide_id or slides_called(name, named, f'areas "{file}"', SlideError) == [number]:
+        if name == slide.slide_id or names.called(name, f'areas "{file}"', SlideError) == [number]:
             return file
     return None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
@@ -37,83 +38,86 @@ class NamedSlide:
         return tuple(dict.fromkeys((name, stem, re.sub(r"\.ome$", "", stem, flags=re.IGNORECASE), *self.others)))
 
 
-def slides_called(name: str, slides: Sequence[NamedSlide], where: str, error: type[DmmnQpError]) -> list[int]:
-    """The slides that a name stands for: its file's name, with or without the ending, alone or as a full path.
+class SlideNames:
+    """Tells which slides a name stands for.
 
-    A more exact name wins over a less exact one, and the right case over the wrong one. Folders are looked at only
-    where several files have the name: what was moved keeps its name.
-
-    Args:
-        name: The name, as a person or a program wrote it.
-        slides: The slides.
-        where: Where it stands, for the message.
-        error: What is raised.
-
-    Returns:
-        Their numbers in ``slides``; none, or several only where they show one file.
-
-    Raises:
-        DmmnQpError: Of ``error``: it stands for different files.
-    """
-    parts = _parts(name)
-    if not parts:
-        return []
-    ranks = {i: rank for i, slide in enumerate(slides) if (rank := _rank(parts[-1], slide)) is not None}
-    best = [i for i, rank in ranks.items() if rank == min(ranks.values())]
-    if len({slides[i].path for i in best}) > 1:
-        near = {i: _shared_folders(parts, _parts(str(slides[i].path))) for i in best}
-        best = [i for i in best if near[i] == max(near.values())]
-    files = list(dict.fromkeys(str(slides[i].path) for i in best))
-    if len(files) > 1:
-        raise error(
-            f'{where}: "{shown(name)}" may be slide "{files[0]}" or "{files[1]}"; write the name with its ending, or '
-            "the full path"
-        )
-    return best
-
-
-def said_of_slides(
-    rows: Iterable[tuple[str, str, Said]], slides: Sequence[NamedSlide], error: type[DmmnQpError]
-) -> tuple[dict[int, Said], list[tuple[str, str]]]:
-    """What a table says of each slide.
+    A slide is called by its file's name, with or without the ending, alone or as a full path. A more exact name wins
+    over a less exact one, and the right case over the wrong one. Folders are looked at only where several files have
+    the name: what was moved keeps its name.
 
     Args:
-        rows: Where it stands, the name of the slide, and what is said of it.
         slides: The slides.
-        error: What is raised.
-
-    Returns:
-        What is said by the slide's number in ``slides``; and where, and by which name, none of them is meant.
-
-    Raises:
-        DmmnQpError: Of ``error``: two rows contradict each other, or a name stands for several files.
     """
-    said: dict[int, Said] = {}
-    unknown: list[tuple[str, str]] = []
-    for where, name, value in rows:
-        meant = slides_called(name, slides, where, error)
-        if not meant:
-            unknown.append((where, name))
-        for i in meant:
-            before = said.setdefault(i, value)
-            if before != value:
-                raise error(f'{where}: slide "{shown(name)}" is {value}, but {before} further up; keep one of them')
-    return said, unknown
+
+    def __init__(self, slides: Iterable[NamedSlide]) -> None:
+        self._slides = tuple(slides)
+        self._known: defaultdict[str, list[tuple[int, str, int]]] = defaultdict(list)
+        for number, slide in enumerate(self._slides):
+            for rank, name in enumerate(map(normal_name, slide.names())):
+                self._known[name.casefold()].append((rank, name, number))
+
+    def called(self, name: str, where: str, error: type[DmmnQpError]) -> list[int]:
+        """The slides that a name stands for.
+
+        Args:
+            name: The name, as a person or a program wrote it.
+            where: Where it stands, for the message.
+            error: What is raised.
+
+        Returns:
+            Their numbers; none, or several only where they show one file.
+
+        Raises:
+            DmmnQpError: Of ``error``: it stands for different files.
+        """
+        parts = _parts(name)
+        found = self._known.get(parts[-1].casefold(), []) if parts else []
+        ranks = [(rank, known != parts[-1]) for rank, known, _ in found]
+        lowest = min(ranks, default=None)
+        best = [number for (_, _, number), rank in zip(found, ranks, strict=True) if rank == lowest]
+        paths = {number: self._slides[number].path for number in best}
+        if len(set(paths.values())) > 1:
+            near = {number: _shared_folders(parts, _parts(str(path))) for number, path in paths.items()}
+            best = [number for number in best if near[number] == max(near.values())]
+        files = list(dict.fromkeys(paths[number] for number in best))
+        if len(files) > 1:
+            raise error(
+                f'{where}: "{shown(name)}" may be slide "{files[0]}" or "{files[1]}"; write the name with its ending, '
+                "or the full path"
+            )
+        return best
+
+    def said(
+        self, rows: Iterable[tuple[str, str, Said]], error: type[DmmnQpError]
+    ) -> tuple[dict[int, Said], list[tuple[str, str]]]:
+        """What a table says of each slide.
+
+        Args:
+            rows: Where it stands, the name of the slide, and what is said of it.
+            error: What is raised.
+
+        Returns:
+            What is said by the slide's number; and where, and by which name, none of the slides is meant.
+
+        Raises:
+            DmmnQpError: Of ``error``: two rows contradict each other, or a name stands for several files.
+        """
+        said: dict[int, Said] = {}
+        unknown: list[tuple[str, str]] = []
+        for where, name, value in rows:
+            meant = self.called(name, where, error)
+            if not meant:
+                unknown.append((where, name))
+            for number in meant:
+                before = said.setdefault(number, value)
+                if before != value:
+                    raise error(f'{where}: slide "{shown(name)}" is {value}, but {before} further up; keep one of them')
+        return said, unknown
 
 
 def normal_name(name: str) -> str:
     """A file name as all systems spell it; macOS stores accents as characters of their own."""
     return unicodedata.normalize("NFC", name)
-
-
-def _rank(name: str, slide: NamedSlide) -> tuple[int, bool] | None:
-    """How exactly a slide is called so, lowest best; None where it is not."""
-    names = [normal_name(known) for known in slide.names()]
-    for exactly in (True, False):
-        for i, known in enumerate(names):
-            if name == known if exactly else name.casefold() == known.casefold():
-                return i, not exactly
-    return None
 
 
 def _parts(name: str) -> list[str]:

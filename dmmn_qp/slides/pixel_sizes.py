@@ -7,14 +7,14 @@ from pathlib import Path
 
 from dmmn_qp.errors import PixelSizeError
 from dmmn_qp.files.tables import TableForm, read_table, shown
-from dmmn_qp.slides.names import NamedSlide, said_of_slides
+from dmmn_qp.slides.names import NamedSlide, SlideNames
 from dmmn_qp.specs import MAX_MPP, MIN_MPP
 
 _FORM = TableForm(("slide", "mpp"), ("slide", "mpp"), PixelSizeError)
 
 
 def listed_pixel_sizes(path: Path, slides: Sequence[NamedSlide]) -> list[float | None]:
-    """Reads a table with the columns ``slide`` (its name, see `slides_called`) and ``mpp`` (um/px).
+    """Reads a table with the columns ``slide`` (its name, see `SlideNames`) and ``mpp`` (um/px).
 
     Returns:
         um/px of each slide; None for one that is not listed.
@@ -23,7 +23,7 @@ def listed_pixel_sizes(path: Path, slides: Sequence[NamedSlide]) -> list[float |
         PixelSizeError: The table cannot be read, contradicts itself, says what cannot be, or lists none of the slides.
     """
     rows = [(row.where, row.cells["slide"], parse_mpp(row.cells["mpp"], row.where)) for row in read_table(path, _FORM)]
-    sizes, _ = said_of_slides(rows, slides, PixelSizeError)
+    sizes, _ = SlideNames(slides).said(rows, PixelSizeError)
     if slides and not sizes:
         raise PixelSizeError(
             f'table "{path}" lists none of the slides; its column slide must hold file names, such as '
