@@ -3,7 +3,7 @@
 import pytest
 
 from dmmn_qp.errors import DatasetError
-from dmmn_qp.files.tables import MAX_BYTES, TableForm, read_table, shown
+from dmmn_qp.files.tables import MAX_BYTES, MAX_ROWS, TableForm, read_table, shown
 
 FORM = TableForm(("slide", "mpp"), ("slide",), DatasetError)
 
@@ -64,6 +64,8 @@ def test_rows_are_counted_as_a_spreadsheet_counts(tmp_path):
         (b"slide\n\xff\n", "not UTF-8"),
         (b"\xff\xfes", "not UTF-16"),
         ("slide\na\0\n", "NUL"),
+        ("slide\n" + "a\n" * MAX_ROWS, "has more than 200000 rows"),
+        ("\n" * MAX_ROWS + "slide\na\n", "has more than 200000 rows"),
         (b"slide\n" + b"a\n" * (MAX_BYTES // 2), "longer than 16777216 bytes"),
     ],
 )

@@ -6,6 +6,7 @@ import csv
 import io
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Final
 
@@ -13,6 +14,9 @@ from dmmn_qp.errors import DmmnQpError
 
 MAX_BYTES: Final = 16 * 1024**2
 """Longest table that is read; a row for each of 50,000 slides fits."""
+
+MAX_ROWS: Final = 200_000
+"""Most rows that are read, blank ones included."""
 
 SEPARATORS: Final = (",", ";", "\t")
 """What may separate cells; that one counts by which the first row has the columns."""
@@ -121,6 +125,8 @@ def _records(path: Path, text: str, form: TableForm) -> Iterator[tuple[int, Sequ
     is_first, number = True, skipped
     try:
         for number, cells in enumerate(reader, start=1 + skipped):
+            if number > MAX_ROWS:
+                raise form.error(f'table "{path}" has more than {MAX_ROWS} rows, blank ones included; divide it')
             if not any(cell.strip() for cell in cells):
                 continue
             if is_first and not set(form.filled) <= set(map(_folded, cells)):
@@ -142,7 +148,8 @@ def _records(path: Path, text: str, form: TableForm) -> Iterator[tuple[int, Sequ
 
 def _has_columns(text: str, separator: str, form: TableForm) -> bool:
     try:
-        header = next((cells for cells in _reader(text, separator) if any(cell.strip() for cell in cells)), [])
+        rows = islice(_reader(text, separator), MAX_ROWS)
+        header = next((cells for cells in rows if any(cell.strip() for cell in cells)), [])
     except csv.Error:
         return False
     return set(form.filled) <= set(map(_folded, header))
