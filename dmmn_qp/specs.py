@@ -112,6 +112,21 @@ class ClassMap(FileModel):
         """Colour of each label; unlabelled is black."""
         return {UNLABELLED: (0, 0, 0), **{c.label: c.color for c in self.classes}}
 
+    def palette(self, *, alpha: int = 255, others: tuple[int, int, int, int] = (0, 0, 0, 0)) -> NDArray[np.uint8]:
+        """Colour of every value that a pixel may have: ``palette()[labels]`` is a picture.
+
+        Args:
+            alpha: How opaque the classes are, 0 .. 255.
+            others: Red, green, blue and alpha of what is unlabelled or no class.
+
+        Returns:
+            (256, 4) uint8, red, green, blue and alpha of each label.
+        """
+        palette = np.full((256, 4), others, np.uint8)
+        for c in self.classes:
+            palette[c.label] = (*c.color, alpha)
+        return palette
+
 
 class PatchSpec(FileModel):
     """Geometry of a multi-magnification patch (paper, section 2.2).

@@ -366,6 +366,9 @@ def test_regions_of_a_project(shared):
         (("Ignore*", "Glass", "tumor"), 2),
         (("tumor", "Ignore*"), 2),
         (("Glass", "background*"), 2),
+        (("Background: fat", "Glass", "white Space"), 2),
+        (("tumor", "Hintergrund", "no tissue"), 3),
+        (("tumor", "Background: fat"), 2),
     ],
 )
 def test_outside_label(names, label):

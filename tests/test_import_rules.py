@@ -1,6 +1,7 @@
 """Which classes are trained, who wins where areas overlap, and which slide goes to which split."""
 
 import shutil
+from pathlib import PurePath
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from dmmn_qp.labels.class_rules import ClassRules, PaintRules, case_variants, wi
 from dmmn_qp.labels.painter import LabelPainter
 from dmmn_qp.labels.splits import case_of, draw_splits
 from dmmn_qp.regions import Region
+from dmmn_qp.slides.names import NamedSlide
 from dmmn_qp.specs import ClassMap
 from tests.conftest import fails, invoke, rectangle, slides_with, two_tissues, write_features, write_tiff
 
@@ -173,17 +175,22 @@ def test_earlier_splits_are_kept():
 
 def test_split_file(tmp_path):
     path = tmp_path / "splits.csv"
-    path.write_text("slide,split\na.svs,training\nb,Test\n")
-    assert read_split_file(path, ["a", "b", "c"]) == {"a": "train", "b": "test"}
-    path.write_text("slide,split\nz,test\n")
-    with pytest.raises(DatasetError, match='names slide "z"'):
-        read_split_file(path, ["a"])
-    for text, said in (("name,set\na,test\n", "no column 'slide'"), ("slide,split\n", "no slide"), ("", "no slide")):
+    slides = {name: NamedSlide(PurePath(f"{name}.svs")) for name in "abc"}
+    path.write_text("slide,split\na.svs,training\nb,Test\na,TRAIN\n")
+    assert read_split_file(path, slides) == {"a": "train", "b": "test"}
+    for text, said in (
+        ("slide,split\na,test\nz,test\n", 'row 3 names slide "z", which is not annotated; the slides are a, b, c'),
+        ("name,set\na,test\n", 'must begin with the line "slide,split"'),
+        ("slide,split\n", "names no slide"),
+        ("slide,split\na,\n", "row 2, column split: it is empty"),
+        ("slide,split\na,mine\n", 'row 2: slide "a" has split "mine"'),
+        ("slide,split\na,train\nb,val\na.svs,test\n", 'row 4: slide "a.svs" is test, but train further up; keep one'),
+    ):
         path.write_text(text)
-        with pytest.raises(DatasetError, match=f"{said}; it needs a first line"):
-            read_split_file(path, ["a"])
-    with pytest.raises(DatasetError, match="No such file"):
-        read_split_file(tmp_path / "none.csv", ["a"])
+        with pytest.raises(DatasetError, match=said):
+            read_split_file(path, slides)
+    with pytest.raises(DatasetError, match="does not exist"):
+        read_split_file(tmp_path / "none.csv", slides)
 
 
 @pytest.mark.parametrize("name", ["Region*", "ROI"])

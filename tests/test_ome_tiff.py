@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from dmmn_qp.errors import DatasetError, SlideError
 from dmmn_qp.folders.label_raster import LABEL_NAMESPACE, LabelRaster, names_in_file, read_class_names
 from dmmn_qp.outputs import pyramids as ome_tiff
-from dmmn_qp.outputs.pyramids import ProbabilityRaster, write_label_pyramid, write_probability_pyramid
+from dmmn_qp.outputs.pyramids import write_label_pyramid, write_probability_pyramid
 from dmmn_qp.regions import Region
 from dmmn_qp.slides import open_slide
 from dmmn_qp.specs import ClassMap
@@ -105,11 +105,11 @@ def test_channels_come_back_and_levels_are_means(tmp_path, shape, channels):
             assert all(np.array_equal(a, b) for a, b in zip(found, finer, strict=True))
             finer = [mean_of_four(channel) for channel in finer]
     for i in range(channels):
-        with ProbabilityRaster(path, i) as raster:
+        with LabelRaster(path, page=i) as raster:
             assert raster.shape == shape
             assert np.array_equal(raster.read(Region(0, 0, shape[1], shape[0])), pixels[i])
     with pytest.raises(DatasetError, match="no page"):
-        ProbabilityRaster(path, channels)
+        LabelRaster(path, page=channels)
 
 
 def test_mean_is_rounded_half_up_by_hand(tmp_path):
@@ -300,7 +300,7 @@ def test_threads_share_a_raster(tmp_path):
 def test_odd_file_names_and_channels(tmp_path):
     pixels = np.random.default_rng(1).integers(0, 256, (2, 30, 20), np.uint8)
     path = write_channels(tmp_path / "a b:c ü.ome.tif", pixels)
-    with ProbabilityRaster(path, 1) as raster:
+    with LabelRaster(path, page=1) as raster:
         assert np.array_equal(raster.read(Region(0, 0, 20, 30)), pixels[1])
 
 

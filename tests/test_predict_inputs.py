@@ -160,7 +160,7 @@ def test_a_missing_slide_in_a_table(scans):
         ("slide\n../scans\n", ("row 2", "column slide", "folder")),
         ("slide,mpp\na.tif,0.5,1\n", ("row 2", "3 cells", "2 columns")),
         ('slide\n"a.tif\n', ("no CSV",)),
-        ('slide\n"a"b.tif\n', ("line 2", "no CSV")),
+        ('slide\n"a"b.tif\n', ("row 2", "no CSV")),
         (b"slide\n\xff.tif\n", ("UTF-8",)),
         ("slide\na\0.tif\n", ("list.csv",)),
         ("slide,mpp\n../scans/a.tif,0.5\n../scans/a.tif,0.25\n", ("named twice", "mpp", "0.5", "0.25")),

@@ -8,8 +8,9 @@ from PIL import Image
 
 from dmmn_qp.errors import DatasetError
 from dmmn_qp.folders.predictions import LABELS_SUFFIX, PROBABILITIES_SUFFIX
+from dmmn_qp.labels.class_rules import is_tissue
 from dmmn_qp.outputs import area_table
-from dmmn_qp.outputs.area_table import count_areas, is_tissue, write_areas
+from dmmn_qp.outputs.area_table import count_areas, write_areas
 from dmmn_qp.outputs.overview import write_overview
 from dmmn_qp.outputs.predicted import PredictedSlide
 from dmmn_qp.outputs.pyramids import write_label_pyramid, write_probability_pyramid
@@ -106,6 +107,13 @@ def test_slide_without_tissue_has_no_percentage(predicted):
         ("Fold*", False, False),
         ("Tumor", True, False),
         ("Stroma background", False, True),
+        ("Glass", False, False),
+        ("White  Space 2", False, False),
+        ("no-tissue", False, False),
+        ("HINTERGRUND_hell", False, False),
+        ("Glassy membrane", False, True),
+        ("Ignorance", False, True),
+        ("12", False, True),
     ],
 )
 def test_what_is_tissue(name, ignored, tissue):
@@ -158,7 +166,7 @@ def test_readme_names_every_file(predicted, tmp_path):
         "CC-BY-NC 4.0",
         "the authors",
         "   2  background: glass",
-        '"Background" or "Ignore"',
+        "background, glass, whitespace",
     ):
         assert word in text
     for path in out.iterdir():

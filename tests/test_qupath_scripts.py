@@ -131,14 +131,16 @@ def test_export_is_named_as_import_wants_it(outcomes: Scripts) -> None:
 
 
 def test_export_of_a_whole_project(outcomes: Scripts) -> None:
-    from dmmn_qp.slides.pixel_sizes import read_pixel_sizes
+    from dmmn_qp.slides.names import NamedSlide
+    from dmmn_qp.slides.pixel_sizes import listed_pixel_sizes
 
     folder = outcomes.folder / "out"
     assert sorted(p.name for p in folder.iterdir()) == ["a.geojson", "classes.csv", "pixel_sizes.csv"]
     lines = outcomes.outcomes["export all"]["text"].splitlines()
     assert lines[1] == "b.svs: no annotations, no file written"
     assert lines[2].startswith("c.svs: 2 images of the project have this name")
-    assert read_pixel_sizes(folder / "pixel_sizes.csv") == {"a.svs": 0.26}  # the second export replaced the row
+    slides = [NamedSlide(Path("a.svs")), NamedSlide(Path("b.svs"))]
+    assert listed_pixel_sizes(folder / "pixel_sizes.csv", slides) == [0.26, None]  # the second export replaced the row
 
 
 def test_running_dmmn_qp_shows_what_it_says_and_imports_its_result(outcomes: Scripts) -> None:

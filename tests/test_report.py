@@ -76,6 +76,15 @@ def pixels_of(data):
 # ---------------------------------------------------------------- figures
 
 
+def test_what_is_no_tissue_has_no_share_of_it(tmp_path):
+    path, class_map = half_glass(tmp_path / "a.tif"), ClassMap.from_colors([("dark", (9, 9, 9)), ("Glass", (8, 8, 8))])
+    drawn = [box(300, 0, 128, 64), box(0, 0, 64, 64, "Glass")]
+    data = imported(imported_slide(drawn, path=path, class_map=class_map), class_map=class_map)
+    dark, glass = write_import_report(tmp_path, data, pixels_of(data)).slides[0].classes
+    assert dark.tissue_share == pytest.approx(128 * 64 / 65_536) and glass.tissue_share is None
+    assert glass.area_mm2 == pytest.approx(64 * 64 * 0.25e-6)
+
+
 def test_figures_by_hand(tmp_path):
     path = half_glass(tmp_path / "a.tif")
     drawn = [

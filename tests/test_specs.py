@@ -27,6 +27,9 @@ def test_class_map_numbers_from_one():
     assert class_map.label_of("tumour") == 1
     assert class_map.label_of("unknown") is None
     assert class_map.colormap() == {0: (0, 0, 0), 1: (1, 2, 3), 2: (4, 5, 6)}
+    palette = class_map.palette(alpha=9, others=(7, 7, 7, 0))
+    assert palette.shape == (256, 4) and palette[1:3].tolist() == [[1, 2, 3, 9], [4, 5, 6, 9]]
+    assert (palette[[0, *range(3, 256)]] == (7, 7, 7, 0)).all()
     assert [c.ignored for c in class_map.classes] == [False, True]
 
 

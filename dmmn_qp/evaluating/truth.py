@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from dmmn_qp.errors import DatasetError
+from dmmn_qp.files.tables import TableForm, read_table, shown
 from dmmn_qp.folders.dataset import Dataset, SlideRecord
-from dmmn_qp.reports.evaluation_tables import numbered_classes, printable
+from dmmn_qp.reports.evaluation_tables import numbered_classes
 from dmmn_qp.specs import UNLABELLED
 
 VALUES_FILE = "classes.csv"
@@ -18,9 +17,9 @@ VALUES_FILE = "classes.csv"
 
 TRUTH_SUFFIXES = (".png", ".tif", ".tiff")
 
-MAX_TABLE_BYTES = 2**20
-
 _HIGHEST_VALUE = 255
+
+_FORM = TableForm(("value", "class"), ("value", "class"), DatasetError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +70,7 @@ def _truth_map(truth: Path, record: SlideRecord, n_slides: int) -> Path:
 
 
 def read_values(path: Path) -> dict[int, str]:
-    """Reads a table of the columns ``value`` (1 .. 255) and ``class``, with commas or semicolons, in UTF-8.
+    """Reads a table of the columns ``value`` (1 .. 255) and ``class``, see `read_table`.
 
     Returns:
         The class of each value; several values may be of one class.
@@ -79,50 +78,15 @@ def read_values(path: Path) -> dict[int, str]:
     Raises:
         DatasetError: It cannot be read, is not of this form, or contradicts itself.
     """
-    try:
-        with path.open("rb") as file:
-            data = file.read(MAX_TABLE_BYTES + 1)
-        text = data.decode("utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "not UTF-8"
-        raise DatasetError(f'table "{path}" cannot be read ({reason}); save it as CSV in UTF-8') from error
-    if len(data) > MAX_TABLE_BYTES:
-        raise DatasetError(f'table "{path}" is longer than {MAX_TABLE_BYTES} bytes; keep the columns value and class')
-    first = text.partition("\n")[0]
-    separator = ";" if ";" in first and "," not in first else ","
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, skipinitialspace=True, strict=True)
     values: dict[int, str] = {}
-    try:
-        header = [name.strip().casefold() for name in next(reader, [])]
-        if header.count("value") != 1 or header.count("class") != 1:
+    for row in read_table(path, _FORM):
+        text, name = row.cells["value"], row.cells["class"]
+        value = int(text) if text.isascii() and text.isdecimal() and len(text) < 10 else -1
+        if not UNLABELLED < value <= _HIGHEST_VALUE:
             raise DatasetError(
-                f'table "{path}" must begin with the line "value,class"; it begins "{printable(first[:60])}"'
+                f'{row.where}: value "{shown(text, 40)}" is no whole number from 1 to {_HIGHEST_VALUE} (0 does not '
+                "count and needs no row)"
             )
-        for number, cells in enumerate(reader, start=2):
-            if any(cell.strip() for cell in cells):
-                _add_value(values, header, cells, f'table "{path}" row {number}')
-    except csv.Error as error:
-        raise DatasetError(f'table "{path}" is no CSV ({error}); save it again as CSV in UTF-8') from error
-    if not values:
-        raise DatasetError(f'table "{path}" names no value; write a row for each under the line "value,class"')
+        if values.setdefault(value, name) != name:
+            raise DatasetError(f'{row.where}: value {value} is "{shown(values[value])}" further up; keep one of them')
     return values
-
-
-def _add_value(values: dict[int, str], header: Sequence[str], cells: Sequence[str], where: str) -> None:
-    if len(cells) != len(header):
-        raise DatasetError(
-            f"{where} has {len(cells)} cells, but there are {len(header)} columns; put a name with separators into "
-            "quotes"
-        )
-    text, name = (cells[header.index(column)].strip() for column in ("value", "class"))
-    value = int(text) if text.isascii() and text.isdecimal() and len(text) < 10 else -1
-    if not UNLABELLED < value <= _HIGHEST_VALUE:
-        raise DatasetError(
-            f'{where}: value "{printable(text[:40])}" is no whole number from 1 to {_HIGHEST_VALUE} (0 does not count '
-            "and needs no row)"
-        )
-    if not name:
-        raise DatasetError(f"{where}: value {value} has no class; write its name, or leave the row out")
-    if value in values:
-        raise DatasetError(f'{where}: value {value} is "{printable(values[value])}" further up; keep one of them')
-    values[value] = name

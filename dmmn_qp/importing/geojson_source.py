@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from dmmn_qp.errors import AnnotationFileError, ProjectError, SlideError
@@ -16,6 +16,7 @@ from dmmn_qp.qupath.notes import ReadRules
 from dmmn_qp.qupath.review_counts import ReviewCounts
 from dmmn_qp.slides.files import SLIDE_SUFFIXES, list_slides
 from dmmn_qp.slides.finding import SlidesRoot
+from dmmn_qp.slides.names import NamedSlide, SlideNames
 
 _NO_ANNOTATIONS = (RUN_FILE, "evaluation.json")
 """JSON that lies beside predictions, whose folder may be that of the annotations when it was corrected."""
@@ -28,7 +29,7 @@ def read_geojson_folder(
 
     Args:
         path: The slide or slides.
-        annotations: ``<slide name>.geojson`` files, with or without the slide's own ending in the name.
+        annotations: ``<slide name>.geojson`` files, named as `SlideNames` says.
         slides_roots: Not needed here.
         rules: Which kinds of objects are read.
 
@@ -49,10 +50,8 @@ def read_geojson_folder(
     if not slides:
         raise SlideError(f'no slide in "{path}"; known endings are {" ".join(sorted(SLIDE_SUFFIXES))}')
     files = _geojson_files(annotations)
-    if annotations.is_file() and len(slides) == 1:
-        matched = {slides[0]: annotations}
-    else:
-        matched = {slide: files[name] for slide in slides for name in (slide.name, slide.stem) if name in files}
+    is_one = annotations.is_file() and len(slides) == 1
+    matched = {slides[0]: annotations} if is_one else _matched(slides, files)
     orphans = sorted(str(f) for f in files.values() if f not in matched.values())
     if orphans:
         raise AnnotationFileError(
@@ -94,6 +93,28 @@ def read_geojson_folder(
         warnings=tuple(reviewer.problems),
         only_predicted=tuple(only_predicted),
     )
+
+
+def _matched(slides: Sequence[Path], files: Mapping[str, Path]) -> dict[Path, Path]:
+    """The file of each slide that has one, in the order of the slides.
+
+    Args:
+        slides: The slides.
+        files: GeoJSON files by their names without the ending.
+
+    Raises:
+        AnnotationFileError: Two files are of one slide, or one may be of several.
+    """
+    names = SlideNames(NamedSlide(slide, (slide_ids([slide.name])[0],)) for slide in slides)
+    matched: dict[int, Path] = {}
+    for name, file in files.items():
+        for i in names.called(name, f'annotations "{file}"', AnnotationFileError):
+            if matched.setdefault(i, file) != file:
+                raise AnnotationFileError(
+                    f'annotations "{matched[i]}" and "{file}" are both of slide "{slides[i]}"; keep one of them in the '
+                    "folder"
+                )
+    return {slides[i]: matched[i] for i in sorted(matched)}
 
 
 def _geojson_files(annotations: Path) -> dict[str, Path]:

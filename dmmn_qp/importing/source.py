@@ -8,9 +8,10 @@ from pathlib import Path
 
 from dmmn_qp.annotations import DEFAULT_PLANE, Annotation, Color, ObjectKind, Plane
 from dmmn_qp.importing.reviewed import Reviewer
-from dmmn_qp.qupath.image_names import of_kinds
+from dmmn_qp.qupath.image_names import of_kinds, slide_ids
 from dmmn_qp.qupath.notes import ReadResult
 from dmmn_qp.qupath.review_counts import Corrections, ReviewCounts
+from dmmn_qp.slides.names import NamedSlide
 from dmmn_qp.slides.transformed import Change
 
 
@@ -47,6 +48,10 @@ class SourceSlide:
     other_kinds: int = 0
     review: ReviewCounts = field(default_factory=ReviewCounts)
     corrections: Corrections = field(default_factory=dict)
+
+    def named(self) -> NamedSlide:
+        """Its names, as a person may write them in a table."""
+        return NamedSlide(self.path, (slide_ids([self.path.name])[0], self.name))
 
     def is_on_plane(self, annotation: Annotation) -> bool:
         """Whether an object lies on the plane that counts."""

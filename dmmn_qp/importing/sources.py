@@ -8,13 +8,13 @@ from dataclasses import replace
 from pathlib import Path
 
 from dmmn_qp.annotations import Annotation, Plane
-from dmmn_qp.errors import AnnotationFileError, PixelSizeError, ProjectError
+from dmmn_qp.errors import AnnotationFileError, ProjectError
 from dmmn_qp.importing.geojson_source import read_geojson_folder
 from dmmn_qp.importing.project_source import read_qupath_project
 from dmmn_qp.importing.source import Source
 from dmmn_qp.qupath.notes import ReadRules
 from dmmn_qp.slides.finding import SlidesRoot
-from dmmn_qp.slides.pixel_sizes import pixel_size_of, read_pixel_sizes
+from dmmn_qp.slides.pixel_sizes import listed_pixel_sizes
 
 SourceReader = Callable[[Path, Path | None, Sequence[SlidesRoot], ReadRules], Source]
 
@@ -60,14 +60,9 @@ def read_source(
 
 
 def _with_listed_mpp(source: Source, mpp_csv: Path) -> Source:
-    sizes = read_pixel_sizes(mpp_csv)
-    slides = tuple(replace(slide, listed_mpp=pixel_size_of(slide.path, sizes)) for slide in source.slides)
-    if slides and all(slide.listed_mpp is None for slide in slides):
-        raise PixelSizeError(
-            f'table "{mpp_csv}" lists none of the slides; its column slide must hold file names, '
-            f"such as {slides[0].path.name}"
-        )
-    return replace(source, slides=slides)
+    sizes = listed_pixel_sizes(mpp_csv, [slide.named() for slide in source.slides])
+    slides = zip(source.slides, sizes, strict=True)
+    return replace(source, slides=tuple(replace(slide, listed_mpp=mpp) for slide, mpp in slides))
 
 
 def _with_planes(source: Source, rules: ReadRules) -> Source:

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Final
 
 from dmmn_qp.choices import Split
 from dmmn_qp.errors import DatasetError
+from dmmn_qp.files.tables import TableForm, TableRow, read_table, shown
 from dmmn_qp.folders.dataset import Dataset
 from dmmn_qp.importing.options import ImportOptions
 from dmmn_qp.importing.prepared import Prepared
 from dmmn_qp.labels.patches import class_pixels
 from dmmn_qp.labels.splits import case_of, draw_splits, split_of_word
+from dmmn_qp.slides.names import NamedSlide, SlideNames
 from dmmn_qp.specs import ClassMap
+
+_SPLIT_FORM: Final = TableForm(("slide", "split"), ("slide", "split"), DatasetError)
 
 
 def with_splits(
@@ -42,7 +46,8 @@ def with_splits(
     }
     said |= {item.record.slide_id: "train" for item in prepared if any(p.fixed for p in item.patches)}
     if options.split_file is not None:
-        said |= read_split_file(options.split_file, [item.record.slide_id for item in prepared])
+        names = {i.record.slide_id: NamedSlide(i.source.path, (i.record.slide_id, i.source.name)) for i in prepared}
+        said |= read_split_file(options.split_file, names)
     ids = [item.record.slide_id for item in prepared]
     first_of_file: dict[str, str] = {}  # a project may show one file several times: its pixels stay in one split
     for item in prepared:
@@ -68,33 +73,31 @@ def with_splits(
     return [settled(item) for item in prepared]
 
 
-def read_split_file(path: Path, slide_ids: Sequence[str]) -> dict[str, Split]:
-    """Splits from a CSV with the columns slide and split; a slide may be named with its ending.
+def read_split_file(path: Path, slides: Mapping[str, NamedSlide]) -> dict[str, Split]:
+    """Splits from a table with the columns ``slide`` (its name, see `SlideNames`) and ``split``.
+
+    Args:
+        path: The table.
+        slides: The names of the slides by their ids.
 
     Raises:
-        DatasetError: The file is missing, has other columns, or names a slide that is not there.
+        DatasetError: The table cannot be read, contradicts itself, or names a slide that is not there.
     """
-    way_out = 'it needs a first line "slide,split" and a line a slide'
+    rows = [(row.where, row.cells["slide"], _split_of(row)) for row in read_table(path, _SPLIT_FORM)]
+    ids = list(slides)
+    splits, unknown = SlideNames(slides.values()).said(rows, DatasetError)
+    for where, name in unknown:
+        raise DatasetError(
+            f'{where} names slide "{shown(name)}", which is not annotated; the slides are {", ".join(ids)}'
+        )
+    return {ids[i]: split for i, split in splits.items()}
+
+
+def _split_of(row: TableRow) -> Split:
     try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            named = {row["slide"]: row["split"] for row in csv.DictReader(file)}
-    except KeyError as error:
-        raise DatasetError(f'split file "{path}" has no column {error}; {way_out}') from error
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise DatasetError(f'split file "{path}" cannot be read ({reason}); {way_out}') from error
-    if not named:
-        raise DatasetError(f'split file "{path}" names no slide; {way_out}')
-    splits: dict[str, Split] = {}
-    for name, word in named.items():
-        slide_id = name if name in slide_ids else Path(name).stem
-        if slide_id not in slide_ids:
-            raise DatasetError(
-                f'split file "{path}" names slide "{name}", which is not annotated; the slides are '
-                f"{', '.join(slide_ids)}"
-            )
-        splits[slide_id] = split_of_word(word or "", name)
-    return splits
+        return split_of_word(shown(row.cells["split"]), shown(row.cells["slide"]))
+    except DatasetError as error:
+        raise DatasetError(f"{row.where}: {error}") from None
 
 
 def check_cases(splits: Mapping[str, Split], cases: Mapping[str, str]) -> None:

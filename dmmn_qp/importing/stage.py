@@ -138,7 +138,7 @@ def import_annotations(
         configuration = {**options.model_dump(mode="json"), "source": str(source_path)}
         report = write_import_report(folder, imported, pixels)
         write_json(folder / RUN_FILE, describe_run("import", configuration, started))
-    report_dataset(prepared, pixels, class_map, spec, reporter)
+    report_dataset(prepared, pixels, class_map, reporter)
     reporter.say(f"  {count_text(report.findings)}: see {out / REPORT_PAGE}")
     return report.findings
 

@@ -137,7 +137,6 @@ def report_dataset(
     prepared: Sequence[Prepared],
     pixels: Mapping[str, NDArray[np.int64]],
     class_map: ClassMap,
-    spec: PatchSpec,
     reporter: Reporter,
 ) -> None:
     """Says what the dataset holds: slides, patches, and the annotated area of each class."""

@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 import difflib
+import re
+import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Final
 
 from dmmn_qp.annotations import Annotation
 from dmmn_qp.choices import OverlapRule
 from dmmn_qp.errors import DatasetError
+from dmmn_qp.specs import TissueClass
 
 STAR = "*"
 """Ends the name of a class that QuPath ignores."""
+
+NOT_TISSUE: Final = (
+    "background", "glass", "whitespace", "empty", "ignore",
+    "ignored", "no tissue", "non tissue", "blank", "hintergrund", "leer", "kein gewebe",
+)  # fmt: skip
+"""First words of the names of classes that are not tissue, in any case, the likeliest first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,9 +55,7 @@ class ClassRules:
         canonical = self._canonical(known)
         for rule, listed in (("[import.classes]", self.rename), ("--drop", self.drop)):
             for name in listed:
-                if name not in known and _folded(name) not in map(
-                    _folded, canonical.values() if self.merge_case else ()
-                ):
+                if name not in known and folded(name) not in map(folded, canonical.values() if self.merge_case else ()):
                     raise _unknown(name, rule, known)
         if self.region_class is not None and self.region_class not in known:
             raise _unknown(self.region_class, "--region-class", known)
@@ -58,8 +66,8 @@ class ClassRules:
             return {name: name for name in names}
         first: dict[str, str] = {}
         for name in names:
-            first.setdefault(_folded(name), name)
-        return {name: first[_folded(name)] for name in names}
+            first.setdefault(folded(name), name)
+        return {name: first[folded(name)] for name in names}
 
     def _target(self, name: str, canonical: str) -> str | None:
         if name in self.drop or canonical in self.drop or name == self.region_class:
@@ -90,13 +98,13 @@ def case_variants(names: Iterable[str]) -> list[tuple[str, ...]]:
     """Groups of names that differ only in case or blanks: probably slips of one class."""
     groups: defaultdict[str, list[str]] = defaultdict(list)
     for name in dict.fromkeys(names):
-        groups[_folded(name)].append(name)
+        groups[folded(name)].append(name)
     return [tuple(group) for group in groups.values() if len(group) > 1]
 
 
 def namesake(name: str, names: Iterable[str]) -> str | None:
     """The first of other names that differs from one only in case or blanks: probably the same class."""
-    return next((other for other in names if other != name and _folded(other) == _folded(name)), None)
+    return next((other for other in names if other != name and folded(other) == folded(name)), None)
 
 
 def nearest_name(name: str, names: Iterable[str]) -> str | None:
@@ -128,5 +136,34 @@ def _unknown(name: str, rule: str, known: Sequence[str]) -> DatasetError:
     return DatasetError(f'class "{name}" of {rule} does not exist; the classes are {", ".join(known) or "none"}')
 
 
-def _folded(name: str) -> str:
-    return "".join(name.split()).casefold()
+def is_tissue(tissue_class: TissueClass) -> bool:
+    """Whether a class counts as tissue.
+
+    Not those that QuPath ignores (their names end in ``*``), nor those whose names begin with words of `NOT_TISSUE`.
+    """
+    name = tissue_class.name.strip()
+    return not (tissue_class.ignored or name.endswith(STAR) or _rank_of_background(name) is not None)
+
+
+def background_of(classes: Iterable[TissueClass]) -> TissueClass | None:
+    """The class that stands for no tissue; None where there is none.
+
+    Of several, one of just such a name wins over one that only begins so, then the order of `NOT_TISSUE` decides.
+    """
+    ranks = {c.label: (c, rank) for c in classes if (rank := _rank_of_background(c.name)) is not None}
+    return min(ranks.values(), key=lambda found: (*found[1], found[0].label))[0] if ranks else None
+
+
+def folded(name: str) -> str:
+    """A name by which slips of one class meet: without case and blanks."""
+    return "".join(unicodedata.normalize("NFC", name).split()).casefold()
+
+
+def _rank_of_background(name: str) -> tuple[bool, int] | None:
+    """How well a name stands for no tissue, lowest best: whether it says more, and which word it begins with."""
+    words = [folded(word) for word in re.findall(r"[^\W\d_]+", name)]
+    starts = {"".join(words[:n]): n < len(words) for n in (2, 1) if n <= len(words)}
+    for rank, listed in enumerate(map(folded, NOT_TISSUE)):
+        if listed in starts:
+            return starts[listed], rank
+    return None

@@ -14,7 +14,7 @@ import numpy as np
 from dmmn_qp.errors import DatasetError
 from dmmn_qp.files import new_file
 from dmmn_qp.folders.label_raster import LabelRaster
-from dmmn_qp.labels.class_rules import STAR
+from dmmn_qp.labels.class_rules import is_tissue
 from dmmn_qp.outputs.predicted import PredictedSlide
 from dmmn_qp.outputs.pyramids import TILE
 from dmmn_qp.regions import Region
@@ -26,9 +26,6 @@ AREAS_COLUMNS = ("slide", "class", "pixels", "area_mm2", "percent_of_tissue", "t
 """The last two say what a percentage is of: the area of the slide's tissue, and the classes that make it up."""
 
 UNLABELLED_ROW = "(unlabelled)"
-
-NOT_TISSUE = ("background", "ignore")
-"""How the names of classes begin that are not tissue, in any case."""
 
 _EARLIER_COLUMNS = AREAS_COLUMNS[:5]
 """Of versions that did not name what a percentage is of."""
@@ -66,16 +63,6 @@ class SlideAreas:
         percent = f"{100 * pixels / of:.4f}" if of else ""
         denominator = [f"{of * self.pixel_mm2:.6f}", "; ".join(c.name for c in tissue)] if tissue else ["", ""]
         return [self.slide_id, name, str(pixels), f"{pixels * self.pixel_mm2:.6f}", percent, *denominator]
-
-
-def is_tissue(tissue_class: TissueClass) -> bool:
-    """Whether a class counts as tissue.
-
-    Not those that QuPath ignores (their names end in ``*``), nor those whose names begin with "Background" or "Ignore",
-    in any case.
-    """
-    name = tissue_class.name.strip()
-    return not (tissue_class.ignored or name.endswith(STAR) or name.casefold().startswith(NOT_TISSUE))
 
 
 def count_areas(predicted: PredictedSlide) -> SlideAreas:

@@ -213,10 +213,3 @@ def measure_sums(
         sums += np.bincount(index, source.read(window).ravel(), n + 1)[1:]
         counts += np.bincount(index, minlength=n + 1)[1:]
     return sums, counts
-
-
-def measure_mean(outlines: Outlines, source: LabelSource, strip_px: int = CELL_PX) -> npt.NDArray[np.float64]:
-    """Mean of a raster over each polygon, see `measure_sums`; NaN where no pixel has its centre inside."""
-    sums, counts = measure_sums(outlines, source, strip_px)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return sums / counts

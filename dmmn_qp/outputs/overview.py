@@ -5,7 +5,6 @@ from __future__ import annotations
 import warnings
 from pathlib import Path
 
-import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -66,9 +65,7 @@ def write_overview(path: Path, predicted: PredictedSlide) -> None:
     over = panel(_MARGIN + (0 if stacked else width + _GAP), below)
     with LabelRaster(predicted.labels) as raster:
         labels, (rows, columns) = raster.read_reduced(_OVERVIEW_PX), raster.shape
-    palette = np.zeros((256, 4), np.uint8)
-    for c in predicted.class_map.classes:
-        palette[c.label] = (*c.color, _OVERLAY_ALPHA)
+    palette = predicted.class_map.palette(alpha=_OVERLAY_ALPHA)
     covered = (0, columns * predicted.downsample, rows * predicted.downsample, 0)
     over.imshow(palette[labels], extent=covered, aspect="auto", interpolation="nearest")
     over.set(xlim=(0, info.width), ylim=(info.height, 0))

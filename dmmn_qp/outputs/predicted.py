@@ -13,7 +13,6 @@ from dmmn_qp.errors import DatasetError
 from dmmn_qp.folders.label_raster import LabelRaster
 from dmmn_qp.folders.predictions import POLYGONS_SUFFIXES
 from dmmn_qp.outputs.options import PolygonOptions
-from dmmn_qp.outputs.pyramids import ProbabilityRaster
 from dmmn_qp.regions import Region
 from dmmn_qp.slides.base import Slide
 from dmmn_qp.specs import ClassMap, LabelArray
@@ -66,7 +65,7 @@ class LabelConfidence:
     def __init__(self, labels: LabelRaster, probabilities: Path, classes: int) -> None:
         self._labels = labels
         with ExitStack() as stack:
-            self._channels = [stack.enter_context(ProbabilityRaster(probabilities, i)) for i in range(classes)]
+            self._channels = [stack.enter_context(LabelRaster(probabilities, page=i)) for i in range(classes)]
             if any(channel.shape != labels.shape for channel in self._channels):
                 raise DatasetError(f'"{probabilities}" has not the size of "{labels.path}"; predict again')
             self._stack = stack.pop_all()

@@ -1,4 +1,4 @@
-"""The one writer of our OME-TIFF pyramids, strip by strip, and the reader of a channel or the class names of them.
+"""The one writer of our OME-TIFF pyramids, strip by strip.
 
 Every pixel passes once: rows gather to rows of tiles, these are compressed and set aside in a temporary file without a
 name, and are halved into the next level, which does the same. When all rows are there, the tiles are copied into the
@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, Self
+from typing import IO, Any
 from xml.etree import ElementTree
 
 import cv2
@@ -25,8 +25,7 @@ import tifffile
 from numpy.typing import NDArray
 
 from dmmn_qp.files import new_file
-from dmmn_qp.folders.label_raster import LABEL_NAMESPACE, LabelRaster, xml_text
-from dmmn_qp.regions import Region
+from dmmn_qp.folders.label_raster import LABEL_NAMESPACE, xml_text
 from dmmn_qp.specs import ClassMap, LabelArray
 
 TILE = 512
@@ -83,9 +82,7 @@ def write_label_pyramid(
     Raises:
         ValueError: The strips do not make up ``shape``, or ``mpp`` is no length.
     """
-    colormap = np.zeros((3, 256), np.uint16)
-    for label, color in class_map.colormap().items():
-        colormap[:, label] = np.array(color, np.uint16) * 257  # 16 bits for each colour, as TIFF wants it
+    colormap = class_map.palette()[:, :3].T.astype(np.uint16) * 257  # 16 bits for each colour, as TIFF wants it
     image = _Image(
         rows=shape[0],
         columns=shape[1],
@@ -129,36 +126,6 @@ def write_probability_pyramid(
         raise ValueError(f"{len(names)} names and {len(colors)} colours of channels")
     image = _Image(shape[0], shape[1], mpp, tuple(names), tuple(colors), description=description)
     _write(path, strips, image, _means_of_four)
-
-
-class ProbabilityRaster:
-    """Read side of one channel of a raster of probabilities or uncertainty: a context manager.
-
-    Args:
-        path: The file.
-        channel: Number of the channel from 0 on; of probabilities, the label less 1.
-
-    Raises:
-        DatasetError: The file is missing or damaged, or has no such channel.
-    """
-
-    def __init__(self, path: Path, channel: int = 0) -> None:
-        self._raster = LabelRaster(path, page=channel)
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """(rows, columns)."""
-        return self._raster.shape
-
-    def read(self, window: Region) -> LabelArray:
-        """Values of a window, 0 outside the raster: (height, width) uint8."""
-        return self._raster.read(window)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self._raster.__exit__(*exc)
 
 
 def ome_xml(image: _Image) -> str:

@@ -9,6 +9,7 @@ from textwrap import indent, wrap
 import dmmn_qp
 from dmmn_qp.files import RUN_FILE, new_file
 from dmmn_qp.folders.predictions import EARLIER, LABELS_SUFFIX, PROBABILITIES_SUFFIX, TISSUE_SUFFIX, UNCERTAINTY_SUFFIX
+from dmmn_qp.labels.class_rules import NOT_TISSUE
 from dmmn_qp.outputs.area_table import AREAS, our_name, read_areas
 from dmmn_qp.outputs.earlier import EARLIER_BYTES, EARLIER_RUNS
 from dmmn_qp.specs import UNLABELLED, ClassMap
@@ -20,8 +21,8 @@ _README_TITLE = "Predictions of dmmn-qp"
 _LINE = 100
 
 _RULE = (
-    'Tissue is what belongs to any class, except classes whose name begins with "Background" or "Ignore" (in any '
-    "case) or ends in * (which QuPath ignores). Pixels without a label are not tissue."
+    "Tissue is what belongs to any class, except classes whose name ends in * (which QuPath ignores) or begins with "
+    f"one of these words, in any case: {', '.join(NOT_TISSUE)}. Pixels without a label are not tissue."
 )
 
 _EARLIER = (

@@ -17,6 +17,7 @@ from shapely.geometry.base import BaseGeometry
 from dmmn_qp.annotations import Annotation
 from dmmn_qp.choices import Outside
 from dmmn_qp.errors import AnnotationFileError, ConfigError, SlideError
+from dmmn_qp.labels.class_rules import NOT_TISSUE, background_of
 from dmmn_qp.labels.painter import AreaLayer, Paint
 from dmmn_qp.predicting.inputs import SlideToPredict
 from dmmn_qp.predicting.options import PredictOptions
@@ -31,9 +32,6 @@ from dmmn_qp.slides.tissue import cleaned, tissue_mask
 from dmmn_qp.specs import UNLABELLED, ClassMap, PatchGrid
 from dmmn_qp.vectors.polygonize import polygonize
 from dmmn_qp.vectors.sources import ArrayLabels
-
-BACKGROUND_NAMES: Final = ("background", "glass", "whitespace", "empty", "ignore")
-"""Names of classes that stand for no tissue, in any case and with or without a star; the first that is there counts."""
 
 TISSUE_UM: Final = 8.0
 """Wanted um/px of the picture in which tissue is sought."""
@@ -317,23 +315,20 @@ def outside_label(class_map: ClassMap, rule: Outside) -> int:
 
     Args:
         class_map: The model's classes.
-        rule: ``unlabelled`` is 0; ``background`` the class that one of `BACKGROUND_NAMES` names.
+        rule: ``unlabelled`` is 0; ``background`` the class that stands for no tissue, see `background_of`.
 
     Raises:
         ConfigError: The model has no such class.
     """
     if rule == "unlabelled":
         return UNLABELLED
-    labels: dict[str, int] = {}
-    for tissue_class in class_map.classes:
-        labels.setdefault(tissue_class.name.casefold().rstrip("*").strip(), tissue_class.label)
-    label = next((labels[name] for name in BACKGROUND_NAMES if name in labels), None)
-    if label is None:
+    background = background_of(class_map.classes)
+    if background is None:
         raise ConfigError(
-            f"--outside background needs a class of the name {', '.join(BACKGROUND_NAMES)}, but the model has "
-            f"{', '.join(class_map.names)}; pass --outside unlabelled"
+            f"--outside background needs a class whose name begins with one of {', '.join(NOT_TISSUE)}, but the model "
+            f"has {', '.join(class_map.names)}; pass --outside unlabelled"
         )
-    return label
+    return background.label
 
 
 def write_outline(path: Path, area: Area, fingerprint: str) -> None:

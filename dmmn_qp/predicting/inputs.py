@@ -23,6 +23,7 @@ from dmmn_qp.slides import open_slide
 from dmmn_qp.slides.base import Slide
 from dmmn_qp.slides.files import SLIDE_SUFFIXES, first_of_each_series, is_slide_folder, list_slides
 from dmmn_qp.slides.finding import SlidesRoot
+from dmmn_qp.slides.names import NamedSlide, SlideNames
 from dmmn_qp.slides.transformed import Change
 
 OUTPUT_ENDINGS: Final = (
@@ -140,6 +141,7 @@ class _Inputs:
         self._roots = slides_roots
         self._recursive = recursive
         self._records = {record.slide_id: record for record in dataset.slides()} if dataset else {}
+        self._names = SlideNames(NamedSlide(Path(r.path), (slide_id,)) for slide_id, r in self._records.items())
         self._by_path: dict[Path, list[SlideRecord]] = {}
         for record in self._records.values():
             self._by_path.setdefault(Path(record.path), []).append(record)
@@ -216,7 +218,7 @@ class _Inputs:
         slides: list[SlideToPredict] = []
         for row in read_input_table(path):
             file = path.parent / row.slide
-            name = str(file) if file.exists() or row.slide not in self._records else row.slide
+            name = str(file) if file.exists() else self._record_called(row.slide, row.where) or str(file)
             if file.is_dir() and not is_slide_folder(file):
                 raise SlideError(
                     f'{row.where}, column slide: "{shorten(row.slide)}" is a folder; write a row for each slide'
@@ -230,6 +232,21 @@ class _Inputs:
                 replace(slide, mpp=slide.mpp if row.mpp is None else row.mpp, roi=row.roi or slide.roi, problem=problem)
             )
         return slides
+
+    def _record_called(self, name: str, where: str) -> str | None:
+        """The slide of the dataset that a table names without a folder; what has one is a path."""
+        if name in self._records:
+            return name
+        if "/" in name or "\\" in name:
+            return None
+        ids = list(self._records)
+        found = [ids[i] for i in self._names.called(name, where, SlideError)]
+        if len(found) > 1:
+            raise SlideError(
+                f'{where}: "{shorten(name)}" is in the dataset as {", ".join(found)}, each with a frame of its own; '
+                "name one of these"
+            )
+        return found[0] if found else None
 
 
 def _of_entry(entry: ProjectEntry, slide_id: str, found: Path | SlideError | None) -> SlideToPredict:
@@ -387,11 +404,23 @@ def _with_roi(slides: Sequence[SlideToPredict], roi: Path) -> list[SlideToPredic
             )
         return [replace(slide, roi=slide.roi or roi) for slide in slides]
     with_areas: list[SlideToPredict] = []
-    for slide in slides:
-        names = [f"{name}{suffix}" for name in (slide.slide_id, slide.path.name) for suffix in GEOJSON_SUFFIXES]
-        own = slide.roi or next((roi / name for name in names if (roi / name).is_file()), None)
-        missing = f'areas of slide "{slide.slide_id}" are not in "{roi}"; add {names[0]}, or leave out the slide'
+    names = SlideNames(NamedSlide(slide.path, (slide.slide_id,)) for slide in slides)
+    for number, slide in enumerate(slides):
+        own = slide.roi or _areas_of(slide, number, names, roi)
+        wanted = f"{slide.slide_id}{GEOJSON_SUFFIXES[0]}"
+        missing = f'areas of slide "{slide.slide_id}" are not in "{roi}"; add {wanted}, or leave out the slide'
         with_areas.append(replace(slide, roi=own, problem=slide.problem or (None if own else missing)))
     if all(slide.problem is not None for slide in with_areas):
         raise SlideError(str(with_areas[0].problem))
     return with_areas
+
+
+def _areas_of(slide: SlideToPredict, number: int, names: SlideNames, roi: Path) -> Path | None:
+    """The file of a slide in a folder of areas: of its name in file names, else of a name that stands for it alone."""
+    for name in dict.fromkeys((slide.slide_id, *NamedSlide(slide.path).names())):
+        file = next((path for s in GEOJSON_SUFFIXES if (path := roi / f"{name}{s}").is_file()), None)
+        if file is None:
+            continue
+        if name == slide.slide_id or names.called(name, f'areas "{file}"', SlideError) == [number]:
+            return file
+    return None

@@ -34,18 +34,6 @@ def argb_to_rgb(argb: int) -> Color:
     return (argb >> 16) & 0xFF, (argb >> 8) & 0xFF, argb & 0xFF
 
 
-def rgb_to_argb(color: Color) -> int:
-    """The signed 32-bit integer by which QuPath stores an opaque colour.
-
-    Raises:
-        ValueError: A component lies outside 0 .. 255.
-    """
-    if not all(0 <= component < 1 << 8 for component in color):
-        raise ValueError(f"colour {color} has a component outside 0 .. 255")
-    red, green, blue = color
-    return ((0xFF << 24) | (red << 16) | (green << 8) | blue) - (1 << 32)
-
-
 def default_color(name: str) -> Color:
     """The colour of a class that comes without one: the same in every run and on every machine.
 

@@ -161,11 +161,6 @@ def read_project(path: Path) -> QuPathProject:
     )
 
 
-def find_slide(project: QuPathProject, entry: ProjectEntry, slides_roots: Sequence[SlidesRoot] = ()) -> Path:
-    """Find the slide of one image; see :func:`find_slides`."""
-    return find_slides(project, [entry], slides_roots)[entry.entry_id]
-
-
 def find_slides(
     project: QuPathProject, entries: Iterable[ProjectEntry], slides_roots: Sequence[SlidesRoot] = ()
 ) -> dict[str, Path]:

@@ -102,7 +102,4 @@ def to_rgb(color: tuple[int, int, int]) -> tuple[float, float, float]:
 
 def colored(labels: NDArray[np.uint8], class_map: ClassMap) -> NDArray[np.uint8]:
     """Labels in their classes' colours, white where nothing is annotated: (rows, columns, 3)."""
-    palette = np.full((256, 3), 255, np.uint8)
-    for tissue_class in class_map.classes:
-        palette[tissue_class.label] = tissue_class.color
-    return palette[labels]
+    return class_map.palette(others=(255, 255, 255, 255))[:, :3][labels]

@@ -13,6 +13,7 @@ from shapely.geometry.base import BaseGeometry
 from dmmn_qp.annotations import DEFAULT_PLANE, Annotation
 from dmmn_qp.choices import SPLITS, Split
 from dmmn_qp.console import Reporter
+from dmmn_qp.labels.class_rules import case_variants
 from dmmn_qp.labels.draws import MIN_CLASS_FRACTION
 from dmmn_qp.labels.patches import class_pixels
 from dmmn_qp.qupath.notes import REPAIRED
@@ -128,22 +129,18 @@ def _similar_names(data: ImportedData) -> Iterator[Finding]:
         for annotation in slide.annotations:
             if annotation.class_name is not None:
                 used[annotation.class_name].append((slide, annotation))
-    variants: dict[str, list[str]] = defaultdict(list)
-    for name in used:
-        variants["".join(name.split()).casefold()].append(name)
-    for names in variants.values():
-        if len(names) > 1:
-            names.sort(key=lambda name: -len(used[name]))
-            slide, rarest = used[names[-1]][0]
-            said = " and ".join(f'"{name}" ({_count(len(used[name]), "annotation")})' for name in names)
-            yield Finding(
-                severity="warning",
-                slide=slide.record.slide_id,
-                class_name=names[-1],
-                place=_place([rarest.geometry], slide),
-                message=f"{said} look like slips of one class name, but are different classes",
-                way_out=f'set the class of the latter to "{names[0]}" in QuPath, or pass --merge-case',
-            )
+    for variants in case_variants(used):
+        names = sorted(variants, key=lambda name: -len(used[name]))
+        slide, rarest = used[names[-1]][0]
+        said = " and ".join(f'"{name}" ({_count(len(used[name]), "annotation")})' for name in names)
+        yield Finding(
+            severity="warning",
+            slide=slide.record.slide_id,
+            class_name=names[-1],
+            place=_place([rarest.geometry], slide),
+            message=f"{said} look like slips of one class name, but are different classes",
+            way_out=f'set the class of the latter to "{names[0]}" in QuPath, or pass --merge-case',
+        )
 
 
 def _patches_that_show(data: ImportedData, split: Split) -> list[int]:

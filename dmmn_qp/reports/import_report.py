@@ -12,6 +12,7 @@ from pydantic import Field
 
 from dmmn_qp import __version__
 from dmmn_qp.choices import SPLITS, Split
+from dmmn_qp.labels.class_rules import is_tissue
 from dmmn_qp.labels.draws import MIN_CLASS_FRACTION, ElasticRule, balanced_probabilities, suggested_rates
 from dmmn_qp.labels.patches import PatchRef
 from dmmn_qp.reports.findings import find_findings
@@ -30,7 +31,7 @@ class SlideClassFigures(FileModel):
         annotations: Areas that label pixels.
         area_mm2: Labelled area of the mask: what overlaps counts for one class only.
         tissue_share: That area divided by the slide's tissue area; above 1 is possible where glass is annotated. None
-            where no tissue was found.
+            where no tissue was found, and for classes that are no tissue.
         patches: Patches that show the class (more than 1 % of their pixels).
     """
 
@@ -191,14 +192,14 @@ def _slide_figures(
     labels = Counter(data.label_of(slide, annotation) for annotation in slide.annotations)
     shown = _shows(slide.patches, len(data.class_map)).sum(axis=0)
     classes = []
-    for i, name in enumerate(data.class_map.names):
+    for i, tissue_class in enumerate(data.class_map.classes):
         area = float(pixels[i]) * pixel_mm2
         classes.append(
             SlideClassFigures(
-                class_name=name,
+                class_name=tissue_class.name,
                 annotations=labels[i + 1],
                 area_mm2=area,
-                tissue_share=area / tissue_mm2 if tissue_mm2 else None,
+                tissue_share=area / tissue_mm2 if tissue_mm2 and is_tissue(tissue_class) else None,
                 patches=int(shown[i]),
             )
         )

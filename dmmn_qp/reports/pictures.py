@@ -94,9 +94,7 @@ def draw_overlay(slide: ImportedSlide, data: ImportedData, size: tuple[int, int]
     """
     width, height = size
     downsample = max(slide.record.width / width, slide.record.height / height)
-    palette = np.zeros((256, 4), np.uint8)
-    for tissue_class in data.class_map.classes:
-        palette[tissue_class.label] = (*tissue_class.color, _FILL_ALPHA)
+    palette = data.class_map.palette(alpha=_FILL_ALPHA)
     layer = Image.fromarray(palette[slide.painter.at(downsample).paint(Region(0, 0, width, height))])
     pen = ImageDraw.Draw(layer)
     labels = np.array([data.label_of(slide, annotation) or UNLABELLED for annotation in slide.annotations])

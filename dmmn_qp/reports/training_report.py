@@ -48,9 +48,7 @@ class PatchVerdict:
 
 def draw_verdict(verdict: PatchVerdict, class_map: ClassMap) -> NDArray[np.uint8]:
     """The patch at each magnification, then its labels and the prediction over it, in one row: (S, columns, 3)."""
-    colors = np.zeros((256, 3), np.float32)
-    for label, color in class_map.colormap().items():
-        colors[label] = color
+    colors = class_map.palette()[:, :3].astype(np.float32)
     finest = verdict.images[0].astype(np.float32)
     tiles: list[NDArray[np.uint8]] = list(verdict.images)
     for labels in (verdict.truth, verdict.predicted):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import os
 import re
-import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath, PurePosixPath, PureWindowsPath
@@ -13,6 +12,7 @@ from typing import Final
 
 from dmmn_qp.errors import SlideError
 from dmmn_qp.files import RUN_FILE
+from dmmn_qp.slides.names import normal_name
 
 _NEARBY_DEPTH: Final = 4
 _NEARBY_ENTRIES: Final = 50_000
@@ -184,9 +184,9 @@ class _NameSearch:
         if self._by_name is None:
             self._by_name = {}
             for path in _walk(self._roots, self._depth, self._entries):
-                self._by_name.setdefault(_normal(path.name), []).append(path)
+                self._by_name.setdefault(normal_name(path.name), []).append(path)
         different: dict[Path, Path] = {}
-        for path in self._by_name.get(_normal(name), []):
+        for path in self._by_name.get(normal_name(name), []):
             different.setdefault(path.resolve(), path)
         return list(different.values())
 
@@ -209,11 +209,6 @@ def relative_to_moved(old_file: PurePath | None, new_folder: Path, slide: PurePa
         common += 1
     above = [os.pardir] * (len(old) - common)
     return Path(os.path.normpath(new_folder.resolve().joinpath(*above, *slide.parts[common:])))
-
-
-def _normal(name: str) -> str:
-    """A file name as all systems spell it; macOS stores accents as characters of their own."""
-    return unicodedata.normalize("NFC", name)
 
 
 def _walk(roots: Iterable[Path], depth: int | None, entries: int | None) -> Iterator[Path]:

@@ -53,9 +53,7 @@ def too_large(module: SupervisedBranches, images: list[Tensor], batch_size: int,
     )
 
 
-def warn_of_collapse(
-    history: list[dict[str, float]], only_class: list[str | None], options: TrainOptions, reporter: Reporter
-) -> None:
+def warn_of_collapse(only_class: list[str | None], options: TrainOptions, reporter: Reporter) -> None:
     """Says when the network has predicted one class only for some epochs."""
     latest = only_class[-EPOCHS_OF_COLLAPSE:]
     if len(latest) == EPOCHS_OF_COLLAPSE and latest[0] is not None and len(set(latest)) == 1:

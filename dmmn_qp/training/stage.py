@@ -180,7 +180,7 @@ def train(
                     f"val mIoU {metrics.mean_iou:.3f}{' (best)' if improved else ''}  "
                     f"ETA {duration(elapsed / epoch * (options.epochs - epoch))}"
                 )
-                warn_of_collapse(state.history, log.only_class, options, reporter)
+                warn_of_collapse(log.only_class, options, reporter)
                 if improved:
                     state.best = metrics.mean_iou
                     keep(out, plan, dataset, module, metrics, state, epoch)

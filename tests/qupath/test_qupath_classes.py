@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from dmmn_qp.qupath.classes import PALETTE, QUPATH_COLORS, argb_to_rgb, default_color, distinct_colors, rgb_to_argb
+from dmmn_qp.qupath.classes import PALETTE, QUPATH_COLORS, argb_to_rgb, default_color, distinct_colors
 
 
 @pytest.mark.parametrize(
@@ -16,14 +16,7 @@ from dmmn_qp.qupath.classes import PALETTE, QUPATH_COLORS, argb_to_rgb, default_
 )
 def test_packed_colors(argb: int, rgb: tuple[int, int, int]) -> None:
     assert argb_to_rgb(argb) == rgb
-    assert rgb_to_argb(rgb) == argb
     assert argb_to_rgb(argb & 0xFFFFFFFF) == rgb
-
-
-@pytest.mark.parametrize("color", [(256, 0, 0), (0, -1, 0)])
-def test_packing_refuses_what_is_no_color(color: tuple[int, int, int]) -> None:
-    with pytest.raises(ValueError, match="outside 0"):
-        rgb_to_argb(color)
 
 
 def test_colors_are_those_of_a_project_that_qupath_wrote(data: Path) -> None:

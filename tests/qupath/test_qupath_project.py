@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import shutil
+from collections.abc import Sequence
 from pathlib import Path, PurePath, PurePosixPath, PureWindowsPath
 from typing import Any
 
@@ -14,8 +15,8 @@ from hypothesis import strategies as st
 
 from dmmn_qp.errors import DmmnQpError, PixelSizeError, ProjectError, SlideError
 from dmmn_qp.qupath.image_server import path_of_uri
-from dmmn_qp.qupath.project import ProjectClass, QuPathProject, find_slide, find_slides, read_project
-from dmmn_qp.slides.finding import MovedPrefix, parse_slides_root
+from dmmn_qp.qupath.project import ProjectClass, ProjectEntry, QuPathProject, find_slides, read_project
+from dmmn_qp.slides.finding import MovedPrefix, SlidesRoot, parse_slides_root
 from dmmn_qp.slides.transformed import Crop, Rotate
 
 
@@ -344,6 +345,10 @@ def touch(path: Path, content: str = "") -> Path:
 
 def project_of(folder: Path, *uris: str) -> QuPathProject:
     return read_project(project_file(folder, *(image(server(uri), number) for number, uri in enumerate(uris, start=1))))
+
+
+def find_slide(project: QuPathProject, entry: ProjectEntry, slides_roots: Sequence[SlidesRoot] = ()) -> Path:
+    return find_slides(project, [entry], slides_roots)[entry.entry_id]
 
 
 def test_stored_path_comes_first(tmp_path: Path) -> None:
