@@ -179,7 +179,7 @@ def import_annotations(
     out: AnyPath = "dataset",
     *,
     annotations: AnyPath | None = None,
-    slides_roots: Sequence[AnyPath] = (),
+    slides_roots: AnyPath | Sequence[AnyPath] = (),
     overwrite: bool = False,
     reporter: Reporter | None = None,
     **options: Any,
@@ -227,7 +227,7 @@ def train(
     *,
     overwrite: bool = False,
     resume: bool = False,
-    slides_roots: Sequence[AnyPath] = (),
+    slides_roots: AnyPath | Sequence[AnyPath] = (),
     reporter: Reporter | None = None,
     **options: Any,
 ) -> Path:
@@ -460,6 +460,55 @@ def predict_slide(
     )
 
 
+def predict_slides(
+    slides: Dataset | AnyPath | Sequence[AnyPath],
+    model: AnyPath,
+    out: AnyPath = "predictions",
+    *,
+    slides_roots: AnyPath | Sequence[AnyPath] = (),
+    overwrite: bool = False,
+    reporter: Reporter | None = None,
+    **options: Any,
+) -> dict[str, Path]:
+    """Predicts several slides, each in the frame and with the pixel size that its project or dataset knows.
+
+    Args:
+        slides: A dataset, for all slides of it; or one or several of: a slide, a folder of slides, a pattern such as
+            ``scans/**/*.svs``, a ``.qpproj`` file, a table with the columns slide, mpp and roi.
+        model: The model's folder.
+        out: Folder to write into; what is there of other slides stays.
+        slides_roots: Where to look for slides that have been moved: folders, or ``OLD=NEW``.
+        overwrite: Whether earlier predictions of these slides are replaced.
+        reporter: Where to report.
+        options: Those of ``[predict]`` in the configuration file.
+
+    Returns:
+        The GeoJSON of each slide, by the slide's name in file names.
+
+    Raises:
+        ConfigError: An option is unknown or out of range.
+        PartlyPredictedError: Some could not be predicted; its ``written`` are those that could.
+        DmmnQpError: None could be predicted, or the model cannot be read.
+    """
+    from dmmn_qp.cli.config import ConfigFile, predict_options
+    from dmmn_qp.cli.options import DATASET
+    from dmmn_qp.folders.dataset import Dataset
+    from dmmn_qp.predicting.inputs import slides_to_predict
+    from dmmn_qp.predicting.stage import predict
+
+    names, folder = ([], slides.folder) if isinstance(slides, Dataset) else (_texts(slides), DATASET)
+    if not names and not isinstance(slides, Dataset):  # no name would stand for a whole dataset
+        raise ConfigError("there is no slide to predict in an empty list; name some, or pass a Dataset for all of it")
+    return predict(
+        Path(model),
+        slides_to_predict(names, folder, _slides_roots(slides_roots)),
+        Path(out),
+        predict_options(ConfigFile(), options),
+        reporter or QuietReporter(),
+        overwrite=overwrite,
+    )
+
+
 def polygonize(
     labels: ArrayLike,
     classes: HasContract | ClassMap,
@@ -470,7 +519,7 @@ def polygonize(
     predicted: bool = True,
     **options: Any,
 ) -> list[Annotation]:
-    """Makes polygons of labels in memory: a shapely ``geometry``, ``class_name``, colour and measurements of each.
+    """Makes polygons of labels in memory: of each a shapely ``geometry``, ``class_name``, colour and measurements.
 
     Args:
         labels: (rows, columns) uint8: what `predict_array` gave, or other labels; 0 gives no polygon.
@@ -480,7 +529,7 @@ def polygonize(
         shape: (rows, columns) of these pixels, beyond which no polygon reaches; to the end of the labels unless given.
         corner: (x, y) of the upper left pixel on its slide, in pixels of ``mpp``.
         predicted: Whether they carry the marks of a prediction, so that they become labels only once a person has
-            reviewed them in QuPath. False is for labels that people made.
+            reviewed them in QuPath. False is for labels that people made, and leaves the measurements out.
         options: How to make them: ``simplify_um`` (1 um unless given; 0 keeps the edges of the pixels),
             ``min_area_um2``, ``min_hole_um2``, ``merge="class"``, ``object_kind="detection"``, ``with_ignored``,
             ``max_vertices``.
@@ -573,9 +622,12 @@ def _folder_of(dataset: Dataset | AnyPath) -> Path:
     return Path(dataset) if isinstance(dataset, str | PathLike) else dataset.folder
 
 
-def _slides_roots(roots: Sequence[AnyPath]) -> tuple[Any, ...]:
+def _slides_roots(roots: AnyPath | Sequence[AnyPath]) -> tuple[Any, ...]:
     from dmmn_qp.slides.finding import parse_slides_root
 
-    if isinstance(roots, str | PathLike):
-        roots = (roots,)
-    return tuple(parse_slides_root(str(root)) for root in roots)
+    return tuple(parse_slides_root(text) for text in _texts(roots))
+
+
+def _texts(paths: AnyPath | Sequence[AnyPath]) -> list[str]:
+    """Paths as texts; a single one is not its letters."""
+    return [str(path) for path in ((paths,) if isinstance(paths, str | PathLike) else paths)]

@@ -15,7 +15,7 @@ from dmmn_qp.annotations import Annotation
 from dmmn_qp.errors import ConfigError
 from dmmn_qp.outputs.objects import Frame, outline_features
 from dmmn_qp.outputs.options import PolygonOptions
-from dmmn_qp.qupath.marks import AREA_MM2, AREA_UM2, METADATA_KEY, PERIMETER
+from dmmn_qp.qupath.marks import METADATA_KEY
 from dmmn_qp.slides.array_slide import check_mpp
 from dmmn_qp.specs import ClassMap, LabelArray, PatchSpec
 from dmmn_qp.vectors.outlines import OutlineFeatures
@@ -105,6 +105,5 @@ def _annotations(objects: OutlineFeatures, corner: tuple[float, float]) -> Itera
 
 
 def _unmarked(annotation: Annotation) -> Annotation:
-    """The same object as if a person had drawn it."""
-    sizes = {key: annotation.measurements[key] for key in (AREA_UM2, AREA_MM2, PERIMETER)}
-    return replace(annotation, annotation_id=None, measurements=sizes, metadata={}, origin="drawn", predicted_as=None)
+    """The same object as if a person had drawn it; ours are known by their measurements too."""
+    return replace(annotation, annotation_id=None, measurements={}, metadata={}, origin="drawn", predicted_as=None)
