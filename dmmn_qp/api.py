@@ -188,7 +188,7 @@ def import_annotations(
 
     Args:
         source: A QuPath project, a slide, or a folder of slides.
-        out: The dataset folder to write; ``report.html`` in it says what to mend.
+        out: The dataset folder to write; ``report.html`` in it says what to mend, as a warning tells.
         annotations: Folder of GeoJSON files, for slides without a project.
         slides_roots: Where to look for slides that have been moved: folders, or ``OLD=NEW``.
         overwrite: Whether an existing dataset may be replaced.
@@ -204,8 +204,10 @@ def import_annotations(
     from dmmn_qp.cli.config import ConfigFile, import_options
     from dmmn_qp.folders.dataset import Dataset
     from dmmn_qp.importing.stage import import_annotations
+    from dmmn_qp.reports.findings import count_text
+    from dmmn_qp.reports.html import REPORT_PAGE
 
-    reporter = reporter or QuietReporter()
+    quiet, reporter = reporter is None, reporter or QuietReporter()
     findings = import_annotations(
         Path(source),
         Path(out),
@@ -215,9 +217,10 @@ def import_annotations(
         slides_roots=_slides_roots(slides_roots),
         overwrite=overwrite,
     )
-    for finding in findings:
-        if finding.severity == "error":
-            reporter.warn(finding.line())
+    worth_a_look = [finding for finding in findings if finding.severity != "note"]
+    if quiet and worth_a_look:
+        page = Path(out) / REPORT_PAGE
+        reporter.warn(f"{count_text(worth_a_look)}, the first: {worth_a_look[0].line()} (all are in {page})")
     return Dataset(Path(out))
 
 
@@ -275,7 +278,7 @@ def train(
 
 
 def build_network(
-    contract: HasContract,
+    contract: HasContract | AnyPath,
     architecture: str = "dmmn-m3",
     *,
     width: int | None = None,
@@ -288,7 +291,7 @@ def build_network(
     and answers with logits (B, C, S, S); output ``i`` is the class of label ``i + 1``. The defaults are the paper's.
 
     Args:
-        contract: What has the classes and the patch geometry.
+        contract: What has the classes and the patch geometry: a dataset or a model, or its folder.
         architecture: Which network.
         width: Base width f; the paper's unless given, which a CPU takes long for.
         norm: Normalisation after each convolution.
@@ -299,6 +302,7 @@ def build_network(
     """
     from dmmn_qp.networks import ARCHITECTURES, build_network
 
+    contract = _contract_of(contract)
     spec = contract.patch_spec
     if width is None:
         width = ARCHITECTURES[architecture].paper_width if architecture in ARCHITECTURES else 1
@@ -337,7 +341,7 @@ def partial_cross_entropy(
 def save_model(
     folder: AnyPath,
     network: Stemmed,
-    dataset: Dataset,
+    dataset: Dataset | AnyPath,
     *,
     validation: Mapping[str, Any] | None = None,
     overwrite: bool = False,
@@ -347,7 +351,7 @@ def save_model(
     Args:
         folder: The model folder to write.
         network: What `build_network` built for this dataset.
-        dataset: What it was trained on.
+        dataset: What it was trained on, or its folder.
         validation: Figures to keep in the card.
         overwrite: Whether an existing model may be replaced.
 
@@ -358,9 +362,11 @@ def save_model(
         ModelError: The network is not one of this dataset's classes and patches, or holds numbers that are not finite.
         OutputExistsError: The folder exists and may not be replaced.
     """
+    from dmmn_qp.folders.dataset import Dataset
     from dmmn_qp.training.own_loop import save_own_model
 
-    return Model(save_own_model(Path(folder), network, dataset, validation=validation, overwrite=overwrite), network)
+    trained_on = Dataset(_folder_of(dataset))
+    return Model(save_own_model(Path(folder), network, trained_on, validation=validation, overwrite=overwrite), network)
 
 
 def load_model(folder: AnyPath) -> Model:
@@ -451,7 +457,7 @@ def predict_slide(
 
     return predict_slide(
         Path(slide),
-        Path(model),
+        _folder_of_model(model),
         Path(out),
         predict_options(ConfigFile(), options),
         roi=None if roi is None else Path(roi),
@@ -500,7 +506,7 @@ def predict_slides(
     if not names and not isinstance(slides, Dataset):  # no name would stand for a whole dataset
         raise ConfigError("there is no slide to predict in an empty list; name some, or pass a Dataset for all of it")
     return predict(
-        Path(model),
+        _folder_of_model(model),
         slides_to_predict(names, folder, _slides_roots(slides_roots)),
         Path(out),
         predict_options(ConfigFile(), options),
@@ -511,7 +517,7 @@ def predict_slides(
 
 def polygonize(
     labels: ArrayLike,
-    classes: HasContract | ClassMap,
+    classes: HasContract | ClassMap | AnyPath,
     mpp: float,
     *,
     shape: tuple[int, int] | None = None,
@@ -523,8 +529,8 @@ def polygonize(
 
     Args:
         labels: (rows, columns) uint8: what `predict_array` gave, or other labels; 0 gives no polygon.
-        classes: The classes. A model or dataset also says how the grid of its labels lies on pixels of ``mpp``; a bare
-            `ClassMap` means labels of those very pixels.
+        classes: The classes. A model or dataset, or its folder, also says how the grid of its labels lies on pixels of
+            ``mpp``; a bare `ClassMap` means labels of those very pixels.
         mpp: um/px of the pixels that the labels are of, as given to `predict_array`.
         shape: (rows, columns) of these pixels, beyond which no polygon reaches; to the end of the labels unless given.
         corner: (x, y) of the upper left pixel on its slide, in pixels of ``mpp``.
@@ -546,13 +552,17 @@ def polygonize(
 
     if "gzip" in options:
         raise ConfigError("gzip is an option of files; give write_geojson a name that ends in .geojson.gz")
-    name = getattr(getattr(classes, "card", classes), "name", "") or "labels"
+    spec, name = None, "labels"
+    if not isinstance(classes, ClassMap):
+        contract = _contract_of(classes)
+        classes, spec = contract.class_map, contract.patch_spec
+        name = getattr(getattr(contract, "card", contract), "name", name)
     return objects_of_labels(
         labels,
-        classes if isinstance(classes, ClassMap) else classes.class_map,
+        classes,
         mpp,
         polygon_options(options),
-        spec=None if isinstance(classes, ClassMap) else classes.patch_spec,
+        spec=spec,
         shape=shape,
         corner=corner,
         model=name if predicted else None,
@@ -620,6 +630,26 @@ def _with_warnings(found: ReadResult, name: str) -> list[Annotation]:
 
 def _folder_of(dataset: Dataset | AnyPath) -> Path:
     return Path(dataset) if isinstance(dataset, str | PathLike) else dataset.folder
+
+
+def _folder_of_model(model: object) -> Path:
+    if isinstance(model, str | PathLike):
+        return Path(model)
+    raise ConfigError(
+        "the prediction of a slide records the model that it is by, so it needs a model's folder; write the model with "
+        "save_model, or take predict_array"
+    )
+
+
+def _contract_of(given: HasContract | AnyPath) -> HasContract:
+    """A dataset or a model's card, where its folder is given."""
+    if not isinstance(given, str | PathLike):
+        return given
+    from dmmn_qp.folders.dataset import MANIFEST, Dataset
+    from dmmn_qp.folders.model import load_card
+
+    folder = Path(given)
+    return Dataset(folder) if (folder / MANIFEST).is_file() else load_card(folder)
 
 
 def _slides_roots(roots: AnyPath | Sequence[AnyPath]) -> tuple[Any, ...]:

@@ -1,6 +1,8 @@
 """What `import dmmn_qp` offers: the documents' scripts run, and each promise of the face."""
 
 import ast
+import os
+import pickle
 import re
 import shutil
 import subprocess
@@ -273,7 +275,8 @@ def test_predicted_polygons_are_no_labels_until_somebody_says_so(two_tissue_slid
     slide = two_tissue_slides / "slides" / "a.tif"
     with pytest.raises(DatasetError, match="2 predicted areas that nobody checked"):
         dmmn_qp.import_annotations(slide, tmp_path / "none", annotations=tmp_path / "marked")
-    found = dmmn_qp.import_annotations(str(slide), tmp_path / "dataset", annotations=str(tmp_path / "drawn"))
+    with pytest.warns(dmmn_qp.DmmnQpWarning, match=r"^3 warnings, the first: .*report\.html"):
+        found = dmmn_qp.import_annotations(str(slide), tmp_path / "dataset", annotations=str(tmp_path / "drawn"))
     assert found.class_map.names == ("stroma", "tumour")
 
 
@@ -415,3 +418,57 @@ def test_an_image_that_was_never_saved_has_no_annotations(tmp_path):
     shutil.copy(DEMO / "project.qpproj", tmp_path)
     for image in dmmn_qp.read_project(str(tmp_path)).entries:
         assert dmmn_qp.read_annotations(image) == []
+
+
+def test_objects_that_were_saved_and_are_gone_are_an_error(tmp_path):
+    shutil.copy(DEMO / "project.qpproj", tmp_path)
+    shutil.copytree(DEMO / "data", tmp_path / "data")
+    image = dmmn_qp.read_project(tmp_path).entries[0]
+    image.data_path.unlink()
+    with pytest.raises(DmmnQpError, match="no QuPath data file"):
+        dmmn_qp.read_annotations(image)
+
+
+def test_patches_take_no_open_file_along(workspace, monkeypatch):
+    opened = []
+    original = dmmn_qp.Dataset.open
+    monkeypatch.setattr(dmmn_qp.Dataset, "open", lambda *given: opened.append(given[1].slide_id) or original(*given))
+    patches = dmmn_qp.Patches(workspace / "dataset", "val")
+    images, target = patches[0]
+    patches[0]
+    assert len(opened) == 1
+    copied = pickle.loads(pickle.dumps(patches))  # noqa: S301 (as a worker process that is spawned gets it)
+    assert torch.equal(copied[0][0][0], images[0])
+    assert torch.equal(copied[0][1], target)
+    assert len(opened) == 2
+    monkeypatch.setattr(os, "getpid", lambda: 1)  # as in one that is forked
+    patches[0]
+    assert len(opened) == 3
+
+
+def test_folders_stand_for_what_is_in_them(workspace, tmp_path):
+    network = dmmn_qp.build_network(str(workspace / "dataset"), "unet", width=2, stem="quarter")
+    model = dmmn_qp.save_model(tmp_path / "m", network, str(workspace / "dataset"))
+    labels = np.ones((4, 4), np.uint8)
+    ways = (model, model.card, tmp_path / "m", str(tmp_path / "m"))
+    found = [dmmn_qp.polygonize(labels, way, 0.5)[0] for way in ways]
+    assert len({a.annotation_id for a in found}) == 1
+    assert found[0].metadata["dmmn_qp"] == "m"
+    with pytest.raises(ConfigError, match="save_model"):
+        dmmn_qp.predict_slide("a.tif", model, tmp_path / "out")
+
+
+def test_an_interrupted_training_goes_on(workspace, tmp_path, monkeypatch):
+    from dmmn_qp.training import stage
+
+    def stopped(*_):
+        raise KeyboardInterrupt
+
+    options = {"epochs": 1, "steps_per_epoch": 1, "width": 2, "stem": "quarter", "batch_size": 1, "workers": 0}
+    with monkeypatch.context() as patch:
+        patch.setattr(stage, "validate", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            dmmn_qp.train(workspace / "dataset", tmp_path / "m", **options)
+    assert not (tmp_path / "m" / "model.json").exists()
+    dmmn_qp.train(workspace / "dataset", tmp_path / "m", resume=True)
+    assert dmmn_qp.load_model(tmp_path / "m").card.network.width == 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -62,13 +63,11 @@ class Patches(TorchDataset[tuple[list[Tensor], Tensor]]):
         self.refs = [patch for patch in self.dataset.patches() if patch.split == split]
         if not self.refs:
             raise DatasetError(f'dataset "{self.dataset.folder}" has no patch for {split}; choose train, val or test')
-        self._augment, usual = augment, TrainOptions()
-        self._examples = PatchExamples(
-            self.dataset,
-            self.refs,
-            augment=AugmentRules(usual.color, usual.zoom) if augment else None,
-            jitter_px=(usual.jitter_px if jitter_px is None else jitter_px) if augment else 0,
-        )
+        usual = TrainOptions()
+        self._augment = augment
+        self._rules = AugmentRules(usual.color, usual.zoom) if augment else None
+        self._jitter_px = (usual.jitter_px if jitter_px is None else jitter_px) if augment else 0
+        self._opened: tuple[int, PatchExamples] | None = None
 
     def __len__(self) -> int:
         return len(self.refs)
@@ -77,9 +76,20 @@ class Patches(TorchDataset[tuple[list[Tensor], Tensor]]):
         if not -len(self) <= index < len(self):
             raise IndexError(f"patch {index} of {len(self)}")
         seed = int(torch.randint(_SEEDS, ())) if self._augment else 0
-        images, targets, *_ = self._examples[Draw(index % len(self), seed)]
+        images, targets, *_ = self._examples()[Draw(index % len(self), seed)]
         convention = InputConvention()
         return [network_input(image[None], convention)[0].contiguous() for image in images], targets[0].long()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_opened": None}
+
+    def _examples(self) -> PatchExamples:
+        """The patches with open slides of this process: a forked one must not read through its parent's files."""
+        here = os.getpid()
+        if self._opened is None or self._opened[0] != here:
+            examples = PatchExamples(self.dataset, self.refs, augment=self._rules, jitter_px=self._jitter_px)
+            self._opened = here, examples
+        return self._opened[1]
 
     def class_weights(self, rule: WeightRule = "paper") -> Tensor:
         """Weights of the classes in the loss, by the labelled pixels of these patches: (C,) float32.
