@@ -13,7 +13,8 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from numpy.typing import ArrayLike
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
 from rich.console import Console
 
 from dmmn_qp.annotations import Annotation
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from dmmn_qp.folders.model import ModelCard
     from dmmn_qp.networks.stem import Stemmed
     from dmmn_qp.predicting.api import SlidePrediction
+    from dmmn_qp.predicting.inference import BlockPrediction
     from dmmn_qp.qupath.geojson_writer import WriteResult
     from dmmn_qp.qupath.notes import ReadResult
     from dmmn_qp.qupath.project import ProjectEntry, QuPathProject
@@ -413,14 +415,43 @@ def predict_array(
         ModelError: The model is missing or damaged, or cannot see its context as asked.
         ConfigError: The device is not there, or an option is out of range.
     """
-    from dmmn_qp.cli.config import ConfigFile, predict_options
-    from dmmn_qp.predicting.array import predict_pixels
+    chosen = {"context": context, "precision": precision, "device": device, "tta": tta, "batch_size": batch_size}
+    return _predicted(pixels, mpp, model, chosen).labels
 
-    options = predict_options(
-        ConfigFile(),
-        {"context": context, "precision": precision, "device": device, "tta": tta, "batch_size": batch_size},
-    )
-    return predict_pixels(pixels, mpp, model if isinstance(model, tuple) else Path(model), options).labels
+
+def predict_probabilities(
+    pixels: ArrayLike,
+    mpp: float,
+    model: Model | AnyPath,
+    *,
+    context: Context = "auto",
+    precision: Precision = "auto",
+    device: Device = "auto",
+    tta: bool = False,
+    batch_size: int | None = None,
+) -> NDArray[np.uint8]:
+    """Predicts the probability of each class, of which `predict_array` gives the label of the largest.
+
+    Args:
+        pixels: As for `predict_array`, and so are all others.
+        mpp: Their um/px.
+        model: A model, or its folder.
+        context: How targets see what is around them.
+        precision: ``auto`` takes bf16 where the device has instructions for it.
+        device: Where to compute.
+        tta: Whether to take the mean over the eight turned and mirrored copies.
+        batch_size: Targets per forward pass; fitted to the device unless given.
+
+    Returns:
+        (C, rows, columns) uint8, 255 is 1; class ``i`` has label ``i + 1``. On the grid of `predict_array`.
+
+    Raises:
+        DmmnQpError: As `predict_array`.
+    """
+    chosen = {"context": context, "precision": precision, "device": device, "tta": tta, "batch_size": batch_size}
+    found = _predicted(pixels, mpp, model, {**chosen, "probabilities": True}).probabilities
+    assert found is not None
+    return found
 
 
 def predict_slide(
@@ -626,6 +657,14 @@ def _with_warnings(found: ReadResult, name: str) -> list[Annotation]:
     for line in found.warnings:
         warnings.warn(printable(f"{name}: {line}"), DmmnQpWarning, stacklevel=3)
     return list(found.annotations)
+
+
+def _predicted(pixels: ArrayLike, mpp: float, model: Model | AnyPath, chosen: Mapping[str, Any]) -> BlockPrediction:
+    from dmmn_qp.cli.config import ConfigFile, predict_options
+    from dmmn_qp.predicting.array import predict_pixels
+
+    options = predict_options(ConfigFile(), chosen)
+    return predict_pixels(pixels, mpp, model if isinstance(model, tuple) else Path(model), options)
 
 
 def _folder_of(dataset: Dataset | AnyPath) -> Path:

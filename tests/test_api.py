@@ -13,11 +13,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import shapely
+import tifffile
 import torch
 
 import dmmn_qp
 from dmmn_qp.annotations import Annotation
 from dmmn_qp.errors import ConfigError, DatasetError, DmmnQpError, ModelError, PixelSizeError, SlideError
+from dmmn_qp.folders.predictions import PROBABILITIES_SUFFIX
 from dmmn_qp.labels.draws import Draw
 from dmmn_qp.networks import build_network as build_by_hand
 from dmmn_qp.networks.conventions import InputConvention, network_inputs
@@ -173,6 +175,18 @@ def test_blocks_of_an_array_are_those_of_the_slide(tmp_path, context):
     expected = dmmn_qp.predict_slide(slide, FULL_STEM, tmp_path / "out", context=context).read_labels()
     assert len(np.unique(expected)) > 1
     assert np.array_equal(dmmn_qp.predict_array(pixels, 0.5, FULL_STEM, context=context), expected)
+
+
+def test_probabilities_are_those_of_the_slide(workspace, tmp_path):
+    pixels = two_tissues(301, 407)
+    model = next((workspace / "models").iterdir())
+    slide = write_tiff(tmp_path / "slide.tif", pixels)
+    dmmn_qp.predict_slide(slide, model, tmp_path, probabilities=True)
+    found = dmmn_qp.predict_probabilities(pixels, 0.5, model)
+    assert found.shape == (2, 301, 407)
+    assert np.array_equal(found, tifffile.imread(tmp_path / f"slide.{PROBABILITIES_SUFFIX}"))
+    sure = found[0] != found[1]
+    assert np.array_equal(found.argmax(0)[sure] + 1, dmmn_qp.predict_array(pixels, 0.5, model)[sure])
 
 
 def test_a_model_in_memory_stays_as_it_is(workspace):
