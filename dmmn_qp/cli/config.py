@@ -16,6 +16,7 @@ from pydantic import Field, ValidationError
 from dmmn_qp.console import printable
 from dmmn_qp.errors import ConfigError
 from dmmn_qp.importing.options import ImportOptions
+from dmmn_qp.outputs.options import PolygonOptions
 from dmmn_qp.predicting.options import PredictOptions
 from dmmn_qp.specs import FileModel, explain
 from dmmn_qp.training.options import PRESETS, TrainOptions
@@ -87,6 +88,15 @@ def predict_options(file: ConfigFile, flags: Mapping[str, Any]) -> PredictOption
         ConfigError: An option is unknown or out of range.
     """
     return _build(PredictOptions, "predict", {**file.predict, **_given(flags)})
+
+
+def polygon_options(flags: Mapping[str, Any]) -> PolygonOptions:
+    """Resolves flags and defaults of what makes polygons.
+
+    Raises:
+        ConfigError: An option is unknown or out of range.
+    """
+    return _build(PolygonOptions, "predict", _given(flags))
 
 
 def _build(model: type[Options], section: str, values: Mapping[str, Any]) -> Options:

@@ -85,8 +85,8 @@ class Dataset:
         DatasetError: It is missing, damaged or of another version.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = folder = Path(folder)
         path = folder / MANIFEST
         if not path.is_file():
             raise DatasetError(

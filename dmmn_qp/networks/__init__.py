@@ -15,7 +15,7 @@ from dmmn_qp.networks.dmmn_m3 import DmmnM3
 from dmmn_qp.networks.dmmn_ms import DmmnMs
 from dmmn_qp.networks.dmmn_s2 import DmmnS2
 from dmmn_qp.networks.segnet import SegNet
-from dmmn_qp.networks.stem import STEM_FACTORS, Stemmed, stem_channels
+from dmmn_qp.networks.stem import STEM_FACTORS, Construction, Stemmed, stem_channels
 from dmmn_qp.networks.unet import UNet
 
 __all__ = ["ARCHITECTURES", "Architecture", "build_network"]
@@ -105,5 +105,6 @@ def build_network(
         classes=classes, width=width, magnifications=used, norm=norm, in_channels=stem_channels(stem)
     )
     stemmed = Stemmed(network, stem, norm, images=magnifications, used=used)
+    stemmed.construction = Construction(name, width, norm, stem)
     initialise(stemmed)
     return stemmed

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol, cast, runtime_checkable
+from typing import NamedTuple, Protocol, cast, runtime_checkable
 
 from torch import Tensor, nn
 from torch.nn import functional
@@ -68,6 +68,22 @@ class SeesFar(Protocol):
     halo: int
 
 
+class Construction(NamedTuple):
+    """What a network was built from, beside the classes and the patches.
+
+    Attributes:
+        architecture: Its name.
+        width: Base width f.
+        norm: Normalisation after each convolution.
+        stem: Resolution at which it computes.
+    """
+
+    architecture: str
+    width: int
+    norm: Norm
+    stem: Stem
+
+
 class Stemmed(nn.Module):
     """A network behind its stem.
 
@@ -81,10 +97,14 @@ class Stemmed(nn.Module):
         norm: Normalisation after the stem's convolutions.
         images: Number of images M that the whole is given.
         used: How many of them, finest first, the network looks at.
+
+    Attributes:
+        construction: What `build_network` built it from; None of one that was put together by hand.
     """
 
     def __init__(self, network: nn.Module, stem: Stem, norm: Norm, images: int, used: int) -> None:
         super().__init__()
+        self.construction: Construction | None = None
         self.network = network
         self.factor = STEM_FACTORS[stem]
         self.stems = nn.ModuleList(StridedStem(self.factor, norm) for _ in range(used if self.factor > 1 else 0))

@@ -52,6 +52,7 @@ def predict_slide(
     mpp: float | None = None,
     roi: Path | None = None,
     overwrite: bool = False,
+    reporter: Reporter | None = None,
 ) -> SlidePrediction:
     """Predicts one slide; the same as ``dmmn-qp predict SLIDE --model MODEL --out OUT``, without a word.
 
@@ -66,6 +67,7 @@ def predict_slide(
         mpp: um/px of a slide that does not say it.
         roi: GeoJSON of the areas to predict, in level-0 px of QuPath's frame.
         overwrite: Whether an earlier prediction of the slide is replaced.
+        reporter: Where to report; nowhere unless given.
 
     Returns:
         Where everything is.
@@ -85,7 +87,7 @@ def predict_slide(
         (dtype('uint8'), 2, True)
     """
     target = SlideToPredict(slide.name if slide.is_dir() else slide.stem, slide, mpp, roi=roi)
-    reporter = Reporter(Console(quiet=True))
+    reporter = reporter or Reporter(Console(quiet=True))
     name = target.slide_id
     polygons = predict(model, [target], out, options or PredictOptions(), reporter, overwrite=overwrite)[name]
     return SlidePrediction(

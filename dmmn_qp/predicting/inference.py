@@ -135,22 +135,37 @@ def load_predictors(model_folder: Path, options: PredictOptions) -> list[Predict
     predictors = []
     for device in devices:
         own = network if len(devices) == 1 else load_model(model_folder)[1]
-        own = own.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        if options.compile:
-            compile_network(own)
-        predictor = Predictor(
-            card=card,
-            network=own,
-            device=device,
-            bf16=choose_bf16(options.precision, device),
-            batch_size=options.batch_size or CPU_BATCH,
-            context=context,
-            probabilities=options.probabilities,
-            uncertainty=options.uncertainty,
-            turned=options.tta,
-        )
-        predictors.append(predictor if options.batch_size else replace(predictor, batch_size=fitting_batch(predictor)))
+        predictors.append(make_predictor(card, own, device, context, options))
     return predictors
+
+
+def make_predictor(
+    card: ModelCard, network: Stemmed, device: torch.device, context: Context, options: PredictOptions
+) -> Predictor:
+    """Makes a network ready on one device; it is moved there.
+
+    Args:
+        card: Its card.
+        network: The network, in evaluation mode.
+        device: Where to compute.
+        context: How targets see what is around them, as `choose_context` settled it.
+        options: How to predict.
+    """
+    network = network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if options.compile:
+        compile_network(network)
+    predictor = Predictor(
+        card=card,
+        network=network,
+        device=device,
+        bf16=choose_bf16(options.precision, device),
+        batch_size=options.batch_size or CPU_BATCH,
+        context=context,
+        probabilities=options.probabilities,
+        uncertainty=options.uncertainty,
+        turned=options.tta,
+    )
+    return predictor if options.batch_size else replace(predictor, batch_size=fitting_batch(predictor))
 
 
 def choose_context(network: Stemmed, spec: PatchSpec, wanted: Context) -> Context:
