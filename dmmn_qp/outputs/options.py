@@ -1,4 +1,4 @@
-"""How polygons are made of labels."""
+"""Which files are made of a prediction, and how polygons are made of labels."""
 
 from __future__ import annotations
 
@@ -34,6 +34,20 @@ class PolygonOptions(FileModel):
     max_vertices: int = Field(default=10_000, ge=100)
     gzip: bool = False
     with_ignored: bool = False
+
+
+class OutputOptions(PolygonOptions):
+    """Which files are written for each predicted slide.
+
+    Attributes:
+        probabilities: Whether to write each class's probability.
+        uncertainty: Whether to write the entropy of the probabilities.
+        tissue_outline: Whether the tissue's outline is written as GeoJSON.
+    """
+
+    probabilities: bool = False
+    uncertainty: bool = False
+    tissue_outline: bool = False
 
 
 POLYGON_OPTIONS: Final = tuple(PolygonOptions.model_fields)
