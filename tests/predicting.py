@@ -3,14 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 
+from dmmn_qp.outputs.writers import WRITERS, Writer
 from dmmn_qp.predicting.inference import Predictor
 from dmmn_qp.predicting.slide import predict_blocks
 from dmmn_qp.regions import Region
 from dmmn_qp.slides.base import Slide
 from dmmn_qp.slides.once import FieldReader
+
+
+def writing(suffix: str, write: Callable) -> Writer:
+    """The writer of a suffix, which writes in another way."""
+    return replace(WRITERS[suffix], write=write)
+
+
+def no_picture(path, predicted):
+    """An overview that takes no time."""
+    path.write_bytes(b"")
 
 
 def predict_whole(reopen: Callable[[], Slide], *predictors: Predictor) -> dict[str, np.ndarray]:

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from dmmn_qp.annotations import DEFAULT_PLANE, Annotation
 from dmmn_qp.errors import ConfigError, SlideError
 from dmmn_qp.labels.painter import LabelPainter
+from dmmn_qp.outputs.rasters import write_outline
 from dmmn_qp.predicting.areas import (
     Area,
     area_to_predict,
@@ -23,7 +24,6 @@ from dmmn_qp.predicting.areas import (
     targets_of_mask,
     tissue_area,
     whole_area,
-    write_outline,
 )
 from dmmn_qp.predicting.inputs import SlideToPredict
 from dmmn_qp.predicting.options import PredictOptions
@@ -386,7 +386,7 @@ def test_outside_label_needs_a_class():
 def test_outline_for_qupath(opened, tmp_path):
     with opened(512, 768, (100, 100, 200, 200), (500, 100, 100, 100)) as slide:
         area = tissue_area(slide, SPEC.grid_of(0.5))
-    write_outline(tmp_path / "s.tissue.geojson", area, "abc")
+    write_outline(tmp_path / "s.tissue.geojson", area.tissue, "abc")
     text = (tmp_path / "s.tissue.geojson").read_text()
     (feature,) = json.loads(text)["features"]
     assert feature["properties"]["classification"]["name"] == "Tissue"
@@ -394,8 +394,8 @@ def test_outline_for_qupath(opened, tmp_path):
     assert is_outline_id(UUID(feature["id"])) and feature["id"].startswith("d1337b0f-0000-5")
     (read,) = read_geojson(tmp_path / "s.tissue.geojson").annotations
     assert read.geometry.equals(area.tissue) and len(read.geometry.geoms) == 2
-    write_outline(tmp_path / "again.geojson", area, "abc")
+    write_outline(tmp_path / "again.geojson", area.tissue, "abc")
     assert (tmp_path / "again.geojson").read_text() == text
     with opened(64, 64) as slide:
-        write_outline(tmp_path / "none.geojson", tissue_area(slide, SPEC.grid_of(0.5)), "abc")
+        write_outline(tmp_path / "none.geojson", tissue_area(slide, SPEC.grid_of(0.5)).tissue, "abc")
     assert json.loads((tmp_path / "none.geojson").read_text())["features"] == []

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from dmmn_qp.folders.model import load_card
+from dmmn_qp.outputs.writers import WRITERS
 from dmmn_qp.predicting.areas import area_to_predict
 from dmmn_qp.predicting.inputs import SlideToPredict
 from dmmn_qp.predicting.options import PredictOptions
@@ -13,6 +14,7 @@ from dmmn_qp.qupath.geojson_reader import read_geojson
 from dmmn_qp.regions import Region
 from dmmn_qp.slides.direct_tiff import DirectTiffReader
 from tests.conftest import invoke, rectangle, write_features, write_tiff
+from tests.predicting import writing
 from tests.test_prediction_resume import command, labels_of, make_model, texture, written_strips
 
 SIDE = 1024
@@ -98,9 +100,8 @@ def test_what_is_left_out_is_not_read(here, material, monkeypatch):
         read.clear()
         with monkeypatch.context() as patch:
             patch.setattr(DirectTiffReader, "read_level", read_level)
-            patch.setattr(
-                "dmmn_qp.predicting.stage.WRITERS", {"geojson": lambda path, predicted: path.write_text("{}")}
-            )
+            patch.delitem(WRITERS, "overview.png")
+            patch.setitem(WRITERS, "geojson", writing("geojson", lambda path, predicted: path.write_text("{}")))
             assert invoke(*command(material), *options).exit_code == 0
         return sum(region.width * region.height for region in read)
 

@@ -26,6 +26,7 @@ from dmmn_qp.predicting.request import polygons_request, request_of
 from dmmn_qp.qupath.geojson_reader import read_geojson
 from dmmn_qp.slides.files import fingerprint
 from tests.conftest import fails, invoke, rectangle, write_features, write_tiff
+from tests.predicting import no_picture, writing
 from tests.test_prediction_resume import command, labels_of, make_model, texture, written_strips
 
 SIDES = (200, 300)
@@ -39,7 +40,7 @@ CPU = PredictOptions(device="cpu", precision="fp32")
 @pytest.fixture(autouse=True)
 def no_pictures(monkeypatch):
     """Drawing overviews would take most of the time."""
-    monkeypatch.setitem(WRITERS, "overview.png", lambda path, predicted: path.write_bytes(b""))
+    monkeypatch.setitem(WRITERS, "overview.png", writing("overview.png", no_picture))
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +53,7 @@ def material(tmp_path_factory):
     write_features(folder / "roi.geojson", [rectangle(20.5, 20, 150, 150, "a")])
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        patch.setitem(WRITERS, "overview.png", lambda path, predicted: path.write_bytes(b""))
+        patch.setitem(WRITERS, "overview.png", writing("overview.png", no_picture))
         for name, options in (("plain", ()), ("rich", RICH)):
             assert invoke(*command(folder), "--out", name, *options).exit_code == 0
     return folder
@@ -680,7 +681,7 @@ def test_a_failure_leaves_the_earlier_prediction_as_it_is(place, monkeypatch):
     def no_space(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setitem(WRITERS, "geojson", no_space)
+    monkeypatch.setitem(WRITERS, "geojson", writing("geojson", no_space))
     for words in (("--overwrite",), ("--simplify-um", "2")):
         assert invoke(*command(place), "--out", "plain", *words).exit_code == 1
         after = content(place / "plain")

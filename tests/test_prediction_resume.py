@@ -16,14 +16,16 @@ import torch
 from dmmn_qp.errors import DatasetError
 from dmmn_qp.folders.label_raster import LabelRaster
 from dmmn_qp.folders.model import ModelCard, NetworkOptions, save_model
+from dmmn_qp.folders.predictions import LABELS_SUFFIX
 from dmmn_qp.outputs.overview import write_overview
+from dmmn_qp.outputs.writers import WRITERS
 from dmmn_qp.predicting import publishing
-from dmmn_qp.predicting import stage as prediction
 from dmmn_qp.predicting.strips import StripStore
 from dmmn_qp.regions import Region
 from dmmn_qp.slides import open_slide
 from dmmn_qp.specs import ClassMap, PatchSpec
 from tests.conftest import REPOSITORY, fails, invoke, write_tiff
+from tests.predicting import no_picture, writing
 
 ROWS, COLUMNS, STRIPS = 1000, 300, 4
 
@@ -60,7 +62,7 @@ def texture(rows=ROWS, columns=COLUMNS, seed=0):
 @pytest.fixture(autouse=True)
 def no_pictures(monkeypatch):
     """Drawing overviews would take most of the time."""
-    monkeypatch.setitem(prediction.WRITERS, "overview.png", lambda path, predicted: path.write_bytes(b""))
+    monkeypatch.setitem(WRITERS, "overview.png", writing("overview.png", no_picture))
 
 
 @pytest.fixture(scope="module")
@@ -140,16 +142,16 @@ def test_strips_of_which_one_kind_is_missing_are_predicted_again(here, material,
     assert same_pixels(here / "predictions/s.probabilities.ome.tif", material / "whole/s.probabilities.ome.tif")
 
 
-@pytest.mark.parametrize("where", ["write_label_pyramid", "write_areas", "overview.png", "geojson"])
+@pytest.mark.parametrize("where", [LABELS_SUFFIX, "write_areas", "overview.png", "geojson"])
 def test_interrupted_after_the_last_strip(here, material, monkeypatch, where):
     def stop(*_, **__):
         raise RuntimeError("switched off")
 
     with monkeypatch.context() as patch:
-        if where in prediction.WRITERS:
-            patch.setitem(prediction.WRITERS, where, stop)
+        if where in WRITERS:
+            patch.setitem(WRITERS, where, writing(where, stop))
         else:
-            patch.setattr(publishing if where == "write_areas" else prediction, where, stop)
+            patch.setattr(publishing, where, stop)
         assert isinstance(invoke(*command(material)).exception, RuntimeError)
     assert not (here / "predictions/s.geojson").exists()
     with written_strips(monkeypatch) as numbers:
@@ -363,18 +365,18 @@ def test_the_only_slide_is_broken(three):
 
 def test_slide_that_breaks_while_it_is_finished(three, monkeypatch):
     """The error of one slide's files does not stop the next slide."""
-    plain = prediction.WRITERS["overview.png"]
+    plain = WRITERS["overview.png"]
 
     def write(path, predicted):
         if predicted.slide_id == "a":
             raise DatasetError("no ink")
-        plain(path, predicted)
+        plain.write(path, predicted)
 
-    monkeypatch.setitem(prediction.WRITERS, "overview.png", write)
+    monkeypatch.setitem(WRITERS, "overview.png", writing("overview.png", write))
     result = invoke(*command(three, "a", "c"))
     assert result.exit_code == 1 and "1 of 2 slides could not be predicted: a: no ink" in result.stderr
     assert (three / "predictions/c.geojson").is_file() and not (three / "predictions/a.geojson").exists()
-    monkeypatch.setitem(prediction.WRITERS, "overview.png", plain)
+    monkeypatch.setitem(WRITERS, "overview.png", plain)
     with written_strips(monkeypatch) as numbers:
         assert invoke(*command(three, "a", "c")).exit_code == 0
     assert numbers == [] and (three / "predictions/a.geojson").is_file()
@@ -404,7 +406,7 @@ def test_damaged_slide(here, material, monkeypatch, how):
     (here / "s.tif").write_bytes(content)
     with open_slide(here / "s.tif") as slide:
         assert slide.info.level_downsamples == (1.0,)
-    monkeypatch.setitem(prediction.WRITERS, "overview.png", write_overview)
+    monkeypatch.setitem(WRITERS, "overview.png", writing("overview.png", write_overview))
     result = invoke(*command(here), "--probabilities", "--uncertainty")
     assert result.exit_code == 0, result.output + result.stderr
     assert "could not be read and are unlabelled" in result.stderr

@@ -15,11 +15,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch import nn
 
 from dmmn_qp.cli.config import load_config, train_options
 from dmmn_qp.errors import TrainingError
 from dmmn_qp.folders.model import WEIGHTS, is_whole, load_card, load_model
-from dmmn_qp.networks import build_network
+from dmmn_qp.networks import ARCHITECTURES, Architecture, build_network
 from dmmn_qp.networks.supervision import SupervisedBranches
 from dmmn_qp.training.checks import check_loss
 from dmmn_qp.training.options import TrainOptions
@@ -295,6 +296,35 @@ def test_start_from_the_authors_model(tiny, workspace, here):
     old, new = (weights_of(here / name)["network.final.2.bias"] for name in ("m", "tuned"))
     assert torch.allclose(new, old[[4, 2]], atol=1e-6)
     assert invoke("predict", "a", "--dataset", workspace / "dataset", "--model", "tuned").exit_code == 0
+
+
+def test_network_that_is_new_here_learns_and_is_tuned(tiny, here, monkeypatch):
+    """One that no other file knows, with layers of other names, from training to starting with it, frozen or not."""
+    monkeypatch.setitem(ARCHITECTURES, "new", Architecture(OneBlock, paper_width=4, divisor=1, max_magnifications=1))
+    assert invoke(*tiny, "--architecture", "new", "--out", "m").exit_code == 0
+    tune = (*tiny, "--from", "m", "--out", "tuned", "--freeze", "encoder", "--overwrite")
+    result = invoke(*tune)
+    assert result.exit_code == 0, result.output
+    old, new = (weights_of(here / name) for name in ("m", "tuned"))
+    same = {key for key in old if torch.equal(old[key], new[key])}
+    assert same == {key for key in old if "head" not in key}  # the stems are encoders too
+    monkeypatch.setattr(OneBlock, "encoders", [])
+    assert "--freeze encoder would freeze nothing of OneBlock" in fails(*tune)
+    monkeypatch.delattr(OneBlock, "encoders")
+    assert "OneBlock does not say which of its parts are `encoders` and `output`" in fails(*tune)
+
+
+class OneBlock(nn.Module):
+    def __init__(self, classes, width, magnifications, norm, in_channels):
+        super().__init__()
+        self.features = nn.Conv2d(in_channels, width, 3, padding=1)
+        self.head = nn.Conv2d(width, classes, 1)
+
+    encoders = property(lambda self: [self.features])
+    output = property(lambda self: self.head)
+
+    def forward(self, images):
+        return self.head(self.features(images[0]).relu())
 
 
 def test_start_from_another_geometry(workspace, tiny, here, two_tissue_slides):

@@ -201,5 +201,8 @@ PROBABILITIES_SUFFIX = "probabilities.ome.tif"
 UNCERTAINTY_SUFFIX = "uncertainty.ome.tif"
 """What follows ``<slide>.`` in the name of a raster of uncertainty."""
 
+OVERVIEW_SUFFIX: Final = "overview.png"
+"""What follows ``<slide>.`` in the name of the picture of a slide and its classes."""
+
 TISSUE_SUFFIX: Final = "tissue.geojson"
 """What follows ``<slide>.`` in the name of the tissue's outline."""

@@ -81,6 +81,13 @@ class ConvFinal(nn.Sequential):
             nn.Conv2d(width, classes, 1),
         )
 
+    @property
+    def logits(self) -> nn.Conv2d:
+        """The 1x1 convolution to the logits."""
+        layer = self[-1]
+        assert isinstance(layer, nn.Conv2d)
+        return layer
+
 
 class Encoder(nn.Module):
     """Five convolution blocks with 2x2 max-pooling between them."""

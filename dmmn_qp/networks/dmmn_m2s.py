@@ -33,6 +33,11 @@ class DmmnM2s(nn.Module):
         self.enlarge = nn.ModuleList(ConvTransposeOfCrop(width, m, norm) for m in range(1, magnifications))
         self.final = ConvFinal(magnifications * width, width, classes)
 
+    @property
+    def output(self) -> nn.Conv2d:
+        """The last layer, one output for each class."""
+        return self.final.logits
+
     def forward(self, images: list[Tensor]) -> Tensor:
         """M images (B, 3, S, S), finest first, S divisible by 16 -> logits (B, C, S, S)."""
         return self.forward_branches(images)[0]

@@ -40,6 +40,11 @@ class DmmnM3(nn.Module):
         """(branch, its level) of the maps joined before the transposed convolution to ``level``."""
         return [(m, level + 1 - m) for m in range(1, self.magnifications) if level + 1 - m >= 0]
 
+    @property
+    def output(self) -> nn.Conv2d:
+        """The last layer, one output for each class."""
+        return self.final.logits
+
     def forward(self, images: list[Tensor]) -> Tensor:
         """M images (B, 3, S, S), finest first, S divisible by 32 -> logits (B, C, S, S)."""
         return self.forward_branches(images)[0]

@@ -40,6 +40,11 @@ class DmmnMs(nn.Module):
         self.decoder = Decoder(width, norm, joined=[others * channels[k + 1] for k in range(LEVELS - 1)])
         self.final = ConvFinal((1 + others) * width, width, classes)
 
+    @property
+    def output(self) -> nn.Conv2d:
+        """The last layer, one output for each class."""
+        return self.final.logits
+
     def forward(self, images: list[Tensor]) -> Tensor:
         """M images (B, 3, S, S), finest first, S divisible by 32 -> logits (B, C, S, S)."""
         return self.from_contexts(images[0], [self.context(m, image) for m, image in enumerate(images) if m])

@@ -28,6 +28,16 @@ class DmmnS2(nn.Module):
         self.decoder = Decoder(width, norm)
         self.final = ConvFinal(width, width, classes)
 
+    @property
+    def encoders(self) -> list[nn.Module]:
+        """The only one, of all magnifications."""
+        return [self.encoder]
+
+    @property
+    def output(self) -> nn.Conv2d:
+        """The last layer, one output for each class."""
+        return self.final.logits
+
     def forward(self, images: list[Tensor]) -> Tensor:
         """M images (B, 3, S, S), finest first, S divisible by 16 -> logits (B, C, S, S)."""
         stacked = torch.cat(images, dim=1)  # 20x, 10x, 5x, uncropped

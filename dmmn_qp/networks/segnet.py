@@ -44,6 +44,16 @@ class SegNet(nn.Module):
         )
         self.final = ConvFinal(width, width, classes)
 
+    @property
+    def encoders(self) -> list[nn.Module]:
+        """The way down and the centre, which ends it."""
+        return [*self.down, self.centre]
+
+    @property
+    def output(self) -> nn.Conv2d:
+        """The last layer, one output for each class."""
+        return self.final.logits
+
     def forward(self, images: list[Tensor]) -> Tensor:
         """Images (B, 3, S, S), finest first, S divisible by 16 -> logits (B, C, S, S)."""
         x = images[0]

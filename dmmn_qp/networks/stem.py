@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import NamedTuple, Protocol, cast, runtime_checkable
 
 from torch import Tensor, nn
@@ -38,6 +39,21 @@ class StridedStem(nn.Sequential):
                 for channels in inputs
             )
         )
+
+
+@runtime_checkable
+class NamesParts(Protocol):
+    """A network that can be trained from one with other classes: it says which of its parts that concerns."""
+
+    @property
+    def encoders(self) -> Iterable[nn.Module]:
+        """The modules that ``--freeze encoder`` leaves as they are; the output is in none of them."""
+        ...
+
+    @property
+    def output(self) -> nn.Conv2d:
+        """The last layer: its filter number i makes the logits of class i, and of nothing else."""
+        ...
 
 
 @runtime_checkable

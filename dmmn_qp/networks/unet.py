@@ -30,6 +30,16 @@ class UNet(nn.Module):
         self.decoder = Decoder(width, norm)
         self.final = ConvFinal(width, width, classes)
 
+    @property
+    def encoders(self) -> list[nn.Module]:
+        """The only one."""
+        return [self.encoder]
+
+    @property
+    def output(self) -> nn.Conv2d:
+        """The last layer, one output for each class."""
+        return self.final.logits
+
     def forward(self, images: list[Tensor]) -> Tensor:
         """Images (B, 3, S, S), finest first, S divisible by 16 -> logits (B, C, S, S)."""
         decoded = self.decoder(self.encoder(images[0]))

@@ -1,4 +1,4 @@
-"""How polygons are made of labels."""
+"""Which files are made of a prediction, and how polygons are made of labels."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dmmn_qp.choices import Merge, ShownAs
 from dmmn_qp.flags import Flag
 from dmmn_qp.specs import FileModel
 
-POLYGONS_PANEL = "Polygons"
+POLYGONS_PANEL, FILES_PANEL = "Polygons", "Files"
 
 
 class PolygonOptions(FileModel):
@@ -54,6 +54,22 @@ class PolygonOptions(FileModel):
             "Write polygons of classes named with * too.", name="--with-ignored/--without-ignored", panel=POLYGONS_PANEL
         ),
     ] = False
+
+
+class OutputOptions(PolygonOptions):
+    """Which files are written for each predicted slide.
+
+    Attributes:
+        probabilities: Whether to write each class's probability.
+        uncertainty: Whether to write the entropy of the probabilities.
+        tissue_outline: Whether the tissue's outline is written as GeoJSON.
+    """
+
+    probabilities: Annotated[bool, Flag("Write each class's probability (OME-TIFF) too.")] = False
+    uncertainty: Annotated[bool, Flag("Write the entropy of the probabilities (OME-TIFF) too.", panel=FILES_PANEL)] = (
+        False
+    )
+    tissue_outline: Annotated[bool, Flag("Write the tissue's outline too.", panel=FILES_PANEL)] = False
 
 
 POLYGON_OPTIONS: Final = tuple(PolygonOptions.model_fields)

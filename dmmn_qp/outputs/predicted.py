@@ -2,21 +2,44 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Self
+from typing import Protocol, Self
 
 import numpy as np
+from numpy.typing import NDArray
+from shapely.geometry.base import BaseGeometry
 
 from dmmn_qp.errors import DatasetError
 from dmmn_qp.folders.label_raster import LabelRaster
-from dmmn_qp.folders.predictions import POLYGONS_SUFFIXES
-from dmmn_qp.outputs.options import PolygonOptions
+from dmmn_qp.outputs.options import OutputOptions
 from dmmn_qp.regions import Region
 from dmmn_qp.slides.base import Slide
 from dmmn_qp.specs import ClassMap, LabelArray
 from dmmn_qp.vectors.sources import LabelSource
+
+
+class PredictedPixels(Protocol):
+    """All pixels of a prediction, of several kinds."""
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(rows, columns)."""
+        ...
+
+    def strips(self, kind: str = ...) -> Iterator[NDArray[np.uint8]]:
+        """Pixels of one kind, labels unless another is named, from top to bottom.
+
+        Args:
+            kind: ``probabilities``, of which each strip is (classes, height, columns), or ``entropy``, of which it is
+                (height, columns) as of labels; 255 stands for 1.
+
+        Raises:
+            DatasetError: There are none, or they are damaged.
+        """
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,8 +56,10 @@ class PredictedSlide:
         model_name: The model.
         model_run: Run id of the model's training.
         run_id: Id of this prediction.
-        options: How it was predicted, and how its polygons are made.
+        options: What files are wanted, and how polygons are made.
         confidence: 0 .. 255 for the probability of each pixel's label, of the raster's shape, where it is known.
+        pixels: All that the network said; None where polygons alone are made anew from the label raster.
+        tissue: Outline of the tissue in level-0 px of QuPath's frame; None where it was not sought.
     """
 
     slide: Slide
@@ -46,8 +71,10 @@ class PredictedSlide:
     model_name: str
     model_run: str
     run_id: str
-    options: PolygonOptions = field(default_factory=PolygonOptions)
+    options: OutputOptions = field(default_factory=OutputOptions)
     confidence: LabelSource | None = None
+    pixels: PredictedPixels | None = None
+    tissue: BaseGeometry | None = None
 
 
 class LabelConfidence:
@@ -89,13 +116,3 @@ class LabelConfidence:
 
     def __exit__(self, *exc: object) -> None:
         self._stack.close()
-
-
-def polygons_suffix(options: PolygonOptions) -> str:
-    """What follows ``<slide>`` in the name of the polygons' file."""
-    return POLYGONS_SUFFIXES[options.gzip]
-
-
-def polygons_path(folder: Path, slide_id: str, options: PolygonOptions) -> Path:
-    """The polygons' file of a slide."""
-    return folder / f"{slide_id}{polygons_suffix(options)}"

@@ -8,10 +8,11 @@ from textwrap import indent, wrap
 
 import dmmn_qp
 from dmmn_qp.files import RUN_FILE, new_file
-from dmmn_qp.folders.predictions import EARLIER, LABELS_SUFFIX, PROBABILITIES_SUFFIX, TISSUE_SUFFIX, UNCERTAINTY_SUFFIX
+from dmmn_qp.folders.predictions import EARLIER
 from dmmn_qp.labels.class_rules import NOT_TISSUE
 from dmmn_qp.outputs.area_table import AREAS, our_name, read_areas
 from dmmn_qp.outputs.earlier import EARLIER_BYTES, EARLIER_RUNS
+from dmmn_qp.outputs.writers import WRITERS
 from dmmn_qp.specs import UNLABELLED, ClassMap
 
 README = "README.txt"
@@ -29,36 +30,6 @@ _EARLIER = (
     "Polygons that were replaced, by the run that made them, so that it can still be told what was corrected in QuPath "
     f"and what was predicted. The {EARLIER_RUNS} newest of each slide are kept, and {EARLIER_BYTES // 2**30} GiB "
     "in all. You may delete this folder at any time; corrections in QuPath are not in it."
-)
-
-_FILES: tuple[tuple[str, str], ...] = (
-    (
-        "geojson",
-        "The classes as annotations. Open the slide in QuPath and drag the file onto it, or run "
-        "import_predictions.groovy (dmmn-qp scripts install) for all images of a project.",
-    ),
-    ("geojson.gz", "The same, compressed; QuPath opens it in the same way."),
-    (
-        LABELS_SUFFIX,
-        "The class of every pixel, as the number in the list above: a pyramid with um/px and a colour map. QuPath "
-        "opens it by drag and drop like a slide and shows the numbers as grey values; set the maximum in Brightness & "
-        'contrast to the highest number. In Python: tifffile.imread("<slide>.'
-        + LABELS_SUFFIX
-        + '"), or rasterio for parts of it.',
-    ),
-    (
-        PROBABILITIES_SUFFIX,
-        "The probability of every class, one channel each, 0 for 0 and 255 for 1. QuPath opens it by drag and drop "
-        "like a slide (image type Fluorescence) and shows each channel in its class's colour; tifffile reads it as "
-        "(channel, row, column).",
-    ),
-    (
-        UNCERTAINTY_SUFFIX,
-        "How undecided the model was at every pixel: the entropy of the probabilities, 0 for certain and 255 for all "
-        "classes being equally likely. It opens like the others.",
-    ),
-    (TISSUE_SUFFIX, "The outline of the tissue, where it was sought; QuPath opens it like the polygons."),
-    ("overview.png", "A small picture of the slide and of the classes over it, with legend and scale bar."),
 )
 
 
@@ -120,9 +91,9 @@ def write_readme(
         "Files",
         "-----",
     ]
-    for suffix, text in _FILES:
+    for suffix, writer in WRITERS.items():
         if any(name.endswith(f".{suffix}") for name in names):
-            lines += _entry(f"<slide>.{suffix}", text)
+            lines += _entry(f"<slide>.{suffix}", writer.about)
     areas = our_name(out / AREAS, lambda path: read_areas(path) is not None)
     if areas.exists():
         lines += _entry(

@@ -1,34 +1,56 @@
-"""Files made of a predicted label raster. `WRITERS` names them; all take the same `PredictedSlide`."""
+"""Files that are written for each predicted slide. `WRITERS` names them; all take the same `PredictedSlide`."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 
 from dmmn_qp.folders.label_raster import LabelRaster
-from dmmn_qp.folders.predictions import POLYGONS_SUFFIXES
+from dmmn_qp.folders.predictions import (
+    LABELS_SUFFIX,
+    OVERVIEW_SUFFIX,
+    POLYGONS_SUFFIXES,
+    PROBABILITIES_SUFFIX,
+    TISSUE_SUFFIX,
+    UNCERTAINTY_SUFFIX,
+)
 from dmmn_qp.outputs.objects import Frame, outline_features
+from dmmn_qp.outputs.options import OutputOptions
 from dmmn_qp.outputs.overview import write_overview
-from dmmn_qp.outputs.predicted import PredictedSlide, polygons_path
+from dmmn_qp.outputs.predicted import PredictedSlide
+from dmmn_qp.outputs.rasters import write_labels, write_probabilities, write_tissue, write_uncertainty
 from dmmn_qp.qupath.geojson_writer import write_geojson
 from dmmn_qp.qupath.marks import METADATA_KEY, MODEL_RUN_KEY, RUN_KEY
 
 
-def write_polygons(path: Path, predicted: PredictedSlide) -> None:
-    """Writes ``<slide>.geojson``, or ``<slide>.geojson.gz`` beside that name where the options say so.
+@dataclass(frozen=True, slots=True)
+class Writer:
+    """One kind of file that is written for each predicted slide.
 
-    What an earlier run left under the other of the two names is removed.
+    Attributes:
+        about: What ``README.txt`` says of it: what it is, and how to open it.
+        write: Writes the file at a path for a slide.
+        wanted: Whether the options ask for it.
+        recorded: Whether ``run.json`` has its digest, so that it is made again where it is lost or another. Such files
+            are written before the others, from ``PredictedSlide.pixels``.
     """
-    info, options = predicted.slide.info, predicted.options
-    folder, other = path.parent, POLYGONS_SUFFIXES[not options.gzip]
-    with ExitStack() as stack:
-        labels = stack.enter_context(LabelRaster(predicted.labels))
+
+    about: str
+    write: Callable[[Path, PredictedSlide], None]
+    wanted: Callable[[OutputOptions], bool] = lambda options: True
+    recorded: bool = False
+
+
+def write_polygons(path: Path, predicted: PredictedSlide) -> None:
+    """Writes the polygons of the label raster, compressed where the file's name ends in ``.gz``."""
+    info = predicted.slide.info
+    with LabelRaster(predicted.labels) as labels:
         objects = outline_features(
             labels,
             Frame(info.width, info.height, info.mpp, predicted.downsample),
             predicted.class_map,
-            options,
+            predicted.options,
             identity=f"{predicted.fingerprint}/{predicted.model_run}",
             metadata={
                 METADATA_KEY: predicted.model_name,
@@ -37,12 +59,83 @@ def write_polygons(path: Path, predicted: PredictedSlide) -> None:
             },
             confidence=predicted.confidence,
         )
-        write_geojson(polygons_path(folder, predicted.slide_id, options), objects)
-    (folder / f"{predicted.slide_id}{other}").unlink(missing_ok=True)
+        write_geojson(path, objects)
 
 
-WRITERS: dict[str, Callable[[Path, PredictedSlide], None]] = {
-    "overview.png": write_overview,
-    "geojson": write_polygons,
+_PLAIN, _PACKED = (suffix.removeprefix(".") for suffix in POLYGONS_SUFFIXES)
+
+WRITERS: dict[str, Writer] = {
+    _PLAIN: Writer(
+        "The classes as annotations. Open the slide in QuPath and drag the file onto it, or run "
+        "import_predictions.groovy (dmmn-qp scripts install) for all images of a project.",
+        write_polygons,
+        wanted=lambda options: not options.gzip,
+    ),
+    _PACKED: Writer(
+        "The same, compressed; QuPath opens it in the same way.", write_polygons, wanted=lambda options: options.gzip
+    ),
+    LABELS_SUFFIX: Writer(
+        "The class of every pixel, as the number in the list above: a pyramid with um/px and a colour map. QuPath "
+        "opens it by drag and drop like a slide and shows the numbers as grey values; set the maximum in Brightness & "
+        f'contrast to the highest number. In Python: tifffile.imread("<slide>.{LABELS_SUFFIX}"), or rasterio for parts '
+        "of it.",
+        write_labels,
+        recorded=True,
+    ),
+    PROBABILITIES_SUFFIX: Writer(
+        "The probability of every class, one channel each, 0 for 0 and 255 for 1. QuPath opens it by drag and drop "
+        "like a slide (image type Fluorescence) and shows each channel in its class's colour; tifffile reads it as "
+        "(channel, row, column).",
+        write_probabilities,
+        wanted=lambda options: options.probabilities,
+        recorded=True,
+    ),
+    UNCERTAINTY_SUFFIX: Writer(
+        "How undecided the model was at every pixel: the entropy of the probabilities, 0 for certain and 255 for all "
+        "classes being equally likely. It opens like the others.",
+        write_uncertainty,
+        wanted=lambda options: options.uncertainty,
+        recorded=True,
+    ),
+    TISSUE_SUFFIX: Writer(
+        "The outline of the tissue, where it was sought; QuPath opens it like the polygons.",
+        write_tissue,
+        wanted=lambda options: options.tissue_outline,
+        recorded=True,
+    ),
+    OVERVIEW_SUFFIX: Writer(
+        "A small picture of the slide and of the classes over it, with legend and scale bar.", write_overview
+    ),
 }
-"""What follows ``<slide>.`` in the file's name -> its writer; the polygons come last and complete a slide."""
+"""What follows ``<slide>.`` in the file's name, in lower case -> its writer, in the order of ``README.txt``."""
+
+
+def write_files(folder: Path, predicted: PredictedSlide, *, recorded: bool) -> None:
+    """Writes the files of a slide that its options ask for.
+
+    Args:
+        folder: Where to write.
+        predicted: The slide.
+        recorded: Whether those are written of which ``run.json`` has a digest, or the others.
+    """
+    for suffix, writer in WRITERS.items():
+        if writer.recorded == recorded and writer.wanted(predicted.options):
+            writer.write(folder / f"{predicted.slide_id}.{suffix}", predicted)
+
+
+def write_polygons_alone(folder: Path, predicted: PredictedSlide) -> None:
+    """Writes the polygons of a slide, in the form that its options ask for."""
+    suffix = next(suffix for suffix in (_PLAIN, _PACKED) if WRITERS[suffix].wanted(predicted.options))
+    WRITERS[suffix].write(folder / f"{predicted.slide_id}.{suffix}", predicted)
+
+
+def recorded_suffixes(options: OutputOptions | None = None) -> tuple[str, ...]:
+    """Suffixes of the files of which ``run.json`` has a digest; only those that the options ask for, if given."""
+    return tuple(
+        suffix for suffix, writer in WRITERS.items() if writer.recorded and (options is None or writer.wanted(options))
+    )
+
+
+def is_output(name: str) -> bool:
+    """Whether a file has the name of one that is written for a slide; beside slides it is taken for none."""
+    return name.lower().endswith(tuple(f".{suffix}" for suffix in WRITERS))

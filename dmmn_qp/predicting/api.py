@@ -11,7 +11,7 @@ from rich.console import Console
 
 from dmmn_qp.console import Reporter
 from dmmn_qp.folders.label_raster import LabelRaster
-from dmmn_qp.folders.predictions import LABELS_SUFFIX
+from dmmn_qp.folders.predictions import LABELS_SUFFIX, OVERVIEW_SUFFIX
 from dmmn_qp.predicting.inputs import SlideToPredict
 from dmmn_qp.predicting.options import PredictOptions
 from dmmn_qp.predicting.stage import predict
@@ -91,5 +91,5 @@ def predict_slide(
     name = target.slide_id
     polygons = predict(model, [target], out, options or PredictOptions(), reporter, overwrite=overwrite)[name]
     return SlidePrediction(
-        name, polygons, out / f"{name}.{LABELS_SUFFIX}", out / f"{name}.overview.png", out / "areas.csv"
+        name, polygons, out / f"{name}.{LABELS_SUFFIX}", out / f"{name}.{OVERVIEW_SUFFIX}", out / "areas.csv"
     )

@@ -6,7 +6,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from math import ceil
-from pathlib import Path
 from typing import Final
 
 import numpy as np
@@ -22,8 +21,6 @@ from dmmn_qp.labels.painter import AreaLayer, Paint
 from dmmn_qp.predicting.inputs import SlideToPredict
 from dmmn_qp.predicting.options import PredictOptions
 from dmmn_qp.qupath.geojson_reader import read_geojson
-from dmmn_qp.qupath.geojson_writer import write_geojson
-from dmmn_qp.qupath.marks import METADATA_KEY, TISSUE_CLASS, TISSUE_MARK, outline_id
 from dmmn_qp.qupath.notes import shorten
 from dmmn_qp.qupath.qpdata import read_qpdata
 from dmmn_qp.regions import Region
@@ -41,8 +38,6 @@ TISSUE_PX: Final = 4096
 
 _CLIPPED_VERTICES: Final = 2000
 """Outlines of more are cut to the block before they are painted, because painting looks at all edges in every row."""
-
-_TISSUE_COLOR: Final = (120, 120, 120)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -329,27 +324,3 @@ def outside_label(class_map: ClassMap, rule: Outside) -> int:
             f"has {', '.join(class_map.names)}; pass --outside unlabelled"
         )
     return background.label
-
-
-def write_outline(path: Path, area: Area, fingerprint: str) -> None:
-    """Writes ``<slide>.tissue.geojson``: one annotation for all of the tissue, nothing where there is none.
-
-    Args:
-        path: The file.
-        area: Where the slide is predicted; its tissue must have been sought.
-        fingerprint: Digest of the slide's file, so that the same outline on the same slide has the same id.
-    """
-    assert area.tissue is not None
-    outlines: list[Annotation] = []
-    if not area.tissue.is_empty:
-        number = outline_id(f"tissue/{fingerprint}/{area.tissue.wkb_hex}")
-        outlines.append(
-            Annotation(
-                area.tissue,
-                class_name=TISSUE_CLASS,
-                class_color=_TISSUE_COLOR,
-                annotation_id=number,
-                metadata={METADATA_KEY: TISSUE_MARK},
-            )
-        )
-    write_geojson(path, outlines)

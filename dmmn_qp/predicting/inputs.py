@@ -13,7 +13,7 @@ from typing import Final
 from dmmn_qp.errors import PixelSizeError, SlideError
 from dmmn_qp.files import RUN_FILE
 from dmmn_qp.folders.dataset import MANIFEST, Dataset, SlideRecord
-from dmmn_qp.folders.predictions import LABELS_SUFFIX
+from dmmn_qp.outputs.writers import is_output
 from dmmn_qp.predicting.input_table import read_input_table
 from dmmn_qp.qupath.geojson_reader import GEOJSON_SUFFIXES
 from dmmn_qp.qupath.image_names import project_slide_ids
@@ -25,11 +25,6 @@ from dmmn_qp.slides.files import SLIDE_SUFFIXES, first_of_each_series, is_slide_
 from dmmn_qp.slides.finding import SlidesRoot
 from dmmn_qp.slides.names import NamedSlide, SlideNames
 from dmmn_qp.slides.transformed import Change
-
-OUTPUT_ENDINGS: Final = (
-    f".{LABELS_SUFFIX}", ".overview.png", ".probabilities.ome.tif", ".uncertainty.ome.tif"
-)  # fmt: skip
-"""Endings of pictures that `predict` writes; beside slides they are taken for none."""
 
 _PATTERN_SIGNS: Final = "*?["
 
@@ -289,8 +284,8 @@ def _like(path: Path) -> str:
 
 
 def _is_input(path: Path) -> bool:
-    """Whether a file of a folder may be a slide, and is no picture that we wrote beside slides."""
-    return not path.name.startswith(".") and not path.name.lower().endswith(OUTPUT_ENDINGS)
+    """Whether a file of a folder may be a slide, and is none that we wrote beside slides."""
+    return not path.name.startswith(".") and not is_output(path.name)
 
 
 def _slides_in(folder: Path, recursive: bool) -> list[Path]:

@@ -8,12 +8,12 @@ from pydantic import Field
 
 from dmmn_qp.choices import Context, Device, Outside, Precision
 from dmmn_qp.flags import Flag
-from dmmn_qp.outputs.options import PolygonOptions
+from dmmn_qp.outputs.options import OutputOptions
 
 NETWORK_PANEL, AREA_PANEL = "The network", "Where to predict"
 
 
-class PredictOptions(PolygonOptions):
+class PredictOptions(OutputOptions):
     """Options of `dmmn-qp predict`.
 
     Attributes:
@@ -24,15 +24,12 @@ class PredictOptions(PolygonOptions):
         devices: Number of GPUs that share the blocks of a slide.
         compile: Whether torch compiles the network first.
         workers: Threads that decode pixels; None fits them to the machine.
-        probabilities: Whether to write each class's probability.
-        uncertainty: Whether to write the entropy of the probabilities.
         tta: Whether to take the mean over the eight turned and mirrored copies.
         mpp: um/px of slides that do not say it.
         tissue_only: Whether only targets that tissue touches are predicted, each as a whole.
         tissue_min_area_um2: A smaller part of the tissue counts as dirt.
         tissue_min_hole_um2: A smaller hole in the tissue counts as tissue.
         tissue_margin_um: How far beyond its border the tissue is taken to reach.
-        tissue_outline: Whether the tissue's outline is written as GeoJSON.
         roi_class: Class, or pattern of classes such as ``Region*``, of the areas outside which nothing is predicted.
         outside: Label of what is not predicted.
     """
@@ -65,10 +62,6 @@ class PredictOptions(PolygonOptions):
             "Threads that decode pixels.", metavar="N", panel=NETWORK_PANEL, default="the machine's cores, at most 16"
         ),
     ] = Field(default=None, ge=1)
-    probabilities: Annotated[bool, Flag("Write each class's probability (OME-TIFF) too.")] = False
-    uncertainty: Annotated[
-        bool, Flag("Write the entropy of the probabilities (OME-TIFF) too.", panel=NETWORK_PANEL)
-    ] = False
     tta: Annotated[
         bool, Flag("Mean of the eight turned and mirrored copies: eight times the work.", panel=NETWORK_PANEL)
     ] = False
@@ -85,7 +78,6 @@ class PredictOptions(PolygonOptions):
     tissue_margin_um: Annotated[
         float, Flag("How far beyond the tissue to predict.", metavar="UM", panel=AREA_PANEL)
     ] = Field(default=100, ge=0, allow_inf_nan=False)
-    tissue_outline: Annotated[bool, Flag("Write the tissue's outline too.", panel=AREA_PANEL)] = False
     roi_class: Annotated[
         str | None,
         Flag(

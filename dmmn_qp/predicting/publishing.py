@@ -4,18 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from dmmn_qp.files import RUN_FILE, write_json
 from dmmn_qp.folders.model import ModelCard
 from dmmn_qp.folders.predictions import (
     INPUTS,
-    LABELS_SUFFIX,
     POLYGONS_SUFFIXES,
     PREDICTIONS,
-    PROBABILITIES_SUFFIX,
-    TISSUE_SUFFIX,
-    UNCERTAINTY_SUFFIX,
     PredictedInput,
     Prediction,
     merged_inputs,
@@ -26,12 +22,9 @@ from dmmn_qp.folders.provenance import now
 from dmmn_qp.outputs.area_table import SlideAreas, write_areas
 from dmmn_qp.outputs.earlier import drop_oldest, first_metadata, keep_earlier
 from dmmn_qp.outputs.readme import write_readme
-from dmmn_qp.outputs.writers import WRITERS
+from dmmn_qp.outputs.writers import WRITERS, recorded_suffixes
 from dmmn_qp.qupath.marks import RUN_KEY
 from dmmn_qp.slides.files import fingerprint
-
-RECORDED_SUFFIXES: Final = (LABELS_SUFFIX, PROBABILITIES_SUFFIX, UNCERTAINTY_SUFFIX, TISSUE_SUFFIX)
-"""What follows ``<slide>.`` in the names of the files of which ``run.json`` has a digest."""
 
 
 class Publisher:
@@ -117,7 +110,7 @@ class Publisher:
         """Takes over all files but the polygons, and removes what the new prediction has not."""
         self._write_run({}, {}, without=(slide_id,))
         new = {path.name for path in ready.iterdir()} - {polygons.name}
-        for suffix in (*RECORDED_SUFFIXES, *WRITERS):
+        for suffix in WRITERS:
             name = f"{slide_id}.{suffix}"
             if name not in new and name != polygons.name:
                 (self._out / name).unlink(missing_ok=True)
@@ -153,5 +146,5 @@ class Publisher:
 
 def digests_of(ready: Path, slide_id: str) -> dict[str, str]:
     """Digest of each finished file of a slide that is recorded, by what follows ``<slide>.`` in its name."""
-    paths = {suffix: ready / f"{slide_id}.{suffix}" for suffix in RECORDED_SUFFIXES}
+    paths = {suffix: ready / f"{slide_id}.{suffix}" for suffix in recorded_suffixes()}
     return {suffix: fingerprint(path) for suffix, path in paths.items() if path.is_file()}

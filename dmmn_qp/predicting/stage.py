@@ -5,15 +5,15 @@ from __future__ import annotations
 import errno
 import hashlib
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import shapely
-from numpy.typing import NDArray
 from shapely.geometry.base import BaseGeometry
 
 from dmmn_qp.console import Reporter, duration
@@ -33,8 +33,6 @@ from dmmn_qp.folders.predictions import (
     EARLIER,
     LABELS_SUFFIX,
     PROBABILITIES_SUFFIX,
-    TISSUE_SUFFIX,
-    UNCERTAINTY_SUFFIX,
     PredictedInput,
     Prediction,
     polygons_of,
@@ -45,16 +43,15 @@ from dmmn_qp.folders.provenance import describe_run, now
 from dmmn_qp.outputs.area_table import count_areas
 from dmmn_qp.outputs.earlier import first_metadata
 from dmmn_qp.outputs.predicted import LabelConfidence, PredictedSlide
-from dmmn_qp.outputs.pyramids import write_label_pyramid, write_probability_pyramid
-from dmmn_qp.outputs.writers import WRITERS
-from dmmn_qp.predicting.areas import Area, outside_label, read_regions, region_area, write_outline
+from dmmn_qp.outputs.writers import recorded_suffixes, write_files, write_polygons_alone
+from dmmn_qp.predicting.areas import Area, outside_label, read_regions, region_area
 from dmmn_qp.predicting.inference import Predictor, context_of, load_predictors
 from dmmn_qp.predicting.inputs import SlideToPredict
 from dmmn_qp.predicting.options import PredictOptions
 from dmmn_qp.predicting.publishing import Publisher, digests_of
 from dmmn_qp.predicting.request import card_digest, compare, polygon_differences, polygons_request, request_of
 from dmmn_qp.predicting.slide import SlideJob, begin_slide, predict_strips
-from dmmn_qp.predicting.strips import LABELS, PLAN, StripStore
+from dmmn_qp.predicting.strips import PLAN
 from dmmn_qp.qupath.marks import METADATA_KEY, MODEL_RUN_KEY, RUN_KEY
 from dmmn_qp.slides.base import Slide, SlideInfo
 from dmmn_qp.slides.files import fingerprint
@@ -63,8 +60,6 @@ from dmmn_qp.specs import PatchGrid
 from dmmn_qp.vectors.sources import LabelSource
 
 _NO_SPACE = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))  # quotas are not known everywhere
-
-_WHITE = (255, 255, 255)
 
 _DIGEST_CHUNK = 2**20
 
@@ -289,14 +284,8 @@ class _Stage:
 
     def _lost_file(self, slide_id: str, before: Prediction | None) -> str | None:
         """The name of a file that is wanted, but is missing or not the one that was recorded."""
-        wanted = {
-            LABELS_SUFFIX: True,
-            PROBABILITIES_SUFFIX: self.options.probabilities,
-            UNCERTAINTY_SUFFIX: self.options.uncertainty,
-            TISSUE_SUFFIX: self.options.tissue_outline,
-        }
         known = before.files if before is not None and before.files is not None else {}
-        for suffix in (suffix for suffix, is_wanted in wanted.items() if is_wanted):
+        for suffix in recorded_suffixes(self.options):
             path = self.out / f"{slide_id}.{suffix}"
             if not path.is_file() or fingerprint(path) != known.get(suffix, fingerprint(path)):
                 return path.name
@@ -330,7 +319,7 @@ class _Stage:
                 grid = self.card.patch_spec.grid_of(slide.info.mpp, name)
                 confidence = self._confidence_of(name, before, raster, stack)
                 predicted = self._predicted(target, slide, grid, labels, record, confidence)
-                WRITERS["geojson"](ready / f"{name}.geojson", predicted)
+                write_polygons_alone(ready, predicted)
                 image = input_of(target, slide.info)
             self.publisher.publish(name, ready, record, image)
         except DatasetError as error:
@@ -448,12 +437,10 @@ class _Stage:
         """Makes a slide's files from its strips, and then puts them in place; beside the next slide's prediction."""
         name = job.target.slide_id
         ready = self._empty_ready(name)
-        self._write_rasters(job, ready)
         record = self._record(
             job.target, job.info.mpp, job.area.outline, "bf16" if self.predictor.bf16 else "fp32"
         ).model_copy(
             update={
-                "files": digests_of(ready, name),
                 "seconds": round(job.seconds, 1),
                 "unreadable": {
                     "lost": len(job.unreadable.lost),
@@ -464,41 +451,18 @@ class _Stage:
         labels, strips = ready / f"{name}.{LABELS_SUFFIX}", job.strips
         confidence = strips.source("confidence") if "confidence" in strips.channels else None
         with ForgivingSlide(job.target.open(self.options.mpp)) as slide:
-            predicted = self._predicted(job.target, slide, job.grid, labels, record, confidence)
+            predicted = replace(
+                self._predicted(job.target, slide, job.grid, labels, record, confidence),
+                pixels=strips,
+                tissue=job.area.tissue,
+            )
+            write_files(ready, predicted, recorded=True)
+            record = record.model_copy(update={"files": digests_of(ready, name)})
             areas = count_areas(predicted)
-            for suffix, write in WRITERS.items():
-                write(ready / f"{name}.{suffix}", predicted)
+            write_files(ready, predicted, recorded=False)
         polygons = self.publisher.publish(name, ready, record, input_of(job.target, job.info), areas)
         strips.remove()
         return polygons
-
-    def _write_rasters(self, job: SlideJob, ready: Path) -> None:
-        """The label raster and all others that are wanted, and the outline of the tissue."""
-        name, strips, class_map = job.target.slide_id, job.strips, self.card.class_map
-        mpp = job.info.mpp * job.grid.downsample
-        write_label_pyramid(ready / f"{name}.{LABELS_SUFFIX}", _each_strip(strips, LABELS), job.shape, mpp, class_map)
-        if "probabilities" in strips.channels:
-            write_probability_pyramid(
-                ready / f"{name}.{PROBABILITIES_SUFFIX}",
-                _each_strip(strips, "probabilities"),
-                job.shape,
-                mpp,
-                class_map.names,
-                [c.color for c in class_map.classes],
-                description="probability of each class, 255 is 1",
-            )
-        if "entropy" in strips.channels:
-            write_probability_pyramid(
-                ready / f"{name}.{UNCERTAINTY_SUFFIX}",
-                (strip[None] for strip in _each_strip(strips, "entropy")),
-                job.shape,
-                mpp,
-                ["entropy"],
-                [_WHITE],
-                description="entropy of the probabilities, 255 is that of equal ones",
-            )
-        if job.area.tissue is not None and self.options.tissue_outline:
-            write_outline(ready / f"{name}.{TISSUE_SUFFIX}", job.area, job.fingerprint)
 
     def _predicted(
         self,
@@ -556,10 +520,6 @@ class _Stage:
                 f"{len(failures)} of {len(self.slides)} slides could not be predicted: {listed}", finished
             )
         return finished
-
-
-def _each_strip(strips: StripStore, kind: str) -> Iterator[NDArray[np.uint8]]:
-    return (strips.read(strip, kind) for strip in range(strips.count))
 
 
 def _area_digest(area: Area) -> str:

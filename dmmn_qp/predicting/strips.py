@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -118,6 +118,14 @@ class StripStore:
             raise DatasetError(
                 f'unfinished prediction "{path}" is damaged; delete the folder "{self.folder}" and predict again'
             ) from error
+
+    def strips(self, kind: str = LABELS) -> Iterator[NDArray[np.uint8]]:
+        """Pixels of one kind of all strips, from top to bottom.
+
+        Raises:
+            DatasetError: A strip is missing or damaged.
+        """
+        return (self.read(strip, kind) for strip in range(self.count))
 
     def source(self, kind: str) -> StripPixels:
         """All pixels of a kind that is single values, to be read by regions."""

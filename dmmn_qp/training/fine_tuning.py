@@ -8,10 +8,10 @@ from typing import NamedTuple
 from torch import nn
 
 from dmmn_qp.choices import Freeze
-from dmmn_qp.errors import ModelError
+from dmmn_qp.errors import ModelError, TrainingError
 from dmmn_qp.folders.model import NetworkOptions, load_card, load_model
 from dmmn_qp.networks.conventions import InputConvention
-from dmmn_qp.networks.stem import Stemmed
+from dmmn_qp.networks.stem import NamesParts, Stemmed
 from dmmn_qp.specs import ClassMap, PatchSpec
 
 
@@ -62,25 +62,20 @@ def start_from(network: Stemmed, model: Path, class_map: ClassMap) -> list[str]:
 
     Raises:
         ModelError: The model is missing or damaged.
+        TrainingError: The network does not name its output.
     """
     card, trained = load_model(model)
-    state, own = trained.state_dict(), network.state_dict()
+    output, learned = _parts(network).output, _parts(trained).output.state_dict()
     known = {name: i for i, name in enumerate(card.class_map.names)}
     first = card.network.reserved_outputs
-    for key in (_OUTPUT_WEIGHT, _OUTPUT_BIAS):
-        rows = own[key].clone()
-        for i, name in enumerate(class_map.names):
-            if name in known:
-                rows[i] = state[key][first + known[name]]
-        state[key] = rows
-    network.load_state_dict(state)
+    filters = {key: values.clone() for key, values in output.state_dict().items()}
+    for i, name in enumerate(class_map.names):
+        if name in known:
+            for key, values in filters.items():
+                values[i] = learned[key][first + known[name]]
+    place = next(name for name, module in network.named_modules() if module is output)
+    network.load_state_dict({**trained.state_dict(), **{f"{place}.{key}": filters[key] for key in filters}})
     return [name for name in class_map.names if name not in known]
-
-
-_OUTPUT_WEIGHT, _OUTPUT_BIAS = "network.final.2.weight", "network.final.2.bias"
-"""The 1x1 convolution that ends every network (`ConvFinal`)."""
-
-_ENCODERS = ("stems", "network.encoder", "network.encoders", "network.down", "network.centre")
 
 
 def freeze_encoders(network: Stemmed, freeze: Freeze) -> None:
@@ -89,15 +84,42 @@ def freeze_encoders(network: Stemmed, freeze: Freeze) -> None:
     Args:
         network: The network; to be called again after each ``train()``.
         freeze: ``encoder``, or ``none`` to do nothing.
+
+    Raises:
+        TrainingError: The network names no encoders, or such that nothing would be frozen, or all of it.
     """
     if freeze == "none":
         return
-    for name, part in network.named_modules():
-        if name in _ENCODERS:
-            part.requires_grad_(False)
-            for layer in part.modules():
-                if isinstance(layer, nn.modules.batchnorm._BatchNorm):
-                    layer.eval()
+    encoders = list(_parts(network).encoders)
+    frozen = {parameter for encoder in encoders for parameter in encoder.parameters()}
+    if not frozen or frozen >= set(network.network.parameters()):
+        raise TrainingError(
+            f"--freeze encoder would freeze {'all weights' if frozen else 'nothing'} of {_kind(network)}, as its "
+            "`encoders` says; train without --freeze, or mend the network"
+        )
+    for part in [*network.stems, *encoders]:
+        part.requires_grad_(False)
+        for layer in part.modules():
+            if isinstance(layer, nn.modules.batchnorm._BatchNorm):
+                layer.eval()
+
+
+def _parts(network: Stemmed) -> NamesParts:
+    """The network behind the stem, which names its parts.
+
+    Raises:
+        TrainingError: It does not.
+    """
+    if not isinstance(network.network, NamesParts):
+        raise TrainingError(
+            f"{_kind(network)} does not say which of its parts are `encoders` and `output`; train without --from, or "
+            "add the two to the network"
+        )
+    return network.network
+
+
+def _kind(network: Stemmed) -> str:
+    return type(network.network).__name__
 
 
 def _mpps(spec: PatchSpec) -> str:
