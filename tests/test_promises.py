@@ -1,5 +1,6 @@
 """Promises that are easily broken without a word: one small table each, counted by hand."""
 
+import csv
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -13,8 +14,9 @@ from shapely.geometry import box, shape
 from torch import nn
 
 from dmmn_qp.annotations import ORIGINS, Annotation
-from dmmn_qp.folders.model import CARD, WEIGHTS, is_whole, load_card, save_model
+from dmmn_qp.folders.model import CARD, WEIGHTS, is_whole, load_card, load_model, save_model
 from dmmn_qp.labels.class_rules import PaintRules
+from dmmn_qp.labels.metrics import Metrics
 from dmmn_qp.labels.painter import LabelPainter
 from dmmn_qp.networks.losses import supervised_losses
 from dmmn_qp.outputs.objects import Frame, outline_features
@@ -28,12 +30,14 @@ from dmmn_qp.slides.once import FieldReader
 from dmmn_qp.slides.openslide_reader import OpenSlideReader
 from dmmn_qp.slides.tifffile_reader import TiffReader
 from dmmn_qp.specs import ClassMap, PatchSpec
+from dmmn_qp.training import stage
 from dmmn_qp.training.options import TrainOptions
 from dmmn_qp.training.plan import make_optimizer
 from dmmn_qp.vectors.cleaning import clean
 from dmmn_qp.vectors.outlines import OutlineFeatures, join
 from dmmn_qp.vectors.polygonize import polygonize
 from dmmn_qp.vectors.sources import ArrayLabels
+from tests.conftest import invoke, rectangle, slides_with
 from tests.test_once import ArraySlide
 from tests.test_prediction_resume import make_model
 
@@ -96,6 +100,79 @@ def test_frozen_parameters_are_in_no_optimiser():
         steps, _ = make_optimizer(network, TrainOptions(optimizer=optimizer), 10)
         found = [parameter for group in steps.param_groups for parameter in group["params"]]
         assert {id(p) for p in found} == {id(p) for p in network.norm.parameters()}
+
+
+SMALL = """
+[train]
+width = 2
+epochs = 4
+steps_per_epoch = 2
+batch_size = 2
+jitter_px = 0
+workers = 0
+precision = "fp32"
+norm = "batch"
+"""
+
+
+@pytest.fixture
+def dataset(here):
+    """A dataset of one slide, and options for a training of seconds."""
+    (here / "small.toml").write_text(SMALL)
+    areas = [rectangle(0, 0, 128, 256, "dark"), rectangle(128, 0, 128, 256, "light")]
+    result = invoke(*slides_with(here, areas, n=1), "--mpps", "0.5,1")
+    assert result.exit_code == 0, result.output
+    return ("train", "--config", "small.toml", "--validate-on", "train")
+
+
+def state_of(module):
+    return {name: value.clone() for name, value in module.state_dict().items()}
+
+
+def same(one, other):
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+@pytest.mark.parametrize(
+    ("right", "best"), [((5, 9, 9, 7), 2), ((9, 5, 6, 7), 1), ((2, 3, 4, 5), 4), ((0, 0, 0, 0), 1)]
+)
+def test_the_best_epoch_is_kept_and_validation_changes_nothing(dataset, here, monkeypatch, right, best):
+    """Of each class so many of ten pixels are right after each epoch; the first of equal ones is kept."""
+    real, seen, before_next = stage.validate, [], []
+
+    def validate(module, *args):
+        before_next.append(state_of(module))
+        _, patches = real(module, *args)
+        assert same(state_of(module), before_next[-1])  # statistics of batches included
+        assert not any(part.training for part in module.modules())
+        hits = right[len(seen)]
+        seen.append(state_of(module.stemmed))
+        return Metrics.from_confusion(np.array([[hits, 10 - hits], [10 - hits, hits]])), patches
+
+    monkeypatch.setattr(stage, "validate", validate)
+    monkeypatch.setattr(stage, "write_report", lambda *_: None)
+    result = invoke(*dataset, "--out", "m")
+    assert result.exit_code == 0, result.output
+    statistics = [name for name in seen[0] if name.endswith("running_mean")]
+    assert statistics and not any(torch.equal(seen[0][name], seen[1][name]) for name in statistics)  # training does
+    card, kept = load_model(here / "m")
+    assert card.validation["epoch"] == best
+    assert card.validation["mean_iou"] == pytest.approx(right[best - 1] / (20 - right[best - 1]))
+    assert [same(kept.state_dict(), state) for state in seen] == [epoch == best for epoch in range(1, 5)]
+
+
+def test_branch_loss_moves_the_weights_and_not_the_loss_that_is_told(dataset, here):
+    """One step from the same weights: the loss of the target is the same, what it is trained by is not."""
+    weights, losses = {}, {}
+    for part in (0.25, 4.0):
+        (here / "small.toml").write_text(f"{SMALL}branch_loss = {part}\n")
+        result = invoke(*dataset, "--epochs", 1, "--steps-per-epoch", 1, "--out", f"m{part}")
+        assert result.exit_code == 0, result.output
+        weights[part] = load_model(here / f"m{part}")[1].state_dict()
+        with (here / f"m{part}" / "history.csv").open() as file:
+            (losses[part],) = (row["loss"] for row in csv.DictReader(file))
+    assert losses[0.25] == losses[4.0]
+    assert not same(weights[0.25], weights[4.0])
 
 
 # ---- models
