@@ -8,6 +8,7 @@ from shapely.geometry import LineString, box
 
 from dmmn_qp.annotations import Annotation
 from dmmn_qp.labels.class_rules import PaintRules
+from dmmn_qp.labels.draws import balanced_probabilities
 from dmmn_qp.labels.metrics import compare_by_name, pair_counts
 from dmmn_qp.labels.painter import LabelPainter
 from dmmn_qp.labels.patches import PatchRef, in_split_areas
@@ -119,3 +120,15 @@ def test_equal_maps_of_other_pixels_are_other_outlines(tmp_path):
         write_geojson(tmp_path / "x.geojson", objects)
         found.append({feature["id"] for feature in json.loads((tmp_path / "x.geojson").read_bytes())["features"]})
     assert len(found[0]) and len(set.union(*found)) == sum(map(len, found))
+
+
+def test_how_probable_a_patch_is_when_classes_take_turns():
+    """A class comes up in half of the turns; a has three patches to choose from, b two, and one of them has both."""
+    patches = [
+        PatchRef("s", "train", i, 0, counts) for i, counts in enumerate([(0, 9, 0)] * 2 + [(0, 5, 4), (0, 0, 9)])
+    ]
+    assert balanced_probabilities(patches) == pytest.approx([1 / 6, 1 / 6, 1 / 6 + 1 / 4, 1 / 4])
+    # 1 of 100 px is not more than 1 %, so b is drawn from the patch where it is more; alone, one pixel is all it has
+    sparse = [PatchRef("s", "train", 0, 0, counts) for counts in [(0, 98, 2), (0, 99, 1), (0, 100, 0)]]
+    assert balanced_probabilities(sparse) == pytest.approx([1 / 6 + 1 / 2, 1 / 6, 1 / 6])
+    assert balanced_probabilities(sparse[1:]) == pytest.approx([1 / 4 + 1 / 2, 1 / 4])
