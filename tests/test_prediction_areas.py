@@ -4,8 +4,10 @@ import json
 
 import numpy as np
 import pytest
+import tifffile
 
 from dmmn_qp.folders.model import load_card
+from dmmn_qp.folders.predictions import PROBABILITIES_SUFFIX, UNCERTAINTY_SUFFIX
 from dmmn_qp.outputs.writers import WRITERS
 from dmmn_qp.predicting.areas import area_to_predict
 from dmmn_qp.predicting.inputs import SlideToPredict
@@ -66,12 +68,17 @@ def test_labels_inside_and_outside(here, material, words, options, outside):
     options = {**options, **({"roi": material / "roi.geojson"} if "roi" in options else {})}
     inside = expected_inside(material, **options)
     assert 0 < inside.mean() < 0.9
-    result = invoke(*command(material), *words, "--outside", outside, "--context", "patch", "--probabilities")
+    rasters = ("--probabilities", "--uncertainty")
+    result = invoke(*command(material), *words, "--outside", outside, "--context", "patch", *rasters)
     assert result.exit_code == 0, result.output
     labels = labels_of(here / "predictions/s.labels.ome.tif")
     assert (labels[~inside] == (0 if outside == "unlabelled" else BACKGROUND)).all()
     assert (labels[inside] >= 1).all()
     assert np.array_equal(labels[inside], labels_of(material / "whole/s.labels.ome.tif")[inside])
+    chances = tifffile.imread(here / f"predictions/s.{PROBABILITIES_SUFFIX}", level=0)
+    assert not chances[:, ~inside].any()  # the label of what is not predicted is nobody's probability
+    assert (chances[:, inside].sum(0, dtype=int) > 250).all()
+    assert not tifffile.imread(here / f"predictions/s.{UNCERTAINTY_SUFFIX}", level=0)[~inside].any()
 
 
 def test_outline_of_the_tissue(here, material):
