@@ -8,7 +8,7 @@ from shapely.geometry import LineString, box
 
 from dmmn_qp.annotations import Annotation
 from dmmn_qp.labels.class_rules import PaintRules
-from dmmn_qp.labels.draws import balanced_probabilities
+from dmmn_qp.labels.draws import TrainingDraws, balanced_probabilities
 from dmmn_qp.labels.metrics import compare_by_name, pair_counts
 from dmmn_qp.labels.painter import LabelPainter
 from dmmn_qp.labels.patches import PatchRef, in_split_areas
@@ -132,3 +132,12 @@ def test_how_probable_a_patch_is_when_classes_take_turns():
     sparse = [PatchRef("s", "train", 0, 0, counts) for counts in [(0, 98, 2), (0, 99, 1), (0, 100, 0)]]
     assert balanced_probabilities(sparse) == pytest.approx([1 / 6 + 1 / 2, 1 / 6, 1 / 6])
     assert balanced_probabilities(sparse[1:]) == pytest.approx([1 / 4 + 1 / 2, 1 / 4])
+
+
+def test_each_sampler_draws_in_its_own_way():
+    """Of ten patches of a and one of b, b comes up once a pass when shuffled, and every other time when balanced."""
+    patches = [PatchRef("s", "train", i, 0, (0, 9, 0)) for i in range(10)] + [PatchRef("s", "train", 10, 0, (0, 0, 9))]
+    for sampler, times in (("shuffled", 2), ("balanced", 11)):
+        draws = TrainingDraws(patches, sampler, seed=0).of_epoch(1, 22)
+        assert (len(draws), sum(draw.patch == 10 for draw in draws)) == (22, times)
+        assert draws != TrainingDraws(patches, sampler, seed=0).of_epoch(2, 22)
