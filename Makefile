@@ -5,14 +5,15 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help setup test lint types groovy demo clean
+.PHONY: help setup test test-all lint types groovy demo clean
 
 help:
 	@echo "make demo   import, train, predict and evaluate the demo project (about 10 minutes on 2 cores)"
 	@echo "make test   lint, types and tests"
-	@echo "make groovy check the scripts for QuPath with Groovy 4, which it fetches; their tests run afterwards"
+	@echo "make test-all  these, and the tests against real engines: Groovy 4, which it fetches, and chromium"
+	@echo "make groovy check the scripts for QuPath with Groovy 4, which it fetches"
 	@echo "make setup  the virtual environment in $(VENV) only"
-	@echo "make clean  remove what the demo made and the caches"
+	@echo "make clean  remove what the demo made, but its model, and the caches"
 
 setup: $(READY)
 
@@ -33,7 +34,10 @@ groovy: $(READY)
 	$(BIN)/python -m tests.groovy.tools
 
 test: lint types
-	$(BIN)/pytest -n auto --dist loadfile
+	$(BIN)/pytest -m "not engine" -n auto --dist loadfile
+
+test-all: groovy test
+	$(BIN)/pytest -m engine -n auto --dist loadfile
 
 # The user's own commands, shown as they run; they work in this folder.
 demo: export PATH := $(CURDIR)/$(BIN):$(PATH)

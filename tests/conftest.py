@@ -33,6 +33,13 @@ SHARED = Path(os.environ.get("DMMN_QP_SHARED", REPOSITORY.parent / "shared"))
 """Test material that may not be part of the project; beside the repository where there is any."""
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Marks what runs scripts in Groovy."""
+    for item in items:
+        if {"groovy", "outcomes"} & set(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.engine)
+
+
 @pytest.fixture(scope="session")
 def shared() -> Callable[[str], Path]:
     """Gives a file of the shared test material; without it the test is skipped."""

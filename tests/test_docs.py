@@ -100,7 +100,8 @@ def test_makefile_runs_the_readmes_commands():
         assert f"make {target}" in readme.split("## ")[0]
         assert re.search(rf"^{target}:", makefile, re.MULTILINE)
     ci = (REPOSITORY / ".ci" / "run").read_text("utf-8")
-    assert ci.index("make test") < ci.index("make demo")
+    assert ci.index("make test-all") < ci.index("make demo")
+    assert re.search(r"^test-all:.* test$", makefile, re.MULTILINE)
 
 
 def test_help_texts_have_no_words_that_the_terminal_takes_for_markup():

@@ -434,6 +434,7 @@ def test_names_are_escaped(evil_page):
     assert json.loads((evil_page.parent / "report.json").read_bytes())["classes"][1]["name"] == EVIL_CLASS
 
 
+@pytest.mark.engine
 @pytest.mark.skipif(CHROMIUM is None, reason="NOT TESTED in a browser: no chromium found (apt-get install chromium)")
 @pytest.mark.parametrize("which", ["sound", "evil"])
 def test_page_in_chromium(which, workspace, evil_page, tmp_path):
@@ -459,6 +460,7 @@ def test_page_in_chromium(which, workspace, evil_page, tmp_path):
         assert browser.problems() == []
 
 
+@pytest.mark.engine
 @pytest.mark.skipif(CHROMIUM is None, reason="NOT TESTED in a browser: no chromium found (apt-get install chromium)")
 def test_the_browser_would_tell(tmp_path):
     """The test above can fail: a page with a script error, a missing picture and a request shows all three."""

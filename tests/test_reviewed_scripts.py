@@ -421,6 +421,7 @@ def edited_in_qupath(folder: Path, version: str) -> list[Feature]:
     return features
 
 
+@pytest.mark.engine
 def test_real_edits_are_told_from_untouched_objects(
     shared: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory
 ) -> None:

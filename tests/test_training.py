@@ -333,6 +333,7 @@ def test_start_from_another_geometry(workspace, tiny, here, two_tissue_slides):
     assert "--mpps 0.5,1,2" in fails("train", "--from", workspace / "models" / "dmmn-m3-1")
 
 
+@pytest.mark.engine
 @pytest.mark.skipif(CHROMIUM is None, reason="NOT TESTED in a browser: no chromium found (apt-get install chromium)")
 def test_report_in_chromium(workspace, tmp_path):
     page = workspace / "models" / "dmmn-m3-1" / "report.html"
