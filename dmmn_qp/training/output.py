@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import math
+import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -77,6 +80,49 @@ def keep(
         attribution=plan.attribution,
     )
     save_model(out, card, module.stemmed)
+
+
+class Checkpoints:
+    """The state of a training on disk: after each epoch, every few minutes, and when it is asked to stop."""
+
+    def __init__(
+        self, out: Path, state: TrainingState, snapshot: Callable[[], dict[str, Any]], *, minutes: float, writes: bool
+    ) -> None:
+        """Starts the clock.
+
+        Args:
+            out: The model folder.
+            state: What is kept; updated by `save`.
+            snapshot: Gives its tensors.
+            minutes: Longest time between two states, beside those after each epoch.
+            writes: Whether this process is the one that writes.
+        """
+        self._out, self._state, self._snapshot, self._writes = out, state, snapshot, writes
+        self._minutes, self._before = minutes, state.seconds
+        self._started = self._saved = time.monotonic()
+
+    def begin(self, *, overwrite: bool) -> None:
+        """Makes the model folder, with a training in it that can be resumed."""
+        if self._writes:
+            self._state.tensors = self._snapshot()
+            begin(self._out, self._state, overwrite=overwrite)
+
+    def elapsed(self) -> float:
+        """Seconds of training so far, those before it was resumed too."""
+        return self._before + time.monotonic() - self._started
+
+    def is_due(self) -> bool:
+        """Whether the last state is older than it may be."""
+        return time.monotonic() - self._saved >= 60 * self._minutes
+
+    def save(self, epoch: int, losses: list[float]) -> None:
+        """Replaces the state by that after as many steps of an epoch as there are losses."""
+        if self._writes:
+            self._state.epoch, self._state.step, self._state.losses = epoch, len(losses), losses
+            self._state.seconds = self.elapsed()
+            self._state.tensors = self._snapshot()
+            save_state(self._out, self._state)
+        self._saved = time.monotonic()
 
 
 def by_class(values: NDArray[np.float64], class_map: ClassMap) -> dict[str, float | None]:

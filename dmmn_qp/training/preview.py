@@ -8,28 +8,23 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import torch
-
 from dmmn_qp.console import Reporter, duration
 from dmmn_qp.files import new_file
 from dmmn_qp.folders.dataset import Dataset
 from dmmn_qp.labels.draws import Draw, class_weights
 from dmmn_qp.labels.patches import class_pixels, training_pixels
-from dmmn_qp.networks.conventions import network_inputs
 from dmmn_qp.networks.devices import choose_device, memory_gib
-from dmmn_qp.networks.losses import supervised_losses
 from dmmn_qp.reports.batch_sheet import SheetCell, draw_batch_sheet
 from dmmn_qp.slides.finding import SlidesRoot
 from dmmn_qp.specs import as_toml
 from dmmn_qp.training.augment import AugmentRules
-from dmmn_qp.training.examples import PatchExamples, augmented
+from dmmn_qp.training.examples import PatchExamples
 from dmmn_qp.training.fine_tuning import network_of_model
+from dmmn_qp.training.learner import Learner
 from dmmn_qp.training.options import TrainOptions
 from dmmn_qp.training.plan import (
     make_batches,
     make_fabric,
-    make_module,
-    make_optimizer,
     make_plan,
     say_plan,
     training_draws,
@@ -99,8 +94,8 @@ def estimate(
     device = choose_device(options.device)
     plan = make_plan(dataset, options, device, reporter)
     fabric = make_fabric(plan.options.model_copy(update={"devices": 1}), device)
-    module = make_module(plan, dataset)
-    say_plan(plan, module, device, 1, dataset.class_map, reporter)
+    learner = Learner(dataset, plan, fabric)
+    say_plan(plan, learner.module, device, 1, dataset.class_map, reporter)
     reporter.say(as_toml("train", plan.options))
     rows = [
         (name, f"{counts[0]:,}", f"{counts[1]:,}", f"{weight:.3f}")
@@ -112,21 +107,14 @@ def estimate(
         )
     ]
     reporter.table(("class", "training px", "validation px", "weight"), rows)
-    optimizer, _ = make_optimizer(module, plan.options, plan.total_steps)
-    weights = torch.from_numpy(class_weights(plan.draws.label_counts, plan.options.class_weights)).to(fabric.device)
     batches, draws, _ = make_batches(dataset, plan, fabric, slides_roots, reporter)
-    model, optimizer = fabric.setup(module, optimizer)
+    learner.set_up()
     draws.start(1)
+    learner.start_epoch()
     seconds: list[float] = []
     clock = time.monotonic()
     for drawn, _ in zip(batches, range(_TIMED_STEPS + 1), strict=False):
-        batch = augmented(drawn, dataset.patch_spec.size_px, fabric.device)
-        images = network_inputs(batch.images, plan.convention, fabric.device)
-        targets = batch.targets.to(fabric.device).long()
-        optimizer.zero_grad(set_to_none=True)
-        _, loss = supervised_losses(model(images), targets, weights, plan.options.loss_mean, plan.options.branch_loss)
-        fabric.backward(loss)
-        optimizer.step()
+        learner.step(drawn, epoch=1)
         seconds.append(time.monotonic() - clock)
         clock = time.monotonic()
     step = min(seconds[1:] or seconds)

@@ -2,36 +2,37 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
-from torch import nn
+from lightning_fabric import Fabric
+from numpy.typing import NDArray
+from torch.utils.data import DataLoader
 
 from dmmn_qp.console import Reporter, duration
-from dmmn_qp.errors import DatasetError, TrainingError
+from dmmn_qp.errors import DatasetError
 from dmmn_qp.files import RUN_FILE, write_json
 from dmmn_qp.folders.dataset import Dataset
 from dmmn_qp.folders.model import is_whole
 from dmmn_qp.folders.provenance import describe_run, now
-from dmmn_qp.labels.draws import class_weights
-from dmmn_qp.networks.conventions import network_inputs
-from dmmn_qp.networks.devices import choose_device, mean_of_processes
-from dmmn_qp.networks.losses import supervised_losses
+from dmmn_qp.labels.metrics import Metrics
+from dmmn_qp.networks.devices import choose_device
 from dmmn_qp.slides.finding import SlidesRoot
-from dmmn_qp.training.checks import check_loss, step_note, too_large, warn_of_collapse
-from dmmn_qp.training.examples import augmented
-from dmmn_qp.training.fine_tuning import freeze_encoders
+from dmmn_qp.training.checks import step_note, warn_of_collapse
+from dmmn_qp.training.examples import EpochDraws, Example, WideExample
+from dmmn_qp.training.learner import Learner
 from dmmn_qp.training.log import TrainingLog
 from dmmn_qp.training.options import TrainOptions
-from dmmn_qp.training.output import begin, check_out, keep
-from dmmn_qp.training.plan import make_batches, make_fabric, make_module, make_optimizer, make_plan, say_plan
-from dmmn_qp.training.state import STATE, TrainingState, dataset_digest, load_state, restore, save_state, snapshot
+from dmmn_qp.training.output import Checkpoints, check_out, keep
+from dmmn_qp.training.plan import TrainingPlan, make_batches, make_fabric, make_plan, say_plan
+from dmmn_qp.training.state import STATE, TrainingState, dataset_digest, load_state
 from dmmn_qp.training.stopping import StopRequest, agreed
 from dmmn_qp.training.validation import validate, write_report
 
-GRADIENT_NORM = 1.0
+Batches = DataLoader[Example | WideExample]
 
 
 def train(
@@ -70,7 +71,7 @@ def train(
         TrainingError: The loss is no number any more, or the memory does not suffice.
         KeyboardInterrupt: It was asked to stop; the message says how to go on.
     """
-    started, clock = now(), time.monotonic()
+    started = now()
     if not resume:
         check_out(out, overwrite=overwrite)
     dataset = Dataset(dataset_folder)
@@ -79,121 +80,117 @@ def train(
             dataset.locate(record, slides_roots)
     device = choose_device(options.device)
     plan = make_plan(dataset, options, device, reporter)
-    options, class_map = plan.options, dataset.class_map
-    fabric = make_fabric(options, device)
+    fabric = make_fabric(plan.options, device)
     first = fabric.global_rank == 0
-    torch.manual_seed(options.seed)
-    module = make_module(plan, dataset).to(fabric.device)  # before its optimiser, whose state goes where weights are
-    optimizer, schedule = make_optimizer(module, options, plan.total_steps)
-    state = TrainingState(
-        options.model_dump(mode="json"),
-        describe_run(
-            "train",
-            options.model_dump(mode="json"),
-            started,
-            device=str(device),
-            balance=None if plan.balance is None else plan.balance.model_dump(mode="json"),
-        ),
-        str(dataset_folder.absolute()),
-        dataset_digest(dataset_folder),
-    )
+
+    learner = Learner(dataset, plan, fabric)
+    state = _interrupted(out, dataset_folder) if resume else _new_state(plan, dataset_folder, device, started)
     if resume:
-        state = load_state(out)
-        if state.dataset_digest != dataset_digest(dataset_folder):
-            raise DatasetError(
-                f'dataset "{dataset_folder}" has changed since this training began; train anew without --resume, '
-                "or with --overwrite"
-            )
-        restore(state, module, optimizer, schedule)
-    seconds_before = state.seconds
+        learner.restore(state)
+    checkpoints = Checkpoints(out, state, learner.snapshot, minutes=plan.options.save_minutes, writes=first)
 
-    say_plan(plan, module, device, fabric.world_size, class_map, reporter)
-    training_batches, epoch_draws, validation_batches = make_batches(dataset, plan, fabric, slides_roots, reporter)
-    weights = torch.from_numpy(class_weights(plan.draws.label_counts, options.class_weights)).to(fabric.device)
-    compiled: nn.Module = torch.compile(module) if options.compile else module  # type: ignore[assignment]
-    model, fabric_optimizer = fabric.setup(compiled, optimizer)
-
-    def keep_state(epoch: int, step: int, losses: list[float]) -> None:
-        if first:
-            state.epoch, state.step, state.losses = epoch, step, losses
-            state.seconds = seconds_before + time.monotonic() - clock
-            state.tensors = snapshot(module, optimizer, schedule)
-            save_state(out, state)
-
-    if first and not resume:
-        state.tensors = snapshot(module, optimizer, schedule)
-        begin(out, state, overwrite=overwrite)
-    log = TrainingLog(out, class_map, plan.steps_per_epoch, state) if first else None
-    last_saved = time.monotonic()
+    say_plan(plan, learner.module, device, fabric.world_size, dataset.class_map, reporter)
+    batches, draws, validation_batches = make_batches(dataset, plan, fabric, slides_roots, reporter)
+    learner.set_up()
+    if not resume:
+        checkpoints.begin(overwrite=overwrite)
+    log = TrainingLog(out, dataset.class_map, plan.steps_per_epoch, state) if first else None
+    run = _Run(out, dataset, plan, fabric, learner, state, checkpoints, log, reporter)
 
     with StopRequest() as stop:
-        for epoch in range(state.epoch, options.epochs + 1):
-            losses = list(state.losses) if epoch == state.epoch else []
-            epoch_draws.start(epoch, skip=len(losses) * options.batch_size // fabric.world_size)
-            module.train()
-            freeze_encoders(module.stemmed, options.freeze)
-            with reporter.task(f"epoch {epoch}/{options.epochs}", plan.steps_per_epoch, done=len(losses)) as task:
-                for drawn in training_batches:
-                    batch = augmented(drawn, dataset.patch_spec.size_px, fabric.device)
-                    images = network_inputs(batch.images, plan.convention, fabric.device)  # M x (B, 3, S, S)
-                    targets = batch.targets.to(fabric.device).long()  # (B, M or 1, S, S)
-                    fabric_optimizer.zero_grad(set_to_none=True)
-                    try:
-                        loss, with_branches = supervised_losses(
-                            model(images),
-                            targets,
-                            weights,
-                            options.loss_mean,
-                            options.branch_loss,
-                            lambda value: mean_of_processes(value, fabric),
-                        )
-                        fabric.backward(with_branches)
-                    except torch.OutOfMemoryError:
-                        raise TrainingError(too_large(module, images, options.batch_size, fabric)) from None
-                    if options.optimizer == "adamw":
-                        fabric.clip_gradients(model, fabric_optimizer, max_norm=GRADIENT_NORM, error_if_nonfinite=False)
-                    fabric_optimizer.step()
-                    if schedule is not None:
-                        schedule.step()
-                    losses.append(mean_of_processes(loss.detach(), fabric).item())
-                    check_loss(losses[-1], epoch, options)
-                    task.advance(note=step_note(losses[-1], optimizer, options.batch_size, task.seconds_per_unit))
-                    if log is not None:
-                        log.step(epoch, len(losses), losses[-1], optimizer.param_groups[0]["lr"])
-                    if time.monotonic() - last_saved >= 60 * options.save_minutes:
-                        keep_state(epoch, len(losses), losses)
-                        last_saved = time.monotonic()
-                    if agreed(stop.requested, fabric):
-                        keep_state(epoch, len(losses), losses)
-                        raise KeyboardInterrupt(
-                            f"stopped in epoch {epoch} after {len(losses)} of {plan.steps_per_epoch} steps; go on with "
-                            f"dmmn-qp train --resume --out {out}"
-                        )
-
-            metrics, picture = validate(module, validation_batches, plan, class_map, fabric)
-            elapsed = seconds_before + time.monotonic() - clock
+        for epoch in range(state.epoch, plan.options.epochs + 1):
+            losses = _train_epoch(run, epoch, batches, draws, stop)
+            metrics, picture = validate(learner.module, validation_batches, plan, dataset.class_map, fabric)
             if log is not None:
-                row = log.epoch(epoch, losses, optimizer.param_groups[0]["lr"], metrics, elapsed, picture)
-                improved = metrics.mean_iou > state.best or not is_whole(out)
-                reporter.say(
-                    f"  epoch {epoch:>{len(str(options.epochs))}}/{options.epochs}  loss {row['loss']:.3f}  "
-                    f"val mIoU {metrics.mean_iou:.3f}{' (best)' if improved else ''}  "
-                    f"ETA {duration(elapsed / epoch * (options.epochs - epoch))}"
-                )
-                warn_of_collapse(log.only_class, options, reporter)
-                if improved:
-                    state.best = metrics.mean_iou
-                    keep(out, plan, dataset, module, metrics, state, epoch)
+                _keep_if_best(run, log, epoch, losses, metrics, picture)
             state.losses = []
-            if epoch < options.epochs:
-                keep_state(epoch + 1, 0, [])
-                last_saved = time.monotonic()
+            if epoch < plan.options.epochs:
+                checkpoints.save(epoch + 1, [])
 
     if log is not None:
         log.close()
+        elapsed = checkpoints.elapsed()
         write_json(out / RUN_FILE, {**state.run, "finished": now(), "seconds": round(elapsed, 1)})
         reporter.say(f"  best validation mIoU {state.best:.3f}, after {duration(elapsed)}")
         write_report(out, dataset, plan, state, fabric.device, slides_roots)
         (out / STATE).unlink()
     fabric.barrier()
     return out
+
+
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """A training under way; ``log`` is None in all processes but the first."""
+
+    out: Path
+    dataset: Dataset
+    plan: TrainingPlan
+    fabric: Fabric
+    learner: Learner
+    state: TrainingState
+    checkpoints: Checkpoints
+    log: TrainingLog | None
+    reporter: Reporter
+
+
+def _new_state(plan: TrainingPlan, dataset_folder: Path, device: torch.device, started: str) -> TrainingState:
+    options = plan.options.model_dump(mode="json")
+    balance = None if plan.balance is None else plan.balance.model_dump(mode="json")
+    run = describe_run("train", options, started, device=str(device), balance=balance)
+    return TrainingState(options, run, str(dataset_folder.absolute()), dataset_digest(dataset_folder))
+
+
+def _interrupted(out: Path, dataset_folder: Path) -> TrainingState:
+    """The state of an interrupted training, if the dataset is still the same."""
+    state = load_state(out)
+    if state.dataset_digest != dataset_digest(dataset_folder):
+        raise DatasetError(
+            f'dataset "{dataset_folder}" has changed since this training began; train anew without --resume, '
+            "or with --overwrite"
+        )
+    return state
+
+
+def _train_epoch(run: _Run, epoch: int, batches: Batches, draws: EpochDraws, stop: StopRequest) -> list[float]:
+    """Trains for one epoch, or for the rest of the one that was interrupted.
+
+    Returns:
+        The loss of each step.
+    """
+    options, learner, steps = run.plan.options, run.learner, run.plan.steps_per_epoch
+    losses = list(run.state.losses) if epoch == run.state.epoch else []
+    draws.start(epoch, skip=len(losses) * options.batch_size // run.fabric.world_size)
+    learner.start_epoch()
+    with run.reporter.task(f"epoch {epoch}/{options.epochs}", steps, done=len(losses)) as task:
+        for drawn in batches:
+            losses.append(learner.step(drawn, epoch))
+            task.advance(note=step_note(losses[-1], learner.optimizer, options.batch_size, task.seconds_per_unit))
+            if run.log is not None:
+                run.log.step(epoch, len(losses), losses[-1], learner.learning_rate)
+            if run.checkpoints.is_due():
+                run.checkpoints.save(epoch, losses)
+            if agreed(stop.requested, run.fabric):
+                run.checkpoints.save(epoch, losses)
+                raise KeyboardInterrupt(
+                    f"stopped in epoch {epoch} after {len(losses)} of {steps} steps; go on with "
+                    f"dmmn-qp train --resume --out {run.out}"
+                )
+    return losses
+
+
+def _keep_if_best(
+    run: _Run, log: TrainingLog, epoch: int, losses: list[float], metrics: Metrics, picture: NDArray[np.uint8]
+) -> None:
+    """Logs an epoch, and keeps its network as the model if none before was better."""
+    options, state, elapsed = run.plan.options, run.state, run.checkpoints.elapsed()
+    row = log.epoch(epoch, losses, run.learner.learning_rate, metrics, elapsed, picture)
+    improved = metrics.mean_iou > state.best or not is_whole(run.out)
+    run.reporter.say(
+        f"  epoch {epoch:>{len(str(options.epochs))}}/{options.epochs}  loss {row['loss']:.3f}  "
+        f"val mIoU {metrics.mean_iou:.3f}{' (best)' if improved else ''}  "
+        f"ETA {duration(elapsed / epoch * (options.epochs - epoch))}"
+    )
+    warn_of_collapse(log.only_class, options, run.reporter)
+    if improved:
+        state.best = metrics.mean_iou
+        keep(run.out, run.plan, run.dataset, run.learner.module, metrics, state, epoch)
