@@ -245,6 +245,10 @@ class PatchGrid:
                 yield Region(x, y, size, size)
 
 
+_SHOWN = 40
+"""So much is shown of what was given."""
+
+
 def as_toml(section: str, options: FileModel) -> str:
     """``[section]`` and a line for each option, as ``--config`` reads it; what is not set is a comment."""
     lines = [f"[{section}]"]
@@ -264,10 +268,15 @@ def _toml(value: Any) -> str:
 
 
 def explain(error: ValidationError) -> str:
-    """The first complaint of a validation error in one line."""
+    """The first complaint of a validation error in one line, with the number or word that it is about."""
     first = error.errors()[0]
     where = ".".join(str(part) for part in first["loc"])
     said = " ".join(first["msg"].split()).removeprefix("Value error, ")
+    given = first["input"]
+    if said.startswith("Input should be") and isinstance(given, str | int | float):
+        shown = repr(given)
+        shown = shown if len(shown) <= _SHOWN else f"{shown[:_SHOWN]}..."
+        return f"{where or 'it'} {said.removeprefix('Input ')}, not {shown}"
     return f"{where}: {said}" if where else said
 
 

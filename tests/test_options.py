@@ -146,12 +146,27 @@ def test_shown_options_of_a_preset_are_accepted(tmp_path, preset):
 
 
 @pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"width": 999}, "train.width should be less than or equal to 256, not 999;"),
+        ({"norm": "layer\x1b[31m"}, "not 'layer\\x1b[31m';"),
+        ({"norm": "x" * 5000}, f"not '{'x' * 39}...;"),
+        ({"rates": [1]}, "train.rates: Input should be a valid dictionary;"),
+    ],
+)
+def test_wrong_value_is_shown_beside_the_rule(values, said):
+    with pytest.raises(ConfigError) as error:
+        train_options(load_config(None), values)
+    assert said in str(error.value)
+
+
+@pytest.mark.parametrize(
     ("text", "hint"),
     [
         ("[trian]\nepochs = 3", "did you mean [train]?"),
         ("[xyz]\nepochs = 3", "[import], [train], [predict]"),
         ("epochs = 3", "[epochs] is no table"),
-        ("train = 3", "train: "),
+        ("train = 3", "train should be a valid dictionary, not 3"),
     ],
 )
 def test_unknown_table_is_answered_with_the_near_one(tmp_path, text, hint):
