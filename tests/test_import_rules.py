@@ -217,8 +217,8 @@ def test_more_classes_than_labels(here):
     [
         ("mpps = [1, 0.5]", "import.mpps: each magnification must have twice the um/px of the one before"),
         ("mpps = []", "import.mpps: "),
-        ("stride_px = 0", "import.stride_px: "),
-        ("seed = -5", "import.seed: "),
+        ("stride_px = 0", "import.stride_px should be"),
+        ("seed = -5", "import.seed should be"),
         ('classes = {a = " "}', "import.classes.a: "),
     ],
 )
