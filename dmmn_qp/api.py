@@ -258,11 +258,11 @@ def train(
     """
     from dmmn_qp.cli.config import ConfigFile, train_options
     from dmmn_qp.training.stage import train
-    from dmmn_qp.training.state import load_state
+    from dmmn_qp.training.state import CHANGEABLE, load_state
 
     given = ConfigFile()
     if resume:
-        changed = sorted(options.keys() - {"device", "workers"})
+        changed = sorted(options.keys() - CHANGEABLE)
         if changed or overwrite:
             raise ConfigError(
                 f"resume=True goes on as the training began; leave out {', '.join(changed) or 'overwrite'}"

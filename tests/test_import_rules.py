@@ -1,7 +1,8 @@
 """Which classes are trained, who wins where areas overlap, and which slide goes to which split."""
 
+import json
 import shutil
-from pathlib import PurePath
+from pathlib import Path, PurePath
 
 import numpy as np
 import pytest
@@ -284,3 +285,12 @@ def test_split_areas_never_share_a_pixel(here):
     features[2] = named(rectangle(4000, 0, 4096, 2304, None), "Validation")
     write_features(here / "geojson" / "s.geojson", features)
     assert "overlap" in fails(*command, "--overwrite")
+
+
+def test_files_of_predictions_beside_slides_are_no_slides(here):
+    command = slides_with(here, [rectangle(10, 10, 100, 100, "Tumor")])
+    for name in ("s0.overview.png", "s0.labels.ome.tif", "S0.Probabilities.OME.TIF"):
+        shutil.copy(here / "slides" / "s0.tif", here / "slides" / name)
+    assert invoke(*command).exit_code == 0
+    slides = json.loads((here / "dataset" / "dataset.json").read_text())["slides"]
+    assert [Path(slide["path"]).name for slide in slides] == ["s0.tif"]

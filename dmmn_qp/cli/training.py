@@ -57,11 +57,11 @@ def train_command(
     from dmmn_qp.folders.model import next_model_name
     from dmmn_qp.training.preview import estimate, show_batch
     from dmmn_qp.training.stage import train
-    from dmmn_qp.training.state import load_state, newest_interrupted
+    from dmmn_qp.training.state import CHANGEABLE, load_state, newest_interrupted
 
     reporter, roots = Reporter(), parsed_slides_roots(slides_root)
     if resume:
-        if given.keys() - {"device", "workers"} or config is not None or overwrite or dry_run or show is not None:
+        if given.keys() - CHANGEABLE or config is not None or overwrite or dry_run or show is not None:
             raise ConfigError(
                 "--resume goes on as the training began; leave out all options but --out, --dataset, --slides-root, "
                 "--device and --workers"

@@ -10,6 +10,7 @@ from dmmn_qp.files import RUN_FILE
 from dmmn_qp.folders.predictions import OTHERS_SUFFIX
 from dmmn_qp.importing.reviewed import Reviewer
 from dmmn_qp.importing.source import Source, SourceSlide, Taken, class_colors_of, first_of, take_reviewed
+from dmmn_qp.outputs.writers import is_output
 from dmmn_qp.qupath.geojson_reader import GEOJSON_SUFFIXES, read_geojson
 from dmmn_qp.qupath.image_names import slide_ids
 from dmmn_qp.qupath.notes import ReadRules
@@ -46,7 +47,7 @@ def read_geojson_folder(
         )
     if not annotations.exists():
         raise AnnotationFileError(f'annotations "{annotations}" do not exist; check --annotations')
-    slides = list_slides(path) if path.is_dir() else [path]
+    slides = [s for s in list_slides(path) if not is_output(s.name)] if path.is_dir() else [path]
     if not slides:
         raise SlideError(f'no slide in "{path}"; known endings are {" ".join(sorted(SLIDE_SUFFIXES))}')
     files = _geojson_files(annotations)

@@ -53,9 +53,9 @@ def color_of(value: object, lengths: tuple[int, ...]) -> Color | None:
 
 def number_of(value: object) -> float | None:
     """A number, or a text that stands for one which JSON has not; None for anything else."""
-    if type(value) in (int, float):
+    if isinstance(value, int | float) and not isinstance(value, bool):
         try:
-            return float(value)  # type: ignore[arg-type]
+            return float(value)
         except OverflowError:
             return None
     if value in ("NaN", "Infinity", "-Infinity"):

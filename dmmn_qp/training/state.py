@@ -22,6 +22,9 @@ STATE = "resume.pt"
 
 _FORMAT = 1
 
+CHANGEABLE = frozenset(("device", "workers"))
+"""Options that may be given anew to a training that goes on."""
+
 
 @dataclass(slots=True)
 class TrainingState:
