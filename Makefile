@@ -4,16 +4,19 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+DEMO_MODEL := models/demo-run
 
 .PHONY: help setup test test-all lint types groovy demo clean
 
 help:
-	@echo "make demo   import, train, predict and evaluate the demo project (about 10 minutes on 2 cores)"
-	@echo "make test   lint, types and tests"
-	@echo "make test-all  these, and the tests against real engines: Groovy 4, which it fetches, and chromium"
-	@echo "make groovy check the scripts for QuPath with Groovy 4, which it fetches"
-	@echo "make setup  the virtual environment in $(VENV) only"
-	@echo "make clean  remove what the demo made, but its model, and the caches"
+	@echo "make demo      import, train, predict and evaluate the demo project (about 10 minutes on 2 cores)"
+	@echo "make test      lint, types and tests"
+	@echo "make test-all  these, and the tests against real engines: Groovy 4, which it fetches, and a browser"
+	@echo "make lint      ruff: rules and format"
+	@echo "make types     mypy"
+	@echo "make groovy    compile and lint the scripts for QuPath with Groovy 4, which it fetches"
+	@echo "make setup     the virtual environment in $(VENV); the others make it where it is missing"
+	@echo "make clean     remove what make demo made, the caches and build files"
 
 setup: $(READY)
 
@@ -39,16 +42,22 @@ test: lint types
 test-all: groovy test
 	$(BIN)/pytest -m engine -n auto --dist loadfile
 
-# The user's own commands, shown as they run; they work in this folder.
+# The user's own commands, shown as they run; they work in this folder. The model has a name of its own, so that
+# `make clean` knows it from yours.
 demo: export PATH := $(CURDIR)/$(BIN):$(PATH)
 demo: $(READY)
 	dmmn-qp import examples/demo/project.qpproj --overwrite
-	dmmn-qp train
+	dmmn-qp train --out $(DEMO_MODEL) --overwrite
 	dmmn-qp predict --overwrite
 	dmmn-qp evaluate --truth examples/demo/truth --json predictions/evaluation.json
 	@echo
 	@echo "Look at predictions/test-1.overview.png. In QuPath, open examples/demo/project.qpproj (it asks for the"
 	@echo "slides: they are in examples/demo/slides), open test-1 and drag predictions/test-1.geojson onto it."
 
+# A dataset or predictions are the demo's where run.json names its slides or project, and no slide from elsewhere.
 clean:
-	rm -rf dataset predictions .pytest_cache .mypy_cache .ruff_cache .hypothesis build *.egg-info
+	rm -rf $(DEMO_MODEL) .pytest_cache .mypy_cache .ruff_cache .hypothesis build *.egg-info
+	@for made in dataset predictions; do \
+	  if grep -qs 'examples/demo/' $$made/run.json \
+	      && ! grep -E '"(path|source)":' $$made/run.json | grep -qv 'examples/demo/'; then \
+	    echo "rm -rf $$made"; rm -rf $$made; fi; done

@@ -1,4 +1,4 @@
-"""What the documents say is true: commands, options, files and configurations exist."""
+"""What the documents say is true: commands, options, links, files and configurations exist."""
 
 import re
 import tomllib
@@ -18,6 +18,29 @@ DOCUMENTS = sorted(
 )
 EXAMPLES = sorted((REPOSITORY / "examples").glob("*.toml"))
 
+DESIGN_BYTES = 12 * 1024
+"""What a newcomer reads at one sitting; how each part works belongs in docs/."""
+
+FOREIGN_OPTIONS = {"--no-crop", "--series", "--save", "--args", "--image"}
+"""Of QuPath and Bio-Formats."""
+
+
+def text_of(path) -> str:
+    """A document in which no code of a sentence is broken across lines."""
+    parts = re.split(r"(^```.*?^```$)", path.read_text("utf-8"), flags=re.MULTILINE | re.DOTALL)
+    parts[::2] = [re.sub(r"`[^`]*`", lambda code: " ".join(code[0].split()), part) for part in parts[::2]]
+    return "".join(parts)
+
+
+def anchors_of(path) -> set[str]:
+    """What a link to a heading of a document ends in, as GitHub makes it of the heading's words."""
+    prose = re.sub(r"^```.*?^```$", "", path.read_text("utf-8"), flags=re.MULTILINE | re.DOTALL)
+    anchors: set[str] = set()
+    for heading in re.findall(r"^#+ (.*)$", prose, re.MULTILINE):
+        slug = re.sub(r"[^\w -]", "", re.sub(r"\]\([^)]*\)", "", heading).lower()).strip().replace(" ", "-")
+        anchors.add(next(s for s in (slug, *(f"{slug}-{n}" for n in range(1, 99))) if s not in anchors))
+    return anchors
+
 
 def commands() -> dict[str, set[str]]:
     """Command -> its options."""
@@ -36,7 +59,7 @@ def shown_commands() -> list[tuple[str, list[str]]]:
     """(document, words) of every dmmn-qp command in the documents and the Makefile."""
     shown = []
     for path in [*DOCUMENTS, REPOSITORY / "Makefile"]:
-        for match in re.finditer(r"dmmn-qp ([a-z][^\n`#;|]*)", path.read_text("utf-8")):
+        for match in re.finditer(r"dmmn-qp ([a-z][^\n`#;|]*)", text_of(path)):
             text = re.split(r"  +|->", match[1])[0]
             words = text.split()
             if " ".join(words[:2]) in commands():
@@ -62,9 +85,52 @@ def test_commands_and_options_exist(document, words):
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda p: str(p.relative_to(REPOSITORY)))
 def test_links_lead_somewhere(document):
-    for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", document.read_text("utf-8")):
-        if not re.match(r"[a-z]+:", target):
-            assert (document.parent / target).exists(), f"{document.name}: {target}"
+    for target in re.findall(r"\]\(([^)\s]+)\)", text_of(document)):
+        path, _, anchor = target.partition("#")
+        if re.match(r"[a-z]+:", target):
+            continue
+        assert (document.parent / path).exists(), f"{document.name}: {target}"
+        if anchor:
+            assert anchor in anchors_of(document.parent / path if path else document), f"{document.name}: {target}"
+
+
+def test_anchors_are_those_of_github(tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text(
+        "# What `--context` changes\n## The [card](x.md), 2.3\n```\n# no heading\n```\n## Twice\n## Twice\n"
+    )
+    assert anchors_of(page) == {"what---context-changes", "the-card-23", "twice", "twice-1"}
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda p: str(p.relative_to(REPOSITORY)))
+def test_options_named_alone_exist(document):
+    known = set().union(*commands().values()) | FOREIGN_OPTIONS
+    for option in re.findall(r"`(--[a-z][\w-]*)", text_of(document)):
+        assert option in known, f"{document.name}: {option}"
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda p: str(p.relative_to(REPOSITORY)))
+def test_other_programs_of_ours_exist(document):
+    targets = set(re.findall(r"^([a-z-]+):", (REPOSITORY / "Makefile").read_text("utf-8"), re.MULTILINE))
+    text = text_of(document)
+    for target in re.findall(r"(?:^|`)make ([a-z-]+)", text, re.MULTILINE):
+        assert target in targets, f"{document.name}: make {target}"
+    for program, options in re.findall(r"python (?:-m )?((?:benchmarks|examples)[./][\w./]+)([^`\n#]*)", text):
+        path = REPOSITORY / f"{program.removesuffix('.py').replace('.', '/')}.py"
+        assert path.is_file(), f"{document.name}: {program}"
+        for option in re.findall(r"--[a-z][\w-]*", options):
+            assert f'"{option}"' in path.read_text("utf-8"), f"{document.name}: {program} {option}"
+
+
+def test_index_lists_every_page():
+    index = text_of(REPOSITORY / "docs" / "README.md")
+    for page in (REPOSITORY / "docs").glob("*.md"):
+        assert page.name == "README.md" or f"]({page.name})" in index, page.name
+    assert "](docs/README.md)" in text_of(REPOSITORY / "README.md")
+
+
+def test_design_is_short():
+    assert (REPOSITORY / "DESIGN.md").stat().st_size <= DESIGN_BYTES
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda p: p.name)
