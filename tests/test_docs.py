@@ -182,3 +182,13 @@ def test_help_texts_have_no_words_that_the_terminal_takes_for_markup():
     texts = list(helps(typer.main.get_command(app)))
     assert len(texts) > 50
     assert not [text for text in texts if re.search(r"\[[a-z#/@][^\[]*\]", text)]
+
+
+def test_contributing_names_the_files_that_read_torchs_format():
+    reading = {}
+    for path in sorted((REPOSITORY / "dmmn_qp").rglob("*.py")):
+        for call in re.findall(r"torch\.load\(([^)]*)\)", path.read_text("utf-8")):
+            assert "weights_only=True" in call, path
+            reading[str(path.relative_to(REPOSITORY / "dmmn_qp"))] = path
+    said = text_of(REPOSITORY / "CONTRIBUTING.md").split("`torch.load` is in")[1].split("\n-")[0]
+    assert set(re.findall(r"`([\w/]+\.py)`", said)) == set(reading)
