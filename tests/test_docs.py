@@ -122,6 +122,24 @@ def test_other_programs_of_ours_exist(document):
             assert f'"{option}"' in path.read_text("utf-8"), f"{document.name}: {program} {option}"
 
 
+FOREIGN_NAMES = {"coverage_simplify"}
+"""Of shapely."""
+
+
+@pytest.mark.parametrize(
+    "document", [REPOSITORY / "DESIGN.md", *(REPOSITORY / "docs").glob("*.md")], ids=lambda path: path.name
+)
+def test_files_and_names_in_the_code_exist(document):
+    sources = [*(REPOSITORY / "dmmn_qp").rglob("*.py"), *EXAMPLES]
+    words = {word for path in sources for word in re.findall(r"\w+", path.read_text("utf-8"))} | FOREIGN_NAMES
+    files = [f"/{path.relative_to(REPOSITORY)}" for path in REPOSITORY.rglob("*.py")]
+    for code in re.findall(r"`([^`\n]+)`", text_of(document)):
+        if re.fullmatch(r"[\w/]+\.py", code):
+            assert any(name.endswith(f"/{code}") for name in files), f"{document.name}: {code}"
+        elif re.fullmatch(r"[A-Za-z_][\w.]*", code) and not code.endswith(".md"):
+            assert set(code.split(".")) <= words, f"{document.name}: {code}"
+
+
 def test_index_lists_every_page():
     index = text_of(REPOSITORY / "docs" / "README.md")
     for page in (REPOSITORY / "docs").glob("*.md"):
