@@ -235,7 +235,7 @@ def test_turned_and_cropped_image_of_a_project(here):
     assert {s["slide_id"]: s["tissue_mm2"] for s in report["slides"]}["val-1"] == pytest.approx(tissue)
     for named in ("val-1", str(here / "slides" / "val-1.tif")):
         (to_predict,) = slides_to_predict([named], here / "dataset")
-        assert (to_predict.slide_id, to_predict.frame) == ("val-1", record.frame)
+        assert (to_predict.slide_id, to_predict.view.frame) == ("val-1", record.frame)
 
 
 @pytest.mark.parametrize("size", [0, 4, 100, 20_000])
