@@ -202,7 +202,7 @@ def test_tissue_of_the_demo(name):
 
 @pytest.mark.parametrize("name", ["data/slides/tcga-cr-7395-01a-01-ts1.svs", "data/slides/CMU-1-Small-Region.svs"])
 def test_tissue_of_real_slides(shared, name):
-    with open_slide(shared(name), mpp=0.25) as slide:
+    with open_slide(shared(name), mpp=StatedMpp(default=0.25)) as slide:
         grid = PatchSpec().grid_of(slide.info.mpp)
         raw, clean = tissue_area(slide, grid), tissue_area(slide, grid, min_area_um2=20_000, min_hole_um2=1e6)
     side = slide.info.width * slide.info.height

@@ -352,13 +352,6 @@ def test_pixel_sizes_from_a_table(here, table):
     assert Dataset(here / "dataset").record("s0").mpp == 0.5
 
 
-def test_the_slide_is_asked_before_the_table(here):
-    command = slides_with(here, [rectangle(0, 0, 99, 99, "a")], mpp=0.5)
-    (here / "sizes.csv").write_text("slide,mpp\ns0,0.25\n")
-    assert invoke(*command, "--mpp-csv", "sizes.csv").exit_code == 0
-    assert Dataset(here / "dataset").record("s0").mpp == pytest.approx(0.5)
-
-
 def test_table_of_pixel_sizes_from_the_configuration(here):
     command = slides_with(here, [rectangle(0, 0, 99, 99, "a")], mpp=None)
     (here / "sizes.csv").write_text("slide,mpp\ns0,0.5\n")

@@ -136,8 +136,8 @@ def test_tables(scans, text):
     name = table(scans, text)
     write_features(scans / "lists" / "a.geojson", [rectangle(0, 0, 9, 9, None)])
     a, b = slides_to_predict([name], NOWHERE)
-    assert (a.slide_id, a.mpp, a.roi.name) == ("a", 0.25, "a.geojson") and a.roi.is_file()
-    assert (b.slide_id, b.mpp, b.roi) == ("b", None, None)
+    assert (a.slide_id, a.view.mpp.listed, a.roi.name) == ("a", 0.25, "a.geojson") and a.roi.is_file()
+    assert (b.slide_id, b.view.mpp.listed, b.roi) == ("b", None, None)
 
 
 def test_a_missing_slide_in_a_table(scans):
@@ -180,7 +180,7 @@ def test_a_table_may_name_slides_of_the_dataset(here, two_tissue_slides):
     import_annotations(slides, here / "dataset", ImportOptions(), Reporter(), annotations=geojson)
     name = table(here, "slide,mpp\nb,\na,0.3\n")
     b, a = slides_to_predict([name], here / "dataset")
-    assert [b.slide_id, a.slide_id, a.mpp, b.mpp] == ["b", "a", 0.3, 0.5]
+    assert [b.slide_id, a.slide_id, a.view.mpp.listed, b.view.mpp.stored] == ["b", "a", 0.3, 0.5]
     assert b.annotations == here / "dataset" / "annotations" / "b.geojson" and b.annotations.is_file()
 
 

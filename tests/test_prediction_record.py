@@ -147,11 +147,11 @@ def test_what_is_not_asked_for_any_more_differs_too(place, words, said):
     [
         RICH,
         changed(without=["--probabilities", "--uncertainty", "--tissue-outline"]),
-        [*RICH, "--batch-size", "2", "--workers", "1", "--precision", "auto", "--mpp", "9"],
+        [*RICH, "--batch-size", "2", "--workers", "1", "--precision", "auto"],
     ],
 )
 def test_what_changes_nothing(place, words):
-    """More is there than asked for; how it is computed does not count; the slide says its own um/px."""
+    """More is there than asked for; how it is computed does not count."""
     is_left_alone(place / "rich", *command(place), *words)
 
 
@@ -269,7 +269,7 @@ def test_record(place):
 
 def test_every_option_is_of_the_labels_or_the_polygons_or_neither():
     """A new option must be put into one of them: what is in none would be asked for later without a word."""
-    neither = {"batch_size", "device", "devices", "compile", "workers"}
+    neither = {"force_mpp", "batch_size", "device", "devices", "compile", "workers"}
     target = SlideToPredict("s", SlideView(Path("s.tif")))
     told = request_of(target, PredictOptions(), mpp=0.5, context="patch", precision=None, regions=None)
     of_labels = set(told) - {"um_per_px", "regions", "roi"} | {"mpp"}

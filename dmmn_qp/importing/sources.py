@@ -66,7 +66,7 @@ def _with_mpp(source: Source, rules: MppRules) -> Source:
     return replace(
         source,
         slides=tuple(
-            replace(slide, view=slide.view.with_option(rules.default, rules.forced).with_listed(size, str(rules.table)))
+            replace(slide, view=slide.view.with_rules(rules).with_listed(size, str(rules.table)))
             for slide, size in zip(source.slides, sizes, strict=True)
         ),
     )

@@ -56,7 +56,7 @@ from dmmn_qp.qupath.marks import METADATA_KEY, MODEL_RUN_KEY, RUN_KEY
 from dmmn_qp.slides.base import Slide, SlideInfo
 from dmmn_qp.slides.files import fingerprint
 from dmmn_qp.slides.forgiving import ForgivingSlide
-from dmmn_qp.slides.pixel_sizes import PixelSize, contradictions
+from dmmn_qp.slides.pixel_sizes import MppRules, PixelSize, contradictions
 from dmmn_qp.specs import PatchGrid
 from dmmn_qp.vectors.sources import LabelSource
 
@@ -108,7 +108,8 @@ def predict(
             some of several.
     """
     started = now()
-    slides = [replace(slide, view=slide.view.with_option(options.mpp, options.force_mpp)) for slide in slides]
+    rules = MppRules(options.mpp, options.force_mpp)
+    slides = [replace(slide, view=slide.view.with_rules(rules)) for slide in slides]
     if out.exists() and not out.is_dir():
         raise OutputExistsError(f'output "{out}" is a file; choose another folder with --out')
     _refuse_equal_names(slides)

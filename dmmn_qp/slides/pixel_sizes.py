@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, Self
 
-from dmmn_qp.errors import PixelSizeError
+from dmmn_qp.errors import ConfigError, PixelSizeError
 from dmmn_qp.files.tables import TableForm, read_table, shown
 from dmmn_qp.slides.names import NamedSlide, SlideNames
 from dmmn_qp.specs import MAX_MPP, MIN_MPP
@@ -83,11 +83,19 @@ class MppRules:
         default: ``--mpp``, for slides of which nobody else says it.
         forced: ``--force-mpp``: it counts for all slides but those in the table.
         table: ``--mpp-csv``.
+
+    Raises:
+        ConfigError: There is nothing to force.
     """
 
     default: float | None = None
     forced: bool = False
     table: Path | None = None
+
+    def __post_init__(self) -> None:
+        """Refuses ``--force-mpp`` alone."""
+        if self.forced and self.default is None:
+            raise ConfigError("--force-mpp forces nothing without --mpp; pass both, for example --mpp 0.25 --force-mpp")
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from typing import Self
 from dmmn_qp.errors import SlideError
 from dmmn_qp.slides import open_slide
 from dmmn_qp.slides.base import Slide
-from dmmn_qp.slides.pixel_sizes import StatedMpp
+from dmmn_qp.slides.pixel_sizes import MppRules, StatedMpp
 from dmmn_qp.slides.transformed import Change
 
 
@@ -49,9 +49,9 @@ class SlideView:
             )
         return slide
 
-    def with_option(self, mpp: float | None, forced: bool) -> Self:
+    def with_rules(self, rules: MppRules) -> Self:
         """The same view with ``--mpp`` and ``--force-mpp``."""
-        return replace(self, mpp=replace(self.mpp, default=mpp, forced=forced))
+        return replace(self, mpp=replace(self.mpp, default=rules.default, forced=rules.forced))
 
     def with_stored(self, mpp: float | None, by: str) -> Self:
         """The same view, of which a project, or what it exported, may say the um/px."""
