@@ -51,6 +51,7 @@ from dmmn_qp.predicting.slide import begin_slide, predict_strips
 from dmmn_qp.predicting.strips import StripStore
 from dmmn_qp.regions import Region
 from dmmn_qp.slides.once import FieldReader
+from dmmn_qp.slides.view import SlideView
 from dmmn_qp.specs import ClassMap, PatchSpec
 
 SIZE, FIELD = 256, 1024
@@ -168,7 +169,7 @@ def ours(slide: Path, model: Path, device: Device, out: Path, watch: Stopwatch, 
     for name in ("_of_targets", "_shared_maps", "_seamless"):
         setattr(inference, name, watch.timed("forward", getattr(inference, name), time.perf_counter))
     predictors = load_predictors(model, options)
-    job = begin_slide(SlideToPredict(slide.stem, slide), predictors[0], out.with_suffix(".part"), options, 0)
+    job = begin_slide(SlideToPredict(slide.stem, SlideView(slide)), predictors[0], out.with_suffix(".part"), options, 0)
     job.strips.begin({})
     predict_strips(job, predictors, Reporter(Console(quiet=True)), "benchmark")
     strips = (job.strips.read(strip) for strip in range(job.strips.count))

@@ -155,7 +155,7 @@ def open_slide(slide: AnyPath | ArrayLike, *, mpp: float | None = None) -> Slide
 
     Args:
         slide: The file, or (rows, columns, 3) uint8 RGB.
-        mpp: um/px of an array, or of a file that does not say it.
+        mpp: um/px of the array, or of the file, whatever it says itself.
 
     Returns:
         The slide: ``info`` has its size and um/px, ``read_level(level, Region(x, y, width, height))`` its pixels.
@@ -168,7 +168,7 @@ def open_slide(slide: AnyPath | ArrayLike, *, mpp: float | None = None) -> Slide
     if isinstance(slide, str | PathLike):
         from dmmn_qp.slides import open_slide
 
-        return open_slide(Path(slide), user_mpp=mpp)
+        return open_slide(Path(slide), mpp=mpp)
     from dmmn_qp.slides.array_slide import ArraySlide
 
     if mpp is None:

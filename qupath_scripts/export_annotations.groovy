@@ -2,11 +2,11 @@
  * Writes annotations for dmmn-qp, where the project itself cannot be read:
  *
  *   <folder>/<slide>.geojson   all annotations of an image; <slide> is its file's name without the ending
- *   <folder>/pixel_sizes.csv   um/px of the slides, for --mpp-csv
- *   <folder>/classes.csv       the project's classes and their colours, to look at
+ *   <folder>/pixel_sizes.csv   um/px of the slides, as QuPath shows them
+ *   <folder>/classes.csv       the project's classes in their order, and their colours
  *
- * Files of these names are replaced. Then:
- *   dmmn-qp import slides/ --annotations <folder> --mpp-csv <folder>/pixel_sizes.csv
+ * Files of these names are replaced. Then, which reads the tables too:
+ *   dmmn-qp import slides/ --annotations <folder>
  *
  * Arguments, in any order: the folder, and "all" for all images of the project at once (with `QuPath script` leave
  * it out: that runs for every image anyway).
@@ -38,8 +38,23 @@ def nameOf = { imageData ->
 }
 def entryName = { fileName(urisOf(it) as List) ?: it.getImageName() }
 
+def frames = ["RotatedImageServer", "CroppedImageServer", "FlippedImageServer", "AffineTransformImageServer"]
+// A wrapper may lie around another one; what holds no other server ends the chain.
+def wrapped = { try { it.getWrappedServer() } catch (MissingMethodException ignored) { null } }
+def isFramed = { image ->
+    def inner = image
+    while (inner != null && !(inner.getClass().getSimpleName() in frames))
+        inner = wrapped(inner)
+    inner != null
+}
+
 def export = { imageData ->
     def slide = nameOf(imageData)
+    if (isFramed(imageData.getServer())) {
+        println slide + ": the project turns, mirrors or crops the image, so its annotations do not lie where they would " +
+            "on the file; none is written. Use `dmmn-qp import project.qpproj`, which knows how the image is shown"
+        return
+    }
     def shown = (getProject()?.getImageList() ?: []).count { entryName(it) == slide }
     if (shown > 1) {
         println slide + ": " + shown + " images of the project have this name and would share a file; none is written"

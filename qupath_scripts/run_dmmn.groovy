@@ -34,9 +34,18 @@ def server = getCurrentServer()
 def uris = server.getURIs() as List
 if (uris.isEmpty() || uris[0].getScheme() != "file")
     throw new IllegalStateException("the open image is no file on this computer")
-if (server.getClass().getSimpleName() in ["RotatedImageServer", "CroppedImageServer"])
-    throw new IllegalStateException("the image is turned or cropped in the project, which dmmn-qp knows only from the " +
-        "project: use `dmmn-qp import`, then `dmmn-qp predict` with the slide's name")
+def frames = ["RotatedImageServer", "CroppedImageServer", "FlippedImageServer", "AffineTransformImageServer"]
+// A wrapper may lie around another one; what holds no other server ends the chain.
+def wrapped = { try { it.getWrappedServer() } catch (MissingMethodException ignored) { null } }
+def isFramed = { image ->
+    def inner = image
+    while (inner != null && !(inner.getClass().getSimpleName() in frames))
+        inner = wrapped(inner)
+    inner != null
+}
+if (isFramed(server))
+    throw new IllegalStateException("the image is turned, mirrored or cropped in the project, which dmmn-qp knows only " +
+        "from the project: use `dmmn-qp import`, then `dmmn-qp predict` with the slide's name")
 def slide = new File(uris[0])
 def home = new File(buildFilePath(PROJECT_BASE_DIR))
 def region = getSelectedObjects().findAll { it.isAnnotation() && it.hasROI() && it.getROI().isArea() }

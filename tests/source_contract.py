@@ -14,7 +14,7 @@ from dmmn_qp.annotations import ORIGINS
 from dmmn_qp.errors import DmmnQpError
 from dmmn_qp.importing.sources import ANNOTATION_SOURCES, read_source
 from dmmn_qp.qupath.notes import ReadRules
-from dmmn_qp.slides import open_slide
+from dmmn_qp.slides.pixel_sizes import MppRules
 from tests.conftest import invoke
 
 CONTRACT: list[Callable[[str, Path, Path | None], None]] = []
@@ -37,7 +37,7 @@ def lists_annotated_slides(name, path, annotations):
     assert source.slides and len({slide.name for slide in source.slides}) == len(source.slides)
     for slide in source.slides:
         assert slide.path.is_file() and slide.objects.annotations
-        with open_slide(slide.path, project_mpp=slide.mpp, user_mpp=0.5, frame=slide.frame) as opened:
+        with slide.view.with_rules(MppRules(0.5)).open() as opened:
             info = opened.info
         for annotation in slide.objects.annotations:
             left, top, right, bottom = annotation.geometry.bounds

@@ -31,7 +31,9 @@ from dmmn_qp.qupath.geojson_reader import read_geojson
 from dmmn_qp.qupath.marks import is_outline_id
 from dmmn_qp.regions import Region
 from dmmn_qp.slides import open_slide
+from dmmn_qp.slides.pixel_sizes import StatedMpp
 from dmmn_qp.slides.tissue import cleaned
+from dmmn_qp.slides.view import SlideView
 from dmmn_qp.specs import ClassMap, PatchSpec
 from tests.conftest import DEMO, rectangle, write_features, write_tiff
 
@@ -188,7 +190,7 @@ def test_tissue_of_the_demo(name):
     with open_slide(DEMO / "slides" / f"{name}.tif") as slide:
         grid = PatchSpec().grid_of(slide.info.mpp)
         options = PredictOptions(tissue_only=True)
-        area = area_to_predict(slide, SlideToPredict(name, DEMO), grid, options)
+        area = area_to_predict(slide, SlideToPredict(name, SlideView(DEMO)), grid, options)
         traced = tissue_area(slide, grid)
     tissue = ((truth != 3) & (truth != 0)).reshape(12, 256, 12, 256).mean((1, 3))
     assert area.targets[tissue > 0.02].all()
@@ -200,7 +202,7 @@ def test_tissue_of_the_demo(name):
 
 @pytest.mark.parametrize("name", ["data/slides/tcga-cr-7395-01a-01-ts1.svs", "data/slides/CMU-1-Small-Region.svs"])
 def test_tissue_of_real_slides(shared, name):
-    with open_slide(shared(name), user_mpp=0.25) as slide:
+    with open_slide(shared(name), mpp=StatedMpp(default=0.25)) as slide:
         grid = PatchSpec().grid_of(slide.info.mpp)
         raw, clean = tissue_area(slide, grid), tissue_area(slide, grid, min_area_um2=20_000, min_hole_um2=1e6)
     side = slide.info.width * slide.info.height
@@ -315,32 +317,36 @@ def test_regions_that_are_not_there(opened, tmp_path):
         with pytest.raises(SlideError, match="none of the 0 areas"):
             region_area(slide, grid, [region(shapely.Point(3, 3))])
     with pytest.raises(SlideError, match="no annotations in which to look"):
-        read_regions(SlideToPredict("s", tmp_path), "Region*")
+        read_regions(SlideToPredict("s", SlideView(tmp_path)), "Region*")
     (tmp_path / "bad.geojson").write_text("{")
     with pytest.raises(SlideError, match=r"bad\.geojson"):
-        read_regions(SlideToPredict("s", tmp_path, roi=tmp_path / "bad.geojson"), None)
+        read_regions(SlideToPredict("s", SlideView(tmp_path), roi=tmp_path / "bad.geojson"), None)
 
 
 def test_tissue_and_region_together(opened, tmp_path):
     roi = write_features(tmp_path / "roi.geojson", [rectangle(0, 0, 300, 512, "Region*")])
     with opened(512, 512, (64, 64, 384, 64)) as slide:
         grid = SPEC.grid_of(0.5)
-        target = SlideToPredict("s", tmp_path, roi=roi)
+        target = SlideToPredict("s", SlideView(tmp_path), roi=roi)
         options = PredictOptions(tissue_only=True, tissue_margin_um=0, tissue_min_area_um2=0, tissue_min_hole_um2=0)
         area = area_to_predict(slide, target, grid, options)
         assert np.argwhere(area.targets).tolist() == [[1, 1], [1, 2], [1, 3], [1, 4]]
         mask = area.mask(Region(0, 0, 512, 512), grid)
         assert mask[64:128, 64:300].all() and mask.sum() == 64 * 236
-        shown = area_to_predict(slide, SlideToPredict("s", tmp_path), grid, PredictOptions(tissue_outline=True))
+        shown = area_to_predict(
+            slide, SlideToPredict("s", SlideView(tmp_path)), grid, PredictOptions(tissue_outline=True)
+        )
         assert shown.is_whole and shown.tissue is not None
     assert is_restricted(target, PredictOptions()) and is_restricted(target, options)
-    assert not is_restricted(SlideToPredict("s", tmp_path), PredictOptions(tissue_outline=True))
+    assert not is_restricted(SlideToPredict("s", SlideView(tmp_path)), PredictOptions(tissue_outline=True))
 
 
 def test_regions_of_a_project(shared):
     """The classes `Tumor*` of a project that QuPath wrote: the painter paints the same pixels."""
     data = shared("qupath/project/data/1/data.qpdata")
-    target = SlideToPredict("he_1", shared("qupath/images/he_1.png"), mpp=0.5, annotations=data)
+    target = SlideToPredict(
+        "he_1", SlideView(shared("qupath/images/he_1.png"), mpp=StatedMpp(default=0.5)), annotations=data
+    )
     with target.open() as slide:
         grid = PatchSpec(size_px=256, mpps=(0.5,)).grid_of(slide.info.mpp)
         area = area_to_predict(slide, target, grid, PredictOptions(roi_class="Tumor*"))

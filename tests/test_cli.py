@@ -235,7 +235,7 @@ def test_turned_and_cropped_image_of_a_project(here):
     assert {s["slide_id"]: s["tissue_mm2"] for s in report["slides"]}["val-1"] == pytest.approx(tissue)
     for named in ("val-1", str(here / "slides" / "val-1.tif")):
         (to_predict,) = slides_to_predict([named], here / "dataset")
-        assert (to_predict.slide_id, to_predict.frame) == ("val-1", record.frame)
+        assert (to_predict.slide_id, to_predict.view.frame) == ("val-1", record.frame)
 
 
 @pytest.mark.parametrize("size", [0, 4, 100, 20_000])
@@ -350,13 +350,6 @@ def test_pixel_sizes_from_a_table(here, table):
     result = invoke(*command, "--mpp-csv", "sizes.csv", "--mpp", "0.25")
     assert result.exit_code == 0, result.output
     assert Dataset(here / "dataset").record("s0").mpp == 0.5
-
-
-def test_the_slide_is_asked_before_the_table(here):
-    command = slides_with(here, [rectangle(0, 0, 99, 99, "a")], mpp=0.5)
-    (here / "sizes.csv").write_text("slide,mpp\ns0,0.25\n")
-    assert invoke(*command, "--mpp-csv", "sizes.csv").exit_code == 0
-    assert Dataset(here / "dataset").record("s0").mpp == pytest.approx(0.5)
 
 
 def test_table_of_pixel_sizes_from_the_configuration(here):

@@ -80,7 +80,7 @@ def test_slide_reader(listed, tmp_path):
     assert len(checks) > 5
     for check in checks:
         more = {"mpp": 0.5} if "mpp" in signature(check).parameters else {}
-        with open_slide(tmp_path / "slide.npy", user_mpp=0.5) as slide:
+        with open_slide(tmp_path / "slide.npy", mpp=0.5) as slide:
             assert type(slide).__name__ == "NpyReader"
             check(test_slides.Made(slide, [pixels]), **more)
 

@@ -84,7 +84,7 @@ def regions_of(width: int, height: int, count: int, seed: int) -> list[Region]:
 
 def assert_same(path: Path, count: int = 12) -> DirectTiffReader:
     """All levels read through both readers; gives the direct one, closed."""
-    with DirectTiffReader(path, user_mpp=0.5) as direct, OpenSlideReader(path, user_mpp=0.5) as plain:
+    with DirectTiffReader(path, mpp=0.5) as direct, OpenSlideReader(path, mpp=0.5) as plain:
         assert direct.info == plain.info
         for level, (width, height) in enumerate(plain.level_sizes):
             for region in regions_of(width, height, count, level):
@@ -143,7 +143,7 @@ def test_tiles_that_were_never_written(tmp_path, aperio, index):
     without_tile(path, 0, index)
     without_tile(path, 1, index)
     assert read_directly(assert_same(path, 30)) == ([0] if aperio else [0, 1, 2])
-    with DirectTiffReader(path, user_mpp=0.5) as slide:
+    with DirectTiffReader(path, mpp=0.5) as slide:
         x, y = (960, 0) if index == 4 else (0, 0)
         assert (slide.read_level(0, Region(x, y, 32, 200)) == 255).all()
         white = (slide.read_level(1, Region(x // 4, 244 if index == 4 else 0, 30, 30)) == 255).all()
@@ -173,7 +173,7 @@ def test_any_region(both, level, x, y, width, height):
 @pytest.fixture(scope="module")
 def both(tmp_path_factory):
     path = written(tmp_path_factory.mktemp("both") / "slide.tif", compression="jpeg")
-    with DirectTiffReader(path, user_mpp=0.5) as direct, OpenSlideReader(path, user_mpp=0.5) as plain:
+    with DirectTiffReader(path, mpp=0.5) as direct, OpenSlideReader(path, mpp=0.5) as plain:
         yield direct, plain
 
 
@@ -250,7 +250,7 @@ def test_damage_is_judged_as_openslide_does(tmp_path, form):
     for case in range(45):
         path = tmp_path / "damaged.tif"
         path.write_bytes(damaged(data, offset, size, case, rng))
-        with DirectTiffReader(path, user_mpp=0.5) as direct, OpenSlideReader(path, user_mpp=0.5) as plain:
+        with DirectTiffReader(path, mpp=0.5) as direct, OpenSlideReader(path, mpp=0.5) as plain:
             expected_beside = plain.read_level(0, beside)
             try:
                 expected = plain.read_level(0, place)
@@ -273,7 +273,7 @@ def test_jpegs_of_another_size_are_left_to_openslide(tmp_path):
     frame = data.index(b"\xff\xc0", offset, offset + size)
     data[frame + 5 : frame + 9] = b"\xff\xdc\xff\xdc"  # 65,500 x 65,500 px would be 12 GB
     path.write_bytes(data)
-    with DirectTiffReader(path, user_mpp=0.5) as slide:
+    with DirectTiffReader(path, mpp=0.5) as slide:
         with pytest.raises(SlideError, match="damaged at level 0"):
             slide.read_level(0, Region(240, 240, 240, 240))
         slide.read_level(0, Region(0, 0, 240, 240))
@@ -286,7 +286,7 @@ def test_only_touched_tiles_are_decoded_and_none_twice(tmp_path, monkeypatch):
     monkeypatch.setattr(
         tiff_tiles, "_strict_jpeg", lambda data, level: decoded.append(len(data)) or decode(data, level)
     )
-    with DirectTiffReader(path, user_mpp=0.5) as slide:
+    with DirectTiffReader(path, mpp=0.5) as slide:
         slide.read_level(0, Region(0, 0, 1, 1))
         checked = len(decoded)
         assert checked <= 4
@@ -300,14 +300,14 @@ def test_only_touched_tiles_are_decoded_and_none_twice(tmp_path, monkeypatch):
 
 def test_memory_is_bounded(tmp_path, monkeypatch):
     monkeypatch.setattr(tiff_tiles, "CACHE_BYTES", 3 * 240 * 240 * 3)
-    with DirectTiffReader(written(tmp_path / "slide.tif", compression="jpeg"), user_mpp=0.5) as slide:
+    with DirectTiffReader(written(tmp_path / "slide.tif", compression="jpeg"), mpp=0.5) as slide:
         slide.read_level(0, Region(0, 0, 992, 728))
         assert slide._tiles is not None and len(slide._tiles._cache.tiles) == 3
 
 
 def test_threads_read_the_same(tmp_path):
     path = written(tmp_path / "slide.tif", compression="jpeg")
-    with OpenSlideReader(path, user_mpp=0.5) as plain, DirectTiffReader(path, user_mpp=0.5) as direct:
+    with OpenSlideReader(path, mpp=0.5) as plain, DirectTiffReader(path, mpp=0.5) as direct:
         jobs = [(level, r) for level, (w, h) in enumerate(plain.level_sizes) for r in regions_of(w, h, 30, level)]
         with ThreadPoolExecutor(4) as pool:
             read = list(pool.map(lambda job: direct.read_level(*job), jobs))
@@ -320,10 +320,10 @@ def test_sizes_of_tiles_are_said(tmp_path):
     ome = write_pyramid(tmp_path / "ome.tif", [tissue(300, 300)], tile=(64, 96), description=OME)
     strips = write_pyramid(tmp_path / "strips.tif", [tissue(300, 300)], rowsperstrip=8, description=OME)
     for file, size in ((path, (240, 240)), (ome, (96, 64)), (strips, None), (CMU_1, (240, 240))):
-        with open_slide(file, user_mpp=0.5) as slide:
+        with open_slide(file, mpp=0.5) as slide:
             assert slide.info.tile_px == size
     crop = Crop(x=17, y=8, width=500, height=400)
-    with open_slide(path, user_mpp=0.5, frame=(crop,)) as slide:
+    with open_slide(path, mpp=0.5, frame=(crop,)) as slide:
         assert (slide.info.tile_px, slide.info.origin_px) == ((240, 240), (17, 8))
-    with open_slide(path, user_mpp=0.5, frame=(crop, Rotate(degrees=90))) as slide:
+    with open_slide(path, mpp=0.5, frame=(crop, Rotate(degrees=90))) as slide:
         assert slide.info.tile_px is None

@@ -23,6 +23,7 @@ GIVEN = {
     "import": {
         "mpps": ("1,2", [1, 2]),
         "mpp": ("0.25", 0.25),
+        "force_mpp": (True, True),
         "mpp_csv": ("scans.csv", "scans.csv"),
         "split_key": ("set", "set"),
         "drop": ("Stroma", ["Stroma"]),

@@ -15,6 +15,7 @@ from dmmn_qp.importing.stage import import_annotations
 from dmmn_qp.predicting.inputs import SlideToPredict, slides_to_predict
 from dmmn_qp.qupath.project import read_project
 from dmmn_qp.slides.finding import parse_slides_root
+from dmmn_qp.slides.view import SlideView
 from tests.conftest import DEMO, fails, moved_demo, rectangle, write_features, write_tiff
 from tests.slide_files import write_leica
 
@@ -135,8 +136,8 @@ def test_tables(scans, text):
     name = table(scans, text)
     write_features(scans / "lists" / "a.geojson", [rectangle(0, 0, 9, 9, None)])
     a, b = slides_to_predict([name], NOWHERE)
-    assert (a.slide_id, a.mpp, a.roi.name) == ("a", 0.25, "a.geojson") and a.roi.is_file()
-    assert (b.slide_id, b.mpp, b.roi) == ("b", None, None)
+    assert (a.slide_id, a.view.mpp.listed, a.roi.name) == ("a", 0.25, "a.geojson") and a.roi.is_file()
+    assert (b.slide_id, b.view.mpp.listed, b.roi) == ("b", None, None)
 
 
 def test_a_missing_slide_in_a_table(scans):
@@ -179,7 +180,7 @@ def test_a_table_may_name_slides_of_the_dataset(here, two_tissue_slides):
     import_annotations(slides, here / "dataset", ImportOptions(), Reporter(), annotations=geojson)
     name = table(here, "slide,mpp\nb,\na,0.3\n")
     b, a = slides_to_predict([name], here / "dataset")
-    assert [b.slide_id, a.slide_id, a.mpp, b.mpp] == ["b", "a", 0.3, 0.5]
+    assert [b.slide_id, a.slide_id, a.view.mpp.listed, b.view.mpp.stored] == ["b", "a", 0.3, 0.5]
     assert b.annotations == here / "dataset" / "annotations" / "b.geojson" and b.annotations.is_file()
 
 
@@ -205,7 +206,7 @@ def test_a_project(project):
     slides = slides_to_predict([str(project)], NOWHERE, ROOTS)
     assert [s.slide_id for s in slides] == ["train-1", "train-2", "val-1", "test-1"]
     for slide in slides:
-        assert slide.path == DEMO / "slides" / f"{slide.slide_id}.tif" and slide.size_px == (3072, 3072)
+        assert slide.path == DEMO / "slides" / f"{slide.slide_id}.tif" and slide.view.size_px == (3072, 3072)
         assert slide.annotations.name == "data.qpdata" and slide.annotations.is_file()
         slide.open().close()
     again = slides_to_predict([str(project), str(DEMO / "slides" / "val-1.tif")], NOWHERE, ROOTS)
@@ -255,14 +256,14 @@ def test_turned_and_cropped_images_have_the_names_and_frames_of_the_import(proje
     entries = {e.data_path: e for e in read_project(project).entries}
     for slide_id, record in records.items():
         slide = slides[slide_id]
-        assert (slide.frame, slide.size_px, slide.mpp) == (record.frame, (record.width, record.height), record.mpp)
+        assert (slide.view.frame, slide.view.size_px) == (record.frame, (record.width, record.height))
         with slide.open() as opened:
-            assert (opened.info.width, opened.info.height) == slide.size_px
+            assert (opened.info.width, opened.info.height) == slide.view.size_px and opened.info.mpp == record.mpp
         assert entries[slide.annotations].frame == record.frame
-    assert slides["val-1-4"].frame == () and slides["val-1-4"].annotations is None
+    assert slides["val-1-4"].view.frame == () and slides["val-1-4"].annotations is None
     by_record = {s.slide_id: s for s in slides_to_predict([], here / "dataset")}
-    assert {k: (s.frame, s.size_px) for k, s in by_record.items()} == {
-        k: (slides[k].frame, slides[k].size_px) for k in records
+    assert {k: (s.view.frame, s.view.size_px) for k, s in by_record.items()} == {
+        k: (slides[k].view.frame, slides[k].view.size_px) for k in records
     }
 
 
@@ -281,7 +282,7 @@ def test_frame_of_a_project_that_does_not_crop(project, here):
 
     with_images(project, change)
     whole, cropped = slides_to_predict([str(project)], NOWHERE, (parse_slides_root(str(here / "slides")),))
-    assert (whole.crop_to_bounds, cropped.crop_to_bounds) == (False, True)
+    assert (whole.view.crop_to_bounds, cropped.view.crop_to_bounds) == (False, True)
     assert [whole.slide_id, cropped.slide_id] == ["train-1", "train-1-2"]
     for slide in (whole, cropped):
         slide.open().close()
@@ -318,6 +319,6 @@ def test_command_line_says_it_in_one_line(scans):
 def test_a_slide_that_cannot_be_opened_says_so(here):
     (here / "a.tif").write_text("no slide")
     (slide,) = slides_to_predict(["a.tif"], NOWHERE)
-    assert slide == SlideToPredict("a", slide.path)
+    assert slide == SlideToPredict("a", SlideView(slide.path))
     with pytest.raises(DmmnQpError):
         slide.open()

@@ -15,6 +15,7 @@ from dmmn_qp.predicting.options import PredictOptions
 from dmmn_qp.qupath.geojson_reader import read_geojson
 from dmmn_qp.regions import Region
 from dmmn_qp.slides.direct_tiff import DirectTiffReader
+from dmmn_qp.slides.view import SlideView
 from tests.conftest import invoke, rectangle, write_features, write_tiff
 from tests.predicting import writing
 from tests.test_prediction_resume import command, labels_of, make_model, texture, written_strips
@@ -42,7 +43,7 @@ def material(tmp_path_factory):
 def expected_inside(material, **options):
     """Pixels of the slide that `Area.mask` has inside."""
     roi = options.pop("roi", None)
-    target = SlideToPredict("s", material / "s.tif", roi=roi)
+    target = SlideToPredict("s", SlideView(material / "s.tif"), roi=roi)
     with target.open() as slide:
         grid = load_card(material / "m").patch_spec.grid_of(slide.info.mpp)
         area = area_to_predict(slide, target, grid, PredictOptions(**options))

@@ -25,6 +25,7 @@ from dmmn_qp.predicting.options import PredictOptions
 from dmmn_qp.predicting.request import polygons_request, request_of
 from dmmn_qp.qupath.geojson_reader import read_geojson
 from dmmn_qp.slides.files import fingerprint
+from dmmn_qp.slides.view import SlideView
 from tests.conftest import fails, invoke, rectangle, write_features, write_tiff
 from tests.predicting import no_picture, writing
 from tests.test_prediction_resume import command, labels_of, make_model, texture, written_strips
@@ -146,11 +147,11 @@ def test_what_is_not_asked_for_any_more_differs_too(place, words, said):
     [
         RICH,
         changed(without=["--probabilities", "--uncertainty", "--tissue-outline"]),
-        [*RICH, "--batch-size", "2", "--workers", "1", "--precision", "auto", "--mpp", "9"],
+        [*RICH, "--batch-size", "2", "--workers", "1", "--precision", "auto"],
     ],
 )
 def test_what_changes_nothing(place, words):
-    """More is there than asked for; how it is computed does not count; the slide says its own um/px."""
+    """More is there than asked for; how it is computed does not count."""
     is_left_alone(place / "rich", *command(place), *words)
 
 
@@ -246,7 +247,7 @@ def test_names_that_differ_in_case_where_case_does_not_count(place):
 
 def test_equal_names_in_one_call_are_refused(place):
     for name in ("s", "S"):
-        twice = [SlideToPredict("s", place / "s.tif"), SlideToPredict(name, place / "other.tif")]
+        twice = [SlideToPredict("s", SlideView(place / "s.tif")), SlideToPredict(name, SlideView(place / "other.tif"))]
         with pytest.raises(SlideError, match="would both be written as"):
             prediction.predict(place / "m", twice, place / "p", CPU, prediction.Reporter())
 
@@ -268,8 +269,8 @@ def test_record(place):
 
 def test_every_option_is_of_the_labels_or_the_polygons_or_neither():
     """A new option must be put into one of them: what is in none would be asked for later without a word."""
-    neither = {"batch_size", "device", "devices", "compile", "workers"}
-    target = SlideToPredict("s", Path("s.tif"))
+    neither = {"force_mpp", "batch_size", "device", "devices", "compile", "workers"}
+    target = SlideToPredict("s", SlideView(Path("s.tif")))
     told = request_of(target, PredictOptions(), mpp=0.5, context="patch", precision=None, regions=None)
     of_labels = set(told) - {"um_per_px", "regions", "roi"} | {"mpp"}
     assert set(polygons_request(PredictOptions())) == set(POLYGON_OPTIONS)

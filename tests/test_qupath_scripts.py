@@ -75,7 +75,12 @@ def outcomes(groovy: tools.Groovy, tmp_path_factory: pytest.TempPathFactory) -> 
     selected = [{**feature(DRAWN), "selected": True}, feature(DRAWN_CELL)]
     scripts.add("run region", "run_dmmn", image(objects=selected), args=[f"program={program}"])
     scripts.add("run missing", "run_dmmn", image(), args=["program=/no/such/dmmn-qp"])
-    scripts.add("run cropped", "run_dmmn", image(cropped=True))
+    scripts.add("run cropped", "run_dmmn", image(wrappers=["CroppedImageServer"]))
+    mirrored = ["FlippedImageServer", "ChannelTransformFeatureServer"]
+    scripts.add("run mirrored", "run_dmmn", image(wrappers=mirrored))
+    scripts.add("export mirrored", "export_annotations", image("a.svs", EARLIER, wrappers=mirrored))
+    other_channels = image("a.svs", EARLIER, wrappers=["ChannelTransformFeatureServer"])
+    scripts.add("export channels", "export_annotations", other_channels)
     scripts.run(groovy)
     return scripts
 
@@ -143,6 +148,12 @@ def test_export_of_a_whole_project(outcomes: Scripts) -> None:
     assert listed_pixel_sizes(folder / "pixel_sizes.csv", slides) == [0.26, None]  # the second export replaced the row
 
 
+def test_no_outlines_of_another_frame_than_the_files(outcomes: Scripts) -> None:
+    assert "turns, mirrors or crops the image" in outcomes.outcomes["export mirrored"]["text"]
+    assert not list((outcomes.folder / "export mirrored").rglob("*.geojson"))
+    assert [p.name for p in (outcomes.folder / "export channels").rglob("*.geojson")] == ["a.geojson"]
+
+
 def test_running_dmmn_qp_shows_what_it_says_and_imports_its_result(outcomes: Scripts) -> None:
     outcome, folder = outcomes.outcomes["run"], outcomes.folder / "run"
     assert outcome["error"] is None, outcome
@@ -170,7 +181,8 @@ def test_a_selected_annotation_is_the_region(outcomes: Scripts) -> None:
         ("run fails", "ended with code 3"),
         ("run missing", "does not start"),
         ("run other", "QuPath shows 100 x 80 px, but predicted were 99 x 80 px"),
-        ("run cropped", "turned or cropped"),
+        ("run cropped", "turned, mirrored or cropped"),
+        ("run mirrored", "turned, mirrored or cropped"),
     ],
 )
 def test_a_failing_run_changes_nothing(outcomes: Scripts, name: str, message: str) -> None:

@@ -107,7 +107,7 @@ def test_annotations_pixel_size_split_and_areas_of_an_ome_tiff(here, ome):
     for name in ("c", "c.ome", "c.ome.tif"):
         (here / "list.csv").write_text(f"slide\n{name}\n")
         (slide,) = slides_to_predict(["list.csv"], here / "dataset")
-        assert (slide.slide_id, slide.mpp) == ("c.ome", 0.5)
+        assert (slide.slide_id, slide.view.mpp.stored) == ("c.ome", 0.5)
 
 
 def test_a_more_exact_name_wins(here, ome):

@@ -11,10 +11,10 @@ from PIL import Image
 from dmmn_qp.errors import PixelSizeError, SlideError
 from dmmn_qp.regions import Region
 from dmmn_qp.slides import SLIDE_READERS, open_slide, tiff_tiles, tifffile_reader
-from dmmn_qp.slides.base import Slide, read_field, read_overview, resolve_mpp
+from dmmn_qp.slides.base import Slide, read_field, read_overview
 from dmmn_qp.slides.cached import CachedFields, TileBudget, tiles_bytes
 from dmmn_qp.slides.files import fingerprint, list_slides, slide_file
-from dmmn_qp.slides.transformed import Crop, Placement, Rotate, TransformedSlide
+from dmmn_qp.slides.transformed import Crop, Flip, Placement, Rotate, TransformedSlide
 from dmmn_qp.specs import PatchSpec
 from tests.conftest import CMU_1, DEMO
 from tests.slide_files import OME, write_dicom, write_leica, write_pyramid
@@ -124,7 +124,7 @@ def made(request, tmp_path):
     """A slide of an odd size, through each reader, with the pixels it was made from."""
     reader, make = FORMS[request.param]
     path, levels, how = make(tmp_path)
-    with open_slide(path, user_mpp=0.5, **how) as slide:
+    with open_slide(path, mpp=0.5, **how) as slide:
         assert type(slide) is (TransformedSlide if reader == "transformed" else SLIDE_READERS[reader][1])
         yield Made(slide, levels)
 
@@ -255,7 +255,7 @@ def test_openslide_between_whole_downsamples(tmp_path):
     row = np.linspace(0, 200, 258)
     levels = [noise(301, 517), np.broadcast_to(row[None, :, None], (150, 258, 3)).astype(np.uint8)]
     path = write_pyramid(tmp_path / "slide.tif", levels, subifds=False, tile=(128, 128))
-    with open_slide(path, user_mpp=0.5) as slide:
+    with open_slide(path, mpp=0.5) as slide:
         assert type(slide) is SLIDE_READERS["direct-tiff"][1]
         read = slide.read_level(1, Region(33, 17, 200, 100))
         assert np.abs(read.astype(int) - levels[1][17:117, 33:233]).max() <= 1
@@ -364,13 +364,13 @@ class TestTiff:
             path, np.moveaxis(pixels, 2, 0), photometric="rgb", planarconfig="separate", compression="deflate",
             rowsperstrip=8, metadata=None,
         )  # fmt: skip
-        with open_slide(path, user_mpp=0.5) as slide:
+        with open_slide(path, mpp=0.5) as slide:
             assert np.array_equal(slide.read_level(0, Region(5, 3, 90, 50)), pixels[3:53, 5:95])
 
     def test_jpeg_tiles_come_as_rgb(self, tmp_path):
         flat = np.broadcast_to(np.array([200, 60, 120], np.uint8), (128, 192, 3))
         path = write_pyramid(tmp_path / "slide.tif", [flat], tile=(64, 64), compression="jpeg", description=OME)
-        with tifffile_reader.TiffReader(path, user_mpp=0.5) as slide:
+        with tifffile_reader.TiffReader(path, mpp=0.5) as slide:
             read = slide.read_level(0, Region(0, 0, 192, 128)).astype(int)
         assert np.abs(read - flat).max() <= 3
 
@@ -380,19 +380,19 @@ class TestTiff:
         with tifffile.TiffWriter(path) as tiff:
             for pixels in (noise(300, 500), noise(100, 90), noise(150, 250), np.zeros((75, 125), np.uint8)):
                 tiff.write(pixels, rowsperstrip=8, metadata=None)
-        with open_slide(path, user_mpp=0.5) as slide:
+        with open_slide(path, mpp=0.5) as slide:
             assert slide.info.level_downsamples == (1, 2)
 
     def test_memory_is_bounded(self, tmp_path, monkeypatch):
         path = write_pyramid(tmp_path / "slide.tif", [noise(640, 640)], tile=(64, 64), description=OME)
         with monkeypatch.context() as patch:
             patch.setattr(tiff_tiles, "CACHE_BYTES", 5 * 64 * 64 * 3)
-            with tifffile_reader.TiffReader(path, user_mpp=0.5) as slide:
+            with tifffile_reader.TiffReader(path, mpp=0.5) as slide:
                 slide.read_level(0, Region(0, 0, 640, 640))
                 assert len(slide._tiles._cache.tiles) == 5
         monkeypatch.setattr(tiff_tiles, "MAX_SEGMENT_BYTES", 64 * 64 * 3 - 1)
         with pytest.raises(SlideError, match="tiles of 64 x 64 px, too large"):
-            tifffile_reader.TiffReader(path, user_mpp=0.5)
+            tifffile_reader.TiffReader(path, mpp=0.5)
 
     def test_a_jpeg_larger_than_its_tile_is_refused(self):
         level = tiff_tiles.TiffLevel(None, 640, 640, 64, 64)
@@ -416,7 +416,7 @@ class TestTiff:
             path = tmp_path / "damaged.tif"
             path.write_bytes(damaged)
             try:
-                with tifffile_reader.TiffReader(path, user_mpp=0.5) as slide:
+                with tifffile_reader.TiffReader(path, mpp=0.5) as slide:
                     for level in range(len(slide.info.level_downsamples)):
                         slide.read_level(level, Region(0, 0, 600, 400))
             except SlideError as error:
@@ -430,7 +430,7 @@ class TestTiff:
         )
         path.write_bytes(path.read_bytes()[:-3000])
         with (
-            tifffile_reader.TiffReader(path, user_mpp=0.5) as slide,
+            tifffile_reader.TiffReader(path, mpp=0.5) as slide,
             pytest.raises(SlideError, match="damaged at level 0"),
         ):
             slide.read_level(0, Region(0, 0, 640, 640))
@@ -445,27 +445,38 @@ class TestFrames:
         before = {90: Region(0, 19, 1, 1), 180: Region(29, 19, 1, 1), 270: Region(29, 0, 1, 1)}
         assert placement.source(Region(0, 0, 1, 1)) == before[degrees]
 
+    @pytest.mark.parametrize(("axis", "before"), [("horizontal", (29, 0)), ("vertical", (0, 19)), ("both", (29, 19))])
+    def test_flips_exchange_sides(self, axis, before):
+        placement = Placement.of([Flip(axis=axis)], 30, 20)
+        assert placement.size == (30, 20)
+        assert placement.source(Region(0, 0, 1, 1)) == Region(*before, 1, 1)
+
     def test_any_chain_is_the_same_as_its_steps(self):
         rng = np.random.default_rng(3)
         for _ in range(200):
-            pixels = np.arange(37 * 53).reshape(37, 53)
+            pixels = np.arange(37 * 53 * 3).reshape(37, 53, 3)
             expected, frame = pixels, []
             for _ in range(int(rng.integers(1, 6))):
-                rows, columns = expected.shape
-                if rng.random() < 0.5:
+                rows, columns, _ = expected.shape
+                kind = rng.choice(["rotate", "flip", "crop"])
+                if kind == "rotate":
                     degrees = int(rng.choice([90, 180, 270]))
                     frame.append(Rotate(degrees=degrees))
                     expected = np.rot90(expected, -degrees // 90)
+                elif kind == "flip":
+                    axis = str(rng.choice(["horizontal", "vertical", "both"]))
+                    frame.append(Flip(axis=axis))
+                    expected = np.flip(expected, {"horizontal": 1, "vertical": 0, "both": (0, 1)}[axis])
                 else:
                     x, y = int(rng.integers(columns)), int(rng.integers(rows))
                     w, h = int(rng.integers(1, columns - x + 1)), int(rng.integers(1, rows - y + 1))
                     frame.append(Crop(x=x, y=y, width=w, height=h))
                     expected = expected[y : y + h, x : x + w]
             placement = Placement.of(frame, 53, 37)
-            assert placement.size == expected.shape[::-1]
+            assert placement.size == expected.shape[1::-1]
             source = placement.source(Region(0, 0, *placement.size))
             cut = pixels[source.y : source.bottom, source.x : source.right]
-            assert np.array_equal(np.rot90(cut, -placement.quarter_turns), expected)
+            assert np.array_equal(placement.arranged(cut), expected)
 
     @pytest.mark.parametrize(
         "crop",
@@ -474,14 +485,14 @@ class TestFrames:
     def test_crop_of_another_slide_is_refused(self, tmp_path, crop):
         path, _, _ = make_picture(tmp_path)
         with pytest.raises(SlideError, match="does not fit into 517 x 301 px"):
-            open_slide(path, user_mpp=0.5, frame=(crop,))
+            open_slide(path, mpp=0.5, frame=(crop,))
 
     def test_levels_that_the_corner_cuts_are_left_out(self, tmp_path):
         path = write_pyramid(
             tmp_path / "slide.tif", [noise(640, 640), noise(320, 320), noise(160, 160)], description=OME
         )
         for x, expected in ((4, (1, 2, 4)), (2, (1, 2)), (1, (1,))):
-            with open_slide(path, user_mpp=0.5, frame=(Crop(x=x, y=8, width=100, height=100),)) as slide:
+            with open_slide(path, mpp=0.5, frame=(Crop(x=x, y=8, width=100, height=100),)) as slide:
                 assert slide.info.level_downsamples == expected
                 assert slide.info.origin_px == (x, 8)
 
@@ -504,28 +515,8 @@ def test_real_slides_without_a_usable_pixel_size(shared, name, said):
     path = shared(f"data/slides/{name}")
     with pytest.raises(PixelSizeError, match=f"{said}.*--mpp"):
         open_slide(path)
-    with open_slide(path, user_mpp=0.25) as slide:
+    with open_slide(path, mpp=0.25) as slide:
         assert slide.info.mpp == 0.25
-
-
-@pytest.mark.parametrize(
-    ("from_file", "from_project", "from_user", "expected"),
-    [
-        ((0.25, 0.25), 0.5, 1.0, 0.25),
-        (None, 0.5, 1.0, 0.5),
-        (None, None, 1.0, 1.0),
-        ((1000.0, 1000.0), None, 0.5, 0.5),
-        ((0.25, 0.5), None, 0.5, 0.5),
-    ],
-)
-def test_pixel_size_precedence(from_file, from_project, from_user, expected):
-    assert resolve_mpp("S", from_file, from_project, from_user) == expected
-
-
-@pytest.mark.parametrize("from_file", [None, (1000.0, 1000.0), (0.25, 0.5), (float("nan"), 1.0)])
-def test_unknown_pixel_size_says_the_way_out(from_file):
-    with pytest.raises(PixelSizeError, match=r'"S" has no usable pixel size.*--mpp'):
-        resolve_mpp("S", from_file, None, None)
 
 
 def test_unreadable_files(tmp_path):

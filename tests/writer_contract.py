@@ -49,7 +49,7 @@ def predicted_slide(folder, options=EVERYTHING):
     write_tiff(given / "s.tif", np.full((32, 48, 3), 200, np.uint8))
     labels = given / f"s.{LABELS_SUFFIX}"
     write_label_pyramid(labels, Pixels().strips(), Pixels.shape, 1.0, CLASSES)
-    slide = open_slide(given / "s.tif", user_mpp=0.5)
+    slide = open_slide(given / "s.tif", mpp=0.5)
     return PredictedSlide(
         slide, "s", "f", labels, 2.0, CLASSES, "m", "training", "run", options,
         pixels=Pixels(), tissue=shapely.box(0, 0, 20, 20),

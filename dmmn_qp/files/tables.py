@@ -43,15 +43,17 @@ class TableForm:
         columns: Names of the columns that are read, in lower case; others are ignored.
         filled: Those of them that must be there and have text in every row.
         error: What is raised.
+        may_be_empty: Whether there may be no row below the column names.
     """
 
     columns: tuple[str, ...]
     filled: tuple[str, ...]
     error: type[DmmnQpError]
+    may_be_empty: bool = False
 
 
 def read_table(path: Path, form: TableForm) -> list[TableRow]:
-    """Reads a table: a row of column names, in any case and order, and at least one row below it.
+    """Reads a table: a row of column names, in any case and order, and rows below it.
 
     Commas, semicolons or tabs separate cells, and a line ``sep=;`` may come first. Cells may be quoted (RFC 4180) and
     have blanks around them; blank rows count for nothing. The text is UTF-8, or UTF-16 as Excel writes "Unicode text".
@@ -76,7 +78,7 @@ def read_table(path: Path, form: TableForm) -> list[TableRow]:
                 raise form.error(f"{where} has the column {twice} twice; keep one of them")
         else:
             found.append(TableRow(where, _cells(header, cells, where, form)))
-    if not found:
+    if not found and not form.may_be_empty:
         raise form.error(f'table "{path}" names no {form.columns[0]}; write a row for each under the line "{wanted}"')
     return found
 

@@ -17,11 +17,12 @@ from dmmn_qp.errors import DatasetError, SlideError
 from dmmn_qp.folders.label_raster import LabelRaster
 from dmmn_qp.labels.patches import PatchRef
 from dmmn_qp.regions import Region
-from dmmn_qp.slides import open_slide
 from dmmn_qp.slides.base import Slide
 from dmmn_qp.slides.files import fingerprint
 from dmmn_qp.slides.finding import SlideFinder, SlidesRoot, Wanted, path_of_text
+from dmmn_qp.slides.pixel_sizes import StatedMpp
 from dmmn_qp.slides.transformed import Change
+from dmmn_qp.slides.view import SlideView
 from dmmn_qp.specs import ClassMap, FileModel, PatchSpec
 
 MANIFEST = "dataset.json"
@@ -50,7 +51,7 @@ class SlideRecord(FileModel):
         height: Level-0 rows in QuPath's frame.
         mpp: um/px at level 0.
         crop_to_bounds: Whether QuPath's frame starts at the scanned bounds.
-        frame: Crops and turns that QuPath puts around the file, the one next to the file first.
+        frame: Crops, turns and flips that QuPath puts around the file, the one next to the file first.
         fingerprint: Digest that tells whether a file found later is the same slide.
         split: Which split the slide belongs to.
     """
@@ -64,6 +65,15 @@ class SlideRecord(FileModel):
     frame: tuple[Change, ...] = ()
     fingerprint: str
     split: Split
+
+    def view(self, path: Path) -> SlideView:
+        """The slide in the frame, and of the pixel size, with which it was imported.
+
+        Args:
+            path: Where its file is.
+        """
+        mpp = StatedMpp(listed=self.mpp, listed_by="the dataset")
+        return SlideView(path, self.crop_to_bounds, self.frame, mpp, (self.width, self.height))
 
 
 class DatasetManifest(FileModel):
@@ -144,13 +154,7 @@ class Dataset:
 
     def open(self, record: SlideRecord, slides_roots: Sequence[SlidesRoot] = ()) -> Slide:
         """Opens a slide in the frame in which it was imported."""
-        return open_slide(
-            self.locate(record, slides_roots),
-            project_mpp=record.mpp,
-            user_mpp=record.mpp,
-            crop_to_bounds=record.crop_to_bounds,
-            frame=record.frame,
-        )
+        return record.view(self.locate(record, slides_roots)).open()
 
     def annotations_path(self, slide_id: str) -> Path:
         """The slide's normalised annotations."""

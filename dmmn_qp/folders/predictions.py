@@ -34,7 +34,7 @@ class PredictedInput(FileModel):
         width: Level-0 columns in QuPath's frame; None before the file is opened.
         height: Level-0 rows in QuPath's frame.
         crop_to_bounds: Whether QuPath's frame starts at the scanned bounds.
-        frame: Crops and turns that QuPath puts around the file, the one next to the file first.
+        frame: Crops, turns and flips that QuPath puts around the file, the one next to the file first.
     """
 
     path: str

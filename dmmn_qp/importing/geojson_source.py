@@ -8,8 +8,17 @@ from pathlib import Path
 from dmmn_qp.errors import AnnotationFileError, ProjectError, SlideError
 from dmmn_qp.files import RUN_FILE
 from dmmn_qp.folders.predictions import OTHERS_SUFFIX
+from dmmn_qp.importing.export_tables import exported_colors, exported_views
 from dmmn_qp.importing.reviewed import Reviewer
-from dmmn_qp.importing.source import Source, SourceSlide, Taken, class_colors_of, first_of, take_reviewed
+from dmmn_qp.importing.source import (
+    Source,
+    SourceSlide,
+    Taken,
+    class_colors_of,
+    first_of,
+    take_reviewed,
+    with_project_order,
+)
 from dmmn_qp.outputs.writers import is_output
 from dmmn_qp.qupath.geojson_reader import GEOJSON_SUFFIXES, read_geojson
 from dmmn_qp.qupath.image_names import slide_ids
@@ -30,7 +39,8 @@ def read_geojson_folder(
 
     Args:
         path: The slide or slides.
-        annotations: ``<slide name>.geojson`` files, named as `SlideNames` says.
+        annotations: ``<slide name>.geojson`` files, named as `SlideNames` says; tables may lie beside them (see
+            `dmmn_qp.importing.export_tables`).
         slides_roots: Not needed here.
         rules: Which kinds of objects are read.
 
@@ -76,19 +86,22 @@ def read_geojson_folder(
             only_predicted.append(taken.review)
     if problems and not drawn:
         raise AnnotationFileError(first_of(problems))
+    tables = annotations if annotations.is_dir() else annotations.parent
+    views = dict(zip(slides, exported_views(tables, [_named(slide) for slide in slides]), strict=True))
+    colors = class_colors_of([taken.objects for taken in drawn.values()])
     return Source(
         slides=tuple(
             SourceSlide(
                 slide.name,
                 taken.objects,
-                slide,
+                views[slide],
                 other_kinds=taken.other_kinds,
                 review=taken.review,
                 corrections=taken.corrections,
             )
             for slide, taken in drawn.items()
         ),
-        class_colors=class_colors_of([taken.objects for taken in drawn.values()]),
+        class_colors=with_project_order(exported_colors(tables), colors),
         without_annotations=len(slides) - len(drawn) - len(problems),
         problems=tuple(problems),
         warnings=tuple(reviewer.problems),
@@ -106,7 +119,7 @@ def _matched(slides: Sequence[Path], files: Mapping[str, Path]) -> dict[Path, Pa
     Raises:
         AnnotationFileError: Two files are of one slide, or one may be of several.
     """
-    names = SlideNames(NamedSlide(slide, (slide_ids([slide.name])[0],)) for slide in slides)
+    names = SlideNames(map(_named, slides))
     matched: dict[int, Path] = {}
     for name, file in files.items():
         for i in names.called(name, f'annotations "{file}"', AnnotationFileError):
@@ -116,6 +129,10 @@ def _matched(slides: Sequence[Path], files: Mapping[str, Path]) -> dict[Path, Pa
                     "folder"
                 )
     return {slides[i]: matched[i] for i in sorted(matched)}
+
+
+def _named(slide: Path) -> NamedSlide:
+    return NamedSlide(slide, (slide_ids([slide.name])[0],))
 
 
 def _geojson_files(annotations: Path) -> dict[str, Path]:

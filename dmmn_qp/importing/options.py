@@ -14,6 +14,7 @@ from dmmn_qp.errors import ConfigError
 from dmmn_qp.flags import Flag
 from dmmn_qp.labels.class_rules import ClassRules, PaintRules
 from dmmn_qp.qupath.notes import QUPATH_DIR_VARIABLE, ReadRules, full_class_name
+from dmmn_qp.slides.pixel_sizes import MppRules
 from dmmn_qp.specs import MIN_LABELLED_FRACTION, FileModel, PatchSpec, explain
 
 
@@ -56,8 +57,9 @@ class ImportOptions(FileModel):
         mpps: um/px of the magnifications, finest first.
         stride_px: Distance of neighbouring targets in pixels of ``mpps[0]``.
         min_labelled_fraction: A target is kept when more than this part of it is annotated.
-        mpp: um/px of slides that do not say it and of which the project does not say it.
-        mpp_csv: Table slide,mpp of the same for single slides, which wins over ``mpp``.
+        mpp: um/px of slides of which neither the file nor the project says it.
+        force_mpp: Whether ``mpp`` counts whatever they say.
+        mpp_csv: Table slide,mpp for single slides, which wins over all others.
         split_key: Key of the image metadata that holds train, val or test.
         classes: Name in the source -> name to train; names with one target are merged.
         drop: Classes that are not trained.
@@ -95,7 +97,10 @@ class ImportOptions(FileModel):
     mpp: Annotated[float | None, Flag("um/px of slides that do not say it themselves.", metavar="UM")] = Field(
         default=None, gt=0
     )
-    mpp_csv: Annotated[Path | None, Flag("Table slide,mpp of the same for single slides.", metavar="FILE")] = None
+    force_mpp: Annotated[bool, Flag("--mpp counts whatever file and project say.", panel=READING_PANEL)] = False
+    mpp_csv: Annotated[
+        Path | None, Flag("Table slide,mpp of single slides, which wins over file and project.", metavar="FILE")
+    ] = None
     split_key: Annotated[
         str, Flag("Image metadata key that says train, val or test.", metavar="KEY", panel=SPLIT_PANEL)
     ] = "split"
@@ -194,6 +199,10 @@ class ImportOptions(FileModel):
     def patch_spec(self) -> PatchSpec:
         """The patch geometry."""
         return PatchSpec(mpps=self.mpps, stride_px=self.stride_px)
+
+    def mpp_rules(self) -> MppRules:
+        """What is said of pixel sizes."""
+        return MppRules(self.mpp, self.force_mpp, self.mpp_csv)
 
     def read_rules(self, predicted_in: Sequence[Path] = ()) -> ReadRules:
         """What is read of the source, and how.

@@ -14,8 +14,8 @@ from dmmn_qp.labels.class_rules import with_trained_classes
 from dmmn_qp.labels.painter import LabelPainter
 from dmmn_qp.labels.patches import PatchRef, in_split_areas, index_patches
 from dmmn_qp.labels.splits import split_areas
-from dmmn_qp.slides import open_slide
 from dmmn_qp.slides.files import fingerprint
+from dmmn_qp.slides.pixel_sizes import PixelSize
 from dmmn_qp.specs import ClassMap, PatchGrid, PatchSpec
 
 
@@ -29,6 +29,7 @@ class Prepared:
     grid: PatchGrid
     painter: LabelPainter
     patches: tuple[PatchRef, ...]
+    pixel_size: PixelSize | None = None
 
 
 def prepare(
@@ -49,19 +50,8 @@ def prepare(
     shown = path.encode("utf-8", "backslashreplace").decode()
     if shown != path:
         raise SlideError(f'slide "{shown}" has a path that is not UTF-8, which no dataset can hold; rename it')
-    with open_slide(
-        source.path,
-        project_mpp=source.mpp,
-        user_mpp=source.listed_mpp or options.mpp,
-        crop_to_bounds=source.crop_to_bounds,
-        frame=source.frame,
-    ) as slide:
+    with source.view.open() as slide:
         info = slide.info
-    if source.size_px is not None and source.size_px != (info.width, info.height):
-        raise SlideError(
-            f'slide "{source.path}" has {info.width} x {info.height} px, but the project says {source.size_px[0]} x '
-            f"{source.size_px[1]}; it is another file of that name: pass --slides-root with the right folder"
-        )
     grid = spec.grid_of(info.mpp, source.name)
     annotations = with_trained_classes(source.objects.annotations, targets)
     painter = LabelPainter(annotations, class_map, grid.downsample, options.paint_rules(), info.mpp, source.plane)
@@ -77,9 +67,9 @@ def prepare(
         width=info.width,
         height=info.height,
         mpp=info.mpp,
-        crop_to_bounds=source.crop_to_bounds,
-        frame=source.frame,
+        crop_to_bounds=source.view.crop_to_bounds,
+        frame=source.view.frame,
         fingerprint=fingerprint(source.path),
         split="train",
     )
-    return Prepared(source, annotations, record, grid, painter, tuple(patches))
+    return Prepared(source, annotations, record, grid, painter, tuple(patches), info.said)

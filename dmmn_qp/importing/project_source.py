@@ -8,7 +8,15 @@ from pathlib import Path, PurePath
 from dmmn_qp.annotations import Color
 from dmmn_qp.errors import AnnotationFileError, ProjectError, UnsupportedAnnotationsError
 from dmmn_qp.importing.reviewed import Reviewer
-from dmmn_qp.importing.source import Source, SourceSlide, Taken, class_colors_of, first_of, take_reviewed
+from dmmn_qp.importing.source import (
+    Source,
+    SourceSlide,
+    Taken,
+    class_colors_of,
+    first_of,
+    take_reviewed,
+    with_project_order,
+)
 from dmmn_qp.qupath.image_names import announced_objects, slide_ids
 from dmmn_qp.qupath.notes import ReadResult, ReadRules, shorten
 from dmmn_qp.qupath.paquo_reader import PaquoProject
@@ -132,15 +140,10 @@ class _EntryReader:
 
 
 def _project_slide(entry: ProjectEntry, taken: Taken, path: Path) -> SourceSlide:
-    size = (entry.width, entry.height) if entry.width and entry.height else None
     return SourceSlide(
         entry.slide_name,
         taken.objects,
-        path,
-        mpp=entry.mpp,
-        size_px=size,
-        crop_to_bounds=entry.crop_to_bounds,
-        frame=entry.frame,
+        entry.view(path),
         metadata=entry.metadata,
         other_kinds=taken.other_kinds,
         review=taken.review,
@@ -150,7 +153,4 @@ def _project_slide(entry: ProjectEntry, taken: Taken, path: Path) -> SourceSlide
 
 def _project_colors(project: QuPathProject, results: Sequence[ReadResult]) -> dict[str, Color | None]:
     """The project's list first, then classes that only occur in its annotations."""
-    colors: dict[str, Color | None] = {c.name: c.color for c in project.classes}
-    for name, color in class_colors_of(results).items():
-        colors[name] = colors.get(name) or color
-    return colors
+    return with_project_order({c.name: c.color for c in project.classes}, class_colors_of(results))

@@ -12,7 +12,7 @@ from dmmn_qp.qupath.image_names import of_kinds, slide_ids
 from dmmn_qp.qupath.notes import ReadResult
 from dmmn_qp.qupath.review_counts import Corrections, ReviewCounts
 from dmmn_qp.slides.names import NamedSlide
-from dmmn_qp.slides.transformed import Change
+from dmmn_qp.slides.view import SlideView
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,12 +22,7 @@ class SourceSlide:
     Attributes:
         name: What the user calls it.
         objects: Its objects of the kinds asked for.
-        path: The file.
-        mpp: um/px that the source stores, if any.
-        listed_mpp: um/px that ``--mpp-csv`` gives, if any.
-        size_px: (width, height) in level-0 px that the source stores, if any.
-        crop_to_bounds: Whether the source's frame starts at the scanned bounds.
-        frame: Crops and turns that the source puts around the file, the one next to the file first.
+        view: Its file in the frame of the objects, and what the source says of its size.
         metadata: Key-value pairs of the image.
         plane: The plane whose objects count.
         other_kinds: Number of objects left out because of their kind.
@@ -37,17 +32,17 @@ class SourceSlide:
 
     name: str
     objects: ReadResult
-    path: Path
-    mpp: float | None = None
-    listed_mpp: float | None = None
-    size_px: tuple[int, int] | None = None
-    crop_to_bounds: bool = True
-    frame: tuple[Change, ...] = ()
+    view: SlideView
     metadata: Mapping[str, str] = field(default_factory=dict)
     plane: Plane = DEFAULT_PLANE
     other_kinds: int = 0
     review: ReviewCounts = field(default_factory=ReviewCounts)
     corrections: Corrections = field(default_factory=dict)
+
+    @property
+    def path(self) -> Path:
+        """The file."""
+        return self.view.path
 
     def named(self) -> NamedSlide:
         """Its names, as a person may write them in a table."""
@@ -112,3 +107,10 @@ def class_colors_of(results: Sequence[ReadResult]) -> dict[str, Color | None]:
         if annotation.class_name is not None:
             colors[annotation.class_name] = colors.get(annotation.class_name) or annotation.class_color
     return colors
+
+
+def with_project_order(
+    of_project: Mapping[str, Color | None], used: Mapping[str, Color | None]
+) -> dict[str, Color | None]:
+    """Classes in the project's order, then those that only occur in annotations; the project's colours win."""
+    return {**of_project, **{name: of_project.get(name) or color for name, color in used.items()}}

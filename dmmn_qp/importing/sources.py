@@ -14,7 +14,7 @@ from dmmn_qp.importing.project_source import read_qupath_project
 from dmmn_qp.importing.source import Source
 from dmmn_qp.qupath.notes import ReadRules
 from dmmn_qp.slides.finding import SlidesRoot
-from dmmn_qp.slides.pixel_sizes import listed_pixel_sizes
+from dmmn_qp.slides.pixel_sizes import MppRules, listed_pixel_sizes
 
 SourceReader = Callable[[Path, Path | None, Sequence[SlidesRoot], ReadRules], Source]
 
@@ -33,7 +33,7 @@ def read_source(
     annotations: Path | None,
     slides_roots: Sequence[SlidesRoot],
     rules: ReadRules | None = None,
-    mpp_csv: Path | None = None,
+    mpp: MppRules | None = None,
 ) -> Source:
     """Reads annotations from wherever the user points.
 
@@ -42,7 +42,7 @@ def read_source(
         annotations: See `ANNOTATION_SOURCES`.
         slides_roots: Where to look for slides that have been moved.
         rules: What is read, and how.
-        mpp_csv: Table of pixel sizes for slides that do not say theirs.
+        mpp: What the user says of pixel sizes.
 
     Raises:
         ProjectError: There is nothing at ``path``.
@@ -55,14 +55,21 @@ def read_source(
     for wants, read in ANNOTATION_SOURCES.values():
         if wants(path):
             source = _with_planes(read(path, annotations, slides_roots, rules), rules)
-            return source if mpp_csv is None else _with_listed_mpp(source, mpp_csv)
+            return source if mpp is None else _with_mpp(source, mpp)
     raise ProjectError(f'"{path}" is none of {", ".join(ANNOTATION_SOURCES)}')
 
 
-def _with_listed_mpp(source: Source, mpp_csv: Path) -> Source:
-    sizes = listed_pixel_sizes(mpp_csv, [slide.named() for slide in source.slides])
-    slides = zip(source.slides, sizes, strict=True)
-    return replace(source, slides=tuple(replace(slide, listed_mpp=mpp) for slide, mpp in slides))
+def _with_mpp(source: Source, rules: MppRules) -> Source:
+    """The source with what the user says of its slides' pixel sizes."""
+    named = [slide.named() for slide in source.slides]
+    sizes = listed_pixel_sizes(rules.table, named) if rules.table is not None else [None] * len(named)
+    return replace(
+        source,
+        slides=tuple(
+            replace(slide, view=slide.view.with_rules(rules).with_listed(size, str(rules.table)))
+            for slide, size in zip(source.slides, sizes, strict=True)
+        ),
+    )
 
 
 def _with_planes(source: Source, rules: ReadRules) -> Source:

@@ -71,7 +71,7 @@ def import_annotations(
     if not check:
         check_free(out, overwrite=overwrite, marker=MANIFEST)
     rules = options.read_rules(prediction_folders(source_path, annotations, out, options.predicted_in))
-    source = read_source(source_path, annotations, slides_roots, rules, options.mpp_csv)
+    source = read_source(source_path, annotations, slides_roots, rules, options.mpp_rules())
     spec = options.patch_spec()
     counts = total((*(slide.review for slide in source.slides), *source.only_predicted))
     predicted = {a.predicted_as for slide in source.slides for a in slide.objects.annotations if a.predicted_as}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +17,7 @@ from dmmn_qp.labels.class_rules import case_variants
 from dmmn_qp.qupath.review_counts import ReviewCounts
 from dmmn_qp.reports.inputs import Finding, ImportedData, ImportedSlide
 from dmmn_qp.reports.review import NOTHING_TO_DO, review_findings
-from dmmn_qp.slides import open_slide
+from dmmn_qp.slides.pixel_sizes import contradictions
 from dmmn_qp.specs import ClassMap, PatchSpec
 
 LEFT_OUT = "it is left out until it is mended and imported again"
@@ -36,21 +35,14 @@ def as_imported(
     """What the report is made of."""
 
     def imported(item: Prepared) -> ImportedSlide:
-        record = item.record
         return ImportedSlide(
-            record=record,
+            record=item.record,
             name=item.source.name,
             annotations=item.annotations,
             painter=item.painter,
             patches=item.patches,
-            open=partial(
-                open_slide,
-                item.source.path,
-                project_mpp=record.mpp,
-                user_mpp=record.mpp,
-                crop_to_bounds=record.crop_to_bounds,
-                frame=record.frame,
-            ),
+            open=item.source.view.open,
+            pixel_size=item.pixel_size,
             warnings=item.source.objects.warnings,
             plane=item.source.plane,
             other_kinds=item.source.other_kinds,
@@ -105,6 +97,8 @@ def report_left_out(
             f"classes {', '.join(repr(name) for name in variants)} differ only in case or blanks; if they are one "
             "class, pass --merge-case"
         )
+    for line in contradictions({item.source.name: item.pixel_size for item in prepared}):
+        reporter.warn(line)
     for item in prepared:
         for warning in item.source.objects.warnings:
             reporter.warn(f"{item.source.name}: {warning}")

@@ -16,6 +16,8 @@ from dmmn_qp.predicting.inputs import SlideToPredict
 from dmmn_qp.predicting.options import PredictOptions
 from dmmn_qp.predicting.stage import predict
 from dmmn_qp.regions import Region
+from dmmn_qp.slides.pixel_sizes import StatedMpp
+from dmmn_qp.slides.view import SlideView
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +66,7 @@ def predict_slide(
         model: The model's folder.
         out: Folder to write into; what is there of other slides stays.
         options: How to predict; the defaults of the command line unless given.
-        mpp: um/px of a slide that does not say it.
+        mpp: um/px of this slide, whatever its file says.
         roi: GeoJSON of the areas to predict, in level-0 px of QuPath's frame.
         overwrite: Whether an earlier prediction of the slide is replaced.
         reporter: Where to report; nowhere unless given.
@@ -86,7 +88,8 @@ def predict_slide(
         >>> labels.dtype, labels.ndim, int(labels.min()) >= 1
         (dtype('uint8'), 2, True)
     """
-    target = SlideToPredict(slide.name if slide.is_dir() else slide.stem, slide, mpp, roi=roi)
+    view = SlideView(slide, mpp=StatedMpp.of(mpp))
+    target = SlideToPredict(slide.name if slide.is_dir() else slide.stem, view, roi=roi)
     reporter = reporter or Reporter(Console(quiet=True))
     name = target.slide_id
     polygons = predict(model, [target], out, options or PredictOptions(), reporter, overwrite=overwrite)[name]

@@ -19,12 +19,12 @@ from dmmn_qp.qupath.geojson_reader import GEOJSON_SUFFIXES
 from dmmn_qp.qupath.image_names import project_slide_ids
 from dmmn_qp.qupath.notes import shorten
 from dmmn_qp.qupath.project import ProjectEntry, find_each_slide, read_project
-from dmmn_qp.slides import open_slide
 from dmmn_qp.slides.base import Slide
 from dmmn_qp.slides.files import SLIDE_SUFFIXES, first_of_each_series, is_slide_folder, list_slides
 from dmmn_qp.slides.finding import SlidesRoot
 from dmmn_qp.slides.names import NamedSlide, SlideNames
-from dmmn_qp.slides.transformed import Change
+from dmmn_qp.slides.pixel_sizes import StatedMpp
+from dmmn_qp.slides.view import SlideView
 
 _PATTERN_SIGNS: Final = "*?["
 
@@ -35,31 +35,25 @@ class SlideToPredict:
 
     Attributes:
         slide_id: Its name in file names.
-        path: The file.
-        mpp: um/px where the file may not say it.
-        crop_to_bounds: Whether QuPath's frame starts at the scanned bounds.
-        frame: Crops and turns that QuPath puts around the file, the one next to the file first.
-        size_px: (width, height) that it must have in level-0 px, where that is known.
+        view: Its file in the frame in which it is predicted, and what is said of its size.
         roi: GeoJSON of the areas to predict; None for all of the slide.
         annotations: Its annotations: ``data.qpdata`` of its project, or GeoJSON of its dataset; None where it has none.
         problem: Why it cannot be opened, where that is known already; opening it says so.
     """
 
     slide_id: str
-    path: Path
-    mpp: float | None = None
-    crop_to_bounds: bool = True
-    frame: tuple[Change, ...] = ()
-    size_px: tuple[int, int] | None = None
+    view: SlideView
     roi: Path | None = None
     annotations: Path | None = None
     problem: str | None = None
 
-    def open(self, user_mpp: float | None = None) -> Slide:
-        """Opens the slide in its frame.
+    @property
+    def path(self) -> Path:
+        """The file."""
+        return self.view.path
 
-        Args:
-            user_mpp: um/px of slides of which nobody else says it.
+    def open(self) -> Slide:
+        """Opens the slide in its frame.
 
         Raises:
             SlideError: It cannot be found or read, or is another one than was annotated.
@@ -67,22 +61,7 @@ class SlideToPredict:
         """
         if self.problem is not None:
             raise SlideError(self.problem)
-        slide = open_slide(
-            self.path,
-            project_mpp=self.mpp,
-            user_mpp=user_mpp,
-            crop_to_bounds=self.crop_to_bounds,
-            frame=self.frame,
-        )
-        size = slide.info.width, slide.info.height
-        if self.size_px not in (None, size):
-            slide.close()
-            raise SlideError(
-                f'slide "{self.path}" has {size[0]} x {size[1]} px, but the annotated one has '
-                f"{' x '.join(map(str, self.size_px or ()))}; it is another file of that name: pass --slides-root with "
-                "the right folder"
-            )
-        return slide
+        return self.view.open()
 
 
 def slides_to_predict(
@@ -173,10 +152,12 @@ class _Inputs:
             return self._of_record(known_as[0], path if is_slide else None)
         slide_id = path.name if path.is_dir() else path.stem
         if is_slide:
-            return SlideToPredict(slide_id, path)
+            return SlideToPredict(slide_id, SlideView(path))
         others = f"; the dataset has {', '.join(self._records)}" if self._records else ""
         return SlideToPredict(
-            slide_id or name, path, problem=f'slide "{name}" does not exist; check the path{_like(path)}{others}'
+            slide_id or name,
+            SlideView(path),
+            problem=f'slide "{name}" does not exist; check the path{_like(path)}{others}',
         )
 
     def _of_record(self, record: SlideRecord, path: Path | None) -> SlideToPredict:
@@ -190,11 +171,7 @@ class _Inputs:
                 path, problem = Path(record.path), str(error)
         return SlideToPredict(
             record.slide_id,
-            path,
-            record.mpp,
-            record.crop_to_bounds,
-            record.frame,
-            size_px=(record.width, record.height),
+            replace(record.view(path), mpp=StatedMpp(stored=record.mpp, stored_by="the dataset")),
             annotations=self._dataset.annotations_path(record.slide_id),
             problem=problem,
         )
@@ -224,7 +201,12 @@ class _Inputs:
                 raise SlideError(f"{row.where}, column slide: {error}") from error
             problem = None if slide.problem is None else f"{row.where}, column slide: {slide.problem}"
             slides.append(
-                replace(slide, mpp=slide.mpp if row.mpp is None else row.mpp, roi=row.roi or slide.roi, problem=problem)
+                replace(
+                    slide,
+                    view=slide.view.with_listed(row.mpp, f'table "{path}"'),
+                    roi=row.roi or slide.roi,
+                    problem=problem,
+                )
             )
         return slides
 
@@ -247,9 +229,9 @@ class _Inputs:
 def _of_entry(entry: ProjectEntry, slide_id: str, found: Path | SlideError | None) -> SlideToPredict:
     """An image of a project."""
     problem = str(found) if isinstance(found, SlideError) else None
-    mpp: float | None = None
+    view = SlideView(found if isinstance(found, Path) else Path(entry.slide_name))
     try:
-        mpp = entry.mpp
+        view = entry.view(view.path)
     except PixelSizeError as error:
         problem = problem or str(error)
     if entry.unsupported_server is not None:
@@ -259,11 +241,7 @@ def _of_entry(entry: ProjectEntry, slide_id: str, found: Path | SlideError | Non
         )
     return SlideToPredict(
         slide_id,
-        found if isinstance(found, Path) else Path(entry.slide_name),
-        mpp,
-        entry.crop_to_bounds,
-        entry.frame,
-        size_px=(entry.width, entry.height) if entry.width and entry.height else None,
+        view,
         annotations=entry.data_path if entry.data_path.is_file() else None,
         problem=problem,
     )
@@ -362,21 +340,22 @@ def _each_once(slides: Iterable[SlideToPredict]) -> list[SlideToPredict]:
         other = once.setdefault(slide.slide_id, slide)
         if other is slide:
             continue
-        if (other.path.resolve(), other.frame, other.crop_to_bounds) != (
-            slide.path.resolve(), slide.frame, slide.crop_to_bounds,
+        ours, theirs = slide.view, other.view
+        if (theirs.path.resolve(), theirs.frame, theirs.crop_to_bounds) != (
+            ours.path.resolve(), ours.frame, ours.crop_to_bounds,
         ):  # fmt: skip
             raise SlideError(
                 f'slides "{other.path}" and "{slide.path}" would both be written as "{slide.slide_id}"; '
                 "predict them in two runs with different --out"
             )
-        for what, ours, theirs in (("mpp", slide.mpp, other.mpp), ("roi", slide.roi, other.roi)):
-            if None not in (ours, theirs) and ours != theirs:
+        for what, said, before in (("mpp", ours.mpp.listed, theirs.mpp.listed), ("roi", slide.roi, other.roi)):
+            if None not in (said, before) and said != before:
                 raise SlideError(
-                    f'slide "{slide.path}" is named twice, with {what} {theirs} and {ours}; keep one of them'
+                    f'slide "{slide.path}" is named twice, with {what} {before} and {said}; keep one of them'
                 )
         once[slide.slide_id] = replace(
             other,
-            mpp=slide.mpp if other.mpp is None else other.mpp,
+            view=theirs if ours.mpp.listed is None else theirs.with_listed(ours.mpp.listed, ours.mpp.listed_by),
             roi=other.roi or slide.roi,
             annotations=other.annotations or slide.annotations,
         )

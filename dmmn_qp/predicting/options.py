@@ -26,6 +26,7 @@ class PredictOptions(OutputOptions):
         workers: Threads that decode pixels; None fits them to the machine.
         tta: Whether to take the mean over the eight turned and mirrored copies.
         mpp: um/px of slides that do not say it.
+        force_mpp: Whether ``mpp`` counts for all slides, but for those of which a table says it.
         tissue_only: Whether only targets that tissue touches are predicted, each as a whole.
         tissue_min_area_um2: A smaller part of the tissue counts as dirt.
         tissue_min_hole_um2: A smaller hole in the tissue counts as tissue.
@@ -68,6 +69,7 @@ class PredictOptions(OutputOptions):
     mpp: Annotated[float | None, Flag("um/px of slides that do not say it themselves.", metavar="UM")] = Field(
         default=None, gt=0
     )
+    force_mpp: Annotated[bool, Flag("--mpp counts whatever the slides say.", panel=AREA_PANEL)] = False
     tissue_only: Annotated[bool, Flag("Predict only where tissue is.", name="--tissue-only/--whole-slide")] = False
     tissue_min_area_um2: Annotated[
         float, Flag("Smaller parts of the tissue are dirt.", metavar="UM2", panel=AREA_PANEL)

@@ -48,7 +48,6 @@ class SlideJob:
     Attributes:
         target: The slide as the user named it.
         info: The same, opened.
-        user_mpp: um/px where nobody else says it.
         grid: The patch grid on it.
         area: Where it is predicted.
         outside: Label of what is not predicted.
@@ -60,7 +59,6 @@ class SlideJob:
 
     target: SlideToPredict
     info: SlideInfo
-    user_mpp: float | None
     grid: PatchGrid
     area: Area
     outside: int
@@ -91,7 +89,7 @@ def begin_slide(
         SlideError: It cannot be read, nor can its regions of interest.
         PixelSizeError: It does not fit the model.
     """
-    with ForgivingSlide(target.open(options.mpp)) as slide:
+    with ForgivingSlide(target.open()) as slide:
         info = slide.info
         grid = predictor.card.patch_spec.grid_of(info.mpp, target.slide_id)
         area = area_to_predict(slide, target, grid, options)
@@ -103,7 +101,7 @@ def begin_slide(
     }
     side = predictor.block_targets * grid.spec.size_px
     strips = StripStore(folder, grid.shape(info.width, info.height), side, channels)
-    return SlideJob(target, info, options.mpp, grid, area, outside, strips, fingerprint(target.path))
+    return SlideJob(target, info, grid, area, outside, strips, fingerprint(target.path))
 
 
 def predict_strips(
@@ -148,7 +146,7 @@ def predict_strips(
         if work:
             reader = stack.enter_context(
                 FieldReader(
-                    lambda: job.target.open(job.user_mpp),
+                    job.target.open,
                     grid,
                     [predictor.fields(grid, block) for block in work],
                     predictor.card.input.reduction,

@@ -56,6 +56,7 @@ from dmmn_qp.qupath.marks import METADATA_KEY, MODEL_RUN_KEY, RUN_KEY
 from dmmn_qp.slides.base import Slide, SlideInfo
 from dmmn_qp.slides.files import fingerprint
 from dmmn_qp.slides.forgiving import ForgivingSlide
+from dmmn_qp.slides.pixel_sizes import MppRules, PixelSize, contradictions
 from dmmn_qp.specs import PatchGrid
 from dmmn_qp.vectors.sources import LabelSource
 
@@ -107,6 +108,8 @@ def predict(
             some of several.
     """
     started = now()
+    rules = MppRules(options.mpp, options.force_mpp)
+    slides = [replace(slide, view=slide.view.with_rules(rules)) for slide in slides]
     if out.exists() and not out.is_dir():
         raise OutputExistsError(f'output "{out}" is a file; choose another folder with --out')
     _refuse_equal_names(slides)
@@ -123,8 +126,8 @@ def input_of(target: SlideToPredict, info: SlideInfo | None = None) -> Predicted
         fingerprint=fingerprint(target.path),
         width=info.width if info else None,
         height=info.height if info else None,
-        crop_to_bounds=target.crop_to_bounds,
-        frame=target.frame,
+        crop_to_bounds=target.view.crop_to_bounds,
+        frame=target.view.frame,
     )
 
 
@@ -158,6 +161,7 @@ class _Stage:
         self.predictors: list[Predictor] = []
         self.publisher = Publisher(out, self.card, self.run, [slide.slide_id for slide in slides])
         self.records, self.images = _told(out)
+        self.sizes: dict[str, PixelSize | None] = {}
 
     @property
     def predictor(self) -> Predictor:
@@ -177,6 +181,8 @@ class _Stage:
                 continue
             if step != "skip":
                 waiting.append(target)
+        for line in contradictions(self.sizes):
+            self.reporter.warn(line)
         if skipped := self.publisher.skipped:
             self.reporter.say(f"Predicted before, left as they are (--overwrite replaces them): {_some(skipped)}")
         if waiting:
@@ -194,7 +200,8 @@ class _Stage:
         Raises:
             PredictedOtherwiseError: Another prediction of it is there.
         """
-        with target.open(self.options.mpp) as slide:
+        with target.open() as slide:
+            self.sizes[target.slide_id] = slide.info.said
             grid = self.card.patch_spec.grid_of(slide.info.mpp, target.slide_id)
             if self.overwrite or not self._is_finished(target):
                 return "predict"
@@ -314,7 +321,7 @@ class _Stage:
         )
         try:
             with ExitStack() as stack:
-                slide = stack.enter_context(ForgivingSlide(target.open(self.options.mpp)))
+                slide = stack.enter_context(ForgivingSlide(target.open()))
                 raster = stack.enter_context(LabelRaster(labels))
                 grid = self.card.patch_spec.grid_of(slide.info.mpp, name)
                 confidence = self._confidence_of(name, before, raster, stack)
@@ -422,7 +429,7 @@ class _Stage:
             "card": self.card.model_dump(mode="json", exclude={"provenance", "name"}),
             "slide": job.fingerprint,
             "grid": [job.grid.downsample, *job.shape],
-            "frame": [repr(change) for change in job.target.frame] + [job.target.crop_to_bounds],
+            "frame": [repr(change) for change in job.target.view.frame] + [job.target.view.crop_to_bounds],
             "context": predictor.context,
             "block_targets": predictor.block_targets,
             "bf16": predictor.bf16,
@@ -450,7 +457,7 @@ class _Stage:
         )
         labels, strips = ready / f"{name}.{LABELS_SUFFIX}", job.strips
         confidence = strips.source("confidence") if "confidence" in strips.channels else None
-        with ForgivingSlide(job.target.open(self.options.mpp)) as slide:
+        with ForgivingSlide(job.target.open()) as slide:
             predicted = replace(
                 self._predicted(job.target, slide, job.grid, labels, record, confidence),
                 pixels=strips,

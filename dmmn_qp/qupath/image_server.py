@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from dmmn_qp.qupath.notes import shorten
 from dmmn_qp.slides.base import MICROMETRES
 from dmmn_qp.slides.finding import path_of_text
-from dmmn_qp.slides.transformed import Change, Crop, Placement, Rotate
+from dmmn_qp.slides.transformed import Change, Crop, Flip, Placement, Rotate
 
 _SAME_FRAME: Final = ("channels", "pyramidize")
 
@@ -136,6 +136,14 @@ def _change(builder: Mapping[str, Any]) -> Change | str | None:
         if isinstance(rotation, str) and rotation in _CLOCKWISE:
             return Rotate.model_validate({"degrees": _CLOCKWISE[rotation]})
         return "rotated image" + (f" ({shorten(rotation)})" if isinstance(rotation, str) else "")
+    if kind == "flipped":
+        flip = builder.get("flip")
+        if flip == "NONE":
+            return None
+        try:
+            return Flip.model_validate({"axis": flip.lower() if isinstance(flip, str) else flip})
+        except ValidationError:
+            return "mirrored image" + (f" ({shorten(flip)})" if isinstance(flip, str) else "")
     if kind == "cropped":
         region: Any = builder.get("region")
         try:

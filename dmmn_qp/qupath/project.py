@@ -16,7 +16,9 @@ from dmmn_qp.qupath.classes import argb_to_rgb
 from dmmn_qp.qupath.image_server import ImageServer, path_of_uri, plain_text, text_of
 from dmmn_qp.qupath.notes import full_class_name, shorten
 from dmmn_qp.slides.finding import SlideFinder, SlidesRoot, Wanted, relative_to_moved
+from dmmn_qp.slides.pixel_sizes import StatedMpp
 from dmmn_qp.slides.transformed import Change
+from dmmn_qp.slides.view import SlideView
 
 _ISOTROPIC_WITHIN: Final = 0.01
 
@@ -55,8 +57,8 @@ class ProjectEntry:
         annotation_counts: Number of annotations per class when last saved, ``"Unclassified"`` for those
             without one; None where unknown.
         object_count: Number of objects of all kinds when last saved; None where unknown.
-        frame: The crops and turns that QuPath puts around the file, the one next to the file first; width, height
-            and pixel size are those of the outermost image.
+        frame: The crops, turns and flips that QuPath puts around the file, the one next to the file first; width,
+            height and pixel size are those of the outermost image.
         unsupported_server: Why coordinates of this entry cannot be related to those of its file, or why it has no
             file; None for an ordinary entry.
     """
@@ -99,6 +101,23 @@ class ProjectEntry:
                 "but they must be square; correct them in QuPath (Image > Set pixel size)"
             )
         return (self.mpp_x + self.mpp_y) / 2
+
+    def view(self, path: Path) -> SlideView:
+        """The image as QuPath shows it.
+
+        Args:
+            path: Where its file is.
+
+        Raises:
+            PixelSizeError: Its pixels are not square.
+        """
+        return SlideView(
+            path,
+            self.crop_to_bounds,
+            self.frame,
+            StatedMpp(stored=self.mpp),
+            (self.width, self.height) if self.width and self.height else None,
+        )
 
     @property
     def slide_name(self) -> str:

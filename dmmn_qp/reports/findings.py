@@ -174,7 +174,12 @@ def _of_slide(slide: ImportedSlide, data: ImportedData, sliver_um2: float) -> It
             severity="warning",
             slide=slide_id,
             message=f"{mpp:g} µm/px is unusual for histology (0.25 is a 40x scan, 0.5 a 20x scan)",
-            way_out="check it in QuPath (Image tab); pass --mpp if the slide does not know it",
+            way_out="check it in QuPath (Image tab); if it is wrong, correct it in a table --mpp-csv, or pass --mpp "
+            "with --force-mpp",
+        )
+    if slide.pixel_size is not None and slide.pixel_size.others:
+        yield Finding(
+            severity="warning", slide=slide_id, message=slide.pixel_size.message, way_out=slide.pixel_size.way_out
         )
     if not slide.patches:
         yield Finding(

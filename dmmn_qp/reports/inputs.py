@@ -14,6 +14,7 @@ from dmmn_qp.labels.patches import PatchRef
 from dmmn_qp.labels.splits import area_split_of
 from dmmn_qp.qupath.review_counts import Corrections, ReviewCounts
 from dmmn_qp.slides.base import Slide
+from dmmn_qp.slides.pixel_sizes import PixelSize
 from dmmn_qp.specs import ClassMap, FileModel, PatchSpec
 
 _LINES = ("LineString", "MultiLineString", "LinearRing")
@@ -61,6 +62,7 @@ class ImportedSlide:
         painter: Paints its labels.
         patches: Its targets that hold enough annotation.
         open: Opens it in the frame of its annotations.
+        pixel_size: Who says how large its pixels are.
         warnings: What the reader of its annotations had to repair or leave out.
         plane: The plane that is trained on.
         other_kinds: Number of objects that were left out because of their kind.
@@ -74,6 +76,7 @@ class ImportedSlide:
     painter: LabelPainter
     patches: tuple[PatchRef, ...]
     open: Callable[[], Slide]
+    pixel_size: PixelSize | None = None
     warnings: tuple[str, ...] = ()
     plane: Plane = DEFAULT_PLANE
     other_kinds: int = 0

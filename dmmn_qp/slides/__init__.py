@@ -13,6 +13,7 @@ from dmmn_qp.slides.direct_tiff import DirectTiffReader, is_direct_tiff
 from dmmn_qp.slides.files import slide_file
 from dmmn_qp.slides.openslide_reader import OpenSlideReader
 from dmmn_qp.slides.picture_reader import PictureReader
+from dmmn_qp.slides.pixel_sizes import StatedMpp
 from dmmn_qp.slides.tifffile_reader import TiffReader, is_ome_tiff, is_tiff
 from dmmn_qp.slides.transformed import Change, TransformedSlide
 
@@ -46,8 +47,7 @@ SLIDE_READERS: dict[str, tuple[Callable[[Path], bool], Callable[..., Slide]]] = 
 def open_slide(
     path: Path,
     *,
-    project_mpp: float | None = None,
-    user_mpp: float | None = None,
+    mpp: StatedMpp | float | None = None,
     crop_to_bounds: bool = True,
     frame: Sequence[Change] = (),
 ) -> Slide:
@@ -55,10 +55,9 @@ def open_slide(
 
     Args:
         path: The slide; of one that is a folder of DICOM files, the folder or one of them.
-        project_mpp: um/px that the QuPath project stores, used when the file has none.
-        user_mpp: What ``--mpp-csv`` or ``--mpp`` says, used when neither says it.
+        mpp: What is said of its um/px beside the file; a number is said of this very slide, and counts.
         crop_to_bounds: QuPath's frame: (0, 0) is the corner of the scanned bounds.
-        frame: Crops and turns that the QuPath project puts around the file, the one next to the file first.
+        frame: Crops, turns and flips that the QuPath project puts around the file, the one next to the file first.
 
     Raises:
         SlideError: There is no such file or no reader can read it.
@@ -69,7 +68,7 @@ def open_slide(
         raise SlideError(f'slide "{path}" does not exist; check the path or pass --slides-root')
     for wants, reader in SLIDE_READERS.values():
         if wants(path):
-            slide = reader(path, project_mpp=project_mpp, user_mpp=user_mpp, crop_to_bounds=crop_to_bounds)
+            slide = reader(path, mpp=mpp, crop_to_bounds=crop_to_bounds)
             return _framed(slide, frame) if frame else slide
     raise SlideError(f'slide "{path}" is of no kind that {", ".join(SLIDE_READERS)} can read')
 

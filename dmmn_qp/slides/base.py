@@ -13,15 +13,12 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from dmmn_qp.choices import Reduction
-from dmmn_qp.errors import PixelSizeError
 from dmmn_qp.regions import Region
-from dmmn_qp.specs import MAX_MPP, MIN_MPP, PatchGrid
+from dmmn_qp.slides.pixel_sizes import PixelSize
+from dmmn_qp.specs import PatchGrid
 
 RgbArray = NDArray[np.uint8]
 """(rows, columns, 3) uint8."""
-
-ANISOTROPY = 0.02
-"""Largest relative difference between the pixel's width and height that counts as a square pixel."""
 
 MICROMETRES: Final = {
     "µm": 1.0, "μm": 1.0, "um": 1.0, "micron": 1.0, "microns": 1.0, "micrometer": 1.0, "micrometre": 1.0,
@@ -48,6 +45,7 @@ class SlideInfo:
         tile_px: (width, height) of the tiles in which the file keeps level 0, where it has any: reads along their
             borders decode nothing twice. The borders are multiples of it from the file's own corner on, which is at
             minus ``origin_px``.
+        said: Who says ``mpp``, and who says what else; None for pixels in memory.
     """
 
     path: Path
@@ -57,6 +55,7 @@ class SlideInfo:
     level_downsamples: tuple[float, ...]
     origin_px: tuple[int, int] = (0, 0)
     tile_px: tuple[int, int] | None = None
+    said: PixelSize | None = None
 
 
 class Slide(Protocol):
@@ -108,43 +107,6 @@ def read_inside(region: Region, width: int, height: int, read: Callable[[Region]
         y, x = inside.y - region.y, inside.x - region.x
         pixels[y : y + inside.height, x : x + inside.width] = read(inside)
     return pixels
-
-
-def resolve_mpp(
-    name: str,
-    from_file: tuple[float, float] | None,
-    from_project: float | None,
-    from_user: float | None,
-) -> float:
-    """Pixel size of a slide: its own, else the project's, else the user's; what cannot be is passed over.
-
-    Args:
-        name: The slide's name, for the message.
-        from_file: (width, height) of a pixel in um as the file says, or None.
-        from_project: um/px that the QuPath project stores, or None.
-        from_user: The slide's row of ``--mpp-csv``, else ``--mpp``, or None.
-
-    Raises:
-        PixelSizeError: Nobody knows it, or what is said is implausible or not square.
-    """
-    doubt = ""
-    if from_file is not None:
-        width, height = from_file
-        if not (MIN_MPP <= width <= MAX_MPP and MIN_MPP <= height <= MAX_MPP):
-            doubt = f" (the file says {width:g} x {height:g} um, which cannot be)"
-        elif abs(width / height - 1) > ANISOTROPY:
-            doubt = f" (the file says {width:g} x {height:g} um, not square)"
-        else:
-            return (width + height) / 2
-    for mpp in (from_project, from_user):
-        if mpp is not None and MIN_MPP <= mpp <= MAX_MPP:
-            return mpp
-    if from_user is not None:
-        doubt = f" (--mpp {from_user:g} is not between {MIN_MPP:g} and {MAX_MPP:g})"
-    raise PixelSizeError(
-        f'slide "{name}" has no usable pixel size{doubt}; pass --mpp with its um/px, for example --mpp 0.25, or set '
-        "it in QuPath (Image > Set pixel size) and save the project"
-    )
 
 
 def read_field(

@@ -16,6 +16,7 @@ import tifffile
 from dmmn_qp.regions import Region
 from dmmn_qp.slides.base import RgbArray, read_inside
 from dmmn_qp.slides.openslide_reader import OpenSlideReader
+from dmmn_qp.slides.pixel_sizes import StatedMpp
 from dmmn_qp.slides.tiff_tiles import JPEG, SEPARATE, TiffLevel, TiffTiles
 from dmmn_qp.slides.tifffile_reader import is_ome_tiff
 
@@ -47,8 +48,7 @@ class DirectTiffReader:
 
     Args:
         path: The slide.
-        project_mpp: um/px that the QuPath project stores.
-        user_mpp: um/px given by the user for slides that do not say it.
+        mpp: What is said of its um/px beside the file.
         crop_to_bounds: See `OpenSlideReader`.
 
     Raises:
@@ -60,13 +60,10 @@ class DirectTiffReader:
         self,
         path: Path,
         *,
-        project_mpp: float | None = None,
-        user_mpp: float | None = None,
+        mpp: StatedMpp | float | None = None,
         crop_to_bounds: bool = True,
     ) -> None:
-        self._openslide = OpenSlideReader(
-            path, project_mpp=project_mpp, user_mpp=user_mpp, crop_to_bounds=crop_to_bounds
-        )
+        self._openslide = OpenSlideReader(path, mpp=mpp, crop_to_bounds=crop_to_bounds)
         self.info = self._openslide.info
         self._lock = threading.Lock()
         self._checked: dict[int, TiffLevel | None] = {}

@@ -11,7 +11,8 @@ import openslide
 
 from dmmn_qp.errors import SlideError
 from dmmn_qp.regions import Region
-from dmmn_qp.slides.base import RgbArray, SlideInfo, read_inside, resolve_mpp
+from dmmn_qp.slides.base import RgbArray, SlideInfo, read_inside
+from dmmn_qp.slides.pixel_sizes import StatedMpp
 
 _HALF_OPAQUE = 128  # OpenSlide gives 0 or 255, and between them only where it interpolates
 
@@ -24,8 +25,7 @@ class OpenSlideReader:
 
     Args:
         path: The slide.
-        project_mpp: um/px that the QuPath project stores.
-        user_mpp: um/px given by the user for slides that do not say it.
+        mpp: What is said of its um/px beside the file.
         crop_to_bounds: Whether (0, 0) is the corner of the scanned bounds, as in QuPath unless its server has
             ``--no-crop``.
 
@@ -38,8 +38,7 @@ class OpenSlideReader:
         self,
         path: Path,
         *,
-        project_mpp: float | None = None,
-        user_mpp: float | None = None,
+        mpp: StatedMpp | float | None = None,
         crop_to_bounds: bool = True,
     ) -> None:
         try:
@@ -56,12 +55,19 @@ class OpenSlideReader:
             width = min(_integer(properties.get(openslide.PROPERTY_NAME_BOUNDS_WIDTH), width), full_width - x)
             height = min(_integer(properties.get(openslide.PROPERTY_NAME_BOUNDS_HEIGHT), height), full_height - y)
         try:
-            mpp = resolve_mpp(path.name, _file_mpp(properties), project_mpp, user_mpp)
+            said = StatedMpp.of(mpp).resolve(path.name, _file_mpp(properties))
         except SlideError:
             self._slide.close()
             raise
         self.info = SlideInfo(
-            path, width, height, mpp, tuple(self._slide.level_downsamples), (x, y), _tile_size(properties)
+            path,
+            width,
+            height,
+            said.mpp,
+            tuple(self._slide.level_downsamples),
+            (x, y),
+            _tile_size(properties),
+            said,
         )
 
     @property

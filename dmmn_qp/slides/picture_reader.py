@@ -10,7 +10,8 @@ from PIL import Image, UnidentifiedImageError
 
 from dmmn_qp.errors import SlideError
 from dmmn_qp.regions import Region
-from dmmn_qp.slides.base import RgbArray, SlideInfo, read_inside, resolve_mpp
+from dmmn_qp.slides.base import RgbArray, SlideInfo, read_inside
+from dmmn_qp.slides.pixel_sizes import StatedMpp
 
 MAX_PIXELS = 30_000 * 30_000
 """A plain picture is decoded whole, so its size is limited; larger ones belong into a tiled format."""
@@ -21,8 +22,7 @@ class PictureReader:
 
     Args:
         path: The picture.
-        project_mpp: um/px that the QuPath project stores.
-        user_mpp: um/px given by the user.
+        mpp: What is said of its um/px beside the file.
         crop_to_bounds: Pictures have no bounds; accepted for the readers' common signature.
 
     Raises:
@@ -34,8 +34,7 @@ class PictureReader:
         self,
         path: Path,
         *,
-        project_mpp: float | None = None,
-        user_mpp: float | None = None,
+        mpp: StatedMpp | float | None = None,
         crop_to_bounds: bool = True,
     ) -> None:
         del crop_to_bounds
@@ -47,7 +46,7 @@ class PictureReader:
                         f'picture "{path}" has {width} x {height} px, more than an untiled picture may have; '
                         "convert it to a tiled pyramid, for example with QuPath (Export images > OME TIFF)"
                     )
-                mpp = resolve_mpp(path.name, None, project_mpp, user_mpp)
+                said = StatedMpp.of(mpp).resolve(path.name, None)
                 self._pixels = np.asarray(_flat_rgb(image))
         except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
             reason = " ".join(str(error).split())
@@ -55,7 +54,7 @@ class PictureReader:
                 f'slide "{path}" can be read neither by OpenSlide nor as a picture ({reason}); convert it to '
                 "a format that OpenSlide reads"
             ) from error
-        self.info = SlideInfo(path, width, height, mpp, (1.0,))
+        self.info = SlideInfo(path, width, height, said.mpp, (1.0,), said=said)
 
     def read_level(self, level: int, region: Region) -> RgbArray:
         """See `Slide.read_level`."""

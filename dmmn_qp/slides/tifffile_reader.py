@@ -14,7 +14,8 @@ import tifffile
 
 from dmmn_qp.errors import SlideError
 from dmmn_qp.regions import Region
-from dmmn_qp.slides.base import MICROMETRES, RgbArray, SlideInfo, read_inside, resolve_mpp
+from dmmn_qp.slides.base import MICROMETRES, RgbArray, SlideInfo, read_inside
+from dmmn_qp.slides.pixel_sizes import StatedMpp
 from dmmn_qp.slides.tiff_tiles import TiffLevel, TiffTiles
 
 MAX_PAGES = 64
@@ -73,8 +74,7 @@ class TiffReader:
 
     Args:
         path: The slide.
-        project_mpp: um/px that the QuPath project stores.
-        user_mpp: um/px given by the user for slides that do not say it.
+        mpp: What is said of its um/px beside the file.
         crop_to_bounds: These files have no bounds; accepted for the readers' common signature.
 
     Raises:
@@ -86,8 +86,7 @@ class TiffReader:
         self,
         path: Path,
         *,
-        project_mpp: float | None = None,
-        user_mpp: float | None = None,
+        mpp: StatedMpp | float | None = None,
         crop_to_bounds: bool = True,
     ) -> None:
         del crop_to_bounds
@@ -100,7 +99,7 @@ class TiffReader:
             self._levels = self._find_levels()
             if self._levels[0].rows is None:
                 self._tiles.tile(self._levels[0], 0)  # an unknown compression is told now, not in training
-            mpp = resolve_mpp(path.name, self._mpp(), project_mpp, user_mpp)
+            said = StatedMpp.of(mpp).resolve(path.name, self._mpp())
         except SlideError:
             self._tiles.close()
             raise
@@ -110,7 +109,7 @@ class TiffReader:
         first = self._levels[0]
         downsamples = tuple(_downsample(first, level) for level in self._levels)
         tile_px = (first.tile_width, first.tile_height) if first.page.is_tiled else None
-        self.info = SlideInfo(path, first.width, first.height, mpp, downsamples, tile_px=tile_px)
+        self.info = SlideInfo(path, first.width, first.height, said.mpp, downsamples, tile_px=tile_px, said=said)
 
     def read_level(self, level: int, region: Region) -> RgbArray:
         """See `Slide.read_level`."""

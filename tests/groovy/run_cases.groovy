@@ -9,8 +9,11 @@ import qupath.lib.scripting.QP
 
 def compiled = [:].withDefault { new GroovyClassLoader(getClass().getClassLoader()).parseClass(new File(it)) }
 def image = { told ->
-    def kind = told.cropped ? QP.CroppedImageServer : QP.Server
-    def made = new QP.Image(server: kind.newInstance(uri: new URI(told.uri), mpp: told.mpp))
+    def server = new QP.Server(uri: new URI(told.uri), mpp: told.mpp)
+    (told.wrappers ?: []).each { name ->
+        server = QP.declaredClasses.find { it.simpleName == name }.newInstance(uri: server.uri, mpp: told.mpp, inner: server)
+    }
+    def made = new QP.Image(server: server)
     made.objects = (told.objects ?: []).collect { QP.object(it) }
     made
 }

@@ -108,12 +108,12 @@ def modules_of(qupath: Qupath) -> dict[str, ModuleType]:
 
         @property
         def width(self) -> int:
-            with open_slide(self._path, user_mpp=1) as slide:
+            with open_slide(self._path, mpp=1) as slide:
                 return slide.info.width
 
         @property
         def height(self) -> int:
-            with open_slide(self._path, user_mpp=1) as slide:
+            with open_slide(self._path, mpp=1) as slide:
                 return slide.info.height
 
         def is_readable(self) -> bool:

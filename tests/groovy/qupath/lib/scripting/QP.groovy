@@ -80,7 +80,18 @@ class QP {
         String name
     }
 
-    static class CroppedImageServer extends Server { }
+    /** A server around another one, which only its own package may see in QuPath. */
+    static class Wrapper extends Server {
+        Server inner
+        Collection<URI> getURIs() { inner.getURIs() }
+        protected Server getWrappedServer() { inner }
+    }
+
+    static class CroppedImageServer extends Wrapper { }
+
+    static class FlippedImageServer extends Wrapper { }
+
+    static class ChannelTransformFeatureServer extends Wrapper { }
 
     static class Calibration {
         Double mpp
