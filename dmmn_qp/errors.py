@@ -65,5 +65,9 @@ class PredictedOtherwiseError(DmmnQpError):
     """A slide whose prediction is there, but of another file, by another model or with other options."""
 
 
+class InUseError(DmmnQpError):
+    """Another process works on the same file or folder."""
+
+
 class OutputExistsError(DmmnQpError):
     """An output that exists already and may not be overwritten."""

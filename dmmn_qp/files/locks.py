@@ -1,0 +1,204 @@
+"""One at a time: who works on a file or folder, on this machine or on another one that shares the disk.
+
+Two files beside what is locked, ``.<name>.lock`` and ``.<name>.holder.json``. The first is locked through the operating
+system, which frees it however a process ends. The second says who holds it, for the message, and for machines between
+which such locks do not reach, as on many network drives: it is touched every half minute, and a holder on another
+machine counts until ten minutes without it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Final, Self
+from uuid import uuid4
+
+from filelock import FileLock, Timeout
+
+from dmmn_qp.errors import InUseError
+
+HEARTBEAT_S: Final = 30.0
+STALE_S: Final = 600.0
+WAIT_S: Final = 120.0
+"""How long a short lock is waited for: its holder only writes a table."""
+
+_MAX_HOLDER_BYTES: Final = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """Who works on something.
+
+    Attributes:
+        doing: What it does, such as ``a training``.
+        pid: Its process.
+        host: Its machine.
+        since: When it began, ISO 8601.
+        key: What tells it from every other one.
+    """
+
+    doing: str
+    pid: int
+    host: str
+    since: str
+    key: str
+
+    @classmethod
+    def here(cls, doing: str) -> Self:
+        """This process."""
+        now = datetime.now().astimezone().isoformat(timespec="seconds")
+        return cls(doing, os.getpid(), socket.gethostname(), now, uuid4().hex)
+
+    @classmethod
+    def read(cls, path: Path) -> Self | None:
+        """Who is noted in a file; None where nobody is, or nobody can tell."""
+        try:
+            content = json.loads(path.read_bytes()[:_MAX_HOLDER_BYTES])
+            texts = (str(content[name]) for name in ("doing", "host", "since", "key"))
+            doing, host, since, key = ("".join(c for c in text if c.isprintable())[:80] for text in texts)
+            return cls(doing, int(content["pid"]), host, since, key)
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+
+    @property
+    def is_here(self) -> bool:
+        """Whether it is on this machine."""
+        return self.host == socket.gethostname()
+
+
+@contextmanager
+def locked(target: Path, doing: str, way_out: str, *, take_over: bool = False) -> Iterator[None]:
+    """Holds a file or folder while something works on it.
+
+    Args:
+        target: What is worked on; it need not exist, but its folder must.
+        doing: What is done, as ``a training``, for the message to others.
+        way_out: What another one can do meanwhile, for the message.
+        take_over: Whether a holder on another machine that shows no end is passed over.
+
+    Raises:
+        InUseError: Another one works on it.
+    """
+    me, note = Holder.here(doing), target.with_name(f".{target.name}.holder.json")
+    lock = _acquired(target, note, way_out)
+    try:
+        _claim(target, note, me, way_out, reaches=lock is not None, take_over=take_over)
+        stop = threading.Event()
+        beat = threading.Thread(target=_beat, args=(note, stop), name="heartbeat", daemon=True)
+        beat.start()
+        try:
+            yield
+        finally:
+            stop.set()
+            beat.join()
+            if Holder.read(note) == me:
+                note.unlink(missing_ok=True)
+    finally:
+        if lock is not None:
+            lock.release()
+
+
+@contextmanager
+def briefly_locked(target: Path) -> Iterator[None]:
+    """Holds a file for the moment in which it is read, changed and written again; waits for others that do.
+
+    Raises:
+        InUseError: They do not come to an end.
+    """
+    note = target.with_name(f".{target.name}.holder.json")
+    lock = FileLock(_lock_path(target))
+    try:
+        lock.acquire(timeout=WAIT_S, poll_interval=0.02)
+    except Timeout:
+        raise InUseError(_message(target, Holder.read(note), "try again when it has ended")) from None
+    except (OSError, NotImplementedError):
+        yield  # a disk without locks: what one writes at a time is whole even so
+        return
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _lock_path(target: Path) -> Path:
+    return target.with_name(f".{target.name}.lock")
+
+
+def _acquired(target: Path, note: Path, way_out: str) -> FileLock | None:
+    """The operating system's lock; None where the disk has none."""
+    lock = FileLock(_lock_path(target))
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise InUseError(_message(target, Holder.read(note), way_out)) from None
+    except (OSError, NotImplementedError):
+        return None
+    return lock
+
+
+def _claim(target: Path, note: Path, me: Holder, way_out: str, *, reaches: bool, take_over: bool) -> None:
+    """Notes who holds it now, unless somebody else does.
+
+    Args:
+        target: What is locked.
+        note: Where the holder is noted.
+        me: The new holder.
+        way_out: What to do else.
+        reaches: Whether the operating system's lock is held, so that no process of this machine has it.
+        take_over: Whether a holder on another machine does not count.
+    """
+    text = json.dumps(asdict(me))
+    for _ in range(3):
+        try:
+            with note.open("x", encoding="utf-8") as file:
+                file.write(text)
+            return
+        except FileExistsError:
+            pass
+        other = Holder.read(note)
+        age = _age_s(note)
+        ended = (other is not None and other.is_here and reaches) or take_over or age is None or age > STALE_S
+        if not ended:
+            raise InUseError(_message(target, other, way_out, age))
+        retired = note.with_name(f"{note.name}.{uuid4().hex[:8]}")
+        with suppress(FileNotFoundError):
+            note.rename(retired)
+            retired.unlink()
+    raise InUseError(_message(target, Holder.read(note), way_out))
+
+
+def _age_s(note: Path) -> float | None:
+    """Seconds since the last sign of life, by the clock of the disk: those of two machines may differ."""
+    probe = note.with_name(f"{note.name}.{uuid4().hex[:8]}")
+    try:
+        probe.touch()
+        return probe.stat().st_mtime - note.stat().st_mtime
+    except FileNotFoundError:
+        return None
+    finally:
+        probe.unlink(missing_ok=True)
+
+
+def _beat(note: Path, stop: threading.Event) -> None:
+    while not stop.wait(HEARTBEAT_S):
+        with suppress(OSError):
+            os.utime(note)
+
+
+def _message(target: Path, holder: Holder | None, way_out: str, age_s: float | None = None) -> str:
+    if holder is None:
+        return f'another process works on "{target}"; {way_out}'
+    if holder.is_here:
+        return f'{holder.doing} is running in "{target}" (process {holder.pid}, since {holder.since}); {way_out}'
+    seen = "" if age_s is None else f", last seen {max(0, round(age_s))} s ago"
+    return (
+        f'{holder.doing} is running in "{target}" (process {holder.pid} on {holder.host}, since {holder.since}{seen}); '
+        f"{way_out}, or pass --take-over if that machine has stopped"
+    )
