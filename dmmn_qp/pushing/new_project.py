@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
 from dmmn_qp.annotations import Color
 from dmmn_qp.console import Reporter
 from dmmn_qp.errors import AnnotationFileError, OutputExistsError, ProjectError
-from dmmn_qp.folders.predictions import PredictedInput, predicted_polygons, read_inputs
+from dmmn_qp.folders.predictions import PredictedInput, predicted_polygons, read_inputs, read_predictions
 from dmmn_qp.pushing.features import read_features
 from dmmn_qp.pushing.matching import file_name_of
 from dmmn_qp.pushing.stage import pointing_to_scripts
@@ -66,7 +66,7 @@ def new_project(
         NewImage(places[slide_id], _size(inputs[slide_id]), partial(read_features, path))
         for slide_id, path in files.items()
     ]
-    colors = colors_of(files.values())
+    colors = colors_of(predictions, files)
     with pointing_to_scripts():
         start_to_write(qupath_dir)
     reporter.heading(f'Making a QuPath project of {len(images)} slides in "{folder}"')
@@ -100,12 +100,20 @@ def _size(known: PredictedInput) -> tuple[int, int] | None:
     return (known.width, known.height) if known.width and known.height else None
 
 
-def colors_of(files: Iterable[Path]) -> dict[str, Color]:
-    """Colours of the classes in some files of predictions, in order of appearance."""
-    colors: dict[str, Color] = {}
-    for path in files:
+def colors_of(predictions: Path, files: Mapping[str, Path]) -> dict[str, Color]:
+    """Classes in the order of their models, with the colours that their objects have.
+
+    Args:
+        predictions: Folder of predictions.
+        files: Its polygons by slide.
+    """
+    found: dict[str, Color] = {}
+    for path in files.values():
         for feature in read_features(path):
             for annotation in objects_of(feature, path.name).annotations:
                 if annotation.class_name is not None and annotation.class_color is not None:
-                    colors.setdefault(annotation.class_name, annotation.class_color)
-    return colors
+                    found.setdefault(annotation.class_name, annotation.class_color)
+    records = read_predictions(predictions)
+    maps = [record.class_map for slide_id in files if (record := records.get(slide_id)) and record.class_map]
+    order = dict.fromkeys([*(name for class_map in maps for name in class_map.names), *found])
+    return {name: found[name] for name in order if name in found}

@@ -25,6 +25,9 @@ from dmmn_qp.qupath.notes import full_class_name
 from dmmn_qp.qupath.shapes import rounded_area
 from dmmn_qp.vectors.outlines import OutlineFeatures
 
+_WITH_METADATA: Final = ("annotation", "tma_core")
+"""Kinds whose metadata QuPath can read: of detections, 0.5 logs an error for each object."""
+
 _WORD_BY_KIND: Final[dict[ObjectKind, str]] = {
     "annotation": "annotation",
     "detection": "detection",
@@ -151,7 +154,7 @@ def _outline_features(objects: OutlineFeatures, decimals: int) -> Iterator[bytes
     }
     endings = {}
     for label in objects.classes:
-        texts = {**objects.metadata, **objects.class_metadata.get(label, {})}
+        texts = {**objects.metadata, **objects.class_metadata.get(label, {})} if objects.kind in _WITH_METADATA else {}
         metadata = {_text(key): _text(value) for key, value in texts.items()}
         endings[label] = (b',"metadata":' + orjson.dumps(metadata) if metadata else b"") + b"}}"
     names = [orjson.dumps(_text(name)) + b":" for name in objects.measurements]

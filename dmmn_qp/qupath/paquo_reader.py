@@ -9,12 +9,15 @@ from __future__ import annotations
 
 import importlib.util
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
-from dmmn_qp.errors import AnnotationFileError, ProjectError
+from dmmn_qp.errors import AnnotationFileError, ProjectError, UnsupportedAnnotationsError
 from dmmn_qp.qupath.geojson_reader import objects_of
 from dmmn_qp.qupath.notes import QUPATH_DIR_VARIABLE, ReadResult, shorten
+from dmmn_qp.qupath.project import data_path_of
+from dmmn_qp.qupath.qpdata import read_qpdata
 
 _COMPLETE_SINCE: Final = "0.5.0"
 """From this version on, QuPath's GeoJSON holds all that an object has."""
@@ -44,6 +47,7 @@ class PaquoProject:
             from paquo.projects import QuPathProject
 
             self._project: Any = QuPathProject(path, mode="r")
+            quieten()
             self._images: dict[str, Any] = {image.entry_id: image for image in self._project.images}
         except Exception as error:  # whatever Java throws
             raise ProjectError(f'QuPath cannot open the project "{path}" ({reason_of(error)})') from error
@@ -77,6 +81,7 @@ class PaquoProject:
     def _nested(self, entry_id: str) -> list[dict[str, Any]]:
         if entry_id not in self._images:
             raise AnnotationFileError(f'QuPath finds no image {entry_id} in "{self._path}"; save the project in QuPath')
+        check_data(self._path, entry_id)
         try:
             return features_below(self._images[entry_id].hierarchy.root)
         except Exception as error:  # whatever Java throws
@@ -101,12 +106,30 @@ def start_qupath(qupath_dir: Path | None) -> tuple[str, ...]:
         ) from error
     except Exception as error:  # whatever JPype and Java throw
         raise ProjectError(f"QuPath's Java does not start ({reason_of(error)}); try another --qupath-dir") from error
-    if java.LogManager is not None:
-        java.LogManager.setWarn()  # paquo sets DEBUG
     version = java.qupath_version
     if version is not None and version < type(version)(_COMPLETE_SINCE):
         return (f"QuPath {version} does not hand on metadata and, before 0.4, ids; use 0.5 or later for them",)
     return ()
+
+
+def quieten() -> None:
+    """Lets QuPath log warnings and errors alone; importing a part of paquo sets it back to everything."""
+    from paquo import java
+
+    if java.LogManager is not None:
+        java.LogManager.setWarn()
+
+
+def check_data(project: Path, entry_id: str) -> None:
+    """Reads an image's objects before QuPath does, which never comes to the end of a file that is cut off.
+
+    Raises:
+        AnnotationFileError: Its ``data.qpdata`` is damaged.
+    """
+    path = data_path_of(project, entry_id)
+    if path.is_file():
+        with suppress(UnsupportedAnnotationsError):  # which QuPath itself may know
+            read_qpdata(path)
 
 
 def features_below(root: Any) -> list[dict[str, Any]]:

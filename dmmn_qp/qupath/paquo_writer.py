@@ -15,7 +15,7 @@ from typing import Any, Final
 from dmmn_qp.annotations import Color
 from dmmn_qp.errors import ProjectError
 from dmmn_qp.qupath.notes import shorten
-from dmmn_qp.qupath.paquo_reader import reason_of, start_qupath
+from dmmn_qp.qupath.paquo_reader import check_data, quieten, reason_of, start_qupath
 
 Feature = Mapping[str, Any]
 """An object as GeoJSON."""
@@ -42,6 +42,7 @@ class PaquoWriter:
             from paquo.projects import QuPathProject
 
             self._project: Any = QuPathProject(path, mode="r+")
+            quieten()
             self._images: dict[str, Any] = {image.entry_id: image for image in self._project.images}
         except Exception as error:  # whatever Java throws
             raise ProjectError(f'QuPath cannot open the project "{path}" ({reason_of(error)})') from error
@@ -79,8 +80,10 @@ class PaquoWriter:
             resolve: Whether objects then become children of those they lie in.
 
         Raises:
+            AnnotationFileError: What is there is damaged.
             ProjectError: QuPath cannot do it.
         """
+        check_data(self._path, entry_id)
         try:
             image = self._images[entry_id]
             hierarchy = image.hierarchy
@@ -139,6 +142,7 @@ def create_project(
         from paquo.projects import QuPathProject
 
         path = folder / "project.qpproj"
+        quieten()
         project: Any = QuPathProject(path, mode="x")
         project.path_classes = [_path_class(QuPathPathClass, name, color) for name, color in class_colors.items()]
         for image in images:
@@ -205,4 +209,6 @@ def _path_class(made_as: Any, name: str, color: Color) -> Any:
     parent = None
     for part in above:
         parent = made_as(part, parent=parent)
-    return made_as(last, color=color, parent=parent)
+    made = made_as(last, color=color, parent=parent)
+    made.color = color  # of a class that it knows already, QuPath keeps the colour that it had
+    return made

@@ -149,6 +149,11 @@ class QuPathProject:
         return self.path.parent
 
 
+def data_path_of(project_file: Path, entry_id: str) -> Path:
+    """Where QuPath keeps the objects of an image of a project."""
+    return project_file.parent / "data" / entry_id / "data.qpdata"
+
+
 def read_project(path: Path) -> QuPathProject:
     """Read a project.
 
@@ -280,7 +285,7 @@ def _entry(item: object, number: int, project_file: Path) -> ProjectEntry:
             f'"{shorten(plain_text(item.get("entryID")))}", which is no number'
         )
     server = ImageServer.unwrap(builder)
-    folder = project_file.parent / "data" / entry_id
+    folder = data_path_of(project_file, entry_id).parent
     object_count, annotation_counts = _counts(folder / "summary.json")
     metadata = item.get("metadata")
     slide_path = path_of_uri(server.uri)
@@ -290,7 +295,7 @@ def _entry(item: object, number: int, project_file: Path) -> ProjectEntry:
     return ProjectEntry(
         entry_id=entry_id,
         image_name=text_of(item.get("imageName")) or (slide_path.name if slide_path else f"image {entry_id}"),
-        data_path=folder / "data.qpdata",
+        data_path=data_path_of(project_file, entry_id),
         uri=server.uri,
         slide_path=slide_path,
         provider=server.provider,

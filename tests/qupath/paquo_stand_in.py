@@ -32,6 +32,7 @@ class Qupath:
         self.saves = True
         self.resolved: list[str] = []
         self.opened: list[str] = []
+        self.class_colors: dict[str, tuple[int, int, int]] = {}  # of classes that QuPath knows before
 
     @property
     def keeps_metadata(self) -> bool:
@@ -166,8 +167,12 @@ def modules_of(qupath: Qupath) -> dict[str, ModuleType]:
         def __init__(self, name: str, color: tuple[int, int, int] | None = None, parent: PathClass | None = None):
             assert ":" not in name
             self.full_name = f"{parent.full_name}: {name}" if parent else name
-            red, green, blue = color or (0, 0, 0)
-            self.argb = (red << 16 | green << 8 | blue) - (1 << 24)
+            self.color = qupath.class_colors.setdefault(self.full_name, color or (0, 0, 0))
+
+        @property
+        def argb(self) -> int:
+            red, green, blue = self.color
+            return (red << 16 | green << 8 | blue) - (1 << 24)
 
     names = ("paquo", "paquo.java", "paquo.projects", "paquo.pathobjects", "paquo.classes")
     modules = {name: ModuleType(name) for name in names}
@@ -203,4 +208,5 @@ def install(monkeypatch: pytest.MonkeyPatch, **how: Any) -> Qupath:
     for name, module in modules_of(qupath).items():
         monkeypatch.setitem(sys.modules, name, module)
     monkeypatch.setattr(paquo_project, "is_installed", lambda: True)
+    monkeypatch.setattr(paquo_project, "read_qpdata", features_in)  # it saves objects as GeoJSON
     return qupath

@@ -76,6 +76,7 @@ def stand_in(data: Path, monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     class QuPathProject:
         def __init__(self, path: Path, mode: str) -> None:
             record.opened.append((path, mode))
+            record.log_level = "debug"  # as importing paquo.projects does
             self.images = record.images
 
     def set_warn() -> None:
@@ -134,6 +135,19 @@ def test_what_java_throws_is_one_line(stand_in: SimpleNamespace) -> None:
     assert "\n" not in str(raised.value)
     with pytest.raises(AnnotationFileError, match="no image 7"):
         PaquoProject(Path("p.qpproj")).read("7")
+
+
+@pytest.mark.parametrize("length", [0, 4, 2000])
+def test_a_file_that_is_cut_off_is_refused_before_qupath_gets_it(
+    data: Path, stand_in: SimpleNamespace, tmp_path: Path, length: int
+) -> None:
+    """QuPath reads it without ever coming to an end."""
+    stand_in.images = [Image("1", AssertionError("QuPath read it"))]
+    path = tmp_path / "data" / "1" / "data.qpdata"
+    path.parent.mkdir(parents=True)
+    path.write_bytes((data / "project" / "data" / "1" / "data.qpdata").read_bytes()[:length])
+    with pytest.raises(AnnotationFileError, match="damaged"):
+        PaquoProject(tmp_path / "project.qpproj").read("1")
 
 
 def test_project_that_qupath_cannot_open(stand_in: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:

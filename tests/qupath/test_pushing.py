@@ -20,7 +20,14 @@ from dmmn_qp.annotations import Annotation
 from dmmn_qp.console import Reporter
 from dmmn_qp.errors import AnnotationFileError, DmmnQpError, OutputExistsError, ProjectError
 from dmmn_qp.files import write_json
-from dmmn_qp.folders.predictions import PredictedInput, merged_inputs, predicted_polygons, read_inputs
+from dmmn_qp.folders.predictions import (
+    PredictedInput,
+    Prediction,
+    merged_inputs,
+    merged_predictions,
+    predicted_polygons,
+    read_inputs,
+)
 from dmmn_qp.pushing import stage as pushing
 from dmmn_qp.pushing.backup import BACKUP_FOLDER, back_up
 from dmmn_qp.pushing.matching import match
@@ -36,6 +43,7 @@ from dmmn_qp.qupath.paquo_writer import PaquoWriter
 from dmmn_qp.qupath.project import read_project
 from dmmn_qp.slides.files import fingerprint
 from dmmn_qp.slides.transformed import Rotate
+from dmmn_qp.specs import ClassMap
 from tests.conftest import DEMO, fails, invoke, two_tissues
 from tests.qupath import paquo_stand_in
 from tests.slide_files import write_dicom
@@ -162,15 +170,32 @@ def test_new_project(world: None, project: Path, tmp_path: Path) -> None:
     )
     slides = {name: DEMO / "slides" / f"{name}.tif" for name in ("train-1", "test-1")}
     inputs = {n: PredictedInput(path=f"/moved/{p.name}", fingerprint=fingerprint(p)) for n, p in slides.items()}
-    write_json(folder / "run.json", {"inputs": merged_inputs(folder, inputs)})
+    class_map = ClassMap.from_colors([("fat", (200, 0, 0)), ("stroma: dense", (1, 2, 3)), ("carcinoma", (200, 0, 0))])
+    records = {
+        name: Prediction(run_id="r", model="m", model_run="m", class_map=class_map) for name in ("train-1", "test-1")
+    }
+    write_json(
+        folder / "run.json",
+        {"inputs": merged_inputs(folder, inputs), "predictions": merged_predictions(folder, records)},
+    )
     path = new_project(folder, tmp_path / "new", Reporter(), slides_roots=[DEMO / "slides"])
     made = read_project(path)
     assert [entry.slide_path for entry in made.entries] == [slides["test-1"], slides["train-1"]]
-    assert {c.name for c in made.classes} >= {"carcinoma", "stroma: dense", "fat"}
+    assert [c.name for c in made.classes] == ["fat", "stroma: dense", "carcinoma"]  # the model's order
     assert all(c.color == (200, 0, 0) for c in made.classes if c.name in ("carcinoma", "fat"))
     assert [len(objects(path, name)) for name in ("test-1", "train-1")] == [2, 1]
     with pytest.raises(OutputExistsError, match="is not empty"):
         new_project(folder, tmp_path / "new", Reporter(), slides_roots=[DEMO / "slides"])
+
+
+def test_classes_that_qupath_knows_get_the_predictions_colour(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    paquo_stand_in.install(monkeypatch, class_colors={"fat": (9, 9, 9)})
+    folder = write_predictions(tmp_path / "p", test_1=[predicted("fat", 5)])
+    slide = DEMO / "slides" / "test-1.tif"
+    inputs = {"test-1": PredictedInput(path=str(slide), fingerprint=fingerprint(slide))}
+    write_json(folder / "run.json", {"inputs": merged_inputs(folder, inputs)})
+    made = read_project(new_project(folder, tmp_path / "new", Reporter()))
+    assert [(c.name, c.color) for c in made.classes] == [("fat", (200, 0, 0))]
 
 
 # ---- what goes wrong
@@ -526,3 +551,17 @@ def test_errors_are_one_line(tmp_path: Path) -> None:
         with pytest.raises(DmmnQpError) as raised:
             call()
         assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("length", [0, 4, 2000])
+def test_a_damaged_image_is_refused_before_qupath_gets_it(
+    qupath: paquo_stand_in.Qupath, project: Path, tmp_path: Path, length: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """QuPath reads a file that is cut off without ever coming to an end."""
+    path = project.parent / "data" / entry_id_of(project, "val-1") / "data.qpdata"
+    whole = path.read_bytes()
+    writer = PaquoWriter(project)
+    path.write_bytes(whole[:length])
+    with pytest.raises(AnnotationFileError, match="damaged"):
+        writer.replace(entry_id_of(project, "val-1"), [], lambda feature: False)
+    assert path.read_bytes() == whole[:length]
