@@ -26,7 +26,11 @@ if ((!folder || all) && getProject() == null)
     throw new IllegalArgumentException("no project is open; write the folder for the files into this script")
 if (!all && getCurrentImageData() == null)
     throw new IllegalStateException("no image is open")
-def target = new File(folder ?: buildFilePath(PROJECT_BASE_DIR, "geojson"))
+// A relative folder is one of the project's.
+def below = { String path ->
+    new File(path).isAbsolute() || getProject() == null ? new File(path) : new File(buildFilePath(PROJECT_BASE_DIR), path)
+}
+def target = below(folder ?: "geojson")
 mkdirs(target.getPath())
 
 def quoted = { '"' + it.toString().replace('"', '""') + '"' }

@@ -31,7 +31,11 @@ if (!folder && getProject() == null)
     throw new IllegalArgumentException("no project is open; write the predictions' folder into this script")
 if (getCurrentImageData() == null)
     throw new IllegalStateException("no image is open")
-def predictions = new File(folder ?: buildFilePath(PROJECT_BASE_DIR, "predictions"))
+// A relative folder is one of the project's.
+def below = { String path ->
+    new File(path).isAbsolute() || getProject() == null ? new File(path) : new File(buildFilePath(PROJECT_BASE_DIR), path)
+}
+def predictions = below(folder ?: "predictions")
 
 // The names that dmmn-qp gives: the file's name without its last ending, other characters than these as "_".
 def stem = { String name -> name.lastIndexOf(".") > 0 ? name.substring(0, name.lastIndexOf(".")) : name }
@@ -43,7 +47,8 @@ def names = [stem(slide).replaceAll(/(?U)[^\w.()+ -]/, "_"), stem(slide), stem(g
 def file = names.collectMany { [new File(predictions, it + ".geojson"), new File(predictions, it + ".geojson.gz")] }
     .find { it.isFile() }
 if (file == null) {
-    println getCurrentImageName() + ": no " + names[0] + ".geojson in " + predictions + "; nothing changed"
+    println getCurrentImageName() + ": " + (predictions.isDirectory() ? "no " + names[0] + ".geojson in " + predictions
+        : "there is no folder " + predictions) + "; nothing changed"
     return
 }
 def shown = (getProject()?.getImageList() ?: []).count { fileName(urisOf(it) as List) == slide }

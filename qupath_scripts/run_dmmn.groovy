@@ -30,6 +30,11 @@ model = given.find { !it.startsWith("program=") } ?: model
 if (getProject() == null || getCurrentImageData() == null)
     throw new IllegalStateException("open a project and an image first")
 
+// A relative folder is one of the project's.
+def below = { String path ->
+    new File(path).isAbsolute() || getProject() == null ? new File(path) : new File(buildFilePath(PROJECT_BASE_DIR), path)
+}
+
 def server = getCurrentServer()
 def uris = server.getURIs() as List
 if (uris.isEmpty() || uris[0].getScheme() != "file")
@@ -53,7 +58,7 @@ def out = region.isEmpty() ? new File(home, "predictions") : new File(new File(h
 
 def command = [program, "predict", slide.getPath(), "--out", out.getPath(), "--overwrite", *more]
 if (model)
-    command += ["--model", model]
+    command += ["--model", below(model).getPath()]
 def roiFile = null
 if (!region.isEmpty()) {
     roiFile = File.createTempFile("dmmn-qp-roi", ".geojson")

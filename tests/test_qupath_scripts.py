@@ -45,6 +45,9 @@ def outcomes(groovy: tools.Groovy, tmp_path_factory: pytest.TempPathFactory) -> 
 
     write(at / "packed" / "other" / "S_12.geojson.gz", predicted(NEW))
     folder = str(at / "packed" / "other")
+    scripts.add("no folder", "import_predictions", image(objects=EARLIER), args=["nowhere"])
+    write(at / "relative" / "mine" / "a.geojson", predicted(NEW))
+    scripts.add("relative", "import_predictions", image(), args=["mine"])
     scripts.add("packed", "import_predictions", image("S%2312.svs", EARLIER), args=["resolve", folder])
     write(at / "renamed" / "predictions" / "shown.geojson", predicted(NEW))
     scripts.add("renamed", "import_predictions", image("file.svs", name="shown.svs"), args=[])
@@ -110,7 +113,7 @@ def test_file_is_found_by_the_name_that_import_gives(outcomes: Scripts) -> None:
 
 @pytest.mark.parametrize(
     ("name", "text"),
-    [("no file", "no a.geojson in"), ("twice", "2 images of the project are named a.svs"), ("refused", None)],
+    [("no file", "there is no folder"), ("no folder", "there is no folder"), ("twice", "2 images of the project are named a.svs"), ("refused", None)],
 )
 def test_nothing_changes_without_a_file_for_the_image(outcomes: Scripts, name: str, text: str | None) -> None:
     outcome = outcomes.outcomes[name]
@@ -119,6 +122,11 @@ def test_nothing_changes_without_a_file_for_the_image(outcomes: Scripts, name: s
         assert outcome["error"] == "IOException: a feature without geometry"
     else:
         assert text in outcome["text"]
+
+
+def test_a_relative_folder_is_the_projects(outcomes: Scripts) -> None:
+    assert ids(outcomes.outcomes["relative"]["objects"][0]) == [NEW]
+    assert str(outcomes.folder / "no folder" / "nowhere") in outcomes.outcomes["no folder"]["text"]
 
 
 def test_what_is_missing_is_said(outcomes: Scripts) -> None:
