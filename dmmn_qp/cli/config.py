@@ -13,7 +13,6 @@ from typing import Any, TypeVar
 
 from pydantic import Field, ValidationError
 
-from dmmn_qp.console import printable
 from dmmn_qp.errors import ConfigError
 from dmmn_qp.importing.options import ImportOptions
 from dmmn_qp.outputs.options import PolygonOptions
@@ -52,7 +51,7 @@ def load_config(path: Path | None) -> ConfigFile:
     if unknown is not None:
         near = difflib.get_close_matches(unknown, SECTIONS, n=1)
         hint = f"did you mean [{near[0]}]?" if near else f"it has {', '.join(f'[{name}]' for name in SECTIONS)}"
-        raise ConfigError(f'configuration "{path}": [{printable(unknown)}] is no table of it; {hint}')
+        raise ConfigError(f'configuration "{path}": [{unknown}] is no table of it; {hint}')
     try:
         return ConfigFile.model_validate(tables)
     except ValidationError as error:

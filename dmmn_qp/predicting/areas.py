@@ -21,12 +21,12 @@ from dmmn_qp.labels.painter import AreaLayer, Paint
 from dmmn_qp.predicting.inputs import SlideToPredict
 from dmmn_qp.predicting.options import PredictOptions
 from dmmn_qp.qupath.geojson_reader import read_geojson
-from dmmn_qp.qupath.notes import shorten
 from dmmn_qp.qupath.qpdata import read_qpdata
 from dmmn_qp.regions import Region
 from dmmn_qp.slides.base import Slide, overview_downsample, read_overview
 from dmmn_qp.slides.tissue import cleaned, tissue_mask
 from dmmn_qp.specs import UNLABELLED, ClassMap, PatchGrid
+from dmmn_qp.text import shorten
 from dmmn_qp.vectors.polygonize import polygonize
 from dmmn_qp.vectors.sources import ArrayLabels
 

@@ -14,7 +14,8 @@ from typing import Any, Final
 
 from dmmn_qp.errors import AnnotationFileError, ProjectError
 from dmmn_qp.qupath.geojson_reader import objects_of
-from dmmn_qp.qupath.notes import QUPATH_DIR_VARIABLE, ReadResult, shorten
+from dmmn_qp.qupath.notes import QUPATH_DIR_VARIABLE, ReadResult
+from dmmn_qp.text import shorten
 
 _COMPLETE_SINCE: Final = "0.5.0"
 """From this version on, QuPath's GeoJSON holds all that an object has."""

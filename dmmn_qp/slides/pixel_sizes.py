@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dmmn_qp.errors import PixelSizeError
-from dmmn_qp.files.tables import TableForm, read_table, shown
+from dmmn_qp.files.tables import TableForm, read_table
 from dmmn_qp.slides.names import NamedSlide, SlideNames
 from dmmn_qp.specs import MAX_MPP, MIN_MPP
+from dmmn_qp.text import shorten
 
 _FORM = TableForm(("slide", "mpp"), ("slide", "mpp"), PixelSizeError)
 
@@ -44,7 +45,7 @@ def parse_mpp(text: str, where: str) -> float:
         mpp = float("nan")
     if not MIN_MPP <= mpp <= MAX_MPP:
         raise PixelSizeError(
-            f'{where}, column mpp: "{shown(text, 40)}" is no number between {MIN_MPP:g} and {MAX_MPP:g} um/px; write '
+            f'{where}, column mpp: "{shorten(text, 40)}" is no number between {MIN_MPP:g} and {MAX_MPP:g} um/px; write '
             "it as 0.25"
         )
     return mpp
