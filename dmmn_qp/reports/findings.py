@@ -15,7 +15,7 @@ from dmmn_qp.choices import SPLITS, Split
 from dmmn_qp.console import Reporter
 from dmmn_qp.labels.class_rules import case_variants
 from dmmn_qp.labels.draws import MIN_CLASS_FRACTION
-from dmmn_qp.labels.patches import class_pixels
+from dmmn_qp.labels.patches import UNCOVER, class_pixels, covered_text
 from dmmn_qp.qupath.notes import REPAIRED
 from dmmn_qp.reports.inputs import SEVERITIES, Finding, ImportedData, ImportedSlide
 from dmmn_qp.reports.review import all_counts, contradiction, review_findings
@@ -99,7 +99,15 @@ def _of_dataset(data: ImportedData) -> Iterator[Finding]:
         )
     shown = _patches_that_show(data, "train")
     for i, name in enumerate(data.class_map.names):
-        if not pixels["train"][i]:
+        others = covering_classes(data, name) if not pixels["train"][i] else ()
+        if others:
+            yield Finding(
+                severity="error",
+                class_name=name,
+                message=f'"{name}" {covered_text(others)}',
+                way_out=f"{UNCOVER} --drop {name}",
+            )
+        elif not pixels["train"][i]:
             yield Finding(
                 severity="error",
                 class_name=name,
@@ -120,6 +128,19 @@ def _of_dataset(data: ImportedData) -> Iterator[Finding]:
                 message=f'"{name}" has no pixel in the validation split, so the best epoch is chosen without it',
                 way_out="annotate some of it on a validation slide",
             )
+
+
+def covering_classes(data: ImportedData, name: str) -> tuple[str, ...]:
+    """The classes whose labels are all there is within the areas of one, most of it first; empty where it is seen."""
+    counts = np.zeros(len(data.class_map) + 1, np.int64)
+    for slide in data.slides:
+        for annotation in slide.annotations:
+            if annotation.class_name == name and annotation.is_area and data.label_of(slide, annotation) is not None:
+                counts += slide.painter.labels_within(annotation.geometry)
+    label = data.class_map.label_of(name)
+    if label is None or counts[label]:
+        return ()
+    return tuple(data.class_map.names[i] for i in np.argsort(-counts[1:], kind="stable") if counts[i + 1])
 
 
 def _similar_names(data: ImportedData) -> Iterator[Finding]:
