@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from typing import Final
 
 import numpy as np
@@ -39,6 +40,7 @@ MAX_VERTICES: Final = 10_000_000
 """Vertices of a slide that the search for overlaps intersects."""
 
 _OVERLAP_CHUNK = 64
+_MOST_LOOKED_AT = 1000  # areas of a class without pixels
 _UM2_PER_MM2 = 1e6
 
 
@@ -132,14 +134,17 @@ def _of_dataset(data: ImportedData) -> Iterator[Finding]:
 
 def covering_classes(data: ImportedData, name: str) -> tuple[str, ...]:
     """The classes whose labels are all there is within the areas of one, most of it first; empty where it is seen."""
-    counts = np.zeros(len(data.class_map) + 1, np.int64)
-    for slide in data.slides:
-        for annotation in slide.annotations:
-            if annotation.class_name == name and annotation.is_area and data.label_of(slide, annotation) is not None:
-                counts += slide.painter.labels_within(annotation.geometry)
-    label = data.class_map.label_of(name)
-    if label is None or counts[label]:
-        return ()
+    counts, label = np.zeros(len(data.class_map) + 1, np.int64), data.class_map.label_of(name)
+    areas = (
+        (slide.painter, annotation.geometry)
+        for slide in data.slides
+        for annotation in slide.annotations
+        if annotation.class_name == name and annotation.is_area and data.label_of(slide, annotation) is not None
+    )
+    for painter, geometry in islice(areas, _MOST_LOOKED_AT):
+        counts += painter.labels_within(geometry)
+        if label is None or counts[label]:
+            return ()
     return tuple(data.class_map.names[i] for i in np.argsort(-counts[1:], kind="stable") if counts[i + 1])
 
 
