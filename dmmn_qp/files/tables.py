@@ -175,11 +175,11 @@ def _cells(header: Sequence[str], cells: Sequence[str], where: str, form: TableF
             f"{where} has {len(cells)} cells, but there are {len(header)} columns; put a text with separators into "
             "quotes"
         )
-    said = dict(zip(header, (cell.strip() for cell in cells), strict=False))
-    empty = next((name for name in form.filled if not said.get(name)), None)
+    texts = dict(zip(header, (cell.strip() for cell in cells), strict=False))
+    empty = next((name for name in form.filled if not texts.get(name)), None)
     if empty is not None:
         raise form.error(f"{where}, column {empty}: it is empty; fill it in, or leave out the row")
-    return {name: said.get(name, "") for name in form.columns}
+    return {name: texts.get(name, "") for name in form.columns}
 
 
 def _folded(name: str) -> str:

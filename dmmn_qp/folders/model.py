@@ -252,13 +252,13 @@ def _check_header_length(path: Path) -> None:
 def _check_header(file: Any, expected: Mapping[str, Tensor], path: Path) -> None:
     """Compares names, shapes and types in a file of weights with those of the network (on the meta device)."""
     names = set(file.keys())
-    for wrong, said in (
+    for wrong, fault in (
         (expected.keys() - names, "lack {} tensors of the card's network"),
         (names - expected.keys(), "hold {} tensors that the card's network has not"),
     ):
         if wrong:
             raise ModelError(
-                f'weights "{path}" {said.format(len(wrong))}, the first "{shorten(min(wrong), _SHOWN)}"; {_AGAIN}'
+                f'weights "{path}" {fault.format(len(wrong))}, the first "{shorten(min(wrong), _SHOWN)}"; {_AGAIN}'
             )
     for name, tensor in expected.items():
         stored = file.get_slice(name)

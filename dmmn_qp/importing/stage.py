@@ -29,7 +29,7 @@ from dmmn_qp.qupath.image_names import slide_ids
 from dmmn_qp.qupath.marks import with_marks_of_its_class
 from dmmn_qp.qupath.review_counts import total
 from dmmn_qp.regions import Region
-from dmmn_qp.reports.findings import count_text, covering_classes, find_findings, report_findings
+from dmmn_qp.reports.findings import count_text, find_findings, report_findings
 from dmmn_qp.reports.html import REPORT_PAGE, write_import_report
 from dmmn_qp.reports.inputs import Finding
 from dmmn_qp.slides.finding import SlidesRoot
@@ -114,9 +114,7 @@ def import_annotations(
             "--no-strict to leave it out"
         )
     report_left_out(prepared, class_map, options, reporter)
-    training_pixels(
-        (p for item in prepared for p in item.patches), class_map, lambda name: covering_classes(imported, name)
-    )
+    training_pixels((p for item in prepared for p in item.patches), class_map, imported.covering_classes)
 
     with new_folder(out, overwrite=overwrite, marker=MANIFEST) as folder:
         (folder / "annotations").mkdir()

@@ -29,8 +29,8 @@ _LINES = ("LineString", "MultiLineString", "LinearRing")
 
 
 _LAYERS: tuple[tuple[Origin, ...], ...] = (("unchecked",), ("corrected", "confirmed"), ("drawn",))
-"""Origins of areas in the order of painting: what a person said wins over what a model said, and what was drawn over
-what was only agreed with.
+"""Origins of areas in the order of painting: what people drew wins over what they corrected or confirmed, and that over
+what a model said.
 """
 
 
@@ -42,8 +42,8 @@ class LabelPainter:
     kind. The order in which a spatial index finds areas plays no part.
 
     Args:
-        annotations: Objects of the slide in the order of drawing; only those on the plane whose class is in the map are
-            painted.
+        annotations: Objects of the slide in the order in which people drew them; only those on the plane whose class is
+            in the map are painted.
         class_map: The classes.
         downsample: Level-0 px per pixel of the array.
         rules: How annotations become labels.
@@ -151,7 +151,7 @@ class LabelPainter:
 
 
 class AreaLayer:
-    """Areas in the order of painting, found by window."""
+    """Areas in the order of painting (`painting_order`), found by window."""
 
     def __init__(self, areas: Sequence[PaintedArea]) -> None:
         self._areas = areas

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
-from itertools import islice
 from typing import Final
 
 import numpy as np
@@ -40,7 +39,6 @@ MAX_VERTICES: Final = 10_000_000
 """Vertices of a slide that the search for overlaps intersects."""
 
 _OVERLAP_CHUNK = 64
-_MOST_LOOKED_AT = 1000  # areas of a class without pixels
 _UM2_PER_MM2 = 1e6
 
 
@@ -101,7 +99,7 @@ def _of_dataset(data: ImportedData) -> Iterator[Finding]:
         )
     shown = _patches_that_show(data, "train")
     for i, name in enumerate(data.class_map.names):
-        others = covering_classes(data, name) if not pixels["train"][i] else ()
+        others = data.covering_classes(name) if not pixels["train"][i] else ()
         if others:
             yield Finding(
                 severity="error",
@@ -130,22 +128,6 @@ def _of_dataset(data: ImportedData) -> Iterator[Finding]:
                 message=f'"{name}" has no pixel in the validation split, so the best epoch is chosen without it',
                 way_out="annotate some of it on a validation slide",
             )
-
-
-def covering_classes(data: ImportedData, name: str) -> tuple[str, ...]:
-    """The classes whose labels are all there is within the areas of one, most of it first; empty where it is seen."""
-    counts, label = np.zeros(len(data.class_map) + 1, np.int64), data.class_map.label_of(name)
-    areas = (
-        (slide.painter, annotation.geometry)
-        for slide in data.slides
-        for annotation in slide.annotations
-        if annotation.class_name == name and annotation.is_area and data.label_of(slide, annotation) is not None
-    )
-    for painter, geometry in islice(areas, _MOST_LOOKED_AT):
-        counts += painter.labels_within(geometry)
-        if label is None or counts[label]:
-            return ()
-    return tuple(data.class_map.names[i] for i in np.argsort(-counts[1:], kind="stable") if counts[i + 1])
 
 
 def _similar_names(data: ImportedData) -> Iterator[Finding]:
