@@ -7,6 +7,7 @@ import pytest
 import shapely
 from hypothesis import given
 from hypothesis import strategies as st
+from rasterio.features import rasterize as burn
 from shapely.geometry import MultiPolygon, box
 
 from dmmn_qp.annotations import Annotation
@@ -128,6 +129,18 @@ def test_nothing_changes_where_nothing_lies_inside(drawn):
         assert all(order.index(outer) < order.index(inner) for inner, outer in pairs)
     if not pairs:
         assert painted(drawn) == painted(drawn, "class-order")
+
+
+@pytest.mark.parametrize("overlap", ["inner", "class-order", "smallest", "drawing", "unlabelled"])
+def test_painting_part_by_part_changes_no_pixel(overlap):
+    """The pixels of one area of 60 parts, whose borders lie on, between and beside the centres of pixels."""
+    rng = np.random.default_rng(1)
+    corners = rng.integers(0, 400, (60, 2)) / 4
+    area = shapely.union_all(shapely.box(*corners.T, *(corners + rng.integers(1, 60, (60, 2)) / 4).T))
+    assert len(area.geoms) > 10
+    painter = LabelPainter([Annotation(area, class_name="b")], CLASSES, 1.0, PaintRules(overlap))
+    whole = burn([(area, 2)], (120, 120), fill=0, dtype=np.uint8)
+    assert np.array_equal(painter.paint(Region(0, 0, 120, 120)), whole)
 
 
 def test_parts_of_one_area_keep_what_is_known_of_it():

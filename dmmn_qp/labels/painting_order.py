@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
@@ -53,18 +53,22 @@ _KEYS: Final[dict[OverlapRule, Callable[[PaintedArea], tuple[float, ...]]]] = {
 
 
 def in_painting_order(areas: Sequence[PaintedArea], rule: OverlapRule) -> list[PaintedArea]:
-    """The areas in the order of painting. By the rule ``inner`` each part of an area has its own place.
+    """The parts of areas in the order of painting.
+
+    An area of several parts counts as a whole, but by the rule ``inner`` each part has its own place. Painting part by
+    part changes no pixel, and spares a window the parts elsewhere.
 
     Args:
         areas: Areas in any order.
         rule: Which of several areas of different classes labels a pixel.
     """
-    if rule != "inner":
-        return sorted(areas, key=_KEYS[rule])
-    owners, parts = _parts_of(areas)
-    order = inner_last(parts, np.array([areas[i].label for i in owners], np.int64))
-    painted = ((areas[owners[i]], parts[i]) for i in order)
-    return [PaintedArea(part, area.label, area.position, area.depth, area.origin) for area, part in painted]
+    ordered = list(areas) if rule == "inner" else sorted(areas, key=_KEYS[rule])
+    outlines = np.array([area.geometry for area in ordered], dtype=object)
+    parts, owners = shapely.get_parts(outlines, return_index=True)
+    order: Iterable[int] = range(len(parts))
+    if rule == "inner":
+        order = inner_last(parts, np.array([ordered[i].label for i in owners], np.int64)).tolist()
+    return [replace(ordered[owners[i]], geometry=parts[i]) for i in order]
 
 
 def inner_last(outlines: Outlines, labels: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -127,9 +131,3 @@ def _shared_px2(inner: BaseGeometry, outer: BaseGeometry) -> float:
     """Area in px2 that two areas share; of the outer one, which may be detailed, only what is near is looked at."""
     near = shapely.clip_by_rect(outer, *inner.bounds)
     return float(shapely.intersection(inner, near if near.is_valid else outer).area)
-
-
-def _parts_of(areas: Sequence[PaintedArea]) -> tuple[NDArray[np.int64], Outlines]:
-    """(parts,) the area that each part is of, and the parts."""
-    parts, owners = shapely.get_parts(np.array([area.geometry for area in areas], dtype=object), return_index=True)
-    return owners, parts
