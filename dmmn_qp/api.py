@@ -19,9 +19,10 @@ from rich.console import Console
 
 from dmmn_qp.annotations import Annotation
 from dmmn_qp.choices import Context, Device, LossMean, Norm, Precision, Split, Stem
-from dmmn_qp.console import Reporter, printable
+from dmmn_qp.console import Reporter
 from dmmn_qp.errors import ConfigError
 from dmmn_qp.specs import ClassMap, LabelArray, PatchSpec
+from dmmn_qp.text import printable
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -65,12 +65,12 @@ TakePredictions = Literal["reviewed", "locked", "all", "none"]
 their class or outline; those that are locked, whoever locked them; all; or none.
 """
 
-OverlapRule = Literal["class-order", "smallest", "drawing", "depth", "unlabelled"]
+OverlapRule = Literal["inner", "class-order", "smallest", "drawing", "depth", "unlabelled"]
 """Which of several areas of different classes labels a pixel.
 
-``class-order`` the class that comes first in the class map, the paper's class order (section 2.3); ``smallest`` the
-smallest area; ``drawing`` the one drawn last; ``depth`` the one that lies deepest in QuPath's hierarchy;
-``unlabelled`` none of them.
+``inner`` the one that lies inside the other, and where neither does, that of ``class-order``; ``class-order`` the
+class that comes first in the class map, the paper's class order (section 2.3); ``smallest`` the smallest area;
+``drawing`` the one drawn last; ``depth`` the one that lies deepest in QuPath's hierarchy; ``unlabelled`` none of them.
 """
 
 Merge = Literal["region", "class"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -14,19 +13,18 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from dmmn_qp.text import printable
+
 LINE_INTERVAL_S = 20.0
 """Longest silence in a log while a task runs."""
 
 WIDEST_TABLE = 1000
 """Characters that a table in a log may be wide."""
 
-_CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
-"""What would act on a terminal, or turn the order of what is shown, instead of being shown."""
 
-
-def printable(text: str) -> str:
-    """Text with its control characters written as escapes; names come from files of others. Line feeds stay."""
-    return _CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode("ascii"), text)
+def _plain(text: str) -> str:
+    """A text as Rich prints it as it is: names come from files of others."""
+    return escape(printable(text))
 
 
 class Task:
@@ -56,7 +54,7 @@ class Task:
         """
         self._done += amount
         if self._bar is not None and self._bar_task is not None:
-            self._bar.update(self._bar_task, advance=amount, note=note)
+            self._bar.update(self._bar_task, advance=amount, note=_plain(note))
             return
         now = time.monotonic()
         if now - self._last_line >= LINE_INTERVAL_S and self._done < self._total:
@@ -80,16 +78,16 @@ class Reporter:
         self._errors = Console(stderr=True, highlight=False, soft_wrap=True, quiet=quiet)
 
     def say(self, text: str) -> None:
-        """Prints a line as it is."""
-        self._console.print(escape(printable(text)))
+        """Prints a line as it is, whatever is in it."""
+        self._console.print(_plain(text))
 
     def heading(self, text: str) -> None:
         """Prints a line that begins a part."""
-        self._console.print(f"[bold]{escape(printable(text))}[/bold]")
+        self._console.print(f"[bold]{_plain(text)}[/bold]")
 
     def warn(self, text: str) -> None:
         """Prints a warning to standard error."""
-        self._errors.print(f"[yellow]warning:[/yellow] {escape(printable(text))}")
+        self._errors.print(f"[yellow]warning:[/yellow] {_plain(text)}")
 
     def table(self, header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
         """Prints a table, its first column to the left and the others to the right.
@@ -98,9 +96,9 @@ class Reporter:
         """
         table = Table(box=SIMPLE_HEAD, pad_edge=False)
         for column, title in enumerate(header):
-            table.add_column(escape(printable(title)), justify="right" if column else "left")
+            table.add_column(_plain(title), justify="right" if column else "left")
         for row in rows:
-            table.add_row(*(escape(printable(cell)) for cell in row))
+            table.add_row(*(_plain(cell) for cell in row))
         if not self._console.is_terminal:
             table.width = self._console.measure(table, options=self._console.options.update(width=WIDEST_TABLE)).maximum
         self._console.print(table, crop=False, soft_wrap=False)
@@ -129,7 +127,7 @@ class Reporter:
         ) as bar:
             task._bar, task._bar_task = (
                 bar,
-                bar.add_task(escape(printable(description)), total=total, completed=done, note=""),
+                bar.add_task(_plain(description), total=total, completed=done, note=""),
             )
             yield task
 

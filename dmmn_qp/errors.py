@@ -8,9 +8,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+from dmmn_qp.text import printable
+
 
 class DmmnQpError(Exception):
-    """Root of all errors of this package; the command line prints it without a traceback and exits with 1."""
+    """Root of all errors of this package; the command line prints it without a traceback and exits with 1.
+
+    As text it is one printable line, whatever the names are that it quotes.
+    """
+
+    def __str__(self) -> str:
+        return printable(super().__str__().strip())
 
 
 class ConfigError(DmmnQpError):

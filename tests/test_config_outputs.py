@@ -74,6 +74,25 @@ def test_missing_config(tmp_path):
         load_config(tmp_path / "none.toml")
 
 
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("x = " + "[" * 5000 + "]" * 5000, "is nested more than 8 deep"),
+        ("[import.classes]\nx = " + "{a=" * 3000 + "1" + "}" * 3000, "is nested more than 8 deep"),
+        ("[train]\n" + ".".join("a" * 5000) + " = 1", "is nested more than 8 deep"),
+        ("[import.classes]\n" + ".".join("a" * 8) + " = 1", "is nested more than 8 deep"),
+        ("[train]\nepochs = " + "9" * 5000, "is not valid TOML"),
+        ("#" * 2**21, "is longer than 1048576 bytes"),
+    ],
+)
+def test_configurations_that_nobody_means(tmp_path, text, said):
+    (tmp_path / "c.toml").write_text(text)
+    with pytest.raises(ConfigError, match=said):
+        load_config(tmp_path / "c.toml")
+    (tmp_path / "c.toml").write_text("[import.classes]\n" + ".".join("a" * 6) + " = 1")  # refused by its type
+    assert load_config(tmp_path / "c.toml").import_["classes"]
+
+
 def test_folder_appears_only_when_complete(tmp_path):
     out = tmp_path / "out"
     with pytest.raises(RuntimeError), new_folder(out, overwrite=False, marker="m") as folder:

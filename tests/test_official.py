@@ -162,6 +162,48 @@ def test_files_of_something_else(here, content):
     )
 
 
+def test_damaged_and_packed_archives(here):
+    """One bit of a weight; parts that would unpack to a thousand times the file."""
+    content = bytearray(write_checkpoint(here / "c.pkl", official_state(2)).read_bytes())
+    with zipfile.ZipFile(here / "c.pkl") as archive:
+        part = max(archive.infolist(), key=lambda part: part.file_size)
+    content[part.header_offset + 1000] ^= 1
+    (here / "c.pkl").write_bytes(content)
+    said = fails("models", "import-official", "c.pkl", "--preset", "msk-breast")
+    assert f'is damaged (the checksum of "{part.filename}" in it is wrong)' in said
+    with zipfile.ZipFile(here / "c.pkl", "w", compression=zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("c/data.pkl", b"\x80\x02}.")
+        archive.writestr("c/data/0", bytes(10**7))
+    assert "would unpack to more" in fails("models", "import-official", "c.pkl", "--preset", "msk-breast")
+    assert not (here / "models").exists()
+
+
+@pytest.mark.parametrize("changed", ["sparse", "meta"])
+def test_weights_that_are_not_all_there(here, changed):
+    state = official_state(2)
+    name, tensor = next(iter(state.items()))
+    state[name] = tensor.to_sparse() if changed == "sparse" else tensor.to("meta")
+    write_checkpoint(here / "c.pkl", state)
+    said = fails("models", "import-official", "c.pkl", "--preset", "msk-breast")
+    assert "with other things than weights" in said
+
+
+def test_deep_and_huge_values_in_checkpoints(here):
+    deep = zip_of(here / "c.pkl", b"\x80\x02" + b"]" * 200_000 + b"a" * 199_999 + b".")
+    assert 'has no "model_state"' in fails("models", "import-official", deep, "--preset", "msk-breast")
+    file = write_checkpoint(here / "c.pkl", official_state(1), epoch=10**400, best_iou=float("nan"))
+    provenance = import_official(file, "msk-breast", here / "m").provenance
+    assert not provenance.keys() & {"iteration", "authors_validation_mean_iou"}
+
+
+def zip_of(path, pickled):
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("c/data.pkl", pickled)
+        archive.writestr("c/version", "3\n")
+        archive.writestr("c/byteorder", "little")
+    return path
+
+
 def test_wrong_options(here, checkpoint):
     command = ("models", "import-official", checkpoint, "--preset")
     assert "choose one of msk-breast, msk-ovary, msk-osteosarcoma" in fails(*command, "msk-lung")

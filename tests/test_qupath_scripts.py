@@ -113,7 +113,12 @@ def test_file_is_found_by_the_name_that_import_gives(outcomes: Scripts) -> None:
 
 @pytest.mark.parametrize(
     ("name", "text"),
-    [("no file", "there is no folder"), ("no folder", "there is no folder"), ("twice", "2 images of the project are named a.svs"), ("refused", None)],
+    [
+        ("no file", "there is no folder"),
+        ("no folder", "there is no folder"),
+        ("twice", "2 images of the project are named a.svs"),
+        ("refused", None),
+    ],
 )
 def test_nothing_changes_without_a_file_for_the_image(outcomes: Scripts, name: str, text: str | None) -> None:
     outcome = outcomes.outcomes[name]

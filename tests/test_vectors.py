@@ -1,6 +1,7 @@
 """Labels -> polygons -> QuPath objects, and back to the same labels."""
 
 import gzip
+import itertools
 import json
 from functools import cache
 from uuid import UUID
@@ -27,6 +28,7 @@ from dmmn_qp.qupath.marks import class_code, is_marked, is_outline_id, marked_id
 from dmmn_qp.regions import Region
 from dmmn_qp.specs import ClassMap, PatchSpec
 from dmmn_qp.vectors.cleaning import clean
+from dmmn_qp.vectors.cracks import Arcs, Cracks
 from dmmn_qp.vectors.outlines import Outlines, join, starts
 from dmmn_qp.vectors.polygonize import polygonize
 from dmmn_qp.vectors.sources import ArrayLabels
@@ -38,6 +40,23 @@ CLASSES = ClassMap.from_colors([("a", (255, 0, 0)), ("b", (0, 255, 0)), ("c", (0
 small_maps = arrays(np.uint8, array_shapes(min_dims=2, max_dims=2, max_side=24), elements=st.integers(0, 3))
 cells = st.sampled_from([1, 2, 3, 5, 8])
 times = st.integers(1, 3)
+
+
+def test_the_drawing_of_cracks_is_what_they_are():
+    """The map in the docstring of `cracks`: its vertices, their ports, its arcs and the rings."""
+    labels = np.array([[1, 1, 2], [1, 2, 2]], np.uint8)
+    cracks = Cracks(labels, None, 0, 2, 1024)
+    places = [(int(x), int(y)) for x, y in zip(cracks.x, cracks.y, strict=True)]
+    assert places == [(0, 0), (2, 0), (3, 0), (1, 1), (2, 1), (0, 2), (1, 2), (3, 2)]
+    assert [places[i] for i in np.flatnonzero(~cracks.node)] == [(1, 1), (2, 1)]
+    assert cracks.bits[places.index((2, 0))] == 11 and cracks.bits[places.index((2, 1))] == 5
+    assert cracks.partner[4 * places.index((0, 0)) + 1] == 4 * places.index((2, 0))
+    arcs = Arcs(cracks)
+    found = [[places[v] for v in arcs.vertices[a:b]] for a, b in itertools.pairwise(arcs.offsets)]
+    assert len(found) == 7 and [(2, 0), (2, 1), (1, 1), (1, 2)] in found
+    a, b = traced(labels).geometries()
+    assert list(a.exterior.coords) == [(0, 0), (2, 0), (2, 1), (1, 1), (1, 2), (0, 2), (0, 0)]
+    assert list(b.exterior.coords) == [(2, 0), (3, 0), (3, 2), (1, 2), (1, 1), (2, 1), (2, 0)]
 
 
 def traced(labels, **options) -> Outlines:

@@ -9,8 +9,8 @@ import typer
 from typer.core import TyperGroup
 
 from dmmn_qp import __version__
-from dmmn_qp.console import printable
 from dmmn_qp.errors import DmmnQpError
+from dmmn_qp.text import printable
 
 
 class _OneLineErrors(TyperGroup):
@@ -20,14 +20,14 @@ class _OneLineErrors(TyperGroup):
         try:
             return super().invoke(ctx)
         except DmmnQpError as error:
-            typer.secho(f"error: {printable(' '.join(str(error).split()))}", fg="red", err=True)
+            typer.secho(f"error: {error}", fg="red", err=True)
             raise typer.Exit(1) from None
         except OSError as error:
             where = f' "{error.filename}"' if error.filename else ""
             typer.secho(f"error: {printable(f'{error.strerror or error}{where}')}", fg="red", err=True)
             raise typer.Exit(1) from None
         except KeyboardInterrupt as stopped:
-            typer.secho(str(stopped) or "stopped", fg="red", err=True)
+            typer.secho(printable(str(stopped)) or "stopped", fg="red", err=True)
             raise typer.Exit(130) from None
 
 

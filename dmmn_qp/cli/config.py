@@ -13,7 +13,6 @@ from typing import Any, TypeVar
 
 from pydantic import Field, ValidationError
 
-from dmmn_qp.console import printable
 from dmmn_qp.errors import ConfigError
 from dmmn_qp.importing.options import ImportOptions
 from dmmn_qp.outputs.options import PolygonOptions
@@ -22,6 +21,12 @@ from dmmn_qp.specs import FileModel, explain
 from dmmn_qp.training.options import PRESETS, TrainOptions
 
 SECTIONS = ("import", "train", "predict")
+
+MAX_BYTES = 1024**2
+"""Longest configuration that is read."""
+
+MAX_DEPTH = 8
+"""Tables and lists that may lie in each other."""
 
 Options = TypeVar("Options", bound=FileModel)
 
@@ -43,16 +48,30 @@ def load_config(path: Path | None) -> ConfigFile:
     if path is None:
         return ConfigFile()
     try:
-        tables = tomllib.loads(path.read_text("utf-8"))
+        with path.open("rb") as file:
+            content = file.read(MAX_BYTES + 1)
+        if len(content) > MAX_BYTES:
+            raise ConfigError(f'configuration "{path}" is longer than {MAX_BYTES} bytes; keep only what differs in it')
+        tables = tomllib.loads(content.decode())
+        too_deep = _is_deeper(tables, MAX_DEPTH)
     except FileNotFoundError:
         raise ConfigError(f'configuration "{path}" does not exist; check --config') from None
-    except (tomllib.TOMLDecodeError, OSError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise ConfigError(
+            f'configuration "{path}" cannot be read ({error.strerror or error}); check that it is a file and may '
+            "be read"
+        ) from error
+    except ValueError as error:  # of tomllib, of UTF-8, of numbers with too many digits
         raise ConfigError(f'configuration "{path}" is not valid TOML ({error}); mend that line') from error
+    except RecursionError:
+        too_deep = True
+    if too_deep:
+        raise ConfigError(f'configuration "{path}" is nested more than {MAX_DEPTH} deep, as no option is; mend it')
     unknown = next((name for name in tables if name not in SECTIONS), None)
     if unknown is not None:
         near = difflib.get_close_matches(unknown, SECTIONS, n=1)
         hint = f"did you mean [{near[0]}]?" if near else f"it has {', '.join(f'[{name}]' for name in SECTIONS)}"
-        raise ConfigError(f'configuration "{path}": [{printable(unknown)}] is no table of it; {hint}')
+        raise ConfigError(f'configuration "{path}": [{unknown}] is no table of it; {hint}')
     try:
         return ConfigFile.model_validate(tables)
     except ValidationError as error:
@@ -109,6 +128,18 @@ def _build(model: type[Options], section: str, values: Mapping[str, Any]) -> Opt
         return model.model_validate(values)
     except ValidationError as error:
         raise ConfigError(f"{section}.{explain(error)}; see dmmn-qp {section} --help") from error
+
+
+def _is_deeper(tables: object, levels: int) -> bool:
+    """Whether tables and lists lie in each other more than so many levels deep."""
+    here = [tables]
+    for _ in range(levels + 1):
+        here = [
+            value
+            for outer in here
+            for value in (outer.values() if isinstance(outer, dict) else outer if isinstance(outer, list) else ())
+        ]
+    return bool(here)
 
 
 def _given(flags: Mapping[str, Any]) -> dict[str, Any]:

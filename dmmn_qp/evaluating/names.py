@@ -11,7 +11,8 @@ from dmmn_qp.evaluating.options import EvaluationRules
 from dmmn_qp.evaluating.predicted import PredictedLabels
 from dmmn_qp.evaluating.truth import Truth
 from dmmn_qp.labels.class_rules import namesake, nearest_name
-from dmmn_qp.reports.evaluation_tables import listed, printable
+from dmmn_qp.reports.evaluation_tables import listed
+from dmmn_qp.text import printable
 
 
 def pairs_of(

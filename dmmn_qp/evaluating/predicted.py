@@ -13,7 +13,8 @@ from dmmn_qp.files import RUN_FILE
 from dmmn_qp.folders.dataset import Dataset, SlideRecord
 from dmmn_qp.folders.label_raster import names_in_file, read_class_names
 from dmmn_qp.folders.predictions import LABELS_SUFFIX, PredictedInput, Prediction, read_inputs
-from dmmn_qp.reports.evaluation_tables import listed, numbered_classes, printable
+from dmmn_qp.reports.evaluation_tables import listed, numbered_classes
+from dmmn_qp.text import printable
 
 
 @dataclass(frozen=True, slots=True)

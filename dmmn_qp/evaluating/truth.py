@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dmmn_qp.errors import DatasetError
-from dmmn_qp.files.tables import TableForm, read_table, shown
+from dmmn_qp.files.tables import TableForm, read_table
 from dmmn_qp.folders.dataset import Dataset, SlideRecord
 from dmmn_qp.reports.evaluation_tables import numbered_classes
 from dmmn_qp.specs import UNLABELLED
+from dmmn_qp.text import shorten
 
 VALUES_FILE = "classes.csv"
 """Table ``value,class`` beside maps of the full truth."""
@@ -84,9 +85,9 @@ def read_values(path: Path) -> dict[int, str]:
         value = int(text) if text.isascii() and text.isdecimal() and len(text) < 10 else -1
         if not UNLABELLED < value <= _HIGHEST_VALUE:
             raise DatasetError(
-                f'{row.where}: value "{shown(text, 40)}" is no whole number from 1 to {_HIGHEST_VALUE} (0 does not '
+                f'{row.where}: value "{shorten(text, 40)}" is no whole number from 1 to {_HIGHEST_VALUE} (0 does not '
                 "count and needs no row)"
             )
         if values.setdefault(value, name) != name:
-            raise DatasetError(f'{row.where}: value {value} is "{shown(values[value])}" further up; keep one of them')
+            raise DatasetError(f'{row.where}: value {value} is "{shorten(values[value])}" further up; keep one of them')
     return values

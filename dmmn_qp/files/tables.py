@@ -1,16 +1,18 @@
-"""The one reader of the tables that users give: CSV as people, spreadsheets and programs write it."""
+"""CSV: one reader of the tables that users give, as people, spreadsheets and programs write them, and one writer."""
 
 from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Final
 
 from dmmn_qp.errors import DmmnQpError
+from dmmn_qp.files import new_file
+from dmmn_qp.text import shorten, spreadsheet_cell
 
 MAX_BYTES: Final = 16 * 1024**2
 """Longest table that is read; a row for each of 50,000 slides fits."""
@@ -83,10 +85,18 @@ def read_table(path: Path, form: TableForm) -> list[TableRow]:
     return found
 
 
-def shown(text: str, length: int = 60) -> str:
-    """A text from a file, made fit for a one-line message: nothing in it acts on a terminal."""
-    line = "".join(c if c.isprintable() else "\ufffd" for c in " ".join(text[: 10 * length].split()))
-    return line if len(line) <= length else line[: length - 3] + "..."
+def write_table(path: Path, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """Writes a table of commas that replaces ``path`` when it is complete; no cell of it is a formula.
+
+    Args:
+        path: The table.
+        columns: Their names.
+        rows: A value for each column; numbers are written as they are, texts as `spreadsheet_cell` makes them.
+    """
+    with new_file(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        for row in chain([columns], rows):
+            writer.writerow([spreadsheet_cell(value) if isinstance(value, str) else value for value in row])
 
 
 def _text_of(path: Path, form: TableForm) -> str:
@@ -144,7 +154,7 @@ def _records(path: Path, text: str, form: TableForm) -> Iterator[tuple[int, Sequ
         may_lack = f" ({' and '.join(optional)} may be missing)" if optional else ""
         raise form.error(
             f'table "{path}" must begin with the line "{",".join(form.columns)}"{may_lack}; it begins '
-            f'"{shown(text.lstrip().partition(chr(10))[0])}"'
+            f'"{shorten(text.lstrip().partition(chr(10))[0])}"'
         )
 
 
@@ -167,11 +177,11 @@ def _cells(header: Sequence[str], cells: Sequence[str], where: str, form: TableF
             f"{where} has {len(cells)} cells, but there are {len(header)} columns; put a text with separators into "
             "quotes"
         )
-    said = dict(zip(header, (cell.strip() for cell in cells), strict=False))
-    empty = next((name for name in form.filled if not said.get(name)), None)
+    texts = dict(zip(header, (cell.strip() for cell in cells), strict=False))
+    empty = next((name for name in form.filled if not texts.get(name)), None)
     if empty is not None:
         raise form.error(f"{where}, column {empty}: it is empty; fill it in, or leave out the row")
-    return {name: said.get(name, "") for name in form.columns}
+    return {name: texts.get(name, "") for name in form.columns}
 
 
 def _folded(name: str) -> str:

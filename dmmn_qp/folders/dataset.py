@@ -14,6 +14,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 from dmmn_qp.annotations import ORIGINS, Origin
 from dmmn_qp.choices import Split
 from dmmn_qp.errors import DatasetError, SlideError
+from dmmn_qp.files.tables import write_table
 from dmmn_qp.folders.label_raster import LabelRaster
 from dmmn_qp.labels.patches import PatchRef
 from dmmn_qp.regions import Region
@@ -24,6 +25,7 @@ from dmmn_qp.slides.pixel_sizes import StatedMpp
 from dmmn_qp.slides.transformed import Change
 from dmmn_qp.slides.view import SlideView
 from dmmn_qp.specs import ClassMap, FileModel, PatchSpec
+from dmmn_qp.text import shorten, text_of_cell
 
 MANIFEST = "dataset.json"
 
@@ -107,7 +109,7 @@ class Dataset:
             self.manifest = DatasetManifest.model_validate_json(path.read_bytes())
         except (ValidationError, ValueError) as error:
             raise DatasetError(
-                f'"{path}" is damaged or of another version ({_first_line(error)}); import again with --overwrite'
+                f'"{path}" is damaged or of another version ({shorten(str(error), 99)}); import again with --overwrite'
             ) from error
         self._records = {record.slide_id: record for record in self.manifest.slides}
         self._finders: dict[tuple[SlidesRoot, ...], SlideFinder] = {}
@@ -191,7 +193,7 @@ class Dataset:
                 return [_patch_from_row(row, self._records) for row in csv.DictReader(file)]
         except (OSError, KeyError, ValueError, TypeError) as error:
             raise DatasetError(
-                f'patch index "{path}" is missing or damaged ({_first_line(error)}); import again with --overwrite'
+                f'patch index "{path}" is missing or damaged ({shorten(str(error), 99)}); import again with --overwrite'
             ) from error
 
 
@@ -203,11 +205,9 @@ def write_manifest(folder: Path, manifest: DatasetManifest) -> None:
 
 def write_patches(folder: Path, patches: Iterable[PatchRef], n_classes: int) -> None:
     """Writes ``patches.csv``: one row a target, with its pixels per label."""
-    with (folder / PATCHES).open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["slide_id", "split", "x", "y", "fixed", *(f"label_{i}" for i in range(n_classes + 1))])
-        for patch in patches:
-            writer.writerow([patch.slide_id, patch.split, patch.x, patch.y, int(patch.fixed), *patch.label_counts])
+    header = ["slide_id", "split", "x", "y", "fixed", *(f"label_{i}" for i in range(n_classes + 1))]
+    rows = ([p.slide_id, p.split, p.x, p.y, int(p.fixed), *p.label_counts] for p in patches)
+    write_table(folder / PATCHES, header, rows)
 
 
 def _has_fingerprint(path: Path, wanted: str) -> bool:
@@ -221,8 +221,9 @@ def _patch_from_row(row: dict[str, str], records: dict[str, SlideRecord]) -> Pat
     counts = tuple(int(row[key]) for key in row if key.startswith("label_"))
     split = _SPLITS.validate_python(row["split"])
     fixed = bool(int(row["fixed"]))
-    return PatchRef(records[row["slide_id"]].slide_id, split, int(row["x"]), int(row["y"]), counts, fixed)
+    return PatchRef(_record_of(row["slide_id"], records).slide_id, split, int(row["x"]), int(row["y"]), counts, fixed)
 
 
-def _first_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200]
+def _record_of(cell: str, records: dict[str, SlideRecord]) -> SlideRecord:
+    """The record of the slide in a cell of ``patches.csv``; earlier versions wrote its id as it is."""
+    return records.get(text_of_cell(cell)) or records[cell]

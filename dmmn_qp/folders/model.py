@@ -22,6 +22,7 @@ from dmmn_qp.networks import ARCHITECTURES, build_network
 from dmmn_qp.networks.conventions import InputConvention
 from dmmn_qp.networks.stem import Stemmed
 from dmmn_qp.specs import ClassMap, FileModel, PatchSpec, explain
+from dmmn_qp.text import shorten
 
 CARD = "model.json"
 
@@ -165,11 +166,11 @@ def load_card(folder: Path) -> ModelCard:
         card = ModelCard.model_validate_json(content)
     except ValidationError as error:
         raise ModelError(
-            f'model card "{path}" is damaged or of another version ({_short(explain(error))}); {_AGAIN}'
+            f'model card "{path}" is damaged or of another version ({shorten(explain(error), _SHOWN)}); {_AGAIN}'
         ) from error
     if card.network.architecture not in ARCHITECTURES:
         raise ModelError(
-            f'model "{folder}" has architecture "{_short(card.network.architecture)}", which is none of '
+            f'model "{folder}" has architecture "{shorten(card.network.architecture, _SHOWN)}", which is none of '
             f"{', '.join(ARCHITECTURES)}; update dmmn-qp"
         )
     return card
@@ -218,7 +219,7 @@ def _read_network(path: Path, card: ModelCard) -> Stemmed:
                 _check_values(name, tensor, path)
     except (OSError, SafetensorError) as error:
         raise ModelError(
-            f'weights "{path}" are missing, damaged or of another network ({_short(str(error))}); {_AGAIN}'
+            f'weights "{path}" are missing, damaged or of another network ({shorten(str(error), _SHOWN)}); {_AGAIN}'
         ) from error
     return network.eval()
 
@@ -251,18 +252,20 @@ def _check_header_length(path: Path) -> None:
 def _check_header(file: Any, expected: Mapping[str, Tensor], path: Path) -> None:
     """Compares names, shapes and types in a file of weights with those of the network (on the meta device)."""
     names = set(file.keys())
-    for wrong, said in (
+    for wrong, fault in (
         (expected.keys() - names, "lack {} tensors of the card's network"),
         (names - expected.keys(), "hold {} tensors that the card's network has not"),
     ):
         if wrong:
-            raise ModelError(f'weights "{path}" {said.format(len(wrong))}, the first "{_short(min(wrong))}"; {_AGAIN}')
+            raise ModelError(
+                f'weights "{path}" {fault.format(len(wrong))}, the first "{shorten(min(wrong), _SHOWN)}"; {_AGAIN}'
+            )
     for name, tensor in expected.items():
         stored = file.get_slice(name)
         if tuple(stored.get_shape()) != tuple(tensor.shape):
             raise ModelError(
-                f'weights "{path}" have "{name}" of shape {_short(_shape(stored.get_shape()))}, but the network of the '
-                f"card needs {_shape(tensor.shape)}; {_AGAIN}"
+                f'weights "{path}" have "{name}" of shape {shorten(_shape(stored.get_shape()), _SHOWN)}, but the '
+                f"network of the card needs {_shape(tensor.shape)}; {_AGAIN}"
             )
         if stored.get_dtype() not in _STORED[tensor.dtype]:
             raise ModelError(
@@ -305,11 +308,8 @@ def _shape(sides: Sequence[int]) -> str:
     return " x ".join(map(str, sides)) or "()"
 
 
-def _short(text: str) -> str:
-    return " ".join(text.split())[:160]
-
-
 _AGAIN = "take the whole folder again from its source"
+_SHOWN = 160  # characters of what a file says
 
 
 def shrink_model(folder: Path, out: Path, *, overwrite: bool = False) -> None:

@@ -13,11 +13,12 @@ from typing import Final
 
 from dmmn_qp.annotations import Color
 from dmmn_qp.errors import AnnotationFileError
-from dmmn_qp.files.tables import TableForm, read_table, shown
+from dmmn_qp.files.tables import TableForm, read_table
 from dmmn_qp.slides.names import NamedSlide, SlideNames
 from dmmn_qp.slides.pixel_sizes import listed_pixel_sizes
 from dmmn_qp.slides.transformed import describe_frame, parse_frame
 from dmmn_qp.slides.view import SlideView
+from dmmn_qp.text import shorten
 
 PIXEL_SIZES: Final = "pixel_sizes.csv"
 FRAMES: Final = "frames.csv"
@@ -49,7 +50,9 @@ def exported_views(folder: Path, slides: Sequence[NamedSlide]) -> list[SlideView
         ]
         frames, unknown = SlideNames(slides).said(rows, AnnotationFileError)
         for where, name in unknown:
-            raise AnnotationFileError(f'{where}: slide "{shown(name)}" is not there; correct the name or leave it out')
+            raise AnnotationFileError(
+                f'{where}: slide "{shorten(name)}" is not there; correct the name or leave it out'
+            )
     return [
         SlideView(Path(slide.path), frame=parse_frame(frames.get(i, ""))).with_stored(sizes[i], f'"{PIXEL_SIZES}"')
         for i, slide in enumerate(slides)
@@ -88,6 +91,6 @@ def _color(cells: Mapping[str, str], where: str) -> Color | None:
         red = green = blue = -1
     if not all(0 <= part <= 255 for part in (red, green, blue)):
         raise AnnotationFileError(
-            f'{where}: "{shown(", ".join(parts))}" is no colour; write red, green and blue as 0 to 255'
+            f'{where}: "{shorten(", ".join(parts))}" is no colour; write red, green and blue as 0 to 255'
         )
     return red, green, blue

@@ -112,11 +112,12 @@ class ImportOptions(FileModel):
     overlap: Annotated[
         OverlapRule,
         Flag(
-            "Which area wins where classes overlap: the class-order of the project, the smallest, the last of the "
-            "drawing, the one of most depth in the hierarchy, or unlabelled for none.",
+            "Which area wins where classes overlap: the inner one, that lies inside the other, and else the "
+            "class-order; the class-order of the project alone; the smallest; the last of the drawing; the one of most "
+            "depth in the hierarchy; or unlabelled for none.",
             panel=CLASSES_PANEL,
         ),
-    ] = "class-order"
+    ] = "inner"
     line_width_um: Annotated[
         float | None, Flag("Train on lines too, drawn this wide.", metavar="UM", panel=CLASSES_PANEL, default="not")
     ] = Field(default=None, gt=0)

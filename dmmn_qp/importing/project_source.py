@@ -18,12 +18,13 @@ from dmmn_qp.importing.source import (
     with_project_order,
 )
 from dmmn_qp.qupath.image_names import announced_objects, slide_ids
-from dmmn_qp.qupath.notes import ReadResult, ReadRules, shorten
+from dmmn_qp.qupath.notes import ReadResult, ReadRules
 from dmmn_qp.qupath.paquo_reader import PaquoProject
 from dmmn_qp.qupath.project import ProjectEntry, QuPathProject, find_slides, read_project
 from dmmn_qp.qupath.qpdata import read_qpdata, way_out_of_damage
 from dmmn_qp.qupath.review_counts import ReviewCounts
 from dmmn_qp.slides.finding import SlidesRoot
+from dmmn_qp.text import shorten
 
 
 def read_qupath_project(

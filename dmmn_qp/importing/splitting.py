@@ -9,7 +9,7 @@ from typing import Final
 
 from dmmn_qp.choices import Split
 from dmmn_qp.errors import DatasetError
-from dmmn_qp.files.tables import TableForm, TableRow, read_table, shown
+from dmmn_qp.files.tables import TableForm, TableRow, read_table
 from dmmn_qp.folders.dataset import Dataset
 from dmmn_qp.importing.options import ImportOptions
 from dmmn_qp.importing.prepared import Prepared
@@ -17,6 +17,7 @@ from dmmn_qp.labels.patches import class_pixels
 from dmmn_qp.labels.splits import case_of, draw_splits, split_of_word
 from dmmn_qp.slides.names import NamedSlide, SlideNames
 from dmmn_qp.specs import ClassMap
+from dmmn_qp.text import shorten
 
 _SPLIT_FORM: Final = TableForm(("slide", "split"), ("slide", "split"), DatasetError)
 
@@ -88,14 +89,14 @@ def read_split_file(path: Path, slides: Mapping[str, NamedSlide]) -> dict[str, S
     splits, unknown = SlideNames(slides.values()).said(rows, DatasetError)
     for where, name in unknown:
         raise DatasetError(
-            f'{where} names slide "{shown(name)}", which is not annotated; the slides are {", ".join(ids)}'
+            f'{where} names slide "{shorten(name)}", which is not annotated; the slides are {", ".join(ids)}'
         )
     return {ids[i]: split for i, split in splits.items()}
 
 
 def _split_of(row: TableRow) -> Split:
     try:
-        return split_of_word(shown(row.cells["split"]), shown(row.cells["slide"]))
+        return split_of_word(shorten(row.cells["split"]), shorten(row.cells["slide"]))
     except DatasetError as error:
         raise DatasetError(f"{row.where}: {error}") from None
 

@@ -114,7 +114,7 @@ def import_annotations(
             "--no-strict to leave it out"
         )
     report_left_out(prepared, class_map, options, reporter)
-    training_pixels((p for item in prepared for p in item.patches), class_map)
+    training_pixels((p for item in prepared for p in item.patches), class_map, imported.covering_classes)
 
     with new_folder(out, overwrite=overwrite, marker=MANIFEST) as folder:
         (folder / "annotations").mkdir()

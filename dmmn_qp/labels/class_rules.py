@@ -83,13 +83,14 @@ class PaintRules:
     """How annotations become labels.
 
     Attributes:
-        overlap: Which area wins where classes overlap. Within a rule ties are settled by the class order.
+        overlap: Which area wins where classes overlap (`painting_order`). Within a rule ties are settled by the class
+            order.
         line_width_um: Width given to lines of trained classes; None leaves lines out.
         region_class: Class of the areas outside which nothing is labelled, on slides that have any; None for no such
             class.
     """
 
-    overlap: OverlapRule = "class-order"
+    overlap: OverlapRule = "inner"
     line_width_um: float | None = None
     region_class: str | None = None
 

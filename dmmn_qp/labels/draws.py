@@ -1,4 +1,4 @@
-"""In which order patches are drawn, and what each class weighs."""
+"""In which order patches are sampled, by lot, and what each class weighs."""
 
 from __future__ import annotations
 
@@ -96,11 +96,11 @@ class ElasticRule:
 
 @dataclass(frozen=True, slots=True)
 class TrainingDraws:
-    """What training draws from, and how.
+    """What training samples from, and how.
 
     Attributes:
         patches: The training patches; every class must occur in them.
-        sampler: How they are drawn.
+        sampler: How they are sampled.
         seed: Seed of the run.
         elastic: Rule of the sampler ``elastic``; None for the others.
     """

@@ -2,52 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from copy import copy
-from dataclasses import dataclass
+from math import ceil, floor
 from typing import Literal
 
 import numpy as np
 from affine import Affine
+from numpy.typing import NDArray
 from rasterio.features import rasterize as burn
 from shapely import STRtree, box
 from shapely.geometry.base import BaseGeometry
 
 from dmmn_qp.annotations import DEFAULT_PLANE, ORIGINS, Annotation, Origin, Plane
-from dmmn_qp.choices import OverlapRule
 from dmmn_qp.labels.class_rules import PaintRules
+from dmmn_qp.labels.painting_order import PaintedArea, in_painting_order
 from dmmn_qp.regions import Region
 from dmmn_qp.specs import UNLABELLED, ClassMap, LabelArray
 
 IGNORE = "Ignore*"
 """QuPath's class for parts that must not be looked at: it takes the label away from what lies under it."""
 
+_LONGEST_PX = 512  # side of what is looked at to tell which labels there are within an outline
+
 _LINES = ("LineString", "MultiLineString", "LinearRing")
 
 
-@dataclass(frozen=True, slots=True)
-class Paint:
-    """One area and the label that it gives to its pixels; geometry in level-0 px."""
-
-    geometry: BaseGeometry
-    label: int
-    drawn: int
-    depth: int
-    origin: int = ORIGINS["drawn"]
-
-
-_ORDERS: dict[OverlapRule, Callable[[Paint], tuple[float, ...]]] = {
-    "class-order": lambda paint: (-paint.label,),
-    "smallest": lambda paint: (-paint.geometry.area, -paint.label),
-    "drawing": lambda paint: (paint.drawn,),
-    "depth": lambda paint: (paint.depth, -paint.label),
-    "unlabelled": lambda paint: (-paint.label,),
-}
-"""Sort keys: what is painted later wins."""
-
-_WORDS: tuple[tuple[Origin, ...], ...] = (("unchecked",), ("corrected", "confirmed"), ("drawn",))
-"""Origins of areas in the order of painting: what a person said wins over what a model said, and what was drawn over
-what was only agreed with.
+_LAYERS: tuple[tuple[Origin, ...], ...] = (("unchecked",), ("corrected", "confirmed"), ("drawn",))
+"""Origins of areas in the order of painting: what people drew wins over what they corrected or confirmed, and that over
+what a model said.
 """
 
 
@@ -59,8 +42,8 @@ class LabelPainter:
     kind. The order in which a spatial index finds areas plays no part.
 
     Args:
-        annotations: Objects of the slide in the order of drawing; only those on the plane whose class is in the map are
-            painted.
+        annotations: Objects of the slide in the order in which people drew them; only those on the plane whose class is
+            in the map are painted.
         class_map: The classes.
         downsample: Level-0 px per pixel of the array.
         rules: How annotations become labels.
@@ -78,20 +61,24 @@ class LabelPainter:
         plane: Plane = DEFAULT_PLANE,
     ) -> None:
         self.downsample = downsample
+        self._n_classes = len(class_map)
         self._rules = rules or PaintRules()
         on_plane = [a for a in annotations if (a.plane.z, a.plane.t) == (plane.z, plane.t) and a.class_name]
         self._layers = []
-        for origins in _WORDS:
-            said = [a for a in on_plane if a.origin in origins]
-            areas = AreaLayer(sorted(self._paints(said, class_map, mpp), key=_ORDERS[self._rules.overlap]))
-            ignored = AreaLayer([Paint(a.geometry, 1, 0, 0) for a in said if a.class_name == IGNORE and a.is_area])
+        for origins in _LAYERS:
+            of_layer = [a for a in on_plane if a.origin in origins]
+            painted = list(self._painted_areas(of_layer, class_map, mpp))
+            areas = AreaLayer(in_painting_order(painted, self._rules.overlap))
+            ignored = AreaLayer([PaintedArea(a.geometry, 1) for a in of_layer if a.class_name == IGNORE and a.is_area])
             self._layers.append((areas, ignored))
         regions = [a for a in on_plane if a.class_name == self._rules.region_class and a.is_area]
-        self._regions = AreaLayer([Paint(a.geometry, 1, 0, 0) for a in regions]) if regions else None
+        self._regions = AreaLayer([PaintedArea(a.geometry, 1) for a in regions]) if regions else None
 
-    def _paints(self, said: Iterable[Annotation], class_map: ClassMap, mpp: float | None) -> Iterable[Paint]:
+    def _painted_areas(
+        self, annotations: Iterable[Annotation], class_map: ClassMap, mpp: float | None
+    ) -> Iterator[PaintedArea]:
         width_um = self._rules.line_width_um
-        for drawn, annotation in enumerate(said):
+        for position, annotation in enumerate(annotations):
             label = class_map.label_of(annotation.class_name or "")
             geometry = annotation.geometry
             if width_um is not None and mpp is not None and geometry.geom_type in _LINES:
@@ -99,7 +86,7 @@ class LabelPainter:
             elif not annotation.is_area:
                 continue
             if label is not None:
-                yield Paint(geometry, label, drawn, annotation.depth, ORIGINS[annotation.origin])
+                yield PaintedArea(geometry, label, position, annotation.depth, ORIGINS[annotation.origin])
 
     @property
     def is_all_drawn(self) -> bool:
@@ -133,6 +120,19 @@ class LabelPainter:
         """Whose word the labels of a window are, as `ORIGINS`: (height, width) uint8, 0 where there is no label."""
         return self._paint(window, "origin")
 
+    def labels_within(self, geometry: BaseGeometry) -> NDArray[np.int64]:
+        """Pixels of each label within an outline: (classes + 1,), of a coarser array where the outline is large.
+
+        Args:
+            geometry: An area in level-0 px.
+        """
+        left, top, right, bottom = geometry.bounds
+        scale = max(self.downsample, max(right - left, bottom - top) / _LONGEST_PX)
+        x, y = floor(left / scale), floor(top / scale)
+        window = Region(x, y, max(1, ceil(right / scale) - x), max(1, ceil(bottom / scale) - y))
+        within = AreaLayer([PaintedArea(geometry, 1)]).burn(window, scale) > 0
+        return np.bincount(self.at(scale).paint(window)[within], minlength=self._n_classes + 1)
+
     def _paint(self, window: Region, what: Literal["label", "origin"]) -> LabelArray:
         painted = np.zeros((window.height, window.width), np.uint8)
         for areas, ignored in self._layers:
@@ -151,14 +151,14 @@ class LabelPainter:
 
 
 class AreaLayer:
-    """Areas in the order of painting, found by window."""
+    """Areas in the order of painting (`painting_order`), found by window."""
 
-    def __init__(self, paints: Sequence[Paint]) -> None:
-        self._paints = paints
-        self._tree = STRtree([paint.geometry for paint in paints])
+    def __init__(self, areas: Sequence[PaintedArea]) -> None:
+        self._areas = areas
+        self._tree = STRtree([area.geometry for area in areas])
 
     def __len__(self) -> int:
-        return len(self._paints)
+        return len(self._areas)
 
     def burn(
         self, window: Region, scale: float, what: Literal["label", "origin"] = "label", *, reverse: bool = False
@@ -166,8 +166,8 @@ class AreaLayer:
         """Labels or origins of a window; the last area wins, or the first with ``reverse``."""
         bounds = box(window.x * scale, window.y * scale, window.right * scale, window.bottom * scale)
         hits = np.sort(self._tree.query(bounds))
-        paints = [self._paints[i] for i in (hits[::-1] if reverse else hits)]
-        shapes = [(paint.geometry, getattr(paint, what)) for paint in paints]
+        areas = [self._areas[i] for i in (hits[::-1] if reverse else hits)]
+        shapes = [(area.geometry, getattr(area, what)) for area in areas]
         if not shapes:
             return np.zeros((window.height, window.width), np.uint8)
         transform = Affine(scale, 0, window.x * scale, 0, scale, window.y * scale)

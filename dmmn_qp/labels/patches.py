@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -108,17 +108,43 @@ def class_pixels(patches: Iterable[PatchRef], class_map: ClassMap) -> NDArray[np
     return total[1:]
 
 
-def training_pixels(patches: Iterable[PatchRef], class_map: ClassMap) -> NDArray[np.int64]:
+def training_pixels(
+    patches: Iterable[PatchRef],
+    class_map: ClassMap,
+    covering: Callable[[str], Sequence[str]] = lambda _: (),
+) -> NDArray[np.int64]:
     """Labelled pixels per class of the training patches: (C,), each above 0.
+
+    Args:
+        patches: Patches of all splits.
+        class_map: The classes.
+        covering: The classes whose areas hide all of a class, by its name; asked only for one without pixels.
 
     Raises:
         DatasetError: A class has none.
     """
     pixels = class_pixels((p for p in patches if p.split == "train"), class_map)
-    missing = [f'"{name}"' for name, n in zip(class_map.names, pixels, strict=True) if n == 0]
+    missing = [name for name, n in zip(class_map.names, pixels, strict=True) if n == 0]
+    for name in missing:
+        if others := covering(name):
+            raise DatasetError(f'class "{name}" {covered_text(others)}; {UNCOVER} dmmn-qp import --drop "{name}"')
     if missing:
+        quoted = [f'"{name}"' for name in missing]
         raise DatasetError(
-            f"class {', '.join(missing)} has no pixel in the training split; annotate it on a training slide, move a "
-            f"slide to that split, or leave the class out: dmmn-qp import --drop {missing[0]}"
+            f"class {', '.join(quoted)} has no pixel in the training split; annotate it on a training slide, move a "
+            f"slide to that split, or leave the class out: dmmn-qp import --drop {quoted[0]}"
         )
     return pixels
+
+
+def covered_text(others: Sequence[str]) -> str:
+    """What is to be said of a class that others hide."""
+    names = " and ".join(f'"{name}"' for name in others)
+    return f"has no pixel in the training split, because areas of {names} cover it"
+
+
+UNCOVER = (
+    "choose which area wins where areas overlap (--overlap inner or smallest), pull the outlines apart in QuPath, or "
+    "leave the class out:"
+)
+"""What to do about it."""

@@ -16,7 +16,7 @@ from dmmn_qp.choices import Split
 from dmmn_qp.errors import DatasetError
 
 HELD_BACK = 0.2
-"""Part of the slides that goes to each of validation and test when the split is drawn."""
+"""Part of the slides that goes to each of validation and test when the split is chosen by lot."""
 
 _WORDS: dict[str, Split] = {
     "train": "train",
@@ -107,15 +107,15 @@ def draw_splits(
     cases: Mapping[str, str] | None = None,
     settled: Mapping[str, Split] | None = None,
 ) -> dict[str, Split]:
-    """Draws a split for every slide so that each class keeps training pixels.
+    """Chooses a split for every slide by lot, so that each class keeps training pixels.
 
     Of n cases, about `HELD_BACK` go to validation (from two on) and as many to test (from three on), as long as no
     class loses its last training pixel. Cases whose classes cover most come first, so that as many classes as possible
-    have validation pixels; ties are drawn. All slides of a case share a split.
+    have validation pixels; ties are settled by lot. All slides of a case share a split.
 
     Args:
         pixels: (C,) labelled pixels per class of each slide.
-        seed: Seed of the draw.
+        seed: Seed of the lot.
         cases: Case of each slide; every slide is its own case unless given.
         settled: Slides whose split is kept, such as from an earlier import; so is that of the other slides of
             their cases.

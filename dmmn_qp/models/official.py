@@ -1,19 +1,20 @@
 """The authors' published checkpoints -> model folders.
 
 A checkpoint is a pickle from elsewhere. It is read with torch's restricted unpickler, which builds tensors and plain
-values and calls nothing; of other things it may name only the three that a NumPy number is made of.
+values and calls nothing; of other things it may name only the three that a NumPy number is made of. The archive that
+newer versions of torch put around it is checked before.
 """
 
 from __future__ import annotations
 
 import hashlib
-import math
 import re
 import warnings
+import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import torch
@@ -28,6 +29,7 @@ from dmmn_qp.folders.provenance import describe_run, now
 from dmmn_qp.networks.blocks import LEVELS
 from dmmn_qp.networks.conventions import InputConvention
 from dmmn_qp.specs import MAX_CLASSES, ClassMap, PatchSpec
+from dmmn_qp.text import shorten
 
 Color = tuple[int, int, int]
 
@@ -96,11 +98,16 @@ OFFICIAL_PRESETS: dict[str, OfficialPreset] = {
 
 LICENCE = "CC-BY-NC-4.0"
 
+_MOST = 1e15  # beyond any number of iterations
+
 _STATE = "model_state"
 _MAGNIFICATIONS = ("20x", "10x", "5x")
 _FIRST, _LAST = f"conv1dn_{_MAGNIFICATIONS[0]}.0.weight", "final.2.weight"
 _CONVENTION = InputConvention(channels="BGR", reduction="decimate")
 _RESERVED_OUTPUTS = 1  # output 0 is "unlabelled"
+
+_ZIP = b"PK\x03\x04"
+_MAX_PARTS = 100_000  # of an archive; each tensor is one
 
 _ALLOWED: list[Any] = [
     (multiarray.scalar, "numpy.core.multiarray.scalar"),  # NumPy 1 and NumPy 2 name it differently
@@ -201,8 +208,12 @@ def _read_checkpoint(file: Path) -> tuple[Any, str]:
         sha256 = hashlib.file_digest(opened, "sha256").hexdigest()
         opened.seek(0)
         try:
+            _check_archive(opened, file)
+            opened.seek(0)
             with torch.serialization.safe_globals(_ALLOWED):
                 return torch.load(opened, map_location="cpu", weights_only=True), sha256
+        except ModelError:
+            raise
         except Exception as error:  # a damaged pickle can raise anything
             refused = re.search(r"GLOBAL ([\w.]+)|got <class '([\w.]+)'>", str(error))
             if refused:
@@ -215,6 +226,29 @@ def _read_checkpoint(file: Path) -> tuple[Any, str]:
             ) from error
 
 
+def _check_archive(opened: IO[bytes], file: Path) -> None:
+    """Compares the checksums of an archive; nothing where the file is none, as torch once wrote.
+
+    Raises:
+        ModelError: A part of it is damaged, or it would unpack to more than the file holds. torch packs nothing.
+    """
+    if opened.read(len(_ZIP)) != _ZIP:
+        return
+    with zipfile.ZipFile(opened) as archive:
+        parts = archive.infolist()
+        if len(parts) > _MAX_PARTS or sum(part.file_size for part in parts) > file.stat().st_size:
+            raise ModelError(
+                f'checkpoint "{file}" would unpack to more than it holds, as no checkpoint does; take it again from '
+                "its source"
+            )
+        damaged = archive.testzip()
+    if damaged is not None:
+        raise ModelError(
+            f'checkpoint "{file}" is damaged (the checksum of "{shorten(damaged)}" in it is wrong); take it again from '
+            "its source"
+        )
+
+
 def _state_of(content: Any, file: Path) -> Mapping[str, Tensor]:
     """The weights in a checkpoint by the authors' names, without the prefix that training on GPUs gives them."""
     state = content.get(_STATE) if isinstance(content, dict) else None
@@ -223,11 +257,22 @@ def _state_of(content: Any, file: Path) -> Mapping[str, Tensor]:
             f'checkpoint "{file}" has no "{_STATE}", so it is none of the authors\' program; name the .pkl file that '
             "they publish"
         )
-    if not all(isinstance(k, str) and isinstance(v, Tensor) and v.is_floating_point() for k, v in state.items()):
+    if not all(isinstance(name, str) and _is_weight(value) for name, value in state.items()):
         raise ModelError(
             f'checkpoint "{file}" has a "{_STATE}" with other things than weights; take it again from its source'
         )
     return {name.removeprefix("module."): tensor for name, tensor in state.items()}
+
+
+def _is_weight(value: object) -> bool:
+    """Whether something is a tensor of numbers that are all there: not sparse, packed or without content."""
+    return (
+        isinstance(value, Tensor)
+        and value.layout is torch.strided
+        and value.is_floating_point()
+        and not value.is_quantized
+        and value.device.type == "cpu"
+    )
 
 
 def _renamed(state: Mapping[str, Tensor], file: Path) -> dict[str, Tensor]:
@@ -298,7 +343,7 @@ def _figures(content: Mapping[str, Any]) -> dict[str, int | float]:
     return {
         name: value if isinstance(value, int) else float(value)
         for name, value in noted.items()
-        if isinstance(value, int | float) and math.isfinite(value)
+        if isinstance(value, int | float) and -_MOST <= value <= _MOST
     }
 
 

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from dmmn_qp.choices import Norm, Stem
-from dmmn_qp.console import printable
 from dmmn_qp.folders.model import ModelCard, load_model
 from dmmn_qp.networks.conventions import InputConvention
 from dmmn_qp.networks.describe import Description, describe
+from dmmn_qp.text import printable
 
 MIB = 2**20
 
@@ -127,8 +127,7 @@ def _bounded(lines: list[str]) -> list[str]:
 
 def _line(text: str) -> str:
     """Text as one line that can be printed."""
-    line = printable(text[: _LONGEST + 1]).replace("\n", "\\n")
-    return line if len(line) <= _LONGEST else f"{line[:_LONGEST]} ..."
+    return printable(text, _LONGEST)
 
 
 def _digest_line(sha256: str | None) -> str:

@@ -6,19 +6,21 @@ import csv
 import io
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import cv2
 import numpy as np
 
 from dmmn_qp.errors import DatasetError
-from dmmn_qp.files import new_file
+from dmmn_qp.files.tables import write_table
 from dmmn_qp.folders.label_raster import LabelRaster
 from dmmn_qp.labels.class_rules import is_tissue
 from dmmn_qp.outputs.predicted import PredictedSlide
 from dmmn_qp.outputs.pyramids import TILE
 from dmmn_qp.regions import Region
 from dmmn_qp.specs import UNLABELLED, ClassMap, TissueClass
+from dmmn_qp.text import text_of_cell
 
 AREAS = "areas.csv"
 
@@ -108,11 +110,7 @@ def write_areas(out: Path, slides: Iterable[SlideAreas]) -> Path:
     path = our_name(out / AREAS, lambda path: read_areas(path) is not None)
     rows = (read_areas(path) or {}) if path.exists() else {}
     rows.update({areas.slide_id: areas.rows() for areas in slides})
-    with new_file(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(AREAS_COLUMNS)
-        for of_slide in rows.values():
-            writer.writerows(of_slide)
+    write_table(path, AREAS_COLUMNS, chain.from_iterable(rows.values()))
     return path
 
 
@@ -134,7 +132,8 @@ def read_areas(path: Path) -> dict[str, list[list[str]]] | None:
         for row in reader:
             if len(row) != len(header):
                 return None
-            found.setdefault(row[0], []).append(row + [""] * (len(AREAS_COLUMNS) - len(row)))
+            texts = [text_of_cell(cell) for cell in row]
+            found.setdefault(texts[0], []).append(texts + [""] * (len(AREAS_COLUMNS) - len(texts)))
     except (OSError, UnicodeDecodeError, csv.Error):
         return None
     return found

@@ -16,6 +16,7 @@ from dmmn_qp.folders.label_raster import LabelRaster
 from dmmn_qp.outputs.predicted import PredictedSlide
 from dmmn_qp.slides.base import read_overview
 from dmmn_qp.specs import ClassMap
+from dmmn_qp.text import printable
 
 _OVERVIEW_PX = 1600
 
@@ -75,7 +76,7 @@ def write_overview(path: Path, predicted: PredictedSlide) -> None:
         figure.text(
             _MARGIN / total_width,
             1 - from_top / total_height,
-            _shortened(text, int(total_width * 10)),
+            printable(text, int(total_width * 10)),
             size=size,
             va="top",
             parse_math=False,
@@ -111,7 +112,7 @@ def _add_legend(figure: Figure, class_map: ClassMap, width: float) -> tuple[Lege
             )
             for text, name in zip(legend.get_texts(), class_map.names, strict=True):
                 text.set_parse_math(False)
-                text.set_text(_shortened(name, 80))
+                text.set_text(printable(name, 80))
             box = legend.get_window_extent(renderer)
             if columns == 1 or box.width <= width * _DPI:
                 break
@@ -143,10 +144,3 @@ def _add_scale_bar(figure: Figure, um_per_inch: float, longest: float, bottom: f
         size=9,
         va="center",
     )
-
-
-def _shortened(text: str, longest: int) -> str:
-    """One line of text without what cannot be drawn, with its middle left out where it is too long."""
-    line = "".join(character if character.isprintable() else " " for character in text)
-    half = (longest - 1) // 2
-    return line if len(line) <= longest else f"{line[:half]}…{line[-half:]}"

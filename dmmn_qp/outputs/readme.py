@@ -14,6 +14,7 @@ from dmmn_qp.outputs.area_table import AREAS, our_name, read_areas
 from dmmn_qp.outputs.earlier import EARLIER_BYTES, EARLIER_RUNS
 from dmmn_qp.outputs.writers import WRITERS
 from dmmn_qp.specs import UNLABELLED, ClassMap
+from dmmn_qp.text import printable
 
 README = "README.txt"
 
@@ -72,12 +73,12 @@ def write_readme(
         "Run": f"{run_id} (command, options and versions are in {RUN_FILE})",
         "Made by": f"dmmn-qp {dmmn_qp.__version__}",
     }
-    classes = [f"{c.label:>4}  {_one_line(c.name)}" for c in class_map.classes]
+    classes = [f"{c.label:>4}  {printable(c.name)}" for c in class_map.classes]
     lines = [
         _README_TITLE,
         "=" * len(_README_TITLE),
         "",
-        *(f"{key + ':':<10}{_one_line(value)}" for key, value in about.items() if value),
+        *(f"{key + ':':<10}{printable(value)}" for key, value in about.items() if value),
         "",
         "This page is about the last run that wrote into this folder. For each slide,",
         f'{RUN_FILE} says under "predictions" by which model and with which options it was predicted.',
@@ -116,10 +117,6 @@ def write_readme(
 
 def _entry(name: str, text: str) -> list[str]:
     return [name, indent("\n".join(wrap(text, _LINE)), "    "), ""]
-
-
-def _one_line(text: str) -> str:
-    return " ".join(text.split())
 
 
 def _is_our_readme(path: Path) -> bool:

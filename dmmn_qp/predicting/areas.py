@@ -17,16 +17,17 @@ from dmmn_qp.annotations import Annotation
 from dmmn_qp.choices import Outside
 from dmmn_qp.errors import AnnotationFileError, ConfigError, SlideError
 from dmmn_qp.labels.class_rules import NOT_TISSUE, background_of
-from dmmn_qp.labels.painter import AreaLayer, Paint
+from dmmn_qp.labels.painter import AreaLayer
+from dmmn_qp.labels.painting_order import PaintedArea
 from dmmn_qp.predicting.inputs import SlideToPredict
 from dmmn_qp.predicting.options import PredictOptions
 from dmmn_qp.qupath.geojson_reader import read_geojson
-from dmmn_qp.qupath.notes import shorten
 from dmmn_qp.qupath.qpdata import read_qpdata
 from dmmn_qp.regions import Region
 from dmmn_qp.slides.base import Slide, overview_downsample, read_overview
 from dmmn_qp.slides.tissue import cleaned, tissue_mask
 from dmmn_qp.specs import UNLABELLED, ClassMap, PatchGrid
+from dmmn_qp.text import shorten
 from dmmn_qp.vectors.polygonize import polygonize
 from dmmn_qp.vectors.sources import ArrayLabels
 
@@ -98,8 +99,8 @@ class Area:
             return None
         margin = 2 * scale  # so that edges of the cut lie outside the block
         bounds = (*(v - margin for v in window.bounds[:2]), *(v + margin for v in window.bounds[2:]))
-        paints = [Paint(piece, 1, 0, 0) for part in parts for piece in _cut(part, bounds)]
-        return np.asarray(AreaLayer(paints).burn(block, scale) > 0)
+        pieces = [PaintedArea(piece, 1) for part in parts for piece in _cut(part, bounds)]
+        return np.asarray(AreaLayer(pieces).burn(block, scale) > 0)
 
 
 def _places(start: int, length: int, size: int, count: int) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:

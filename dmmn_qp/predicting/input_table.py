@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Final
 
 from dmmn_qp.errors import SlideError
-from dmmn_qp.files.tables import TableForm, TableRow, read_table, shown
+from dmmn_qp.files.tables import TableForm, TableRow, read_table
 from dmmn_qp.slides.pixel_sizes import parse_mpp
+from dmmn_qp.text import shorten
 
 _FORM: Final = TableForm(("slide", "mpp", "roi"), ("slide",), SlideError)
 
@@ -37,5 +38,5 @@ def _row(row: TableRow, path: Path) -> _Row:
     slide, mpp, roi = (row.cells[column] for column in _FORM.columns)
     areas = path.parent / roi if roi else None
     if areas is not None and not areas.is_file():
-        raise SlideError(f'{row.where}, column roi: "{shown(roi, 120)}" is no file; check the path')
+        raise SlideError(f'{row.where}, column roi: "{shorten(roi, 120)}" is no file; check the path')
     return _Row(row.where, slide, parse_mpp(mpp, row.where) if mpp else None, areas)

@@ -17,7 +17,6 @@ from dmmn_qp.outputs.writers import is_output
 from dmmn_qp.predicting.input_table import read_input_table
 from dmmn_qp.qupath.geojson_reader import GEOJSON_SUFFIXES
 from dmmn_qp.qupath.image_names import project_slide_ids
-from dmmn_qp.qupath.notes import shorten
 from dmmn_qp.qupath.project import ProjectEntry, find_each_slide, read_project
 from dmmn_qp.slides.base import Slide
 from dmmn_qp.slides.files import SLIDE_SUFFIXES, first_of_each_series, is_slide_folder, list_slides
@@ -25,6 +24,7 @@ from dmmn_qp.slides.finding import SlidesRoot
 from dmmn_qp.slides.names import NamedSlide, SlideNames
 from dmmn_qp.slides.pixel_sizes import StatedMpp
 from dmmn_qp.slides.view import SlideView
+from dmmn_qp.text import shorten
 
 _PATTERN_SIGNS: Final = "*?["
 

@@ -19,7 +19,7 @@ from dmmn_qp.outputs.options import POLYGON_OPTIONS
 from dmmn_qp.predicting.areas import is_restricted
 from dmmn_qp.predicting.inputs import SlideToPredict
 from dmmn_qp.predicting.options import PredictOptions
-from dmmn_qp.qupath.notes import shorten
+from dmmn_qp.text import shorten
 
 _TISSUE: Final = ("tissue_min_area_um2", "tissue_min_hole_um2", "tissue_margin_um")
 _MADE_BESIDES: Final = ("tissue_outline", "probabilities", "uncertainty")

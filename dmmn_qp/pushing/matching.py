@@ -8,10 +8,10 @@ from pathlib import Path, PurePath
 from dmmn_qp.errors import ProjectError
 from dmmn_qp.folders.predictions import PredictedInput
 from dmmn_qp.qupath.image_names import project_slide_ids, slide_ids
-from dmmn_qp.qupath.notes import shorten
 from dmmn_qp.qupath.project import ProjectEntry, QuPathProject, find_each_slide
 from dmmn_qp.slides.files import fingerprint, is_slide_folder
 from dmmn_qp.slides.finding import SlidesRoot, path_of_text
+from dmmn_qp.text import shorten
 
 # ---- which image
 

@@ -24,11 +24,11 @@ from dmmn_qp.pushing.features import read_features
 from dmmn_qp.pushing.matching import match
 from dmmn_qp.pushing.plan import Plan, difference, plan_of
 from dmmn_qp.qupath.marks import is_locked
-from dmmn_qp.qupath.notes import shorten
 from dmmn_qp.qupath.paquo_reader import PaquoProject
 from dmmn_qp.qupath.paquo_writer import PaquoWriter
 from dmmn_qp.qupath.project import ProjectEntry, QuPathProject, read_project
 from dmmn_qp.slides.finding import SlidesRoot
+from dmmn_qp.text import shorten
 
 WITHOUT_QUPATH: Final = (
     "; without QuPath here, copy the scripts into the project (dmmn-qp scripts install PROJECT) and run "

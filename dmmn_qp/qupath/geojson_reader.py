@@ -43,7 +43,6 @@ from dmmn_qp.qupath.notes import (
     open_bytes,
     parse_uuid,
     paused_gc,
-    shorten,
 )
 from dmmn_qp.qupath.packed_json import (
     BOM,
@@ -60,6 +59,7 @@ from dmmn_qp.qupath.packed_json import (
     stream_features,
 )
 from dmmn_qp.qupath.shapes import ellipse, polygonal_part
+from dmmn_qp.text import shorten
 
 _KIND_BY_WORD: Final[dict[str, ObjectKind | None]] = {
     "annotation": "annotation",

@@ -12,10 +12,10 @@ from urllib.parse import unquote
 
 from pydantic import ValidationError
 
-from dmmn_qp.qupath.notes import shorten
 from dmmn_qp.slides.base import MICROMETRES
 from dmmn_qp.slides.finding import path_of_text
 from dmmn_qp.slides.transformed import Change, Crop, Flip, Placement, Rotate
+from dmmn_qp.text import shorten
 
 _SAME_FRAME: Final = ("channels", "pyramidize")
 

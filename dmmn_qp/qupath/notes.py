@@ -140,12 +140,6 @@ def _unreadable(path: Path, what: str, error: Exception) -> AnnotationFileError:
     )
 
 
-def shorten(text: str, length: int = 60) -> str:
-    """A text from a file, made fit for a one-line message."""
-    line = " ".join(text[: 10 * length].split())
-    return line if len(line) <= length else line[: length - 3] + "..."
-
-
 def parse_uuid(text: object) -> UUID | None:
     """A UUID written with its dashes, as Java reads it (leading zeros may be missing); else None."""
     match = _UUID.fullmatch(text) if isinstance(text, str) else None

@@ -15,7 +15,7 @@ import ijson
 import numpy as np
 import orjson
 
-from dmmn_qp.qupath.notes import shorten
+from dmmn_qp.text import shorten
 
 MAX_TEXT_BYTES: Final = 2**30
 """A file may unpack to this many bytes: some two million outlines."""

@@ -14,8 +14,8 @@ from typing import Any, Final
 
 from dmmn_qp.annotations import Color
 from dmmn_qp.errors import ProjectError
-from dmmn_qp.qupath.notes import shorten
 from dmmn_qp.qupath.paquo_reader import check_data, quieten, reason_of, start_qupath
+from dmmn_qp.text import shorten
 
 Feature = Mapping[str, Any]
 """An object as GeoJSON."""

@@ -14,11 +14,12 @@ from dmmn_qp.annotations import Color
 from dmmn_qp.errors import PixelSizeError, ProjectError, SlideError
 from dmmn_qp.qupath.classes import argb_to_rgb
 from dmmn_qp.qupath.image_server import ImageServer, path_of_uri, plain_text, text_of
-from dmmn_qp.qupath.notes import full_class_name, shorten
+from dmmn_qp.qupath.notes import full_class_name
 from dmmn_qp.slides.finding import SlideFinder, SlidesRoot, Wanted, relative_to_moved
 from dmmn_qp.slides.pixel_sizes import StatedMpp
 from dmmn_qp.slides.transformed import Change
 from dmmn_qp.slides.view import SlideView
+from dmmn_qp.text import shorten
 
 _ISOTROPIC_WITHIN: Final = 0.01
 

@@ -25,7 +25,7 @@ from dmmn_qp.qupath.java_stream import (
     JavaValue,
     read_stream,
 )
-from dmmn_qp.qupath.notes import Notes, ReadResult, full_class_name, parse_uuid, paused_gc, read_bytes, shorten
+from dmmn_qp.qupath.notes import Notes, ReadResult, full_class_name, parse_uuid, paused_gc, read_bytes
 from dmmn_qp.qupath.qpdata_outlines import (
     JAVA_DOUBLE,
     JAVA_INT,
@@ -38,6 +38,7 @@ from dmmn_qp.qupath.qpdata_outlines import (
     roi_of,
 )
 from dmmn_qp.qupath.shapes import MAX_COORDINATE
+from dmmn_qp.text import shorten
 
 _VERSIONS: Final = (2, 3, 4)
 

@@ -13,8 +13,9 @@ from shapely.geometry.base import BaseGeometry
 
 from dmmn_qp.annotations import DEFAULT_PLANE, Plane
 from dmmn_qp.qupath.java_stream import JavaArray, JavaObject, JavaValue
-from dmmn_qp.qupath.notes import REPAIRED, shorten
+from dmmn_qp.qupath.notes import REPAIRED
 from dmmn_qp.qupath.shapes import are_usable, ellipse, polygonal_part
+from dmmn_qp.text import shorten
 
 JAVA_INT: Final = struct.Struct(">i")
 

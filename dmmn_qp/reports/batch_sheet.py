@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from io import BytesIO
 
 import numpy as np
+from matplotlib import rc_context
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dmmn_qp.specs import ClassMap, PatchSpec
+from dmmn_qp.text import printable
 
 _INCHES, _DPI = 1.55, 110
 _TITLE_INCHES, _LEGEND_INCHES = 0.4, 0.35
@@ -34,6 +36,7 @@ class SheetCell:
     target: Tensor
 
 
+@rc_context({"text.parse_math": False})
 def draw_batch_sheet(
     rows: Sequence[Sequence[SheetCell]], names: Sequence[str], class_map: ClassMap, spec: PatchSpec
 ) -> bytes:
@@ -86,8 +89,8 @@ def draw_batch_sheet(
                     what = "mask" if p == len(spec.mpps) else f"{spec.mpps[p]:g} um/px"
                     axes.set_title(f"{cell.title}\n{what}" if p == 0 else what, fontsize=7, loc="left", pad=3)
                 if v == p == 0:
-                    axes.set_ylabel(name, fontsize=6, labelpad=2)
-    shades = [Patch(color=to_rgb(c.color), label=c.name) for c in class_map.classes]
+                    axes.set_ylabel(printable(name, 80), fontsize=6, labelpad=2)
+    shades = [Patch(color=to_rgb(c.color), label=printable(c.name, 80)) for c in class_map.classes]
     figure.legend(handles=shades, loc="lower center", ncols=min(len(shades), 12), fontsize=7, frameon=False)
     png = BytesIO()
     figure.savefig(png, format="png")

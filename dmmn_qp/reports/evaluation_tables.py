@@ -10,6 +10,7 @@ import numpy as np
 
 from dmmn_qp.labels.metrics import NamedMetrics
 from dmmn_qp.specs import ClassMap
+from dmmn_qp.text import printable
 
 NOT_PREDICTED: Final = "(not predicted)"
 """Name of the last column of a confusion matrix, where there are such pixels."""
@@ -18,11 +19,6 @@ _LINE: Final = 80
 _CELL: Final = 6
 _LONGEST_LABEL: Final = 30
 _MOST_LISTED: Final = 5
-
-
-def printable(name: str) -> str:
-    """A name from a file on one line, without characters that a terminal would act on; blanks stay, for they count."""
-    return "".join(c if c.isprintable() else "\ufffd" for c in name)
 
 
 def listed(names: Sequence[str]) -> str:
@@ -68,7 +64,7 @@ def _confusion_lines(named: NamedMetrics, names: Sequence[str]) -> Iterator[str]
     none = confusion.shape[1] - 1
     heads = {c: "none" if c == none else str(c + 1) for c in columns}
     yield "  confusion, % of the true class (rows: true, columns: predicted, by number)"
-    labels = [name if len(name) <= _LONGEST_LABEL else f"{name[: _LONGEST_LABEL - 3]}..." for name in names[:n]]
+    labels = [printable(name, _LONGEST_LABEL) for name in names[:n]]
     width = max(map(len, labels))
     at_once = (_LINE - 2 - width) // _CELL
     totals = confusion.sum(axis=1)

@@ -15,7 +15,7 @@ from dmmn_qp.choices import SPLITS, Split
 from dmmn_qp.console import Reporter
 from dmmn_qp.labels.class_rules import case_variants
 from dmmn_qp.labels.draws import MIN_CLASS_FRACTION
-from dmmn_qp.labels.patches import class_pixels
+from dmmn_qp.labels.patches import UNCOVER, class_pixels, covered_text
 from dmmn_qp.qupath.notes import REPAIRED
 from dmmn_qp.reports.inputs import SEVERITIES, Finding, ImportedData, ImportedSlide
 from dmmn_qp.reports.review import all_counts, contradiction, review_findings
@@ -99,7 +99,15 @@ def _of_dataset(data: ImportedData) -> Iterator[Finding]:
         )
     shown = _patches_that_show(data, "train")
     for i, name in enumerate(data.class_map.names):
-        if not pixels["train"][i]:
+        others = data.covering_classes(name) if not pixels["train"][i] else ()
+        if others:
+            yield Finding(
+                severity="error",
+                class_name=name,
+                message=f'"{name}" {covered_text(others)}',
+                way_out=f"{UNCOVER} --drop {name}",
+            )
+        elif not pixels["train"][i]:
             yield Finding(
                 severity="error",
                 class_name=name,

@@ -10,6 +10,7 @@ from typing import Final
 
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
 from numpy.typing import NDArray
 
 from dmmn_qp.choices import SPLITS
@@ -17,6 +18,7 @@ from dmmn_qp.files import new_file, write_json
 from dmmn_qp.reports.import_report import ImportReport, make_report
 from dmmn_qp.reports.inputs import SEVERITIES, Finding, ImportedData
 from dmmn_qp.reports.pictures import SlidePicture, draw_slide, picture_px
+from dmmn_qp.text import printable
 
 REPORT_PAGE: Final = "report.html"
 REPORT_FIGURES: Final = "report.json"
@@ -69,16 +71,25 @@ def render_page(report: ImportReport, pictures: Mapping[str, SlidePicture]) -> s
 
 
 def page_environment() -> Environment:
-    """The templates of all pages, with escaping always on."""
+    """The templates of all pages.
+
+    This is the one place that makes text fit for HTML: every text that a template shows is made printable, then HTML is
+    escaped.
+    """
     environment = Environment(
         loader=PackageLoader("dmmn_qp.reports", "templates"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
+        finalize=_shown,
     )
     environment.filters |= {"mm2": mm2_text, "percent": percent_text, "css": css_color, "base64": base64_text}
     return environment
+
+
+def _shown(value: object) -> object:
+    return printable(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
 def mm2_text(area_mm2: float) -> str:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Final, Literal
+
+import numpy as np
 
 from dmmn_qp.annotations import DEFAULT_PLANE, Annotation, Plane
 from dmmn_qp.choices import SPLITS, Split, TakePredictions
@@ -16,6 +19,8 @@ from dmmn_qp.qupath.review_counts import Corrections, ReviewCounts
 from dmmn_qp.slides.base import Slide
 from dmmn_qp.slides.pixel_sizes import PixelSize
 from dmmn_qp.specs import ClassMap, FileModel, PatchSpec
+
+_MOST_LOOKED_AT = 1000  # areas of a class without pixels
 
 _LINES = ("LineString", "MultiLineString", "LinearRing")
 
@@ -148,3 +153,18 @@ class ImportedData:
         if annotation.class_name is not None and annotation.class_name == self.region_class:
             return "region"
         return "split" if self.split_areas and area_split_of(annotation) is not None else None
+
+    def covering_classes(self, name: str) -> tuple[str, ...]:
+        """The classes whose labels are all there is within the areas of one, most of it first; none where it shows."""
+        counts, label = np.zeros(len(self.class_map) + 1, np.int64), self.class_map.label_of(name)
+        areas = (
+            (slide.painter, annotation.geometry)
+            for slide in self.slides
+            for annotation in slide.annotations
+            if annotation.class_name == name and annotation.is_area and self.label_of(slide, annotation) is not None
+        )
+        for painter, geometry in islice(areas, _MOST_LOOKED_AT):
+            counts += painter.labels_within(geometry)
+            if label is None or counts[label]:
+                return ()
+        return tuple(self.class_map.names[i] for i in np.argsort(-counts[1:], kind="stable") if counts[i + 1])

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+from matplotlib import rc_context
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image
@@ -19,6 +20,7 @@ from dmmn_qp.folders.model import ModelCard
 from dmmn_qp.labels.metrics import Metrics
 from dmmn_qp.reports.html import REPORT_PAGE, page_environment
 from dmmn_qp.specs import UNLABELLED, ClassMap
+from dmmn_qp.text import printable
 
 _TEMPLATE: Final = "training_report.html.j2"
 _GAP_PX: Final = 6
@@ -60,6 +62,7 @@ def draw_verdict(verdict: PatchVerdict, class_map: ClassMap) -> NDArray[np.uint8
     return np.concatenate([part for tile in tiles for part in (tile, gap)][:-1], axis=1)
 
 
+@rc_context({"text.parse_math": False})
 def draw_curves(history: Sequence[Mapping[str, float]], class_map: ClassMap, best_epoch: int) -> bytes:
     """Loss and mIoU over the epochs, and the IoU of each class: an SVG."""
     epochs = [row["epoch"] for row in history]
@@ -74,7 +77,7 @@ def draw_curves(history: Sequence[Mapping[str, float]], class_map: ClassMap, bes
     scores.set_ylabel("validation mIoU", color="#2a6f77")
     for c in class_map.classes:
         color = tuple(v / 255 for v in c.color)
-        right.plot(epochs, [row[f"val_iou {c.name}"] for row in history], color=color, label=c.name)
+        right.plot(epochs, [row[f"val_iou {c.name}"] for row in history], color=color, label=printable(c.name, 80))
     right.set_ylim(0, 1)
     right.set_ylabel("validation IoU by class")
     right.legend(fontsize=8, ncols=2, frameon=False)

@@ -13,6 +13,7 @@ from typing import Final
 from dmmn_qp.errors import SlideError
 from dmmn_qp.files import RUN_FILE
 from dmmn_qp.slides.names import normal_name
+from dmmn_qp.text import shorten
 
 _NEARBY_DEPTH: Final = 4
 _NEARBY_ENTRIES: Final = 50_000
@@ -125,12 +126,12 @@ class SlideFinder:
                 found[key] = candidates[0]
             elif candidates:
                 first, second = candidates[:2]
-                ambiguous.append(f'slide "{_short(slide.name, 60)}" is both "{first}" and "{second}"')
+                ambiguous.append(f'slide "{shorten(slide.name)}" is both "{first}" and "{second}"')
             elif refused is not None:
                 others.append(f'slide "{refused}" is not the file that was imported (its content differs)')
             else:
-                stored = f' (stored at "{_short(str(slide.stored))}")' if slide.stored is not None else ""
-                missing.append(f'"{_short(slide.name, 60)}"{stored}')
+                stored = f' (stored at "{shorten(str(slide.stored), _SHOWN)}")' if slide.stored is not None else ""
+                missing.append(f'"{shorten(slide.name)}"{stored}')
         if missing or ambiguous or others:
             problems = [*([f"slide not found: {', '.join(missing)}"] if missing else []), *ambiguous, *others]
             way_out = "pass the folder that holds the slides as --slides-root"
@@ -252,9 +253,3 @@ def _native(path: PurePath | None) -> Path | None:
     """A stored path as a path of this machine; None where it is of the other kind."""
     is_native = isinstance(path, PureWindowsPath) == (os.name == "nt")
     return Path(path) if path is not None and is_native else None
-
-
-def _short(text: str, length: int = _SHOWN) -> str:
-    """A text from a file, made fit for a one-line message."""
-    line = " ".join(text[: 10 * length].split())
-    return line if len(line) <= length else line[: length - 3] + "..."

@@ -12,7 +12,7 @@ from typing import TypeVar
 from urllib.parse import unquote
 
 from dmmn_qp.errors import DmmnQpError
-from dmmn_qp.files.tables import shown
+from dmmn_qp.text import shorten
 
 Said = TypeVar("Said")
 
@@ -82,8 +82,8 @@ class SlideNames:
         files = list(dict.fromkeys(paths[number] for number in best))
         if len(files) > 1:
             raise error(
-                f'{where}: "{shown(name)}" may be slide "{files[0]}" or "{files[1]}"; write the name with its ending, '
-                "or the full path"
+                f'{where}: "{shorten(name)}" may be slide "{files[0]}" or "{files[1]}"; write the name with its '
+                "ending, or the full path"
             )
         return best
 
@@ -111,7 +111,9 @@ class SlideNames:
             for number in meant:
                 before = said.setdefault(number, value)
                 if before != value:
-                    raise error(f'{where}: slide "{shown(name)}" is {value}, but {before} further up; keep one of them')
+                    raise error(
+                        f'{where}: slide "{shorten(name)}" is {value}, but {before} further up; keep one of them'
+                    )
         return said, unknown
 
 

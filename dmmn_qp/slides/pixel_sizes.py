@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Final, Self
 
 from dmmn_qp.errors import ConfigError, PixelSizeError
-from dmmn_qp.files.tables import TableForm, read_table, shown
+from dmmn_qp.files.tables import TableForm, read_table
 from dmmn_qp.slides.names import NamedSlide, SlideNames
 from dmmn_qp.specs import MAX_MPP, MIN_MPP
+from dmmn_qp.text import shorten
 
 ANISOTROPY: Final = 0.02
 """Largest relative difference between the pixel's width and height that counts as a square pixel."""
@@ -198,7 +199,7 @@ def parse_mpp(text: str, where: str) -> float:
         mpp = float("nan")
     if not MIN_MPP <= mpp <= MAX_MPP:
         raise PixelSizeError(
-            f'{where}, column mpp: "{shown(text, 40)}" is no number between {MIN_MPP:g} and {MAX_MPP:g} um/px; write '
+            f'{where}, column mpp: "{shorten(text, 40)}" is no number between {MIN_MPP:g} and {MAX_MPP:g} um/px; write '
             "it as 0.25"
         )
     return mpp

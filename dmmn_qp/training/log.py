@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path
 from typing import Final
 
 import numpy as np
+from matplotlib import rc_context
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from torch.utils.tensorboard import SummaryWriter
 
-from dmmn_qp.files import new_file
+from dmmn_qp.files.tables import write_table
 from dmmn_qp.labels.metrics import Metrics
 from dmmn_qp.specs import ClassMap
+from dmmn_qp.text import printable
 from dmmn_qp.training.state import TrainingState
 
 HISTORY: Final = "history.csv"
@@ -86,13 +87,10 @@ class TrainingLog:
             "seconds": round(seconds, 1),
         }
         self._state.history.append(row)
-        with new_file(self._out / HISTORY) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, list(row), lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(self._state.history)
+        write_table(self._out / HISTORY, list(row), ([before[key] for key in row] for before in self._state.history))
         for key, value in row.items():
             if key.startswith("val_"):
-                self._events.add_scalar(f"validation/{key[4:]}", value, number)
+                self._events.add_scalar(printable(f"validation/{key[4:]}"), value, number)
         picture = draw_confusion(metrics.confusion, names)
         self._events.add_image("validation/confusion", picture, number, dataformats="HWC")
         self._events.add_image("validation/patches", patches, number, dataformats="HWC")
@@ -104,8 +102,10 @@ class TrainingLog:
         self._events.close()
 
 
+@rc_context({"text.parse_math": False})
 def draw_confusion(confusion: NDArray[np.int64], names: Sequence[str]) -> NDArray[np.uint8]:
     """The confusion matrix in % of the true class, as a picture: (rows, columns, 3) uint8."""
+    names = [printable(name, 80) for name in names]
     shares = 100 * confusion / np.maximum(1, confusion.sum(axis=1, keepdims=True))
     side = 1.6 + 0.75 * len(names)
     figure = Figure(figsize=(side + 0.6, side), dpi=90, layout="constrained")

@@ -96,7 +96,8 @@ def estimate(
     fabric = make_fabric(plan.options.model_copy(update={"devices": 1}), device)
     learner = Learner(dataset, plan, fabric)
     say_plan(plan, learner.module, device, 1, dataset.class_map, reporter)
-    reporter.say(as_toml("train", plan.options))
+    for line in as_toml("train", plan.options).split("\n"):
+        reporter.say(line)
     rows = [
         (name, f"{counts[0]:,}", f"{counts[1]:,}", f"{weight:.3f}")
         for name, counts, weight in zip(

@@ -1,4 +1,43 @@
-"""Cracks and arcs: the borders between labels, before they are outlines."""
+"""Cracks and arcs: the borders between labels, before they are outlines.
+
+A map of 2 rows and 3 columns with the labels a and b. A *crack* is a side of a pixel where labels differ or the map
+ends::
+
+        x 0    1    2    3             0    1    2    3
+    y
+    0     .---------.----.             N---------N----N        N  a node: three or four cracks meet there, or it lies
+          | a    a  | b  |             |         |    |           on a line of the grid or on the map's border
+    1     .    .----.    .             |    +----+    |
+          | a  | b    b  |             |    |         |        +  another vertex: cracks turn there
+    2     .----.---------.             N----N---------N
+
+          pixels and cracks            vertices, and arcs from node to node
+
+Corners where cracks only go straight on, such as (1, 0) and (0, 1), are no vertices and are not kept. A vertex has
+four *ports*; those that have a crack are bits of its ``bits``::
+
+                     up 4
+                      |                 N at (2, 0):  left, right, down      1 + 2 + 8 = 11
+          left 1 -----+----- right 2    + at (2, 1):  left, up               1 + 4     = 5
+                      |                 straight on:  3 or 12, a vertex on a line of the grid only
+                    down 8              15:           pixels of one label may touch at this corner and nowhere else
+
+Port ``p`` of vertex ``v`` has the number ``4 * v + p`` (p from 0 to 3). ``partner`` goes along a straight line of
+cracks from the port at one end to the port at the other: from the right port of (0, 0) to the left port of (2, 0).
+
+A *step* leaves a vertex by a port and arrives at its partner. An *arc* is the steps from one node to the next; it has
+one region on its right and one on its left all the way. The arc between a and b is (2, 0) (2, 1) (1, 1) (1, 2). Taken
+in one of its two directions it is a *half-arc*, and belongs to the region on its right. A border that meets no node,
+as that of an island, gets its first vertex as one.
+
+A *ring* is half-arcs of one region, each followed by the one that turns furthest to the right at their node, until the
+first comes again (`tracing`). Clockwise, with y down; rings of holes run the other way::
+
+    ring of a:   (0, 0) -> (2, 0)   (2, 0) -> (2, 1) -> (1, 1) -> (1, 2)   (1, 2) -> (0, 2)   (0, 2) -> (0, 0)
+    ring of b:   (2, 0) -> (3, 0)   (3, 0) -> (3, 2)   (3, 2) -> (1, 2)   (1, 2) -> (1, 1) -> (2, 1) -> (2, 0)
+
+Both hold the arc between a and b, once in each direction. So the polygons of neighbours have the same vertices.
+"""
 
 from __future__ import annotations
 

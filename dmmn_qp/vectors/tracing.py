@@ -1,4 +1,18 @@
-"""Arcs put together to outlines, strip by strip."""
+"""Arcs put together to outlines, strip by strip.
+
+`cracks` draws what cracks, arcs, half-arcs and rings are. A strip of rows knows the arcs within it; what goes on below
+waits at the *seam*, the line of corners under its last row::
+
+        +-----N                 strip 1: the outline is open; both its half-arcs along the seam are pending,
+        |     |                          for what follows them is not known yet
+    ....N.....N.... seam
+        |     |                 strip 2: the half-arcs go on there, the ring closes, and the region is complete
+        +-----+
+
+A region is complete as soon as none of its half-arcs is pending. Its polygon is then made (`Tracer.take_complete`),
+and its arcs are forgotten once the regions on both sides are done. So memory holds one strip and the open outlines
+above it.
+"""
 
 from __future__ import annotations
 
@@ -34,8 +48,9 @@ class Border:
 
 
 class Tracer:
-    """The arcs of regions that are not complete yet. A half-arc ``2 * arc + side`` is an arc with the region on its
-    right: side 0 as the arc runs, side 1 the other way.
+    """The arcs of regions that are not complete yet.
+
+    Half-arc ``2 * arc + side`` has its region on the right: side 0 runs as the arc does, side 1 the other way.
     """
 
     def __init__(self, rows: int, columns: int, cell: int, tolerance: float, *, keep_grid: bool) -> None:
