@@ -12,8 +12,9 @@ from numpy.typing import ArrayLike
 from dmmn_qp.folders.model import ModelCard, load_model
 from dmmn_qp.networks.devices import available_cores, choose_devices
 from dmmn_qp.networks.stem import Stemmed
-from dmmn_qp.predicting.inference import BlockPrediction, Predictor, choose_context, make_predictor
+from dmmn_qp.predicting.inference import BlockPrediction
 from dmmn_qp.predicting.options import PredictOptions
+from dmmn_qp.predicting.predictor import Predictor, choose_context, make_predictor
 from dmmn_qp.predicting.slide import MOST_DECODERS, predict_blocks
 from dmmn_qp.regions import Region
 from dmmn_qp.slides.array_slide import NAME, ArraySlide

@@ -20,9 +20,10 @@ from dmmn_qp.console import Reporter
 from dmmn_qp.files import write_json
 from dmmn_qp.networks.devices import available_cores
 from dmmn_qp.predicting.areas import Area, area_to_predict
-from dmmn_qp.predicting.inference import BlockPrediction, Predictor, predict_fields
+from dmmn_qp.predicting.inference import BlockPrediction, predict_fields
 from dmmn_qp.predicting.inputs import SlideToPredict
 from dmmn_qp.predicting.options import PredictOptions
+from dmmn_qp.predicting.predictor import Predictor
 from dmmn_qp.predicting.strips import LABELS, StripStore
 from dmmn_qp.regions import Region
 from dmmn_qp.slides.base import RgbArray, SlideInfo

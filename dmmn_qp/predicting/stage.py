@@ -45,9 +45,9 @@ from dmmn_qp.outputs.earlier import first_metadata
 from dmmn_qp.outputs.predicted import LabelConfidence, PredictedSlide
 from dmmn_qp.outputs.writers import recorded_suffixes, write_files, write_polygons_alone
 from dmmn_qp.predicting.areas import Area, outside_label, read_regions, region_area
-from dmmn_qp.predicting.inference import Predictor, context_of, load_predictors
 from dmmn_qp.predicting.inputs import SlideToPredict
 from dmmn_qp.predicting.options import PredictOptions
+from dmmn_qp.predicting.predictor import Predictor, context_of, load_predictors
 from dmmn_qp.predicting.publishing import Publisher, digests_of
 from dmmn_qp.predicting.request import card_digest, compare, polygon_differences, polygons_request, request_of
 from dmmn_qp.predicting.slide import SlideJob, begin_slide, predict_strips
