@@ -1,10 +1,10 @@
-"""What a prediction was asked for: how it is recorded beside it, and how it differs from what is asked for now."""
+"""How it is recorded what a prediction was asked for, and how that differs from what is asked for now."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import isclose, isfinite
 from typing import Any, Final
@@ -20,6 +20,8 @@ from dmmn_qp.predicting.areas import is_restricted
 from dmmn_qp.predicting.inputs import SlideToPredict
 from dmmn_qp.predicting.options import PredictOptions
 from dmmn_qp.qupath.notes import shorten
+from dmmn_qp.slides.base import SlideInfo
+from dmmn_qp.slides.files import fingerprint
 
 _TISSUE: Final = ("tissue_min_area_um2", "tissue_min_hole_um2", "tissue_margin_um")
 _MADE_BESIDES: Final = ("tissue_outline", "probabilities", "uncertainty")
@@ -81,6 +83,23 @@ def card_digest(card: ModelCard) -> str:
     """A digest of what of a model's card the labels depend on: network, classes, geometry and input."""
     content = card.model_dump(mode="json", include={"network", "class_map", "patch_spec", "input"})
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def input_of(slide: SlideToPredict, info: SlideInfo | None = None) -> PredictedInput:
+    """What is recorded of a slide beside its prediction.
+
+    Args:
+        slide: The slide.
+        info: The same, opened; its size is unknown without.
+    """
+    return PredictedInput(
+        path=str(slide.path.resolve()).encode("utf-8", "backslashreplace").decode(),
+        fingerprint=fingerprint(slide.path),
+        width=info.width if info else None,
+        height=info.height if info else None,
+        crop_to_bounds=slide.crop_to_bounds,
+        frame=slide.frame,
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,17 +167,17 @@ def _of_requests(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[
     if differs("um_per_px") and not (
         isinstance(mpp, float) and isinstance(asked, float) and isclose(mpp, asked, rel_tol=_MPP_TOLERANCE)
     ):
-        yield f"at {_said(mpp)} um/px instead of {_said(asked)}"
+        yield f"at {_shown(mpp)} um/px instead of {_shown(asked)}"
     if differs("context"):
-        yield f"with context {_said(before['context'])} instead of {_said(now['context'])}"
+        yield f"with context {_shown(before['context'])} instead of {_shown(now['context'])}"
     if differs("precision") and now["precision"] is not None:
-        yield f"in {_said(before['precision'])} instead of {_said(now['precision'])}"
+        yield f"in {_shown(before['precision'])} instead of {_shown(now['precision'])}"
     for name in _FLAGS:
         if differs(name) and (now[name] or name not in _MADE_BESIDES):
             yield f"{'without' if now[name] else 'with'} {_option(name)}"
     for name in _VALUES:
         if differs(name) and None not in (before[name], now[name]):
-            yield f"with {_option(name)} {_said(before[name])} instead of {_said(now[name])}"
+            yield f"with {_option(name)} {_shown(before[name])} instead of {_shown(now[name])}"
     if differs("regions"):
         yield _of_regions(before, now)
 
@@ -178,7 +197,7 @@ def polygon_differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> li
     """How polygons that are there were asked for in another way, in words.
 
     Args:
-        before: `polygons_request` of those that are there, as a file tells it.
+        before: `polygons_request` of those that are there, as a file has it.
         now: That of those that are asked for.
     """
     return [_of_option(name, before.get(name), now[name]) for name in now if before.get(name) != now[name]]
@@ -187,13 +206,18 @@ def polygon_differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> li
 def _of_option(name: str, before: object, now: object) -> str:
     if isinstance(now, bool):
         return f"{'with' if now else 'without'} {_option(name)}"
-    return f"{_option(name)} {_said(now)} instead of {_said(before)}"
+    return f"{_option(name)} {_shown(now)} instead of {_shown(before)}"
 
 
 def _option(name: str) -> str:
     return "--as" if name == "object_kind" else "--" + name.replace("_", "-")
 
 
-def _said(value: object) -> str:
-    """A value that a file may tell, for a one-line message."""
+def _shown(value: object) -> str:
+    """A value, which may come from a file, for a one-line message."""
     return f"{value:.10g}" if isinstance(value, float) else shorten(str(value), 40)
+
+
+def listed(words: Sequence[str]) -> str:
+    """Some words as in a sentence: ``a, b and c``."""
+    return " and ".join(filter(None, (", ".join(words[:-1]), *words[-1:])))
