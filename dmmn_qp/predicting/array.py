@@ -30,10 +30,10 @@ def predict_pixels(
         pixels: (rows, columns, 3) uint8 RGB; outside is 0, as outside a slide.
         mpp: um/px.
         model: The model's folder, or its card and network; the network stays as and where it is.
-        options: How to predict; what is about areas, polygons or several devices says nothing here.
+        options: How to predict; those of areas, polygons and several devices have no effect.
 
     Returns:
-        What the model says, on the grid of its finest magnification.
+        What the model predicts, on the grid of its finest magnification.
 
     Raises:
         SlideError: The array is none of RGB bytes.
@@ -64,7 +64,7 @@ def predict_pixels(
 
 
 def _predictor(model: Path | tuple[ModelCard, Stemmed], options: PredictOptions) -> Predictor:
-    """The model on one device; of a network in memory a copy, which computes where that one lies unless told."""
+    """The model on one device; of a network in memory a copy, on the same device unless the options name one."""
     if isinstance(model, Path):
         card, network = load_model(model)
         (device,) = choose_devices(options.device, 1)

@@ -24,7 +24,7 @@ _LOG = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class BlockPrediction:
-    """What a model says of a block, each (block.height, block.width) uint8.
+    """What a model predicts for a block, each (block.height, block.width) uint8.
 
     Attributes:
         labels: 1 .. C; 0 where nothing was predicted.
@@ -39,7 +39,7 @@ class BlockPrediction:
     entropy: NDArray[np.uint8] | None = None
 
     def arrays(self) -> dict[str, NDArray[np.uint8]]:
-        """Those that there are, by name."""
+        """Those that are not None, by name."""
         named = {
             "probabilities": self.probabilities,
             "entropy": self.entropy,
@@ -187,7 +187,7 @@ def _of_targets(
     corners: Sequence[tuple[int, int]],
     predictor: Predictor,
 ) -> Tensor:
-    """Logits (B, reserved + C, S, S) of the targets at some (row, column) of a block, in grid px."""
+    """Logits (B, reserved + C, S, S) of the targets at the given (row, column) of a block, in grid px."""
     size, network = predictor.card.patch_spec.size_px, predictor.network
 
     def own(m: int) -> Tensor:

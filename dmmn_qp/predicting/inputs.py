@@ -35,7 +35,7 @@ class SlideToPredict:
         size_px: (width, height) that it must have in level-0 px, where that is known.
         roi: GeoJSON of the areas to predict; None for all of the slide.
         annotations: Its annotations: ``data.qpdata`` of its project, or GeoJSON of its dataset; None where it has none.
-        problem: Why it cannot be opened, where that is known already; opening it says so.
+        problem: Why it cannot be opened, where that is known already; `open` raises it.
     """
 
     slide_id: str
@@ -52,7 +52,7 @@ class SlideToPredict:
         """Opens the slide in its frame.
 
         Args:
-            user_mpp: um/px of slides of which nobody else says it.
+            user_mpp: um/px of slides for which neither the file nor `mpp` gives it.
 
         Raises:
             SlideError: It cannot be found or read, or is another one than was annotated.
@@ -105,7 +105,7 @@ def slides_to_predict(
 
     Raises:
         SlideError: A name stands for nothing, the only slide is missing, all are, or two would be written as one.
-        PixelSizeError: A table says a pixel size that cannot be.
+        PixelSizeError: A table has an impossible pixel size.
         ProjectError: A project is damaged.
         DatasetError: No slide is named and there is no dataset.
     """
