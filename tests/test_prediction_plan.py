@@ -4,7 +4,9 @@ import errno
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from rich.console import Console
 
@@ -14,13 +16,18 @@ from dmmn_qp.folders.predictions import read_predictions
 from dmmn_qp.folders.provenance import describe_run, now
 from dmmn_qp.outputs.writers import WRITERS
 from dmmn_qp.predicting import lazy_model
+from dmmn_qp.predicting import run as stage_run
 from dmmn_qp.predicting.call import Call
+from dmmn_qp.predicting.inference import BlockPrediction
 from dmmn_qp.predicting.inputs import SlideToPredict
 from dmmn_qp.predicting.lazy_model import LazyModel
 from dmmn_qp.predicting.options import PredictOptions
 from dmmn_qp.predicting.plan import Failed, Predict, RemakePolygons, Skip, make_plans
 from dmmn_qp.predicting.run import run_plans
+from dmmn_qp.predicting.slide import WAITING_STRIPS, _GrowingStrips
+from dmmn_qp.predicting.strips import StripStore
 from dmmn_qp.predicting.summary import Outcome, Summary, conclude, left_out
+from dmmn_qp.regions import Region
 from tests.conftest import invoke, write_tiff
 from tests.predicting import no_picture, writing
 from tests.test_prediction_record import content
@@ -200,3 +207,42 @@ def test_an_error_while_files_are_made_is_an_outcome(place, monkeypatch):
     summary = run_plans(wanted, make_plans(wanted))
     assert summary.failures == {"s": "no ink"} and summary.finished == {"new": place / "q/new.geojson"}
     assert [outcome.slide_id for outcome in summary.outcomes] == ["s", "new"]
+
+
+def test_an_error_while_strips_are_predicted_is_an_outcome(place, monkeypatch):
+    plain = stage_run.predict_strips
+
+    def fail(job, *rest):
+        if job.target.slide_id == "s":
+            raise SlideError("unplugged")
+        plain(job, *rest)
+
+    monkeypatch.setattr(stage_run, "predict_strips", fail)
+    wanted = call(place, "s", "new", out="q")
+    summary = run_plans(wanted, make_plans(wanted))
+    assert summary.failures == {"s": "unplugged"} and list(summary.finished) == ["new"]
+    run = json.loads((place / "q/run.json").read_text())
+    assert run["failed"] == {"s": "unplugged"} and run["slides"] == ["new"]
+
+
+def test_finished_strips_do_not_pile_up_before_a_slow_disk(tmp_path):
+    """Five strips of two blocks, on a disk that writes only when it is waited for."""
+
+    class SlowDisk:
+        def __init__(self):
+            self.waiting, self.most = [], 0
+
+        def submit(self, write, job, strip, pixels):
+            self.waiting.append(strip)
+            self.most = max(self.most, len(self.waiting))
+            return SimpleNamespace(result=lambda: self.waiting.remove(strip))
+
+    disk, store = SlowDisk(), StripStore(tmp_path, (20, 8), 4, {"labels": 0})
+    growing = _GrowingStrips(SimpleNamespace(strips=store), dict.fromkeys(range(5), 2), disk)
+    for strip in range(5):
+        for x in (0, 4):
+            growing.place(Region(x, strip * 4, 4, 4), BlockPrediction(np.ones((4, 4), np.uint8)))
+        assert strip not in growing._pixels
+    assert disk.most == WAITING_STRIPS + 1 and len(disk.waiting) == WAITING_STRIPS
+    growing.wait()
+    assert disk.waiting == []

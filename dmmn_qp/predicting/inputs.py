@@ -153,6 +153,7 @@ class _Inputs:
         return [self._of_slide(name, path)]
 
     def _of_slide(self, name: str, path: Path) -> SlideToPredict:
+        """The slide of one path, known to the dataset or not; one that does not exist has a `problem`."""
         exists = is_slide(path)
         known_as = self._by_path.get(path.resolve(), []) if exists else []
         if not exists and name in self._records:
@@ -192,6 +193,7 @@ class _Inputs:
         )
 
     def _of_project(self, path: Path) -> list[SlideToPredict]:
+        """All images of a project."""
         project = read_project(path)
         if not project.entries:
             raise SlideError(f'project "{path}" holds no image; add slides in QuPath and save it')
@@ -202,6 +204,7 @@ class _Inputs:
         return [_of_entry(entry, ids[entry.entry_id], found.get(entry.entry_id)) for entry in project.entries]
 
     def _of_table(self, path: Path) -> list[SlideToPredict]:
+        """The slides of a table, one for each row."""
         slides: list[SlideToPredict] = []
         for row in read_input_table(path):
             file = path.parent / row.slide

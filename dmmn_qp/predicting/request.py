@@ -24,10 +24,10 @@ from dmmn_qp.slides.base import SlideInfo
 from dmmn_qp.slides.files import fingerprint
 
 _TISSUE: Final = ("tissue_min_area_um2", "tissue_min_hole_um2", "tissue_margin_um")
-_MADE_BESIDES: Final = ("tissue_outline", "probabilities", "uncertainty")
+_EXTRA_FILES: Final = ("tissue_outline", "probabilities", "uncertainty")
 """Files that may be there without being asked for."""
 
-_FLAGS: Final = ("tta", "tissue_only", *_MADE_BESIDES)
+_FLAGS: Final = ("tta", "tissue_only", *_EXTRA_FILES)
 _VALUES: Final = ("outside", *_TISSUE)
 _MPP_TOLERANCE: Final = 1e-6
 
@@ -126,15 +126,19 @@ def compare(
         now: The record that the other one would have.
         image_now: What it would be made from.
     """
-    differences = [*_of_images(image_before, image_now), *(_of_models(before, now) if before is not None else ())]
+    differences = [
+        *_image_differences(image_before, image_now),
+        *(_model_differences(before, now) if before is not None else ()),
+    ]
     request = before.request if before is not None else None
     asked = now.request or {}
     known = None not in (image_before, request) and before is not None and before.weights is not None
-    differences += _of_requests(request or {}, asked)
+    differences += _request_differences(request or {}, asked)
     return Comparison(tuple(differences), known and asked.keys() <= (request or {}).keys())
 
 
-def _of_images(before: PredictedInput | None, now: PredictedInput) -> Iterator[str]:
+def _image_differences(before: PredictedInput | None, now: PredictedInput) -> Iterator[str]:
+    """How the slide differs, in words that follow "predicted before"."""
     if before is None:
         return
     if before.fingerprint != now.fingerprint:
@@ -150,7 +154,8 @@ def _of_images(before: PredictedInput | None, now: PredictedInput) -> Iterator[s
         yield f"{'' if before.crop_to_bounds else 'not '}cropped to the scanned bounds"
 
 
-def _of_models(before: Prediction, now: Prediction) -> Iterator[str]:
+def _model_differences(before: Prediction, now: Prediction) -> Iterator[str]:
+    """How the model differs, likewise."""
     digests = ((before.weights, now.weights), (before.card, now.card))
     same = all(one in (None, other) for one, other in digests)
     if before.weights is None:
@@ -159,7 +164,9 @@ def _of_models(before: Prediction, now: Prediction) -> Iterator[str]:
         yield f'by another model ("{shorten(before.model)}")'
 
 
-def _of_requests(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
+def _request_differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
+    """How the options that the labels depend on differ, likewise."""
+
     def differs(name: str) -> bool:
         return name in before and name in now and before[name] != now[name]
 
@@ -173,16 +180,18 @@ def _of_requests(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[
     if differs("precision") and now["precision"] is not None:
         yield f"in {_shown(before['precision'])} instead of {_shown(now['precision'])}"
     for name in _FLAGS:
-        if differs(name) and (now[name] or name not in _MADE_BESIDES):
+        if differs(name) and (now[name] or name not in _EXTRA_FILES):
             yield f"{'without' if now[name] else 'with'} {_option(name)}"
     for name in _VALUES:
         if differs(name) and None not in (before[name], now[name]):
             yield f"with {_option(name)} {_shown(before[name])} instead of {_shown(now[name])}"
     if differs("regions"):
-        yield _of_regions(before, now)
+        yield _region_difference(before, now)
 
 
-def _of_regions(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+def _region_difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """How the regions differ, likewise."""
+
     def asked_by(request: Mapping[str, Any]) -> str:
         return " and ".join(_option(name) for name in ("roi", "roi_class") if request.get(name) is not None)
 
@@ -200,16 +209,18 @@ def polygon_differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> li
         before: `polygons_request` of those that are there, as a file has it.
         now: That of those that are asked for.
     """
-    return [_of_option(name, before.get(name), now[name]) for name in now if before.get(name) != now[name]]
+    return [_option_difference(name, before.get(name), now[name]) for name in now if before.get(name) != now[name]]
 
 
-def _of_option(name: str, before: object, now: object) -> str:
+def _option_difference(name: str, before: object, now: object) -> str:
+    """How an option of the polygons differs."""
     if isinstance(now, bool):
         return f"{'with' if now else 'without'} {_option(name)}"
     return f"{_option(name)} {_shown(now)} instead of {_shown(before)}"
 
 
 def _option(name: str) -> str:
+    """An option as it is typed."""
     return "--as" if name == "object_kind" else "--" + name.replace("_", "-")
 
 
