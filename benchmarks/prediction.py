@@ -44,9 +44,9 @@ from dmmn_qp.networks.conventions import InputConvention, network_inputs, predic
 from dmmn_qp.networks.devices import choose_bf16, choose_device
 from dmmn_qp.outputs.pyramids import write_label_pyramid
 from dmmn_qp.predicting import inference
-from dmmn_qp.predicting.inference import choose_context, load_predictors
 from dmmn_qp.predicting.inputs import SlideToPredict
 from dmmn_qp.predicting.options import PredictOptions
+from dmmn_qp.predicting.predictor import choose_context, load_predictors
 from dmmn_qp.predicting.slide import begin_slide, predict_strips
 from dmmn_qp.predicting.strips import StripStore
 from dmmn_qp.regions import Region

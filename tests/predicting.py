@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from dmmn_qp.outputs.writers import WRITERS, Writer
-from dmmn_qp.predicting.inference import Predictor
+from dmmn_qp.predicting.predictor import Predictor
 from dmmn_qp.predicting.slide import predict_blocks
 from dmmn_qp.regions import Region
 from dmmn_qp.slides.base import Slide

@@ -7,7 +7,7 @@ from PIL import Image
 
 from dmmn_qp.folders.model import load_model
 from dmmn_qp.labels.metrics import Metrics, confusion_matrix
-from dmmn_qp.predicting.inference import Predictor, choose_context
+from dmmn_qp.predicting.predictor import Predictor, choose_context
 from dmmn_qp.slides import open_slide
 from dmmn_qp.slides.transformed import Crop
 from tests.conftest import DEMO, REPOSITORY

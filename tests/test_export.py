@@ -13,7 +13,7 @@ from dmmn_qp.folders.model import ModelCard, NetworkOptions, load_model, save_mo
 from dmmn_qp.models.export import METADATA, SingleField, export_model, magnification_of
 from dmmn_qp.networks import ARCHITECTURES
 from dmmn_qp.networks.conventions import InputConvention, network_inputs
-from dmmn_qp.predicting.inference import Predictor
+from dmmn_qp.predicting.predictor import Predictor
 from dmmn_qp.regions import Region
 from dmmn_qp.slides import open_slide
 from dmmn_qp.slides.base import read_field

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from dmmn_qp.folders.model import CARD, ModelCard, NetworkOptions, load_card, load_model, save_model
 from dmmn_qp.networks.conventions import InputConvention, class_logits, network_inputs, predicted_labels
-from dmmn_qp.predicting.inference import Predictor
+from dmmn_qp.predicting.predictor import Predictor
 from dmmn_qp.regions import Region
 from dmmn_qp.slides import open_slide
 from dmmn_qp.slides.base import read_field

@@ -10,8 +10,8 @@ from dmmn_qp.folders.model import ModelCard, NetworkOptions
 from dmmn_qp.networks import ARCHITECTURES
 from dmmn_qp.predicting import inference
 from dmmn_qp.predicting.api import predict_slide
-from dmmn_qp.predicting.inference import Predictor, choose_context, compile_network
 from dmmn_qp.predicting.options import PredictOptions
+from dmmn_qp.predicting.predictor import Predictor, choose_context, compile_network
 from dmmn_qp.regions import Region
 from dmmn_qp.slides import open_slide
 from dmmn_qp.specs import ClassMap, PatchSpec

@@ -11,18 +11,20 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from dmmn_qp.console import Reporter
 from dmmn_qp.errors import PredictedOtherwiseError, SlideError
 from dmmn_qp.folders.predictions import polygons_of, read_inputs, read_predictions
 from dmmn_qp.outputs import earlier
 from dmmn_qp.outputs.earlier import drop_oldest, keep_earlier, run_folder
 from dmmn_qp.outputs.options import POLYGON_OPTIONS
 from dmmn_qp.outputs.writers import WRITERS
-from dmmn_qp.predicting import publishing
-from dmmn_qp.predicting import stage as prediction
+from dmmn_qp.predicting import finishing, lazy_model
+from dmmn_qp.predicting import run as stage_run
 from dmmn_qp.predicting.api import predict_slide
 from dmmn_qp.predicting.inputs import SlideToPredict
 from dmmn_qp.predicting.options import PredictOptions
 from dmmn_qp.predicting.request import polygons_request, request_of
+from dmmn_qp.predicting.stage import predict
 from dmmn_qp.qupath.geojson_reader import read_geojson
 from dmmn_qp.slides.files import fingerprint
 from dmmn_qp.slides.view import SlideView
@@ -249,7 +251,7 @@ def test_equal_names_in_one_call_are_refused(place):
     for name in ("s", "S"):
         twice = [SlideToPredict("s", SlideView(place / "s.tif")), SlideToPredict(name, SlideView(place / "other.tif"))]
         with pytest.raises(SlideError, match="would both be written as"):
-            prediction.predict(place / "m", twice, place / "p", CPU, prediction.Reporter())
+            predict(place / "m", twice, place / "p", CPU, Reporter())
 
 
 # ---- what run.json tells
@@ -285,14 +287,14 @@ def test_finished_slides_are_told_at_once(place, monkeypatch):
         write_tiff(place / f"{name}.tif", texture(80, 90, seed))
     assert invoke(*command(place, model="other"), "--out", "p").exit_code == 0
     first = run_of(place / "p")["predictions"]["s"]
-    plain = prediction.predict_strips
+    plain = stage_run.predict_strips
 
     def stop_at_u(job, *rest):
         if job.target.slide_id == "u":
             raise RuntimeError("switched off")
         plain(job, *rest)
 
-    monkeypatch.setattr(prediction, "predict_strips", stop_at_u)
+    monkeypatch.setattr(stage_run, "predict_strips", stop_at_u)
     assert isinstance(invoke(*command(place, "t", "u"), "--out", "p").exception, RuntimeError)
     run = run_of(place / "p")
     assert run["slides"] == ["t"] and run["predictions"]["s"] == first and set(run["inputs"]) == {"s", "t"}
@@ -379,7 +381,7 @@ def test_polygons_are_made_anew_from_the_labels(place, monkeypatch, words):
     folder = place / "plain"
     before, record = content(folder), read_predictions(folder)["s"]
     with monkeypatch.context() as patch:
-        patch.setattr(prediction, "load_predictors", None)  # no network is made
+        patch.setattr(lazy_model, "load_predictors", None)  # no network is made
         result = invoke(*command(place), "--out", "plain", *words)
     assert result.exit_code == 0 and not result.stderr, result.output
     assert f"s: polygons made anew from its labels, without predicting ({'' if words[1:] else 'with '}{words[0]}" in (
@@ -400,7 +402,8 @@ def test_polygons_are_made_anew_from_the_labels(place, monkeypatch, words):
     assert [(a.annotation_id, a.geometry, a.kind, a.measurements) for a in found] == [
         (a.annotation_id, a.geometry, a.kind, a.measurements) for a in direct
     ]
-    assert {a.metadata["dmmn_qp_run"] for a in found} == {new.run_id}
+        runs = {a.metadata.get("dmmn_qp_run") for a in found}
+        assert runs == ({None} if "--as" in words else {new.run_id})  # detections have no metadata
 
 
 def test_labels_run_stays_that_of_the_labels(place):
@@ -439,7 +442,7 @@ def test_mean_probability_of_polygons_that_are_made_anew(place, lost):
 def test_polygons_alone_are_missing(place, monkeypatch):
     before = read_geojson(place / "plain/s.geojson").annotations
     (place / "plain/s.geojson").unlink()
-    monkeypatch.setattr(prediction, "load_predictors", None)
+    monkeypatch.setattr(lazy_model, "load_predictors", None)
     assert "polygons made anew" in invoke(*command(place), "--out", "plain").output
     found = read_geojson(place / "plain/s.geojson").annotations
     assert [a.annotation_id for a in found] == [a.annotation_id for a in before]
@@ -588,7 +591,7 @@ class SwitchedOffError(RuntimeError):
 
 def publish_until(monkeypatch, step, *words):
     """Runs a command that is switched off before the given change that publishing makes on disk; whether it was."""
-    plain, changes = publishing.Publisher.publish, []
+    plain, changes = finishing.publish, []
 
     def counted(change):
         def wrapped(*arguments, **options):
@@ -602,14 +605,14 @@ def publish_until(monkeypatch, step, *words):
 
     publishing_now = []
 
-    def publish(self, *arguments):
+    def publish(*arguments):
         publishing_now.append(True)
-        place = plain(self, *arguments)
+        outcome = plain(*arguments)
         publishing_now.clear()
-        return place
+        return outcome
 
     with monkeypatch.context() as patch:
-        patch.setattr(publishing.Publisher, "publish", publish)
+        patch.setattr(finishing, "publish", publish)
         for name in ("replace", "unlink", "rmdir"):
             patch.setattr(Path, name, counted(getattr(Path, name)))
         patch.setattr(shutil, "rmtree", counted(shutil.rmtree))

@@ -75,7 +75,8 @@ def predict_command(
     """
     from dmmn_qp.folders.model import newest_model
     from dmmn_qp.predicting.inputs import slides_to_predict
-    from dmmn_qp.predicting.stage import input_of, predict
+    from dmmn_qp.predicting.request import input_of
+    from dmmn_qp.predicting.stage import predict
     from dmmn_qp.pushing.stage import check_push, push
 
     options = predict_options(load_config(config), given)

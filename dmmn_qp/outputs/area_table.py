@@ -96,9 +96,9 @@ def count_areas(predicted: PredictedSlide) -> SlideAreas:
 def write_areas(out: Path, slides: Iterable[SlideAreas]) -> Path:
     """Writes ``areas.csv``: a row for each slide and class, with pixels, mm2 and % of the slide's tissue.
 
-    Rows of other slides that are in it already are kept, those of these slides are replaced. What is tissue says
-    `is_tissue`; other rows have no percentage. Rows of earlier versions do not tell what theirs is of. A file of that
-    name that is not ours is left alone, and ours gets another name.
+    Rows of other slides that are in it already are kept, those of these slides are replaced. Only classes of tissue
+    (`is_tissue`) have a percentage; rows of earlier versions do not name what theirs is of. A file of that name that
+    is not ours is left alone, and ours gets another name.
 
     Args:
         out: The folder of the predictions.

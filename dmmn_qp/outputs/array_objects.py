@@ -67,6 +67,11 @@ def objects_of_labels(
 
 
 def _checked(labels: ArrayLike, class_map: ClassMap) -> LabelArray:
+    """The labels as an array.
+
+    Raises:
+        ConfigError: They are no label map of these classes.
+    """
     array = np.asarray(labels)
     if array.ndim != 2 or array.dtype != np.uint8 or 0 in array.shape:
         raise ConfigError(

@@ -1,4 +1,4 @@
-"""Polygons that were replaced: they stay in ``earlier/``, so that what a person has corrected can be told from them."""
+"""Polygons that were replaced: they stay in ``earlier/``, so that it can be found out what a person has corrected."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ EARLIER_BYTES: Final = 2**30
 """What all files in the folder may take; the newest is kept whatever it takes."""
 
 UNKNOWN_RUN: Final = "unknown"
-"""Name of the folder with polygons of which nobody says the run that made them."""
+"""Name of the folder with polygons of an unknown run."""
 
 _SUFFIX: Final = ".geojson.gz"
 
 
 def run_folder(run_id: object) -> str:
-    """The name of a run's folder: its id where that is a plain UUID; a text of any other kind never names a folder."""
+    """The name of a run's folder: its id where that is a plain UUID; no other text becomes a folder's name."""
     found = parse_uuid(run_id)
     return str(found) if found is not None and str(found) == run_id else UNKNOWN_RUN
 
@@ -45,7 +45,7 @@ def keep_earlier(folder: Path, slide_id: str, polygons: Path, run_id: object) ->
         folder: The folder of predictions.
         slide_id: The slide.
         polygons: Its polygons, packed or not.
-        run_id: The run that made them, as a file tells it; whatever is no UUID counts as unknown.
+        run_id: The run that made them, as read from a file; whatever is no UUID counts as unknown.
 
     Returns:
         The copy: ``earlier/<run id>/<slide>.geojson.gz``.
@@ -97,6 +97,7 @@ def drop_oldest(folder: Path, slide_id: str) -> int:
 
 
 def _kept(top: Path) -> Iterator[Path]:
+    """The kept polygons of all slides; what has another name or place is none of ours."""
     for run in top.iterdir() if top.is_dir() else ():
         if run_folder(run.name) == run.name and run.is_dir() and not run.is_symlink():
             yield from (path for path in run.iterdir() if path.name.endswith(_SUFFIX) and path.is_file())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,7 +24,7 @@ from dmmn_qp.qupath.marks import (
     marked_id,
 )
 from dmmn_qp.regions import Region
-from dmmn_qp.specs import UNLABELLED, ClassMap, LabelArray
+from dmmn_qp.specs import UNLABELLED, ClassMap, LabelArray, TissueClass
 from dmmn_qp.vectors.cleaning import clean
 from dmmn_qp.vectors.cracks import CELL_PX
 from dmmn_qp.vectors.outlines import OutlineFeatures, Outlines, join, starts
@@ -99,7 +99,7 @@ def outline_features(
         frame: Where it lies.
         class_map: The classes of its labels.
         options: How to clean, simplify, merge and split.
-        identity: What tells slide and model apart from others; the same identity, class and outline give the same id,
+        identity: What distinguishes slide and model from others; the same identity, class and outline give the same id,
             and another outline never does.
         metadata: Texts that all objects get, beside what was done to their outlines.
         confidence: Of the same shape, 0 .. 255 for the probability of the label of each pixel.
@@ -108,64 +108,92 @@ def outline_features(
         Objects as they become complete; all at once where they are merged by class or have probabilities.
     """
     grid_mpp = frame.mpp * frame.downsample
-    shown = frame.visible(labels.shape)
-    source: LabelSource = labels if shown == tuple(labels.shape) else _Cut(labels, shown)
-    if options.min_area_um2 > 0 or options.min_hole_um2 > 0:
-        source = clean(source, options.min_area_um2 / grid_mpp**2, options.min_hole_um2 / grid_mpp**2)
-    shown_classes = [c for c in class_map.classes if options.with_ignored or not c.ignored]
-    skip = frozenset({UNLABELLED, *(c.label for c in class_map.classes)} - {c.label for c in shown_classes})
-    found = polygonize(
-        source,
-        skip=skip,
+    shown = [c for c in class_map.classes if options.with_ignored or not c.ignored]
+    found: Iterator[Outlines] = polygonize(
+        _cleaned(labels, frame, options),
+        skip=frozenset({UNLABELLED, *(c.label for c in class_map.classes)} - {c.label for c in shown}),
         simplify_px=options.simplify_um / grid_mpp,
         max_vertices=options.max_vertices if options.merge == "region" else None,
     )
-    classes = {c.label: (c.name, c.color) for c in shown_classes}
-    names = {c.label: shown_class_name(c.name) for c in shown_classes}
-    codes = np.zeros(256)
-    codes[[*names]] = [class_code(name) for name in names.values()]
-    class_texts = {label: {CLASS_KEY: name} for label, name in names.items()}
-    texts = {**metadata, **_said(options)}
-    batches: Iterator[Outlines] = found
     if options.merge == "class" or confidence is not None:
-        batches = iter([join(list(found))])
-    for found_now in batches:
-        if not len(found_now):
-            continue
-        batch = found_now
-        if options.merge == "class":
-            batch = found_now.take(np.lexsort((found_now.anchors, found_now.labels)))
-        sums = None if confidence is None else measure_sums(batch, confidence)
-        features = _features(batch, options)
-        first = features[:-1]
-        moved = batch.moved(frame.to_level0(batch.xy))
-        of_objects = batch.labels[first]
-        ids = [
-            marked_id(f"{identity}/{outline}/{names[label]}")
-            for label, outline in zip(of_objects.tolist(), moved.digests(first), strict=True)
-        ]
-        area_um2 = np.add.reduceat(moved.areas(), first) * frame.mpp**2
-        measurements = {
-            AREA_UM2: np.round(area_um2, 4),
-            AREA_MM2: np.round(area_um2 * 1e-6, 10),
-            PERIMETER: np.round(np.add.reduceat(moved.perimeters(), first) * frame.mpp, 4),
-            CLASS_CODE: codes[of_objects],
-        }
-        if sums is not None:
-            total, n = (np.add.reduceat(values, first) for values in sums)
-            with np.errstate(invalid="ignore", divide="ignore"):  # no pixel has its centre in it: no probability
-                measurements[MEAN_PROBABILITY] = np.round(total / n / 255, 6)
-        yield OutlineFeatures(moved, features, ids, classes, options.object_kind, measurements, texts, class_texts)
+        found = iter([join(list(found))])
+    for outlines in found:
+        if len(outlines):
+            yield _objects(outlines, frame, shown, options, identity, metadata, confidence)
 
 
-def _features(batch: Outlines, options: PolygonOptions) -> npt.NDArray[np.int64]:
+def _cleaned(labels: LabelSource, frame: Frame, options: PolygonOptions) -> LabelSource:
+    """What is visible of a map, without the regions and holes that are too small."""
+    grid_mpp, visible = frame.mpp * frame.downsample, frame.visible(labels.shape)
+    source: LabelSource = labels if visible == tuple(labels.shape) else _Cut(labels, visible)
+    if options.min_area_um2 > 0 or options.min_hole_um2 > 0:
+        source = clean(source, options.min_area_um2 / grid_mpp**2, options.min_hole_um2 / grid_mpp**2)
+    return source
+
+
+def _objects(
+    outlines: Outlines,
+    frame: Frame,
+    classes: Sequence[TissueClass],
+    options: PolygonOptions,
+    identity: str,
+    metadata: dict[str, str],
+    confidence: LabelSource | None,
+) -> OutlineFeatures:
+    """Objects of outlines in pixels of the map, as `outline_features` gives them."""
+    if options.merge == "class":
+        outlines = outlines.take(np.lexsort((outlines.anchors, outlines.labels)))
+    features = _features(outlines, options)
+    first = features[:-1]
+    moved = outlines.moved(frame.to_level0(outlines.xy))
+    labels, names = outlines.labels[first], {c.label: shown_class_name(c.name) for c in classes}
+    ids = [
+        marked_id(f"{identity}/{outline}/{names[label]}")
+        for label, outline in zip(labels.tolist(), moved.digests(first), strict=True)
+    ]
+    measurements = _measurements(moved, first, frame.mpp)
+    codes = {label: float(class_code(name)) for label, name in names.items()}
+    measurements[CLASS_CODE] = np.array([codes[label] for label in labels.tolist()])
+    if confidence is not None:
+        sums, pixels = (np.add.reduceat(values, first) for values in measure_sums(outlines, confidence))
+        with np.errstate(invalid="ignore", divide="ignore"):  # no pixel has its centre in it: no probability
+            measurements[MEAN_PROBABILITY] = np.round(sums / pixels / 255, 6)
+    return OutlineFeatures(
+        moved,
+        features,
+        ids,
+        {c.label: (c.name, c.color) for c in classes},
+        options.object_kind,
+        measurements,
+        {**metadata, **_treatment(options)},
+        {label: {CLASS_KEY: name} for label, name in names.items()},
+    )
+
+
+def _features(outlines: Outlines, options: PolygonOptions) -> npt.NDArray[np.int64]:
     """Where the polygons of each object start: one object for each polygon, or for each label of sorted ones."""
     if options.merge == "region":
-        return np.arange(len(batch) + 1)
-    return starts(np.unique(batch.labels, return_counts=True)[1])
+        return np.arange(len(outlines) + 1)
+    return starts(np.unique(outlines.labels, return_counts=True)[1])
 
 
-def _said(options: PolygonOptions) -> dict[str, str]:
+def _measurements(outlines: Outlines, first: npt.NDArray[np.int64], mpp: float) -> dict[str, npt.NDArray[np.float64]]:
+    """Sizes of objects.
+
+    Args:
+        outlines: Their polygons in level-0 px.
+        first: The first polygon of each object.
+        mpp: um/px at level 0.
+    """
+    area_um2 = np.add.reduceat(outlines.areas(), first) * mpp**2
+    return {
+        AREA_UM2: np.round(area_um2, 4),
+        AREA_MM2: np.round(area_um2 * 1e-6, 10),
+        PERIMETER: np.round(np.add.reduceat(outlines.perimeters(), first) * mpp, 4),
+    }
+
+
+def _treatment(options: PolygonOptions) -> dict[str, str]:
     """What was done to the outlines, for their metadata."""
     return {
         "dmmn_qp_simplify_um": f"{options.simplify_um:g}",
@@ -202,9 +230,9 @@ def measure_sums(
         inside = geometries[here]
         reaching = (bounds[here, 1] < window.y) | (bounds[here, 3] > window.bottom)
         inside[reaching] = shapely.clip_by_rect(inside[reaching], -1, window.y, columns + 1, window.bottom)
-        some = ~shapely.is_empty(inside)
+        present = ~shapely.is_empty(inside)
         index = burn(
-            zip(inside[some], (here[some] + 1).tolist(), strict=True),
+            zip(inside[present], (here[present] + 1).tolist(), strict=True),
             (window.height, columns),
             fill=0,
             transform=Affine.translation(0, y),

@@ -58,7 +58,7 @@ class PredictedSlide:
         run_id: Id of this prediction.
         options: What files are wanted, and how polygons are made.
         confidence: 0 .. 255 for the probability of each pixel's label, of the raster's shape, where it is known.
-        pixels: All that the network said; None where polygons alone are made anew from the label raster.
+        pixels: All that the network predicted; None where polygons alone are made anew from the label raster.
         tissue: Outline of the tissue in level-0 px of QuPath's frame; None where it was not sought.
     """
 

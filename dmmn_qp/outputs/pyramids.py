@@ -204,6 +204,7 @@ def _means_of_four(pixels: Pixels) -> Pixels:
 
 
 def _write(path: Path, strips: Iterable[Pixels], image: _Image, halve: Callable[[Pixels], Pixels]) -> None:
+    """Writes a pyramid of which ``halve`` makes each coarser level from the finer one."""
     if image.rows < 1 or image.columns < 1 or not (math.isfinite(image.mpp) and image.mpp > 0):
         raise ValueError(f"{image.columns} x {image.rows} px of {image.mpp} um/px")
     with new_file(path) as temporary, tempfile.TemporaryFile(dir=path.parent) as file:

@@ -1,4 +1,4 @@
-"""Rasters of a prediction, and the outline of its tissue, from what the network said."""
+"""Rasters of a prediction, and the outline of its tissue, from the pixels that the network predicted."""
 
 from __future__ import annotations
 
@@ -81,6 +81,7 @@ def write_outline(path: Path, tissue: BaseGeometry, fingerprint: str) -> None:
 
 
 def _pixels(predicted: PredictedSlide) -> PredictedPixels:
+    """What the network predicted, which must be there."""
     assert predicted.pixels is not None
     return predicted.pixels
 

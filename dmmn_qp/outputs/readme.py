@@ -1,8 +1,8 @@
-"""What a folder of predictions holds for all its slides together: ``areas.csv`` and ``README.txt``."""
+"""`README.txt` of a folder of predictions: which model made them, and how each kind of file is opened."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from textwrap import indent, wrap
 
@@ -25,6 +25,16 @@ _LINE = 100
 _RULE = (
     "Tissue is what belongs to any class, except classes whose name ends in * (which QuPath ignores) or begins with "
     f"one of these words, in any case: {', '.join(NOT_TISSUE)}. Pixels without a label are not tissue."
+)
+
+_AREAS = (
+    "Pixels, mm2 and % of the tissue for each slide and class, to be opened with any spreadsheet program. The last two "
+    "columns say how much tissue that is, and of which classes. " + _RULE
+)
+
+_RUN = (
+    "The last run: command, options, versions, times; and of each slide here which file it was, and which model and "
+    "options its prediction is of. It is written again after each slide."
 )
 
 _EARLIER = (
@@ -56,15 +66,14 @@ def write_readme(
         run_id: Id of the prediction.
         mpp: um/px at which was predicted.
         licence: The model's licence, if it has one.
-        attribution: Whom to name, if anybody.
-        coming: Names of files that will be there at once.
+        attribution: Whom to credit, if anybody.
+        coming: Names of files that are about to be added to the folder.
 
     Returns:
         The file.
     """
     path = our_name(out / README, _is_our_readme)
     names = [entry.name for entry in out.iterdir() if entry.is_file() and not entry.name.startswith(".")]
-    names += coming
     about = {
         "Model": model_name,
         "Licence": licence or "not stated; ask whoever made the model",
@@ -73,10 +82,8 @@ def write_readme(
         "Run": f"{run_id} (command, options and versions are in {RUN_FILE})",
         "Made by": f"dmmn-qp {dmmn_qp.__version__}",
     }
-    classes = [f"{c.label:>4}  {printable(c.name)}" for c in class_map.classes]
     lines = [
-        _README_TITLE,
-        "=" * len(_README_TITLE),
+        *_headed(_README_TITLE, "="),
         "",
         *(f"{key + ':':<10}{printable(value)}" for key, value in about.items() if value),
         "",
@@ -84,42 +91,51 @@ def write_readme(
         f'{RUN_FILE} says under "predictions" by which model and with which options it was predicted.',
         "Predictions are for research: look at them before you use them.",
         "",
-        "Classes",
-        "-------",
+        *_headed("Classes", "-"),
         f"{UNLABELLED:>4}  no label",
-        *classes,
+        *(f"{c.label:>4}  {printable(c.name)}" for c in class_map.classes),
         "",
-        "Files",
-        "-----",
+        *_headed("Files", "-"),
+        *_files(out, [*names, *coming]),
+        *_entry(path.name, "This page."),
     ]
-    for suffix, writer in WRITERS.items():
-        if any(name.endswith(f".{suffix}") for name in names):
-            lines += _entry(f"<slide>.{suffix}", writer.about)
-    areas = our_name(out / AREAS, lambda path: read_areas(path) is not None)
-    if areas.exists():
-        lines += _entry(
-            areas.name,
-            "Pixels, mm2 and % of the tissue for each slide and class, to be opened with any spreadsheet program. The "
-            "last two columns say how much tissue that is, and of which classes. " + _RULE,
-        )
-    lines += _entry(
-        RUN_FILE,
-        "The last run: command, options, versions, times; and of each slide here which file it was, and which model "
-        "and options its prediction is of. It is written again after each slide.",
-    )
-    if (out / EARLIER).is_dir():
-        lines += _entry(f"{EARLIER}/<run>/<slide>.geojson.gz", _EARLIER)
-    lines += _entry(path.name, "This page.")
     with new_file(path) as temporary:
         temporary.write_text("\n".join(lines).rstrip() + "\n", "utf-8")
     return path
 
 
+def _files(out: Path, names: Sequence[str]) -> list[str]:
+    """Lines about each kind of file in a folder, but for the page itself.
+
+    Args:
+        out: The folder.
+        names: Names of files in it.
+    """
+    lines: list[str] = []
+    for suffix, writer in WRITERS.items():
+        if any(name.endswith(f".{suffix}") for name in names):
+            lines += _entry(f"<slide>.{suffix}", writer.about)
+    areas = our_name(out / AREAS, lambda path: read_areas(path) is not None)
+    if areas.exists():
+        lines += _entry(areas.name, _AREAS)
+    lines += _entry(RUN_FILE, _RUN)
+    if (out / EARLIER).is_dir():
+        lines += _entry(f"{EARLIER}/<run>/<slide>.geojson.gz", _EARLIER)
+    return lines
+
+
+def _headed(title: str, line: str) -> list[str]:
+    """A title, underlined."""
+    return [title, line * len(title)]
+
+
 def _entry(name: str, text: str) -> list[str]:
+    """Lines about a kind of file."""
     return [name, indent("\n".join(wrap(text, _LINE)), "    "), ""]
 
 
 def _is_our_readme(path: Path) -> bool:
+    """Whether a file has the first line of ours."""
     try:
         with path.open(encoding="utf-8") as file:
             return file.readline(len(_README_TITLE) + 2).strip() == _README_TITLE

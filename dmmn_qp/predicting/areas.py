@@ -91,6 +91,7 @@ class Area:
         return np.asarray(of_targets & of_outline)
 
     def _in_outline(self, block: Region, scale: float) -> NDArray[np.bool_] | None:
+        """Pixels of a block whose centres lie inside, None where all do; ``scale`` is level-0 px per grid px."""
         if self._parts is None:
             return None
         window = shapely.box(block.x * scale, block.y * scale, block.right * scale, block.bottom * scale)

@@ -12,8 +12,9 @@ from numpy.typing import ArrayLike
 from dmmn_qp.folders.model import ModelCard, load_model
 from dmmn_qp.networks.devices import available_cores, choose_devices
 from dmmn_qp.networks.stem import Stemmed
-from dmmn_qp.predicting.inference import BlockPrediction, Predictor, choose_context, make_predictor
+from dmmn_qp.predicting.inference import BlockPrediction
 from dmmn_qp.predicting.options import PredictOptions
+from dmmn_qp.predicting.predictor import Predictor, choose_context, make_predictor
 from dmmn_qp.predicting.slide import MOST_DECODERS, predict_blocks
 from dmmn_qp.regions import Region
 from dmmn_qp.slides.array_slide import NAME, ArraySlide
@@ -29,10 +30,10 @@ def predict_pixels(
         pixels: (rows, columns, 3) uint8 RGB; outside is 0, as outside a slide.
         mpp: um/px.
         model: The model's folder, or its card and network; the network stays as and where it is.
-        options: How to predict; what is about areas, polygons or several devices says nothing here.
+        options: How to predict; those of areas, polygons and several devices have no effect.
 
     Returns:
-        What the model says, on the grid of its finest magnification.
+        What the model predicts, on the grid of its finest magnification.
 
     Raises:
         SlideError: The array is none of RGB bytes.
@@ -63,7 +64,7 @@ def predict_pixels(
 
 
 def _predictor(model: Path | tuple[ModelCard, Stemmed], options: PredictOptions) -> Predictor:
-    """The model on one device; of a network in memory a copy, which computes where that one lies unless told."""
+    """The model on one device; of a network in memory a copy, on the same device unless the options name one."""
     if isinstance(model, Path):
         card, network = load_model(model)
         (device,) = choose_devices(options.device, 1)

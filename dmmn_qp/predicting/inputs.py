@@ -2,31 +2,24 @@
 
 from __future__ import annotations
 
-import difflib
-import glob
-import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final
 
 from dmmn_qp.errors import PixelSizeError, SlideError
-from dmmn_qp.files import RUN_FILE
 from dmmn_qp.folders.dataset import MANIFEST, Dataset, SlideRecord
-from dmmn_qp.outputs.writers import is_output
+from dmmn_qp.predicting.input_files import is_pattern, is_slide, near_name_hint, slides_in_folder, slides_matching
 from dmmn_qp.predicting.input_table import read_input_table
 from dmmn_qp.qupath.geojson_reader import GEOJSON_SUFFIXES
 from dmmn_qp.qupath.image_names import project_slide_ids
 from dmmn_qp.qupath.project import ProjectEntry, find_each_slide, read_project
 from dmmn_qp.slides.base import Slide
-from dmmn_qp.slides.files import SLIDE_SUFFIXES, first_of_each_series, is_slide_folder, list_slides
+from dmmn_qp.slides.files import is_slide_folder
 from dmmn_qp.slides.finding import SlidesRoot
 from dmmn_qp.slides.names import NamedSlide, SlideNames
 from dmmn_qp.slides.pixel_sizes import StatedMpp
 from dmmn_qp.slides.view import SlideView
 from dmmn_qp.text import shorten
-
-_PATTERN_SIGNS: Final = "*?["
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +31,7 @@ class SlideToPredict:
         view: Its file in the frame in which it is predicted, and what is said of its size.
         roi: GeoJSON of the areas to predict; None for all of the slide.
         annotations: Its annotations: ``data.qpdata`` of its project, or GeoJSON of its dataset; None where it has none.
-        problem: Why it cannot be opened, where that is known already; opening it says so.
+        problem: Why it cannot be opened, where that is known already; `open` raises it.
     """
 
     slide_id: str
@@ -91,7 +84,7 @@ def slides_to_predict(
 
     Raises:
         SlideError: A name stands for nothing, the only slide is missing, all are, or two would be written as one.
-        PixelSizeError: A table says a pixel size that cannot be.
+        PixelSizeError: A table has an impossible pixel size.
         ProjectError: A project is damaged.
         DatasetError: No slide is named and there is no dataset.
     """
@@ -130,18 +123,19 @@ class _Inputs:
             return self._of_project(path)
         if suffix == ".csv" and name not in self._records:
             return self._of_table(path)
-        if _is_slide(path) or (name in self._records and not path.is_dir()):
+        if is_slide(path) or (name in self._records and not path.is_dir()):
             return [self._of_slide(name, path)]
         if path.is_dir():
-            return [self._of_slide(str(found), found) for found in _slides_in(path, self._recursive)]
-        if any(sign in name for sign in _PATTERN_SIGNS):
-            return [self._of_slide(str(found), found) for found in _matches(name)]
+            return [self._of_slide(str(found), found) for found in slides_in_folder(path, recursive=self._recursive)]
+        if is_pattern(name):
+            return [self._of_slide(str(found), found) for found in slides_matching(name)]
         return [self._of_slide(name, path)]
 
     def _of_slide(self, name: str, path: Path) -> SlideToPredict:
-        is_slide = _is_slide(path)
-        known_as = self._by_path.get(path.resolve(), []) if is_slide else []
-        if not is_slide and name in self._records:
+        """The slide of one path, known to the dataset or not; one that does not exist has a `problem`."""
+        exists = is_slide(path)
+        known_as = self._by_path.get(path.resolve(), []) if exists else []
+        if not exists and name in self._records:
             known_as = [self._records[name]]
         if len(known_as) > 1:
             ids = ", ".join(record.slide_id for record in known_as)
@@ -149,16 +143,13 @@ class _Inputs:
                 f'slide "{name}" is in the dataset as {ids}, each with a frame of its own; name one of these'
             )
         if known_as:
-            return self._of_record(known_as[0], path if is_slide else None)
+            return self._of_record(known_as[0], path if exists else None)
         slide_id = path.name if path.is_dir() else path.stem
-        if is_slide:
+        if exists:
             return SlideToPredict(slide_id, SlideView(path))
         others = f"; the dataset has {', '.join(self._records)}" if self._records else ""
-        return SlideToPredict(
-            slide_id or name,
-            SlideView(path),
-            problem=f'slide "{name}" does not exist; check the path{_like(path)}{others}',
-        )
+        missing = f'slide "{name}" does not exist; check the path{near_name_hint(path)}{others}'
+        return SlideToPredict(slide_id or name, SlideView(path), problem=missing)
 
     def _of_record(self, record: SlideRecord, path: Path | None) -> SlideToPredict:
         """A slide of the dataset, at the path where the user named it or where it is found."""
@@ -177,6 +168,7 @@ class _Inputs:
         )
 
     def _of_project(self, path: Path) -> list[SlideToPredict]:
+        """All images of a project."""
         project = read_project(path)
         if not project.entries:
             raise SlideError(f'project "{path}" holds no image; add slides in QuPath and save it')
@@ -187,6 +179,7 @@ class _Inputs:
         return [_of_entry(entry, ids[entry.entry_id], found.get(entry.entry_id)) for entry in project.entries]
 
     def _of_table(self, path: Path) -> list[SlideToPredict]:
+        """The slides of a table, one for each row."""
         slides: list[SlideToPredict] = []
         for row in read_input_table(path):
             file = path.parent / row.slide
@@ -245,88 +238,6 @@ def _of_entry(entry: ProjectEntry, slide_id: str, found: Path | SlideError | Non
         annotations=entry.data_path if entry.data_path.is_file() else None,
         problem=problem,
     )
-
-
-def _is_slide(path: Path) -> bool:
-    return path.is_file() or is_slide_folder(path)
-
-
-def _like(path: Path) -> str:
-    """A hint at a file of nearly that name."""
-    try:
-        names = [p.name for p in path.parent.iterdir() if p.suffix.lower() in SLIDE_SUFFIXES]
-    except OSError:
-        return ""
-    near = difflib.get_close_matches(path.name, names, n=1)
-    return f' (did you mean "{path.with_name(near[0])}"?)' if near else ""
-
-
-def _is_input(path: Path) -> bool:
-    """Whether a file of a folder may be a slide, and is none that we wrote beside slides."""
-    return not path.name.startswith(".") and not is_output(path.name)
-
-
-def _slides_in(folder: Path, recursive: bool) -> list[Path]:
-    """The slides in a folder, sorted.
-
-    Raises:
-        SlideError: There is none.
-    """
-    folders = list(_folders_below(folder)) if recursive else [folder]
-    slides = [path for place in folders for path in list_slides(place) if _is_input(path)]
-    if slides:
-        return sorted(slides)
-    projects = sorted(folder.glob("*.qpproj"))
-    if projects:
-        raise SlideError(f'folder "{folder}" holds no slide but a project; name it: "{projects[0]}"')
-    way_out = "check the path" if recursive else "check the path, or pass --recursive to search the folders in it"
-    raise SlideError(f'folder "{folder}" holds no slide; {way_out}')
-
-
-def _folders_below(top: Path) -> Iterator[Path]:
-    """A folder and those in it that we did not write; no folder twice, and none that is a slide."""
-    entered: set[tuple[int, int]] = set()
-    for place, folders, files in os.walk(top, followlinks=True):
-        here = Path(place)
-        status = here.stat()
-        is_ours = RUN_FILE in files and here != top
-        if (status.st_dev, status.st_ino) in entered or is_ours or (here != top and is_slide_folder(here)):
-            folders.clear()
-            continue
-        entered.add((status.st_dev, status.st_ino))
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        yield here
-
-
-def _matches(pattern: str) -> list[Path]:
-    """The slides that a pattern stands for, sorted.
-
-    Raises:
-        SlideError: There is none.
-    """
-    found = [Path(text) for text in sorted(glob.glob(pattern, recursive=True))]  # noqa: PTH207 (may be absolute)
-    fixed = len(Path(pattern.partition("*")[0].partition("?")[0].partition("[")[0] + "x").parent.parts)
-    found = [path for path in found if _is_input(path) and not _is_in_output(path, fixed)]
-    dicom = set(first_of_each_series(found))
-    slides = [
-        path
-        for path in found
-        if path in dicom
-        or (path.is_file() and path.suffix.lower() in SLIDE_SUFFIXES and path.suffix.lower() != ".dcm")
-        or (path.is_dir() and is_slide_folder(path))
-    ]
-    slides = [path for path in slides if path.parent not in slides]  # files of a folder that is one slide
-    if not slides:
-        kinds = f"; it matches {len(found)} other files" if found else ""
-        raise SlideError(f'pattern "{pattern}" matches no slide{kinds}; check the path')
-    return slides
-
-
-def _is_in_output(path: Path, fixed: int) -> bool:
-    """Whether a match lies in a folder that we wrote, and that the fixed part of the pattern does not name."""
-    below = path.parent.parts[fixed:]
-    top = Path(*path.parent.parts[:fixed])
-    return any((top.joinpath(*below[: n + 1]) / RUN_FILE).is_file() for n in range(len(below)))
 
 
 def _each_once(slides: Iterable[SlideToPredict]) -> list[SlideToPredict]:

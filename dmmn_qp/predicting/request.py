@@ -1,10 +1,10 @@
-"""What a prediction was asked for: how it is recorded beside it, and how it differs from what is asked for now."""
+"""How it is recorded what a prediction was asked for, and how that differs from what is asked for now."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import isclose, isfinite
 from typing import Any, Final
@@ -19,13 +19,15 @@ from dmmn_qp.outputs.options import POLYGON_OPTIONS
 from dmmn_qp.predicting.areas import is_restricted
 from dmmn_qp.predicting.inputs import SlideToPredict
 from dmmn_qp.predicting.options import PredictOptions
+from dmmn_qp.slides.base import SlideInfo
+from dmmn_qp.slides.files import fingerprint
 from dmmn_qp.text import shorten
 
 _TISSUE: Final = ("tissue_min_area_um2", "tissue_min_hole_um2", "tissue_margin_um")
-_MADE_BESIDES: Final = ("tissue_outline", "probabilities", "uncertainty")
+_EXTRA_FILES: Final = ("tissue_outline", "probabilities", "uncertainty")
 """Files that may be there without being asked for."""
 
-_FLAGS: Final = ("tta", "tissue_only", *_MADE_BESIDES)
+_FLAGS: Final = ("tta", "tissue_only", *_EXTRA_FILES)
 _VALUES: Final = ("outside", *_TISSUE)
 _MPP_TOLERANCE: Final = 1e-6
 
@@ -83,6 +85,23 @@ def card_digest(card: ModelCard) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:32]
 
 
+def input_of(slide: SlideToPredict, info: SlideInfo | None = None) -> PredictedInput:
+    """What is recorded of a slide beside its prediction.
+
+    Args:
+        slide: The slide.
+        info: The same, opened; its size is unknown without.
+    """
+    return PredictedInput(
+        path=str(slide.path.resolve()).encode("utf-8", "backslashreplace").decode(),
+        fingerprint=fingerprint(slide.path),
+        width=info.width if info else None,
+        height=info.height if info else None,
+        crop_to_bounds=slide.view.crop_to_bounds,
+        frame=slide.view.frame,
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class Comparison:
     """What is known of a prediction against what is asked for now.
@@ -107,15 +126,19 @@ def compare(
         now: The record that the other one would have.
         image_now: What it would be made from.
     """
-    differences = [*_of_images(image_before, image_now), *(_of_models(before, now) if before is not None else ())]
+    differences = [
+        *_image_differences(image_before, image_now),
+        *(_model_differences(before, now) if before is not None else ()),
+    ]
     request = before.request if before is not None else None
     asked = now.request or {}
     known = None not in (image_before, request) and before is not None and before.weights is not None
-    differences += _of_requests(request or {}, asked)
+    differences += _request_differences(request or {}, asked)
     return Comparison(tuple(differences), known and asked.keys() <= (request or {}).keys())
 
 
-def _of_images(before: PredictedInput | None, now: PredictedInput) -> Iterator[str]:
+def _image_differences(before: PredictedInput | None, now: PredictedInput) -> Iterator[str]:
+    """How the slide differs, in words that follow "predicted before"."""
     if before is None:
         return
     if before.fingerprint != now.fingerprint:
@@ -131,7 +154,8 @@ def _of_images(before: PredictedInput | None, now: PredictedInput) -> Iterator[s
         yield f"{'' if before.crop_to_bounds else 'not '}cropped to the scanned bounds"
 
 
-def _of_models(before: Prediction, now: Prediction) -> Iterator[str]:
+def _model_differences(before: Prediction, now: Prediction) -> Iterator[str]:
+    """How the model differs, likewise."""
     digests = ((before.weights, now.weights), (before.card, now.card))
     same = all(one in (None, other) for one, other in digests)
     if before.weights is None:
@@ -140,7 +164,9 @@ def _of_models(before: Prediction, now: Prediction) -> Iterator[str]:
         yield f'by another model ("{shorten(before.model)}")'
 
 
-def _of_requests(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
+def _request_differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
+    """How the options that the labels depend on differ, likewise."""
+
     def differs(name: str) -> bool:
         return name in before and name in now and before[name] != now[name]
 
@@ -148,22 +174,24 @@ def _of_requests(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[
     if differs("um_per_px") and not (
         isinstance(mpp, float) and isinstance(asked, float) and isclose(mpp, asked, rel_tol=_MPP_TOLERANCE)
     ):
-        yield f"at {_said(mpp)} um/px instead of {_said(asked)}"
+        yield f"at {_shown(mpp)} um/px instead of {_shown(asked)}"
     if differs("context"):
-        yield f"with context {_said(before['context'])} instead of {_said(now['context'])}"
+        yield f"with context {_shown(before['context'])} instead of {_shown(now['context'])}"
     if differs("precision") and now["precision"] is not None:
-        yield f"in {_said(before['precision'])} instead of {_said(now['precision'])}"
+        yield f"in {_shown(before['precision'])} instead of {_shown(now['precision'])}"
     for name in _FLAGS:
-        if differs(name) and (now[name] or name not in _MADE_BESIDES):
+        if differs(name) and (now[name] or name not in _EXTRA_FILES):
             yield f"{'without' if now[name] else 'with'} {_option(name)}"
     for name in _VALUES:
         if differs(name) and None not in (before[name], now[name]):
-            yield f"with {_option(name)} {_said(before[name])} instead of {_said(now[name])}"
+            yield f"with {_option(name)} {_shown(before[name])} instead of {_shown(now[name])}"
     if differs("regions"):
-        yield _of_regions(before, now)
+        yield _region_difference(before, now)
 
 
-def _of_regions(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+def _region_difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """How the regions differ, likewise."""
+
     def asked_by(request: Mapping[str, Any]) -> str:
         return " and ".join(_option(name) for name in ("roi", "roi_class") if request.get(name) is not None)
 
@@ -178,22 +206,29 @@ def polygon_differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> li
     """How polygons that are there were asked for in another way, in words.
 
     Args:
-        before: `polygons_request` of those that are there, as a file tells it.
+        before: `polygons_request` of those that are there, as a file has it.
         now: That of those that are asked for.
     """
-    return [_of_option(name, before.get(name), now[name]) for name in now if before.get(name) != now[name]]
+    return [_option_difference(name, before.get(name), now[name]) for name in now if before.get(name) != now[name]]
 
 
-def _of_option(name: str, before: object, now: object) -> str:
+def _option_difference(name: str, before: object, now: object) -> str:
+    """How an option of the polygons differs."""
     if isinstance(now, bool):
         return f"{'with' if now else 'without'} {_option(name)}"
-    return f"{_option(name)} {_said(now)} instead of {_said(before)}"
+    return f"{_option(name)} {_shown(now)} instead of {_shown(before)}"
 
 
 def _option(name: str) -> str:
+    """An option as it is typed."""
     return "--as" if name == "object_kind" else "--" + name.replace("_", "-")
 
 
-def _said(value: object) -> str:
-    """A value that a file may tell, for a one-line message."""
+def _shown(value: object) -> str:
+    """A value, which may come from a file, for a one-line message."""
     return f"{value:.10g}" if isinstance(value, float) else shorten(str(value), 40)
+
+
+def listed(words: Sequence[str]) -> str:
+    """Some words as in a sentence: ``a, b and c``."""
+    return " and ".join(filter(None, (", ".join(words[:-1]), *words[-1:])))

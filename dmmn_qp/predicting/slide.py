@@ -7,7 +7,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from math import ceil, floor
 from pathlib import Path
@@ -20,9 +19,10 @@ from dmmn_qp.console import Reporter
 from dmmn_qp.files import write_json
 from dmmn_qp.networks.devices import available_cores
 from dmmn_qp.predicting.areas import Area, area_to_predict
-from dmmn_qp.predicting.inference import BlockPrediction, Predictor, predict_fields
+from dmmn_qp.predicting.inference import BlockPrediction, predict_fields
 from dmmn_qp.predicting.inputs import SlideToPredict
 from dmmn_qp.predicting.options import PredictOptions
+from dmmn_qp.predicting.predictor import Predictor
 from dmmn_qp.predicting.strips import LABELS, StripStore
 from dmmn_qp.regions import Region
 from dmmn_qp.slides.base import RgbArray, SlideInfo
@@ -32,7 +32,7 @@ from dmmn_qp.slides.once import FieldReader, Unreadable
 from dmmn_qp.specs import UNLABELLED, PatchGrid
 
 MOST_DECODERS = 16
-"""Threads that decode pixels, unless told otherwise: as many as cores, but not more."""
+"""Threads that decode pixels, unless another number is asked for: as many as cores, but not more."""
 
 UNREADABLE = "unreadable.json"
 """Beside the finished strips: what of the slide could not be read for them."""
@@ -76,7 +76,7 @@ class SlideJob:
 def begin_slide(
     target: SlideToPredict, predictor: Predictor, folder: Path, options: PredictOptions, outside: int
 ) -> SlideJob:
-    """Looks at a slide and where to predict it.
+    """Opens a slide and finds out where to predict it.
 
     Args:
         target: The slide.
@@ -119,63 +119,83 @@ def predict_strips(
     Raises:
         SlideError: The slide cannot be opened any more.
     """
-    predictor = predictors[0]
     start = time.monotonic()
-    strips, grid = job.strips, job.grid
-    side = strips.strip_rows
-    missing = [strip for strip in range(strips.count) if not strips.has(strip)]
-    work = [block for strip in missing for block in _blocks(job, strip, side) if _targets(job, block).any()]
-    in_strip: dict[int, int] = {}
-    for block in work:
-        in_strip[block.y // side] = in_strip.get(block.y // side, 0) + 1
-    per_block = {(block.x, block.y): int(_targets(job, block).sum()) for block in work}
+    missing = [strip for strip in range(job.strips.count) if not job.strips.has(strip)]
+    in_strip = {strip: [block for block in _blocks(job, strip) if _targets(job, block).any()] for strip in missing}
+    work = [block for blocks in in_strip.values() for block in blocks]
     everything = int(job.area.targets.sum())
-    done = everything - sum(per_block.values())
-    if done and len(missing) < strips.count:
-        reporter.say(
-            f"  {job.target.slide_id}: goes on, {strips.count - len(missing)} of {strips.count} strips are finished"
-        )
+    done = everything - sum(int(_targets(job, block).sum()) for block in work)
+    if done and len(missing) < job.strips.count:
+        finished = job.strips.count - len(missing)
+        reporter.say(f"  {job.target.slide_id}: goes on, {finished} of {job.strips.count} strips are finished")
     _recall_unreadable(job)
-    growing: dict[int, dict[str, NDArray[np.uint8]]] = {}
-    with ExitStack() as stack:
-        writer = stack.enter_context(ThreadPoolExecutor(1))
-        task = stack.enter_context(reporter.task(name, everything, done))
-        for strip in (strip for strip in missing if strip not in in_strip):  # nothing in it is predicted
-            _write_strip(job, strip, strips.empty(strip))
-        pending: list[Future[None]] = []
+    for strip in (strip for strip, blocks in in_strip.items() if not blocks):  # nothing in it is predicted
+        _write_strip(job, strip, job.strips.empty(strip))
+    with ThreadPoolExecutor(1) as writer, reporter.task(name, everything, done) as task:
+        growing = _GrowingStrips(job, {strip: len(blocks) for strip, blocks in in_strip.items()}, writer)
         if work:
-            reader = stack.enter_context(
-                FieldReader(
-                    job.target.open,
-                    grid,
-                    [predictor.fields(grid, block) for block in work],
-                    predictor.card.input.reduction,
-                    workers or min(MOST_DECODERS, available_cores()),
-                )
-            )
-            reader.unreadable = job.unreadable  # it goes on from what was noted before
-            batches = zip(work, (_targets(job, block) for block in work), reader, strict=False)
-            for block, found in predict_blocks(batches, predictors):
-                strip = block.y // side
-                if strip not in growing:
-                    growing[strip] = strips.empty(strip)
-                _place(growing[strip], found, block, strips.region(strip))
-                task.advance(per_block[block.x, block.y])
-                in_strip[strip] -= 1
-                if in_strip[strip] == 0:
-                    pending.append(writer.submit(_write_strip, job, strip, growing.pop(strip)))
-                while len(pending) > WAITING_STRIPS:  # so that finished strips do not pile up before a slow disk
-                    pending.pop(0).result()
-        for waiting in pending:
-            waiting.result()
+            with _reader(job, work, predictors[0], workers) as reader:
+                fields = zip(work, (_targets(job, block) for block in work), reader, strict=False)
+                for block, found in predict_blocks(fields, predictors):
+                    growing.place(block, found)
+                    task.advance(int(_targets(job, block).sum()))
+        growing.wait()
     job.seconds = time.monotonic() - start
+
+
+def _reader(job: SlideJob, work: Sequence[Region], predictor: Predictor, workers: int | None) -> FieldReader:
+    """Reads the fields of blocks ahead; what was unreadable before stays so."""
+    reader = FieldReader(
+        job.target.open,
+        job.grid,
+        [predictor.fields(job.grid, block) for block in work],
+        predictor.card.input.reduction,
+        workers or min(MOST_DECODERS, available_cores()),
+    )
+    reader.unreadable = job.unreadable
+    return reader
+
+
+class _GrowingStrips:
+    """Strips whose blocks come in any order; a strip is written, in a thread, as soon as it has all of them."""
+
+    def __init__(self, job: SlideJob, blocks: dict[int, int], writer: ThreadPoolExecutor) -> None:
+        """Begins without a block.
+
+        Args:
+            job: The slide.
+            blocks: How many blocks each strip will be given.
+            writer: What writes.
+        """
+        self._job = job
+        self._awaited = dict(blocks)
+        self._writer = writer
+        self._pixels: dict[int, dict[str, NDArray[np.uint8]]] = {}
+        self._writing: list[Future[None]] = []
+
+    def place(self, block: Region, found: BlockPrediction) -> None:
+        """Puts a predicted block into its strip."""
+        strips = self._job.strips
+        strip = block.y // strips.strip_rows
+        if strip not in self._pixels:
+            self._pixels[strip] = strips.empty(strip)
+        _place(self._pixels[strip], found, block, strips.region(strip))
+        self._awaited[strip] -= 1
+        if self._awaited[strip] == 0:
+            self._writing.append(self._writer.submit(_write_strip, self._job, strip, self._pixels.pop(strip)))
+        self.wait(WAITING_STRIPS)
+
+    def wait(self, most: int = 0) -> None:
+        """Waits until at most so many strips are still being written, so that they do not pile up in memory."""
+        while len(self._writing) > most:
+            self._writing.pop(0).result()
 
 
 def _write_strip(job: SlideJob, strip: int, pixels: dict[str, NDArray[np.uint8]]) -> None:
     """Gives what is not predicted its label, and writes the strip."""
     region = job.strips.region(strip)
     if not job.area.is_whole:
-        for block in _blocks(job, strip, job.strips.strip_rows):
+        for block in _blocks(job, strip):
             mask = job.area.mask(block, job.grid)
             if mask is None:
                 continue
@@ -194,7 +214,7 @@ def _write_strip(job: SlideJob, strip: int, pixels: dict[str, NDArray[np.uint8]]
 
 
 def _recall_unreadable(job: SlideJob) -> None:
-    """Takes up what could not be read for the strips that are finished."""
+    """Reads again what of the slide could not be read for the strips that are finished."""
     try:
         noted = json.loads((job.strips.folder / UNREADABLE).read_bytes())
         job.unreadable.replaced.extend(Region(**place) for place in noted["replaced"])
@@ -264,6 +284,7 @@ def predict_blocks(
 def _on_one_device(
     work: Iterator[tuple[Region, NDArray[np.bool_], list[RgbArray]]], predictor: Predictor
 ) -> Iterator[tuple[Region, BlockPrediction]]:
+    """Predicts blocks in their order; the next is begun before the result of the last is fetched."""
     last: tuple[Region, Callable[[], BlockPrediction]] | None = None
     for block, targets, fields in work:
         fetch = predict_fields(fields, targets, predictor)
@@ -274,9 +295,9 @@ def _on_one_device(
         yield last[0], last[1]()
 
 
-def _blocks(job: SlideJob, strip: int, side: int) -> list[Region]:
+def _blocks(job: SlideJob, strip: int) -> list[Region]:
     """The blocks of a strip in grid px: whole targets, which may leave the slide."""
-    size = job.grid.spec.size_px
+    size, side = job.grid.spec.size_px, job.strips.strip_rows
     rows, columns = job.shape
     whole = Region(0, 0, -(-columns // size) * size, -(-rows // size) * size)
     y = strip * side
@@ -290,6 +311,7 @@ def _targets(job: SlideJob, block: Region) -> NDArray[np.bool_]:
 
 
 def _place(pixels: dict[str, NDArray[np.uint8]], found: BlockPrediction, block: Region, strip: Region) -> None:
+    """Puts a block into the pixels of its strip."""
     part = block.intersection(strip)
     assert part is not None
     for kind, array in found.arrays().items():

@@ -18,10 +18,11 @@ from dmmn_qp.errors import DatasetError
 from dmmn_qp.files import new_file, write_json
 from dmmn_qp.regions import Region
 
-PLAN = "plan.json"
+KEY_FILE = "plan.json"
+"""Everything that the strips beside it depend on."""
 
 LABELS = "labels"
-"""The kind that is written last, and so tells that a strip is finished."""
+"""The kind that is written last; a strip that has it is finished."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,30 +41,31 @@ class StripStore:
     strip_rows: int
     channels: Mapping[str, int]
 
-    def begin(self, plan: Mapping[str, Any]) -> bool:
-        """Makes the folder for a plan, or takes up the one that is there, if it has just this plan.
+    def begin(self, key: Mapping[str, Any]) -> bool:
+        """Makes the folder for strips of a key, or takes up the one that is there, if it has just this key.
 
         Strips in it that are damaged count as missing from then on.
 
         Args:
-            plan: Everything that the strips depend on, as JSON.
+            key: Everything that the strips depend on, as JSON.
 
         Returns:
-            Whether finished strips of another plan were there, and were removed.
+            Whether finished strips of another key were there, and were removed.
         """
-        if self.is_of(plan):
+        if self.has_key(key):
+            (self.folder / KEY_FILE).touch()  # whoever asks when they were begun is to see this call
             self._drop_damaged()
             return False
         was_there = self.finished() > 0
         self.remove()
         self.folder.mkdir(parents=True)
-        write_json(self.folder / PLAN, plan)
+        write_json(self.folder / KEY_FILE, key)
         return was_there
 
-    def is_of(self, plan: Mapping[str, Any]) -> bool:
-        """Whether the folder is there and has just this plan."""
+    def has_key(self, key: Mapping[str, Any]) -> bool:
+        """Whether the folder is there and its strips are of just this key."""
         try:
-            return bool(json.loads((self.folder / PLAN).read_bytes()) == json.loads(json.dumps(plan)))
+            return bool(json.loads((self.folder / KEY_FILE).read_bytes()) == json.loads(json.dumps(key)))
         except (OSError, ValueError):
             return False
 

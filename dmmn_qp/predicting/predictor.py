@@ -1,0 +1,192 @@
+"""A model ready to predict: on its device, in its precision, with its batch and its way of seeing context."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Final
+
+import torch
+
+from dmmn_qp.choices import Context
+from dmmn_qp.errors import ModelError
+from dmmn_qp.folders.model import ModelCard, load_model
+from dmmn_qp.networks.blocks import LEVELS
+from dmmn_qp.networks.devices import choose_bf16, choose_devices
+from dmmn_qp.networks.stem import Stemmed
+from dmmn_qp.predicting.options import PredictOptions
+from dmmn_qp.regions import Region
+from dmmn_qp.specs import PatchGrid, PatchSpec
+
+CPU_BATCH: Final = 4
+LARGEST_BATCH: Final = 64
+
+BYTES_PER_VALUE: Final = 4
+VALUES_PER_PIXEL: Final = 8
+"""Values that a forward pass holds at its peak for each pixel of the finest image and channel of the base width."""
+
+LARGEST_SUM_BYTES: Final = 2**28
+"""Probabilities of a block that are summed over turned copies may take so much."""
+
+
+@dataclass(slots=True)
+class Predictor:
+    """A model ready to predict.
+
+    Attributes:
+        card: Its card.
+        network: In evaluation mode, on the device.
+        device: Where to compute.
+        bf16: Whether in bf16.
+        batch_size: Targets per forward pass; halved for good where the device's memory does not suffice.
+        context: How targets see what is around them: ``patch``, ``shared``, ``shared-coarsest`` or ``seamless``, see
+            `choose_context`.
+        probabilities: Whether probabilities are wanted.
+        uncertainty: Whether the entropy is wanted.
+        turned: Whether the mean over the eight turned and mirrored copies is taken.
+    """
+
+    card: ModelCard
+    network: Stemmed
+    device: torch.device
+    bf16: bool = False
+    batch_size: int = CPU_BATCH
+    context: Context = "patch"
+    probabilities: bool = False
+    uncertainty: bool = False
+    turned: bool = False
+
+    @property
+    def block_targets(self) -> int:
+        """Side of a block in targets: what is read, predicted and written at a time.
+
+        Shared maps must fit into memory, and better into a processor's caches; the halo of a seamless block costs less
+        the larger the block is.
+        """
+        side = 8
+        if self.context in ("shared", "shared-coarsest"):
+            side = 8 if self.device.type == "cuda" else 4
+        elif self.context == "seamless":
+            side = 4 if self.network.factor == 1 else 8
+        size = self.card.patch_spec.size_px
+        while side > 1 and len(self.card.class_map) * (side * size) ** 2 * BYTES_PER_VALUE > LARGEST_SUM_BYTES:
+            side //= 2
+        return side
+
+    def fields(self, grid: PatchGrid, block: Region) -> list[Region]:
+        """What the network sees around a block: a region of each magnification that it looks at, in its own pixels."""
+        used = range(self.network.used)
+        if self.context != "seamless":
+            return [grid.field(block, m) for m in used]
+        assert self.network.halo is not None
+        return [
+            Region(block.x >> m, block.y >> m, block.width >> m, block.height >> m).grown(self.network.halo)
+            for m in used
+        ]
+
+
+def load_predictors(model_folder: Path, options: PredictOptions) -> list[Predictor]:
+    """Reads a model and makes it ready on every device that the options ask for, in the same way on each.
+
+    Raises:
+        ModelError: The model is missing or damaged, or cannot see its context as asked.
+        ConfigError: The device is not there.
+    """
+    card, network = load_model(model_folder)
+    devices = choose_devices(options.device, options.devices)
+    context = choose_context(network, card.patch_spec, options.context)
+    predictors = []
+    for device in devices:
+        own = network if len(devices) == 1 else load_model(model_folder)[1]
+        predictors.append(make_predictor(card, own, device, context, options))
+    return predictors
+
+
+def make_predictor(
+    card: ModelCard, network: Stemmed, device: torch.device, context: Context, options: PredictOptions
+) -> Predictor:
+    """Makes a network ready on one device; it is moved there.
+
+    Args:
+        card: Its card.
+        network: The network, in evaluation mode.
+        device: Where to compute.
+        context: How targets see what is around them, as `choose_context` settled it.
+        options: How to predict.
+    """
+    network = network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if options.compile:
+        compile_network(network)
+    predictor = Predictor(
+        card=card,
+        network=network,
+        device=device,
+        bf16=choose_bf16(options.precision, device),
+        batch_size=options.batch_size or CPU_BATCH,
+        context=context,
+        probabilities=options.probabilities,
+        uncertainty=options.uncertainty,
+        turned=options.tta,
+    )
+    return predictor if options.batch_size else replace(predictor, batch_size=fitting_batch(predictor))
+
+
+def choose_context(network: Stemmed, spec: PatchSpec, wanted: Context) -> Context:
+    """How targets see what is around them; ``auto`` is decided here.
+
+    ``patch`` is the paper: each target with fields of its own, zero-padded at their borders. With ``shared``
+    neighbouring targets share the work of the coarser branches: their maps have no border at each target, and differ
+    from the paper's by what its zero padding did. ``shared-coarsest`` shares the coarsest alone, whose padding hardly
+    reaches the target. ``seamless`` has no border anywhere: the result is that of an infinite canvas.
+
+    ``auto`` shares where a network computes at the resolution of its images. Behind a stem the padding reaches
+    further, and with it the difference (docs/prediction.md has figures).
+
+    To share, targets must lie on whole pixels of every map, poolings included, of every branch.
+
+    Raises:
+        ModelError: The network cannot do what is asked for.
+    """
+    pixel = 2 ** (LEVELS - 1) * network.factor
+    aligned = all((spec.size_px >> m) % pixel == 0 for m in range(1, network.used))
+    shares = network.shares_contexts and aligned
+    if wanted in ("shared", "shared-coarsest") and not shares:
+        raise ModelError(
+            "this model's coarser branches cannot be shared (it has none of their own, or its patches do not fall on "
+            "their pixels); pass --context patch"
+        )
+    if wanted == "seamless" and not (network.halo is not None and aligned and (shares or network.used == 1)):
+        raise ModelError(
+            "this model cannot predict without borders (its images of different magnifications are one stack, or its "
+            "patches do not fall on their pixels); pass --context patch"
+        )
+    if wanted == "auto":
+        return "shared" if shares and network.factor == 1 else "patch"
+    return wanted
+
+
+def context_of(card: ModelCard, wanted: Context) -> Context:
+    """How a model's targets see what is around them (`choose_context`), known without its weights.
+
+    Raises:
+        ModelError: The network cannot do what is asked for.
+    """
+    with torch.device("meta"):
+        return choose_context(card.build(), card.patch_spec, wanted)
+
+
+def compile_network(network: Stemmed) -> None:
+    """Lets torch compile what is called often; the first blocks of each size take longer."""
+    for name in ("forward", "context", "from_contexts"):
+        setattr(network, name, torch.compile(getattr(network, name), dynamic=False))
+
+
+def fitting_batch(predictor: Predictor) -> int:
+    """Targets per forward pass: few on a processor, where more gain nothing; on a GPU a quarter of its free memory."""
+    if predictor.device.type != "cuda":
+        return CPU_BATCH
+    free, _ = torch.cuda.mem_get_info(predictor.device)
+    width = predictor.card.network.width
+    value = BYTES_PER_VALUE // 2 if predictor.bf16 else BYTES_PER_VALUE
+    per_target = VALUES_PER_PIXEL * width * value * predictor.card.patch_spec.size_px**2 * predictor.network.used
+    return max(1, min(LARGEST_BATCH, int(free / 4 / per_target)))

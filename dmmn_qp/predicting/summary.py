@@ -1,0 +1,125 @@
+"""What came of the slides of a call: skipped, written, or failed and why."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from dmmn_qp.errors import DmmnQpError, OutputExistsError, PartlyPredictedError
+from dmmn_qp.folders.predictions import EARLIER
+from dmmn_qp.predicting.call import Call
+
+_NO_SPACE: Final = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))  # quotas are not known everywhere
+
+_MOST_NAMES: Final = 5
+"""Names that a message lists."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What came of one slide.
+
+    Attributes:
+        slide_id: The slide.
+        polygons: Its polygons; None where it failed.
+        skipped: Whether they had been there before.
+        failure: Why it failed; None where it did not.
+        dropped: Number of earlier polygons that were removed because there were too many.
+    """
+
+    slide_id: str
+    polygons: Path | None = None
+    skipped: bool = False
+    failure: str | None = None
+    dropped: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """What came of the slides so far.
+
+    Attributes:
+        outcomes: In the order in which the slides were done with.
+    """
+
+    outcomes: tuple[Outcome, ...] = ()
+
+    def after(self, outcome: Outcome) -> Summary:
+        """The summary with one more slide."""
+        return Summary((*self.outcomes, outcome))
+
+    @property
+    def finished(self) -> dict[str, Path]:
+        """Polygons of each slide that has them, also of those that were skipped."""
+        return {done.slide_id: done.polygons for done in self.outcomes if done.polygons is not None}
+
+    @property
+    def skipped(self) -> list[str]:
+        """Slides that had been finished before."""
+        return [done.slide_id for done in self.outcomes if done.skipped]
+
+    @property
+    def failures(self) -> dict[str, str]:
+        """Why slides failed."""
+        return {done.slide_id: done.failure for done in self.outcomes if done.failure is not None}
+
+    @property
+    def dropped(self) -> int:
+        """Number of earlier polygons that were removed because there were too many."""
+        return sum(done.dropped for done in self.outcomes)
+
+    @property
+    def has_news(self) -> bool:
+        """Whether a slide was written or failed."""
+        return not all(done.skipped for done in self.outcomes)
+
+
+def left_out(call: Call, slide_id: str, error: DmmnQpError | OSError) -> Outcome:
+    """Makes an error a slide's outcome, and warns of it; the other slides go on.
+
+    Raises:
+        DmmnQpError: The error itself, where there is no other slide, or it would stop the others too.
+        OSError: Likewise.
+    """
+    stops_all = isinstance(error, OutputExistsError) or getattr(error, "errno", None) in _NO_SPACE
+    if stops_all or len(call.slides) == 1:
+        raise error
+    call.reporter.warn(f"{slide_id} is left out: {error}")
+    return Outcome(slide_id, failure=str(error))
+
+
+def say_skipped(call: Call, summary: Summary) -> None:
+    """Names slides that are left as they are."""
+    if skipped := summary.skipped:
+        call.reporter.say(f"Predicted before, left as they are (--overwrite replaces them): {_first_names(skipped)}")
+
+
+def conclude(call: Call, summary: Summary) -> dict[str, Path]:
+    """Says what was written, and what failed.
+
+    Returns:
+        The polygons of all slides, in the order of the slides.
+
+    Raises:
+        PartlyPredictedError: Slides failed.
+    """
+    if summary.dropped:
+        call.reporter.say(f"Removed the {summary.dropped} oldest of the replaced polygons in {call.out / EARLIER}/")
+    done = summary.finished
+    finished = {slide.slide_id: done[slide.slide_id] for slide in call.slides if slide.slide_id in done}
+    if finished.keys() - set(summary.skipped):
+        call.reporter.say(f"Wrote {call.out}/; README.txt there names every file")
+    if failures := summary.failures:
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in list(failures.items())[:_MOST_NAMES])
+        raise PartlyPredictedError(
+            f"{len(failures)} of {len(call.slides)} slides could not be predicted: {reasons}", finished
+        )
+    return finished
+
+
+def _first_names(names: Sequence[str]) -> str:
+    more = len(names) - _MOST_NAMES
+    return ", ".join(names[:_MOST_NAMES]) + (f" and {more} more" if more > 0 else "")
