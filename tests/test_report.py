@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 from dmmn_qp.annotations import Annotation, Plane
 from dmmn_qp.cli.app import app
 from dmmn_qp.folders.dataset import SlideRecord
+from dmmn_qp.labels.class_rules import PaintRules, PatchRules
 from dmmn_qp.labels.draws import balanced_probabilities, class_balanced_draws
 from dmmn_qp.labels.painter import LabelPainter
 from dmmn_qp.labels.patches import PatchRef, index_patches
@@ -60,7 +61,7 @@ def imported_slide(annotations, slide_id="a", split="train", path=None, mpp=MPP,
 
 
 def imported(*slides, class_map=CLASSES, **more):
-    return ImportedData("tiny", "tiny.qpproj", class_map, SPEC, slides, 0.01, **more)
+    return ImportedData("tiny", "tiny.qpproj", class_map, slides, **more)
 
 
 def pixels_of(data):
@@ -292,13 +293,14 @@ def test_similar_names():
 def test_what_marks_a_region_or_a_split_is_no_finding():
     drawn = [*WELL, box(0, 0, 500, 250, "Region*"), box(0, 0, 250, 250, None, name="Training")]
     slide = imported_slide(drawn)
-    assert [f.slide for f in find_findings(imported(slide, region_class="Region*", split_areas=True)) if f.slide] == []
+    rules = {"painting": PaintRules(region_class="Region*"), "patching": PatchRules(split_areas=True)}
+    assert [f.slide for f in find_findings(imported(slide, **rules)) if f.slide] == []
     assert len([f for f in find_findings(imported(slide)) if f.slide]) == 2
 
 
 def test_lines_with_a_width_label():
     slide = imported_slide([*WELL, Annotation(shapely.LineString([(20, 200), (30, 200)]), "dark")])
-    assert [f for f in find_findings(imported(slide, lines_label=True)) if f.slide] == []
+    assert [f for f in find_findings(imported(slide, painting=PaintRules(line_width_um=5))) if f.slide] == []
 
 
 def test_another_plane_and_other_kinds():
@@ -420,9 +422,7 @@ def evil_page(tmp_path_factory):
     class_map = ClassMap.from_colors([("dark", (90, 20, 110)), (EVIL_CLASS, (0, 150, 0))])
     drawn = [box(300, 20, 100, 100), box(350, 60, 100, 100, EVIL_CLASS), box(10, 10, 100, 100, None)]
     slide = imported_slide(drawn, EVIL_SLIDE, path=path, class_map=class_map, warnings=("</title><b>bold</b>",))
-    data = ImportedData(
-        EVIL_SLIDE, "'; </style><script>alert(3)</script>", class_map, SPEC, (slide,), 0.01, without_annotations=1
-    )
+    data = ImportedData(EVIL_SLIDE, "'; </style><script>alert(3)</script>", class_map, (slide,), without_annotations=1)
     write_import_report(folder, data, pixels_of(data))
     return folder / "report.html"
 

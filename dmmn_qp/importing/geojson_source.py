@@ -59,7 +59,7 @@ def read_geojson_folder(
             f'annotations "{orphans[0]}"{f" and {len(orphans) - 1} more" if len(orphans) > 1 else ""} belong to no '
             f'slide in "{path}"; name each file after its slide, as slide-1.geojson for slide-1.svs'
         )
-    reviewer = Reviewer(rules.take_predictions, rules.predicted_in, rules.kinds)
+    reviewer = Reviewer(rules)
     drawn: dict[Path, Taken] = {}
     only_predicted: list[ReviewCounts] = []
     problems: list[str] = []
@@ -69,7 +69,7 @@ def read_geojson_folder(
         except AnnotationFileError as error:
             problems.append(str(error))
             continue
-        taken = take_reviewed(objects, sorted({slide_ids([slide.name])[0], slide.stem}), rules.kinds, reviewer)
+        taken = take_reviewed(objects, sorted({slide_ids([slide.name])[0], slide.stem}), reviewer)
         if taken.objects.annotations:
             drawn[slide] = taken
         elif taken.review.left_out:

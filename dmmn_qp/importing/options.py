@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Self
 
@@ -12,7 +11,6 @@ from dmmn_qp.annotations import ObjectKind
 from dmmn_qp.choices import OverlapRule, Reader, TakePredictions
 from dmmn_qp.errors import ConfigError
 from dmmn_qp.flags import Flag
-from dmmn_qp.labels.class_rules import ClassRules, PaintRules
 from dmmn_qp.qupath.notes import QUPATH_DIR_VARIABLE, ReadRules, full_class_name
 from dmmn_qp.specs import MIN_LABELLED_FRACTION, FileModel, PatchSpec, explain
 
@@ -194,21 +192,3 @@ class ImportOptions(FileModel):
     def patch_spec(self) -> PatchSpec:
         """The patch geometry."""
         return PatchSpec(mpps=self.mpps, stride_px=self.stride_px)
-
-    def read_rules(self, predicted_in: Sequence[Path] = ()) -> ReadRules:
-        """What is read of the source, and how.
-
-        Args:
-            predicted_in: Folders of predictions to look into.
-        """
-        return ReadRules(
-            self.kinds, self.plane, self.reader, self.qupath_dir, self.take_predictions, tuple(predicted_in)
-        )
-
-    def class_rules(self) -> ClassRules:
-        """What becomes of each class name."""
-        return ClassRules(self.classes, self.drop, self.merge_case, self.region_class)
-
-    def paint_rules(self) -> PaintRules:
-        """How annotations become labels."""
-        return PaintRules(self.overlap, self.line_width_um, self.region_class)

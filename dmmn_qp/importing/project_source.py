@@ -40,7 +40,7 @@ def read_qupath_project(
             f'--annotations goes with a folder of slides, but "{path}" is a QuPath project; leave it out'
         )
     project = read_project(path)
-    reader, reviewer = _EntryReader(project, rules), Reviewer(rules.take_predictions, rules.predicted_in, rules.kinds)
+    reader, reviewer = _EntryReader(project, rules), Reviewer(rules)
     drawn: list[tuple[ProjectEntry, Taken]] = []
     only_predicted: list[ReviewCounts] = []
     problems: list[str] = []
@@ -54,7 +54,7 @@ def read_qupath_project(
             problems.append(f'image "{shorten(entry.image_name)}": {error}')
             continue
         names = {slide_ids([entry.slide_name])[0], PurePath(entry.slide_name).stem, PurePath(entry.image_name).stem}
-        taken = take_reviewed(objects, sorted(names), rules.kinds, reviewer)
+        taken = take_reviewed(objects, sorted(names), reviewer)
         if taken.objects.annotations:
             drawn.append((entry, taken))
         elif taken.review.left_out:

@@ -6,11 +6,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from dmmn_qp.annotations import DEFAULT_PLANE, Annotation, Color, ObjectKind, Plane
+from dmmn_qp.annotations import DEFAULT_PLANE, Annotation, Color, Plane
 from dmmn_qp.importing.reviewed import Reviewer
 from dmmn_qp.qupath.image_names import of_kinds, slide_ids
 from dmmn_qp.qupath.notes import ReadResult
-from dmmn_qp.qupath.review_counts import Corrections, ReviewCounts
+from dmmn_qp.qupath.review_counts import Corrections, ReviewCounts, total
 from dmmn_qp.slides.names import NamedSlide
 from dmmn_qp.slides.transformed import Change
 
@@ -78,6 +78,10 @@ class Source:
     warnings: tuple[str, ...] = ()
     only_predicted: tuple[ReviewCounts, ...] = ()
 
+    def all_counts(self) -> ReviewCounts:
+        """Whose word all objects are, those that are left out included."""
+        return total((*(slide.review for slide in self.slides), *self.only_predicted))
+
 
 @dataclass(frozen=True, slots=True)
 class Taken:
@@ -89,10 +93,10 @@ class Taken:
     corrections: Corrections
 
 
-def take_reviewed(objects: ReadResult, names: Iterable[str], kinds: Sequence[ObjectKind], reviewer: Reviewer) -> Taken:
+def take_reviewed(objects: ReadResult, names: Iterable[str], reviewer: Reviewer) -> Taken:
     """Takes of an image's objects what was drawn and what was reviewed, of the kinds asked for."""
     reviewed = reviewer.of(objects, names)
-    wanted, n_others = of_kinds(reviewed.objects, kinds)
+    wanted, n_others = of_kinds(reviewed.objects, reviewer.rules.kinds)
     return Taken(wanted, n_others, reviewed.counts, reviewed.corrections)
 
 

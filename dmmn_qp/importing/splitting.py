@@ -11,8 +11,8 @@ from dmmn_qp.choices import Split
 from dmmn_qp.errors import DatasetError
 from dmmn_qp.files.tables import TableForm, TableRow, read_table, shown
 from dmmn_qp.folders.dataset import Dataset
-from dmmn_qp.importing.options import ImportOptions
 from dmmn_qp.importing.prepared import Prepared
+from dmmn_qp.importing.rules import SplitRules
 from dmmn_qp.labels.patches import class_pixels
 from dmmn_qp.labels.splits import case_of, draw_splits, split_of_word
 from dmmn_qp.slides.names import NamedSlide, SlideNames
@@ -22,7 +22,7 @@ _SPLIT_FORM: Final = TableForm(("slide", "split"), ("slide", "split"), DatasetEr
 
 
 def with_splits(
-    prepared: Sequence[Prepared], class_map: ClassMap, options: ImportOptions, earlier: Mapping[str, Split]
+    prepared: Sequence[Prepared], class_map: ClassMap, rules: SplitRules, earlier: Mapping[str, Split]
 ) -> list[Prepared]:
     """Settles the split of every slide.
 
@@ -32,34 +32,34 @@ def with_splits(
     Args:
         prepared: The slides.
         class_map: The classes.
-        options: Resolved options.
+        rules: Where the splits are said, and how they are drawn where nobody says any.
         earlier: Splits of the dataset that is being replaced, by slide.
 
     Raises:
         DatasetError: A split is misspelt, or two slides of one case or file are in different splits.
     """
-    key = options.split_key
+    key = rules.metadata_key
     said = {
         item.record.slide_id: split_of_word(item.source.metadata[key], item.source.name)
         for item in prepared
         if key in item.source.metadata
     }
     said |= {item.record.slide_id: "train" for item in prepared if any(p.fixed for p in item.patches)}
-    if options.split_file is not None:
+    if rules.table is not None:
         names = {i.record.slide_id: NamedSlide(i.source.path, (i.record.slide_id, i.source.name)) for i in prepared}
-        said |= read_split_file(options.split_file, names)
+        said |= read_split_file(rules.table, names)
     ids = [item.record.slide_id for item in prepared]
     first_of_file: dict[str, str] = {}  # a project may show one file several times: its pixels stay in one split
     for item in prepared:
         first_of_file.setdefault(item.record.fingerprint, item.record.slide_id)
     cases = {
-        item.record.slide_id: case_of(first_of_file[item.record.fingerprint], options.case_pattern) for item in prepared
+        item.record.slide_id: case_of(first_of_file[item.record.fingerprint], rules.case_pattern) for item in prepared
     }
     splits: dict[str, Split] = {slide_id: said.get(slide_id, "train") for slide_id in ids}
     if not said:
         pixels = {item.record.slide_id: class_pixels(item.patches, class_map) for item in prepared}
         kept = {slide_id: split for slide_id, split in earlier.items() if slide_id in cases}
-        splits = draw_splits(pixels, options.seed, cases, kept)
+        splits = draw_splits(pixels, rules.seed, cases, kept)
     check_cases(splits, cases)
 
     def settled(item: Prepared) -> Prepared:

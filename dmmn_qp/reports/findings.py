@@ -72,15 +72,15 @@ def count_text(findings: Sequence[Finding]) -> str:
 
 
 def _of_dataset(data: ImportedData) -> Iterator[Finding]:
-    yield from review_findings(all_counts(data), data.take_predictions)
+    yield from review_findings(all_counts(data), data.reading)
     yield from _similar_names(data)
     patches = [patch for slide in data.slides for patch in slide.patches]
     if not patches:
+        part, size_px = data.patching.min_labelled_fraction, data.patching.spec.size_px
         yield Finding(
             severity="error",
             message="no slide has a target with enough annotation",
-            way_out="draw larger areas: more than "
-            f"{data.min_labelled_fraction:.0%} of a {data.patch_spec.size_px} x {data.patch_spec.size_px} px square",
+            way_out=f"draw larger areas: more than {part:.0%} of a {size_px} x {size_px} px square",
         )
         return
     pixels = {split: class_pixels((p for p in patches if p.split == split), data.class_map) for split in SPLITS}
@@ -145,7 +145,7 @@ def _similar_names(data: ImportedData) -> Iterator[Finding]:
 
 def _patches_that_show(data: ImportedData, split: Split) -> list[int]:
     """Number of patches of a split that show each class."""
-    threshold = MIN_CLASS_FRACTION * data.patch_spec.size_px**2
+    threshold = MIN_CLASS_FRACTION * data.patching.spec.size_px**2
     shown = [0] * len(data.class_map)
     for slide in data.slides:
         for patch in slide.patches:
