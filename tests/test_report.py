@@ -20,12 +20,13 @@ from dmmn_qp.labels.draws import balanced_probabilities, class_balanced_draws
 from dmmn_qp.labels.painter import LabelPainter
 from dmmn_qp.labels.patches import PatchRef, index_patches
 from dmmn_qp.regions import Region
-from dmmn_qp.reports import findings as findings_module
-from dmmn_qp.reports.findings import area_text, find_findings
+from dmmn_qp.reports import overlaps as overlaps_module
+from dmmn_qp.reports.findings import find_findings
 from dmmn_qp.reports.html import mm2_text, percent_text, write_import_report
 from dmmn_qp.reports.import_report import ImportReport, class_balance
 from dmmn_qp.reports.inputs import Finding, ImportedData, ImportedSlide
 from dmmn_qp.reports.pictures import draw_overlay, picture_px
+from dmmn_qp.reports.wording import area_text
 from dmmn_qp.slides import open_slide
 from dmmn_qp.specs import ClassMap, PatchSpec
 from tests.browser import CHROMIUM, Browser
@@ -259,7 +260,7 @@ def test_a_large_overlap_is_a_warning():
 
 @pytest.mark.parametrize("limit", ["MAX_CANDIDATES", "MAX_VERTICES"])
 def test_the_search_for_overlaps_is_bounded(monkeypatch, limit):
-    monkeypatch.setattr(findings_module, limit, 30)
+    monkeypatch.setattr(overlaps_module, limit, 30)
     copies = [box(0, 0, 120, 120, name) for name in ("dark", "light") for _ in range(50)]
     assert [f.message for f in found(copies)] == [
         "so many outlines lie on each other that not all overlaps were measured"
