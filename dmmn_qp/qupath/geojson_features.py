@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any, Final
 from uuid import UUID
 
@@ -13,6 +14,7 @@ from dmmn_qp.qupath.classes import argb_to_rgb
 from dmmn_qp.qupath.geojson_geometries import GEOMETRY_TYPES, GeometryReader
 from dmmn_qp.qupath.geojson_values import FeatureError, class_parts, color_of, metadata_text, number_of
 from dmmn_qp.qupath.notes import Notes, full_class_name, parse_uuid
+from dmmn_qp.qupath.python_text import parse_python_text
 
 _KIND_BY_WORD: Final[dict[str, ObjectKind | None]] = {
     "annotation": "annotation",
@@ -140,12 +142,8 @@ class FeatureReader:
 
     def _classification(self, value: object) -> tuple[str | None, Color | None]:
         """Full name and colour of a class, in any of the forms that versions and tools write."""
-        if isinstance(value, str) and value.startswith("{"):
-            try:
-                value = orjson.loads(value)
-                self.note("classification in JSON inside a text, unpacked")
-            except orjson.JSONDecodeError:
-                pass
+        if isinstance(value, str) and value.lstrip().startswith("{"):
+            value = self._unpacked(value)
         if value is None or value == {}:
             return None, None
         if isinstance(value, str):
@@ -155,6 +153,19 @@ class FeatureReader:
             return None, None
         name = self._class_name(class_parts(value))
         return (None, None) if name is None else (name, self._class_color(value))
+
+    def _unpacked(self, text: str) -> object:
+        """What a classification that was written as text stands for; the text itself where it stands for nothing."""
+        for language, parse in (("JSON", orjson.loads), ("Python", parse_python_text)):
+            try:
+                value: object = parse(text)
+            except ValueError:
+                continue
+            self.note(f"classification in {language} inside a text, unpacked")
+            return value
+        if re.search(r"['\"]name['\"]", text):
+            self.note("classification that looks like data inside a text, but is none, read as the name of a class")
+        return text
 
     def _class_name(self, parts: list[str] | None) -> str | None:
         name = full_class_name(parts) if parts else None
