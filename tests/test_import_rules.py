@@ -19,7 +19,8 @@ from dmmn_qp.importing.rules import ImportRules, SplitRules, rules_of
 from dmmn_qp.importing.splitting import check_cases, read_split_file
 from dmmn_qp.labels.class_rules import ClassRules, PaintRules, PatchRules, case_variants, with_trained_classes
 from dmmn_qp.labels.painter import LabelPainter
-from dmmn_qp.labels.splits import case_of, draw_splits
+from dmmn_qp.labels.split_draw import draw_splits
+from dmmn_qp.labels.splits import case_of
 from dmmn_qp.qupath.notes import ReadRules
 from dmmn_qp.regions import Region
 from dmmn_qp.slides.names import NamedSlide

@@ -120,8 +120,10 @@ def _matched(slides: Sequence[Path], files: Mapping[str, Path]) -> dict[Path, Pa
 
 def _geojson_files(annotations: Path) -> dict[str, Path]:
     """GeoJSON files by their name without the ending."""
-    candidates = sorted(annotations.iterdir()) if annotations.is_dir() else [annotations]
-    candidates = [path for path in candidates if path.name not in _NO_ANNOTATIONS]
+    candidates = [annotations]
+    if annotations.is_dir():
+        found = sorted(annotations.iterdir())
+        candidates = [path for path in found if path.name not in _NO_ANNOTATIONS and not path.name.startswith(".")]
     files: dict[str, Path] = {}
     for path in candidates:
         suffix = next((s for s in GEOJSON_SUFFIXES if path.name.lower().endswith(s)), None)

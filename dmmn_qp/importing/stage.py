@@ -18,7 +18,14 @@ from dmmn_qp.importing.rules import rules_of
 from dmmn_qp.importing.source import first_of
 from dmmn_qp.importing.sources import read_source
 from dmmn_qp.importing.splitting import earlier_splits, with_splits
-from dmmn_qp.importing.summary import as_imported, report_dataset, report_left_out, report_source
+from dmmn_qp.importing.summary import (
+    as_imported,
+    report_dataset,
+    report_left_out,
+    report_notes,
+    report_source,
+    source_findings,
+)
 from dmmn_qp.importing.writing import write_dataset
 from dmmn_qp.labels.patches import training_pixels
 from dmmn_qp.qupath.image_names import slide_ids
@@ -71,8 +78,9 @@ def import_annotations(
         for slide, slide_id in zip(source.slides, slide_ids([s.path.name for s in source.slides]), strict=True):
             prepared.append(prepare(slide, slide_id, labelling, options.mpp))
             task.advance(note=slide_id)
-    prepared = with_splits(prepared, labelling.class_map, rules.splits, earlier_splits(out))
-    imported = as_imported(prepared, source_path, source, labelling, rules.reading, strict=options.strict)
+    prepared, split_notes = with_splits(prepared, labelling.class_map, rules.splits, earlier_splits(out))
+    noted = (*source_findings(source, strict=options.strict), *split_notes)
+    imported = as_imported(prepared, source_path, source, labelling, rules.reading, noted)
     if check or (options.strict and source.problems):
         findings = find_findings(imported)
         report_findings(findings, reporter)
@@ -82,6 +90,7 @@ def import_annotations(
             f"{first_of(source.problems)}; nothing is written, because --strict wants all of it: mend it, or pass "
             "--no-strict to leave it out"
         )
+    report_notes(split_notes, reporter)
     report_left_out(prepared, labelling.class_map, rules.classes, reporter)
     training_pixels((p for item in prepared for p in item.patches), labelling.class_map)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -30,8 +30,7 @@ def as_imported(
     source: Source,
     labelling: Labelling,
     reading: ReadRules,
-    *,
-    strict: bool,
+    noted: tuple[Finding, ...],
 ) -> ImportedData:
     """Gathers what the report is made of.
 
@@ -41,7 +40,7 @@ def as_imported(
         source: What was found there.
         labelling: How objects became labels and patches.
         reading: What was read of it.
-        strict: Whether what could not be read is an error.
+        noted: Findings made on the way.
     """
 
     def imported(item: Prepared) -> ImportedSlide:
@@ -77,19 +76,32 @@ def as_imported(
         slides=tuple(imported(item) for item in prepared),
         left_out=tuple(name for name, target in labelling.targets.items() if target is None),
         without_annotations=source.without_annotations,
-        noted=(
-            *(
-                Finding(severity="error" if strict else "warning", message=problem, way_out=LEFT_OUT)
-                for problem in source.problems
-            ),
-            *(
-                Finding(severity="note", message=warning, way_out="nothing to do, if what it shows is what was drawn")
-                for warning in source.warnings
-            ),
-        ),
+        noted=noted,
         reading=reading,
         only_predicted=source.only_predicted,
     )
+
+
+def source_findings(source: Source, *, strict: bool) -> tuple[Finding, ...]:
+    """What the reading of a source found: problems, which are errors where all of it is wanted, and warnings."""
+    problems = (
+        Finding(severity="error" if strict else "warning", message=problem, way_out=LEFT_OUT)
+        for problem in source.problems
+    )
+    warnings = (
+        Finding(severity="note", message=warning, way_out="nothing to do, if what it shows is what was drawn")
+        for warning in source.warnings
+    )
+    return (*problems, *warnings)
+
+
+def report_notes(findings: Iterable[Finding], reporter: Reporter) -> None:
+    """Says findings as they are made: warnings as such, notes without a way out that is none."""
+    for finding in findings:
+        if finding.severity == "warning":
+            reporter.warn(finding.line())
+        else:
+            reporter.say("  " + finding.line().removesuffix(f"; {NOTHING_TO_DO}"))
 
 
 def report_source(
@@ -112,11 +124,7 @@ def report_source(
     if source.without_annotations:
         reporter.say(f"  {source.without_annotations} slides without annotations are left out")
     if not findings_follow:
-        for finding in review_findings(source.all_counts(), rules.reading):
-            if finding.severity == "warning":
-                reporter.warn(finding.line())
-            else:
-                reporter.say("  " + finding.line().removesuffix(f"; {NOTHING_TO_DO}"))
+        report_notes(review_findings(source.all_counts(), rules.reading), reporter)
     objects = (a for slide in source.slides for a in slide.objects.annotations)
     if rules.painting.overlap == "depth" and not any(a.depth for a in objects):
         reporter.warn(

@@ -18,6 +18,9 @@ from dmmn_qp.specs import MIN_LABELLED_FRACTION, PatchSpec, TissueClass
 STAR = "*"
 """Ends the name of a class that QuPath ignores."""
 
+IGNORE: Final = "Ignore*"
+"""QuPath's class for parts that must not be looked at: it takes the label away from what lies under it."""
+
 NOT_TISSUE: Final = (
     "background", "glass", "whitespace", "empty", "ignore",
     "ignored", "no tissue", "non tissue", "blank", "hintergrund", "leer", "kein gewebe",
@@ -107,6 +110,11 @@ class PatchRules:
     spec: PatchSpec = field(default_factory=PatchSpec)
     min_labelled_fraction: float = MIN_LABELLED_FRACTION
     split_areas: bool = False
+
+
+def takes_labels_away(name: str | None) -> bool:
+    """Whether a class is QuPath's ``Ignore*``, however its case and blanks are written."""
+    return name is not None and name.endswith(STAR) and folded(name) == folded(IGNORE)
 
 
 def case_variants(names: Iterable[str]) -> list[tuple[str, ...]]:

@@ -15,12 +15,9 @@ from shapely.geometry.base import BaseGeometry
 
 from dmmn_qp.annotations import DEFAULT_PLANE, ORIGINS, Annotation, Origin, Plane
 from dmmn_qp.choices import OverlapRule
-from dmmn_qp.labels.class_rules import PaintRules
+from dmmn_qp.labels.class_rules import PaintRules, takes_labels_away
 from dmmn_qp.regions import Region
 from dmmn_qp.specs import UNLABELLED, ClassMap, LabelArray
-
-IGNORE = "Ignore*"
-"""QuPath's class for parts that must not be looked at: it takes the label away from what lies under it."""
 
 _LINES = ("LineString", "MultiLineString", "LinearRing")
 
@@ -55,7 +52,7 @@ class LabelPainter:
     """Paints the annotations of one slide, window by window.
 
     What was drawn wins over any prediction, and a prediction that somebody vouched for over one that nobody did; within
-    each of these the rule for overlaps decides. `IGNORE` takes labels away from what it wins over, and from its own
+    each of these the rule for overlaps decides. `Ignore*` takes labels away from what it wins over, and from its own
     kind. The order in which a spatial index finds areas plays no part.
 
     Args:
@@ -84,7 +81,9 @@ class LabelPainter:
         for origins in _WORDS:
             said = [a for a in on_plane if a.origin in origins]
             areas = AreaLayer(sorted(self._paints(said, class_map, mpp), key=_ORDERS[self._rules.overlap]))
-            ignored = AreaLayer([Paint(a.geometry, 1, 0, 0) for a in said if a.class_name == IGNORE and a.is_area])
+            ignored = AreaLayer(
+                [Paint(a.geometry, 1, 0, 0) for a in said if takes_labels_away(a.class_name) and a.is_area]
+            )
             self._layers.append((areas, ignored))
         regions = [a for a in on_plane if a.class_name == self._rules.region_class and a.is_area]
         self._regions = AreaLayer([Paint(a.geometry, 1, 0, 0) for a in regions]) if regions else None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -157,6 +158,10 @@ def parse_uuid(text: object) -> UUID | None:
 
 
 def full_class_name(parts: list[str]) -> str | None:
-    """Join the parts of a class name as QuPath shows it: ``Tumor: Positive``; None when nothing is left."""
-    names = [_LINE_ENDS.sub(" ", name).strip() for part in parts for name in part.split(":")]
+    """Joins the parts of a class name as QuPath shows it: ``Tumor: Positive``; None when nothing is left.
+
+    Accents that are characters of their own, as macOS writes them, become part of their letters.
+    """
+    written = (unicodedata.normalize("NFC", part) for part in parts)
+    names = [_LINE_ENDS.sub(" ", name).strip() for part in written for name in part.split(":")]
     return ": ".join(name for name in names if name) or None

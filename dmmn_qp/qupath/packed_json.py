@@ -164,7 +164,7 @@ def open_archive(file: IO[bytes], size: int, suffixes: tuple[str, ...]) -> tuple
     try:
         archive = zipfile.ZipFile(file)
         for entry in archive.infolist():
-            if entry.is_dir() or entry.filename.startswith("__MACOSX/"):
+            if entry.is_dir() or re.search(r"(^__MACOSX/|(^|/)\.[^/]*$)", entry.filename):
                 continue
             if entry.filename.lower().endswith(suffixes):
                 texts[entry.filename] = TextStream(partial(archive.open, entry), _limit(size))

@@ -217,7 +217,7 @@ def _project_file(path: Path) -> Path:
             raise ProjectError(f'no QuPath project at "{path}"')
         if (path / "project.qpproj").is_file():
             return path / "project.qpproj"
-        files = sorted(path.glob("*.qpproj"))
+        files = sorted(file for file in path.glob("*.qpproj") if not file.name.startswith("."))
     except (OSError, ValueError) as error:
         raise ProjectError(f'QuPath project "{path}" cannot be read ({error})') from error
     if not files:
