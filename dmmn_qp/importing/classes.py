@@ -7,13 +7,13 @@ from dataclasses import replace
 
 from dmmn_qp.annotations import Color
 from dmmn_qp.errors import DatasetError
+from dmmn_qp.importing.nothing_left import nothing_left
 from dmmn_qp.importing.prepared import Labelling
 from dmmn_qp.importing.rules import ImportRules
 from dmmn_qp.importing.source import Source
 from dmmn_qp.labels.splits import area_split_of
 from dmmn_qp.qupath.classes import distinct_colors
 from dmmn_qp.qupath.notes import ReadRules
-from dmmn_qp.reports.review import review_findings
 from dmmn_qp.specs import MAX_CLASSES, ClassMap
 
 _POINTS = ("Point", "MultiPoint")
@@ -53,13 +53,7 @@ def make_class_map(source: Source, targets: Mapping[str, str | None], reading: R
     }
     names = [name for name in dict.fromkeys(targets.values()) if name is not None and name in used]
     if not names:
-        left_out = "; ".join(
-            f"{finding.message}: {finding.way_out}" for finding in review_findings(source.all_counts(), reading)
-        )
-        raise DatasetError(
-            "no annotated area with a class to train on; draw areas in QuPath, give them classes, and save (Ctrl+S)"
-            + (f"; {left_out}" if left_out else "")
-        )
+        raise DatasetError(nothing_left(source, targets, reading))
     if len(names) > MAX_CLASSES:
         raise DatasetError(
             f"{len(names)} classes are drawn, but masks have room for {MAX_CLASSES}; merge some ([import.classes]), "

@@ -12,8 +12,9 @@ from dmmn_qp.importing.reviewed import Reviewer
 from dmmn_qp.importing.source import Source, SourceSlide, Taken, class_colors_of, first_of, take_reviewed
 from dmmn_qp.outputs.writers import is_output
 from dmmn_qp.qupath.geojson_reader import GEOJSON_SUFFIXES, read_geojson
-from dmmn_qp.qupath.image_names import slide_ids
+from dmmn_qp.qupath.image_names import KindCounts, slide_ids
 from dmmn_qp.qupath.notes import ReadRules
+from dmmn_qp.qupath.packed_json import is_roi_set
 from dmmn_qp.qupath.review_counts import ReviewCounts
 from dmmn_qp.slides.files import SLIDE_SUFFIXES, list_slides
 from dmmn_qp.slides.finding import SlidesRoot
@@ -50,7 +51,7 @@ def read_geojson_folder(
     slides = [s for s in list_slides(path) if not is_output(s.name)] if path.is_dir() else [path]
     if not slides:
         raise SlideError(f'no slide in "{path}"; known endings are {" ".join(sorted(SLIDE_SUFFIXES))}')
-    files = _geojson_files(annotations)
+    files, notes = _geojson_files(annotations)
     is_one = annotations.is_file() and len(slides) == 1
     matched = {slides[0]: annotations} if is_one else _matched(slides, files)
     orphans = sorted(str(f) for f in files.values() if f not in matched.values())
@@ -62,6 +63,7 @@ def read_geojson_folder(
     reviewer = Reviewer(rules)
     drawn: dict[Path, Taken] = {}
     only_predicted: list[ReviewCounts] = []
+    other_kinds = KindCounts()
     problems: list[str] = []
     for slide, file in matched.items():
         try:
@@ -72,7 +74,10 @@ def read_geojson_folder(
         taken = take_reviewed(objects, sorted({slide_ids([slide.name])[0], slide.stem}), reviewer)
         if taken.objects.annotations:
             drawn[slide] = taken
-        elif taken.review.left_out:
+            continue
+        other_kinds += taken.other_kinds
+        notes += [f'annotations "{file}": {note}' for note in taken.objects.warnings]
+        if taken.review.left_out:
             only_predicted.append(taken.review)
     if problems and not drawn:
         raise AnnotationFileError(first_of(problems))
@@ -91,8 +96,9 @@ def read_geojson_folder(
         class_colors=class_colors_of([taken.objects for taken in drawn.values()]),
         without_annotations=len(slides) - len(drawn) - len(problems),
         problems=tuple(problems),
-        warnings=tuple(reviewer.problems),
+        warnings=(*notes, *reviewer.problems),
         only_predicted=tuple(only_predicted),
+        other_kinds=other_kinds,
     )
 
 
@@ -118,16 +124,28 @@ def _matched(slides: Sequence[Path], files: Mapping[str, Path]) -> dict[Path, Pa
     return {slides[i]: matched[i] for i in sorted(matched)}
 
 
-def _geojson_files(annotations: Path) -> dict[str, Path]:
-    """GeoJSON files by their name without the ending."""
+def _geojson_files(annotations: Path) -> tuple[dict[str, Path], list[str]]:
+    """GeoJSON files by their name without the ending, and what else is there that somebody may have meant.
+
+    Raises:
+        AnnotationFileError: Two files have the same name.
+    """
     candidates = [annotations]
     if annotations.is_dir():
         found = sorted(annotations.iterdir())
         candidates = [path for path in found if path.name not in _NO_ANNOTATIONS and not path.name.startswith(".")]
     files: dict[str, Path] = {}
+    others: list[Path] = []
+    of_imagej: list[Path] = []
     for path in candidates:
         suffix = next((s for s in GEOJSON_SUFFIXES if path.name.lower().endswith(s)), None)
-        if suffix is None or not path.is_file():
+        if not path.is_file():
+            continue
+        if path.suffix.lower() == ".roi" or is_roi_set(path):
+            of_imagej.append(path)
+            continue
+        if suffix is None:
+            others.append(path)
             continue
         name = path.name[: -len(suffix)]
         if name.endswith(OTHERS_SUFFIX) and any(
@@ -139,4 +157,17 @@ def _geojson_files(annotations: Path) -> dict[str, Path]:
                 f'annotations "{files[name]}" and "{path}" are for the same slide; keep one of them in the folder'
             )
         files[name] = path
-    return files
+    notes: list[str] = []
+    if of_imagej:
+        more = f" and {len(of_imagej) - 1} more" if len(of_imagej) > 1 else ""
+        notes.append(
+            f'outlines of ImageJ are not read ("{of_imagej[0]}"{more}): drop them onto their images in QuPath (0.4 or '
+            "later), give them classes, and export them as GeoJSON"
+        )
+    if not files and others:
+        endings = ", ".join(sorted({path.suffix.lower() or path.name for path in others})[:5])
+        notes.append(
+            f'no GeoJSON in "{annotations}", but files that end in {endings}: export the annotations from QuPath '
+            "(File > Export objects as GeoJSON)"
+        )
+    return files, notes

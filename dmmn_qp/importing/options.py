@@ -98,7 +98,11 @@ class ImportOptions(FileModel):
         str, Flag("Image metadata key that says train, val or test.", metavar="KEY", panel=SPLIT_PANEL)
     ] = "split"
     classes: dict[ClassName, ClassName] = Field(default_factory=dict)
-    drop: Annotated[tuple[ClassName, ...], Flag("Class not to train on; repeatable.", metavar="NAME")] = ()
+    drop: Annotated[
+        tuple[str, ...],
+        AfterValidator(lambda names: tuple(map(_as_qupath_shows_it, names))),
+        Flag("Class not to train on; repeatable.", metavar="NAME"),
+    ] = ()
     merge_case: Annotated[
         bool, Flag("Class names that differ only in case or blanks are one class.", panel=CLASSES_PANEL)
     ] = False
@@ -114,7 +118,8 @@ class ImportOptions(FileModel):
         float | None, Flag("Train on lines too, drawn this wide.", metavar="UM", panel=CLASSES_PANEL, default="not")
     ] = Field(default=None, gt=0)
     region_class: Annotated[
-        ClassName | None,
+        str | None,
+        AfterValidator(lambda name: name and _as_qupath_shows_it(name)),
         Flag("Class of areas outside which nothing is labelled, such as Region*.", metavar="NAME", panel=CLASSES_PANEL),
     ] = None
     split_file: Annotated[Path | None, Flag("Table slide,split of train, val and test.", metavar="FILE")] = None

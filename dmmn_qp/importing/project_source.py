@@ -9,7 +9,7 @@ from dmmn_qp.annotations import Color
 from dmmn_qp.errors import AnnotationFileError, ProjectError, UnsupportedAnnotationsError
 from dmmn_qp.importing.reviewed import Reviewer
 from dmmn_qp.importing.source import Source, SourceSlide, Taken, class_colors_of, first_of, take_reviewed
-from dmmn_qp.qupath.image_names import announced_objects, slide_ids
+from dmmn_qp.qupath.image_names import KindCounts, announced_objects, slide_ids
 from dmmn_qp.qupath.notes import ReadResult, ReadRules, shorten
 from dmmn_qp.qupath.paquo_reader import PaquoProject
 from dmmn_qp.qupath.project import ProjectEntry, QuPathProject, find_slides, read_project
@@ -43,10 +43,12 @@ def read_qupath_project(
     reader, reviewer = _EntryReader(project, rules), Reviewer(rules)
     drawn: list[tuple[ProjectEntry, Taken]] = []
     only_predicted: list[ReviewCounts] = []
+    other_kinds, unread_objects = KindCounts(), 0
     problems: list[str] = []
     for entry in project.entries:
         announced = announced_objects(entry, rules.kinds)
         if announced == 0 or (announced is None and not entry.data_path.is_file()):
+            unread_objects += entry.object_count or 0
             continue
         try:
             objects = reader.read(entry)
@@ -57,7 +59,10 @@ def read_qupath_project(
         taken = take_reviewed(objects, sorted(names), reviewer)
         if taken.objects.annotations:
             drawn.append((entry, taken))
-        elif taken.review.left_out:
+            continue
+        other_kinds += taken.other_kinds
+        reader.notes += [f'image "{shorten(entry.image_name)}": {note}' for note in taken.objects.warnings]
+        if taken.review.left_out:
             only_predicted.append(taken.review)
         elif announced and not objects.annotations:
             problems.append(
@@ -81,6 +86,8 @@ def read_qupath_project(
         problems=tuple(problems),
         warnings=(*reader.notes, *reviewer.problems),
         only_predicted=tuple(only_predicted),
+        other_kinds=other_kinds,
+        unread_objects=unread_objects,
     )
 
 

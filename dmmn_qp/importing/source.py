@@ -8,7 +8,7 @@ from pathlib import Path
 
 from dmmn_qp.annotations import DEFAULT_PLANE, Annotation, Color, Plane
 from dmmn_qp.importing.reviewed import Reviewer
-from dmmn_qp.qupath.image_names import of_kinds, slide_ids
+from dmmn_qp.qupath.image_names import KindCounts, of_kinds, slide_ids
 from dmmn_qp.qupath.notes import ReadResult
 from dmmn_qp.qupath.review_counts import Corrections, ReviewCounts, total
 from dmmn_qp.slides.names import NamedSlide
@@ -30,7 +30,7 @@ class SourceSlide:
         frame: Crops and turns that the source puts around the file, the one next to the file first.
         metadata: Key-value pairs of the image.
         plane: The plane whose objects count.
-        other_kinds: Number of objects left out because of their kind.
+        other_kinds: Objects left out because of their kind.
         review: Whose word its objects are.
         corrections: Areas in px2 of what was corrected or confirmed, against what the model had said before.
     """
@@ -45,7 +45,7 @@ class SourceSlide:
     frame: tuple[Change, ...] = ()
     metadata: Mapping[str, str] = field(default_factory=dict)
     plane: Plane = DEFAULT_PLANE
-    other_kinds: int = 0
+    other_kinds: KindCounts = field(default_factory=KindCounts)
     review: ReviewCounts = field(default_factory=ReviewCounts)
     corrections: Corrections = field(default_factory=dict)
 
@@ -69,6 +69,8 @@ class Source:
         problems: Images, or files of annotations, that cannot be read, each with the way out.
         warnings: What else is worth knowing of the source as a whole.
         only_predicted: Whose word the objects are of slides that are left out because nobody vouched for any.
+        other_kinds: Objects of slides that are left out because they have none of the kinds asked for.
+        unread_objects: Number of objects of slides that were not read because they have none of the kinds asked for.
     """
 
     slides: tuple[SourceSlide, ...]
@@ -77,6 +79,8 @@ class Source:
     problems: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     only_predicted: tuple[ReviewCounts, ...] = ()
+    other_kinds: KindCounts = field(default_factory=KindCounts)
+    unread_objects: int = 0
 
     def all_counts(self) -> ReviewCounts:
         """Whose word all objects are, those that are left out included."""
@@ -88,7 +92,7 @@ class Taken:
     """What is taken of an image: its objects of the kinds asked for, and how many others there are."""
 
     objects: ReadResult
-    other_kinds: int
+    other_kinds: KindCounts
     review: ReviewCounts
     corrections: Corrections
 

@@ -61,7 +61,7 @@ def as_imported(
             ),
             warnings=item.source.objects.warnings,
             plane=item.source.plane,
-            other_kinds=item.source.other_kinds,
+            other_kinds=item.source.other_kinds.total(),
             review=item.source.review,
             corrections=item.source.corrections,
         )
@@ -154,7 +154,7 @@ def report_left_out(prepared: Sequence[Prepared], class_map: ClassMap, rules: Cl
                 not a.is_area and a.class_name in class_map.names for a in item.annotations
             ),
             "on another plane (--plane)": sum(not item.source.is_on_plane(a) for a in item.annotations),
-            "of another kind (--kinds)": item.source.other_kinds,
+            "of another kind (--kinds)": item.source.other_kinds.total(),
         }
         said = ", ".join(f"{n} {what}" for what, n in counts.items() if n)
         if said:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -25,10 +26,15 @@ def announced_objects(entry: ProjectEntry, kinds: Sequence[ObjectKind]) -> int |
     return entry.object_count
 
 
-def of_kinds(objects: ReadResult, kinds: Sequence[ObjectKind]) -> tuple[ReadResult, int]:
+KindCounts = Counter[tuple[ObjectKind, str | None]]
+"""Number of objects by kind and class."""
+
+
+def of_kinds(objects: ReadResult, kinds: Sequence[ObjectKind]) -> tuple[ReadResult, KindCounts]:
     """The objects of some kinds, and how many others there are."""
     wanted = tuple(a for a in objects.annotations if a.kind in kinds)
-    return ReadResult(wanted, objects.warnings), len(objects.annotations) - len(wanted)
+    others = Counter((a.kind, a.class_name) for a in objects.annotations if a.kind not in kinds)
+    return ReadResult(wanted, objects.warnings), others
 
 
 def slide_ids(names: Sequence[str]) -> list[str]:

@@ -9,6 +9,7 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterator
 from functools import partial
+from pathlib import Path
 from typing import IO, Final, cast
 
 import ijson
@@ -173,6 +174,18 @@ def open_archive(file: IO[bytes], size: int, suffixes: tuple[str, ...]) -> tuple
     except _BAD_ARCHIVE as error:
         raise _damaged(error) from error
     return texts, others
+
+
+def is_roi_set(path: Path) -> bool:
+    """Whether a file is an archive of outlines as ImageJ's ROI manager saves them, and of no GeoJSON."""
+    if path.suffix.lower() != ".zip":
+        return False
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = [name.lower() for name in archive.namelist()]
+    except (OSError, ValueError, *_BAD_ARCHIVE):  # reading it will say why
+        return False
+    return any(name.endswith(".roi") for name in names) and not any(n.endswith((".geojson", ".json")) for n in names)
 
 
 def stream_features(stream: TextStream) -> Iterator[object]:
