@@ -8,7 +8,6 @@ import zipfile
 
 import numpy as np
 import pytest
-import tifffile
 
 from dmmn_qp.folders.dataset import Dataset
 from dmmn_qp.labels.class_rules import takes_labels_away
@@ -171,20 +170,6 @@ def test_files_of_macos_are_passed_over(here):
     (here / "geojson" / "s0.geojson").unlink()
     result = invoke(*command, "--overwrite")
     assert result.exit_code == 0 and "archive" not in result.output
-
-
-def test_annotations_of_an_ome_tiff(here):
-    """QuPath calls those of x.ome.tif x.geojson; so do tables."""
-    (here / "slides").mkdir()
-    pixels = two_tissues()
-    tifffile.imwrite(here / "slides" / "case1.ome.tif", pixels, photometric="rgb", tile=(256, 256))
-    write_features(here / "geojson" / "case1.geojson", A_AND_B)
-    (here / "mpp.csv").write_text("slide,mpp\ncase1,0.5\n")
-    (here / "split.csv").write_text("slide,split\ncase1,train\n")
-    result = invoke("import", "slides", "--annotations", "geojson", "--mpp-csv", "mpp.csv", "--split-file", "split.csv")
-    assert result.exit_code == 0, result.output
-    (record,) = Dataset(here / "dataset").slides()
-    assert (record.mpp, record.split) == (0.5, "train")
 
 
 @pytest.mark.parametrize(

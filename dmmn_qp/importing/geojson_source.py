@@ -61,7 +61,7 @@ def read_geojson_folder(
             f'slide in "{path}"; name each file after its slide, as slide-1.geojson for slide-1.svs'
         )
     reviewer = Reviewer(rules)
-    drawn: dict[Path, Taken] = {}
+    annotated: dict[Path, Taken] = {}
     only_predicted: list[ReviewCounts] = []
     other_kinds = KindCounts()
     problems: list[str] = []
@@ -73,13 +73,13 @@ def read_geojson_folder(
             continue
         taken = take_reviewed(objects, sorted({slide_ids([slide.name])[0], slide.stem}), reviewer)
         if taken.objects.annotations:
-            drawn[slide] = taken
+            annotated[slide] = taken
             continue
         other_kinds += taken.other_kinds
         notes += [f'annotations "{file}": {note}' for note in taken.objects.warnings]
         if taken.review.left_out:
             only_predicted.append(taken.review)
-    if problems and not drawn:
+    if problems and not annotated:
         raise AnnotationFileError(first_of(problems))
     return Source(
         slides=tuple(
@@ -91,10 +91,10 @@ def read_geojson_folder(
                 review=taken.review,
                 corrections=taken.corrections,
             )
-            for slide, taken in drawn.items()
+            for slide, taken in annotated.items()
         ),
-        class_colors=class_colors_of([taken.objects for taken in drawn.values()]),
-        without_annotations=len(slides) - len(drawn) - len(problems),
+        class_colors=class_colors_of([taken.objects for taken in annotated.values()]),
+        without_annotations=len(slides) - len(annotated) - len(problems),
         problems=tuple(problems),
         warnings=(*notes, *reviewer.problems),
         only_predicted=tuple(only_predicted),

@@ -41,7 +41,7 @@ def read_qupath_project(
         )
     project = read_project(path)
     reader, reviewer = _EntryReader(project, rules), Reviewer(rules)
-    drawn: list[tuple[ProjectEntry, Taken]] = []
+    annotated: list[tuple[ProjectEntry, Taken]] = []
     only_predicted: list[ReviewCounts] = []
     other_kinds, unread_objects = KindCounts(), 0
     problems: list[str] = []
@@ -58,7 +58,7 @@ def read_qupath_project(
         names = {slide_ids([entry.slide_name])[0], PurePath(entry.slide_name).stem, PurePath(entry.image_name).stem}
         taken = take_reviewed(objects, sorted(names), reviewer)
         if taken.objects.annotations:
-            drawn.append((entry, taken))
+            annotated.append((entry, taken))
             continue
         other_kinds += taken.other_kinds
         reader.notes += [f'image "{shorten(entry.image_name)}": {note}' for note in taken.objects.warnings]
@@ -69,20 +69,20 @@ def read_qupath_project(
                 f'image "{shorten(entry.image_name)}": its summary.json tells of {announced} objects, but '
                 f'"{entry.data_path}" holds none; {way_out_of_damage(entry.data_path)}'
             )
-    if problems and not drawn:
+    if problems and not annotated:
         raise AnnotationFileError(first_of(problems))
-    for entry, _ in drawn:
+    for entry, _ in annotated:
         if entry.unsupported_server is not None:
             raise ProjectError(
                 f'image "{shorten(entry.image_name)}" cannot be related to a file: {entry.unsupported_server}; '
                 "export it from QuPath (File > Export images > OME TIFF) into the project and copy its annotations "
                 "there, or remove it from the project"
             )
-    paths = find_slides(project, [entry for entry, _ in drawn], slides_roots)
+    paths = find_slides(project, [entry for entry, _ in annotated], slides_roots)
     return Source(
-        slides=tuple(_project_slide(entry, taken, paths[entry.entry_id]) for entry, taken in drawn),
-        class_colors=_project_colors(project, [taken.objects for _, taken in drawn]),
-        without_annotations=len(project.entries) - len(drawn) - len(problems),
+        slides=tuple(_project_slide(entry, taken, paths[entry.entry_id]) for entry, taken in annotated),
+        class_colors=_project_colors(project, [taken.objects for _, taken in annotated]),
+        without_annotations=len(project.entries) - len(annotated) - len(problems),
         problems=tuple(problems),
         warnings=(*reader.notes, *reviewer.problems),
         only_predicted=tuple(only_predicted),

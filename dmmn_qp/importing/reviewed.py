@@ -147,7 +147,7 @@ def _corrections(taken: Sequence[Annotation], verdicts: Sequence[Verdict]) -> di
     if not reviewed:
         return {}
     classes = {verdict.predicted_as for _, verdict in reviewed} | {annotation.class_name for annotation, _ in reviewed}
-    said = shapely.STRtree([a.geometry for a in taken if a.is_area and a.class_name in classes - {None}])
+    areas = shapely.STRtree([a.geometry for a in taken if a.is_area and a.class_name in classes - {None}])
     for source, group in _by_source(reviewed).items():
         predicted = _predicted_near(source, [annotation.geometry for annotation, _ in group])
         tree = shapely.STRtree([original.geometry for original in predicted])
@@ -162,7 +162,7 @@ def _corrections(taken: Sequence[Annotation], verdicts: Sequence[Verdict]) -> di
                 found[original.class_name, annotation.class_name] += shared
             if verdict.original is not None:
                 lost = shapely.difference(verdict.original.geometry, annotation.geometry)
-                others = said.geometries[said.query(lost)] if not lost.is_empty else ()
+                others = areas.geometries[areas.query(lost)] if not lost.is_empty else ()
                 if len(others):
                     lost = shapely.difference(lost, shapely.union_all(others))
                 found[verdict.original.class_name, None] += lost.area

@@ -91,16 +91,16 @@ def _splits_in_metadata(slides: Sequence[SourceSlide], key: str) -> tuple[dict[i
     splits: dict[int, Split] = {}
     near: dict[str, int] = {}
     for number, slide in enumerate(slides):
-        said = {k: split_of_word(v, slide.name) for k, v in slide.metadata.items() if folded(k) == folded(key)}
-        if len(set(said.values())) > 1:
+        found = {k: split_of_word(v, slide.name) for k, v in slide.metadata.items() if folded(k) == folded(key)}
+        if len(set(found.values())) > 1:
             raise DatasetError(
                 f'slide "{slide.name}" has contradicting image metadata: '
-                f"{', '.join(f'{shown(k)} = {split}' for k, split in said.items())}; keep one of them in QuPath"
+                f"{', '.join(f'{shown(k)} = {split}' for k, split in found.items())}; keep one of them in QuPath"
             )
-        if said:
-            splits[number] = next(iter(said.values()))
-        if said and key not in said:
-            near[next(iter(said))] = near.get(next(iter(said)), 0) + 1
+        if found:
+            splits[number] = next(iter(found.values()))
+        if found and key not in found:
+            near[next(iter(found))] = near.get(next(iter(found)), 0) + 1
     notes = [
         Finding(
             severity="note",
@@ -114,15 +114,15 @@ def _splits_in_metadata(slides: Sequence[SourceSlide], key: str) -> tuple[dict[i
 
 def _drawn_by_lot(splits: Mapping[str, Split], kept: Mapping[str, Split], rules: SplitRules) -> Iterator[Finding]:
     """Says which slides are for what because of a lot, and which because of an earlier one."""
-    drawn = [slide_id for slide_id in splits if slide_id not in kept]
+    by_lot = [slide_id for slide_id in splits if slide_id not in kept]
     if len(splits) < 2:
         return
     way_out = (
         f"where that is not meant, give images the metadata {rules.metadata_key} = train, val or test in QuPath, or "
         "pass --split-file"
     )
-    if drawn:
-        lists = [f"{split}: {_listed([i for i in drawn if splits[i] == split])}" for split in SPLITS]
+    if by_lot:
+        lists = [f"{split}: {_listed([i for i in by_lot if splits[i] == split])}" for split in SPLITS]
         yield Finding(
             severity="note",
             message="nobody says which slides are for what, so it was drawn by lot, with regard to the area of each "

@@ -156,9 +156,9 @@ def report_left_out(prepared: Sequence[Prepared], class_map: ClassMap, rules: Cl
             "on another plane (--plane)": sum(not item.source.is_on_plane(a) for a in item.annotations),
             "of another kind (--kinds)": item.source.other_kinds.total(),
         }
-        said = ", ".join(f"{n} {what}" for what, n in counts.items() if n)
-        if said:
-            reporter.say(f"  {item.source.name}: not trained on: {said}")
+        parts = ", ".join(f"{n} {what}" for what, n in counts.items() if n)
+        if parts:
+            reporter.say(f"  {item.source.name}: not trained on: {parts}")
         plane = item.source.plane
         if (plane.z, plane.t) != (0, 0):
             reporter.warn(

@@ -74,7 +74,7 @@ class FeatureReader:
     def _annotation(
         self, feature: dict[str, Any], properties: dict[str, Any], parent_id: UUID | None, depth: int
     ) -> Annotation:
-        """Read one feature's own values.
+        """Reads one feature's own values.
 
         Raises:
             FeatureError: It has no usable geometry, or is the root of a hierarchy.
@@ -207,7 +207,7 @@ class FeatureReader:
         return read
 
     def _measurements(self, value: object) -> dict[str, float]:
-        """Read a map, or a list of names and values; NaN and infinities may be written as texts."""
+        """Reads a map, or a list of names and values; NaN and infinities may be written as texts."""
         if isinstance(value, list):
             pairs = [(item.get("name"), item.get("value")) for item in value if isinstance(item, dict)]
             complete = len(pairs) == len(value)

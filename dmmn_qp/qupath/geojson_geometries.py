@@ -97,7 +97,7 @@ class GeometryReader:
         raise FeatureError("geometry of an unknown type")
 
     def _area(self, parts: list[list[Any]]) -> BaseGeometry:
-        """Build polygons from their rings, close what is open, and repair what crosses itself."""
+        """Builds polygons from their rings, closes what is open, and repairs what crosses itself."""
         polygons: list[BaseGeometry] = []
         for rings in parts:
             closed = [self._ring(ring) for ring in rings]
@@ -126,7 +126,7 @@ class GeometryReader:
         return points if len(points) >= 3 else None
 
     def _collection(self, value: dict[str, Any]) -> BaseGeometry:
-        """Merge a collection's parts of the highest dimension, as QuPath does."""
+        """Merges a collection's parts of the highest dimension, as QuPath does."""
         parts: list[BaseGeometry] = []
         pending: list[object] = [value]
         while pending:

@@ -38,7 +38,7 @@ GEOJSON_SUFFIXES: Final = (".geojson", ".geojson.gz", ".json", ".json.gz", ".zip
 
 
 def read_geojson(path: Path) -> ReadResult:
-    """Read a file of objects in any of QuPath's dialects.
+    """Reads a file of objects in any of QuPath's dialects.
 
     Args:
         path: ``.geojson`` or ``.json``, the same with ``.gz``, or ``.zip`` of such files.
@@ -97,7 +97,7 @@ class _Reader:
         return ReadResult(tuple(self.annotations), self.features.notes.lines())
 
     def read_zip(self, file: BinaryIO, size: int) -> None:
-        """Read every GeoJSON file of an archive; a bad one is left out as long as there is a good one."""
+        """Reads every GeoJSON file of an archive; a bad one is left out as long as there is a good one."""
         texts, others = open_archive(file, size, (".geojson", ".json"))
         for name in others:
             self.features.notes.add("file in the archive that is neither .geojson nor .json, left out", shorten(name))
@@ -118,14 +118,14 @@ class _Reader:
             raise failures[0]
 
     def read_packed(self, stream: TextStream, name: str) -> None:
-        """Read a single file, packed or not, whatever it is called."""
+        """Reads a single file, packed or not, whatever it is called."""
         endings = (".geojson.gz", ".json.gz") if stream.limit is not None else (".geojson", ".json")
         if not name.lower().endswith(endings):
             self.features.notes.add(f"file that QuPath does not read under its name (it needs {endings[0]})", name)
         self.read_text(stream, name)
 
     def read_text(self, stream: TextStream, name: str) -> None:
-        """Read one file: as a whole, or feature by feature where it is large and strict enough."""
+        """Reads one file: as a whole, or feature by feature where it is large and strict enough."""
         data = stream.read(LARGE_BYTES + 1)
         if len(data) > LARGE_BYTES:
             del data
@@ -142,7 +142,7 @@ class _Reader:
         self.read_whole(data, name)
 
     def read_large(self, stream: TextStream) -> bool:
-        """Read a text feature by feature; whether it could be, else nothing of it is kept."""
+        """Reads a text feature by feature; whether it could be, else nothing of it is kept."""
         before = len(self.annotations), copy.deepcopy(self.features.notes), self.features.number
         try:
             for feature in stream_features(stream):
@@ -154,7 +154,7 @@ class _Reader:
         return True
 
     def read_whole(self, data: bytes, name: str) -> None:
-        """Read one unpacked file that is in memory."""
+        """Reads one unpacked file that is in memory."""
         if not data.removeprefix(BOM).strip():
             self.features.notes.add("empty file", name)
             return
@@ -164,7 +164,7 @@ class _Reader:
         self.read_features(content, name)
 
     def read_features(self, content: object, name: str) -> None:
-        """Read the whole content of a file.
+        """Reads the whole content of a file.
 
         Raises:
             FileContentError: It is no GeoJSON.
@@ -176,7 +176,7 @@ class _Reader:
         self.walk(content, name)
 
     def walk(self, content: object, name: str) -> None:
-        """Go through collections, lists and child objects without recursion."""
+        """Goes through collections, lists and child objects without recursion."""
         pending: list[tuple[object, UUID | None, int]] = [(content, None, 0)]
         while pending:
             value, parent_id, depth = pending.pop()

@@ -72,18 +72,20 @@ def project_slide_ids(entries: Sequence[ProjectEntry], paths: Mapping[str, Path]
     ids, backwards = numbered(entries), numbered(entries[::-1])
     if ids == backwards:
         return ids
-    drawn = {entry.entry_id for entry in entries if _is_drawn_on(entry)}
-    return numbered(sorted(entries, key=lambda entry: entry.entry_id not in drawn))
+    annotated = {entry.entry_id for entry in entries if _is_annotated(entry)}
+    return numbered(sorted(entries, key=lambda entry: entry.entry_id not in annotated))
 
 
-def _is_drawn_on(entry: ProjectEntry) -> bool:
+def _is_annotated(entry: ProjectEntry) -> bool:
     announced = announced_objects(entry, ReadRules().kinds)
     if announced == 0 or not entry.data_path.is_file():
         return False
     try:
         annotations = read_qpdata(entry.data_path).annotations
-        said = (a for a, verdict in zip(annotations, review(annotations), strict=True) if verdict.origin != "unchecked")
-        return any(annotation.kind in ReadRules().kinds for annotation in said)
+        vouched_for = (
+            a for a, verdict in zip(annotations, review(annotations), strict=True) if verdict.origin != "unchecked"
+        )
+        return any(annotation.kind in ReadRules().kinds for annotation in vouched_for)
     except UnsupportedAnnotationsError:  # which QuPath itself may read
         return True
     except AnnotationFileError:

@@ -66,12 +66,12 @@ class Notes:
     """Collects what was repaired or left out: one line per reason, however many objects it concerns."""
 
     def __init__(self) -> None:
-        """Start without any."""
+        """Has none at first."""
         self._counts: Counter[str] = Counter()
         self._first: dict[str, str] = {}
 
     def add(self, reason: str, where: str) -> None:
-        """Note one case.
+        """Notes one case.
 
         Args:
             reason: What happened; wording must not depend on the file, so that reasons stay few.
@@ -90,7 +90,7 @@ class Notes:
 
 @contextmanager
 def paused_gc() -> Iterator[None]:
-    """Put off the search for reference cycles, which a reader makes none of.
+    """Puts off the search for reference cycles, which a reader makes none of.
 
     It would go through all the objects made so far, over and over, and take half of the time of a large file.
     """
@@ -105,7 +105,7 @@ def paused_gc() -> Iterator[None]:
 
 @contextmanager
 def open_bytes(path: Path, what: str, way_out: str) -> Iterator[BinaryIO]:
-    """Open a file for reading.
+    """Opens a file for reading.
 
     Args:
         path: The file.

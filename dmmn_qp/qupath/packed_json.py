@@ -63,7 +63,7 @@ class TooLargeError(FileContentError):
     """A file that unpacks to more than its size justifies."""
 
     def __init__(self, limit: int) -> None:
-        """Say how much is too much, in bytes."""
+        """Says how much is too much, in bytes."""
         super().__init__(f"unpacks to more than {limit >> 20} MiB, which drawn outlines never do; unpack it yourself")
 
 
@@ -116,7 +116,7 @@ class TextStream:
         return data
 
     def rewind(self) -> None:
-        """Start again.
+        """Starts again.
 
         Raises:
             FileContentError: The packing is damaged.
@@ -262,7 +262,7 @@ class _Outline:
 
 
 def parse_json(data: bytes) -> tuple[object, bool]:
-    """Parse JSON, with QuPath's leniency: comments, single quotes, NaN and infinities, a byte order mark.
+    """Parses JSON, with QuPath's leniency: comments, single quotes, NaN and infinities, a byte order mark.
 
     Returns:
         The value, and whether the text was UTF-8; what is not comes out as U+FFFD.
@@ -290,7 +290,7 @@ def parse_json(data: bytes) -> tuple[object, bool]:
 
 
 def _lenient(text: str) -> object:
-    """Parse JSON with NaN and infinities and, where it is not large, with comments and single quotes.
+    """Parses JSON with NaN and infinities and, where it is not large, with comments and single quotes.
 
     Raises:
         ValueError: It is none.

@@ -131,7 +131,7 @@ class QuPathProject:
 
 
 def read_project(path: Path) -> QuPathProject:
-    """Read a project.
+    """Reads a project.
 
     Args:
         path: The project's folder, or its ``.qpproj`` file of any name.
@@ -164,7 +164,7 @@ def read_project(path: Path) -> QuPathProject:
 def find_slides(
     project: QuPathProject, entries: Iterable[ProjectEntry], slides_roots: Sequence[SlidesRoot] = ()
 ) -> dict[str, Path]:
-    """Find the slides of images: as stored, relative to the project, under the roots, in the project, near it.
+    """Finds the slides of images: as stored, relative to the project, under the roots, in the project, near it.
 
     Args:
         project: The project.
@@ -183,7 +183,7 @@ def find_slides(
 def find_each_slide(
     project: QuPathProject, entries: Iterable[ProjectEntry], slides_roots: Sequence[SlidesRoot] = ()
 ) -> dict[str, Path | SlideError]:
-    """Find the slides of images as :func:`find_slides` does, and the error of each that is not found.
+    """Finds the slides of images as :func:`find_slides` does, and the error of each that is not found.
 
     Raises:
         SlideError: A folder of the user's does not exist.

@@ -66,7 +66,7 @@ _KINDS: Final[dict[str, ObjectKind | None]] = {
 
 
 def read_qpdata(path: Path) -> ReadResult:
-    """Read every object of an image.
+    """Reads every object of an image.
 
     Args:
         path: The ``data.qpdata`` of a project's entry.
@@ -115,7 +115,7 @@ class _Reader:
         self.budget = size
 
     def spend(self, values: int) -> None:
-        """Count values taken from the stream, each at least a byte there.
+        """Counts values taken from the stream, each at least a byte there.
 
         Back references could make a small file stand for any number of them.
         """
@@ -124,7 +124,7 @@ class _Reader:
             raise DamagedError("its objects share more than QuPath's ever do")
 
     def spend_outline(self, value: JavaObject) -> None:
-        """Count the coordinates of an outline."""
+        """Counts the coordinates of an outline."""
         self.spend(sum(length_of(value.fields.get(name)) for name in ("x", "y", "wkb")))
 
     def read(self) -> ReadResult:
@@ -136,7 +136,7 @@ class _Reader:
         return ReadResult(tuple(self.flatten(hierarchy)), self.notes.lines())
 
     def build_polygons(self, hierarchy: JavaObject) -> None:
-        """Build all plain polygons at once, which is much faster than one by one.
+        """Builds all plain polygons at once, which is much faster than one by one.
 
         Only what is sound is kept: the rest is found missing later, and repaired or refused then.
         """
@@ -212,7 +212,7 @@ class _Reader:
     def path_object(
         self, value: JavaObject, parent_id: UUID | None, depth: int
     ) -> tuple[Annotation | None, list[JavaValue]]:
-        """Read one object's run of items.
+        """Reads one object's run of items.
 
         Returns:
             The annotation, or None for the root and for an object without an outline; and its children.
@@ -271,7 +271,7 @@ class _Reader:
         return self.kinds[key]
 
     def descriptions(self, run: Run) -> tuple[UUID | None, dict[str, str], dict[str, float]]:
-        """Read id, metadata and measurements, up to the number of children."""
+        """Reads id, metadata and measurements, up to the number of children."""
         annotation_id: UUID | None = None
         parts: list[JavaValue] = []
         if simple_name(run.peek()) == "UUID":
@@ -293,7 +293,7 @@ class _Reader:
         return annotation_id, metadata, measurements
 
     def metadata(self, value: JavaObject) -> tuple[dict[str, str], UUID | None]:
-        """Read the key-value pairs; the object's id is one of them, and comes apart."""
+        """Reads the key-value pairs; the object's id is one of them, and comes apart."""
         known = self.metadata_maps.get(id(value))
         if known is None:
             arrays = [item.values for item in value.items if isinstance(item, JavaArray)]
@@ -306,7 +306,7 @@ class _Reader:
         return known
 
     def measurements(self, value: JavaObject) -> dict[str, float]:
-        """Read a list of measurements, in any of the classes that QuPath has had for it."""
+        """Reads a list of measurements, in any of the classes that QuPath has had for it."""
         known = self.measurement_lists.get(id(value))
         if known is None:
             fields = value.fields
@@ -345,7 +345,7 @@ class _Reader:
         return self.classes[id(value)]
 
     def roi(self, value: JavaValue) -> Roi:
-        """Translate a region of interest."""
+        """Translates a region of interest."""
         if value is None:
             return Roi(None, note="object without an outline, left out")
         if not isinstance(value, JavaObject):

@@ -111,13 +111,13 @@ def _similar_names(data: ImportedData) -> Iterator[Finding]:
     for variants in case_variants(used):
         names = sorted(variants, key=lambda name: -len(used[name]))
         slide, rarest = used[names[-1]][0]
-        said = " and ".join(f'"{name}" ({count_of(len(used[name]), "annotation")})' for name in names)
+        spellings = " and ".join(f'"{name}" ({count_of(len(used[name]), "annotation")})' for name in names)
         yield Finding(
             severity="warning",
             slide=slide.record.slide_id,
             class_name=names[-1],
             place=place_in([rarest.geometry], slide),
-            message=f"{said} look like slips of one class name, but are different classes",
+            message=f"{spellings} look like slips of one class name, but are different classes",
             way_out=f'set the class of the latter to "{names[0]}" in QuPath, or pass --merge-case',
         )
 

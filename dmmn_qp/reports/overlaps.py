@@ -46,7 +46,7 @@ def overlap_findings(slide: ImportedSlide, data: ImportedData) -> Iterator[Findi
         worst = max(against, key=lambda pair: against[pair])
         told = contradiction(
             slide,
-            {(p, drawn): area for ((drawn, _), (p, _)), area in against.items()},
+            {(predicted, drawn): area for ((drawn, _), (predicted, _)), area in against.items()},
             place_in([largest[worst]], slide),
         )
         if told is not None:

@@ -138,7 +138,7 @@ def contradiction(
     if not shared_px2:
         return None
     mm2 = {pair: px2 * slide.record.mpp**2 / _UM2_PER_MM2 for pair, px2 in shared_px2.items()}
-    said = ", ".join(
+    details = ", ".join(
         f'{_mm2(area)} of "{predicted}" where "{drawn}" is drawn'
         for (predicted, drawn), area in sorted(mm2.items(), key=lambda item: -item[1])[:5]
     )
@@ -147,7 +147,7 @@ def contradiction(
         slide=slide.record.slide_id,
         place=place,
         message=f"predictions that were locked or corrected contradict what is drawn in {_mm2(sum(mm2.values()))}: "
-        f"{said}; what is drawn counts",
+        f"{details}; what is drawn counts",
         way_out="look there, and delete or pull apart what is wrong",
     )
 
