@@ -12,6 +12,7 @@ import pytest
 from dmmn_qp.folders.dataset import Dataset
 from dmmn_qp.labels.class_rules import takes_labels_away
 from dmmn_qp.labels.split_draw import draw_splits
+from dmmn_qp.slides.files import list_slides
 from tests.conftest import DEMO, fails, invoke, rectangle, slides_with, two_tissues, write_features, write_tiff
 
 A_AND_B = [rectangle(0, 0, 120, 250, "a"), rectangle(130, 0, 120, 250, "b")]
@@ -163,6 +164,7 @@ def test_files_of_macos_are_passed_over(here):
     result = invoke(*command)
     assert result.exit_code == 0, result.output
     assert [*splits_of(here / "dataset")] == ["s0"]
+    assert [path.name for path in list_slides(here / "slides")] == ["s0.tif"]
     with zipfile.ZipFile(here / "geojson" / "s0.zip", "w") as archive:
         archive.write(here / "geojson" / "s0.geojson", "s0.geojson")
         archive.writestr("__MACOSX/._s0.geojson", b"\x00")
