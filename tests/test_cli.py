@@ -490,12 +490,12 @@ def test_unknown_option_values(here):
 
 
 def test_interrupted_import_leaves_nothing(here, monkeypatch):
-    import dmmn_qp.importing.stage
+    import dmmn_qp.importing.writing
 
     def interrupt(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(dmmn_qp.importing.stage, "write_patches", interrupt)
+    monkeypatch.setattr(dmmn_qp.importing.writing, "write_patches", interrupt)
     result = invoke(*slides_with(here, [rectangle(0, 0, 99, 99, "a")]))
     assert result.exit_code == 130
     assert sorted(p.name for p in here.iterdir()) == ["geojson", "slides"]

@@ -17,9 +17,9 @@ from dmmn_qp.choices import OverlapRule
 from dmmn_qp.console import Reporter
 from dmmn_qp.errors import DatasetError
 from dmmn_qp.folders.dataset import Dataset
-from dmmn_qp.labels.class_rules import PaintRules
+from dmmn_qp.labels.class_rules import IGNORE, PaintRules
 from dmmn_qp.labels.draws import Draw
-from dmmn_qp.labels.painter import IGNORE, LabelPainter
+from dmmn_qp.labels.painter import LabelPainter
 from dmmn_qp.qupath.geojson_reader import read_geojson
 from dmmn_qp.qupath.geojson_writer import write_geojson
 from dmmn_qp.qupath.marks import METADATA_KEY, outline_id

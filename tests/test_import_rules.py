@@ -1,7 +1,7 @@
 """Which classes are trained, who wins where areas overlap, and which slide goes to which split."""
 
 import shutil
-from pathlib import PurePath
+from pathlib import Path, PurePath
 
 import numpy as np
 import pytest
@@ -10,16 +10,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 from shapely import box
 
+import dmmn_qp.importing
 from dmmn_qp.annotations import Annotation
 from dmmn_qp.errors import DatasetError
 from dmmn_qp.folders.dataset import Dataset
+from dmmn_qp.importing.options import ImportOptions
+from dmmn_qp.importing.rules import ImportRules, SplitRules, rules_of
 from dmmn_qp.importing.splitting import check_cases, read_split_file
-from dmmn_qp.labels.class_rules import ClassRules, PaintRules, case_variants, with_trained_classes
+from dmmn_qp.labels.class_rules import ClassRules, PaintRules, PatchRules, case_variants, with_trained_classes
 from dmmn_qp.labels.painter import LabelPainter
-from dmmn_qp.labels.splits import case_of, draw_splits
+from dmmn_qp.labels.split_draw import draw_splits
+from dmmn_qp.labels.splits import case_of
+from dmmn_qp.qupath.notes import ReadRules
 from dmmn_qp.regions import Region
 from dmmn_qp.slides.names import NamedSlide
-from dmmn_qp.specs import ClassMap
+from dmmn_qp.specs import ClassMap, PatchSpec
 from tests.conftest import fails, invoke, rectangle, slides_with, two_tissues, write_features, write_tiff
 
 CLASSES = ClassMap.from_colors([("a", (255, 0, 0)), ("b", (0, 255, 0))])
@@ -293,3 +298,25 @@ def test_files_of_predictions_beside_slides_are_no_slides(here):
     result = invoke(*command)
     assert result.exit_code == 0
     assert "without annotations" not in result.output
+
+
+def test_options_stay_at_the_door():
+    package = Path(dmmn_qp.importing.__file__).parent
+    knowing = {path.name for path in package.glob("*.py") if "ImportOptions" in path.read_text("utf-8")}
+    assert knowing == {"options.py", "rules.py", "stage.py"}
+
+
+def test_each_option_reaches_its_rule():
+    options = ImportOptions(
+        mpps=(0.25, 0.5), stride_px=64, min_labelled_fraction=0.2, split_key="role", classes={"a": "b"}, drop=("c",),
+        merge_case=True, overlap="depth", line_width_um=3, region_class="r", split_file=Path("t.csv"), split_areas=True,
+        case_pattern="x", seed=7, kinds=("cell",), plane=(1, 2), reader="paquo", qupath_dir=Path("q"),
+        take_predictions="all",
+    )  # fmt: skip
+    assert rules_of(options, [Path("p")]) == ImportRules(
+        ReadRules(("cell",), (1, 2), "paquo", Path("q"), "all", (Path("p"),)),
+        ClassRules({"a": "b"}, ("c",), True, "r"),
+        PaintRules("depth", 3, "r"),
+        PatchRules(PatchSpec(mpps=(0.25, 0.5), stride_px=64), 0.2, True),
+        SplitRules("role", Path("t.csv"), "x", 7),
+    )

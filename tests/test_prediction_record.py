@@ -402,8 +402,8 @@ def test_polygons_are_made_anew_from_the_labels(place, monkeypatch, words):
     assert [(a.annotation_id, a.geometry, a.kind, a.measurements) for a in found] == [
         (a.annotation_id, a.geometry, a.kind, a.measurements) for a in direct
     ]
-        runs = {a.metadata.get("dmmn_qp_run") for a in found}
-        assert runs == ({None} if "--as" in words else {new.run_id})  # detections have no metadata
+    runs = {a.metadata.get("dmmn_qp_run") for a in found}
+    assert runs == ({None} if "--as" in words else {new.run_id})  # detections have no metadata
 
 
 def test_labels_run_stays_that_of_the_labels(place):

@@ -15,16 +15,18 @@ from typer.testing import CliRunner
 from dmmn_qp.annotations import Annotation, Plane
 from dmmn_qp.cli.app import app
 from dmmn_qp.folders.dataset import SlideRecord
+from dmmn_qp.labels.class_rules import PaintRules, PatchRules
 from dmmn_qp.labels.draws import balanced_probabilities, class_balanced_draws
 from dmmn_qp.labels.painter import LabelPainter
 from dmmn_qp.labels.patches import PatchRef, index_patches
 from dmmn_qp.regions import Region
-from dmmn_qp.reports import findings as findings_module
-from dmmn_qp.reports.findings import area_text, find_findings
+from dmmn_qp.reports import overlaps as overlaps_module
+from dmmn_qp.reports.findings import find_findings
 from dmmn_qp.reports.html import mm2_text, percent_text, write_import_report
 from dmmn_qp.reports.import_report import ImportReport, class_balance
 from dmmn_qp.reports.inputs import Finding, ImportedData, ImportedSlide
 from dmmn_qp.reports.pictures import draw_overlay, picture_px
+from dmmn_qp.reports.wording import area_text
 from dmmn_qp.slides import open_slide
 from dmmn_qp.specs import ClassMap, PatchSpec
 from tests.browser import CHROMIUM, Browser
@@ -60,7 +62,7 @@ def imported_slide(annotations, slide_id="a", split="train", path=None, mpp=MPP,
 
 
 def imported(*slides, class_map=CLASSES, **more):
-    return ImportedData("tiny", "tiny.qpproj", class_map, SPEC, slides, 0.01, **more)
+    return ImportedData("tiny", "tiny.qpproj", class_map, slides, **more)
 
 
 def pixels_of(data):
@@ -258,7 +260,7 @@ def test_a_large_overlap_is_a_warning():
 
 @pytest.mark.parametrize("limit", ["MAX_CANDIDATES", "MAX_VERTICES"])
 def test_the_search_for_overlaps_is_bounded(monkeypatch, limit):
-    monkeypatch.setattr(findings_module, limit, 30)
+    monkeypatch.setattr(overlaps_module, limit, 30)
     copies = [box(0, 0, 120, 120, name) for name in ("dark", "light") for _ in range(50)]
     assert [f.message for f in found(copies)] == [
         "so many outlines lie on each other that not all overlaps were measured"
@@ -292,13 +294,14 @@ def test_similar_names():
 def test_what_marks_a_region_or_a_split_is_no_finding():
     drawn = [*WELL, box(0, 0, 500, 250, "Region*"), box(0, 0, 250, 250, None, name="Training")]
     slide = imported_slide(drawn)
-    assert [f.slide for f in find_findings(imported(slide, region_class="Region*", split_areas=True)) if f.slide] == []
+    rules = {"painting": PaintRules(region_class="Region*"), "patching": PatchRules(split_areas=True)}
+    assert [f.slide for f in find_findings(imported(slide, **rules)) if f.slide] == []
     assert len([f for f in find_findings(imported(slide)) if f.slide]) == 2
 
 
 def test_lines_with_a_width_label():
     slide = imported_slide([*WELL, Annotation(shapely.LineString([(20, 200), (30, 200)]), "dark")])
-    assert [f for f in find_findings(imported(slide, lines_label=True)) if f.slide] == []
+    assert [f for f in find_findings(imported(slide, painting=PaintRules(line_width_um=5))) if f.slide] == []
 
 
 def test_another_plane_and_other_kinds():
@@ -420,9 +423,7 @@ def evil_page(tmp_path_factory):
     class_map = ClassMap.from_colors([("dark", (90, 20, 110)), (EVIL_CLASS, (0, 150, 0))])
     drawn = [box(300, 20, 100, 100), box(350, 60, 100, 100, EVIL_CLASS), box(10, 10, 100, 100, None)]
     slide = imported_slide(drawn, EVIL_SLIDE, path=path, class_map=class_map, warnings=("</title><b>bold</b>",))
-    data = ImportedData(
-        EVIL_SLIDE, "'; </style><script>alert(3)</script>", class_map, SPEC, (slide,), 0.01, without_annotations=1
-    )
+    data = ImportedData(EVIL_SLIDE, "'; </style><script>alert(3)</script>", class_map, (slide,), without_annotations=1)
     write_import_report(folder, data, pixels_of(data))
     return folder / "report.html"
 

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import unicodedata
 from pathlib import PurePosixPath
 
 import pytest
@@ -108,6 +109,14 @@ def test_annotations_pixel_size_split_and_areas_of_an_ome_tiff(here, ome):
         (here / "list.csv").write_text(f"slide\n{name}\n")
         (slide,) = slides_to_predict(["list.csv"], here / "dataset")
         assert (slide.slide_id, slide.view.mpp.stored) == ("c.ome", 0.5)
+
+
+def test_areas_of_a_name_that_is_composed_otherwise(here):
+    (here / "slides").mkdir()
+    write_tiff(here / "slides" / f"{unicodedata.normalize('NFD', 'ä')}.tif", two_tissues(256, 256))
+    file = write_features(here / "geojson" / f"{unicodedata.normalize('NFC', 'ä')}.geojson", [])
+    (slide,) = slides_to_predict(["slides"], here / "nothing", roi=here / "geojson")
+    assert (slide.roi, slide.problem) == (file, None)
 
 
 def test_a_more_exact_name_wins(here, ome):

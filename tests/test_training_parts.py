@@ -10,7 +10,8 @@ from dmmn_qp.errors import DatasetError
 from dmmn_qp.labels.draws import class_balanced_draws, class_weights, shuffled_draws
 from dmmn_qp.labels.metrics import Metrics, confusion_matrix, pair_counts
 from dmmn_qp.labels.patches import PatchRef
-from dmmn_qp.labels.splits import draw_splits, split_of_word
+from dmmn_qp.labels.split_draw import draw_splits
+from dmmn_qp.labels.splits import split_of_word
 from dmmn_qp.networks.losses import partial_cross_entropy
 
 HALF = math.log(2)  # cross entropy of two equal logits

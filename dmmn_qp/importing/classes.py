@@ -6,25 +6,41 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from dmmn_qp.annotations import Color
-from dmmn_qp.choices import TakePredictions
 from dmmn_qp.errors import DatasetError
+from dmmn_qp.importing.nothing_left import nothing_left
+from dmmn_qp.importing.prepared import Labelling
+from dmmn_qp.importing.rules import ImportRules
 from dmmn_qp.importing.source import Source
 from dmmn_qp.labels.splits import area_split_of
 from dmmn_qp.qupath.classes import distinct_colors
-from dmmn_qp.qupath.review_counts import total
-from dmmn_qp.reports.review import review_findings
+from dmmn_qp.qupath.notes import ReadRules
 from dmmn_qp.specs import MAX_CLASSES, ClassMap
 
 _POINTS = ("Point", "MultiPoint")
 
 
-def make_class_map(source: Source, targets: Mapping[str, str | None], take: TakePredictions = "reviewed") -> ClassMap:
+def labelling_of(source: Source, rules: ImportRules) -> Labelling:
+    """Settles, for all slides, how objects become labels and patches.
+
+    Raises:
+        DatasetError: A rule names a class that does not exist, nothing is left to train on, or there are more classes
+            than labels.
+    """
+    predicted = {a.predicted_as for slide in source.slides for a in slide.objects.annotations if a.predicted_as}
+    others = sorted(source.all_counts().left_out_classes | predicted)
+    targets = rules.classes.resolve([*source.class_colors, *others])
+    if rules.patches.split_areas:
+        targets = without_split_areas(source, targets)
+    return Labelling(make_class_map(source, targets, rules.reading), targets, rules.painting, rules.patches)
+
+
+def make_class_map(source: Source, targets: Mapping[str, str | None], reading: ReadRules) -> ClassMap:
     """The trained classes that label at least one object, in the source's order.
 
     Args:
         source: The annotated slides.
         targets: Name in the source -> name to train (`ClassRules.resolve`).
-        take: Which predictions become labels, to say of what is left out.
+        reading: What was read, to say what was left out where nothing is left.
 
     Raises:
         DatasetError: Nothing is left to train on, or more classes than labels.
@@ -37,12 +53,7 @@ def make_class_map(source: Source, targets: Mapping[str, str | None], take: Take
     }
     names = [name for name in dict.fromkeys(targets.values()) if name is not None and name in used]
     if not names:
-        counts = total((*(slide.review for slide in source.slides), *source.only_predicted))
-        left_out = "; ".join(f"{finding.message}: {finding.way_out}" for finding in review_findings(counts, take))
-        raise DatasetError(
-            "no annotated area with a class to train on; draw areas in QuPath, give them classes, and save (Ctrl+S)"
-            + (f"; {left_out}" if left_out else "")
-        )
+        raise DatasetError(nothing_left(source, targets, reading))
     if len(names) > MAX_CLASSES:
         raise DatasetError(
             f"{len(names)} classes are drawn, but masks have room for {MAX_CLASSES}; merge some ([import.classes]), "

@@ -21,8 +21,9 @@ from dmmn_qp.importing.source import (
 )
 from dmmn_qp.outputs.writers import is_output
 from dmmn_qp.qupath.geojson_reader import GEOJSON_SUFFIXES, read_geojson
-from dmmn_qp.qupath.image_names import slide_ids
+from dmmn_qp.qupath.image_names import KindCounts, slide_ids
 from dmmn_qp.qupath.notes import ReadRules
+from dmmn_qp.qupath.packed_json import is_roi_set
 from dmmn_qp.qupath.review_counts import ReviewCounts
 from dmmn_qp.slides.files import SLIDE_SUFFIXES, list_slides
 from dmmn_qp.slides.finding import SlidesRoot
@@ -60,7 +61,7 @@ def read_geojson_folder(
     slides = [s for s in list_slides(path) if not is_output(s.name)] if path.is_dir() else [path]
     if not slides:
         raise SlideError(f'no slide in "{path}"; known endings are {" ".join(sorted(SLIDE_SUFFIXES))}')
-    files = _geojson_files(annotations)
+    files, notes = _geojson_files(annotations)
     is_one = annotations.is_file() and len(slides) == 1
     matched = {slides[0]: annotations} if is_one else _matched(slides, files)
     orphans = sorted(str(f) for f in files.values() if f not in matched.values())
@@ -69,9 +70,10 @@ def read_geojson_folder(
             f'annotations "{orphans[0]}"{f" and {len(orphans) - 1} more" if len(orphans) > 1 else ""} belong to no '
             f'slide in "{path}"; name each file after its slide, as slide-1.geojson for slide-1.svs'
         )
-    reviewer = Reviewer(rules.take_predictions, rules.predicted_in, rules.kinds)
-    drawn: dict[Path, Taken] = {}
+    reviewer = Reviewer(rules)
+    annotated: dict[Path, Taken] = {}
     only_predicted: list[ReviewCounts] = []
+    other_kinds = KindCounts()
     problems: list[str] = []
     for slide, file in matched.items():
         try:
@@ -79,16 +81,19 @@ def read_geojson_folder(
         except AnnotationFileError as error:
             problems.append(str(error))
             continue
-        taken = take_reviewed(objects, sorted({slide_ids([slide.name])[0], slide.stem}), rules.kinds, reviewer)
+        taken = take_reviewed(objects, sorted({slide_ids([slide.name])[0], slide.stem}), reviewer)
         if taken.objects.annotations:
-            drawn[slide] = taken
-        elif taken.review.left_out:
+            annotated[slide] = taken
+            continue
+        other_kinds += taken.other_kinds
+        notes += [f'annotations "{file}": {note}' for note in taken.objects.warnings]
+        if taken.review.left_out:
             only_predicted.append(taken.review)
-    if problems and not drawn:
+    if problems and not annotated:
         raise AnnotationFileError(first_of(problems))
     tables = annotations if annotations.is_dir() else annotations.parent
     views = dict(zip(slides, exported_views(tables, [_named(slide) for slide in slides]), strict=True))
-    colors = class_colors_of([taken.objects for taken in drawn.values()])
+    colors = class_colors_of([taken.objects for taken in annotated.values()])
     return Source(
         slides=tuple(
             SourceSlide(
@@ -99,13 +104,14 @@ def read_geojson_folder(
                 review=taken.review,
                 corrections=taken.corrections,
             )
-            for slide, taken in drawn.items()
+            for slide, taken in annotated.items()
         ),
         class_colors=with_project_order(exported_colors(tables), colors),
-        without_annotations=len(slides) - len(drawn) - len(problems),
+        without_annotations=len(slides) - len(annotated) - len(problems),
         problems=tuple(problems),
-        warnings=tuple(reviewer.problems),
+        warnings=(*notes, *reviewer.problems),
         only_predicted=tuple(only_predicted),
+        other_kinds=other_kinds,
     )
 
 
@@ -135,14 +141,28 @@ def _named(slide: Path) -> NamedSlide:
     return NamedSlide(slide, (slide_ids([slide.name])[0],))
 
 
-def _geojson_files(annotations: Path) -> dict[str, Path]:
-    """GeoJSON files by their name without the ending."""
-    candidates = sorted(annotations.iterdir()) if annotations.is_dir() else [annotations]
-    candidates = [path for path in candidates if path.name not in _NO_ANNOTATIONS]
+def _geojson_files(annotations: Path) -> tuple[dict[str, Path], list[str]]:
+    """GeoJSON files by their name without the ending, and what else is there that somebody may have meant.
+
+    Raises:
+        AnnotationFileError: Two files have the same name.
+    """
+    candidates = [annotations]
+    if annotations.is_dir():
+        found = sorted(annotations.iterdir())
+        candidates = [path for path in found if path.name not in _NO_ANNOTATIONS and not path.name.startswith(".")]
     files: dict[str, Path] = {}
+    others: list[Path] = []
+    of_imagej: list[Path] = []
     for path in candidates:
         suffix = next((s for s in GEOJSON_SUFFIXES if path.name.lower().endswith(s)), None)
-        if suffix is None or not path.is_file():
+        if not path.is_file():
+            continue
+        if path.suffix.lower() == ".roi" or is_roi_set(path):
+            of_imagej.append(path)
+            continue
+        if suffix is None:
+            others.append(path)
             continue
         name = path.name[: -len(suffix)]
         if name.endswith(OTHERS_SUFFIX) and any(
@@ -154,4 +174,17 @@ def _geojson_files(annotations: Path) -> dict[str, Path]:
                 f'annotations "{files[name]}" and "{path}" are for the same slide; keep one of them in the folder'
             )
         files[name] = path
-    return files
+    notes: list[str] = []
+    if of_imagej:
+        more = f" and {len(of_imagej) - 1} more" if len(of_imagej) > 1 else ""
+        notes.append(
+            f'outlines of ImageJ are not read ("{of_imagej[0]}"{more}): drop them onto their images in QuPath (0.4 or '
+            "later), give them classes, and export them as GeoJSON"
+        )
+    if not files and others:
+        endings = ", ".join(sorted({path.suffix.lower() or path.name for path in others})[:5])
+        notes.append(
+            f'no GeoJSON in "{annotations}", but files that end in {endings}: export the annotations from QuPath '
+            "(File > Export objects as GeoJSON)"
+        )
+    return files, notes

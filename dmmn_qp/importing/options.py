@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Self
 
@@ -12,9 +11,7 @@ from dmmn_qp.annotations import ObjectKind
 from dmmn_qp.choices import OverlapRule, Reader, TakePredictions
 from dmmn_qp.errors import ConfigError
 from dmmn_qp.flags import Flag
-from dmmn_qp.labels.class_rules import ClassRules, PaintRules
 from dmmn_qp.qupath.notes import QUPATH_DIR_VARIABLE, ReadRules, full_class_name
-from dmmn_qp.slides.pixel_sizes import MppRules
 from dmmn_qp.specs import MIN_LABELLED_FRACTION, FileModel, PatchSpec, explain
 
 
@@ -104,8 +101,12 @@ class ImportOptions(FileModel):
     split_key: Annotated[
         str, Flag("Image metadata key that says train, val or test.", metavar="KEY", panel=SPLIT_PANEL)
     ] = "split"
-    classes: dict[str, ClassName] = Field(default_factory=dict)
-    drop: Annotated[tuple[str, ...], Flag("Class not to train on; repeatable.", metavar="NAME")] = ()
+    classes: dict[ClassName, ClassName] = Field(default_factory=dict)
+    drop: Annotated[
+        tuple[str, ...],
+        AfterValidator(lambda names: tuple(map(_as_qupath_shows_it, names))),
+        Flag("Class not to train on; repeatable.", metavar="NAME"),
+    ] = ()
     merge_case: Annotated[
         bool, Flag("Class names that differ only in case or blanks are one class.", panel=CLASSES_PANEL)
     ] = False
@@ -123,6 +124,7 @@ class ImportOptions(FileModel):
     ] = Field(default=None, gt=0)
     region_class: Annotated[
         str | None,
+        AfterValidator(lambda name: name and _as_qupath_shows_it(name)),
         Flag("Class of areas outside which nothing is labelled, such as Region*.", metavar="NAME", panel=CLASSES_PANEL),
     ] = None
     split_file: Annotated[Path | None, Flag("Table slide,split of train, val and test.", metavar="FILE")] = None
@@ -200,25 +202,3 @@ class ImportOptions(FileModel):
     def patch_spec(self) -> PatchSpec:
         """The patch geometry."""
         return PatchSpec(mpps=self.mpps, stride_px=self.stride_px)
-
-    def mpp_rules(self) -> MppRules:
-        """What is said of pixel sizes."""
-        return MppRules(self.mpp, self.force_mpp, self.mpp_csv)
-
-    def read_rules(self, predicted_in: Sequence[Path] = ()) -> ReadRules:
-        """What is read of the source, and how.
-
-        Args:
-            predicted_in: Folders of predictions to look into.
-        """
-        return ReadRules(
-            self.kinds, self.plane, self.reader, self.qupath_dir, self.take_predictions, tuple(predicted_in)
-        )
-
-    def class_rules(self) -> ClassRules:
-        """What becomes of each class name."""
-        return ClassRules(self.classes, self.drop, self.merge_case, self.region_class)
-
-    def paint_rules(self) -> PaintRules:
-        """How annotations become labels."""
-        return PaintRules(self.overlap, self.line_width_um, self.region_class)

@@ -17,7 +17,7 @@ from dmmn_qp.importing.source import (
     take_reviewed,
     with_project_order,
 )
-from dmmn_qp.qupath.image_names import announced_objects, slide_ids
+from dmmn_qp.qupath.image_names import KindCounts, announced_objects, slide_ids
 from dmmn_qp.qupath.notes import ReadResult, ReadRules
 from dmmn_qp.qupath.paquo_reader import PaquoProject
 from dmmn_qp.qupath.project import ProjectEntry, QuPathProject, find_slides, read_project
@@ -49,13 +49,15 @@ def read_qupath_project(
             f'--annotations goes with a folder of slides, but "{path}" is a QuPath project; leave it out'
         )
     project = read_project(path)
-    reader, reviewer = _EntryReader(project, rules), Reviewer(rules.take_predictions, rules.predicted_in, rules.kinds)
-    drawn: list[tuple[ProjectEntry, Taken]] = []
+    reader, reviewer = _EntryReader(project, rules), Reviewer(rules)
+    annotated: list[tuple[ProjectEntry, Taken]] = []
     only_predicted: list[ReviewCounts] = []
+    other_kinds, unread_objects = KindCounts(), 0
     problems: list[str] = []
     for entry in project.entries:
         announced = announced_objects(entry, rules.kinds)
         if announced == 0 or (announced is None and not entry.data_path.is_file()):
+            unread_objects += entry.object_count or 0
             continue
         try:
             objects = reader.read(entry)
@@ -63,33 +65,38 @@ def read_qupath_project(
             problems.append(f'image "{shorten(entry.image_name)}": {error}')
             continue
         names = {slide_ids([entry.slide_name])[0], PurePath(entry.slide_name).stem, PurePath(entry.image_name).stem}
-        taken = take_reviewed(objects, sorted(names), rules.kinds, reviewer)
+        taken = take_reviewed(objects, sorted(names), reviewer)
         if taken.objects.annotations:
-            drawn.append((entry, taken))
-        elif taken.review.left_out:
+            annotated.append((entry, taken))
+            continue
+        other_kinds += taken.other_kinds
+        reader.notes += [f'image "{shorten(entry.image_name)}": {note}' for note in taken.objects.warnings]
+        if taken.review.left_out:
             only_predicted.append(taken.review)
         elif announced and not objects.annotations:
             problems.append(
                 f'image "{shorten(entry.image_name)}": its summary.json tells of {announced} objects, but '
                 f'"{entry.data_path}" holds none; {way_out_of_damage(entry.data_path)}'
             )
-    if problems and not drawn:
+    if problems and not annotated:
         raise AnnotationFileError(first_of(problems))
-    for entry, _ in drawn:
+    for entry, _ in annotated:
         if entry.unsupported_server is not None:
             raise ProjectError(
                 f'image "{shorten(entry.image_name)}" cannot be related to a file: {entry.unsupported_server}; '
                 "export it from QuPath (File > Export images > OME TIFF) into the project and copy its annotations "
                 "there, or remove it from the project"
             )
-    paths = find_slides(project, [entry for entry, _ in drawn], slides_roots)
+    paths = find_slides(project, [entry for entry, _ in annotated], slides_roots)
     return Source(
-        slides=tuple(_project_slide(entry, taken, paths[entry.entry_id]) for entry, taken in drawn),
-        class_colors=_project_colors(project, [taken.objects for _, taken in drawn]),
-        without_annotations=len(project.entries) - len(drawn) - len(problems),
+        slides=tuple(_project_slide(entry, taken, paths[entry.entry_id]) for entry, taken in annotated),
+        class_colors=_project_colors(project, [taken.objects for _, taken in annotated]),
+        without_annotations=len(project.entries) - len(annotated) - len(problems),
         problems=tuple(problems),
         warnings=(*reader.notes, *reviewer.problems),
         only_predicted=tuple(only_predicted),
+        other_kinds=other_kinds,
+        unread_objects=unread_objects,
     )
 
 

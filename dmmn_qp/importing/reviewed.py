@@ -11,9 +11,10 @@ from pathlib import Path
 import shapely
 from shapely.geometry.base import BaseGeometry
 
-from dmmn_qp.annotations import Annotation, ObjectKind, Origin
+from dmmn_qp.annotations import Annotation, Origin
 from dmmn_qp.choices import TakePredictions
 from dmmn_qp.errors import AnnotationFileError
+from dmmn_qp.folders.predictions import FOLDER as PREDICTIONS_FOLDER
 from dmmn_qp.folders.predictions import polygon_files
 from dmmn_qp.qupath.notes import ReadResult, ReadRules
 from dmmn_qp.qupath.originals import Original, Originals, read_originals
@@ -45,18 +46,14 @@ class Reviewer:
     """Tells the objects of images apart, with what there is of the predictions.
 
     Args:
-        take: Which predictions are taken.
-        folders: Folders of predictions in which the objects are looked for as they were predicted.
-        kinds: Kinds of objects that are counted; all are looked at.
+        rules: Which predictions are taken, in which folders the objects are looked for as they were predicted, and
+            which kinds of objects are counted; all are looked at.
     """
 
-    def __init__(
-        self, take: TakePredictions, folders: Iterable[Path] = (), kinds: Sequence[ObjectKind] = ReadRules().kinds
-    ) -> None:
-        self._take = take
-        self._kinds = kinds
+    def __init__(self, rules: ReadRules) -> None:
+        self.rules = rules
         self._files: dict[str, list[Path]] = {}
-        for folder in folders:
+        for folder in rules.predicted_in:
             for slide_id, paths in polygon_files(folder).items():
                 self._files.setdefault(slide_id, []).extend(paths)
         self.problems: list[str] = []
@@ -75,11 +72,11 @@ class Reviewer:
             originals, problems = read_originals(files, ids_of(annotations), possible_copies(annotations))
             self.problems += [problem for problem in problems if problem not in self.problems]
         elif not any(map(is_prediction, annotations)):
-            return Reviewed(objects, ReviewCounts(drawn=sum(a.kind in self._kinds for a in annotations)))
+            return Reviewed(objects, ReviewCounts(drawn=sum(a.kind in self.rules.kinds for a in annotations)))
         verdicts = review(annotations, originals)
         taken, kept_verdicts, left_out = [], [], []
         for annotation, verdict in zip(annotations, verdicts, strict=True):
-            origin = _origin_taken(annotation, verdict, self._take)
+            origin = _origin_taken(annotation, verdict, self.rules.take_predictions)
             if origin is None:
                 left_out.append(annotation)
             else:
@@ -88,8 +85,8 @@ class Reviewer:
         return Reviewed(
             replace(objects, annotations=tuple(taken)),
             _counts(
-                [v for a, v in zip(annotations, verdicts, strict=True) if a.kind in self._kinds],
-                [a for a in left_out if a.kind in self._kinds],
+                [v for a, v in zip(annotations, verdicts, strict=True) if a.kind in self.rules.kinds],
+                [a for a in left_out if a.kind in self.rules.kinds],
             ),
             _corrections(taken, kept_verdicts),
         )
@@ -150,7 +147,7 @@ def _corrections(taken: Sequence[Annotation], verdicts: Sequence[Verdict]) -> di
     if not reviewed:
         return {}
     classes = {verdict.predicted_as for _, verdict in reviewed} | {annotation.class_name for annotation, _ in reviewed}
-    said = shapely.STRtree([a.geometry for a in taken if a.is_area and a.class_name in classes - {None}])
+    areas = shapely.STRtree([a.geometry for a in taken if a.is_area and a.class_name in classes - {None}])
     for source, group in _by_source(reviewed).items():
         predicted = _predicted_near(source, [annotation.geometry for annotation, _ in group])
         tree = shapely.STRtree([original.geometry for original in predicted])
@@ -165,7 +162,7 @@ def _corrections(taken: Sequence[Annotation], verdicts: Sequence[Verdict]) -> di
                 found[original.class_name, annotation.class_name] += shared
             if verdict.original is not None:
                 lost = shapely.difference(verdict.original.geometry, annotation.geometry)
-                others = said.geometries[said.query(lost)] if not lost.is_empty else ()
+                others = areas.geometries[areas.query(lost)] if not lost.is_empty else ()
                 if len(others):
                     lost = shapely.difference(lost, shapely.union_all(others))
                 found[verdict.original.class_name, None] += lost.area
@@ -200,3 +197,23 @@ def check_folder(folder: Path) -> Path:
             "--predicted-in, or leave it out"
         )
     return folder
+
+
+def prediction_folders(
+    source_path: Path, annotations: Path | None, out: Path, predicted_in: Path | None = None
+) -> tuple[Path, ...]:
+    """Where our own objects may be found as they were predicted.
+
+    The folder that the user names; else ``predictions/`` beside the dataset and in the project's folder, and the folder
+    of the annotations, which may be that of predictions.
+
+    Raises:
+        AnnotationFileError: The user names a folder without predictions.
+    """
+    if predicted_in is not None:
+        return (check_folder(predicted_in),)
+    project = source_path if source_path.is_dir() else source_path.parent
+    places = [out.parent / PREDICTIONS_FOLDER, project / PREDICTIONS_FOLDER]
+    if annotations is not None:
+        places.append(annotations if annotations.is_dir() else annotations.parent)
+    return tuple({place.resolve(): place for place in places if place.is_dir()}.values())

@@ -6,11 +6,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from dmmn_qp.annotations import DEFAULT_PLANE, Annotation, Color, ObjectKind, Plane
+from dmmn_qp.annotations import DEFAULT_PLANE, Annotation, Color, Plane
 from dmmn_qp.importing.reviewed import Reviewer
-from dmmn_qp.qupath.image_names import of_kinds, slide_ids
+from dmmn_qp.qupath.image_names import KindCounts, of_kinds, slide_ids
 from dmmn_qp.qupath.notes import ReadResult
-from dmmn_qp.qupath.review_counts import Corrections, ReviewCounts
+from dmmn_qp.qupath.review_counts import Corrections, ReviewCounts, total
 from dmmn_qp.slides.names import NamedSlide
 from dmmn_qp.slides.view import SlideView
 
@@ -25,7 +25,7 @@ class SourceSlide:
         view: Its file in the frame of the objects, and what the source says of its size.
         metadata: Key-value pairs of the image.
         plane: The plane whose objects count.
-        other_kinds: Number of objects left out because of their kind.
+        other_kinds: Objects left out because of their kind.
         review: Whose word its objects are.
         corrections: Areas in px2 of what was corrected or confirmed, against what the model had said before.
     """
@@ -35,7 +35,7 @@ class SourceSlide:
     view: SlideView
     metadata: Mapping[str, str] = field(default_factory=dict)
     plane: Plane = DEFAULT_PLANE
-    other_kinds: int = 0
+    other_kinds: KindCounts = field(default_factory=KindCounts)
     review: ReviewCounts = field(default_factory=ReviewCounts)
     corrections: Corrections = field(default_factory=dict)
 
@@ -64,6 +64,8 @@ class Source:
         problems: Images, or files of annotations, that cannot be read, each with the way out.
         warnings: What else is worth knowing of the source as a whole.
         only_predicted: Whose word the objects are of slides that are left out because nobody vouched for any.
+        other_kinds: Objects of slides that are left out because they have none of the kinds asked for.
+        unread_objects: Number of objects of slides that were not read because they have none of the kinds asked for.
     """
 
     slides: tuple[SourceSlide, ...]
@@ -72,6 +74,12 @@ class Source:
     problems: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     only_predicted: tuple[ReviewCounts, ...] = ()
+    other_kinds: KindCounts = field(default_factory=KindCounts)
+    unread_objects: int = 0
+
+    def all_counts(self) -> ReviewCounts:
+        """Whose word all objects are, those that are left out included."""
+        return total((*(slide.review for slide in self.slides), *self.only_predicted))
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,15 +87,15 @@ class Taken:
     """What is taken of an image: its objects of the kinds asked for, and how many others there are."""
 
     objects: ReadResult
-    other_kinds: int
+    other_kinds: KindCounts
     review: ReviewCounts
     corrections: Corrections
 
 
-def take_reviewed(objects: ReadResult, names: Iterable[str], kinds: Sequence[ObjectKind], reviewer: Reviewer) -> Taken:
+def take_reviewed(objects: ReadResult, names: Iterable[str], reviewer: Reviewer) -> Taken:
     """Takes of an image's objects what was drawn and what was reviewed, of the kinds asked for."""
     reviewed = reviewer.of(objects, names)
-    wanted, n_others = of_kinds(reviewed.objects, kinds)
+    wanted, n_others = of_kinds(reviewed.objects, reviewer.rules.kinds)
     return Taken(wanted, n_others, reviewed.counts, reviewed.corrections)
 
 

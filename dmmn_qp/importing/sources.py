@@ -20,7 +20,10 @@ SourceReader = Callable[[Path, Path | None, Sequence[SlidesRoot], ReadRules], So
 
 ANNOTATION_SOURCES: dict[str, tuple[Callable[[Path], bool], SourceReader]] = {
     "qupath-project": (
-        lambda path: path.suffix.lower() == ".qpproj" or (path.is_dir() and any(path.glob("*.qpproj"))),
+        lambda path: (
+            path.suffix.lower() == ".qpproj"
+            or (path.is_dir() and any(not file.name.startswith(".") for file in path.glob("*.qpproj")))
+        ),
         read_qupath_project,
     ),
     "geojson": (lambda path: True, read_geojson_folder),

@@ -2,76 +2,156 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
-from dmmn_qp.choices import Split
+from dmmn_qp.choices import SPLITS, Split
 from dmmn_qp.errors import DatasetError
 from dmmn_qp.files.tables import TableForm, TableRow, read_table
 from dmmn_qp.folders.dataset import Dataset
-from dmmn_qp.importing.options import ImportOptions
 from dmmn_qp.importing.prepared import Prepared
+from dmmn_qp.importing.rules import SplitRules
+from dmmn_qp.importing.source import SourceSlide
+from dmmn_qp.labels.class_rules import folded
 from dmmn_qp.labels.patches import class_pixels
-from dmmn_qp.labels.splits import case_of, draw_splits, split_of_word
+from dmmn_qp.labels.split_draw import draw_splits
+from dmmn_qp.labels.splits import case_of, split_of_word
+from dmmn_qp.reports.inputs import Finding
+from dmmn_qp.reports.wording import count_of
 from dmmn_qp.slides.names import NamedSlide, SlideNames
 from dmmn_qp.specs import ClassMap
 from dmmn_qp.text import shorten
+
+_LISTED: Final = 5
+"""Most slides that a message names."""
 
 _SPLIT_FORM: Final = TableForm(("slide", "split"), ("slide", "split"), DatasetError)
 
 
 def with_splits(
-    prepared: Sequence[Prepared], class_map: ClassMap, options: ImportOptions, earlier: Mapping[str, Split]
-) -> list[Prepared]:
+    prepared: Sequence[Prepared], class_map: ClassMap, rules: SplitRules, earlier: Mapping[str, Split]
+) -> tuple[list[Prepared], list[Finding]]:
     """Settles the split of every slide.
 
-    From the split file, else the image metadata; where neither knows any slide, it is drawn, and slides of an earlier
-    import of the same dataset keep theirs. A slide without a split among slides that have one is for training.
+    From the split file, else the image metadata; where neither knows any slide, it is drawn by lot, and slides of an
+    earlier import of the same dataset keep theirs. A slide without a split among slides that have one is for training.
 
     Args:
         prepared: The slides.
         class_map: The classes.
-        options: Resolved options.
+        rules: Where the splits are said, and how they are drawn where nobody says any.
         earlier: Splits of the dataset that is being replaced, by slide.
 
+    Returns:
+        The slides with their splits, and what is worth knowing of where these come from.
+
     Raises:
-        DatasetError: A split is misspelt, or two slides of one case or file are in different splits.
+        DatasetError: A split is misspelt or contradicts itself, or two slides of one case or file are in different
+            splits.
     """
-    key = options.split_key
-    said = {
-        item.record.slide_id: split_of_word(item.source.metadata[key], item.source.name)
-        for item in prepared
-        if key in item.source.metadata
-    }
-    said |= {item.record.slide_id: "train" for item in prepared if any(p.fixed for p in item.patches)}
-    if options.split_file is not None:
+    known, notes = _splits_in_metadata([item.source for item in prepared], rules.metadata_key)
+    splits = {prepared[i].record.slide_id: split for i, split in known.items()}
+    splits |= {item.record.slide_id: "train" for item in prepared if any(p.fixed for p in item.patches)}
+    if rules.table is not None:
         names = {i.record.slide_id: NamedSlide(i.source.path, (i.record.slide_id, i.source.name)) for i in prepared}
-        said |= read_split_file(options.split_file, names)
-    ids = [item.record.slide_id for item in prepared]
+        splits |= read_split_file(rules.table, names)
     first_of_file: dict[str, str] = {}  # a project may show one file several times: its pixels stay in one split
     for item in prepared:
         first_of_file.setdefault(item.record.fingerprint, item.record.slide_id)
     cases = {
-        item.record.slide_id: case_of(first_of_file[item.record.fingerprint], options.case_pattern) for item in prepared
+        item.record.slide_id: case_of(first_of_file[item.record.fingerprint], rules.case_pattern) for item in prepared
     }
-    splits: dict[str, Split] = {slide_id: said.get(slide_id, "train") for slide_id in ids}
-    if not said:
+    if not splits:
         pixels = {item.record.slide_id: class_pixels(item.patches, class_map) for item in prepared}
         kept = {slide_id: split for slide_id, split in earlier.items() if slide_id in cases}
-        splits = draw_splits(pixels, options.seed, cases, kept)
+        splits = draw_splits(pixels, rules.seed, cases, kept)
+        notes += _drawn_by_lot(splits, kept, rules)
+    elif len(splits) < len(prepared):
+        notes.append(_without_split([slide_id for slide_id in cases if slide_id not in splits]))
+    splits = {slide_id: splits.get(slide_id, "train") for slide_id in cases}
     check_cases(splits, cases)
+    return [_settled(item, splits[item.record.slide_id]) for item in prepared], notes
 
-    def settled(item: Prepared) -> Prepared:
-        split = splits[item.record.slide_id]
-        return replace(
-            item,
-            record=item.record.model_copy(update={"split": split}),
-            patches=tuple(p if p.fixed else replace(p, split=split) for p in item.patches),
+
+def _settled(item: Prepared, split: Split) -> Prepared:
+    return replace(
+        item,
+        record=item.record.model_copy(update={"split": split}),
+        patches=tuple(p if p.fixed else replace(p, split=split) for p in item.patches),
+    )
+
+
+def _splits_in_metadata(slides: Sequence[SourceSlide], key: str) -> tuple[dict[int, Split], list[Finding]]:
+    """The split that the metadata of each image say, by the number of the slide, and which keys were read as meant.
+
+    Raises:
+        DatasetError: A split is misspelt, or keys that differ only in case or blanks contradict each other.
+    """
+    splits: dict[int, Split] = {}
+    near: dict[str, int] = {}
+    for number, slide in enumerate(slides):
+        found = {k: split_of_word(v, slide.name) for k, v in slide.metadata.items() if folded(k) == folded(key)}
+        if len(set(found.values())) > 1:
+            raise DatasetError(
+                f'slide "{slide.name}" has contradicting image metadata: '
+                f"{', '.join(f'{shorten(k)} = {split}' for k, split in found.items())}; keep one of them in QuPath"
+            )
+        if found:
+            splits[number] = next(iter(found.values()))
+        if found and key not in found:
+            near[next(iter(found))] = near.get(next(iter(found)), 0) + 1
+    notes = [
+        Finding(
+            severity="note",
+            message=f'image metadata "{shorten(other)}" of {count_of(n, "slide")} are read as "{key}"',
+            way_out="nothing to do, if that is meant; else pass another --split-key",
+        )
+        for other, n in near.items()
+    ]
+    return splits, notes
+
+
+def _drawn_by_lot(splits: Mapping[str, Split], kept: Mapping[str, Split], rules: SplitRules) -> Iterator[Finding]:
+    """Says which slides are for what because of a lot, and which because of an earlier one."""
+    by_lot = [slide_id for slide_id in splits if slide_id not in kept]
+    if len(splits) < 2:
+        return
+    way_out = (
+        f"where that is not meant, give images the metadata {rules.metadata_key} = train, val or test in QuPath, or "
+        "pass --split-file"
+    )
+    if by_lot:
+        lists = [f"{split}: {_listed([i for i in by_lot if splits[i] == split])}" for split in SPLITS]
+        yield Finding(
+            severity="note",
+            message="nobody says which slides are for what, so it was drawn by lot, with regard to the area of each "
+            f"class (seed {rules.seed}); {'; '.join(lists)}",
+            way_out=way_out,
+        )
+    if kept:
+        keep = "keeps its" if len(kept) == 1 else "keep their"
+        yield Finding(
+            severity="note",
+            message=f"{count_of(len(kept), 'slide')} of the earlier dataset {keep} split",
+            way_out=f"nothing to do, or remove that dataset to draw again; {way_out}",
         )
 
-    return [settled(item) for item in prepared]
+
+def _without_split(slide_ids: Sequence[str]) -> Finding:
+    return Finding(
+        severity="note",
+        message=f"{count_of(len(slide_ids), 'slide')} without a split among slides that have one, for training: "
+        f"{_listed(slide_ids)}",
+        way_out="nothing to do, if that is meant",
+    )
+
+
+def _listed(names: Sequence[str]) -> str:
+    """The first names, and how many others there are."""
+    more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
+    return ", ".join(names[:_LISTED]) + more if names else "none"
 
 
 def read_split_file(path: Path, slides: Mapping[str, NamedSlide]) -> dict[str, Split]:

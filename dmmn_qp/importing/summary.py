@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dmmn_qp.choices import Split, TakePredictions
+from dmmn_qp.choices import Split
 from dmmn_qp.console import Reporter
-from dmmn_qp.importing.options import ImportOptions
-from dmmn_qp.importing.prepared import Prepared
+from dmmn_qp.importing.prepared import Labelling, Prepared
+from dmmn_qp.importing.rules import ImportRules
 from dmmn_qp.importing.source import Source
-from dmmn_qp.labels.class_rules import case_variants
-from dmmn_qp.qupath.review_counts import ReviewCounts
+from dmmn_qp.labels.class_rules import ClassRules, case_variants
+from dmmn_qp.qupath.notes import ReadRules
 from dmmn_qp.reports.inputs import Finding, ImportedData, ImportedSlide
 from dmmn_qp.reports.review import NOTHING_TO_DO, review_findings
 from dmmn_qp.slides.pixel_sizes import contradictions
-from dmmn_qp.specs import ClassMap, PatchSpec
+from dmmn_qp.specs import ClassMap
 
 LEFT_OUT = "it is left out until it is mended and imported again"
 
@@ -27,12 +27,20 @@ def as_imported(
     prepared: Sequence[Prepared],
     source_path: Path,
     source: Source,
-    class_map: ClassMap,
-    targets: Mapping[str, str | None],
-    spec: PatchSpec,
-    options: ImportOptions,
+    labelling: Labelling,
+    reading: ReadRules,
+    noted: tuple[Finding, ...],
 ) -> ImportedData:
-    """What the report is made of."""
+    """Gathers what the report is made of.
+
+    Args:
+        prepared: The slides.
+        source_path: What the user named.
+        source: What was found there.
+        labelling: How objects became labels and patches.
+        reading: What was read of it.
+        noted: Findings made on the way.
+    """
 
     def imported(item: Prepared) -> ImportedSlide:
         return ImportedSlide(
@@ -45,7 +53,7 @@ def as_imported(
             pixel_size=item.pixel_size,
             warnings=item.source.objects.warnings,
             plane=item.source.plane,
-            other_kinds=item.source.other_kinds,
+            other_kinds=item.source.other_kinds.total(),
             review=item.source.review,
             corrections=item.source.corrections,
         )
@@ -54,42 +62,70 @@ def as_imported(
     return ImportedData(
         name=(resolved.parent if resolved.is_file() else resolved).name,
         source=str(source_path),
-        class_map=class_map,
-        patch_spec=spec,
+        class_map=labelling.class_map,
+        painting=labelling.painting,
+        patching=labelling.patches,
         slides=tuple(imported(item) for item in prepared),
-        min_labelled_fraction=options.min_labelled_fraction,
-        left_out=tuple(name for name, target in targets.items() if target is None),
-        region_class=options.region_class,
-        lines_label=options.line_width_um is not None,
-        split_areas=options.split_areas,
+        left_out=tuple(name for name, target in labelling.targets.items() if target is None),
         without_annotations=source.without_annotations,
-        noted=(
-            *(
-                Finding(severity="error" if options.strict else "warning", message=problem, way_out=LEFT_OUT)
-                for problem in source.problems
-            ),
-            *(
-                Finding(severity="note", message=warning, way_out="nothing to do, if what it shows is what was drawn")
-                for warning in source.warnings
-            ),
-        ),
-        take_predictions=options.take_predictions,
+        noted=noted,
+        reading=reading,
         only_predicted=source.only_predicted,
     )
 
 
-def report_review(counts: ReviewCounts, take: TakePredictions, reporter: Reporter) -> None:
-    """Says which predictions are taken, and which are left out."""
-    for finding in review_findings(counts, take):
+def source_findings(source: Source, *, strict: bool) -> tuple[Finding, ...]:
+    """What the reading of a source found: problems, which are errors where all of it is wanted, and warnings."""
+    problems = (
+        Finding(severity="error" if strict else "warning", message=problem, way_out=LEFT_OUT)
+        for problem in source.problems
+    )
+    warnings = (
+        Finding(severity="note", message=warning, way_out="nothing to do, if what it shows is what was drawn")
+        for warning in source.warnings
+    )
+    return (*problems, *warnings)
+
+
+def report_notes(findings: Iterable[Finding], reporter: Reporter) -> None:
+    """Says findings as they are made: warnings as such, notes without a way out that is none."""
+    for finding in findings:
         if finding.severity == "warning":
             reporter.warn(finding.line())
         else:
             reporter.say("  " + finding.line().removesuffix(f"; {NOTHING_TO_DO}"))
 
 
-def report_left_out(
-    prepared: Sequence[Prepared], class_map: ClassMap, options: ImportOptions, reporter: Reporter
+def report_source(
+    source: Source, rules: ImportRules, reporter: Reporter, *, findings_follow: bool, problems_end_it: bool
 ) -> None:
+    """Says what is known of a source before its slides are opened.
+
+    Args:
+        source: The source.
+        rules: The rules of the import.
+        reporter: Where to report.
+        findings_follow: Whether the same is said as findings later.
+        problems_end_it: Whether what cannot be read is an error at the end.
+    """
+    if not findings_follow:
+        for warning in source.warnings:
+            reporter.warn(warning)
+        for problem in source.problems if not problems_end_it else ():
+            reporter.warn(f"{problem}; {LEFT_OUT}")
+    if source.without_annotations:
+        reporter.say(f"  {source.without_annotations} slides without annotations are left out")
+    if not findings_follow:
+        report_notes(review_findings(source.all_counts(), rules.reading), reporter)
+    objects = (a for slide in source.slides for a in slide.objects.annotations)
+    if rules.painting.overlap == "depth" and not any(a.depth for a in objects):
+        reporter.warn(
+            "--overlap depth decides nothing, because no object lies in another one in the hierarchy; use Objects > "
+            "Annotations > Resolve hierarchy in QuPath and save, or choose another rule"
+        )
+
+
+def report_left_out(prepared: Sequence[Prepared], class_map: ClassMap, rules: ClassRules, reporter: Reporter) -> None:
     """Says what is drawn but not trained on, what the readers had to repair, and which names look like slips."""
     names = dict.fromkeys(a.class_name for item in prepared for a in item.annotations if a.class_name is not None)
     for variants in case_variants(names):
@@ -107,16 +143,16 @@ def report_left_out(
             "of a class that QuPath ignores (*)": sum(
                 (a.class_name or "").endswith("*") and a.class_name not in class_map.names for a in item.annotations
             ),
-            "of a dropped class": sum(a.class_name in options.drop for a in item.annotations),
+            "of a dropped class": sum(a.class_name in rules.drop for a in item.annotations),
             "that are lines or points": sum(
                 not a.is_area and a.class_name in class_map.names for a in item.annotations
             ),
             "on another plane (--plane)": sum(not item.source.is_on_plane(a) for a in item.annotations),
-            "of another kind (--kinds)": item.source.other_kinds,
+            "of another kind (--kinds)": item.source.other_kinds.total(),
         }
-        said = ", ".join(f"{n} {what}" for what, n in counts.items() if n)
-        if said:
-            reporter.say(f"  {item.source.name}: not trained on: {said}")
+        parts = ", ".join(f"{n} {what}" for what, n in counts.items() if n)
+        if parts:
+            reporter.say(f"  {item.source.name}: not trained on: {parts}")
         plane = item.source.plane
         if (plane.z, plane.t) != (0, 0):
             reporter.warn(

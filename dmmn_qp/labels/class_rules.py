@@ -1,4 +1,4 @@
-"""From what people drew to what is trained: rules for class names and for painting."""
+"""From what people drew to what is trained: rules for class names, for painting and for patches."""
 
 from __future__ import annotations
 
@@ -13,10 +13,13 @@ from typing import Final
 from dmmn_qp.annotations import Annotation
 from dmmn_qp.choices import OverlapRule
 from dmmn_qp.errors import DatasetError
-from dmmn_qp.specs import TissueClass
+from dmmn_qp.specs import MIN_LABELLED_FRACTION, PatchSpec, TissueClass
 
 STAR = "*"
 """Ends the name of a class that QuPath ignores."""
+
+IGNORE: Final = "Ignore*"
+"""QuPath's class for parts that must not be looked at: it takes the label away from what lies under it."""
 
 NOT_TISSUE: Final = (
     "background", "glass", "whitespace", "empty", "ignore",
@@ -93,6 +96,26 @@ class PaintRules:
     overlap: OverlapRule = "inner"
     line_width_um: float | None = None
     region_class: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PatchRules:
+    """Which targets of a slide become patches.
+
+    Attributes:
+        spec: The patch geometry.
+        min_labelled_fraction: Part of a target that must be exceeded by annotation.
+        split_areas: Whether areas named after a split divide the slide they lie on.
+    """
+
+    spec: PatchSpec = field(default_factory=PatchSpec)
+    min_labelled_fraction: float = MIN_LABELLED_FRACTION
+    split_areas: bool = False
+
+
+def takes_labels_away(name: str | None) -> bool:
+    """Whether a class is QuPath's ``Ignore*``, however its case and blanks are written."""
+    return name is not None and name.endswith(STAR) and folded(name) == folded(IGNORE)
 
 
 def case_variants(names: Iterable[str]) -> list[tuple[str, ...]]:

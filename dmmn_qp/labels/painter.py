@@ -15,16 +15,12 @@ from shapely import STRtree, box
 from shapely.geometry.base import BaseGeometry
 
 from dmmn_qp.annotations import DEFAULT_PLANE, ORIGINS, Annotation, Origin, Plane
-from dmmn_qp.labels.class_rules import PaintRules
+from dmmn_qp.labels.class_rules import PaintRules, takes_labels_away
 from dmmn_qp.labels.painting_order import PaintedArea, in_painting_order
 from dmmn_qp.regions import Region
 from dmmn_qp.specs import UNLABELLED, ClassMap, LabelArray
 
-IGNORE = "Ignore*"
-"""QuPath's class for parts that must not be looked at: it takes the label away from what lies under it."""
-
 _LONGEST_PX = 512  # side of what is looked at to tell which labels there are within an outline
-
 _LINES = ("LineString", "MultiLineString", "LinearRing")
 
 
@@ -38,7 +34,7 @@ class LabelPainter:
     """Paints the annotations of one slide, window by window.
 
     What was drawn wins over any prediction, and a prediction that somebody vouched for over one that nobody did; within
-    each of these the rule for overlaps decides. `IGNORE` takes labels away from what it wins over, and from its own
+    each of these the rule for overlaps decides. `Ignore*` takes labels away from what it wins over, and from its own
     kind. The order in which a spatial index finds areas plays no part.
 
     Args:
@@ -69,7 +65,9 @@ class LabelPainter:
             of_layer = [a for a in on_plane if a.origin in origins]
             painted = list(self._painted_areas(of_layer, class_map, mpp))
             areas = AreaLayer(in_painting_order(painted, self._rules.overlap))
-            ignored = AreaLayer([PaintedArea(a.geometry, 1) for a in of_layer if a.class_name == IGNORE and a.is_area])
+            ignored = AreaLayer(
+                [PaintedArea(a.geometry, 1) for a in of_layer if takes_labels_away(a.class_name) and a.is_area]
+            )
             self._layers.append((areas, ignored))
         regions = [a for a in on_plane if a.class_name == self._rules.region_class and a.is_area]
         self._regions = AreaLayer([PaintedArea(a.geometry, 1) for a in regions]) if regions else None

@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from itertools import combinations
 
-import numpy as np
 import shapely
-from numpy.typing import NDArray
 from shapely.geometry.base import BaseGeometry
 
 from dmmn_qp.annotations import Annotation
 from dmmn_qp.choices import Split
 from dmmn_qp.errors import DatasetError
-
-HELD_BACK = 0.2
-"""Part of the slides that goes to each of validation and test when the split is chosen by lot."""
 
 _WORDS: dict[str, Split] = {
     "train": "train",
@@ -99,51 +94,3 @@ def case_of(name: str, pattern: str | None) -> str:
             f'case pattern "{pattern}" finds nothing in slide "{name}"; mend it so that every slide has a case'
         )
     return match[1] if match.re.groups and match[1] is not None else match[0]
-
-
-def draw_splits(
-    pixels: Mapping[str, NDArray[np.int64]],
-    seed: int,
-    cases: Mapping[str, str] | None = None,
-    settled: Mapping[str, Split] | None = None,
-) -> dict[str, Split]:
-    """Chooses a split for every slide by lot, so that each class keeps training pixels.
-
-    Of n cases, about `HELD_BACK` go to validation (from two on) and as many to test (from three on), as long as no
-    class loses its last training pixel. Cases whose classes cover most come first, so that as many classes as possible
-    have validation pixels; ties are settled by lot. All slides of a case share a split.
-
-    Args:
-        pixels: (C,) labelled pixels per class of each slide.
-        seed: Seed of the lot.
-        cases: Case of each slide; every slide is its own case unless given.
-        settled: Slides whose split is kept, such as from an earlier import; so is that of the other slides of
-            their cases.
-    """
-    cases = cases or {name: name for name in pixels}
-    kept: dict[str, Split] = {cases[name]: split for name, split in (settled or {}).items()}
-    by_case: dict[str, NDArray[np.int64]] = {}
-    for name in sorted(pixels):
-        by_case[cases[name]] = by_case.get(cases[name], np.int64(0)) + pixels[name]
-    names = sorted(by_case)
-    rng = np.random.default_rng(seed)
-    order = [names[i] for i in rng.permutation(len(names))]
-    order.sort(key=lambda case: -int((by_case[case] > 0).sum()))
-    splits: dict[str, Split] = {case: kept.get(case, "train") for case in names}
-    remaining = np.sum(
-        [by_case[case] for case in names if splits[case] == "train"] or [0 * pixels[min(pixels)]], axis=0
-    )
-    needed = remaining > 0
-    n = len(names)
-    held_back = max(1, round(HELD_BACK * n))
-    wanted: dict[Split, int] = {"val": held_back if n > 1 else 0, "test": held_back if n > 2 else 0}
-    for split, number in wanted.items():
-        for case in order:
-            if list(splits.values()).count(split) >= number:
-                break
-            left = remaining - by_case[case]
-            free = splits[case] == "train" and case not in kept
-            if free and by_case[case].any() and (left[needed] > 0).all():
-                splits[case] = split
-                remaining = left
-    return {name: splits[cases[name]] for name in pixels}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from dmmn_qp.qupath.project import ProjectEntry, find_each_slide, read_project
 from dmmn_qp.slides.base import Slide
 from dmmn_qp.slides.files import is_slide_folder
 from dmmn_qp.slides.finding import SlidesRoot
-from dmmn_qp.slides.names import NamedSlide, SlideNames
+from dmmn_qp.slides.names import NamedSlide, SlideNames, normal_name
 from dmmn_qp.slides.pixel_sizes import StatedMpp
 from dmmn_qp.slides.view import SlideView
 from dmmn_qp.text import shorten
@@ -290,8 +290,9 @@ def _with_roi(slides: Sequence[SlideToPredict], roi: Path) -> list[SlideToPredic
         return [replace(slide, roi=slide.roi or roi) for slide in slides]
     with_areas: list[SlideToPredict] = []
     names = SlideNames(NamedSlide(slide.path, (slide.slide_id,)) for slide in slides)
+    files = {normal_name(path.name): path for path in sorted(roi.iterdir()) if path.is_file()}
     for number, slide in enumerate(slides):
-        own = slide.roi or _areas_of(slide, number, names, roi)
+        own = slide.roi or _areas_of(slide, number, names, files)
         wanted = f"{slide.slide_id}{GEOJSON_SUFFIXES[0]}"
         missing = f'areas of slide "{slide.slide_id}" are not in "{roi}"; add {wanted}, or leave out the slide'
         with_areas.append(replace(slide, roi=own, problem=slide.problem or (None if own else missing)))
@@ -300,10 +301,10 @@ def _with_roi(slides: Sequence[SlideToPredict], roi: Path) -> list[SlideToPredic
     return with_areas
 
 
-def _areas_of(slide: SlideToPredict, number: int, names: SlideNames, roi: Path) -> Path | None:
-    """The file of a slide in a folder of areas: of its name in file names, else of a name that stands for it alone."""
+def _areas_of(slide: SlideToPredict, number: int, names: SlideNames, files: Mapping[str, Path]) -> Path | None:
+    """The file of a slide among areas by their file names: of its id, else of a name that stands for it alone."""
     for name in dict.fromkeys((slide.slide_id, *NamedSlide(slide.path).names())):
-        file = next((path for s in GEOJSON_SUFFIXES if (path := roi / f"{name}{s}").is_file()), None)
+        file = next((files[own] for s in GEOJSON_SUFFIXES if (own := normal_name(f"{name}{s}")) in files), None)
         if file is None:
             continue
         if name == slide.slide_id or names.called(name, f'areas "{file}"', SlideError) == [number]:

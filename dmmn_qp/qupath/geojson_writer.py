@@ -54,7 +54,7 @@ def write_geojson(
     class_colors: Mapping[str, Color] | None = None,
     decimals: int = _DECIMALS,
 ) -> WriteResult:
-    """Write objects as one FeatureCollection that every QuPath from 0.4 on reads.
+    """Writes objects as one FeatureCollection that every QuPath from 0.4 on reads.
 
     Features go out one by one, into a temporary file that takes the place of ``path`` at the end; a failure
     leaves no file behind. The list is flat, as QuPath's own exports are: ``parent_id`` and ``depth`` are not kept.

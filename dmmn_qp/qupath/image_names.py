@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from dmmn_qp.qupath.notes import ReadResult, ReadRules
 from dmmn_qp.qupath.project import ProjectEntry
 from dmmn_qp.qupath.qpdata import read_qpdata
 from dmmn_qp.qupath.review import review
+from dmmn_qp.slides.names import normal_name
 
 MAX_NAME_BYTES = 150
 """Longest name of a slide's files, without their endings; file systems take 255 with them."""
@@ -24,17 +26,22 @@ def announced_objects(entry: ProjectEntry, kinds: Sequence[ObjectKind]) -> int |
     return entry.object_count
 
 
-def of_kinds(objects: ReadResult, kinds: Sequence[ObjectKind]) -> tuple[ReadResult, int]:
+KindCounts = Counter[tuple[ObjectKind, str | None]]
+"""Number of objects by kind and class."""
+
+
+def of_kinds(objects: ReadResult, kinds: Sequence[ObjectKind]) -> tuple[ReadResult, KindCounts]:
     """The objects of some kinds, and how many others there are."""
     wanted = tuple(a for a in objects.annotations if a.kind in kinds)
-    return ReadResult(wanted, objects.warnings), len(objects.annotations) - len(wanted)
+    others = Counter((a.kind, a.class_name) for a in objects.annotations if a.kind not in kinds)
+    return ReadResult(wanted, objects.warnings), others
 
 
 def slide_ids(names: Sequence[str]) -> list[str]:
     """Unique names fit for files: file names of slides without their endings, numbered where they repeat."""
     ids: list[str] = []
     for file_name in names:
-        stem = re.sub(r"[^\w.()+ -]", "_", Path(file_name).stem)
+        stem = re.sub(r"[^\w.()+ -]", "_", Path(normal_name(file_name)).stem)
         stem = stem.encode("utf-8", "replace")[:MAX_NAME_BYTES].decode("utf-8", "ignore").strip(" .") or "slide"
         name, n = stem, 1
         while name.casefold() in (other.casefold() for other in ids):
@@ -65,18 +72,20 @@ def project_slide_ids(entries: Sequence[ProjectEntry], paths: Mapping[str, Path]
     ids, backwards = numbered(entries), numbered(entries[::-1])
     if ids == backwards:
         return ids
-    drawn = {entry.entry_id for entry in entries if _is_drawn_on(entry)}
-    return numbered(sorted(entries, key=lambda entry: entry.entry_id not in drawn))
+    annotated = {entry.entry_id for entry in entries if _is_annotated(entry)}
+    return numbered(sorted(entries, key=lambda entry: entry.entry_id not in annotated))
 
 
-def _is_drawn_on(entry: ProjectEntry) -> bool:
+def _is_annotated(entry: ProjectEntry) -> bool:
     announced = announced_objects(entry, ReadRules().kinds)
     if announced == 0 or not entry.data_path.is_file():
         return False
     try:
         annotations = read_qpdata(entry.data_path).annotations
-        said = (a for a, verdict in zip(annotations, review(annotations), strict=True) if verdict.origin != "unchecked")
-        return any(annotation.kind in ReadRules().kinds for annotation in said)
+        vouched_for = (
+            a for a, verdict in zip(annotations, review(annotations), strict=True) if verdict.origin != "unchecked"
+        )
+        return any(annotation.kind in ReadRules().kinds for annotation in vouched_for)
     except UnsupportedAnnotationsError:  # which QuPath itself may read
         return True
     except AnnotationFileError:

@@ -66,7 +66,7 @@ class ImageServer:
 
     @classmethod
     def unwrap(cls, builder: Mapping[str, Any]) -> ImageServer:
-        """Go through the wrappers, from the outermost; QuPath shows the metadata of the first that has any."""
+        """Goes through the wrappers, from the outermost; QuPath shows the metadata of the first that has any."""
         metadata: Mapping[str, Any] | None = None
         outside: list[Change] = []  # wrappers around the one that has the metadata, which therefore change them
         frame: list[Change] = []

@@ -113,7 +113,7 @@ JavaValue: TypeAlias = bool | int | float | str | JavaObject | JavaEnum | JavaAr
 
 
 def read_stream(data: bytes) -> list[JavaValue]:
-    """Read a whole stream.
+    """Reads a whole stream.
 
     Args:
         data: All bytes, from the magic number to the end.
@@ -179,7 +179,7 @@ class _Reader:
         return self.decode(self.data[start:end])
 
     def decode(self, raw: bytes) -> str:
-        """Decode Java's modified UTF-8: NUL as two bytes, and supplementary characters as surrogate pairs."""
+        """Decodes Java's modified UTF-8: NUL as two bytes, and supplementary characters as surrogate pairs."""
         if raw.isascii():
             return raw.decode("ascii")
         try:
@@ -189,7 +189,7 @@ class _Reader:
             raise self.fail("a text that is not modified UTF-8") from None
 
     def content(self, depth: int) -> JavaValue:
-        """Read one object or block of data."""
+        """Reads one object or block of data."""
         if depth > MAX_DEPTH:
             raise self.fail(f"objects nested deeper than {MAX_DEPTH}")
         code = self.data[self.position]
@@ -307,7 +307,7 @@ class _Reader:
         java_class.layout = _layout(java_class.fields)
 
     def items(self, depth: int) -> list[JavaValue]:
-        """Read contents up to the mark that ends them."""
+        """Reads contents up to the mark that ends them."""
         items: list[JavaValue] = []
         data = self.data
         while (code := data[self.position]) != _END_BLOCK:
@@ -376,7 +376,7 @@ class _Reader:
 
 
 def _layout(fields: list[tuple[str, str]]) -> list[tuple[tuple[str, ...], struct.Struct | None]]:
-    """Group neighbouring primitive fields, so that a run of them is decoded at once."""
+    """Groups neighbouring primitive fields, so that a run of them is decoded at once."""
     layout: list[tuple[tuple[str, ...], struct.Struct | None]] = []
     for is_primitive, group in groupby(fields, key=lambda item: item[1] in _PRIMITIVES):
         members = list(group)

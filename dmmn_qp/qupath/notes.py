@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -65,12 +66,12 @@ class Notes:
     """Collects what was repaired or left out: one line per reason, however many objects it concerns."""
 
     def __init__(self) -> None:
-        """Start without any."""
+        """Has none at first."""
         self._counts: Counter[str] = Counter()
         self._first: dict[str, str] = {}
 
     def add(self, reason: str, where: str) -> None:
-        """Note one case.
+        """Notes one case.
 
         Args:
             reason: What happened; wording must not depend on the file, so that reasons stay few.
@@ -89,7 +90,7 @@ class Notes:
 
 @contextmanager
 def paused_gc() -> Iterator[None]:
-    """Put off the search for reference cycles, which a reader makes none of.
+    """Puts off the search for reference cycles, which a reader makes none of.
 
     It would go through all the objects made so far, over and over, and take half of the time of a large file.
     """
@@ -104,7 +105,7 @@ def paused_gc() -> Iterator[None]:
 
 @contextmanager
 def open_bytes(path: Path, what: str, way_out: str) -> Iterator[BinaryIO]:
-    """Open a file for reading.
+    """Opens a file for reading.
 
     Args:
         path: The file.
@@ -151,6 +152,10 @@ def parse_uuid(text: object) -> UUID | None:
 
 
 def full_class_name(parts: list[str]) -> str | None:
-    """Join the parts of a class name as QuPath shows it: ``Tumor: Positive``; None when nothing is left."""
-    names = [_LINE_ENDS.sub(" ", name).strip() for part in parts for name in part.split(":")]
+    """Joins the parts of a class name as QuPath shows it: ``Tumor: Positive``; None when nothing is left.
+
+    Accents that are characters of their own, as macOS writes them, become part of their letters.
+    """
+    written = (unicodedata.normalize("NFC", part) for part in parts)
+    names = [_LINE_ENDS.sub(" ", name).strip() for part in written for name in part.split(":")]
     return ": ".join(name for name in names if name) or None

@@ -9,6 +9,7 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterator
 from functools import partial
+from pathlib import Path
 from typing import IO, Final, cast
 
 import ijson
@@ -62,7 +63,7 @@ class TooLargeError(FileContentError):
     """A file that unpacks to more than its size justifies."""
 
     def __init__(self, limit: int) -> None:
-        """Say how much is too much, in bytes."""
+        """Says how much is too much, in bytes."""
         super().__init__(f"unpacks to more than {limit >> 20} MiB, which drawn outlines never do; unpack it yourself")
 
 
@@ -115,7 +116,7 @@ class TextStream:
         return data
 
     def rewind(self) -> None:
-        """Start again.
+        """Starts again.
 
         Raises:
             FileContentError: The packing is damaged.
@@ -164,7 +165,7 @@ def open_archive(file: IO[bytes], size: int, suffixes: tuple[str, ...]) -> tuple
     try:
         archive = zipfile.ZipFile(file)
         for entry in archive.infolist():
-            if entry.is_dir() or entry.filename.startswith("__MACOSX/"):
+            if entry.is_dir() or re.search(r"(^__MACOSX/|(^|/)\.[^/]*$)", entry.filename):
                 continue
             if entry.filename.lower().endswith(suffixes):
                 texts[entry.filename] = TextStream(partial(archive.open, entry), _limit(size))
@@ -173,6 +174,18 @@ def open_archive(file: IO[bytes], size: int, suffixes: tuple[str, ...]) -> tuple
     except _BAD_ARCHIVE as error:
         raise _damaged(error) from error
     return texts, others
+
+
+def is_roi_set(path: Path) -> bool:
+    """Whether a file is an archive of outlines as ImageJ's ROI manager saves them, and of no GeoJSON."""
+    if path.suffix.lower() != ".zip":
+        return False
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = [name.lower() for name in archive.namelist()]
+    except (OSError, ValueError, *_BAD_ARCHIVE):  # reading it will say why
+        return False
+    return any(name.endswith(".roi") for name in names) and not any(n.endswith((".geojson", ".json")) for n in names)
 
 
 def stream_features(stream: TextStream) -> Iterator[object]:
@@ -249,7 +262,7 @@ class _Outline:
 
 
 def parse_json(data: bytes) -> tuple[object, bool]:
-    """Parse JSON, with QuPath's leniency: comments, single quotes, NaN and infinities, a byte order mark.
+    """Parses JSON, with QuPath's leniency: comments, single quotes, NaN and infinities, a byte order mark.
 
     Returns:
         The value, and whether the text was UTF-8; what is not comes out as U+FFFD.
@@ -277,7 +290,7 @@ def parse_json(data: bytes) -> tuple[object, bool]:
 
 
 def _lenient(text: str) -> object:
-    """Parse JSON with NaN and infinities and, where it is not large, with comments and single quotes.
+    """Parses JSON with NaN and infinities and, where it is not large, with comments and single quotes.
 
     Raises:
         ValueError: It is none.

@@ -92,7 +92,7 @@ class PaquoProject:
 
 
 def start_qupath(qupath_dir: Path | None) -> tuple[str, ...]:
-    """Start QuPath's Java unless it runs; returns warnings about this QuPath."""
+    """Starts QuPath's Java unless it runs; returns warnings about this QuPath."""
     if not is_installed():
         raise ProjectError('paquo is not installed; pip install "dmmn-qp[paquo]"')
     if qupath_dir is not None:

@@ -156,7 +156,7 @@ def data_path_of(project_file: Path, entry_id: str) -> Path:
 
 
 def read_project(path: Path) -> QuPathProject:
-    """Read a project.
+    """Reads a project.
 
     Args:
         path: The project's folder, or its ``.qpproj`` file of any name.
@@ -189,7 +189,7 @@ def read_project(path: Path) -> QuPathProject:
 def find_slides(
     project: QuPathProject, entries: Iterable[ProjectEntry], slides_roots: Sequence[SlidesRoot] = ()
 ) -> dict[str, Path]:
-    """Find the slides of images: as stored, relative to the project, under the roots, in the project, near it.
+    """Finds the slides of images: as stored, relative to the project, under the roots, in the project, near it.
 
     Args:
         project: The project.
@@ -208,7 +208,7 @@ def find_slides(
 def find_each_slide(
     project: QuPathProject, entries: Iterable[ProjectEntry], slides_roots: Sequence[SlidesRoot] = ()
 ) -> dict[str, Path | SlideError]:
-    """Find the slides of images as :func:`find_slides` does, and the error of each that is not found.
+    """Finds the slides of images as :func:`find_slides` does, and the error of each that is not found.
 
     Raises:
         SlideError: A folder of the user's does not exist.
@@ -242,7 +242,7 @@ def _project_file(path: Path) -> Path:
             raise ProjectError(f'no QuPath project at "{path}"')
         if (path / "project.qpproj").is_file():
             return path / "project.qpproj"
-        files = sorted(path.glob("*.qpproj"))
+        files = sorted(file for file in path.glob("*.qpproj") if not file.name.startswith("."))
     except (OSError, ValueError) as error:
         raise ProjectError(f'QuPath project "{path}" cannot be read ({error})') from error
     if not files:

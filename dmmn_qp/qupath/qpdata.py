@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import struct
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
@@ -15,7 +14,6 @@ from numpy import typing as npt
 
 from dmmn_qp.annotations import Annotation, Color, ObjectKind
 from dmmn_qp.errors import AnnotationFileError, UnsupportedAnnotationsError
-from dmmn_qp.qupath.classes import argb_to_rgb
 from dmmn_qp.qupath.java_stream import (
     BlockData,
     JavaArray,
@@ -34,8 +32,18 @@ from dmmn_qp.qupath.qpdata_outlines import (
     UnsupportedError,
     numbers_of,
     plane_of,
-    real_of,
     roi_of,
+)
+from dmmn_qp.qupath.qpdata_values import (
+    Run,
+    checked_count,
+    color_of,
+    elements_of,
+    length_of,
+    measurement_of,
+    simple_name,
+    unboxed,
+    uuid_of,
 )
 from dmmn_qp.qupath.shapes import MAX_COORDINATE
 from dmmn_qp.text import shorten
@@ -59,7 +67,7 @@ _KINDS: Final[dict[str, ObjectKind | None]] = {
 
 
 def read_qpdata(path: Path) -> ReadResult:
-    """Read every object of an image.
+    """Reads every object of an image.
 
     Args:
         path: The ``data.qpdata`` of a project's entry.
@@ -94,46 +102,6 @@ def way_out_of_damage(path: Path) -> str:
     return "restore a copy of it, or open and save the image in QuPath"
 
 
-class _Run:
-    """The items that one object wrote by its own method, taken one after the other.
-
-    Primitives come in blocks; how many share a block depends on what lies between them.
-    """
-
-    def __init__(self, written_by: JavaObject) -> None:
-        self._owner = written_by.class_name
-        self._items = written_by.items
-        self._next = 0
-        self._block = b""
-
-    def peek(self) -> JavaValue:
-        """The next object without taking it; None also at the end."""
-        return self._items[self._next] if self._next < len(self._items) else None
-
-    def take(self) -> JavaValue:
-        """Take the next object, which may be null."""
-        if self._next >= len(self._items):
-            raise DamagedError(f"{self._owner} ends early")
-        value = self._items[self._next]
-        if isinstance(value, BlockData):
-            raise DamagedError(f"{self._owner} holds numbers where an object belongs")
-        self._next += 1
-        return value
-
-    def primitive(self, form: struct.Struct) -> int:
-        """Take the next primitive, from the block at hand or from the next one."""
-        size = form.size
-        while len(self._block) < size:
-            following = self.peek()
-            if not isinstance(following, BlockData):
-                raise DamagedError(f"{self._owner} lacks a number")
-            self._block += following.data
-            self._next += 1
-        value: int = form.unpack_from(self._block)[0]
-        self._block = self._block[size:]
-        return value
-
-
 class _Reader:
     """Turns the stream's objects into annotations; each shared Java object is translated once."""
 
@@ -148,7 +116,7 @@ class _Reader:
         self.budget = size
 
     def spend(self, values: int) -> None:
-        """Count values taken from the stream, each at least a byte there.
+        """Counts values taken from the stream, each at least a byte there.
 
         Back references could make a small file stand for any number of them.
         """
@@ -157,19 +125,19 @@ class _Reader:
             raise DamagedError("its objects share more than QuPath's ever do")
 
     def spend_outline(self, value: JavaObject) -> None:
-        """Count the coordinates of an outline."""
-        self.spend(sum(_length(value.fields.get(name)) for name in ("x", "y", "wkb")))
+        """Counts the coordinates of an outline."""
+        self.spend(sum(length_of(value.fields.get(name)) for name in ("x", "y", "wkb")))
 
     def read(self) -> ReadResult:
         self.check_frame()
-        hierarchy = next((item for item in self.items if _simple_name(item) == "PathObjectHierarchy"), None)
+        hierarchy = next((item for item in self.items if simple_name(item) == "PathObjectHierarchy"), None)
         if not isinstance(hierarchy, JavaObject):
             raise DamagedError("it holds no object hierarchy")
         self.build_polygons(hierarchy)
         return ReadResult(tuple(self.flatten(hierarchy)), self.notes.lines())
 
     def build_polygons(self, hierarchy: JavaObject) -> None:
-        """Build all plain polygons at once, which is much faster than one by one.
+        """Builds all plain polygons at once, which is much faster than one by one.
 
         Only what is sound is kept: the rest is found missing later, and repaired or refused then.
         """
@@ -224,7 +192,7 @@ class _Reader:
 
     def flatten(self, hierarchy: JavaObject) -> Iterator[Annotation]:
         """All objects, depth first; a core may be in the TMA grid only."""
-        cores = _elements(hierarchy.fields.get("tmaGrid"), "cores")
+        cores = elements_of(hierarchy.fields.get("tmaGrid"), "cores")
         pending: list[tuple[JavaValue, UUID | None, int]] = [(core, None, 0) for core in reversed(cores)]
         pending.append((hierarchy.fields.get("rootObject"), None, 0))
         seen: set[int] = set()
@@ -245,22 +213,22 @@ class _Reader:
     def path_object(
         self, value: JavaObject, parent_id: UUID | None, depth: int
     ) -> tuple[Annotation | None, list[JavaValue]]:
-        """Read one object's run of items.
+        """Reads one object's run of items.
 
         Returns:
             The annotation, or None for the root and for an object without an outline; and its children.
         """
         kind = self.kind(value.java_class)
-        run = _Run(value)
+        run = Run(value)
         name = run.take()
-        color = _color(run.take())
+        color = color_of(run.take())
         annotation_id, metadata, measurements = self.descriptions(run)
-        children = [run.take() for _ in range(_count(run.primitive(JAVA_INT), value))]
+        children = [run.take() for _ in range(checked_count(run.primitive(JAVA_INT), value))]
         if kind is None:
             return None, children
         locked = False
-        if _simple_name(run.peek()) == "Boolean":
-            locked = _unboxed(run.take()) is True
+        if simple_name(run.peek()) == "Boolean":
+            locked = unboxed(run.take()) is True
         class_name, class_color = self.path_class(run.take())
         roi = self.roi(run.take())
         run.primitive(JAVA_DOUBLE)  # the class probability, which nothing uses
@@ -303,13 +271,13 @@ class _Reader:
             self.kinds[key] = _KINDS[known]
         return self.kinds[key]
 
-    def descriptions(self, run: _Run) -> tuple[UUID | None, dict[str, str], dict[str, float]]:
-        """Read id, metadata and measurements, up to the number of children."""
+    def descriptions(self, run: Run) -> tuple[UUID | None, dict[str, str], dict[str, float]]:
+        """Reads id, metadata and measurements, up to the number of children."""
         annotation_id: UUID | None = None
         parts: list[JavaValue] = []
-        if _simple_name(run.peek()) == "UUID":
-            annotation_id = _uuid(run.take())
-            parts = [run.take() for _ in range(_count(run.primitive(JAVA_INT), None))]
+        if simple_name(run.peek()) == "UUID":
+            annotation_id = uuid_of(run.take())
+            parts = [run.take() for _ in range(checked_count(run.primitive(JAVA_INT), None))]
         else:
             while not isinstance(run.peek(), BlockData):
                 parts.append(run.take())
@@ -318,7 +286,7 @@ class _Reader:
         for part in parts:
             if not isinstance(part, JavaObject):
                 continue
-            if _simple_name(part) == "MetadataMap":
+            if simple_name(part) == "MetadataMap":
                 metadata, stored_id = self.metadata(part)
                 annotation_id = annotation_id or stored_id
             else:
@@ -326,7 +294,7 @@ class _Reader:
         return annotation_id, metadata, measurements
 
     def metadata(self, value: JavaObject) -> tuple[dict[str, str], UUID | None]:
-        """Read the key-value pairs; the object's id is one of them, and comes apart."""
+        """Reads the key-value pairs; the object's id is one of them, and comes apart."""
         known = self.metadata_maps.get(id(value))
         if known is None:
             arrays = [item.values for item in value.items if isinstance(item, JavaArray)]
@@ -339,7 +307,7 @@ class _Reader:
         return known
 
     def measurements(self, value: JavaObject) -> dict[str, float]:
-        """Read a list of measurements, in any of the classes that QuPath has had for it."""
+        """Reads a list of measurements, in any of the classes that QuPath has had for it."""
         known = self.measurement_lists.get(id(value))
         if known is None:
             fields = value.fields
@@ -347,12 +315,12 @@ class _Reader:
                 # The array of values may be longer than the list: it grows in steps.
                 numbers = numbers_of(fields["values"])
                 self.spend(len(numbers))
-                pairs = zip(_elements(fields["names"]), numbers.tolist(), strict=False)
+                pairs = zip(elements_of(fields["names"]), numbers.tolist(), strict=False)
                 known = {name: number for name, number in pairs if isinstance(name, str)}
             elif "list" in fields:
-                listed = _elements(fields["list"])
+                listed = elements_of(fields["list"])
                 self.spend(len(listed))
-                known = dict(_measurement(item) for item in listed)
+                known = dict(measurement_of(item) for item in listed)
             else:
                 self.notes.add("measurements of an unknown kind, left out", shorten(value.class_name))
                 known = {}
@@ -367,18 +335,18 @@ class _Reader:
             names: list[str] = []
             link: JavaValue = value
             while link is not None:
-                if not isinstance(link, JavaObject) or _simple_name(link) != "PathClass" or len(names) > _CLASS_PARTS:
+                if not isinstance(link, JavaObject) or simple_name(link) != "PathClass" or len(names) > _CLASS_PARTS:
                     raise DamagedError("something else where a class belongs")
                 name = link.fields.get("name")
                 names.append(name if isinstance(name, str) else "")
                 self.spend(len(names[-1]))
                 link = link.fields.get("parentClass")
             assert isinstance(value, JavaObject)
-            self.classes[id(value)] = full_class_name(names[::-1]), _color(value.fields.get("colorRGB"))
+            self.classes[id(value)] = full_class_name(names[::-1]), color_of(value.fields.get("colorRGB"))
         return self.classes[id(value)]
 
     def roi(self, value: JavaValue) -> Roi:
-        """Translate a region of interest."""
+        """Translates a region of interest."""
         if value is None:
             return Roi(None, note="object without an outline, left out")
         if not isinstance(value, JavaObject):
@@ -388,67 +356,6 @@ class _Reader:
             self.spend_outline(value)
             known = self.rois[id(value)] = roi_of(value)
         return known
-
-
-def _simple_name(value: JavaValue) -> str:
-    """Class name without its package; empty for what is no object."""
-    return value.class_name.rpartition(".")[2] if isinstance(value, JavaObject) else ""
-
-
-def _unboxed(value: JavaValue) -> JavaValue:
-    """The primitive in a boxed Integer, Boolean, Double ..."""
-    return value.fields.get("value") if isinstance(value, JavaObject) else value
-
-
-def _color(value: JavaValue) -> Color | None:
-    argb = _unboxed(value)
-    return argb_to_rgb(argb) if isinstance(argb, int) else None
-
-
-def _length(value: JavaValue) -> int:
-    return len(value.values) if isinstance(value, JavaArray) else 0
-
-
-def _count(number: int, owner: JavaObject | None) -> int:
-    """A number of things to come; a wrong one runs into the end of the items."""
-    if number < 0:
-        raise DamagedError(f"{'a list' if owner is None else owner.class_name} of {number} parts")
-    return number
-
-
-def _elements(value: JavaValue, *path: str) -> list[JavaValue]:
-    """Elements of a Java array or list, the wrapped lists of ``java.util.Collections`` included.
-
-    Args:
-        value: The array or list; None counts as empty.
-        path: Fields to follow first.
-    """
-    for name in (*path, "list", "c", "a"):
-        if isinstance(value, JavaObject) and isinstance(value.fields.get(name), (JavaObject, JavaArray)):
-            value = value.fields[name]
-    if value is None:
-        return []
-    if isinstance(value, JavaArray):
-        return value.values if isinstance(value.values, list) else []
-    if isinstance(value, JavaObject):
-        return [item for item in value.items if not isinstance(item, BlockData)]
-    raise DamagedError("something else where a list belongs")
-
-
-def _measurement(value: JavaValue) -> tuple[str, float]:
-    fields = value.fields if isinstance(value, JavaObject) else {}
-    name, number = fields.get("name"), fields.get("value")
-    if not isinstance(name, str):
-        raise DamagedError("a measurement without a name")
-    return name, real_of(number)
-
-
-def _uuid(value: JavaValue) -> UUID | None:
-    fields = value.fields if isinstance(value, JavaObject) else {}
-    most, least = fields.get("mostSigBits"), fields.get("leastSigBits")
-    if not isinstance(most, int) or not isinstance(least, int):
-        return None
-    return UUID(int=((most & (2**64 - 1)) << 64) | (least & (2**64 - 1)))
 
 
 def _label(kind: ObjectKind, name: JavaValue, annotation_id: UUID | None) -> str:

@@ -49,7 +49,7 @@ def plane_of(value: JavaObject) -> Plane:
 
 
 def roi_of(value: JavaObject) -> Roi:
-    """Translate one of QuPath's serialized outlines."""
+    """Translates one of QuPath's serialized outlines."""
     fields = value.fields
     plane = plane_of(value)
     kind = value.class_name.rpartition(".")[2]
@@ -126,7 +126,7 @@ def _area(geometry: BaseGeometry, plane: Plane, *, is_ellipse: bool = False) -> 
 
 
 def _wkb(value: JavaValue) -> BaseGeometry:
-    """Decode well-known binary, which is checked first: the decoder trusts counts and nests without bound."""
+    """Decodes well-known binary, which is checked first: the decoder trusts counts and nests without bound."""
     if not isinstance(value, JavaArray) or not isinstance(value.values, np.ndarray):
         raise DamagedError("a geometry without its bytes")
     data = value.values.tobytes()

@@ -65,7 +65,7 @@ def polygonal_part(geometry: BaseGeometry) -> BaseGeometry | None:
 
 
 def _fill(polygon: BaseGeometry) -> BaseGeometry:
-    """Fill one outline by the non-zero rule, then cut its holes out."""
+    """Fills one outline by the non-zero rule, then cuts its holes out."""
     area = _make_valid(shapely.Polygon(polygon.exterior))
     holes = [_make_valid(shapely.Polygon(hole)) for hole in polygon.interiors]
     return area.difference(shapely.union_all(holes)) if holes else area

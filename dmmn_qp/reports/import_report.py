@@ -170,7 +170,7 @@ def make_report(
         name=data.name,
         source=data.source,
         without_annotations=data.without_annotations,
-        min_labelled_fraction=data.min_labelled_fraction,
+        min_labelled_fraction=data.patching.min_labelled_fraction,
         findings=find_findings(data),
         classes=tuple(
             _class_figures(i, data, [slide.classes[i] for slide in slides]) for i in range(len(data.class_map))

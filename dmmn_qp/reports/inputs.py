@@ -10,15 +10,17 @@ from typing import Final, Literal
 import numpy as np
 
 from dmmn_qp.annotations import DEFAULT_PLANE, Annotation, Plane
-from dmmn_qp.choices import SPLITS, Split, TakePredictions
+from dmmn_qp.choices import SPLITS, Split
 from dmmn_qp.folders.dataset import SlideRecord
+from dmmn_qp.labels.class_rules import PaintRules, PatchRules
 from dmmn_qp.labels.painter import LabelPainter
 from dmmn_qp.labels.patches import PatchRef
 from dmmn_qp.labels.splits import area_split_of
+from dmmn_qp.qupath.notes import ReadRules
 from dmmn_qp.qupath.review_counts import Corrections, ReviewCounts
 from dmmn_qp.slides.base import Slide
 from dmmn_qp.slides.pixel_sizes import PixelSize
-from dmmn_qp.specs import ClassMap, FileModel, PatchSpec
+from dmmn_qp.specs import ClassMap, FileModel
 
 _MOST_LOOKED_AT = 1000  # areas of a class without pixels
 
@@ -113,46 +115,42 @@ class ImportedData:
         name: The dataset, for people.
         source: Where the annotations came from.
         class_map: The classes.
-        patch_spec: The patch geometry.
         slides: The slides.
-        min_labelled_fraction: Part of a target that must be exceeded by annotation.
+        painting: How annotations became labels.
+        patching: Which targets became patches.
         left_out: Classes of the source that are not trained.
-        region_class: Class of the areas outside which nothing is labelled, if there is one.
-        lines_label: Whether lines label pixels.
-        split_areas: Whether areas named after a split divide the slide they lie on.
         without_annotations: Slides left out because nothing is drawn on them.
         noted: Findings that import itself made.
-        take_predictions: Which predictions become labels.
+        reading: What was read of the source.
         only_predicted: Whose word the objects are of slides that are left out because nobody vouched for any.
     """
 
     name: str
     source: str
     class_map: ClassMap
-    patch_spec: PatchSpec
     slides: tuple[ImportedSlide, ...]
-    min_labelled_fraction: float
+    painting: PaintRules = field(default_factory=PaintRules)
+    patching: PatchRules = field(default_factory=PatchRules)
     left_out: tuple[str, ...] = ()
-    region_class: str | None = None
-    lines_label: bool = False
-    split_areas: bool = False
     without_annotations: int = 0
     noted: tuple[Finding, ...] = ()
-    take_predictions: TakePredictions = "reviewed"
+    reading: ReadRules = field(default_factory=ReadRules)
     only_predicted: tuple[ReviewCounts, ...] = ()
 
     def label_of(self, slide: ImportedSlide, annotation: Annotation) -> int | None:
         """The label that an annotation gives to its pixels; None where it gives none."""
-        labels = annotation.is_area or (self.lines_label and annotation.geometry.geom_type in _LINES)
+        labels = annotation.is_area or (
+            self.painting.line_width_um is not None and annotation.geometry.geom_type in _LINES
+        )
         if not labels or not slide.is_on_plane(annotation) or annotation.class_name is None:
             return None
         return self.class_map.label_of(annotation.class_name)
 
     def purpose_of(self, annotation: Annotation) -> Literal["region", "split"] | None:
         """What an annotation is for that is not there to be trained on."""
-        if annotation.class_name is not None and annotation.class_name == self.region_class:
+        if annotation.class_name is not None and annotation.class_name == self.painting.region_class:
             return "region"
-        return "split" if self.split_areas and area_split_of(annotation) is not None else None
+        return "split" if self.patching.split_areas and area_split_of(annotation) is not None else None
 
     def covering_classes(self, name: str) -> tuple[str, ...]:
         """The classes whose labels are all there is within the areas of one, most of it first; none where it shows."""

@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from typing import Final
 
-from dmmn_qp.choices import TakePredictions
+from dmmn_qp.qupath.notes import ReadRules
 from dmmn_qp.qupath.review import Doubt
 from dmmn_qp.qupath.review_counts import ReviewCounts, total
 from dmmn_qp.reports.inputs import Finding, ImportedData, ImportedSlide
@@ -83,8 +83,9 @@ def correction_figures(data: ImportedData) -> tuple[CorrectionFigures, ...]:
     return tuple(CorrectionFigures(predicted=p, said=said, area_mm2=mm2) for (p, said), mm2 in ordered)
 
 
-def review_findings(counts: ReviewCounts, take: TakePredictions) -> Iterator[Finding]:
+def review_findings(counts: ReviewCounts, reading: ReadRules) -> Iterator[Finding]:
     """What an import says of the predictions that it met."""
+    take = reading.take_predictions
     n_doubtful = sum(counts.doubts.values()) if take != "all" else 0
     if counts.confirmed or counts.corrected:
         yield Finding(
@@ -137,7 +138,7 @@ def contradiction(
     if not shared_px2:
         return None
     mm2 = {pair: px2 * slide.record.mpp**2 / _UM2_PER_MM2 for pair, px2 in shared_px2.items()}
-    said = ", ".join(
+    details = ", ".join(
         f'{_mm2(area)} of "{predicted}" where "{drawn}" is drawn'
         for (predicted, drawn), area in sorted(mm2.items(), key=lambda item: -item[1])[:5]
     )
@@ -146,7 +147,7 @@ def contradiction(
         slide=slide.record.slide_id,
         place=place,
         message=f"predictions that were locked or corrected contradict what is drawn in {_mm2(sum(mm2.values()))}: "
-        f"{said}; what is drawn counts",
+        f"{details}; what is drawn counts",
         way_out="look there, and delete or pull apart what is wrong",
     )
 

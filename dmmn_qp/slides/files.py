@@ -45,17 +45,25 @@ def is_slide_folder(path: Path) -> bool:
 
 
 def list_slides(folder: Path) -> list[Path]:
-    """What looks like a slide in a folder, sorted by name: files, and folders of DICOM files; a series counts once."""
-    found = list(folder.iterdir())
+    """What looks like a slide in a folder, sorted by name: files, and folders of DICOM files; a series counts once.
+
+    Names that begin with a dot are no slides: macOS leaves ``._<slide>`` beside a slide that it copied.
+    """
+    found = [path for path in folder.iterdir() if not path.name.startswith(".")]
     files = [p for p in found if p.suffix.lower() in SLIDE_SUFFIXES - {DICOM_SUFFIX} and p.is_file()]
-    folders = [p for p in found if not p.name.startswith(".") and is_slide_folder(p)]
+    folders = [p for p in found if is_slide_folder(p)]
     return sorted(files + folders + first_of_each_series(found))
+
+
+def is_dicom(path: Path) -> bool:
+    """Whether a path looks like a DICOM file."""
+    return path.suffix.lower() == DICOM_SUFFIX and not path.name.startswith(".") and path.is_file()
 
 
 def first_of_each_series(paths: Iterable[Path]) -> list[Path]:
     """One DICOM file for each slide among some paths: a slide is a series, and has a file for each level."""
     first: dict[str, Path] = {}
-    for file in sorted(p for p in paths if p.suffix.lower() == DICOM_SUFFIX and p.is_file()):
+    for file in sorted(p for p in paths if is_dicom(p)):
         try:
             with openslide.OpenSlide(str(file)) as slide:
                 first.setdefault(slide.properties.get("dicom.SeriesInstanceUID", str(file)), file)

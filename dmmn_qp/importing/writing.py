@@ -1,0 +1,72 @@
+"""Writes the files of a dataset that come from annotations: masks, annotations, patches and the manifest."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dmmn_qp.folders.dataset import ORIGIN_MAP, ORIGIN_SUFFIX, DatasetManifest, write_manifest, write_patches
+from dmmn_qp.folders.label_raster import create_label_raster
+from dmmn_qp.importing.prepared import Labelling, Prepared
+from dmmn_qp.qupath.geojson_writer import write_geojson
+from dmmn_qp.qupath.marks import with_marks_of_its_class
+from dmmn_qp.regions import Region
+from dmmn_qp.specs import ClassMap
+
+MASK_WINDOW: Final = 2048
+"""Side in grid px of the windows in which masks are painted and written."""
+
+
+def write_dataset(folder: Path, prepared: Sequence[Prepared], labelling: Labelling) -> dict[str, NDArray[np.int64]]:
+    """Writes a dataset but for its report and ``run.json``.
+
+    Args:
+        folder: A new folder.
+        prepared: The slides with their splits.
+        labelling: How their objects became labels and patches.
+
+    Returns:
+        (C,) pixels of each class in the mask of each slide, by slide id.
+    """
+    class_map = labelling.class_map
+    (folder / "annotations").mkdir()
+    (folder / "masks").mkdir()
+    pixels: dict[str, NDArray[np.int64]] = {}
+    for item in prepared:
+        slide_id = item.record.slide_id
+        write_geojson(
+            folder / "annotations" / f"{slide_id}.geojson",
+            map(with_marks_of_its_class, item.annotations),
+            class_colors=class_map.colors,
+        )
+        pixels[slide_id] = write_mask(folder / "masks" / f"{slide_id}.tif", item, class_map)
+        if not item.painter.is_all_drawn:
+            write_origins(folder / "masks" / f"{slide_id}{ORIGIN_SUFFIX}", item)
+    write_patches(folder, [p for item in prepared for p in item.patches], len(class_map))
+    records = tuple(item.record for item in prepared)
+    write_manifest(folder, DatasetManifest(class_map=class_map, patch_spec=labelling.patches.spec, slides=records))
+    return pixels
+
+
+def write_mask(path: Path, item: Prepared, class_map: ClassMap) -> NDArray[np.int64]:
+    """Writes a slide's mask window by window; returns its pixels per class, (C,)."""
+    rows, columns = item.grid.shape(item.record.width, item.record.height)
+    pixels = np.zeros(len(class_map) + 1, np.int64)
+    with create_label_raster(path, (rows, columns), class_map) as raster:
+        for window in Region(0, 0, columns, rows).tiles(MASK_WINDOW):
+            labels = item.painter.paint(window)
+            raster.write(window, labels)
+            pixels += np.bincount(labels.ravel(), minlength=pixels.size)
+    return pixels[1:]
+
+
+def write_origins(path: Path, item: Prepared) -> None:
+    """Writes whose word each labelled pixel of a slide's mask is, window by window."""
+    rows, columns = item.grid.shape(item.record.width, item.record.height)
+    with create_label_raster(path, (rows, columns), ORIGIN_MAP) as raster:
+        for window in Region(0, 0, columns, rows).tiles(MASK_WINDOW):
+            raster.write(window, item.painter.paint_origins(window))

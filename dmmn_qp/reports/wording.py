@@ -1,0 +1,50 @@
+"""How findings speak of numbers, areas and places."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+from shapely.geometry.base import BaseGeometry
+
+from dmmn_qp.reports.inputs import ImportedData, ImportedSlide
+
+ClassKey = tuple[str, bool]
+"""A class, and whether it was predicted there."""
+
+_UM2_PER_MM2: Final = 1e6
+
+
+def areas_by_class(slide: ImportedSlide, data: ImportedData) -> dict[ClassKey, list[BaseGeometry]]:
+    """Outlines that label pixels, by class in the order of the class map, what was drawn first."""
+    by_class: dict[ClassKey, list[BaseGeometry]] = {
+        (name, predicted): [] for predicted in (False, True) for name in data.class_map.names
+    }
+    for annotation in slide.annotations:
+        if annotation.is_area and annotation.class_name and data.label_of(slide, annotation) is not None:
+            by_class[annotation.class_name, annotation.origin != "drawn"].append(annotation.geometry)
+    return {key: geometries for key, geometries in by_class.items() if geometries}
+
+
+def place_in(geometries: Sequence[BaseGeometry], slide: ImportedSlide) -> tuple[int, int] | None:
+    """A point in the largest of some geometries, moved onto the slide."""
+    largest = max(geometries, key=lambda geometry: (geometry.area, geometry.length))
+    if largest.is_empty:
+        return None
+    point = largest.point_on_surface()
+    x = min(max(round(point.x), 0), slide.record.width - 1)
+    y = min(max(round(point.y), 0), slide.record.height - 1)
+    return x, y
+
+
+def area_text(um2: float) -> str:
+    """An area for people: in um2 up to 1000, else in mm2."""
+    if um2 < 1000:
+        return f"{um2:.0f} µm²" if um2 >= 1 else "less than 1 µm²"
+    mm2 = um2 / _UM2_PER_MM2
+    return f"{mm2:.3f} mm²" if mm2 < 1 else f"{mm2:.1f} mm²"
+
+
+def count_of(n: int, one: str, many: str | None = None) -> str:
+    """``1 line``, ``2 lines``."""
+    return f"{n} {one if n == 1 else many or one + 's'}"
