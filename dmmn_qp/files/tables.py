@@ -10,7 +10,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Final
 
-from dmmn_qp.errors import DmmnQpError
+from dmmn_qp.errors import ConfigError, DmmnQpError
+from dmmn_qp.files.paths import user_text
 
 MAX_BYTES: Final = 16 * 1024**2
 """Longest table that is read; a row for each of 50,000 slides fits."""
@@ -43,11 +44,13 @@ class TableForm:
         columns: Names of the columns that are read, in lower case; others are ignored.
         filled: Those of them that must be there and have text in every row.
         error: What is raised.
+        paths: Those of them that hold paths, in which ``~`` is home.
     """
 
     columns: tuple[str, ...]
     filled: tuple[str, ...]
     error: type[DmmnQpError]
+    paths: tuple[str, ...] = ()
 
 
 def read_table(path: Path, form: TableForm) -> list[TableRow]:
@@ -82,7 +85,7 @@ def read_table(path: Path, form: TableForm) -> list[TableRow]:
 
 
 def shown(text: str, length: int = 60) -> str:
-    """A text from a file, made fit for a one-line message: nothing in it acts on a terminal."""
+    """Makes a text from a file fit for a one-line message: nothing in it acts on a terminal."""
     line = "".join(c if c.isprintable() else "\ufffd" for c in " ".join(text[: 10 * length].split()))
     return line if len(line) <= length else line[: length - 3] + "..."
 
@@ -165,11 +168,15 @@ def _cells(header: Sequence[str], cells: Sequence[str], where: str, form: TableF
             f"{where} has {len(cells)} cells, but there are {len(header)} columns; put a text with separators into "
             "quotes"
         )
-    said = dict(zip(header, (cell.strip() for cell in cells), strict=False))
-    empty = next((name for name in form.filled if not said.get(name)), None)
+    texts = dict(zip(header, (cell.strip() for cell in cells), strict=False))
+    empty = next((name for name in form.filled if not texts.get(name)), None)
     if empty is not None:
         raise form.error(f"{where}, column {empty}: it is empty; fill it in, or leave out the row")
-    return {name: said.get(name, "") for name in form.columns}
+    found = {name: texts.get(name, "") for name in form.columns}
+    try:
+        return {name: user_text(text) if name in form.paths else text for name, text in found.items()}
+    except ConfigError as error:
+        raise form.error(f"{where}: {error}") from None
 
 
 def _folded(name: str) -> str:

@@ -18,7 +18,7 @@ from dmmn_qp.labels.splits import case_of, draw_splits, split_of_word
 from dmmn_qp.slides.names import NamedSlide, SlideNames
 from dmmn_qp.specs import ClassMap
 
-_SPLIT_FORM: Final = TableForm(("slide", "split"), ("slide", "split"), DatasetError)
+_SPLIT_FORM: Final = TableForm(("slide", "split"), ("slide", "split"), DatasetError, paths=("slide",))
 
 
 def with_splits(

@@ -10,7 +10,7 @@ from dmmn_qp.errors import SlideError
 from dmmn_qp.files.tables import TableForm, TableRow, read_table, shown
 from dmmn_qp.slides.pixel_sizes import parse_mpp
 
-_FORM: Final = TableForm(("slide", "mpp", "roi"), ("slide",), SlideError)
+_FORM: Final = TableForm(("slide", "mpp", "roi"), ("slide",), SlideError, paths=("slide", "roi"))
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from dmmn_qp.files.tables import TableForm, read_table, shown
 from dmmn_qp.slides.names import NamedSlide, SlideNames
 from dmmn_qp.specs import MAX_MPP, MIN_MPP
 
-_FORM = TableForm(("slide", "mpp"), ("slide", "mpp"), PixelSizeError)
+_FORM = TableForm(("slide", "mpp"), ("slide", "mpp"), PixelSizeError, paths=("slide",))
 
 
 def listed_pixel_sizes(path: Path, slides: Sequence[NamedSlide]) -> list[float | None]:
