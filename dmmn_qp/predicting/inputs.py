@@ -12,6 +12,7 @@ from typing import Final
 
 from dmmn_qp.errors import PixelSizeError, SlideError
 from dmmn_qp.files import RUN_FILE
+from dmmn_qp.files.paths import user_text
 from dmmn_qp.folders.dataset import MANIFEST, Dataset, SlideRecord
 from dmmn_qp.outputs.writers import is_output
 from dmmn_qp.predicting.input_table import read_input_table
@@ -120,7 +121,7 @@ def slides_to_predict(
     inputs = _Inputs(dataset, slides_roots, recursive)
     named: list[SlideToPredict] = []
     for name in names or ([] if dataset is None else [record.slide_id for record in dataset.slides()]):
-        named += inputs.of_name(name)
+        named += inputs.of_name(user_text(name))
     chosen = _each_once(named)
     problems = [slide.problem for slide in chosen if slide.problem is not None]
     if problems and len(problems) == len(chosen):
@@ -151,10 +152,12 @@ class _Inputs:
             return self._of_project(path)
         if suffix == ".csv" and name not in self._records:
             return self._of_table(path)
-        if _is_slide(path) or (name in self._records and not path.is_dir()):
+        if _is_slide(path):
             return [self._of_slide(name, path)]
         if path.is_dir():
             return [self._of_slide(str(found), found) for found in _slides_in(path, self._recursive)]
+        if (known := self._record_called(name, "slides to predict")) is not None:
+            return [self._of_slide(known, path)]
         if any(sign in name for sign in _PATTERN_SIGNS):
             return [self._of_slide(str(found), found) for found in _matches(name)]
         return [self._of_slide(name, path)]
@@ -401,21 +404,10 @@ def _with_roi(slides: Sequence[SlideToPredict], roi: Path) -> list[SlideToPredic
     with_areas: list[SlideToPredict] = []
     names = SlideNames(NamedSlide(slide.path, (slide.slide_id,)) for slide in slides)
     for number, slide in enumerate(slides):
-        own = slide.roi or _areas_of(slide, number, names, roi)
+        own = slide.roi or names.file_of(number, roi, GEOJSON_SUFFIXES, SlideError)
         wanted = f"{slide.slide_id}{GEOJSON_SUFFIXES[0]}"
         missing = f'areas of slide "{slide.slide_id}" are not in "{roi}"; add {wanted}, or leave out the slide'
         with_areas.append(replace(slide, roi=own, problem=slide.problem or (None if own else missing)))
     if all(slide.problem is not None for slide in with_areas):
         raise SlideError(str(with_areas[0].problem))
     return with_areas
-
-
-def _areas_of(slide: SlideToPredict, number: int, names: SlideNames, roi: Path) -> Path | None:
-    """The file of a slide in a folder of areas: of its name in file names, else of a name that stands for it alone."""
-    for name in dict.fromkeys((slide.slide_id, *NamedSlide(slide.path).names())):
-        file = next((path for s in GEOJSON_SUFFIXES if (path := roi / f"{name}{s}").is_file()), None)
-        if file is None:
-            continue
-        if name == slide.slide_id or names.called(name, f'areas "{file}"', SlideError) == [number]:
-            return file
-    return None

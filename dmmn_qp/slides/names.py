@@ -7,7 +7,7 @@ import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from typing import TypeVar
 from urllib.parse import unquote
 
@@ -86,6 +86,28 @@ class SlideNames:
                 "or the full path"
             )
         return best
+
+    def file_of(self, number: int, folder: Path, suffixes: Sequence[str], error: type[DmmnQpError]) -> Path | None:
+        """The file in a folder that goes with a slide; None where there is none.
+
+        Args:
+            number: The slide's number.
+            folder: The folder.
+            suffixes: What may follow the slide's name in the name of the file, what is looked for first first.
+            error: What is raised.
+
+        Returns:
+            The file of the slide's name in file names, else of another name that stands for this slide alone.
+
+        Raises:
+            DmmnQpError: Of ``error``: the name of a file stands for several slides.
+        """
+        slide = self._slides[number]
+        for name in dict.fromkeys((*slide.others, *slide.names())):
+            file = next((path for suffix in suffixes if (path := folder / f"{name}{suffix}").is_file()), None)
+            if file is not None and (name in slide.others or self.called(name, f'"{file}"', error) == [number]):
+                return file
+        return None
 
     def said(
         self, rows: Iterable[tuple[str, str, Said]], error: type[DmmnQpError]
