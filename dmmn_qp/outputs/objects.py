@@ -11,6 +11,7 @@ import shapely
 from affine import Affine
 from rasterio.features import rasterize as burn
 
+from dmmn_qp.errors import ConfigError
 from dmmn_qp.outputs.options import PolygonOptions
 from dmmn_qp.qupath.geojson_writer import shown_class_name
 from dmmn_qp.qupath.marks import (
@@ -106,6 +107,9 @@ def outline_features(
 
     Yields:
         Objects as they become complete; all at once where they are merged by class or have probabilities.
+
+    Raises:
+        ConfigError: A label stands for no class.
     """
     grid_mpp = frame.mpp * frame.downsample
     shown = frame.visible(labels.shape)
@@ -132,6 +136,7 @@ def outline_features(
     for found_now in batches:
         if not len(found_now):
             continue
+        check_labels(int(found_now.labels.max()), class_map)
         batch = found_now
         if options.merge == "class":
             batch = found_now.take(np.lexsort((found_now.anchors, found_now.labels)))
@@ -156,6 +161,19 @@ def outline_features(
             with np.errstate(invalid="ignore", divide="ignore"):  # no pixel has its centre in it: no probability
                 measurements[MEAN_PROBABILITY] = np.round(total / n / 255, 6)
         yield OutlineFeatures(moved, features, ids, classes, options.object_kind, measurements, texts, class_texts)
+
+
+def check_labels(highest: int, class_map: ClassMap) -> None:
+    """Checks that labels are those of classes.
+
+    Raises:
+        ConfigError: The highest label stands for no class.
+    """
+    if highest > len(class_map):
+        raise ConfigError(
+            f"label {highest} stands for no class: there are {len(class_map)}, from 1 on, and 0 is unlabelled; pass "
+            "the classes that the labels are of, or predict again with --overwrite"
+        )
 
 
 def _features(batch: Outlines, options: PolygonOptions) -> npt.NDArray[np.int64]:
