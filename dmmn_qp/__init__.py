@@ -8,27 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from dmmn_qp.annotations import Annotation
-    from dmmn_qp.api import (
-        DmmnQpWarning,
-        Model,
-        build_network,
-        evaluate,
-        import_annotations,
-        load_model,
-        open_slide,
-        partial_cross_entropy,
-        polygonize,
-        predict_array,
-        predict_probabilities,
-        predict_slide,
-        predict_slides,
-        read_annotations,
-        read_geojson,
-        read_project,
-        save_model,
-        train,
-        write_geojson,
-    )
+    from dmmn_qp.api.arguments import DmmnQpWarning
+    from dmmn_qp.api.evaluating import evaluate
+    from dmmn_qp.api.models import Model, build_network, load_model, save_model
+    from dmmn_qp.api.predicting import predict_array, predict_probabilities, predict_slide, predict_slides
+    from dmmn_qp.api.reading import import_annotations, open_slide, read_annotations, read_geojson, read_project
+    from dmmn_qp.api.training import partial_cross_entropy, train
+    from dmmn_qp.api.writing import polygonize, write_geojson
     from dmmn_qp.console import Reporter
     from dmmn_qp.errors import DmmnQpError
     from dmmn_qp.folders.dataset import Dataset
@@ -67,22 +53,41 @@ __all__ = [
     "write_geojson",
 ]
 
-_ELSEWHERE = {
+_PLACES = {
     "Annotation": "dmmn_qp.annotations",
     "ClassMap": "dmmn_qp.specs",
     "Dataset": "dmmn_qp.folders.dataset",
     "DmmnQpError": "dmmn_qp.errors",
+    "DmmnQpWarning": "dmmn_qp.api.arguments",
+    "Model": "dmmn_qp.api.models",
     "Patches": "dmmn_qp.training.own_loop",
     "Region": "dmmn_qp.regions",
     "Reporter": "dmmn_qp.console",
+    "build_network": "dmmn_qp.api.models",
+    "evaluate": "dmmn_qp.api.evaluating",
+    "import_annotations": "dmmn_qp.api.reading",
+    "load_model": "dmmn_qp.api.models",
+    "open_slide": "dmmn_qp.api.reading",
+    "partial_cross_entropy": "dmmn_qp.api.training",
+    "polygonize": "dmmn_qp.api.writing",
+    "predict_array": "dmmn_qp.api.predicting",
+    "predict_probabilities": "dmmn_qp.api.predicting",
+    "predict_slide": "dmmn_qp.api.predicting",
+    "predict_slides": "dmmn_qp.api.predicting",
+    "read_annotations": "dmmn_qp.api.reading",
+    "read_geojson": "dmmn_qp.api.reading",
+    "read_project": "dmmn_qp.api.reading",
+    "save_model": "dmmn_qp.api.models",
+    "train": "dmmn_qp.api.training",
+    "write_geojson": "dmmn_qp.api.writing",
 }
-"""Where names are that do not come from `dmmn_qp.api`."""
+"""Where each name is."""
 
 
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(_ELSEWHERE.get(name, "dmmn_qp.api")), name)
+    value = getattr(import_module(_PLACES[name]), name)
     globals()[name] = value
     return value
 

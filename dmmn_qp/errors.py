@@ -66,7 +66,7 @@ class ModelError(DmmnQpError):
 
 
 class TrainingError(DmmnQpError):
-    """A training that cannot go on: its loss is no number any more, or the memory does not suffice."""
+    """A training that cannot go on: its loss is not finite, or the memory does not suffice."""
 
 
 class PredictedOtherwiseError(DmmnQpError):

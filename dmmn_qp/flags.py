@@ -1,10 +1,8 @@
-"""How an option is told to people: said once, beside its type and default in the model of its stage."""
+"""How an option is explained to people: once, beside its type and default in the model of its stage."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,7 +16,6 @@ class Flag:
         panel: Heading in the help under which it stands; None for those that matter first.
         default: What the default is, where the field's own default does not tell.
         envvar: Environment variable that gives it too.
-        parse: Text -> value, where pydantic does not know it; raises `ConfigError`.
     """
 
     help: str
@@ -27,4 +24,3 @@ class Flag:
     panel: str | None = None
     default: str | None = None
     envvar: str | None = None
-    parse: Callable[[str], Any] | None = None

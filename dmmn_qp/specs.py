@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from math import floor
 from typing import Annotated, Any, Self
 
@@ -105,15 +105,15 @@ class ClassMap(FileModel):
         return {c.name: c.color for c in self.classes}
 
     def label_of(self, name: str) -> int | None:
-        """Label of a class, or None for a name that is not in the map."""
+        """Returns the label of a class, or None for a name that is not in the map."""
         return next((c.label for c in self.classes if c.name == name), None)
 
     def colormap(self) -> dict[int, tuple[int, int, int]]:
-        """Colour of each label; unlabelled is black."""
+        """Returns the colour of each label; unlabelled is black."""
         return {UNLABELLED: (0, 0, 0), **{c.label: c.color for c in self.classes}}
 
     def palette(self, *, alpha: int = 255, others: tuple[int, int, int, int] = (0, 0, 0, 0)) -> NDArray[np.uint8]:
-        """Colour of every value that a pixel may have: ``palette()[labels]`` is a picture.
+        """Returns the colour of every value that a pixel may have: ``palette()[labels]`` is a picture.
 
         Args:
             alpha: How opaque the classes are, 0 .. 255.
@@ -151,7 +151,7 @@ class PatchSpec(FileModel):
     @classmethod
     def _each_twice_the_last(cls, mpps: tuple[float, ...]) -> tuple[float, ...]:
         if not MIN_MPP <= mpps[0] <= MAX_MPP:
-            raise ValueError(f"mpps[0] = {mpps[0]:g} um/px is not between {MIN_MPP} and {MAX_MPP}")
+            raise ValueError(f"the finest, {mpps[0]:g} um/px, is not between {MIN_MPP} and {MAX_MPP}")
         if any(abs(mpp / mpps[0] - 2**m) > _SAME for m, mpp in enumerate(mpps)):
             raise ValueError("each magnification must have twice the um/px of the one before, as 0.5, 1, 2")
         return mpps
@@ -171,7 +171,7 @@ class PatchSpec(FileModel):
         return int(self.size_px * 2 ** (len(self.mpps) - 1))
 
     def grid_of(self, slide_mpp: float, slide_name: str = "the slide") -> PatchGrid:
-        """The patch grid on a slide of ``slide_mpp`` um/px.
+        """Lays the patch grid on a slide of ``slide_mpp`` um/px.
 
         Raises:
             PixelSizeError: The slide is coarser than the finest magnification.
@@ -203,7 +203,7 @@ class PatchGrid:
         self.downsample = downsample
 
     def shape(self, width_px: int, height_px: int) -> tuple[int, int]:
-        """(rows, columns) of the grid that covers a slide of level-0 size ``width_px`` x ``height_px``."""
+        """Returns (rows, columns) of the grid that covers a slide of level-0 size ``width_px`` x ``height_px``."""
 
         def side(length_px: int) -> int:
             return max(1, -floor(-length_px / self.downsample + 1e-9))
@@ -211,11 +211,11 @@ class PatchGrid:
         return side(height_px), side(width_px)
 
     def downsample_of(self, magnification: int) -> float:
-        """Level-0 pixels per pixel of magnification number ``magnification`` (0 = finest)."""
+        """Returns the level-0 pixels per pixel of magnification number ``magnification`` (0 = finest)."""
         return float(self.downsample * 2**magnification)
 
     def field(self, target: Region, magnification: int) -> Region:
-        """What the network sees of one magnification around a block of targets.
+        """Returns what the network sees of one magnification around a block of targets.
 
         Args:
             target: Block of whole targets, in grid pixels.
@@ -237,7 +237,7 @@ class PatchGrid:
         return Region(x, y, size + extra_width, size + extra_height)
 
     def targets(self, width_px: int, height_px: int) -> Iterator[Region]:
-        """Targets on the stride, row by row, that cover the slide; the last ones may leave it (grid pixels)."""
+        """Yields targets on the stride, row by row, that cover the slide; the last ones may leave it (grid pixels)."""
         rows, columns = self.shape(width_px, height_px)
         size, stride = self.spec.size_px, self.spec.stride_px
         for y in range(0, rows, stride):
@@ -250,7 +250,7 @@ _SHOWN = 40
 
 
 def as_toml(section: str, options: FileModel) -> str:
-    """``[section]`` and a line for each option, as ``--config`` reads it; what is not set is a comment."""
+    """Writes ``[section]`` and a line for each option, as ``--config`` reads it; what is not set is a comment."""
     lines = [f"[{section}]"]
     for name, value in options.model_dump(mode="json").items():
         lines.append(f"# {name} is not set" if value is None else f"{name} = {_toml(value)}")
@@ -267,17 +267,36 @@ def _toml(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
-def explain(error: ValidationError) -> str:
-    """The first complaint of a validation error in one line, with the number or word that it is about."""
+Location = tuple[str | int, ...]
+"""Where in a model a value is: its field, and the keys and places in it."""
+
+
+def dotted(location: Location) -> str:
+    """Returns ``kinds.1`` for ``("kinds", 1)``."""
+    return ".".join(map(str, location))
+
+
+def explain(error: ValidationError, name: Callable[[Location], str] = dotted) -> str:
+    """Explains a validation error in one line: its first complaint, with the number or word that it is about.
+
+    Args:
+        error: The error.
+        name: What people call the value at a location.
+    """
     first = error.errors()[0]
-    where = ".".join(str(part) for part in first["loc"])
-    said = " ".join(first["msg"].split()).removeprefix("Value error, ")
+    where = name(first["loc"]) if first["loc"] else ""
+    rule = " ".join(first["msg"].split()).removeprefix("Value error, ")
+    kind, _, should = rule.partition(" should ")
+    if not should or " " in kind:  # not such as "Input should be a valid integer"
+        return f"{where}: {rule}" if where else rule
     given = first["input"]
-    if said.startswith("Input should be") and isinstance(given, str | int | float):
-        shown = repr(given)
-        shown = shown if len(shown) <= _SHOWN else f"{shown[:_SHOWN]}..."
-        return f"{where or 'it'} {said.removeprefix('Input ')}, not {shown}"
-    return f"{where}: {said}" if where else said
+    shown = f", not {shortened(repr(given))}" if kind == "Input" and isinstance(given, str | int | float) else ""
+    return f"{where or 'it'} should {should.partition(', unable to parse')[0]}{shown}"
+
+
+def shortened(text: str) -> str:
+    """Returns the beginning of a text that somebody gave, for a message."""
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
 
 
 LabelArray = NDArray[np.uint8]

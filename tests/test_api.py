@@ -1,6 +1,7 @@
 """What `import dmmn_qp` offers: the documents' scripts run, and each promise of the face."""
 
 import ast
+import inspect
 import os
 import pickle
 import re
@@ -9,6 +10,7 @@ import subprocess
 import sys
 import warnings
 from pathlib import Path
+from typing import get_type_hints
 
 import numpy as np
 import pytest
@@ -18,11 +20,14 @@ import torch
 
 import dmmn_qp
 from dmmn_qp.annotations import Annotation
+from dmmn_qp.api.predicting import ARRAY_OPTIONS, ArrayOptions
+from dmmn_qp.cli.model_options import flag_of
 from dmmn_qp.errors import ConfigError, DatasetError, DmmnQpError, ModelError, PixelSizeError, SlideError
 from dmmn_qp.folders.predictions import PROBABILITIES_SUFFIX
 from dmmn_qp.labels.draws import Draw
 from dmmn_qp.networks import build_network as build_by_hand
 from dmmn_qp.networks.conventions import InputConvention, network_inputs
+from dmmn_qp.predicting.options import PredictOptions
 from dmmn_qp.qupath.review import is_prediction
 from dmmn_qp.training.examples import PatchExamples
 from tests.conftest import DEMO, REPOSITORY, rectangle, two_tissues, write_features, write_tiff
@@ -133,6 +138,25 @@ def test_type_checkers_see_every_name():
         assert getattr(dmmn_qp, name).__doc__
     loaded = [node for node in tree.body if isinstance(node, ast.ImportFrom)]
     assert {node.module for node in loaded} == {"importlib", "typing"}
+
+
+def test_help_shows_the_options_that_are_said_once():
+    """Name, type, default and help of an option are those of the model of the commands."""
+    for function in (dmmn_qp.predict_array, dmmn_qp.predict_probabilities):
+        parameters = inspect.signature(function).parameters
+        assert [*parameters] == ["pixels", "mpp", "model", *ARRAY_OPTIONS]
+        for name, kind in get_type_hints(ArrayOptions).items():  # what type checkers are told
+            field = PredictOptions.model_fields[name]
+            assert parameters[name].annotation == field.annotation == kind
+            assert parameters[name].default == field.default
+            (told,) = re.findall(rf"^        {name}: (.*)$", function.__doc__, re.MULTILINE)
+            assert told.startswith(flag_of(field).help[:60])
+        assert "options:" not in function.__doc__
+        assert all(len(line) <= 120 for line in function.__doc__.splitlines())
+    assert (
+        "simplify_um: Tolerance of the polygons; 0 keeps every pixel's edge. Default: 1." in dmmn_qp.polygonize.__doc__
+    )
+    assert "gzip" not in inspect.signature(dmmn_qp.polygonize).parameters
 
 
 def test_an_unknown_name_is_an_attribute_error():
@@ -407,9 +431,11 @@ def test_a_reporter_says_what_the_command_says(workspace, capsys):
     [
         (lambda w: dmmn_qp.train(w / "dataset", w / "m", epoch=3), "did you mean epochs"),
         (lambda w: dmmn_qp.train(w / "dataset", w / "m", resume=True, epochs=3), "leave out epochs"),
-        (lambda w: dmmn_qp.predict_slide(w / "a.tif", w / "m", w / "out", context="wide"), "predict.context"),
+        (lambda w: dmmn_qp.predict_slide(w / "a.tif", w / "m", w / "out", context="wide"), "^context should be"),
         (lambda w: dmmn_qp.predict_slides([], w / "m", w / "out"), "empty list"),
-        (lambda w: dmmn_qp.import_annotations(w, w / "d", mpp=-1), "import.mpp"),
+        (lambda w: dmmn_qp.predict_array(np.zeros((8, 8, 3), np.uint8), 0.5, w, batch=1), "did you mean batch_size"),
+        (lambda w: dmmn_qp.predict_array(np.zeros((8, 8, 3), np.uint8), 0.5, w, gzip=True), "gzip is no argument of"),
+        (lambda w: dmmn_qp.import_annotations(w, w / "d", mpp=-1), "^mpp should be"),
         (lambda w: dmmn_qp.import_annotations(w, w / "d", slides_roots="/old=/nowhere"), "OLD=NEW"),
     ],
 )

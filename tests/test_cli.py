@@ -483,7 +483,7 @@ def test_architectures_as_json_and_as_a_table():
 
 
 def test_unknown_option_values(here):
-    assert invoke("train", "--preset", "slow").exit_code == 2
+    assert "--preset" in fails("train", "--preset", "slow")
     assert "--mpps" in fails("import", "x.qpproj", "--mpps", "half")
     (here / "c.toml").write_text("[train]\nepochs = 'many'\n")
     assert "epochs" in fails("train", "--config", "c.toml")

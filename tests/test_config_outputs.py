@@ -62,7 +62,11 @@ def test_broken_files(tmp_path, text, match):
 
 @pytest.mark.parametrize(
     ("section", "match"),
-    [({"epochs": 0}, "epochs"), ({"epoch": 3}, "epoch"), ({"preset": "slow"}, "choose one of fast, paper")],
+    [
+        ({"epochs": 0}, "epochs"),
+        ({"epoch": 3}, "epoch"),
+        ({"preset": "slow"}, "--preset should be 'fast', 'paper' or 'official', not 'slow'"),
+    ],
 )
 def test_broken_options(section, match):
     with pytest.raises(ConfigError, match=match):
@@ -194,5 +198,5 @@ def test_unknown_option_is_named_with_its_path_and_the_nearest_one(tmp_path):
     path.write_text("[train]\nepoch = 3\n[predict]\nzzz = 1\n")
     with pytest.raises(ConfigError, match=r"^train\.epoch is no option; did you mean epochs\?"):
         train_options(load_config(path), {})
-    with pytest.raises(ConfigError, match=r"^predict\.zzz is no option; it has simplify_um"):
+    with pytest.raises(ConfigError, match=r"^predict\.zzz is no option; there are simplify_um"):
         predict_options(load_config(path), {})

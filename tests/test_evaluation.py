@@ -526,6 +526,29 @@ def test_values_of_truth_are_named_beside_it(here):
     assert not any("the full truth" in line for line in found["warnings"])
 
 
+@pytest.mark.parametrize("name", ["case1.png", "case1.ome.png", "case1.ome.svs.png", "case1.tif"])
+def test_truth_of_a_slide_by_any_of_its_names(here, name):
+    write_dataset({"case1.ome": TRUE}, NAMES)  # of case1.ome.svs
+    write_predictions({"case1.ome": FOUND}, NAMES)
+    write_truth(here, TRUE, {"a": 1, "b": 2, "c": 3}, None)
+    (here / "truth" / "s.png").rename(here / "truth" / "x.png")
+    Image.open(here / "truth" / "x.png").save(here / "truth" / name)
+    found, _ = figures("--truth", "truth")
+    assert means(found["truth"]) == pytest.approx(MEANS, abs=1e-6)
+
+
+@pytest.mark.parametrize("split", ["test", "train"])
+def test_truth_that_is_of_another_slide_is_not_taken(here, split):
+    write_dataset({"case1.ome": TRUE, "case1": TRUE}, NAMES)
+    manifest = json.loads(Path("dataset", "dataset.json").read_text())
+    manifest["slides"][1]["split"] = split
+    Path("dataset", "dataset.json").write_text(json.dumps(manifest))
+    write_predictions({"case1.ome": FOUND, "case1": FOUND}, NAMES)
+    write_truth(here, TRUE, {"a": 1, "b": 2, "c": 3}, None)
+    (here / "truth" / "s.png").rename(here / "truth" / "case1.png")
+    assert 'no truth map of slide "case1.ome"' in fails("evaluate", "--truth", "truth")
+
+
 def test_values_of_truth_without_names_are_the_datasets_and_it_is_said(here):
     write_dataset({"s": TRUE}, ("b", "a", "c"))
     write_predictions({"s": FOUND}, NAMES)

@@ -221,10 +221,10 @@ def test_more_classes_than_labels(here):
     ("line", "said"),
     [
         ("mpps = [1, 0.5]", "import.mpps: each magnification must have twice the um/px of the one before"),
-        ("mpps = []", "import.mpps: "),
+        ("mpps = []", "import.mpps should have at least 1 item"),
         ("stride_px = 0", "import.stride_px should be"),
         ("seed = -5", "import.seed should be"),
-        ('classes = {a = " "}', "import.classes.a: "),
+        ('classes = {a = " "}', "import.classes.a should have at least 1 character"),
     ],
 )
 def test_options_that_cannot_be_meant(here, line, said):

@@ -312,7 +312,9 @@ def test_command_line_says_it_in_one_line(scans):
     assert "row 2, column mpp" in fails("predict", "lists/list.csv")
     assert "matches no slide" in fails("predict", "scans/*.svs")
     assert "--roi" in fails("predict", "scans/a.tif", "--roi", "no.geojson")
-    assert "tissue_margin_um" in fails("predict", "scans/a.tif", "--tissue-margin-um", "inf")
+    assert "--tissue-margin-um should be a finite number" in fails(
+        "predict", "scans/a.tif", "--tissue-margin-um", "inf"
+    )
     assert not (scans / "predictions").exists()
 
 

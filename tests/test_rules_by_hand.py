@@ -7,6 +7,7 @@ import pytest
 from shapely.geometry import LineString, box
 
 from dmmn_qp.annotations import Annotation
+from dmmn_qp.errors import ConfigError
 from dmmn_qp.labels.class_rules import PaintRules
 from dmmn_qp.labels.draws import TrainingDraws, balanced_probabilities
 from dmmn_qp.labels.metrics import compare_by_name, pair_counts
@@ -120,6 +121,20 @@ def test_equal_maps_of_other_pixels_are_other_outlines(tmp_path):
         write_geojson(tmp_path / "x.geojson", objects)
         found.append({feature["id"] for feature in json.loads((tmp_path / "x.geojson").read_bytes())["features"]})
     assert len(found[0]) and len(set.union(*found)) == sum(map(len, found))
+
+
+@pytest.mark.parametrize("options", [{}, {"merge": "class"}, {"min_area_um2": 0.1}])
+def test_a_label_of_no_class_is_an_error(options):
+    objects = outline_features(
+        ArrayLabels(np.array([[1, 4]], np.uint8)),
+        Frame(20, 10, 1.0, 10.0),
+        CLASSES,
+        PredictOptions(**options),
+        identity="i",
+        metadata={},
+    )
+    with pytest.raises(ConfigError, match=r"^label 4 stands for no class: there are 3, .* predict again"):
+        list(objects)
 
 
 def test_how_probable_a_patch_is_when_classes_take_turns():

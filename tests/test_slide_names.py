@@ -8,10 +8,11 @@ from pathlib import PurePosixPath
 import pytest
 import tifffile
 
+from dmmn_qp.cli.qupath import called_slides
 from dmmn_qp.errors import DatasetError, SlideError
 from dmmn_qp.folders.dataset import Dataset
 from dmmn_qp.predicting.inputs import slides_to_predict
-from dmmn_qp.slides.names import NamedSlide, SlideNames
+from dmmn_qp.slides.names import NamedSlide, SlideNames, files_by_name
 from tests.conftest import fails, invoke, rectangle, two_tissues, write_features, write_tiff
 
 SLIDES = [
@@ -144,3 +145,43 @@ def test_annotations_that_may_be_of_two_slides(here):
     write_features(here / "geojson" / "a.geojson", [rectangle(0, 0, 200, 200, "a")])
     line = fails("import", "slides", "--annotations", "geojson")
     assert "a.geojson" in line and "a.tif" in line and "a.tiff" in line and "ending" in line
+
+
+@pytest.mark.parametrize("name", ["c", "c.ome", "c.ome.tif", "C.OME.TIF"])
+def test_a_slide_of_the_dataset_by_any_of_its_names(here, ome, name):
+    assert invoke(*ome, "--mpp", "0.5").exit_code == 0
+    (slide,) = slides_to_predict([name], here / "dataset")
+    assert (slide.slide_id, slide.path, slide.problem) == ("c.ome", (here / "slides" / "c.ome.tif").resolve(), None)
+    assert "does not exist" in fails("predict", f"elsewhere/{name}", "--model", "m")  # a path is a path
+
+
+def test_the_file_that_goes_with_a_slide(tmp_path):
+    """Of its name in file names, else of a name that stands for it alone."""
+    slides = SlideNames(SLIDES)
+
+    def file_of(number):
+        found = slides.file_of(number, files_by_name(tmp_path), (".png", ".tif"), DatasetError)
+        return found and found.name
+
+    (tmp_path / "y.tif").touch()
+    (tmp_path / "x.png").touch()  # of x.svs, and not of x.ome.tif
+    assert [file_of(number) for number in (1, 2, 3)] == ["x.png", None, "y.tif"]
+    (tmp_path / "y.OME.TIFF.png").touch()
+    assert file_of(3) == "y.OME.TIFF.png"
+    (tmp_path / "y.OME.tif").touch()
+    assert file_of(3) == "y.OME.tif"
+    (tmp_path / "d.png").touch()
+    assert file_of(4) == "d.png"  # its very name in file names
+    with pytest.raises(DatasetError, match=r'"/s/1/d.svs" or "/s/2/d.svs"'):
+        file_of(5)
+
+
+@pytest.mark.parametrize("name", ["c", "c.ome", "c.ome.tif"])
+def test_slides_to_push_by_any_of_their_names(here, name):
+    folder = here / "predictions"
+    for slide_id in ("c.ome", "cc"):
+        write_features(folder / f"{slide_id}.geojson", [])
+    told = {"inputs": {"c.ome": {"path": "D:\\s\\c.ome.tif", "fingerprint": "f"}}}
+    (folder / "run.json").write_text(json.dumps(told))
+    assert called_slides([name, "cc"], folder) == ["c.ome", "cc"]
+    assert "holds c.ome, cc" in fails("push", folder, "--into", "p", "--slide", "b")

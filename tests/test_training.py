@@ -171,7 +171,7 @@ def test_ctrl_c_stops_between_steps_and_says_how_to_go_on(tiny, here):
 
 
 def test_options_cannot_change_on_resume(tiny):
-    assert "leave out all options" in fails("train", "--resume", "--epochs", 3)
+    assert "leave out --epochs, --overwrite" in fails("train", "--resume", "--epochs", 3, "--overwrite")
     assert "no interrupted training" in fails("train", "--resume")
 
 

@@ -16,7 +16,7 @@ __all__ = ["app", "run"]
 
 
 def run() -> None:
-    """Entry point of the ``dmmn-qp`` command."""
+    """Runs the ``dmmn-qp`` command."""
     if isinstance(sys.stdout, io.TextIOWrapper):  # file names, and terminals, need not be UTF-8
         sys.stdout.reconfigure(errors="backslashreplace")
     app(prog_name="dmmn-qp", args=sys.argv[1:])

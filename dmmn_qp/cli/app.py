@@ -6,14 +6,14 @@ import os
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperGroup
 
 from dmmn_qp import __version__
+from dmmn_qp.cli.help import Group
 from dmmn_qp.errors import DmmnQpError
 from dmmn_qp.text import printable
 
 
-class _OneLineErrors(TyperGroup):
+class _Program(Group):
     """Turns the package's errors into one line and exit code 1."""
 
     def invoke(self, ctx: Any) -> Any:
@@ -32,9 +32,10 @@ class _OneLineErrors(TyperGroup):
 
 
 app = typer.Typer(
-    cls=_OneLineErrors,
+    cls=_Program,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,
     help="From a pathologist's partial annotations in QuPath to a trained segmentation model and back.",
     epilog="With no options every command works in the current folder: import writes dataset/, train reads it and "
     "writes models/<name>/, predict takes the newest model and writes predictions/.",
@@ -53,7 +54,7 @@ def main(
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and stop.")
     ] = False,
 ) -> None:
-    """Only options that concern all commands."""
+    """Takes the options that concern all commands."""
     del version
     # Set before torch is loaded. Its threads otherwise spin while they wait for each other, which makes training
     # several times slower as soon as anything else, such as the reader process, wants a core.

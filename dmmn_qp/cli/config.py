@@ -1,26 +1,32 @@
-"""Options of the stages: defaults, presets, and the TOML file ``[import] [train] [predict]``.
+"""Options of the stages: defaults, presets, the TOML file ``[import] [train] [predict]``, and what was typed.
 
-A flag on the command line wins over the file, and the file over the default.
+An option on the command line, or an argument in Python, wins over the file, the file over a preset, and that over the
+default. What cannot be meant is an error that calls it as the user did: ``--as``, ``predict.object_kind`` or
+``object_kind``.
 """
 
 from __future__ import annotations
 
 import difflib
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from pydantic import Field, ValidationError
 
+from dmmn_qp.cli.model_options import option_of
 from dmmn_qp.errors import ConfigError
 from dmmn_qp.importing.options import ImportOptions
 from dmmn_qp.outputs.options import PolygonOptions
 from dmmn_qp.predicting.options import PredictOptions
-from dmmn_qp.specs import FileModel, explain
+from dmmn_qp.specs import FileModel, Location, dotted, explain
 from dmmn_qp.training.options import PRESETS, TrainOptions
 
-SECTIONS = ("import", "train", "predict")
+Section = Literal["import", "train", "predict"]
+
+SECTIONS: tuple[Section, ...] = ("import", "train", "predict")
 
 MAX_BYTES = 1024**2
 """Longest configuration that is read."""
@@ -37,6 +43,25 @@ class ConfigFile(FileModel):
     import_: dict[str, Any] = Field(default_factory=dict, alias="import")
     train: dict[str, Any] = Field(default_factory=dict)
     predict: dict[str, Any] = Field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Arguments:
+    """Options that a call in Python was given, None being a value like others.
+
+    Attributes:
+        function: What was called.
+        values: By argument.
+        taken: The options that it takes; None for all.
+    """
+
+    function: str
+    values: Mapping[str, Any]
+    taken: Sequence[str] | None = None
+
+
+Given = Mapping[str, Any] | Arguments
+"""What wins over the file: options of the command line by field, those that were not given being None; or arguments."""
 
 
 def load_config(path: Path | None) -> ConfigFile:
@@ -78,56 +103,116 @@ def load_config(path: Path | None) -> ConfigFile:
         raise ConfigError(f'configuration "{path}": {explain(error)}') from error
 
 
-def import_options(file: ConfigFile, flags: Mapping[str, Any]) -> ImportOptions:
-    """Resolves flags, file and defaults.
+def import_options(file: ConfigFile, given: Given) -> ImportOptions:
+    """Resolves what was given, file and defaults.
 
     Raises:
         ConfigError: An option is unknown or out of range.
     """
-    return _build(ImportOptions, "import", {**file.import_, **_given(flags)})
+    return _resolved(ImportOptions, _of_file("import", file.import_), _of_user(ImportOptions, "import", given))
 
 
-def train_options(file: ConfigFile, flags: Mapping[str, Any]) -> TrainOptions:
-    """Resolves flags, file, preset and defaults.
+def train_options(file: ConfigFile, given: Given) -> TrainOptions:
+    """Resolves what was given, file, preset and defaults.
 
     Raises:
         ConfigError: An option or preset is unknown or out of range.
     """
-    chosen = {**file.train, **_given(flags)}
-    preset = chosen.get("preset", "fast")
-    if preset not in PRESETS:
-        raise ConfigError(f'preset "{preset}" is unknown; choose one of {", ".join(PRESETS)}')
-    return _build(TrainOptions, "train", {**PRESETS[preset], **chosen})
+    in_file, by_user = _of_file("train", file.train), _of_user(TrainOptions, "train", given)
+    preset = {**in_file.values, **by_user.values}.get("preset", "fast")
+    changed = next((values for name, values in PRESETS.items() if name == preset), {})
+    return _resolved(TrainOptions, _of_file("train", changed), in_file, by_user)
 
 
-def predict_options(file: ConfigFile, flags: Mapping[str, Any]) -> PredictOptions:
-    """Resolves flags, file and defaults.
+def check_resumed(given: Given, others: Iterable[str] = ()) -> None:
+    """Checks that a training that goes on is given nothing that would change it.
+
+    Args:
+        given: Options.
+        others: What else was given and does not go together with it.
+
+    Raises:
+        ConfigError: Something is to be left out.
+    """
+    from dmmn_qp.training.state import CHANGEABLE
+
+    place = _of_user(TrainOptions, "train", given)
+    unwanted = [*(place.name((name,)) for name in place.values if name not in CHANGEABLE), *others]
+    if unwanted:
+        resume = "resume=True" if isinstance(given, Arguments) else "--resume"
+        raise ConfigError(f"{resume} goes on as the training began; leave out {', '.join(unwanted)}")
+
+
+def predict_options(file: ConfigFile, given: Given) -> PredictOptions:
+    """Resolves what was given, file and defaults.
 
     Raises:
         ConfigError: An option is unknown or out of range.
     """
-    return _build(PredictOptions, "predict", {**file.predict, **_given(flags)})
+    return _resolved(PredictOptions, _of_file("predict", file.predict), _of_user(PredictOptions, "predict", given))
 
 
-def polygon_options(flags: Mapping[str, Any]) -> PolygonOptions:
-    """Resolves flags and defaults of what makes polygons.
+def polygon_options(given: Arguments) -> PolygonOptions:
+    """Resolves arguments and defaults of what makes polygons.
 
     Raises:
         ConfigError: An option is unknown or out of range.
     """
-    return _build(PolygonOptions, "predict", _given(flags))
+    return _resolved(PolygonOptions, _of_user(PolygonOptions, "predict", given))
 
 
-def _build(model: type[Options], section: str, values: Mapping[str, Any]) -> Options:
-    unknown = next((key for key in values if key not in model.model_fields), None)
-    if unknown is not None:
-        near = difflib.get_close_matches(unknown, model.model_fields, n=1)
-        hint = f"did you mean {near[0]}?" if near else f"it has {', '.join(model.model_fields)}"
-        raise ConfigError(f"{section}.{unknown} is no option; {hint}")
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """A place where options are given, and how it calls them.
+
+    Attributes:
+        values: The options that are given there, by field.
+        kind: What an option is called there in general.
+        way_out: Where its options are explained.
+        prefix: What stands before a field's name there.
+        options: Field -> option of the command line, where that is the place.
+        taken: The options that may be given there; None for all.
+    """
+
+    values: Mapping[str, Any]
+    kind: str
+    way_out: str
+    prefix: str = ""
+    options: Mapping[str, str] | None = None
+    taken: Sequence[str] | None = None
+
+    def name(self, location: Location) -> str:
+        """Calls the value at a location as it is called there."""
+        option = (self.options or {}).get(str(location[0]))
+        return option or self.prefix + dotted(location)
+
+
+def _of_file(section: Section, values: Mapping[str, Any]) -> _Place:
+    return _Place(values, "option", "mend it in the configuration file", f"{section}.")
+
+
+def _of_user(model: type[FileModel], section: Section, given: Given) -> _Place:
+    if isinstance(given, Arguments):
+        way_out = f"see help(dmmn_qp.{given.function})"
+        return _Place(given.values, f"argument of {given.function}", way_out, taken=given.taken)
+    options = {name: option for name in model.model_fields if (option := option_of(model, name)) is not None}
+    values = {name: value for name, value in given.items() if value is not None}
+    return _Place(values, "option", f"see dmmn-qp {section} --help", f"{section}.", options)
+
+
+def _resolved(model: type[Options], *places: _Place) -> Options:
+    """Options out of several places, of which the last wins."""
+    for place in places:
+        known = place.taken or tuple(model.model_fields)
+        for name in place.values:
+            if name not in known:
+                raise ConfigError(f"{place.name((name,))} is no {place.kind}; {_near(name, known)}")
     try:
-        return model.model_validate(values)
+        return model.model_validate({name: value for place in places for name, value in place.values.items()})
     except ValidationError as error:
-        raise ConfigError(f"{section}.{explain(error)}; see dmmn-qp {section} --help") from error
+        location = error.errors()[0]["loc"]
+        place = next((p for p in reversed(places) if location and location[0] in p.values), places[-1])
+        raise ConfigError(f"{explain(error, place.name)}; {place.way_out}") from error
 
 
 def _is_deeper(tables: object, levels: int) -> bool:
@@ -142,5 +227,6 @@ def _is_deeper(tables: object, levels: int) -> bool:
     return bool(here)
 
 
-def _given(flags: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in flags.items() if value is not None}
+def _near(name: str, known: Sequence[str]) -> str:
+    near = difflib.get_close_matches(name, known, n=1)
+    return f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}"

@@ -13,19 +13,20 @@ from dmmn_qp.cli.help import Command
 from dmmn_qp.cli.options import DATASET, PREDICTIONS, DatasetOption, OverwriteOption
 from dmmn_qp.console import Reporter
 from dmmn_qp.errors import ConfigError
-from dmmn_qp.files import write_json
+from dmmn_qp.files import check_free, write_json
 
 
 @app.command("evaluate", cls=Command)
 def evaluate_command(
-    predictions: Annotated[Path, typer.Option(help="Folder made by predict.")] = PREDICTIONS,
+    predictions: Annotated[Path, typer.Option(help="Folder made by predict.", metavar="FOLDER")] = PREDICTIONS,
     dataset: DatasetOption = DATASET,
-    split: Annotated[Split, typer.Option(help="Which slides.")] = "test",
+    split: Annotated[Split, typer.Option(help="Which slides.", metavar="train|val|test")] = "test",
     truth: Annotated[
         Path | None,
         typer.Option(
             help="Folder of <slide>.png full label maps, to compare with as well; classes.csv (value,class) in it "
             "names their values, else they are numbered like the dataset's classes.",
+            metavar="FOLDER",
             show_default=False,
         ),
     ] = None,
@@ -51,8 +52,10 @@ def evaluate_command(
     mixed_models: Annotated[
         bool, typer.Option("--mixed-models", help="Take together slides that different models predicted.")
     ] = False,
-    json_file: Annotated[Path | None, typer.Option("--json", help="File for the figures.")] = None,
-    out: Annotated[Path | None, typer.Option(help="Folder for evaluation.json.", show_default=False)] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="File for the figures.", metavar="FILE")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for evaluation.json.", metavar="FOLDER", show_default=False)
+    ] = None,
     overwrite: OverwriteOption = False,
 ) -> None:
     """Compares predictions with the annotations of held-back slides.
@@ -61,17 +64,22 @@ def evaluate_command(
     confirmed have tables of their own.
     """
     from dmmn_qp.evaluating.options import EvaluationRules
-    from dmmn_qp.evaluating.stage import EVALUATION, evaluate
-    from dmmn_qp.files import check_free
+    from dmmn_qp.evaluating.stage import evaluate
 
-    reporter = Reporter()
+    files = _files_to_write(json_file, out, overwrite=overwrite)
+    reporter, rules = Reporter(), EvaluationRules(class_maps or (), exclude or (), skip_unpredicted, mixed_models)
+    figures = evaluate(predictions, dataset, split, truth, reporter, rules)
+    for path in files:
+        write_json(path, figures)
+        reporter.say(f"Wrote {path}")
+
+
+def _files_to_write(json_file: Path | None, out: Path | None, *, overwrite: bool) -> list[Path]:
+    """Checks where the figures go, at once and not after the work; returns the files."""
+    from dmmn_qp.evaluating.stage import EVALUATION
+
     if out is not None:
         check_free(out, overwrite=overwrite, marker=EVALUATION)
     if json_file is not None and json_file.is_dir():
-        raise ConfigError(f'--json "{json_file}" is a folder; name a file, such as {json_file}/evaluation.json')
-    rules = EvaluationRules(class_maps or (), exclude or (), skip_unpredicted, mixed_models)
-    figures = evaluate(predictions, dataset, split, truth, reporter, rules)
-    for path in (json_file, out and out / EVALUATION):
-        if path is not None:
-            write_json(path, figures)
-            reporter.say(f"Wrote {path}")
+        raise ConfigError(f'--json "{json_file}" is a folder; name a file, such as {json_file}/{EVALUATION}')
+    return [path for path in (json_file, out and out / EVALUATION) if path is not None]

@@ -1,58 +1,125 @@
-"""Help that is readable in 80 columns: no name is ever cut, and what matters stands first."""
+"""Commands whose help is readable in 80 columns, and whose paths are those that the user meant."""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable, Mapping
+from pathlib import Path
 from textwrap import wrap
 from typing import Any
 
 from rich.console import Console
 from rich.text import Text
-from typer.core import TyperArgument, TyperCommand, TyperOption
+from typer.core import TyperArgument, TyperCommand, TyperGroup, TyperOption
 
-_LEFT = 30
-_FIRST = "Options"
+from dmmn_qp.files.paths import user_path
+
+Entry = tuple[str, str]
+"""What is typed, and what it does."""
+
+MAIN_PANEL = "Options"
+
+COMMON_PANEL = "This run"
+"""Heading of what is about files and runs rather than about the work."""
+
+_FEW = 12
+"""So many options need no headings."""
+
+_WIDEST, _WIDEST_LEFT, _NARROWEST_RIGHT = 100, 32, 20
 
 
 class Command(TyperCommand):
-    """A command whose help lists each option with its value, and under it, or beside it, what it does."""
+    """A command whose help lists each option with its value, and under it, or beside it, what it does.
+
+    Names are never cut, and what matters stands first. In paths ``~`` is home, wherever the shell left it.
+    """
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Reads what was typed."""
+        rest = super().parse_args(ctx, args)
+        ctx.params.update({name: user_path(value) for name, value in ctx.params.items() if isinstance(value, Path)})
+        return rest
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
         """Writes the help to standard output."""
         del formatter
-        console = Console(file=sys.stdout, highlight=False, soft_wrap=True)
-        width = min(console.width, 100)
-        console.print(Text.assemble(("Usage: ", "bold"), " ".join((ctx.command_path, *self.collect_usage_pieces(ctx)))))
-        for paragraph in (self.help or "").split("\n\n"):
-            console.print()
-            console.print("\n".join(wrap(" ".join(paragraph.split()), width)), markup=False)
-        groups: dict[str, list[tuple[str, str]]] = {}
+        panels: dict[str, list[Entry]] = {"Arguments": [], MAIN_PANEL: [], COMMON_PANEL: []}
+        options = [param for param in self.get_params(ctx) if isinstance(param, TyperOption) and not param.hidden]
         for param in self.get_params(ctx):
             if isinstance(param, TyperArgument):
-                groups.setdefault("Arguments", []).append((param.display_name_raw, _help_of(param)))
-            elif isinstance(param, TyperOption) and not param.hidden:
-                groups.setdefault(param.rich_help_panel or _FIRST, []).append((_left_of(param, ctx), _help_of(param)))
-        for name, entries in groups.items():
-            console.print()
-            console.print(Text(name, "bold"))
-            for left, text in entries:
-                _print_entry(console, left, text, width)
+                panels["Arguments"].append((_argument_name(param), _help_of(param)))
+        for option in options:
+            usual = MAIN_PANEL if option.name != "help" or len(options) <= _FEW else COMMON_PANEL
+            panel = usual if len(options) <= _FEW else option.rich_help_panel or usual
+            panels.setdefault(panel, []).append((_option_name(option, ctx), _help_of(option)))
+        _print_help(self.get_usage(ctx), self.help, panels)
+
+    def get_usage(self, ctx: Any) -> str:
+        """Returns ``Usage: dmmn-qp push [PREDICTIONS] [OPTIONS]``."""
+        arguments = [param for param in self.get_params(ctx) if isinstance(param, TyperArgument)]
+        names = [_argument_name(param) if param.required else f"[{_argument_name(param)}]" for param in arguments]
+        return " ".join(("Usage:", ctx.command_path, *names, "[OPTIONS]"))
+
+
+class Group(TyperGroup):
+    """A group of commands whose help lists them, and its few options."""
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """Writes the help to standard output."""
+        del formatter
+        commands = [(name, command.help or "") for name, command in self.commands.items() if not command.hidden]
+        options = [param for param in self.get_params(ctx) if isinstance(param, TyperOption) and not param.hidden]
+        panels = {
+            "Commands": [(name, text.split("\n\n")[0]) for name, text in commands],
+            MAIN_PANEL: [(_option_name(option, ctx), _help_of(option)) for option in options],
+        }
+        _print_help(self.get_usage(ctx), self.help, panels, self.epilog)
+
+    def get_usage(self, ctx: Any) -> str:
+        """Returns ``Usage: dmmn-qp COMMAND [OPTIONS]``."""
+        return f"Usage: {ctx.command_path} COMMAND [OPTIONS]"
+
+
+def _print_help(usage: str, text: str | None, panels: Mapping[str, Iterable[Entry]], epilog: str | None = None) -> None:
+    console = Console(file=sys.stdout, highlight=False, soft_wrap=True)
+    width = min(console.width, _WIDEST)
+    console.print(Text(usage, "bold"))
+    _print_paragraphs(console, text, width)
+    column = 2 + max((len(left) + 2 for entries in panels.values() for left, _ in entries), default=0)
+    for name, entries in panels.items():
+        for number, (left, right) in enumerate(entries):
+            if number == 0:
+                console.print()
+                console.print(Text(name, "bold"))
+            _print_entry(console, left, right, min(column, _WIDEST_LEFT), width)
+    _print_paragraphs(console, epilog, width)
+    console.print()
+
+
+def _print_paragraphs(console: Console, text: str | None, width: int) -> None:
+    for paragraph in text.split("\n\n") if text else ():
         console.print()
+        console.print("\n".join(wrap(" ".join(paragraph.split()), width)), markup=False)
 
 
-def _print_entry(console: Console, left: str, text: str, width: int) -> None:
-    beside = len(left) + 2 <= _LEFT
-    lines = wrap(text, width - _LEFT - 2, break_on_hyphens=False) or [""]
+def _print_entry(console: Console, left: str, right: str, column: int, width: int) -> None:
+    """Prints what is typed, and from a column on what it does: beside it where there is room, else under it."""
+    lines = wrap(right, max(width - column, _NARROWEST_RIGHT), break_on_hyphens=False) or [""]
     names = Text(f"  {left}", "cyan")
-    if beside:
-        names.append(" " * (_LEFT - len(left)) + lines.pop(0), "default")
+    if len(left) + 4 <= column:
+        names.append(" " * (column - 2 - len(left)) + lines.pop(0), "default")
     console.print(names)
     for line in lines:
-        console.print(" " * (_LEFT + 2) + line, markup=False)
+        console.print(" " * column + line, markup=False)
 
 
-def _left_of(param: TyperOption, ctx: Any) -> str:
-    """``--name VALUE``, or ``--switch / --no-switch``."""
+def _argument_name(param: TyperArgument) -> str:
+    """Returns ``SLIDE ...`` where there may be several."""
+    return (param.metavar or param.name or "").upper() + ("" if param.nargs == 1 else " ...")
+
+
+def _option_name(param: TyperOption, ctx: Any) -> str:
+    """Returns ``--name VALUE``, or ``--switch / --no-switch``."""
     names = ", ".join(param.opts) + (f" / {', '.join(param.secondary_opts)}" if param.secondary_opts else "")
     if param.is_flag:
         return names
@@ -60,7 +127,7 @@ def _left_of(param: TyperOption, ctx: Any) -> str:
 
 
 def _help_of(param: TyperOption | TyperArgument) -> str:
-    """What it does, its choices where they are not spelled out, and its default."""
+    """Says what it does, and its default."""
     text = " ".join((param.help or "").split())
     if isinstance(param.show_default, str):
         text += f" [default: {param.show_default}]"

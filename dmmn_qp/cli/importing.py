@@ -9,7 +9,7 @@ import typer
 
 from dmmn_qp.cli.app import app
 from dmmn_qp.cli.config import import_options, load_config
-from dmmn_qp.cli.help import Command
+from dmmn_qp.cli.help import COMMON_PANEL, Command
 from dmmn_qp.cli.model_options import Given, with_options
 from dmmn_qp.cli.options import (
     DATASET,
@@ -33,32 +33,31 @@ def import_command(
         ),
     ],
     annotations: Annotated[
-        Path | None, typer.Option(help="Folder of <slide>.geojson files, for slides without a project.")
+        Path | None,
+        typer.Option(help="Folder of <slide>.geojson files, for slides without a project.", metavar="FOLDER"),
     ] = None,
-    out: Annotated[Path, typer.Option(help="Dataset folder to write.")] = DATASET,
+    out: Annotated[Path, typer.Option(help="Dataset folder to write.", metavar="FOLDER")] = DATASET,
     slides_root: SlidesRootOption = None,
     *,
     given: Given,
     config: ConfigOption = None,
     overwrite: OverwriteOption = False,
     check: Annotated[
-        bool, typer.Option("--check", help="Write nothing; say what should be mended, and exit with 1 on an error.")
+        bool,
+        typer.Option(
+            "--check",
+            help="Write nothing; say what should be mended, and exit with 1 on an error.",
+            rich_help_panel=COMMON_PANEL,
+        ),
     ] = False,
 ) -> None:
     """Reads annotations and makes a dataset of masks and patches."""
     from dmmn_qp.importing.stage import import_annotations
 
-    options = import_options(load_config(config), given)
-    reporter = Reporter()
+    options, reporter = import_options(load_config(config), given), Reporter()
+    roots = parsed_slides_roots(slides_root)
     findings = import_annotations(
-        source,
-        out,
-        options,
-        reporter,
-        annotations=annotations,
-        slides_roots=parsed_slides_roots(slides_root),
-        overwrite=overwrite,
-        check=check,
+        source, out, options, reporter, annotations=annotations, slides_roots=roots, overwrite=overwrite, check=check
     )
     if check:
         raise typer.Exit(int(any(finding.severity == "error" for finding in findings)))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from functools import wraps
+from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -35,8 +36,8 @@ def with_options(model: type[FileModel]) -> Callable[[Callable[..., None]], Call
 
         @wraps(command)
         def with_given(**values: Any) -> None:
-            given = {name: _value(values.pop(name), flag) for name, (_, flag) in flags.items()}
-            command(**values, given={name: value for name, value in given.items() if value is not None})
+            given = {name: values.pop(name) for name in flags}
+            command(**values, given={name: value for name, value in given.items() if value not in (None, [])})
 
         parameters: list[inspect.Parameter] = []
         for parameter in inspect.signature(command).parameters.values():
@@ -53,19 +54,25 @@ def with_options(model: type[FileModel]) -> Callable[[Callable[..., None]], Call
 
 
 def flag_of(field: FieldInfo) -> Flag | None:
-    """How a field is told; None for one that is no option of the command line."""
+    """Returns how a field is explained; None for one that is no option of the command line."""
     return next((item for item in field.metadata if isinstance(item, Flag)), None)
 
 
+def option_of(model: type[FileModel], name: str) -> str | None:
+    """Returns the option that gives a field; None for a field without one."""
+    flag = flag_of(model.model_fields[name])
+    return None if flag is None else option_names(name, model.model_fields[name], flag)[0]
+
+
 def option_names(name: str, field: FieldInfo, flag: Flag) -> tuple[str, ...]:
-    """``--the-option``, and of a switch its opposite too."""
+    """Returns ``--the-option``, and of a switch its opposite too."""
     dashed = name.replace("_", "-")
     switch = _plain_type(field.annotation) is bool
     return tuple((flag.name or (f"--{dashed}/--no-{dashed}" if switch else f"--{dashed}")).split("/"))
 
 
 def default_text(field: FieldInfo, flag: Flag) -> str | None:
-    """What the help says of the default; None where there is nothing to say."""
+    """Says what the default is; None where there is nothing to say."""
     if flag.default is not None:
         return flag.default
     default = field.default
@@ -81,14 +88,15 @@ def _parameter(name: str, field: FieldInfo, flag: Flag) -> inspect.Parameter:
     choices = get_args(kind) if get_origin(kind) is Literal else ()
     spelled = "|".join(map(str, choices))
     default = default_text(field, flag)
-    told = len(spelled) <= _SHORT_CHOICES or all(choice in flag.help for choice in choices)
+    spelled_out = len(spelled) <= _SHORT_CHOICES or all(choice in flag.help for choice in choices)
     option = typer.Option(
         "/".join(option_names(name, field, flag)),
-        help=flag.help if told else f"{flag.help} One of {', '.join(choices)}.",
+        help=flag.help if spelled_out else f"{flag.help} One of {', '.join(choices)}.",
         rich_help_panel=flag.panel,
         metavar=flag.metavar or ((spelled if len(spelled) <= _SHORT_CHOICES else "CHOICE") if choices else None),
         show_default=default if default is not None else False,
         envvar=flag.envvar,
+        autocompletion=(lambda incomplete: [c for c in choices if c.startswith(incomplete)]) if choices else None,
     )
     return inspect.Parameter(
         name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[_given_as(kind) | None, option]
@@ -96,22 +104,14 @@ def _parameter(name: str, field: FieldInfo, flag: Flag) -> inspect.Parameter:
 
 
 def _given_as(kind: Any) -> Any:
-    """The type that the command line reads: texts for what is separated by commas, lists for what is repeated."""
-    if get_origin(kind) is not tuple:
+    """Returns the type that the command line reads: mostly texts, because the model says what is wrong with a value."""
+    if kind in (bool, Path):
         return kind
-    return list[str] if get_args(kind) == (str, ...) else str
+    return list[str] if kind == tuple[str, ...] else str
 
 
 def _plain_type(annotation: Any) -> Any:
-    """A type without its None."""
+    """Returns a type without its None and what is said beside it."""
     if get_origin(annotation) in (Union, UnionType):
-        (kind,) = (arg for arg in get_args(annotation) if arg is not NoneType)
-        return kind
-    return annotation
-
-
-def _value(given: Any, flag: Flag) -> Any:
-    """What was given, as the model takes it; None for nothing."""
-    if given is None or given == []:
-        return None
-    return flag.parse(given) if flag.parse is not None else given
+        (annotation,) = (arg for arg in get_args(annotation) if arg is not NoneType)
+    return get_args(annotation)[0] if get_origin(annotation) is Annotated else annotation

@@ -4,26 +4,32 @@ from __future__ import annotations
 
 import json
 import shlex
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from dmmn_qp.choices import ExportFormat
 from dmmn_qp.cli.app import app
-from dmmn_qp.cli.help import Command
+from dmmn_qp.cli.help import Command, Group
 from dmmn_qp.cli.options import MODELS, OverwriteOption, shown_option
 from dmmn_qp.console import Reporter
 
-MIB = 2**20
+if TYPE_CHECKING:
+    from dmmn_qp.folders.model import ModelCard
+    from dmmn_qp.networks.describe import Description
+
+_MIB = 2**20
 
 
 @app.command("architectures", cls=Command)
 def architectures_command(
-    classes: Annotated[int, typer.Option(help="Number of outputs; the paper counts 7.", min=1)] = 7,
+    classes: Annotated[int, typer.Option(help="Number of outputs; the paper counts 7.", metavar="N", min=1)] = 7,
     width: Annotated[
-        int | None, typer.Option(help="Base width f; default the paper's of each.", min=1, max=512, show_default=False)
+        int | None,
+        typer.Option(help="Base width f.", metavar="N", min=1, max=512, show_default="the paper's of each"),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
@@ -34,7 +40,11 @@ def architectures_command(
     described = [describe(name, classes=classes, width=width) for name in ARCHITECTURES]
     if as_json:
         typer.echo(json.dumps([asdict(d) for d in described], indent=2))
-        return
+    else:
+        _print_architectures(described, classes)
+
+
+def _print_architectures(described: Sequence[Description], classes: int) -> None:
     reporter = Reporter()
     reporter.table(
         (
@@ -55,8 +65,8 @@ def architectures_command(
                 f"{d.gflop_per_target:.2f}",
                 f"{d.context_um:g}",
                 f"{d.field_um:g}",
-                f"{d.activation_bytes / MIB:.0f}",
-                f"{(d.parameter_bytes + d.gradient_bytes + d.optimizer_bytes['adamw']) / MIB:.0f}",
+                f"{d.activation_bytes / _MIB:.0f}",
+                f"{(d.parameter_bytes + d.gradient_bytes + d.optimizer_bytes['adamw']) / _MIB:.0f}",
             )
             for d in described
         ],
@@ -69,7 +79,12 @@ def architectures_command(
     )
 
 
-models_app = typer.Typer(no_args_is_help=True, help="Looks at models, takes over the authors', and exports them.")
+models_app = typer.Typer(
+    cls=Group,
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    help="Looks at models, takes over the authors', and exports them.",
+)
 app.add_typer(models_app, name="models")
 
 ModelArgument = Annotated[Path, typer.Argument(help="Model folder.", show_default=False)]
@@ -100,14 +115,17 @@ def import_official_command(
         Path, typer.Argument(help="Checkpoint of the authors' program, such as DMMN-breast.pkl.", show_default=False)
     ],
     preset: Annotated[
-        str, typer.Option(help="Which model it is: msk-breast, msk-ovary or msk-osteosarcoma.", show_default=False)
+        str,
+        typer.Option(
+            help="Which model it is: msk-breast, msk-ovary or msk-osteosarcoma.", metavar="NAME", show_default=False
+        ),
     ],
     out: Annotated[
-        Path | None, typer.Option(help="Model folder to write; default models/<preset>.", show_default=False)
+        Path | None, typer.Option(help="Model folder to write.", metavar="FOLDER", show_default="models/<preset>")
     ] = None,
     classes: Annotated[
         str | None,
-        typer.Option(help="Names A,B,... of the outputs from 1 on; default the preset's.", show_default=False),
+        typer.Option(help="Names of the outputs from 1 on.", metavar="A,B,...", show_default="the preset's"),
     ] = None,
     overwrite: OverwriteOption = False,
 ) -> None:
@@ -126,7 +144,7 @@ def import_official_command(
 @models_app.command("shrink", cls=Command)
 def shrink_model_command(
     model: ModelArgument,
-    out: Annotated[Path, typer.Option(help="Model folder to write.", show_default=False)],
+    out: Annotated[Path, typer.Option(help="Model folder to write.", metavar="FOLDER", show_default=False)],
     overwrite: OverwriteOption = False,
 ) -> None:
     """Copies a model with its weights in half precision: half the size, to be passed on."""
@@ -139,9 +157,11 @@ def shrink_model_command(
 @models_app.command("export", cls=Command)
 def export_model_command(
     model: ModelArgument,
-    file_format: Annotated[ExportFormat, typer.Option("--format", help="Kind of file.")] = "onnx",
+    file_format: Annotated[
+        ExportFormat, typer.Option("--format", help="Kind of file.", metavar="onnx|torchscript")
+    ] = "onnx",
     out: Annotated[
-        Path | None, typer.Option(help="File to write; default beside the model folder.", show_default=False)
+        Path | None, typer.Option(help="File to write.", metavar="FILE", show_default="beside the model folder")
     ] = None,
     overwrite: OverwriteOption = False,
 ) -> None:
@@ -150,9 +170,11 @@ def export_model_command(
     from dmmn_qp.models.export import export_model
 
     path = export_model(model, file_format, out, overwrite=overwrite)
-    card = load_card(model)
+    _say_exported(Reporter(), path, load_card(model))
+
+
+def _say_exported(reporter: Reporter, path: Path, card: ModelCard) -> None:
     side_px, mpp = card.patch_spec.field_px, card.patch_spec.mpps[0]
-    reporter = Reporter()
     reporter.say(
         f"Wrote {path}: RGB 0 .. 255 (batch, 3, {side_px}, {side_px}) float32 at {mpp:g} um/px -> "
         f"logits (batch, {len(card.class_map)}, {card.patch_spec.size_px}, {card.patch_spec.size_px}) of its middle"

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from dmmn_qp.cli.help import COMMON_PANEL
 from dmmn_qp.qupath.notes import QUPATH_DIR_VARIABLE
 
 if TYPE_CHECKING:
@@ -20,10 +21,18 @@ MODELS = Path("models")
 PREDICTIONS = Path("predictions")
 
 ConfigOption = Annotated[
-    Path | None, typer.Option("--config", help="TOML file with the sections import, train, predict.")
+    Path | None,
+    typer.Option(
+        "--config",
+        help="TOML file with the sections import, train, predict; it knows more options than are listed here.",
+        metavar="FILE",
+        rich_help_panel=COMMON_PANEL,
+    ),
 ]
 
-OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace an earlier output.")]
+OverwriteOption = Annotated[
+    bool, typer.Option("--overwrite", help="Replace an earlier output.", rich_help_panel=COMMON_PANEL)
+]
 
 SlidesRootOption = Annotated[
     list[str] | None,
@@ -31,24 +40,33 @@ SlidesRootOption = Annotated[
         "--slides-root",
         help="Folder to search for moved slides, or OLD=NEW where a folder was renamed; repeatable.",
         metavar="FOLDER",
+        rich_help_panel=COMMON_PANEL,
     ),
 ]
 
-DatasetOption = Annotated[Path, typer.Option("--dataset", help="Dataset folder made by import.")]
+DatasetOption = Annotated[Path, typer.Option("--dataset", help="Dataset folder made by import.", metavar="FOLDER")]
+
+PredictionsArgument = Annotated[Path, typer.Argument(help="Folder made by predict.")]
 
 QupathDirOption = Annotated[
     Path | None,
-    typer.Option(help="Folder of QuPath, for writing through it.", envvar=QUPATH_DIR_VARIABLE, show_default=False),
+    typer.Option(
+        help="Folder of QuPath, for writing through it.",
+        metavar="FOLDER",
+        envvar=QUPATH_DIR_VARIABLE,
+        show_default=False,
+        rich_help_panel=COMMON_PANEL,
+    ),
 ]
 
 
 def parsed_slides_roots(texts: list[str] | None) -> tuple[SlidesRoot, ...]:
-    """What ``--slides-root`` says."""
+    """Reads each ``--slides-root``."""
     from dmmn_qp.slides.finding import parse_slides_root
 
     return tuple(parse_slides_root(text) for text in texts or ())
 
 
 def shown_option(option: str, value: Path | None, default: Path | None) -> str:
-    """`` --option value`` where the value is not the default, for a command shown to the user."""
+    """Returns `` --option value`` where the value is not the default, for a command shown to the user."""
     return "" if value == default else f" {option} {shlex.quote(str(value))}"

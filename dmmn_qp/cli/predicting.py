@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from dmmn_qp.cli.app import app
 from dmmn_qp.cli.config import load_config, predict_options
-from dmmn_qp.cli.help import Command
+from dmmn_qp.cli.help import COMMON_PANEL, Command
 from dmmn_qp.cli.model_options import Given, with_options
 from dmmn_qp.cli.options import (
     DATASET,
@@ -26,6 +27,10 @@ from dmmn_qp.console import Reporter
 from dmmn_qp.errors import PartlyPredictedError
 from dmmn_qp.predicting.options import PredictOptions
 
+if TYPE_CHECKING:
+    from dmmn_qp.predicting.inputs import SlideToPredict
+    from dmmn_qp.slides.finding import SlidesRoot
+
 
 @app.command("predict", cls=Command)
 @with_options(PredictOptions)
@@ -34,28 +39,35 @@ def predict_command(
         list[str] | None,
         typer.Argument(
             help="Slide files, folders of them, patterns such as 'scans/**/*.svs', tables slide,mpp,roi (.csv), "
-            "projects (.qpproj), or slides of the dataset by name; default all of the dataset.",
-            show_default=False,
+            "projects (.qpproj), or slides of the dataset by name.",
+            metavar="SLIDE",
+            show_default="all of the dataset",
         ),
     ] = None,
     model: Annotated[
-        Path | None, typer.Option(help="Model folder; default the newest in models/.", show_default=False)
+        Path | None, typer.Option(help="Model folder.", metavar="FOLDER", show_default="the newest in models/")
     ] = None,
     dataset: DatasetOption = DATASET,
-    out: Annotated[Path, typer.Option(help="Folder to write into.")] = PREDICTIONS,
+    out: Annotated[Path, typer.Option(help="Folder to write into.", metavar="FOLDER")] = PREDICTIONS,
     recursive: Annotated[
-        bool, typer.Option("--recursive", help="Search the folders in the folders of slides too.")
+        bool, typer.Option("--recursive", help="Search the folders in folders of slides too.")
     ] = False,
     roi: Annotated[
         Path | None,
-        typer.Option(help="GeoJSON of the areas to predict, or a folder of <slide>.geojson for several slides."),
+        typer.Option(
+            help="GeoJSON of the areas to predict, or a folder of <slide>.geojson for several slides.", metavar="FILE"
+        ),
     ] = None,
     *,
     given: Given,
     slides_root: SlidesRootOption = None,
     into: Annotated[
         Path | None,
-        typer.Option(help="QuPath project to write the polygons into as well, as push does.", show_default=False),
+        typer.Option(
+            help="QuPath project to write the polygons into as well, as push does.",
+            metavar="PROJECT",
+            show_default=False,
+        ),
     ] = None,
     qupath_dir: QupathDirOption = None,
     config: ConfigOption = None,
@@ -64,6 +76,7 @@ def predict_command(
         typer.Option(
             "--resume",
             help="Go on with an interrupted prediction or fail; without it, one made with other options begins again.",
+            rich_help_panel=COMMON_PANEL,
         ),
     ] = False,
     overwrite: OverwriteOption = False,
@@ -75,29 +88,53 @@ def predict_command(
     """
     from dmmn_qp.folders.model import newest_model
     from dmmn_qp.predicting.inputs import slides_to_predict
-    from dmmn_qp.predicting.request import input_of
     from dmmn_qp.predicting.stage import predict
-    from dmmn_qp.pushing.stage import check_push, push
 
-    options = predict_options(load_config(config), given)
-    reporter = Reporter()
+    options, reporter = predict_options(load_config(config), given), Reporter()
     roots = parsed_slides_roots(slides_root)
     chosen = slides_to_predict(slides or [], dataset, roots, recursive=recursive, roi=roi)
-    if into is not None:  # now, and not after hours
-        check_push(into, {s.slide_id: input_of(s) for s in chosen if s.problem is None}, roots, qupath_dir)
+    hand_on = _way_on(reporter) if into is None else _into_project(into, chosen, out, reporter, roots, qupath_dir)
     model = model or newest_model(MODELS)
-    failed: PartlyPredictedError | None = None
     try:
-        written = predict(model, chosen, out, options, reporter, overwrite=overwrite, resume=resume)
+        hand_on(predict(model, chosen, out, options, reporter, overwrite=overwrite, resume=resume))
     except PartlyPredictedError as error:
-        written, failed = error.written, error
-    if into is not None and written:
-        push(out, into, reporter, slides=[*written], slides_roots=roots, qupath_dir=qupath_dir)
-    if failed is not None:
-        raise failed
-    if into is not None:
-        return
-    reporter.say(
-        f"To review in QuPath: open the slide and drag {next(iter(written.values()))} onto it, "
-        "or for the whole project: dmmn-qp scripts install project.qpproj"
-    )
+        hand_on(error.written)
+        raise
+
+
+HandOn = Callable[[Mapping[str, Path]], None]
+"""Takes the polygons of predicted slides, by slide; there may be none."""
+
+
+def _way_on(reporter: Reporter) -> HandOn:
+    """Says how predictions get into QuPath."""
+
+    def say(written: Mapping[str, Path]) -> None:
+        for polygons in [*written.values()][:1]:
+            reporter.say(
+                f"To review in QuPath: open the slide and drag {polygons} onto it, "
+                "or for the whole project: dmmn-qp scripts install project.qpproj"
+            )
+
+    return say
+
+
+def _into_project(
+    project: Path,
+    chosen: Sequence[SlideToPredict],
+    out: Path,
+    reporter: Reporter,
+    roots: Sequence[SlidesRoot],
+    qupath_dir: Path | None,
+) -> HandOn:
+    """Pushes predictions into a project; that this is possible is checked at once, and not after hours."""
+    from dmmn_qp.predicting.request import input_of
+    from dmmn_qp.pushing.stage import check_push, push
+
+    check_push(project, {s.slide_id: input_of(s) for s in chosen if s.problem is None}, roots, qupath_dir)
+
+    def push_all(written: Mapping[str, Path]) -> None:
+        if written:
+            push(out, project, reporter, slides=[*written], slides_roots=roots, qupath_dir=qupath_dir)
+
+    return push_all

@@ -20,12 +20,12 @@ _ROWS_AT_ONCE = 512  # a row of tiles of a predicted raster
 
 
 def labelled_pixels(counts: PairCounts) -> int:
-    """How many pixels have a true label."""
+    """Counts the pixels that have a true label."""
     return int(counts[UNLABELLED + 1 :].sum())
 
 
 def count_pairs(predicted: PredictedLabels, truth: Truth, slide_id: str) -> dict[Origin, PairCounts]:
-    """Counts the pixels of a slide by true and predicted value, of each origin; all are drawn where none is told.
+    """Counts the pixels of a slide by true and predicted value, of each origin; all are drawn where no raster says it.
 
     Raises:
         DatasetError: A raster is damaged, of another shape, or holds values that are no classes.
@@ -43,14 +43,16 @@ def count_pairs(predicted: PredictedLabels, truth: Truth, slide_id: str) -> dict
             with LabelRaster(origin_path) as origins:
                 _check_shape(origins, found, slide_id)
                 for strip in strips:
-                    labels, said, values = true.read(strip), found.read(strip), origins.read(strip)
+                    labels, predicted_labels, values = true.read(strip), found.read(strip), origins.read(strip)
                     if not np.isin(values[labels != UNLABELLED], [*ORIGINS.values()]).all():
                         raise DatasetError(
                             f'"{origin_path}" does not say of all labelled pixels whose word they are; import again '
                             "with --overwrite"
                         )
                     for origin, value in ORIGINS.items():
-                        counts[origin] += pair_counts(np.where(values == value, labels, np.uint8(UNLABELLED)), said)
+                        counts[origin] += pair_counts(
+                            np.where(values == value, labels, np.uint8(UNLABELLED)), predicted_labels
+                        )
     _check_values(np.sum([*counts.values()], axis=0), predicted, truth, path)
     return counts
 

@@ -18,7 +18,7 @@ from dmmn_qp.text import printable
 def pairs_of(
     predicted: Mapping[str, PredictedLabels], truths: Sequence[Truth], rules: EvaluationRules
 ) -> list[tuple[str, str]]:
-    """Predicted and true class of each ``--map``.
+    """Reads the predicted and the true class of each ``--map``.
 
     Raises:
         ConfigError: A rule names a class that does not exist, or contradicts another.
@@ -32,11 +32,11 @@ def pairs_of(
     pairs = [_pair(text, found, true) for text in rules.maps]
     for truth in truths:
         given: dict[str, str] = {}
-        for one, other in pairs:
-            if other in truth.classes.values() and given.setdefault(one, other) != other:
+        for name, true_name in pairs:
+            if true_name in truth.classes.values() and given.setdefault(name, true_name) != true_name:
                 raise ConfigError(
-                    f'--map gives the predicted class "{printable(one)}" to "{printable(given[one])}" and to '
-                    f'"{printable(other)}" of {truth.name}; keep one of them'
+                    f'--map gives the predicted class "{printable(name)}" to "{printable(given[name])}" and to '
+                    f'"{printable(true_name)}" of {truth.name}; keep one of them'
                 )
     return pairs
 
@@ -44,16 +44,16 @@ def pairs_of(
 def with_true_names(
     predicted: Mapping[str, PredictedLabels], truth: Truth, pairs: Sequence[tuple[str, str]]
 ) -> dict[str, PredictedLabels]:
-    """The predictions with the names that a truth has for their classes.
+    """Gives predictions the names that a truth has for their classes.
 
     A pair whose true class is another truth's does nothing here: the dataset and maps may name one class in two ways.
     """
-    new = {one: other for one, other in pairs if other in truth.classes.values()}
+    new = {name: true_name for name, true_name in pairs if true_name in truth.classes.values()}
     return {s: replace(p, names=tuple(new.get(name, name) for name in p.names)) for s, p in predicted.items()}
 
 
 def _pair(text: str, predicted: Sequence[str], true: Sequence[str]) -> tuple[str, str]:
-    """``PREDICTED=TRUTH`` in its parts; names may hold the sign themselves."""
+    """Reads ``PREDICTED=TRUTH``; names may hold the sign themselves."""
     pairs = [(text[:i], text[i + 1 :]) for i, sign in enumerate(text) if sign == "="]
     fitting = [pair for pair in pairs if pair[0] in predicted and pair[1] in true]
     if len(fitting) == 1:
@@ -76,7 +76,7 @@ def _check_name(name: str, known: Sequence[str], kind: str, option: str) -> None
 def unmatched_classes(
     truth: Truth, predicted: Mapping[str, PredictedLabels], exclude: Collection[str]
 ) -> dict[str, dict[str, list[str]]]:
-    """Names without a counterpart: under ``truth`` true classes and the slides whose model lacks them, under
+    """Finds names without a counterpart: under ``truth`` true classes and the slides whose model lacks them, under
     ``predicted`` predicted classes that the truth lacks and the slides whose model has them.
     """
     true = dict.fromkeys(truth.classes.values())
@@ -89,13 +89,13 @@ def unmatched_classes(
     return {"truth": {name: slides for name, slides in lacking.items() if slides}, "predicted": beyond}
 
 
-def say_unmatched(
+def warn_of_unmatched(
     unmatched: Mapping[str, Mapping[str, Sequence[str]]],
     truth: Truth,
     predicted: Mapping[str, PredictedLabels],
     warn: Callable[[str], None],
 ) -> None:
-    """Says what has no counterpart: first what differs by a slip, then the rest together."""
+    """Warns of what has no counterpart: first what differs by a slip, then the rest together."""
     for name, slides in unmatched["predicted"].items():
         twin = namesake(name, unmatched["truth"])
         if twin is not None:
@@ -117,7 +117,7 @@ def say_unmatched(
 
 
 def _by_slides(names: Mapping[str, Sequence[str]], others: Iterable[str]) -> dict[tuple[str, ...], str]:
-    """Names that are not slips of others, in one text for all that concern the same slides."""
+    """Joins names that are not slips of others, in one text for all that concern the same slides."""
     grouped: dict[tuple[str, ...], list[str]] = {}
     for name, slides in names.items():
         if namesake(name, others) is None:

@@ -19,16 +19,25 @@ from dmmn_qp.text import printable
 
 @dataclass(frozen=True, slots=True)
 class PredictedLabels:
-    """A predicted slide: its label raster, and the names of labels 1, 2, 3 ... and who tells them."""
+    """A predicted slide.
+
+    Attributes:
+        path: Its label raster.
+        names: Class names of labels 1, 2, 3 ...
+        names_from: What these are from: ``raster``, ``run.json`` or, where neither says them, ``dataset``.
+        record: What ``run.json`` says of its prediction, if anything.
+    """
 
     path: Path
     names: tuple[str, ...]
     names_from: str
-    told: Prediction | None
+    record: Prediction | None
 
 
-def find_prediction(folder: Path, slide_id: str, told: Mapping[str, Prediction], dataset: Dataset) -> PredictedLabels:
-    """The prediction of a slide; its classes are told by the raster itself, else by run.json, else assumed.
+def find_prediction(
+    folder: Path, slide_id: str, recorded: Mapping[str, Prediction], dataset: Dataset
+) -> PredictedLabels:
+    """Finds the prediction of a slide; its classes stand in the raster itself, else in run.json, else are assumed.
 
     Raises:
         DatasetError: It is missing, or the raster tells its classes in a damaged way.
@@ -39,7 +48,7 @@ def find_prediction(folder: Path, slide_id: str, told: Mapping[str, Prediction],
             f'slide "{slide_id}" has no prediction in "{folder}"; run dmmn-qp predict {slide_id} first, or name the '
             "folder with --predictions"
         )
-    prediction = told.get(slide_id)
+    prediction = recorded.get(slide_id)
     in_raster = read_class_names(path)
     in_run = prediction.class_map.names if prediction and prediction.class_map else None
     if in_run is not None and in_raster in (None, names_in_file(in_run)):  # in full, where the raster had to replace
@@ -54,21 +63,21 @@ def find_prediction(folder: Path, slide_id: str, told: Mapping[str, Prediction],
     return PredictedLabels(path, in_raster, "raster", prediction)
 
 
-def say_assumed_classes(
+def warn_of_assumed_classes(
     predicted: Mapping[str, PredictedLabels], dataset: Dataset, warn: Callable[[str], None]
 ) -> None:
     """Warns of predictions whose classes are only assumed."""
-    silent = [slide_id for slide_id, p in predicted.items() if p.names_from == "dataset"]
-    if silent:
+    assumed = [slide_id for slide_id, p in predicted.items() if p.names_from == "dataset"]
+    if assumed:
         warn(
-            f"predictions of {listed(silent)} do not say which classes their numbers are (an earlier version wrote "
+            f"predictions of {listed(assumed)} do not say which classes their numbers are (an earlier version wrote "
             f"them); those of the dataset are assumed: {numbered_classes(dataset.class_map)}. If the model's are "
             "others, all figures are wrong: predict again with --overwrite"
         )
 
 
 def check_inputs(folder: Path, records: Sequence[SlideRecord], warn: Callable[[str], None]) -> None:
-    """Sees to it that the slides are those that were predicted, in the same frame.
+    """Checks that the slides are those that were predicted, in the same frame.
 
     Raises:
         DatasetError: One is another file, or turned or cropped otherwise.
@@ -82,16 +91,16 @@ def check_inputs(folder: Path, records: Sequence[SlideRecord], warn: Callable[[s
                 f'the prediction of "{record.slide_id}" in "{folder}" belongs to another image than the dataset: '
                 f"{reason}; predict again with --overwrite, or import again where the dataset is the older one"
             )
-    silent = [r.slide_id for r in records if r.slide_id not in inputs]
-    if silent:
+    unknown = [r.slide_id for r in records if r.slide_id not in inputs]
+    if unknown:
         warn(
-            f'"{folder / RUN_FILE}" does not tell which files {listed(silent)} were predicted from, so it is not sure '
+            f'"{folder / RUN_FILE}" does not tell which files {listed(unknown)} were predicted from, so it is not sure '
             "that they are those of the dataset"
         )
 
 
 def _not_the_same(record: SlideRecord, known: PredictedInput) -> str | None:
-    """Why an image is not the one that was predicted; None where nothing speaks against it."""
+    """Says why an image is not the one that was predicted; None where nothing speaks against it."""
     if known.fingerprint != record.fingerprint:
         paths = printable(known.path), printable(record.path)
         return f'it was made from "{paths[0]}", and what was imported from "{paths[1]}" has other content'
@@ -108,38 +117,38 @@ def _not_the_same(record: SlideRecord, known: PredictedInput) -> str | None:
 def check_models(
     folder: Path, predicted: Mapping[str, PredictedLabels], rules: EvaluationRules, warn: Callable[[str], None]
 ) -> None:
-    """Sees to it that one model predicted all slides, and says which of them it was trained on.
+    """Checks that one model predicted all slides, and says which of them it was trained on.
 
     Raises:
         DatasetError: Several did, against the rules.
     """
-    told = {slide_id: p.told for slide_id, p in predicted.items() if p.told is not None}
-    silent = [slide_id for slide_id in predicted if slide_id not in told]
-    if silent:
-        warn(f'"{folder / RUN_FILE}" does not tell which model predicted {listed(silent)}')
-    by_weights = all(p.weights for p in told.values())
+    recorded = {slide_id: p.record for slide_id, p in predicted.items() if p.record is not None}
+    unknown = [slide_id for slide_id in predicted if slide_id not in recorded]
+    if unknown:
+        warn(f'"{folder / RUN_FILE}" does not tell which model predicted {listed(unknown)}')
+    by_weights = all(p.weights for p in recorded.values())
     models: dict[str, list[str]] = {}
-    for slide_id, p in told.items():
+    for slide_id, p in recorded.items():
         models.setdefault((by_weights and p.weights) or p.model_run, []).append(slide_id)
     if len(models) > 1:
         kind = "weights" if by_weights else "run"
-        said = "; ".join(
-            f'{listed(slides)} by "{printable(told[slides[0]].model)}" ({kind} {printable(model[:8])})'
+        by_model = "; ".join(
+            f'{listed(slides)} by "{printable(recorded[slides[0]].model)}" ({kind} {printable(model[:8])})'
             for model, slides in models.items()
         )
         if not rules.mixed_models:
             raise DatasetError(
-                f"the slides were predicted by different models: {said}; predict them again with one model and "
+                f"the slides were predicted by different models: {by_model}; predict them again with one model and "
                 "--overwrite, or pass --mixed-models"
             )
-        warn(f"the slides were predicted by different models: {said}")
-    trained = [s for s, p in told.items() if s in _training_slides(folder, p)]
+        warn(f"the slides were predicted by different models: {by_model}")
+    trained = [s for s, p in recorded.items() if s in _training_slides(folder, p)]
     if trained:
         warn(f"the model was trained on slides of these names: {listed(trained)}")
 
 
 def _training_slides(folder: Path, prediction: Prediction) -> Collection[str]:
-    """Names of the slides that a model was trained on; none where its folder is not where predict found it."""
+    """Returns the slides that a model was trained on; none where its folder is not where predict found it."""
     try:
         model = Path(json.loads((folder / RUN_FILE).read_bytes())["configuration"]["model"])
         if not model.is_dir():

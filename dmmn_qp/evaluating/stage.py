@@ -14,14 +14,14 @@ from dmmn_qp.choices import Split
 from dmmn_qp.console import Reporter
 from dmmn_qp.errors import DatasetError
 from dmmn_qp.evaluating.counting import count_pairs, labelled_pixels
-from dmmn_qp.evaluating.names import pairs_of, say_unmatched, unmatched_classes, with_true_names
+from dmmn_qp.evaluating.names import pairs_of, unmatched_classes, warn_of_unmatched, with_true_names
 from dmmn_qp.evaluating.options import EvaluationRules
 from dmmn_qp.evaluating.predicted import (
     PredictedLabels,
     check_inputs,
     check_models,
     find_prediction,
-    say_assumed_classes,
+    warn_of_assumed_classes,
 )
 from dmmn_qp.evaluating.truth import Truth, annotated_truth, full_truth
 from dmmn_qp.folders.dataset import Dataset
@@ -66,7 +66,7 @@ def evaluate(
         dataset_folder: The dataset with the annotations' masks.
         split: Which slides.
         truth: Folder of ``<slide>.png`` label maps at the resolution of the predictions, or one such file; 0 is not
-            counted, and the classes of other values are told by a ``classes.csv`` beside them, else the dataset's.
+            counted, and the classes of other values stand in a ``classes.csv`` beside them, else the dataset's.
         reporter: Where to print the tables.
         rules: How to compare.
 
@@ -84,11 +84,11 @@ def evaluate(
     records = dataset.slides(split)
     if not records:
         raise DatasetError(f'dataset "{dataset_folder}" has no slide for {split}; choose another with --split')
-    told = read_predictions(predictions)
-    predicted = {r.slide_id: find_prediction(predictions, r.slide_id, told, dataset) for r in records}
+    recorded = read_predictions(predictions)
+    predicted = {r.slide_id: find_prediction(predictions, r.slide_id, recorded, dataset) for r in records}
     check_inputs(predictions, records, warn)
     check_models(predictions, predicted, rules, warn)
-    say_assumed_classes(predicted, dataset, warn)
+    warn_of_assumed_classes(predicted, dataset, warn)
     truths = [annotated_truth(dataset, records)] + (
         [full_truth(truth, records, dataset, warn)] if truth is not None else []
     )
@@ -97,7 +97,7 @@ def evaluate(
         "split": split,
         "slides": [r.slide_id for r in records],
         "predictions": {slide_id: _as_json(p) for slide_id, p in predicted.items()},
-        "map": [{"predicted": one, "true": other} for one, other in pairs],
+        "map": [{"predicted": name, "true": true_name} for name, true_name in pairs],
         "excluded": list(rules.exclude),
         "skip_unpredicted": rules.skip_unpredicted,
         "warnings": warn.lines,
@@ -123,7 +123,7 @@ def _compare(
         slides = listed([*predicted])
         counts = {slide_id: count_pairs(predicted[slide_id], truth, slide_id) for slide_id in predicted}
         unmatched = unmatched_classes(truth, predicted, rules.exclude)
-        say_unmatched(unmatched, truth, predicted, warn)
+        warn_of_unmatched(unmatched, truth, predicted, warn)
         counted = _COUNTED if truth.name == "the dataset" else (("drawn", "truth", "full truth"),)
         for origin, key, title in counted:
             named = compare_by_name(
@@ -164,11 +164,11 @@ def _nothing(title: str, slides: str, named: NamedMetrics) -> str:
 
 
 def _as_json(predicted: PredictedLabels) -> dict[str, Any]:
-    told = predicted.told
+    record = predicted.record
     return {
         "classes": list(predicted.names),
         "classes_from": predicted.names_from,
-        "model": told and told.model,
-        "model_run": told and told.model_run,
-        "weights": told and told.weights,
+        "model": record and record.model,
+        "model_run": record and record.model_run,
+        "weights": record and record.weights,
     }

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from dmmn_qp.errors import DatasetError
 from dmmn_qp.files.tables import TableForm, read_table
 from dmmn_qp.folders.dataset import Dataset, SlideRecord
 from dmmn_qp.reports.evaluation_tables import numbered_classes
+from dmmn_qp.slides.finding import path_of_text
+from dmmn_qp.slides.names import NamedSlide, SlideNames, files_by_name
 from dmmn_qp.specs import UNLABELLED
 from dmmn_qp.text import shorten
 
@@ -35,19 +37,19 @@ class Truth:
 
 
 def annotated_truth(dataset: Dataset, records: Sequence[SlideRecord]) -> Truth:
-    """The masks of a dataset."""
+    """Takes the masks of a dataset."""
     masks = {r.slide_id: dataset.mask_path(r.slide_id) for r in records}
     origins = {r.slide_id: path for r in records if (path := dataset.origin_path(r.slide_id)) is not None}
     return Truth("the dataset", masks, dict(enumerate(dataset.class_map.names, start=1)), "dataset", origins)
 
 
 def full_truth(truth: Path, records: Sequence[SlideRecord], dataset: Dataset, warn: Callable[[str], None]) -> Truth:
-    """The maps of the full truth, and the classes of their values.
+    """Finds the maps of the full truth, and the classes of their values.
 
     Raises:
         DatasetError: One is missing, or the table of their values cannot be understood.
     """
-    maps = {r.slide_id: _truth_map(truth, r, len(records)) for r in records}
+    maps = _truth_maps(truth, records, dataset)
     table = (truth.parent if truth.is_file() else truth) / VALUES_FILE
     if table.is_file():
         return Truth("the full truth", maps, read_values(table), str(table), {})
@@ -58,16 +60,26 @@ def full_truth(truth: Path, records: Sequence[SlideRecord], dataset: Dataset, wa
     return Truth("the full truth", maps, dict(enumerate(dataset.class_map.names, start=1)), "dataset", {})
 
 
-def _truth_map(truth: Path, record: SlideRecord, n_slides: int) -> Path:
-    if truth.is_file() and n_slides == 1:
-        return truth
-    for suffix in TRUTH_SUFFIXES:
-        path = truth / f"{record.slide_id}{suffix}"
-        if path.is_file():
-            return path
-    raise DatasetError(
-        f'no truth map of slide "{record.slide_id}" in "{truth}"; it must be named {record.slide_id}.png'
-    )
+def _truth_maps(truth: Path, records: Sequence[SlideRecord], dataset: Dataset) -> dict[str, Path]:
+    """Finds the map of each slide, by the slide's name in file names.
+
+    Raises:
+        DatasetError: One is missing, or its name stands for several slides of the dataset.
+    """
+    if truth.is_file() and len(records) == 1:
+        return {records[0].slide_id: truth}
+    numbers = {r.slide_id: number for number, r in enumerate(dataset.slides())}
+    names = SlideNames(NamedSlide(path_of_text(r.path) or PurePath(r.path), (r.slide_id,)) for r in dataset.slides())
+    files = files_by_name(truth) if truth.is_dir() else {}
+    maps: dict[str, Path] = {}
+    for record in records:
+        path = names.file_of(numbers[record.slide_id], files, TRUTH_SUFFIXES, DatasetError)
+        if path is None:
+            raise DatasetError(
+                f'no truth map of slide "{record.slide_id}" in "{truth}"; it must be named {record.slide_id}.png'
+            )
+        maps[record.slide_id] = path
+    return maps
 
 
 def read_values(path: Path) -> dict[int, str]:

@@ -10,8 +10,9 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Final
 
-from dmmn_qp.errors import DmmnQpError
+from dmmn_qp.errors import ConfigError, DmmnQpError
 from dmmn_qp.files import new_file
+from dmmn_qp.files.paths import user_text
 from dmmn_qp.text import shorten, spreadsheet_cell
 
 MAX_BYTES: Final = 16 * 1024**2
@@ -46,12 +47,14 @@ class TableForm:
         filled: Those of them that must be there and have text in every row.
         error: What is raised.
         may_be_empty: Whether there may be no row below the column names.
+        paths: Those of them that hold paths, in which ``~`` is home.
     """
 
     columns: tuple[str, ...]
     filled: tuple[str, ...]
     error: type[DmmnQpError]
     may_be_empty: bool = False
+    paths: tuple[str, ...] = ()
 
 
 def read_table(path: Path, form: TableForm) -> list[TableRow]:
@@ -181,7 +184,11 @@ def _cells(header: Sequence[str], cells: Sequence[str], where: str, form: TableF
     empty = next((name for name in form.filled if not texts.get(name)), None)
     if empty is not None:
         raise form.error(f"{where}, column {empty}: it is empty; fill it in, or leave out the row")
-    return {name: texts.get(name, "") for name in form.columns}
+    found = {name: texts.get(name, "") for name in form.columns}
+    try:
+        return {name: user_text(text) if name in form.paths else text for name, text in found.items()}
+    except ConfigError as error:
+        raise form.error(f"{where}: {error}") from None
 
 
 def _folded(name: str) -> str:

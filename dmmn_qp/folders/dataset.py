@@ -14,6 +14,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 from dmmn_qp.annotations import ORIGINS, Origin
 from dmmn_qp.choices import Split
 from dmmn_qp.errors import DatasetError, SlideError
+from dmmn_qp.files.paths import user_path
 from dmmn_qp.files.tables import write_table
 from dmmn_qp.folders.label_raster import LabelRaster
 from dmmn_qp.labels.patches import PatchRef
@@ -98,7 +99,7 @@ class Dataset:
     """
 
     def __init__(self, folder: str | Path) -> None:
-        self.folder = folder = Path(folder)
+        self.folder = folder = user_path(folder)
         path = folder / MANIFEST
         if not path.is_file():
             raise DatasetError(

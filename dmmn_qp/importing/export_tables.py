@@ -24,7 +24,9 @@ PIXEL_SIZES: Final = "pixel_sizes.csv"
 FRAMES: Final = "frames.csv"
 CLASSES: Final = "classes.csv"
 
-_FRAMES_FORM: Final = TableForm(("slide", "frame"), ("slide", "frame"), AnnotationFileError, may_be_empty=True)
+_FRAMES_FORM: Final = TableForm(
+    ("slide", "frame"), ("slide", "frame"), AnnotationFileError, may_be_empty=True, paths=("slide",)
+)
 _CLASSES_FORM: Final = TableForm(("class", "red", "green", "blue"), ("class",), AnnotationFileError, may_be_empty=True)
 
 

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated, Any, Self
 
-from pydantic import AfterValidator, Field, NonNegativeInt, StringConstraints, ValidationError, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, NonNegativeInt, StringConstraints, model_validator
 
 from dmmn_qp.annotations import ObjectKind
 from dmmn_qp.choices import OverlapRule, Reader, TakePredictions
-from dmmn_qp.errors import ConfigError
+from dmmn_qp.files.paths import UserPath
 from dmmn_qp.flags import Flag
 from dmmn_qp.qupath.notes import QUPATH_DIR_VARIABLE, ReadRules, full_class_name
-from dmmn_qp.specs import MIN_LABELLED_FRACTION, FileModel, PatchSpec, explain
+from dmmn_qp.specs import MIN_LABELLED_FRACTION, FileModel, PatchSpec, shortened
 
 
 def _as_qupath_shows_it(name: str) -> str:
@@ -26,24 +25,36 @@ ClassName = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1
 CLASSES_PANEL, SPLIT_PANEL, READING_PANEL = "Classes and labels", "Training, validation and test", "Reading"
 
 
-def numbers(text: str) -> tuple[float, ...]:
-    """``0.5,1,2`` -> (0.5, 1.0, 2.0)."""
+def numbers(given: Any) -> Any:
+    """Reads ``0.5,1,2`` as (0.5, 1.0, 2.0); what is no text stays as it is.
+
+    Raises:
+        ValueError: The text is no list of numbers.
+    """
+    if not isinstance(given, str):
+        return given
     try:
-        return tuple(float(part) for part in text.split(","))
+        return tuple(float(part) for part in given.split(","))
     except ValueError:
-        raise ConfigError(f'--mpps "{text}" is not a list of numbers; write it as --mpps 0.5,1,2') from None
+        raise ValueError(f'"{shortened(given)}" is not a list of numbers; write it as 0.5,1,2') from None
 
 
-def words(text: str) -> tuple[str, ...]:
-    """``annotation, cell`` -> ("annotation", "cell")."""
-    return tuple(text.replace(" ", "").split(","))
+def words(given: Any) -> Any:
+    """Reads ``annotation, cell`` as ("annotation", "cell"); what is no text stays as it is."""
+    return tuple(given.replace(" ", "").split(",")) if isinstance(given, str) else given
 
 
-def z_and_t(text: str) -> tuple[int, int]:
-    """``2,0`` or ``2`` -> (2, 0)."""
-    parts = text.split(",")
-    if not all(part.strip().isdecimal() for part in parts) or len(parts) > 2:
-        raise ConfigError(f'--plane "{text}" is no plane; write it as --plane 2 or --plane 2,0 (z and t from 0)')
+def z_and_t(given: Any) -> Any:
+    """Reads ``2,0`` or ``2`` as (2, 0); what is no text stays as it is.
+
+    Raises:
+        ValueError: The text is no plane.
+    """
+    if not isinstance(given, str):
+        return given
+    parts = [part.strip() for part in given.split(",")]
+    if len(parts) > 2 or not all(part.isascii() and part.isdecimal() and len(part) < 10 for part in parts):
+        raise ValueError(f'"{shortened(given)}" is no plane; write it as 2 or 2,0 (z and t from 0)')
     return int(parts[0]), int(parts[1]) if len(parts) == 2 else 0
 
 
@@ -86,8 +97,8 @@ class ImportOptions(FileModel):
             "um/px of the magnifications, finest first (20x, 10x, 5x).",
             metavar="UM,UM,...",
             panel=READING_PANEL,
-            parse=numbers,
         ),
+        BeforeValidator(numbers),
     ] = PatchSpec().mpps
     stride_px: int = PatchSpec().stride_px
     min_labelled_fraction: float = Field(default=MIN_LABELLED_FRACTION, ge=0, lt=1)
@@ -96,7 +107,7 @@ class ImportOptions(FileModel):
     )
     force_mpp: Annotated[bool, Flag("--mpp counts whatever file and project say.", panel=READING_PANEL)] = False
     mpp_csv: Annotated[
-        Path | None, Flag("Table slide,mpp of single slides, which wins over file and project.", metavar="FILE")
+        UserPath | None, Flag("Table slide,mpp of single slides, which wins over file and project.", metavar="FILE")
     ] = None
     split_key: Annotated[
         str, Flag("Image metadata key that says train, val or test.", metavar="KEY", panel=SPLIT_PANEL)
@@ -120,14 +131,15 @@ class ImportOptions(FileModel):
         ),
     ] = "inner"
     line_width_um: Annotated[
-        float | None, Flag("Train on lines too, drawn this wide.", metavar="UM", panel=CLASSES_PANEL, default="not")
+        float | None,
+        Flag("Train on lines too, drawn this wide.", metavar="UM", panel=CLASSES_PANEL, default="lines are left out"),
     ] = Field(default=None, gt=0)
     region_class: Annotated[
         str | None,
         AfterValidator(lambda name: name and _as_qupath_shows_it(name)),
         Flag("Class of areas outside which nothing is labelled, such as Region*.", metavar="NAME", panel=CLASSES_PANEL),
     ] = None
-    split_file: Annotated[Path | None, Flag("Table slide,split of train, val and test.", metavar="FILE")] = None
+    split_file: Annotated[UserPath | None, Flag("Table slide,split of train, val and test.", metavar="FILE")] = None
     split_areas: Annotated[
         bool, Flag("Areas named Training, Validation or Test divide the slide they lie on.", panel=SPLIT_PANEL)
     ] = False
@@ -144,8 +156,8 @@ class ImportOptions(FileModel):
             "Objects to read, of annotation, detection, cell, tile, tma_core.",
             metavar="KIND,...",
             panel=READING_PANEL,
-            parse=words,
         ),
+        BeforeValidator(words),
     ] = Field(default=ReadRules().kinds, min_length=1)
     plane: Annotated[
         tuple[NonNegativeInt, NonNegativeInt] | None,
@@ -154,15 +166,15 @@ class ImportOptions(FileModel):
             metavar="Z[,T]",
             panel=READING_PANEL,
             default="the one that holds most annotations",
-            parse=z_and_t,
         ),
+        BeforeValidator(z_and_t),
     ] = None
     reader: Annotated[
         Reader,
         Flag("How to read a project: qpdata directly, paquo through QuPath, auto as needed.", panel=READING_PANEL),
     ] = "auto"
     qupath_dir: Annotated[
-        Path | None,
+        UserPath | None,
         Flag(
             "Folder of QuPath, for the reader paquo.", metavar="FOLDER", panel=READING_PANEL, envvar=QUPATH_DIR_VARIABLE
         ),
@@ -183,7 +195,7 @@ class ImportOptions(FileModel):
         ),
     ] = "reviewed"
     predicted_in: Annotated[
-        Path | None,
+        UserPath | None,
         Flag(
             "Folder of the predictions that were reviewed.",
             metavar="FOLDER",
@@ -193,12 +205,9 @@ class ImportOptions(FileModel):
 
     @model_validator(mode="after")
     def _makes_patches(self) -> Self:
-        try:
-            self.patch_spec()
-        except ValidationError as error:
-            raise ValueError(explain(error)) from None
+        self.patch_spec()  # its errors are those of the fields of the same names
         return self
 
     def patch_spec(self) -> PatchSpec:
-        """The patch geometry."""
+        """Returns the patch geometry."""
         return PatchSpec(mpps=self.mpps, stride_px=self.stride_px)

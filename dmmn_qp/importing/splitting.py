@@ -27,7 +27,7 @@ from dmmn_qp.text import shorten
 _LISTED: Final = 5
 """Most slides that a message names."""
 
-_SPLIT_FORM: Final = TableForm(("slide", "split"), ("slide", "split"), DatasetError)
+_SPLIT_FORM: Final = TableForm(("slide", "split"), ("slide", "split"), DatasetError, paths=("slide",))
 
 
 def with_splits(

@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike
 
 from dmmn_qp.annotations import Annotation
 from dmmn_qp.errors import ConfigError
-from dmmn_qp.outputs.objects import Frame, outline_features
+from dmmn_qp.outputs.objects import Frame, check_labels, outline_features
 from dmmn_qp.outputs.options import PolygonOptions
 from dmmn_qp.qupath.marks import METADATA_KEY
 from dmmn_qp.slides.array_slide import check_mpp
@@ -78,12 +78,7 @@ def _checked(labels: ArrayLike, class_map: ClassMap) -> LabelArray:
             f"labels have shape {array.shape} and type {array.dtype}, but must be (rows, columns) uint8; make them so "
             "with labels.astype('uint8')"
         )
-    highest = int(array.max())
-    if highest > len(class_map):
-        raise ConfigError(
-            f"label {highest} stands for no class: there are {len(class_map)}, from 1 on, and 0 is unlabelled; pass "
-            "the classes that the labels are of"
-        )
+    check_labels(int(array.max()), class_map)
     return array
 
 

@@ -11,6 +11,7 @@ import shapely
 from affine import Affine
 from rasterio.features import rasterize as burn
 
+from dmmn_qp.errors import ConfigError
 from dmmn_qp.outputs.options import PolygonOptions
 from dmmn_qp.qupath.geojson_writer import shown_class_name
 from dmmn_qp.qupath.marks import (
@@ -106,6 +107,9 @@ def outline_features(
 
     Yields:
         Objects as they become complete; all at once where they are merged by class or have probabilities.
+
+    Raises:
+        ConfigError: A label stands for no class.
     """
     grid_mpp = frame.mpp * frame.downsample
     shown = [c for c in class_map.classes if options.with_ignored or not c.ignored]
@@ -119,6 +123,7 @@ def outline_features(
         found = iter([join(list(found))])
     for outlines in found:
         if len(outlines):
+            check_labels(int(outlines.labels.max()), class_map)
             yield _objects(outlines, frame, shown, options, identity, metadata, confidence)
 
 
@@ -168,6 +173,19 @@ def _objects(
         {**metadata, **_treatment(options)},
         {label: {CLASS_KEY: name} for label, name in names.items()},
     )
+
+
+def check_labels(highest: int, class_map: ClassMap) -> None:
+    """Checks that labels are those of classes.
+
+    Raises:
+        ConfigError: The highest label stands for no class.
+    """
+    if highest > len(class_map):
+        raise ConfigError(
+            f"label {highest} stands for no class: there are {len(class_map)}, from 1 on, and 0 is unlabelled; pass "
+            "the classes that the labels are of, or predict again with --overwrite"
+        )
 
 
 def _features(outlines: Outlines, options: PolygonOptions) -> npt.NDArray[np.int64]:

@@ -11,7 +11,7 @@ from dmmn_qp.files.tables import TableForm, TableRow, read_table
 from dmmn_qp.slides.pixel_sizes import parse_mpp
 from dmmn_qp.text import shorten
 
-_FORM: Final = TableForm(("slide", "mpp", "roi"), ("slide",), SlideError)
+_FORM: Final = TableForm(("slide", "mpp", "roi"), ("slide",), SlideError, paths=("slide", "roi"))
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from dmmn_qp.errors import PixelSizeError, SlideError
+from dmmn_qp.files.paths import user_text
 from dmmn_qp.folders.dataset import MANIFEST, Dataset, SlideRecord
 from dmmn_qp.predicting.input_files import is_pattern, is_slide, near_name_hint, slides_in_folder, slides_matching
 from dmmn_qp.predicting.input_table import read_input_table
@@ -16,7 +17,7 @@ from dmmn_qp.qupath.project import ProjectEntry, find_each_slide, read_project
 from dmmn_qp.slides.base import Slide
 from dmmn_qp.slides.files import is_slide_folder
 from dmmn_qp.slides.finding import SlidesRoot
-from dmmn_qp.slides.names import NamedSlide, SlideNames, normal_name
+from dmmn_qp.slides.names import NamedSlide, SlideNames, files_by_name
 from dmmn_qp.slides.pixel_sizes import StatedMpp
 from dmmn_qp.slides.view import SlideView
 from dmmn_qp.text import shorten
@@ -92,7 +93,7 @@ def slides_to_predict(
     inputs = _Inputs(dataset, slides_roots, recursive)
     named: list[SlideToPredict] = []
     for name in names or ([] if dataset is None else [record.slide_id for record in dataset.slides()]):
-        named += inputs.of_name(name)
+        named += inputs.of_name(user_text(name))
     chosen = _each_once(named)
     problems = [slide.problem for slide in chosen if slide.problem is not None]
     if problems and len(problems) == len(chosen):
@@ -123,10 +124,12 @@ class _Inputs:
             return self._of_project(path)
         if suffix == ".csv" and name not in self._records:
             return self._of_table(path)
-        if is_slide(path) or (name in self._records and not path.is_dir()):
+        if is_slide(path):
             return [self._of_slide(name, path)]
         if path.is_dir():
             return [self._of_slide(str(found), found) for found in slides_in_folder(path, recursive=self._recursive)]
+        if (known := self._record_called(name, "slides to predict")) is not None:
+            return [self._of_slide(known, path)]
         if is_pattern(name):
             return [self._of_slide(str(found), found) for found in slides_matching(name)]
         return [self._of_slide(name, path)]
@@ -290,23 +293,12 @@ def _with_roi(slides: Sequence[SlideToPredict], roi: Path) -> list[SlideToPredic
         return [replace(slide, roi=slide.roi or roi) for slide in slides]
     with_areas: list[SlideToPredict] = []
     names = SlideNames(NamedSlide(slide.path, (slide.slide_id,)) for slide in slides)
-    files = {normal_name(path.name): path for path in sorted(roi.iterdir()) if path.is_file()}
+    files = files_by_name(roi)
     for number, slide in enumerate(slides):
-        own = slide.roi or _areas_of(slide, number, names, files)
+        own = slide.roi or names.file_of(number, files, GEOJSON_SUFFIXES, SlideError)
         wanted = f"{slide.slide_id}{GEOJSON_SUFFIXES[0]}"
         missing = f'areas of slide "{slide.slide_id}" are not in "{roi}"; add {wanted}, or leave out the slide'
         with_areas.append(replace(slide, roi=own, problem=slide.problem or (None if own else missing)))
     if all(slide.problem is not None for slide in with_areas):
         raise SlideError(str(with_areas[0].problem))
     return with_areas
-
-
-def _areas_of(slide: SlideToPredict, number: int, names: SlideNames, files: Mapping[str, Path]) -> Path | None:
-    """The file of a slide among areas by their file names: of its id, else of a name that stands for it alone."""
-    for name in dict.fromkeys((slide.slide_id, *NamedSlide(slide.path).names())):
-        file = next((files[own] for s in GEOJSON_SUFFIXES if (own := normal_name(f"{name}{s}")) in files), None)
-        if file is None:
-            continue
-        if name == slide.slide_id or names.called(name, f'areas "{file}"', SlideError) == [number]:
-            return file
-    return None

@@ -12,6 +12,7 @@ from typing import Final
 
 from dmmn_qp.errors import SlideError
 from dmmn_qp.files import RUN_FILE
+from dmmn_qp.files.paths import user_path, user_text
 from dmmn_qp.slides.names import normal_name
 from dmmn_qp.text import shorten
 
@@ -43,17 +44,18 @@ def parse_slides_root(text: str) -> SlidesRoot:
     Raises:
         SlideError: It is OLD=NEW, but one of them is no folder's path.
     """
+    folder = user_path(text)
     old, sign, new = text.partition("=")
-    if not sign or Path(text).is_dir():
-        return Path(text)
-    stored = path_of_text(old)
-    if stored is None or not Path(new).is_dir() or not new:
+    if not sign or folder.is_dir():
+        return folder
+    stored, place = path_of_text(user_text(old)), user_path(new)
+    if stored is None or not place.is_dir() or not new:
         raise SlideError(
             f'--slides-root "{text}" is read as OLD=NEW, but '
             + (f'"{old}" is no full path' if stored is None else f'folder "{new}" does not exist')
             + "; write it as --slides-root /old/folder=/new/folder"
         )
-    return MovedPrefix(stored, Path(new))
+    return MovedPrefix(stored, place)
 
 
 def path_of_text(text: str) -> PurePath | None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from typing import TypeVar
 from urllib.parse import unquote
 
@@ -87,6 +87,30 @@ class SlideNames:
             )
         return best
 
+    def file_of(
+        self, number: int, files: Mapping[str, Path], suffixes: Sequence[str], error: type[DmmnQpError]
+    ) -> Path | None:
+        """The file among some that goes with a slide; None where there is none.
+
+        Args:
+            number: The slide's number.
+            files: Files, see `files_by_name`.
+            suffixes: What may follow the slide's name in the name of the file, what is looked for first first.
+            error: What is raised.
+
+        Returns:
+            The file of the slide's name in file names, else of another name that stands for this slide alone.
+
+        Raises:
+            DmmnQpError: Of ``error``: the name of a file stands for several slides.
+        """
+        slide = self._slides[number]
+        for name in dict.fromkeys((*slide.others, *slide.names())):
+            file = next((files[own] for s in suffixes if (own := normal_name(f"{name}{s}")) in files), None)
+            if file is not None and (name in slide.others or self.called(name, f'"{file}"', error) == [number]):
+                return file
+        return None
+
     def said(
         self, rows: Iterable[tuple[str, str, Said]], error: type[DmmnQpError]
     ) -> tuple[dict[int, Said], list[tuple[str, str]]]:
@@ -115,6 +139,11 @@ class SlideNames:
                         f'{where}: slide "{shorten(name)}" is {value}, but {before} further up; keep one of them'
                     )
         return said, unknown
+
+
+def files_by_name(folder: Path) -> dict[str, Path]:
+    """The files in a folder by their names as all systems spell them."""
+    return {normal_name(path.name): path for path in sorted(folder.iterdir()) if path.is_file()}
 
 
 def normal_name(name: str) -> str:

@@ -25,7 +25,7 @@ THE_PROJECT: Final = "the QuPath project"
 THE_OPTION: Final = "--mpp"
 THE_CALLER: Final = "mpp"
 
-_FORM: Final = TableForm(("slide", "mpp"), ("slide", "mpp"), PixelSizeError)
+_FORM: Final = TableForm(("slide", "mpp"), ("slide", "mpp"), PixelSizeError, paths=("slide",))
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from dmmn_qp.choices import (
     Channels,
@@ -23,6 +23,7 @@ from dmmn_qp.choices import (
     ValidationSplit,
     WeightRule,
 )
+from dmmn_qp.files.paths import UserPath
 from dmmn_qp.flags import Flag
 from dmmn_qp.specs import MAX_ZOOM, FileModel
 
@@ -137,13 +138,8 @@ class TrainOptions(FileModel):
     ] = Field(default=None, ge=0)
     seed: Annotated[int, Flag("Seed of everything random.", metavar="N", panel=TRAINING_PANEL)] = 0
     start_from: Annotated[
-        Path | None,
-        Flag(
-            "Model folder to start from; classes are matched by name.",
-            name="--from",
-            metavar="FOLDER",
-            parse=Path.absolute,
-        ),
+        UserPath | None,
+        Flag("Model folder to start from; classes are matched by name.", name="--from", metavar="FOLDER"),
     ] = None
     freeze: Annotated[Freeze, Flag("With --from: part of the network to leave as it is.", panel=TRAINING_PANEL)] = (
         "none"
@@ -153,6 +149,12 @@ class TrainOptions(FileModel):
         ValidationSplit,
         Flag("Whose patches choose the epoch to keep; train where there is no validation slide.", panel=TRAINING_PANEL),
     ] = "val"
+
+    @field_validator("start_from")
+    @classmethod
+    def _found_from_elsewhere(cls, folder: Path | None) -> Path | None:
+        """Makes the path a full one: training may go on from another folder than the one where it began."""
+        return None if folder is None else folder.absolute()
 
 
 _PAPER: dict[str, Any] = {  # sections 2.3 and 2.5, Table 1

@@ -36,7 +36,12 @@ _TIMED_STEPS = 3
 
 
 def show_batch(
-    dataset_folder: Path, path: Path, options: TrainOptions, *, slides_roots: Sequence[SlidesRoot] = ()
+    dataset_folder: Path,
+    path: Path,
+    options: TrainOptions,
+    reporter: Reporter,
+    *,
+    slides_roots: Sequence[SlidesRoot] = (),
 ) -> None:
     """Draws some training patches as they are, augmented, and augmented and deformed; trains nothing.
 
@@ -46,6 +51,7 @@ def show_batch(
         dataset_folder: A dataset of `dmmn-qp import`.
         path: PNG to write.
         options: Resolved options.
+        reporter: Where to report.
         slides_roots: Where to look for slides that have been moved.
 
     Raises:
@@ -80,6 +86,7 @@ def show_batch(
     picture = draw_batch_sheet(rows, names, dataset.class_map, dataset.patch_spec)
     with new_file(path) as temporary:
         temporary.write_bytes(picture)
+    reporter.say(f"Wrote {path}")
 
 
 def estimate(
