@@ -10,7 +10,7 @@ READY := $(VENV)/.ready
 help:
 	@echo "make demo   import, train, predict and evaluate the demo project (about 10 minutes on 2 cores)"
 	@echo "make test   lint, types and tests"
-	@echo "make test-all  these, and the tests against real engines: Groovy 4, which it fetches, and chromium"
+	@echo "make test-all  these, and the tests against real engines: Groovy 4 and Bio-Formats, which it fetches, and chromium"
 	@echo "make groovy check the scripts for QuPath with Groovy 4, which it fetches"
 	@echo "make setup  the virtual environment in $(VENV) only"
 	@echo "make clean  remove what the demo made, but its model, and the caches"
@@ -37,6 +37,7 @@ test: lint types
 	$(BIN)/pytest -m "not engine" -n auto --dist loadfile
 
 test-all: groovy test
+	-$(BIN)/python -m tests.bio_formats
 	$(BIN)/pytest -m engine -n auto --dist loadfile
 
 # The user's own commands, shown as they run; they work in this folder.
