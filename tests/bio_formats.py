@@ -75,7 +75,8 @@ def look(java: str, jar: Path, path: Path) -> SeenImage:
     assert kind is not None and series is not None, said
     first = said.partition("Series #0")[2].partition("Series #1")[0]
     widths = re.findall(r"sizeX\[\d+\] = (\d+)", first) or re.findall(r"Width = (\d+)", first)
-    return SeenImage(kind[1], int(series[1]), [int(w) for w in widths], ElementTree.fromstring(said[said.index("<?xml") :]))
+    xml = ElementTree.fromstring(said[said.index("<?xml") :])
+    return SeenImage(kind[1], int(series[1]), [int(width) for width in widths], xml)
 
 
 if __name__ == "__main__":

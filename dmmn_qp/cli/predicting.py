@@ -81,7 +81,7 @@ def predict_command(
     options = predict_options(load_config(config), given)
     reporter = Reporter()
     roots = parsed_slides_roots(slides_root)
-    chosen = slides_to_predict(slides or [], dataset, roots, recursive=recursive, roi=roi)
+    chosen = slides_to_predict(slides or [], dataset, roots, recursive=recursive, roi=roi, say=reporter.say)
     if into is not None:  # now, and not after hours
         check_push(into, {s.slide_id: input_of(s) for s in chosen if s.problem is None}, roots, qupath_dir)
     model = model or newest_model(MODELS)

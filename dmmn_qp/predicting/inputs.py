@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import difflib
 import glob
-import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
@@ -21,9 +20,11 @@ from dmmn_qp.qupath.notes import shorten
 from dmmn_qp.qupath.project import ProjectEntry, find_each_slide, read_project
 from dmmn_qp.slides import open_slide
 from dmmn_qp.slides.base import Slide
-from dmmn_qp.slides.files import SLIDE_SUFFIXES, first_of_each_series, is_slide_folder, list_slides
+from dmmn_qp.slides.files import first_of_each_series, is_slide_folder
 from dmmn_qp.slides.finding import SlidesRoot
+from dmmn_qp.slides.folders import list_slides, without_pictures_of_slides
 from dmmn_qp.slides.names import NamedSlide, SlideNames
+from dmmn_qp.slides.readers import slide_suffixes
 from dmmn_qp.slides.transformed import Change
 
 _PATTERN_SIGNS: Final = "*?["
@@ -92,6 +93,7 @@ def slides_to_predict(
     *,
     recursive: bool = False,
     roi: Path | None = None,
+    say: Callable[[str], None] = lambda line: None,
 ) -> list[SlideToPredict]:
     """Resolves what the user named.
 
@@ -106,6 +108,7 @@ def slides_to_predict(
         recursive: Whether the folders in folders are searched too, but for those that we wrote.
         roi: GeoJSON of the areas to predict of the only slide, or a folder of such files with the slides' names. It
             counts for slides without one of their own.
+        say: Takes what the user should know, line by line: pictures of slides that are left out.
 
     Returns:
         The slides. Among several, one that is missing has a ``problem``.
@@ -117,7 +120,7 @@ def slides_to_predict(
         DatasetError: No slide is named and there is no dataset.
     """
     dataset = Dataset(dataset_folder) if not names or (dataset_folder / MANIFEST).is_file() else None
-    inputs = _Inputs(dataset, slides_roots, recursive)
+    inputs = _Inputs(dataset, slides_roots, recursive, say)
     named: list[SlideToPredict] = []
     for name in names or ([] if dataset is None else [record.slide_id for record in dataset.slides()]):
         named += inputs.of_name(name)
@@ -131,15 +134,18 @@ def slides_to_predict(
 class _Inputs:
     """Resolves names one by one."""
 
-    def __init__(self, dataset: Dataset | None, slides_roots: Sequence[SlidesRoot], recursive: bool) -> None:
+    def __init__(
+        self, dataset: Dataset | None, slides_roots: Sequence[SlidesRoot], recursive: bool, say: Callable[[str], None]
+    ) -> None:
         self._dataset = dataset
+        self._say = say
         self._roots = slides_roots
         self._recursive = recursive
         self._records = {record.slide_id: record for record in dataset.slides()} if dataset else {}
         self._names = SlideNames(NamedSlide(Path(r.path), (slide_id,)) for slide_id, r in self._records.items())
         self._by_path: dict[Path, list[SlideRecord]] = {}
         for record in self._records.values():
-            self._by_path.setdefault(Path(record.path), []).append(record)
+            self._by_path.setdefault(Path(record.path).resolve(), []).append(record)
 
     def of_name(self, name: str) -> list[SlideToPredict]:
         """The slides that one name stands for, at least one."""
@@ -154,10 +160,17 @@ class _Inputs:
         if _is_slide(path) or (name in self._records and not path.is_dir()):
             return [self._of_slide(name, path)]
         if path.is_dir():
-            return [self._of_slide(str(found), found) for found in _slides_in(path, self._recursive)]
+            return self._of_slides(_slides_in(path, self._recursive))
         if any(sign in name for sign in _PATTERN_SIGNS):
-            return [self._of_slide(str(found), found) for found in _matches(name)]
+            return self._of_slides(_matches(name))
         return [self._of_slide(name, path)]
+
+    def _of_slides(self, found: Sequence[Path]) -> list[SlideToPredict]:
+        """What was found, without thumbnails beside their slides."""
+        slides, left_out = without_pictures_of_slides(found)
+        for picture in left_out:
+            self._say(picture.line())
+        return [self._of_slide(str(slide), slide) for slide in slides]
 
     def _of_slide(self, name: str, path: Path) -> SlideToPredict:
         is_slide = _is_slide(path)
@@ -276,7 +289,7 @@ def _is_slide(path: Path) -> bool:
 def _like(path: Path) -> str:
     """A hint at a file of nearly that name."""
     try:
-        names = [p.name for p in path.parent.iterdir() if p.suffix.lower() in SLIDE_SUFFIXES]
+        names = [p.name for p in path.parent.iterdir() if p.suffix.lower() in slide_suffixes()]
     except OSError:
         return ""
     near = difflib.get_close_matches(path.name, names, n=1)
@@ -294,30 +307,14 @@ def _slides_in(folder: Path, recursive: bool) -> list[Path]:
     Raises:
         SlideError: There is none.
     """
-    folders = list(_folders_below(folder)) if recursive else [folder]
-    slides = [path for place in folders for path in list_slides(place) if _is_input(path)]
+    slides = [path for path in list_slides(folder, recursive=recursive) if _is_input(path)]
     if slides:
-        return sorted(slides)
+        return slides
     projects = sorted(folder.glob("*.qpproj"))
     if projects:
         raise SlideError(f'folder "{folder}" holds no slide but a project; name it: "{projects[0]}"')
     way_out = "check the path" if recursive else "check the path, or pass --recursive to search the folders in it"
     raise SlideError(f'folder "{folder}" holds no slide; {way_out}')
-
-
-def _folders_below(top: Path) -> Iterator[Path]:
-    """A folder and those in it that we did not write; no folder twice, and none that is a slide."""
-    entered: set[tuple[int, int]] = set()
-    for place, folders, files in os.walk(top, followlinks=True):
-        here = Path(place)
-        status = here.stat()
-        is_ours = RUN_FILE in files and here != top
-        if (status.st_dev, status.st_ino) in entered or is_ours or (here != top and is_slide_folder(here)):
-            folders.clear()
-            continue
-        entered.add((status.st_dev, status.st_ino))
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        yield here
 
 
 def _matches(pattern: str) -> list[Path]:
@@ -334,7 +331,7 @@ def _matches(pattern: str) -> list[Path]:
         path
         for path in found
         if path in dicom
-        or (path.is_file() and path.suffix.lower() in SLIDE_SUFFIXES and path.suffix.lower() != ".dcm")
+        or (path.is_file() and path.suffix.lower() in slide_suffixes() and path.suffix.lower() != ".dcm")
         or (path.is_dir() and is_slide_folder(path))
     ]
     slides = [path for path in slides if path.parent not in slides]  # files of a folder that is one slide

@@ -54,7 +54,7 @@ from dmmn_qp.predicting.slide import SlideJob, begin_slide, predict_strips
 from dmmn_qp.predicting.strips import PLAN
 from dmmn_qp.qupath.marks import METADATA_KEY, MODEL_RUN_KEY, RUN_KEY
 from dmmn_qp.slides.base import Slide, SlideInfo
-from dmmn_qp.slides.files import fingerprint
+from dmmn_qp.slides.files import fingerprint, users_path
 from dmmn_qp.slides.forgiving import ForgivingSlide
 from dmmn_qp.specs import PatchGrid
 from dmmn_qp.vectors.sources import LabelSource
@@ -119,7 +119,7 @@ def predict(
 def input_of(target: SlideToPredict, info: SlideInfo | None = None) -> PredictedInput:
     """What is told of a slide beside its prediction; its size once it is open."""
     return PredictedInput(
-        path=str(target.path.resolve()).encode("utf-8", "backslashreplace").decode(),
+        path=str(users_path(target.path)).encode("utf-8", "backslashreplace").decode(),
         fingerprint=fingerprint(target.path),
         width=info.width if info else None,
         height=info.height if info else None,

@@ -1,20 +1,15 @@
-"""Which files are slides, and which slide a file is."""
+"""Which file a slide is, and what it is called."""
 
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterable
 from pathlib import Path
 
 import openslide
 
 from dmmn_qp.errors import SlideError
-
-SLIDE_SUFFIXES = frozenset(
-    {".svs", ".tif", ".tiff", ".ndpi", ".scn", ".mrxs", ".vms", ".vmu", ".bif", ".svslide", ".dcm", ".czi"}
-    | {".png", ".jpg", ".jpeg", ".bmp"}
-)
-"""File endings that are taken for slides when a folder is searched."""
 
 DICOM_SUFFIX = ".dcm"
 
@@ -44,14 +39,6 @@ def is_slide_folder(path: Path) -> bool:
     return path.is_dir() and len(first_of_each_series(path.iterdir())) == 1
 
 
-def list_slides(folder: Path) -> list[Path]:
-    """What looks like a slide in a folder, sorted by name: files, and folders of DICOM files; a series counts once."""
-    found = list(folder.iterdir())
-    files = [p for p in found if p.suffix.lower() in SLIDE_SUFFIXES - {DICOM_SUFFIX} and p.is_file()]
-    folders = [p for p in found if not p.name.startswith(".") and is_slide_folder(p)]
-    return sorted(files + folders + first_of_each_series(found))
-
-
 def first_of_each_series(paths: Iterable[Path]) -> list[Path]:
     """One DICOM file for each slide among some paths: a slide is a series, and has a file for each level."""
     first: dict[str, Path] = {}
@@ -62,6 +49,15 @@ def first_of_each_series(paths: Iterable[Path]) -> list[Path]:
         except (openslide.OpenSlideError, OSError):
             first.setdefault(str(file), file)  # opening it will say why
     return list(first.values())
+
+
+def users_path(path: Path) -> Path:
+    """A slide's full path as its user knows it: links are not followed, so that stores of hashes do not name slides."""
+    plain = Path(os.path.abspath(path))  # noqa: PTH100 (which drops "..", where a link does not make it wrong)
+    try:
+        return plain if plain.samefile(path) else path.absolute()
+    except OSError:
+        return plain
 
 
 def fingerprint(path: Path) -> str:

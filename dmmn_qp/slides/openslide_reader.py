@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Self
+from typing import Final, Self
 
 import numpy as np
 import openslide
@@ -14,6 +15,12 @@ from dmmn_qp.regions import Region
 from dmmn_qp.slides.base import RgbArray, SlideInfo, read_inside, resolve_mpp
 
 _HALF_OPAQUE = 128  # OpenSlide gives 0 or 255, and between them only where it interpolates
+
+PLAIN_PAGES: Final = frozenset({"aperio", "generic-tiff"})
+"""What OpenSlide calls the formats whose levels are plain pages of a TIFF, each a grid of tiles that do not overlap."""
+
+MAX_TILE_BYTES = 512 * 1024**2
+"""Largest tile in memory. OpenSlide takes memory for what a file claims, and ends the process where there is none."""
 
 
 class OpenSlideReader:
@@ -56,18 +63,30 @@ class OpenSlideReader:
             width = min(_integer(properties.get(openslide.PROPERTY_NAME_BOUNDS_WIDTH), width), full_width - x)
             height = min(_integer(properties.get(openslide.PROPERTY_NAME_BOUNDS_HEIGHT), height), full_height - y)
         try:
+            _check_tiles(path, properties, self._slide.level_count)
             mpp = resolve_mpp(path.name, _file_mpp(properties), project_mpp, user_mpp)
         except SlideError:
             self._slide.close()
             raise
+        self._sizes = tuple(self._slide.level_dimensions)
+        self._steps = tuple(self._slide.level_downsamples)
+        is_whole = (x, y, width, height) == (0, 0, full_width, full_height)
+        sizes = self._sizes if is_whole and self.vendor in PLAIN_PAGES else ()
         self.info = SlideInfo(
-            path, width, height, mpp, tuple(self._slide.level_downsamples), (x, y), _tile_size(properties)
+            path,
+            width,
+            height,
+            mpp,
+            tuple(_by_the_longer_side(sizes)) or self._steps,
+            (x, y),
+            _tile_size(properties),
+            sizes,
         )
 
     @property
     def level_sizes(self) -> tuple[tuple[int, int], ...]:
         """(width, height) of each level of the file, whatever its bounds."""
-        return tuple(self._slide.level_dimensions)
+        return self._sizes
 
     @property
     def vendor(self) -> str:
@@ -76,15 +95,14 @@ class OpenSlideReader:
 
     def read_level(self, level: int, region: Region) -> RgbArray:
         """See `Slide.read_level`."""
-        downsample = self.info.level_downsamples[level]  # a slide that met an error does not even say that
-        width, height = (max(1, round(side / downsample)) for side in (self.info.width, self.info.height))
-        return read_inside(region, width, height, lambda inside: self._read(level, downsample, inside))
+        width, height = (max(1, round(side / self._steps[level])) for side in (self.info.width, self.info.height))
+        if self.info.level_sizes:
+            width, height = self._sizes[level]
+        return read_inside(region, width, height, lambda inside: self._read(level, inside))
 
-    def _read(self, level: int, downsample: float, inside: Region) -> RgbArray:
-        location = (
-            round(inside.x * downsample) + self.info.origin_px[0],
-            round(inside.y * downsample) + self.info.origin_px[1],
-        )
+    def _read(self, level: int, inside: Region) -> RgbArray:
+        step = self._steps[level]  # OpenSlide's own number, by which it finds the pixel of the level
+        location = (round(inside.x * step) + self.info.origin_px[0], round(inside.y * step) + self.info.origin_px[1])
         slide = self._slide
         try:
             rgba = slide.read_region(location, level, (inside.width, inside.height))
@@ -132,6 +150,29 @@ def _tile_size(properties: object) -> tuple[int, int] | None:
     get = getattr(properties, "get")  # noqa: B009
     width, height = (_integer(get(f"openslide.level[0].tile-{side}"), 0) for side in ("width", "height"))
     return (width, height) if width > 0 and height > 0 else None
+
+
+def _check_tiles(path: Path, properties: object, levels: int) -> None:
+    """Refuses a file before OpenSlide takes memory for its tiles.
+
+    Raises:
+        SlideError: A tile is too large.
+    """
+    get = getattr(properties, "get")  # noqa: B009
+    for level in range(levels):
+        width, height = (_integer(get(f"openslide.level[{level}].tile-{side}"), 0) for side in ("width", "height"))
+        if width * height * 4 > MAX_TILE_BYTES:
+            raise SlideError(
+                f'slide "{path}" says that its tiles have {width} x {height} px, too large to be read; it is damaged, '
+                "or must be converted to smaller tiles, for example with QuPath (File > Export images > OME TIFF)"
+            )
+
+
+def _by_the_longer_side(sizes: Sequence[tuple[int, int]]) -> Iterator[float]:
+    """Level-0 px per pixel of each level: by the longer side, where cutting to whole pixels matters least."""
+    for size in sizes:
+        side = 0 if sizes[0][0] >= sizes[0][1] else 1
+        yield sizes[0][side] / size[side]
 
 
 def _integer(text: str | None, default: int) -> int:

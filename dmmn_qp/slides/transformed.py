@@ -16,7 +16,7 @@ from pydantic import Field
 
 from dmmn_qp.errors import SlideError
 from dmmn_qp.regions import Region
-from dmmn_qp.slides.base import RgbArray, Slide, SlideInfo, read_inside, whole_downsample
+from dmmn_qp.slides.base import RgbArray, Slide, SlideInfo, read_inside
 from dmmn_qp.specs import FileModel
 
 
@@ -146,9 +146,9 @@ class TransformedSlide:
             ) from None
         self._slide = slide
         x, y = self._placement.origin
-        downsamples = [(level, whole_downsample(stated)) for level, stated in enumerate(info.level_downsamples)]
+        scales = [(level, info.scale_of(level)) for level in range(len(info.level_downsamples))]
         self._levels = [
-            (level, int(d)) for level, d in downsamples if d == int(d) and x % int(d) == 0 and y % int(d) == 0
+            (level, int(d)) for level, (d, down) in scales if d == down == int(d) and x % int(d) == 0 == y % int(d)
         ]
         width, height = self._placement.size
         self.info = SlideInfo(
