@@ -54,10 +54,8 @@ def first_of_each_series(paths: Iterable[Path]) -> list[Path]:
 def users_path(path: Path) -> Path:
     """A slide's full path as its user knows it: links are not followed, so that stores of hashes do not name slides."""
     plain = Path(os.path.abspath(path))  # noqa: PTH100 (which drops "..", where a link does not make it wrong)
-    try:
-        return plain if plain.samefile(path) else path.absolute()
-    except OSError:
-        return plain
+    is_it = plain.exists() and path.exists() and plain.samefile(path)
+    return plain if is_it or not path.exists() else path.absolute()
 
 
 def fingerprint(path: Path) -> str:
