@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from dmmn_qp.choices import Reduction
-from dmmn_qp.errors import PixelSizeError
+from dmmn_qp.errors import PixelSizeError, SlideError
 from dmmn_qp.regions import Region
 from dmmn_qp.specs import MAX_MPP, MIN_MPP, PatchGrid
 
@@ -100,6 +100,23 @@ class Slide(Protocol):
     def __enter__(self) -> Slide: ...
 
     def __exit__(self, *exc: object) -> None: ...
+
+
+def check_same(info: SlideInfo, slide: Slide) -> None:
+    """Refuses a slide that was opened again, and has become another one meanwhile: cut, or replaced.
+
+    Args:
+        info: What was known of it.
+        slide: The slide.
+
+    Raises:
+        SlideError: Size, pixel size or levels differ.
+    """
+    if slide.info != info:
+        raise SlideError(
+            f'slide "{info.path}" changed while it was read: its size, pixel size or levels are others than before; '
+            "copy the file again from its source"
+        )
 
 
 def read_inside(region: Region, width: int, height: int, read: Callable[[Region], RgbArray]) -> RgbArray:

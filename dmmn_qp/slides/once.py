@@ -16,7 +16,7 @@ from PIL import Image
 from dmmn_qp.choices import Reduction
 from dmmn_qp.errors import SlideError
 from dmmn_qp.regions import Region
-from dmmn_qp.slides.base import RgbArray, Slide, SlideInfo, level_for, read_field
+from dmmn_qp.slides.base import RgbArray, Slide, SlideInfo, check_same, level_for, read_field
 from dmmn_qp.specs import PatchGrid
 
 TILE_PX = 512
@@ -93,8 +93,9 @@ class FieldReader:
         workers: int = 2,
     ) -> None:
         self.unreadable = Unreadable()
-        self._reopen = reopen
+        self._open = reopen
         self._slide = reopen()
+        self._info = self._slide.info
         self._grid = grid
         self._reduction = reduction
         self._fields = fields
@@ -205,7 +206,7 @@ class FieldReader:
         It is first tried again: a slide that another thread has met an error in fails for everyone. Each try has a
         slide of its own for the same reason.
         """
-        info = self._slide.info
+        info = self._info
         finest = self._grid.downsample_of(source.first)
         across, down = (finest, finest) if source.level is None else info.scale_of(source.level)
         left, top = region.x * across, region.y * down
@@ -232,6 +233,20 @@ class FieldReader:
                 return np.asarray(pixels.resize(size, way, box=box))
         self._note(self.unreadable.lost, place)
         return np.zeros((region.height, region.width, 3), np.uint8)
+
+    def _reopen(self) -> Slide:
+        """The slide once more.
+
+        Raises:
+            SlideError: It cannot be opened, or has become another one.
+        """
+        slide = self._open()
+        try:
+            check_same(self._info, slide)
+        except SlideError:
+            slide.close()
+            raise
+        return slide
 
     def _note(self, places: list[Region], place: Region) -> None:
         with self._lock:

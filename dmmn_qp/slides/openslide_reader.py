@@ -62,14 +62,16 @@ class OpenSlideReader:
             y = _integer(properties.get(openslide.PROPERTY_NAME_BOUNDS_Y), 0)
             width = min(_integer(properties.get(openslide.PROPERTY_NAME_BOUNDS_WIDTH), width), full_width - x)
             height = min(_integer(properties.get(openslide.PROPERTY_NAME_BOUNDS_HEIGHT), height), full_height - y)
+        self._sizes = tuple(self._slide.level_dimensions)
+        self._steps = tuple(self._slide.level_downsamples)
         try:
-            _check_tiles(path, properties, self._slide.level_count)
+            if not self._sizes or len(self._sizes) != len(self._steps):
+                raise SlideError(f'slide "{path}" was cut or replaced while it was opened; try again')
+            _check_tiles(path, properties, len(self._sizes))
             mpp = resolve_mpp(path.name, _file_mpp(properties), project_mpp, user_mpp)
         except SlideError:
             self._slide.close()
             raise
-        self._sizes = tuple(self._slide.level_dimensions)
-        self._steps = tuple(self._slide.level_downsamples)
         is_whole = (x, y, width, height) == (0, 0, full_width, full_height)
         sizes = self._sizes if is_whole and self.vendor in PLAIN_PAGES else ()
         self.info = SlideInfo(
