@@ -4,7 +4,6 @@ import os
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -31,12 +30,15 @@ def write_slides(folder, n):
 
 @pytest.fixture
 def few_files():
-    """Allows as many files as a process with `ulimit -n 64`, besides those that the tests have open already."""
+    """Leaves 24 files to be opened, as a process with `ulimit -n 64` may have them."""
     resource = pytest.importorskip("resource", reason="the system has no limit of files")
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
-    descriptors = Path("/proc/self/fd")
-    in_use = max(map(int, os.listdir(descriptors))) if descriptors.is_dir() else 40  # noqa: PTH208
-    resource.setrlimit(resource.RLIMIT_NOFILE, (max(64, in_use + 16), before[1]))
+    held = []
+    while len(held) < 24:  # the lowest numbers that are free
+        held.append(os.open(os.devnull, os.O_RDONLY))
+    for descriptor in held:
+        os.close(descriptor)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(held) + 1, before[1]))
     yield
     resource.setrlimit(resource.RLIMIT_NOFILE, before)
 

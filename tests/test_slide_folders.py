@@ -17,6 +17,7 @@ from dmmn_qp.slides import SLIDE_READERS
 from dmmn_qp.slides.files import users_path
 from dmmn_qp.slides.finding import parse_slides_root
 from dmmn_qp.slides.folders import list_slides, without_pictures_of_slides
+from dmmn_qp.slides.names import legible_name
 from dmmn_qp.slides.readers import slide_suffixes
 from tests.conftest import DEMO, fails, invoke, rectangle, two_tissues, write_features, write_tiff
 
@@ -147,3 +148,20 @@ class TestLinksIntoAStore:
         assert users_path(here / "other" / "here" / "s0.tif") == here / "other" / "here" / "s0.tif"
         odd = here / "other" / "here" / ".." / "slides" / "s0.tif"  # where dropping ".." would lead elsewhere
         assert odd.samefile(users_path(odd))
+
+
+@pytest.mark.skipif(sys.platform in ("win32", "darwin"), reason="file names are Unicode there")
+class TestNamesThatAreNoUtf8:
+    """Names as old systems wrote them, in Latin-1."""
+
+    def test_such_a_slide_is_predicted_under_a_name_that_all_can_write(self, here):
+        (here / "scans").mkdir()
+        write_tiff(here / "s.tif", two_tissues(64, 64))
+        (here / "s.tif").rename(here / "scans" / os.fsdecode(b"k\xe4se.tif"))
+        result = invoke("predict", "scans", "--model", DEMO.parents[1] / "models" / "demo")
+        assert result.exit_code == 0, result.output
+        assert (here / "predictions" / "käse.geojson").is_file()
+
+    @pytest.mark.parametrize(("name", "legible"), [("k\udce4se", "käse"), ("käse", "käse"), ("癌 1", "癌 1")])
+    def test_legible(self, name, legible):
+        assert legible_name(name) == legible

@@ -169,7 +169,7 @@ class TestLooking:
     @pytest.mark.parametrize("factor", [2, 4, 16, 64])
     @pytest.mark.parametrize("kind", ["means", "first", "shifted", "jpeg", "lighter"])
     def test_copies(self, factor, kind):
-        pixels = tissue(2048, 2048)
+        pixels = tissue(1536, 1536)
         copy = {
             "means": lambda: reduced(pixels, factor),
             "first": lambda: pixels[::factor, ::factor],
@@ -182,8 +182,8 @@ class TestLooking:
 
     @pytest.mark.parametrize("factor", [2, 4, 16])
     def test_strangers(self, factor):
-        pixels = tissue(2048, 2048)
-        for other in (tissue(2048, 2048, 5), pixels[::-1], pixels[:, ::-1], np.full_like(pixels, 255), 255 - pixels):
+        pixels = tissue(1024, 1024)
+        for other in (tissue(1024, 1024, 5), pixels[::-1], pixels[:, ::-1], np.full_like(pixels, 255), 255 - pixels):
             assert not is_reduced_copy(picture(pixels), picture(reduced(np.ascontiguousarray(other), factor)))
 
     def test_what_cannot_be_read_says_nothing(self):

@@ -1,5 +1,6 @@
 """Every reader gives the pixels that the file was made from, at the borders and outside too."""
 
+import struct
 from dataclasses import dataclass
 from functools import partial
 
@@ -532,6 +533,36 @@ def test_unreadable_files(tmp_path):
     (tmp_path / "cut.svs").write_bytes(CMU_1.read_bytes()[:5000])
     with pytest.raises(SlideError):
         open_slide(tmp_path / "cut.svs")
+
+
+@pytest.mark.parametrize("side", [2**24, 2**30, 2**31 - 1])
+@pytest.mark.parametrize("tag", [322, 323], ids=["width", "height"])
+@pytest.mark.parametrize("form", ["direct-tiff", "tifffile"])
+def test_tiles_of_absurd_size_are_refused_before_memory_is_taken(tmp_path, form, tag, side):
+    """OpenSlide would end the process where there is no memory for a tile."""
+    about = {"description": OME.format(w=512, h=512, more="")} if form == "tifffile" else {}
+    path = write_pyramid(tmp_path / "s.tif", [noise(512, 512)], tile=(256, 256), compression="deflate", **about)
+    data = bytearray(path.read_bytes())
+    with tifffile.TiffFile(path) as tiff:
+        offset = tiff.pages.first.tags[tag].offset
+    data[offset : offset + 12] = struct.pack("<HHII", tag, 4, 1, side)
+    path.write_bytes(data)
+    with pytest.raises(SlideError, match=r"too large|instead of|damaged"):
+        open_slide(path, user_mpp=0.5).read_level(0, Region(0, 0, 10, 10))
+
+
+@pytest.mark.parametrize("tag", [256, 257], ids=["width", "height"])
+@pytest.mark.parametrize("form", ["direct-tiff", "tifffile"])
+def test_sizes_that_the_tiles_do_not_fill_are_refused(tmp_path, form, tag):
+    about = {"description": OME.format(w=512, h=512, more="")} if form == "tifffile" else {}
+    path = write_pyramid(tmp_path / "s.tif", [noise(512, 512)], tile=(256, 256), compression="deflate", **about)
+    data = bytearray(path.read_bytes())
+    with tifffile.TiffFile(path) as tiff:
+        offset = tiff.pages.first.tags[tag].offset
+    data[offset : offset + 12] = struct.pack("<HHII", tag, 4, 1, 2**31 - 1)
+    path.write_bytes(data)
+    with pytest.raises(SlideError, match=r"Invalid TIFF|4 tiles or strips instead of"):
+        open_slide(path, user_mpp=0.5)
 
 
 def test_damaged_tile_names_the_place(tmp_path):

@@ -23,7 +23,7 @@ from dmmn_qp.slides.base import Slide
 from dmmn_qp.slides.files import first_of_each_series, is_slide_folder
 from dmmn_qp.slides.finding import SlidesRoot
 from dmmn_qp.slides.folders import list_slides, without_pictures_of_slides
-from dmmn_qp.slides.names import NamedSlide, SlideNames
+from dmmn_qp.slides.names import NamedSlide, SlideNames, legible_name
 from dmmn_qp.slides.readers import slide_suffixes
 from dmmn_qp.slides.transformed import Change
 
@@ -184,7 +184,7 @@ class _Inputs:
             )
         if known_as:
             return self._of_record(known_as[0], path if is_slide else None)
-        slide_id = path.name if path.is_dir() else path.stem
+        slide_id = legible_name(path.name if path.is_dir() else path.stem)
         if is_slide:
             return SlideToPredict(slide_id, path)
         others = f"; the dataset has {', '.join(self._records)}" if self._records else ""

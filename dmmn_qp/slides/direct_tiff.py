@@ -147,18 +147,10 @@ class DirectTiffReader:
         Raises:
             SlideError: It has inks, or channels that are neither colours nor opacity.
         """
-        if self._openslide.vendor != "generic-tiff" or self._tiles is None:
-            return
-        page = self._tiles.file.pages.first
-        colours = 3 if page.photometric in (RGB, YCBCR) else 1
-        extra = [int(kind) for kind in page.extrasamples]
-        is_known = page.photometric in _COLOURS and page.dtype is not None and page.dtype.kind == "u"
-        if (
-            not is_known
-            or page.samplesperpixel > colours + 1
-            or (page.samplesperpixel > colours and not set(extra) <= _ALPHA)
-        ):
-            raise self._tiles.refused(page)
+        if self._openslide.vendor == "generic-tiff" and self._tiles is not None:
+            page = self._tiles.file.pages.first
+            if not _has_colours(page):
+                raise self._tiles.refused(page)
 
     def _own_levels(self) -> list[int]:
         """OpenSlide's numbers of the levels that are this image; of TIFF of no particular kind it takes any page."""
@@ -230,6 +222,15 @@ def _tiled_pages(file: Any) -> Iterator[Any]:
             return
         if isinstance(page, tifffile.TiffPage) and page.is_tiled:
             yield page
+
+
+def _has_colours(page: Any) -> bool:
+    """Whether a page has grey levels or colours, and besides at most their opacity."""
+    colours = 3 if page.photometric in (RGB, YCBCR) else 1
+    opacity = page.samplesperpixel - colours
+    is_number = page.dtype is not None and page.dtype.kind == "u"
+    is_opacity = opacity == 0 or (opacity == 1 and {int(kind) for kind in page.extrasamples} <= _ALPHA)
+    return page.photometric in _COLOURS and is_number and is_opacity
 
 
 def _is_known(tiles: TiffTiles, page: Any) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import unicodedata
 from collections import defaultdict
@@ -113,6 +114,15 @@ class SlideNames:
                 if before != value:
                     raise error(f'{where}: slide "{shown(name)}" is {value}, but {before} further up; keep one of them')
         return said, unknown
+
+
+def legible_name(name: str) -> str:
+    """A file name as all programs can write it: one whose bytes are no UTF-8 is read as the Latin-1 of old systems."""
+    try:
+        name.encode("utf-8")
+    except UnicodeEncodeError:
+        return os.fsencode(name).decode("latin-1")
+    return name
 
 
 def normal_name(name: str) -> str:
