@@ -130,7 +130,7 @@ def write_probability_pyramid(
 
 
 def ome_xml(image: _Image) -> bytes:
-    """The OME-XML of a pyramid in UTF-8, by the schema of June 2016, without anything that changes from run to run.
+    """Returns the OME-XML of a pyramid in UTF-8, by the schema of June 2016; nothing in it changes from run to run.
 
     Other letters than ASCII are written as they are: Bio-Formats does not understand a unit of ``&#181;m``, and then
     takes the file for a plain TIFF, without levels and channels.
@@ -187,12 +187,12 @@ def ome_xml(image: _Image) -> bytes:
 
 
 def _on_one_line(name: str) -> str:
-    """A name as an attribute holds it: line ends would be written as numbers, which Bio-Formats does not understand."""
+    """Returns a name as an attribute holds it: Bio-Formats does not understand the numbers that line ends become."""
     return re.sub(r"[\t\n]", " ", xml_text(name))
 
 
 def _ome_color(color: tuple[int, int, int]) -> int:
-    """Red, green, blue and full opacity as one signed number of 32 bits, red first."""
+    """Returns red, green, blue and full opacity as one signed number of 32 bits, red first."""
     red, green, blue = color
     number = red << 24 | green << 16 | blue << 8 | 255
     return number - (1 << 32) if number >= 1 << 31 else number
@@ -252,7 +252,7 @@ class _TileSpool:
             self._store()
 
     def tiles(self, level: int, channels: int) -> Iterator[bytes]:
-        """The compressed tiles of a level, channel by channel, row by row."""
+        """Yields the compressed tiles of a level, channel by channel, row by row."""
         for channel in range(channels):
             for offset, size in self._places[level, channel]:
                 self._file.seek(offset)
@@ -326,7 +326,7 @@ class _Level:
 
 
 def _levels(image: _Image, spool: _TileSpool, halve: Callable[[Pixels], Pixels]) -> list[_Level]:
-    """The levels, finest first, each knowing the next."""
+    """Returns the levels, finest first, each knowing the next."""
     channels, rows, columns = len(image.names), image.rows, image.columns
     levels = [_Level(0, (channels, rows, columns), spool)]
     while max(rows, columns) > SMALLEST_LEVEL_PX:

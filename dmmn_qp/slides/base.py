@@ -60,7 +60,7 @@ class SlideInfo:
     level_sizes: tuple[tuple[int, int], ...] = ()
 
     def scale_of(self, level: int) -> tuple[float, float]:
-        """Level-0 px per pixel of a level, across and down; whole where its sides are but cut to whole pixels."""
+        """Returns level-0 px per pixel of a level, across and down; whole where its sides are cut to whole pixels."""
         stated = self.level_downsamples[level]
         if not self.level_sizes:
             downsample = whole_downsample(stated, max(self.width, self.height))
@@ -211,7 +211,7 @@ def read_field(
 
 
 def read_overview(slide: Slide, longest_px: int) -> RgbArray:
-    """The whole slide, its longer side about ``longest_px``; memory is bounded whatever levels the slide has."""
+    """Reads the whole slide, its longer side about ``longest_px``; memory is bounded whatever levels it has."""
     info = slide.info
     downsample = overview_downsample(info, longest_px)
     height, width = ceil(info.height / downsample), ceil(info.width / downsample)
@@ -224,12 +224,12 @@ def read_overview(slide: Slide, longest_px: int) -> RgbArray:
 
 
 def overview_downsample(info: SlideInfo, longest_px: int) -> float:
-    """Level-0 px per pixel of `read_overview`: a whole number."""
+    """Returns level-0 px per pixel of `read_overview`: a whole number."""
     return max(1.0, float(ceil(max(info.width, info.height) / longest_px)))
 
 
 def whole_downsample(stated: float, longest_px: int) -> float:
-    """A level's downsample, whole where that gives the same size: sizes of levels are cut to whole pixels.
+    """Returns a level's downsample, whole where that gives the same size: sizes of levels are cut to whole pixels.
 
     A relative tolerance would not do: of 4.03 taken for 4, the far end of a slide of 10,000 px is 75 px off.
 
@@ -262,7 +262,7 @@ def _read_scaled(slide: Slide, wanted: float, region: Region) -> RgbArray:
 
 
 def level_for(info: SlideInfo, wanted: float) -> tuple[int, tuple[float, float]]:
-    """(number, `SlideInfo.scale_of`) of the coarsest level that is not coarser than ``wanted``."""
+    """Returns (number, `SlideInfo.scale_of`) of the coarsest level that is not coarser than ``wanted``."""
     best, best_scale = 0, (1.0, 1.0)
     for level in range(len(info.level_downsamples)):
         scale = info.scale_of(level)

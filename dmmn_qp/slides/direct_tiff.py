@@ -153,7 +153,7 @@ class DirectTiffReader:
                 raise self._tiles.refused(page)
 
     def _own_levels(self) -> list[int]:
-        """OpenSlide's numbers of the levels that are this image; of TIFF of no particular kind it takes any page."""
+        """Returns OpenSlide's numbers of the levels that are this image; in plain TIFF it takes any page for one."""
         sizes = self._openslide.level_sizes
         if self._openslide.vendor != "generic-tiff":
             return list(range(len(sizes)))
@@ -169,7 +169,7 @@ class DirectTiffReader:
         return Picture(*self._openslide.level_sizes[number], lambda region: self._openslide.read_level(number, region))
 
     def _detailed_places(self, *numbers: int) -> list[tuple[float, float]]:
-        """Where the pages of some levels show most; none where tifffile does not understand them."""
+        """Returns where the pages of some levels show most; none where tifffile does not understand them."""
         with contextlib.suppress(Exception):
             assert self._tiles is not None
             pages = {(page.imagewidth, page.imagelength): page for page in _tiled_pages(self._tiles.file)}
@@ -178,7 +178,7 @@ class DirectTiffReader:
         return []
 
     def _direct(self, number: int) -> TiffLevel | None:
-        """The page of a level, if it may be decoded directly."""
+        """Returns the page of a level, if it may be decoded directly."""
         with self._lock:
             if number not in self._checked:
                 page = self._found.get(number)
@@ -200,7 +200,7 @@ class DirectTiffReader:
         return True
 
     def _find_levels(self, tiles: TiffTiles) -> dict[int, TiffLevel]:
-        """The page of each level that has exactly one of its size, and could be decoded directly."""
+        """Finds the page of each level that has exactly one of its size, and could be decoded directly."""
         pages = list(_tiled_pages(tiles.file))
         found, redrawn = {}, False
         for number, (width, height) in enumerate(self._openslide.level_sizes):

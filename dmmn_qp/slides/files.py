@@ -17,7 +17,7 @@ _FINGERPRINT_CHUNK = 1 << 16
 
 
 def slide_file(path: Path) -> Path:
-    """The file to open for a slide that is a folder: its first DICOM file. Any other path is returned as it is.
+    """Returns the file to open for a slide that is a folder, its first DICOM file; any other path as it is.
 
     Raises:
         SlideError: A folder holds no DICOM slide, or several.
@@ -40,7 +40,7 @@ def is_slide_folder(path: Path) -> bool:
 
 
 def first_of_each_series(paths: Iterable[Path]) -> list[Path]:
-    """One DICOM file for each slide among some paths: a slide is a series, and has a file for each level."""
+    """Returns one DICOM file for each slide among some paths: a slide is a series, and has a file for each level."""
     first: dict[str, Path] = {}
     for file in sorted(p for p in paths if p.suffix.lower() == DICOM_SUFFIX and p.is_file()):
         try:
@@ -52,14 +52,14 @@ def first_of_each_series(paths: Iterable[Path]) -> list[Path]:
 
 
 def users_path(path: Path) -> Path:
-    """A slide's full path as its user knows it: links are not followed, so that stores of hashes do not name slides."""
+    """Returns a slide's full path as its user knows it: links, such as those into stores, are not followed."""
     plain = Path(os.path.abspath(path))  # noqa: PTH100 (which drops "..", where a link does not make it wrong)
     is_it = plain.exists() and path.exists() and plain.samefile(path)
     return plain if is_it or not path.exists() else path.absolute()
 
 
 def fingerprint(path: Path) -> str:
-    """A short digest of a slide's size and of its first, middle and last 64 KiB.
+    """Returns a short digest of a slide's size and of its first, middle and last 64 KiB.
 
     It guards against the wrong file under the right name without reading gigabytes.
     """

@@ -38,12 +38,12 @@ class BesideSlide(NamedTuple):
     slide: Path
 
     def line(self) -> str:
-        """What is said of it."""
+        """Returns what is said of it."""
         return f'picture "{self.picture}" is left out: it shows slide "{self.slide}", which lies beside it'
 
 
 def list_slides(folder: Path, *, recursive: bool = False) -> list[Path]:
-    """What looks like a slide in a folder, sorted: files, and folders of DICOM files; a series counts once.
+    """Lists what looks like a slide in a folder, sorted: files, and folders of DICOM files; a series counts once.
 
     Args:
         folder: The folder.
@@ -61,7 +61,7 @@ def _slides_in(folder: Path) -> list[Path]:
 
 
 def _folders_below(top: Path) -> Iterator[Path]:
-    """A folder and those in it that we did not write; no folder twice, and none that is a slide."""
+    """Yields a folder and those in it that we did not write; no folder twice, and none that is a slide."""
     entered: set[tuple[int, int]] = set()
     for place, folders, files in os.walk(top, followlinks=True):
         here = Path(place)
@@ -112,12 +112,12 @@ def without_pictures_of_slides(slides: Sequence[Path]) -> tuple[list[Path], list
 
 
 def _name(path: Path) -> str:
-    """A slide's name for comparing: without ending, in one case and spelling."""
+    """Returns a slide's name for comparing: without ending, in one case and spelling."""
     return re.sub(r"\.ome$", "", normal_name(path.stem).casefold())
 
 
 def _size_px(path: Path) -> tuple[int, int] | None:
-    """(width, height); None where the file does not say it. No pixel is decoded."""
+    """Returns (width, height); None where the file does not say it. No pixel is decoded."""
     try:
         file = slide_file(path)
         if is_tiff(file):

@@ -41,7 +41,7 @@ def _is_ome(file: Any) -> bool:
 
 
 def read_ome_xml(file: Any) -> ElementTree.Element | None:
-    """The OME-XML of an open TIFF (tifffile's); None where it has none, or it is too long.
+    """Reads the OME-XML of an open TIFF (tifffile's); None where it has none, or it is too long.
 
     Raises:
         ElementTree.ParseError: It is damaged.
@@ -58,7 +58,7 @@ def read_ome_xml(file: Any) -> ElementTree.Element | None:
 
 
 def physical_size(pixels: Mapping[str, str]) -> tuple[float, float] | None:
-    """PhysicalSizeX and Y of an image in um; the unit is um where none is given, as OME says.
+    """Returns PhysicalSizeX and Y of an image in um; the unit is um where none is given, as OME says.
 
     Args:
         pixels: The attributes of its element ``Pixels``.

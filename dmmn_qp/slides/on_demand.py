@@ -26,7 +26,7 @@ Thing = TypeVar("Thing")
 
 
 def most_open() -> int:
-    """How many slides and masks a process may hold open, by the files that the system allows it."""
+    """Returns how many slides and masks a process may hold open, by the files that the system allows it."""
     try:
         import resource
     except ImportError:  # Windows, which allows thousands

@@ -116,7 +116,7 @@ class FieldReader:
         self._slide.close()
 
     def __iter__(self) -> Iterator[list[RgbArray]]:
-        """The fields of each block in turn, (height, width, 3) uint8 for each magnification."""
+        """Yields the fields of each block in turn, (height, width, 3) uint8 for each magnification."""
         ahead: list[Future[list[RgbArray]]] = []
         for i in range(len(self._fields) + AHEAD):
             if i < len(self._fields):
@@ -127,7 +127,7 @@ class FieldReader:
                 yield ahead.pop(0).result()
 
     def _keys(self, fields: Sequence[Region]) -> Iterator[tuple[int, int, int]]:
-        """(magnification, row, column) of the tiles that fields touch."""
+        """Yields (magnification, row, column) of the tiles that fields touch."""
         for m, wanted in enumerate(fields):
             source = self._source_of[m]
             wide, high = source.wide // source.factors[m], source.high // source.factors[m]
@@ -174,7 +174,7 @@ class FieldReader:
                     del self._tiles[tile]
 
     def _decode(self, source: _Source, row: int, column: int) -> dict[int, RgbArray]:
-        """A tile at every magnification that some block needs."""
+        """Decodes a tile at every magnification that some block needs."""
         region = Region(column * source.wide, row * source.high, source.wide, source.high)
         slide = self._slide
         try:
@@ -201,7 +201,7 @@ class FieldReader:
         return np.asarray(Image.fromarray(pixels).reduce(factor))
 
     def _mended(self, source: _Source, region: Region, reason: str) -> RgbArray:
-        """What stands for a tile that could not be read: the next level that can be, or 0.
+        """Returns what stands for a tile that could not be read: the next level that can be, or 0.
 
         It is first tried again: a slide that another thread has met an error in fails for everyone. Each try has a
         slide of its own for the same reason.
@@ -235,7 +235,7 @@ class FieldReader:
         return np.zeros((region.height, region.width, 3), np.uint8)
 
     def _reopen(self) -> Slide:
-        """The slide once more.
+        """Opens the slide once more.
 
         Raises:
             SlideError: It cannot be opened, or has become another one.
@@ -261,7 +261,7 @@ class FieldReader:
 
 
 def _sources(slide: Slide, grid: PatchGrid, magnifications: int, reduction: Reduction) -> list[_Source]:
-    """What to decode for so many magnifications: one source for all that come from the same pixels."""
+    """Returns what to decode for so many magnifications: one source for all that come from the same pixels."""
     grouped: dict[int | None, dict[int, int]] = {}  # level -> factors; None: the finest, as `read_field` gives it
     alone: list[int] = []
     finest_level, finest_factor = _level_and_factor(slide.info, grid.downsample)
@@ -279,7 +279,7 @@ def _sources(slide: Slide, grid: PatchGrid, magnifications: int, reduction: Redu
 
 
 def _level_and_factor(info: SlideInfo, wanted: float) -> tuple[int, int | None]:
-    """The level that a magnification is made of, and how many of its pixels make one; None where they do not fit."""
+    """Returns the level that a magnification is made of, and how many of its pixels make one, if they fit."""
     level, (across, down) = level_for(info, wanted)
     factor = wanted / across
     return level, int(factor) if across == down and factor == int(factor) else None

@@ -117,7 +117,7 @@ class OpenSlideReader:
         return _over_white(np.asarray(rgba))
 
     def _open_again(self, failed: openslide.OpenSlide) -> None:
-        """After an error OpenSlide reads nothing more, not even what is whole. Others may still use ``failed``."""
+        """Opens the slide again: after an error OpenSlide reads nothing more. Others may still use ``failed``."""
         if self._slide is failed:
             with contextlib.suppress(openslide.OpenSlideError, OSError):
                 self._slide = openslide.OpenSlide(str(self.info.path))
@@ -134,13 +134,13 @@ class OpenSlideReader:
 
 
 def _over_white(rgba: RgbArray) -> RgbArray:
-    """RGBA over white: what was not scanned is glass."""
+    """Lays RGBA over white: what was not scanned is glass."""
     scanned = rgba[..., 3:] >= _HALF_OPAQUE
     return rgba[..., :3] if scanned.all() else np.where(scanned, rgba[..., :3], np.uint8(255))
 
 
 def _file_mpp(properties: object) -> tuple[float, float] | None:
-    """(width, height) of a pixel in um from OpenSlide's properties."""
+    """Returns (width, height) of a pixel in um from OpenSlide's properties."""
     get = getattr(properties, "get")  # noqa: B009  # openslide's mapping is untyped
     try:
         return float(get(openslide.PROPERTY_NAME_MPP_X)), float(get(openslide.PROPERTY_NAME_MPP_Y))
@@ -171,7 +171,7 @@ def _check_tiles(path: Path, properties: object, levels: int) -> None:
 
 
 def _by_the_longer_side(sizes: Sequence[tuple[int, int]]) -> Iterator[float]:
-    """Level-0 px per pixel of each level: by the longer side, where cutting to whole pixels matters least."""
+    """Yields level-0 px per pixel of each level: by the longer side, where cutting matters least."""
     for size in sizes:
         side = 0 if sizes[0][0] >= sizes[0][1] else 1
         yield sizes[0][side] / size[side]

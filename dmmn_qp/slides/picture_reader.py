@@ -92,7 +92,7 @@ class PictureReader:
 
 
 def _not_rgb(path: Path, image: Image.Image) -> str | None:
-    """What a picture is where it is no grey or RGB of 8 bits."""
+    """Tells what a picture is where it is no grey or RGB of 8 bits."""
     if image.mode in _DEEP_MODES:
         return f"{_DEEP_MODES[image.mode]} per sample instead of 8"
     if image.mode not in _MODES:
@@ -117,7 +117,7 @@ def _jpeg_2000_depths(path: Path) -> set[int]:
 
 
 def _flat_rgb(image: Image.Image) -> Image.Image:
-    """RGB; transparent parts become white."""
+    """Makes RGB of a picture; transparent parts become white."""
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
         rgba = image.convert("RGBA")
         white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))

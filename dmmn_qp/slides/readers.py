@@ -34,7 +34,7 @@ class SlideReader(NamedTuple):
 
 
 def _is_for_openslide(path: Path) -> bool:
-    """What OpenSlide knows, but TIFF of no particular kind, of which it sees neither the images nor what OME says."""
+    """Whether OpenSlide knows a file; of TIFF of no particular kind it sees neither the images nor what OME says."""
     kind = openslide.OpenSlide.detect_format(str(path))
     return kind is not None and kind != "generic-tiff"
 
@@ -53,7 +53,7 @@ SLIDE_READERS: dict[str, SlideReader] = {
 
 
 def slide_suffixes() -> frozenset[str]:
-    """File endings that are taken for slides when a folder is searched: those of all readers."""
+    """Returns file endings that are taken for slides when a folder is searched: those of all readers."""
     return frozenset(suffix for reader in SLIDE_READERS.values() for suffix in reader.suffixes)
 
 

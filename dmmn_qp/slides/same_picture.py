@@ -112,7 +112,7 @@ def _is_alike(larger: Picture, smaller: Picture, place: tuple[float, float]) -> 
 def _reductions(
     source: RgbArray, side: int, corner: tuple[float, float], scale: tuple[float, float]
 ) -> Iterator[RgbArray]:
-    """What a copy may have been made to: means, or single pixels, the first or the middle ones."""
+    """Yields what a copy may have been made to: means, or single pixels, the first or the middle ones."""
     rows, columns, _ = source.shape
     (left, top), (across, down) = corner, scale
     box = (left, top, min(left + side * across, columns), min(top + side * down, rows))
@@ -129,5 +129,5 @@ def _blurred(pixels: RgbArray) -> NDArray[np.float32]:
 
 
 def _contrast(pixels: NDArray[np.float32]) -> float:
-    """RMS of the differences from the mean of each channel."""
+    """Returns the RMS of the differences from the mean of each channel."""
     return float(np.sqrt(np.mean((pixels - pixels.mean(axis=(0, 1))) ** 2)))

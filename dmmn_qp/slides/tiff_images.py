@@ -49,12 +49,12 @@ class TiffImage:
 
 
 def page_size(page: Any) -> tuple[int, int]:
-    """(width, height) of a page (tifffile's)."""
+    """Returns (width, height) of a page (tifffile's)."""
     return int(page.imagewidth), int(page.imagelength)
 
 
 def find_image(path: Path, file: Any) -> tuple[TiffImage, list[Any]]:
-    """The image of a file that is meant, and the pages that may be reduced copies of it.
+    """Finds the image of a file that is meant, and the pages that may be reduced copies of it.
 
     Of several images the first is meant, unless another one has four times as many pixels: then the first is a
     picture of the label or of the whole glass. Which pages are images is said by OME-XML, else by NewSubfileType.
@@ -92,7 +92,7 @@ def find_image(path: Path, file: Any) -> tuple[TiffImage, list[Any]]:
 
 
 def _pages(file: Any) -> Iterator[Any]:
-    """The first pages of a file, or of what a page has below it."""
+    """Yields the first pages of a file, or of what a page has below it."""
     for number in range(MAX_PAGES):
         try:
             page = file.pages[number]
@@ -103,7 +103,7 @@ def _pages(file: Any) -> Iterator[Any]:
 
 
 def _full_pages(pages: list[Any]) -> list[Any]:
-    """The first page, and others that claim to be no mask and no reduced copy, or are larger all the same."""
+    """Returns the first page, and others that claim to be no mask and no reduced copy, or are larger all the same."""
     first = pages[0]
     area = first.imagewidth * first.imagelength
     below = list(_pages(first)) if first.subifds else []
@@ -116,7 +116,7 @@ def _full_pages(pages: list[Any]) -> list[Any]:
 
 
 def _ome_images(path: Path, file: Any) -> tuple[list[TiffImage], set[int]]:
-    """The images that OME-XML names, by their first page in this file, and the numbers of all pages that they have."""
+    """Finds the images that OME-XML names, by their first page, and the numbers of all pages that they have."""
     try:
         root = read_ome_xml(file)
     except ElementTree.ParseError:

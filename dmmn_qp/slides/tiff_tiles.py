@@ -52,7 +52,7 @@ class TiffLevel:
         return self.columns_of_tiles * -(-self.height // self.tile_height)
 
     def tile_region(self, index: int) -> Region:
-        """What a tile shows, in pixels of the level; it may leave the level at the right and below."""
+        """Returns what a tile shows, in pixels of the level; it may leave the level at the right and below."""
         row, column = divmod(index, self.columns_of_tiles)
         return Region(column * self.tile_width, row * self.tile_height, self.tile_width, self.tile_height)
 
@@ -102,7 +102,7 @@ class TiffTiles:
         self.file.close()
 
     def not_rgb(self, page: Any) -> str | None:
-        """What a page is where it is no RGB of 8 bits."""
+        """Tells what a page is where it is no RGB of 8 bits."""
         if page.dtype != np.uint8 or page.bitspersample not in (8, (8, 8, 8)):
             return f"{page.bitspersample} bits per sample ({page.dtype or 'of no known kind'}) instead of 8"
         if page.samplesperpixel != 3:
@@ -115,14 +115,14 @@ class TiffTiles:
         return None
 
     def refused(self, page: Any) -> SlideError:
-        """What is said of a page that is no RGB of 8 bits."""
+        """Returns what is said of a page that is no RGB of 8 bits."""
         return SlideError(
             f'slide "{self._path}" has {self.not_rgb(page)}; export it from QuPath as RGB '
             "(File > Export images > OME TIFF)"
         )
 
     def level(self, page: Any) -> TiffLevel:
-        """What is needed to read a page.
+        """Returns what is needed to read a page.
 
         Raises:
             SlideError: It is no RGB of 8 bits, or its tiles are too large.
@@ -152,7 +152,7 @@ class TiffTiles:
         return level
 
     def part(self, level: TiffLevel, index: int, part: Region) -> RgbArray:
-        """What lies in one tile: see `TiffLevel.read`.
+        """Returns what lies in one tile: see `TiffLevel.read`.
 
         Raises:
             Exception: Of any kind, as the decoders raise it: the tile is damaged.
@@ -167,7 +167,7 @@ class TiffTiles:
         return cut
 
     def _plain(self, level: TiffLevel, offset: int, part: Region) -> RgbArray:
-        """A part of pixels that lie in the file as they are.
+        """Reads a part of pixels that lie in the file as they are.
 
         They are read and not mapped: a process that looks at mapped pixels ends when the file is cut meanwhile.
         """
@@ -184,7 +184,7 @@ class TiffTiles:
         return pixels
 
     def tile(self, level: TiffLevel, index: int) -> RgbArray:
-        """A decoded tile or strip, (rows, columns, 3); those at the border may be smaller."""
+        """Decodes a tile or strip, (rows, columns, 3); those at the border may be smaller."""
         key = (level.page.offset, index, 0, 0)
         with self._cache_lock:
             tile = self._cache.get(key)
@@ -235,7 +235,7 @@ def detailed_places(*levels: TiffLevel) -> list[tuple[float, float]]:
 
 
 def _strict_jpeg(data: bytes, level: TiffLevel) -> RgbArray:
-    """A JPEG tile, if it is without fault and has the size of its tile.
+    """Decodes a JPEG tile, if it is without fault and has the size of its tile.
 
     The tables that all tiles share are put before its own, and a marker of Adobe's says what the page says: whether it
     holds RGB or YCbCr.
@@ -258,7 +258,7 @@ def _strict_jpeg(data: bytes, level: TiffLevel) -> RgbArray:
 
 
 def _start_of_frame(data: bytes) -> int | None:
-    """Where a JPEG says its size; None where it does not."""
+    """Returns where a JPEG says its size; None where it does not."""
     place = 2
     while place + 9 <= len(data) and data[place] == 0xFF:
         marker, length = data[place + 1], int.from_bytes(data[place + 2 : place + 4], "big")
@@ -269,7 +269,7 @@ def _start_of_frame(data: bytes) -> int | None:
 
 
 def _jpeg_size(data: bytes, start_of_frame: int) -> tuple[int, int]:
-    """(rows, columns)."""
+    """Returns (rows, columns)."""
     rows, columns = data[start_of_frame + 5 : start_of_frame + 7], data[start_of_frame + 7 : start_of_frame + 9]
     return int.from_bytes(rows, "big"), int.from_bytes(columns, "big")
 

@@ -93,7 +93,7 @@ class TiffReader:
         return level.read(inside, part_of_tile)
 
     def _find_levels(self, smaller: Sequence[Any]) -> list[TiffLevel]:
-        """The pages of the pyramid, finest first."""
+        """Finds the pages of the pyramid, finest first."""
         size = self._image.size
         levels = [self._tiles.level(self._image.page)]
         pages = [page for page in smaller if fits(size, page_size(page)) and self._tiles.not_rgb(page) is None]
@@ -112,7 +112,7 @@ class TiffReader:
         return Picture(level.width, level.height, read)
 
     def _mpp(self) -> tuple[float, float] | None:
-        """(width, height) of a pixel in um: of the OME-XML, else of the resolution tags."""
+        """Returns (width, height) of a pixel in um: of the OME-XML, else of the resolution tags."""
         return physical_size(self._image.pixels) or _tag_mpp(self._image.page)
 
     def _damaged(self, error: Exception, where: str = "") -> SlideError:
@@ -124,12 +124,12 @@ class TiffReader:
 
 
 def _downsample(first: TiffLevel, level: TiffLevel) -> float:
-    """Level-0 pixels per pixel: by the longer side, where cutting to whole pixels matters least."""
+    """Returns level-0 pixels per pixel: by the longer side, where cutting to whole pixels matters least."""
     return first.width / level.width if first.width >= first.height else first.height / level.height
 
 
 def _tag_mpp(page: Any) -> tuple[float, float] | None:
-    """The pixel size of XResolution and YResolution; None where they or their unit are missing."""
+    """Returns the pixel size of XResolution and YResolution; None where they or their unit are missing."""
     um_per_unit = _UM_PER_RESOLUTION_UNIT.get(int(page.tags.valueof("ResolutionUnit", 2)))
     if page.description.startswith("ImageJ="):  # which gives the unit in words, and pixels per unit in the tags
         fields = dict(line.partition("=")[::2] for line in page.description.splitlines())
