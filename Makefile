@@ -11,7 +11,7 @@ DEMO_MODEL := models/demo-run
 help:
 	@echo "make demo      import, train, predict and evaluate the demo project (about 10 minutes on 2 cores)"
 	@echo "make test      lint, types and tests"
-	@echo "make test-all  these, and the tests against real engines: Groovy 4, which it fetches, and a browser"
+	@echo "make test-all  these, and the tests against real engines: Groovy 4 and Bio-Formats, which it fetches, a browser"
 	@echo "make lint      ruff: rules and format"
 	@echo "make types     mypy"
 	@echo "make groovy    compile and lint the scripts for QuPath with Groovy 4, which it fetches"
@@ -40,6 +40,7 @@ test: lint types
 	$(BIN)/pytest -m "not engine" -n auto --dist loadfile
 
 test-all: groovy test
+	-$(BIN)/python -m tests.bio_formats
 	$(BIN)/pytest -m engine -n auto --dist loadfile
 
 # The user's own commands, shown as they run; they work in this folder. The model has a name of its own, so that

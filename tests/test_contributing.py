@@ -11,6 +11,7 @@ from dmmn_qp.importing.sources import ANNOTATION_SOURCES
 from dmmn_qp.networks import ARCHITECTURES
 from dmmn_qp.outputs.writers import WRITERS
 from dmmn_qp.slides import SLIDE_READERS, open_slide
+from dmmn_qp.slides.folders import list_slides
 from tests import architecture_contract, source_contract, test_slides, writer_contract
 from tests.conftest import REPOSITORY, fails, write_tiff
 
@@ -22,7 +23,8 @@ KINDS = {
 }
 
 
-LISTING = "from dmmn_qp.networks import Architecture\nfrom dmmn_qp.outputs.writers import Writer"
+LISTING = "from dmmn_qp.networks import Architecture\nfrom dmmn_qp.outputs.writers import Writer\n"
+LISTING += "from dmmn_qp.slides import SlideReader"
 """What the files with the dicts know."""
 
 
@@ -83,6 +85,7 @@ def test_slide_reader(listed, tmp_path):
         with open_slide(tmp_path / "slide.npy", mpp=0.5) as slide:
             assert type(slide).__name__ == "NpyReader"
             check(test_slides.Made(slide, [pixels]), **more)
+    assert list_slides(tmp_path) == [tmp_path / "slide.npy"]
 
 
 @pytest.mark.parametrize("content", [b"no array", np.zeros((4, 4), np.uint8), np.array([{}]), np.zeros((4, 4, 3))])

@@ -47,9 +47,14 @@ def levels_of(pixels: np.ndarray) -> list[np.ndarray]:
     return [pixels, pixels[::2, ::2].copy(), pixels[::8, ::8].copy()]
 
 
-def written(path: Path, *, bigtiff: bool = False, aperio: bool = False, **options: object) -> Path:
-    """A pyramid of 992 x 728 px: levels 1, 1/2, 1/8, in tiles of 240 px as Aperio's."""
-    levels = levels_of(tissue(728, 992))
+def written(
+    path: Path, *, bigtiff: bool = False, aperio: bool = False, glass: Region | None = None, **options: object
+) -> Path:
+    """A pyramid of 992 x 728 px: levels 1, 1/2, 1/8, in tiles of 240 px as Aperio's; a part of it may be white."""
+    pixels = tissue(728, 992)
+    if glass is not None:
+        pixels[glass.y : glass.bottom, glass.x : glass.right] = 255
+    levels = levels_of(pixels)
     with tifffile.TiffWriter(path, bigtiff=bigtiff) as tiff:
         for number, pixels in enumerate(levels):
             rows, columns, _ = pixels.shape
@@ -139,7 +144,8 @@ def test_aperio(tmp_path, form):
 @pytest.mark.parametrize("index", [0, 4])
 def test_tiles_that_were_never_written(tmp_path, aperio, index):
     """White; Aperio's are made from the finer level where there is one, and so is what they touch in coarser ones."""
-    path = written(tmp_path / "slide.svs", aperio=aperio, compression="jpeg")
+    glass = Region(480, 480, 480, 248) if index == 4 else Region(0, 0, 480, 480)  # what the tile of level 1 shows
+    path = written(tmp_path / "slide.svs", aperio=aperio, compression="jpeg", glass=None if aperio else glass)
     without_tile(path, 0, index)
     without_tile(path, 1, index)
     assert read_directly(assert_same(path, 30)) == ([0] if aperio else [0, 1, 2])
@@ -179,7 +185,8 @@ def both(tmp_path_factory):
 
 class TestFallback:
     def test_levels_that_are_interpolated(self, tmp_path):
-        levels = [tissue(301, 517), tissue(150, 258)]
+        pixels = tissue(301, 517)
+        levels = [pixels, pixels[:300:2, :516:2].copy()]
         path = write_pyramid(tmp_path / "slide.tif", levels, subifds=False, tile=(128, 128))
         assert read_directly(assert_same(path)) == [0]
 

@@ -50,6 +50,7 @@ GIVEN = {
         "plane": ("2,1", [2, 1]),
         "reader": ("qpdata", "qpdata"),
         "qupath_dir": ("QuPath", "QuPath"),
+        "recursive": (True, True),
         "strict": (True, True),
         "take_predictions": ("locked", "locked"),
         "predicted_in": ("earlier", "earlier"),

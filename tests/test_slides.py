@@ -1,5 +1,6 @@
 """Every reader gives the pixels that the file was made from, at the borders and outside too."""
 
+import struct
 from dataclasses import dataclass
 from functools import partial
 
@@ -13,7 +14,8 @@ from dmmn_qp.regions import Region
 from dmmn_qp.slides import SLIDE_READERS, open_slide, tiff_tiles, tifffile_reader
 from dmmn_qp.slides.base import Slide, read_field, read_overview
 from dmmn_qp.slides.cached import CachedFields, TileBudget, tiles_bytes
-from dmmn_qp.slides.files import fingerprint, list_slides, slide_file
+from dmmn_qp.slides.files import fingerprint, slide_file
+from dmmn_qp.slides.folders import list_slides
 from dmmn_qp.slides.transformed import Crop, Flip, Placement, Rotate, TransformedSlide
 from dmmn_qp.specs import PatchSpec
 from tests.conftest import CMU_1, DEMO
@@ -21,8 +23,11 @@ from tests.slide_files import OME, write_dicom, write_leica, write_pyramid
 
 
 def noise(rows, columns):
-    """Every size has noise of its own."""
-    return np.random.default_rng(rows).integers(0, 256, (rows, columns, 3), np.uint8)
+    """Waves that all sizes have in common, as reduced copies have, and noise that every size has of its own."""
+    y, x = (2 * np.pi * (np.arange(side) + 0.5) / side for side in (rows, columns))
+    waves = 127.5 + 45 * np.sin(7 * y)[:, None, None] + 45 * np.sin(11 * x)[None, :, None]
+    own = np.random.default_rng(rows).uniform(-35, 35, (rows, columns, 3))
+    return (waves + own).round().astype(np.uint8)
 
 
 @dataclass
@@ -34,7 +39,7 @@ class Made:
 
 
 def odd_levels():
-    """Three levels of odd sizes that are no copies of each other, so that none can stand in for another."""
+    """Three levels of odd sizes, none of which can stand in for another."""
     return [noise(301, 517), noise(151, 259), noise(76, 130)]
 
 
@@ -201,7 +206,7 @@ class TestEveryReader:
         rows, columns, _ = made.levels[0].shape
         k = -(-max(rows, columns) // 128)
         assert picture.shape == (-(-rows // k), -(-columns // k), 3)
-        assert abs(float(picture[:60, :60].mean()) - 127.5) < 2
+        assert abs(float(picture[:60, :60].mean() - made.levels[0][: 60 * k, : 60 * k].mean())) < 2
 
 
 def test_tiles_of_regions_are_counted_once():
@@ -252,8 +257,8 @@ def test_bounds_are_qupaths_frame(tmp_path):
 
 def test_openslide_between_whole_downsamples(tmp_path):
     """OpenSlide interpolates by at most half a level-0 pixel: a smooth picture stays what it is."""
-    row = np.linspace(0, 200, 258)
-    levels = [noise(301, 517), np.broadcast_to(row[None, :, None], (150, 258, 3)).astype(np.uint8)]
+    sizes = [(301, 517), (150, 258)]
+    levels = [np.broadcast_to(np.linspace(0, 200, c)[None, :, None], (r, c, 3)).astype(np.uint8) for r, c in sizes]
     path = write_pyramid(tmp_path / "slide.tif", levels, subifds=False, tile=(128, 128))
     with open_slide(path, mpp=0.5) as slide:
         assert type(slide) is SLIDE_READERS["direct-tiff"][1]
@@ -373,15 +378,6 @@ class TestTiff:
         with tifffile_reader.TiffReader(path, mpp=0.5) as slide:
             read = slide.read_level(0, Region(0, 0, 192, 128)).astype(int)
         assert np.abs(read - flat).max() <= 3
-
-    def test_a_file_says_its_smaller_pages_only(self, tmp_path):
-        """A label and a picture of another form are no levels."""
-        path = tmp_path / "slide.tif"
-        with tifffile.TiffWriter(path) as tiff:
-            for pixels in (noise(300, 500), noise(100, 90), noise(150, 250), np.zeros((75, 125), np.uint8)):
-                tiff.write(pixels, rowsperstrip=8, metadata=None)
-        with open_slide(path, mpp=0.5) as slide:
-            assert slide.info.level_downsamples == (1, 2)
 
     def test_memory_is_bounded(self, tmp_path, monkeypatch):
         path = write_pyramid(tmp_path / "slide.tif", [noise(640, 640)], tile=(64, 64), description=OME)
@@ -528,6 +524,36 @@ def test_unreadable_files(tmp_path):
     (tmp_path / "cut.svs").write_bytes(CMU_1.read_bytes()[:5000])
     with pytest.raises(SlideError):
         open_slide(tmp_path / "cut.svs")
+
+
+@pytest.mark.parametrize("side", [2**24, 2**30, 2**31 - 1])
+@pytest.mark.parametrize("tag", [322, 323], ids=["width", "height"])
+@pytest.mark.parametrize("form", ["direct-tiff", "tifffile"])
+def test_tiles_of_absurd_size_are_refused_before_memory_is_taken(tmp_path, form, tag, side):
+    """OpenSlide would end the process where there is no memory for a tile."""
+    about = {"description": OME.format(w=512, h=512, more="")} if form == "tifffile" else {}
+    path = write_pyramid(tmp_path / "s.tif", [noise(512, 512)], tile=(256, 256), compression="deflate", **about)
+    data = bytearray(path.read_bytes())
+    with tifffile.TiffFile(path) as tiff:
+        offset = tiff.pages.first.tags[tag].offset
+    data[offset : offset + 12] = struct.pack("<HHII", tag, 4, 1, side)
+    path.write_bytes(data)
+    with pytest.raises(SlideError, match=r"too large|instead of|damaged"):
+        open_slide(path, mpp=0.5).read_level(0, Region(0, 0, 10, 10))
+
+
+@pytest.mark.parametrize("tag", [256, 257], ids=["width", "height"])
+@pytest.mark.parametrize("form", ["direct-tiff", "tifffile"])
+def test_sizes_that_the_tiles_do_not_fill_are_refused(tmp_path, form, tag):
+    about = {"description": OME.format(w=512, h=512, more="")} if form == "tifffile" else {}
+    path = write_pyramid(tmp_path / "s.tif", [noise(512, 512)], tile=(256, 256), compression="deflate", **about)
+    data = bytearray(path.read_bytes())
+    with tifffile.TiffFile(path) as tiff:
+        offset = tiff.pages.first.tags[tag].offset
+    data[offset : offset + 12] = struct.pack("<HHII", tag, 4, 1, 2**31 - 1)
+    path.write_bytes(data)
+    with pytest.raises(SlideError, match=r"Invalid TIFF|4 tiles or strips instead of"):
+        open_slide(path, mpp=0.5)
 
 
 def test_damaged_tile_names_the_place(tmp_path):

@@ -13,7 +13,7 @@ from dmmn_qp.outputs.pyramids import write_label_pyramid
 from dmmn_qp.outputs.readme import write_readme
 from dmmn_qp.outputs.writers import WRITERS, is_output, write_files
 from dmmn_qp.slides import open_slide
-from dmmn_qp.slides.files import SLIDE_SUFFIXES
+from dmmn_qp.slides.readers import slide_suffixes
 from dmmn_qp.specs import ClassMap
 from tests.conftest import write_tiff
 
@@ -60,7 +60,7 @@ def predicted_slide(folder, options=EVERYTHING):
 def has_a_name_of_its_own(suffix, folder):
     assert suffix == suffix.lower() and not suffix.startswith(".") and "/" not in suffix and "\\" not in suffix
     assert is_output(f"s.{suffix}")
-    assert not any(is_output(f"s{ending}") for ending in SLIDE_SUFFIXES), "slides would be taken for its files"
+    assert not any(is_output(f"s{ending}") for ending in slide_suffixes()), "slides would be taken for its files"
 
 
 @promise

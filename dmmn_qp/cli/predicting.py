@@ -92,7 +92,7 @@ def predict_command(
 
     options, reporter = predict_options(load_config(config), given), Reporter()
     roots = parsed_slides_roots(slides_root)
-    chosen = slides_to_predict(slides or [], dataset, roots, recursive=recursive, roi=roi)
+    chosen = slides_to_predict(slides or [], dataset, roots, recursive=recursive, roi=roi, say=reporter.say)
     hand_on = _way_on(reporter) if into is None else _into_project(into, chosen, out, reporter, roots, qupath_dir)
     model = model or newest_model(MODELS)
     try:

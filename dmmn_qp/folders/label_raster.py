@@ -18,7 +18,7 @@ from rasterio.windows import Window
 
 from dmmn_qp.errors import DatasetError
 from dmmn_qp.regions import Region
-from dmmn_qp.slides.tifffile_reader import read_ome_xml
+from dmmn_qp.slides.ome_xml import read_ome_xml
 from dmmn_qp.specs import ClassMap, LabelArray
 
 os.environ.setdefault("GDAL_CACHEMAX", "256MB")  # several rows of tiles; GDAL's own choice is 5 % of the machine

@@ -25,9 +25,10 @@ from dmmn_qp.qupath.image_names import KindCounts, slide_ids
 from dmmn_qp.qupath.notes import ReadRules
 from dmmn_qp.qupath.packed_json import is_roi_set
 from dmmn_qp.qupath.review_counts import ReviewCounts
-from dmmn_qp.slides.files import SLIDE_SUFFIXES, list_slides
 from dmmn_qp.slides.finding import SlidesRoot
+from dmmn_qp.slides.folders import list_slides, without_pictures_of_slides
 from dmmn_qp.slides.names import NamedSlide, SlideNames
+from dmmn_qp.slides.readers import slide_suffixes
 
 _NO_ANNOTATIONS = (RUN_FILE, "evaluation.json")
 """JSON that lies beside predictions, whose folder may be that of the annotations when it was corrected."""
@@ -58,9 +59,11 @@ def read_geojson_folder(
         )
     if not annotations.exists():
         raise AnnotationFileError(f'annotations "{annotations}" do not exist; check --annotations')
-    slides = [s for s in list_slides(path) if not is_output(s.name)] if path.is_dir() else [path]
+    found = list_slides(path, recursive=rules.recursive) if path.is_dir() else [path]
+    slides, beside = without_pictures_of_slides([slide for slide in found if not is_output(slide.name)])
     if not slides:
-        raise SlideError(f'no slide in "{path}"; known endings are {" ".join(sorted(SLIDE_SUFFIXES))}')
+        way_out = "" if rules.recursive else "; pass --recursive to search the folders in it"
+        raise SlideError(f'no slide in "{path}"; known endings are {" ".join(sorted(slide_suffixes()))}{way_out}')
     files, notes = _geojson_files(annotations)
     is_one = annotations.is_file() and len(slides) == 1
     matched = {slides[0]: annotations} if is_one else _matched(slides, files)
@@ -109,7 +112,7 @@ def read_geojson_folder(
         class_colors=with_project_order(exported_colors(tables), colors),
         without_annotations=len(slides) - len(annotated) - len(problems),
         problems=tuple(problems),
-        warnings=(*notes, *reviewer.problems),
+        warnings=(*(picture.line() for picture in beside), *notes, *reviewer.problems),
         only_predicted=tuple(only_predicted),
         other_kinds=other_kinds,
     )

@@ -84,6 +84,7 @@ class ImportOptions(FileModel):
         plane: (z, t) of the plane whose areas are trained; None takes of each slide the plane that holds most.
         reader: How objects of a QuPath project are read.
         qupath_dir: Folder of QuPath, for the reader that needs it.
+        recursive: Whether the folders in a folder of slides are searched too.
         strict: Whether nothing is written when annotations are damaged or missing; else they are left out with a
             warning, as long as others are left.
         take_predictions: Which of our own predictions become labels.
@@ -179,6 +180,7 @@ class ImportOptions(FileModel):
             "Folder of QuPath, for the reader paquo.", metavar="FOLDER", panel=READING_PANEL, envvar=QUPATH_DIR_VARIABLE
         ),
     ] = None
+    recursive: Annotated[bool, Flag("Search the folders in the folder of slides too.", panel=READING_PANEL)] = False
     strict: Annotated[
         bool,
         Flag(

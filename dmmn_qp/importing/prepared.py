@@ -13,7 +13,7 @@ from dmmn_qp.labels.class_rules import PaintRules, PatchRules, with_trained_clas
 from dmmn_qp.labels.painter import LabelPainter
 from dmmn_qp.labels.patches import PatchRef, in_split_areas, index_patches
 from dmmn_qp.labels.splits import split_areas
-from dmmn_qp.slides.files import fingerprint
+from dmmn_qp.slides.files import fingerprint, users_path
 from dmmn_qp.slides.pixel_sizes import PixelSize
 from dmmn_qp.specs import ClassMap, PatchGrid
 
@@ -60,7 +60,7 @@ def prepare(source: SourceSlide, slide_id: str, labelling: Labelling) -> Prepare
         SlideError: The slide cannot be read, or is not the one that was annotated.
         PixelSizeError: Its pixel size is unknown or too coarse.
     """
-    path = str(source.path.resolve())
+    path = str(users_path(source.path))
     shown = path.encode("utf-8", "backslashreplace").decode()
     if shown != path:
         raise SlideError(f'slide "{shown}" has a path that is not UTF-8, which no dataset can hold; rename it')

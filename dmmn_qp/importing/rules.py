@@ -65,6 +65,7 @@ def rules_of(options: ImportOptions, predicted_in: Sequence[Path] = ()) -> Impor
             options.qupath_dir,
             options.take_predictions,
             tuple(predicted_in),
+            options.recursive,
         ),
         ClassRules(options.classes, options.drop, options.merge_case, options.region_class),
         PaintRules(options.overlap, options.line_width_um, options.region_class),

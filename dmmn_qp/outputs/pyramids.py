@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import tempfile
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -128,8 +129,12 @@ def write_probability_pyramid(
     _write(path, strips, image, _means_of_four)
 
 
-def ome_xml(image: _Image) -> str:
-    """The OME-XML of a pyramid: ASCII, by the schema of June 2016, without anything that changes from run to run."""
+def ome_xml(image: _Image) -> bytes:
+    """Returns the OME-XML of a pyramid in UTF-8, by the schema of June 2016; nothing in it changes from run to run.
+
+    Other letters than ASCII are written as they are: Bio-Formats does not understand a unit of ``&#181;m``, and then
+    takes the file for a plain TIFF, without levels and channels.
+    """
     root = ElementTree.Element(
         "OME",
         {
@@ -163,7 +168,7 @@ def ome_xml(image: _Image) -> str:
         },
     )
     for i, (name, color) in enumerate(zip(image.names, image.colors, strict=True)):
-        channel = {"ID": f"Channel:0:{i}", "Name": xml_text(name), "SamplesPerPixel": "1"}
+        channel = {"ID": f"Channel:0:{i}", "Name": _on_one_line(name), "SamplesPerPixel": "1"}
         if color is not None:
             channel["Color"] = str(_ome_color(color))
         ElementTree.SubElement(pixels, "Channel", channel)
@@ -177,12 +182,17 @@ def ome_xml(image: _Image) -> str:
         value = ElementTree.SubElement(of_map, "Value")
         for label, name in image.labels:
             ElementTree.SubElement(value, "M", {"K": str(label)}).text = xml_text(name)
-    body: bytes = ElementTree.tostring(root, encoding="us-ascii")
-    return '<?xml version="1.0" encoding="UTF-8"?>' + body.decode("ascii")
+    body: str = ElementTree.tostring(root, encoding="unicode")
+    return ('<?xml version="1.0" encoding="UTF-8"?>' + body).encode("utf-8")
+
+
+def _on_one_line(name: str) -> str:
+    """Returns a name as an attribute holds it: Bio-Formats does not understand the numbers that line ends become."""
+    return re.sub(r"[\t\n]", " ", xml_text(name))
 
 
 def _ome_color(color: tuple[int, int, int]) -> int:
-    """Red, green, blue and full opacity as one signed number of 32 bits, red first."""
+    """Returns red, green, blue and full opacity as one signed number of 32 bits, red first."""
     red, green, blue = color
     number = red << 24 | green << 16 | blue << 8 | 255
     return number - (1 << 32) if number >= 1 << 31 else number
@@ -243,7 +253,7 @@ class _TileSpool:
             self._store()
 
     def tiles(self, level: int, channels: int) -> Iterator[bytes]:
-        """The compressed tiles of a level, channel by channel, row by row."""
+        """Yields the compressed tiles of a level, channel by channel, row by row."""
         for channel in range(channels):
             for offset, size in self._places[level, channel]:
                 self._file.seek(offset)
@@ -317,7 +327,7 @@ class _Level:
 
 
 def _levels(image: _Image, spool: _TileSpool, halve: Callable[[Pixels], Pixels]) -> list[_Level]:
-    """The levels, finest first, each knowing the next."""
+    """Returns the levels, finest first, each knowing the next."""
     channels, rows, columns = len(image.names), image.rows, image.columns
     levels = [_Level(0, (channels, rows, columns), spool)]
     while max(rows, columns) > SMALLEST_LEVEL_PX:

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import difflib
 import glob
-import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
 from dmmn_qp.errors import SlideError
 from dmmn_qp.files import RUN_FILE
 from dmmn_qp.outputs.writers import is_output
-from dmmn_qp.slides.files import SLIDE_SUFFIXES, first_of_each_series, is_slide_folder, list_slides
+from dmmn_qp.slides.files import first_of_each_series, is_slide_folder
+from dmmn_qp.slides.folders import list_slides
+from dmmn_qp.slides.readers import slide_suffixes
 
 _PATTERN_SIGNS: Final = "*?["
 
@@ -37,30 +37,14 @@ def slides_in_folder(folder: Path, *, recursive: bool) -> list[Path]:
     Raises:
         SlideError: There is none.
     """
-    folders = list(_folders_below(folder)) if recursive else [folder]
-    slides = [path for place in folders for path in list_slides(place) if _may_be_slide(path)]
+    slides = [path for path in list_slides(folder, recursive=recursive) if _may_be_slide(path)]
     if slides:
-        return sorted(slides)
+        return slides
     projects = sorted(folder.glob("*.qpproj"))
     if projects:
         raise SlideError(f'folder "{folder}" holds no slide but a project; name it: "{projects[0]}"')
     way_out = "check the path" if recursive else "check the path, or pass --recursive to search the folders in it"
     raise SlideError(f'folder "{folder}" holds no slide; {way_out}')
-
-
-def _folders_below(top: Path) -> Iterator[Path]:
-    """A folder and those in it that we did not write; no folder twice, and none that is a slide."""
-    entered: set[tuple[int, int]] = set()
-    for place, folders, files in os.walk(top, followlinks=True):
-        here = Path(place)
-        status = here.stat()
-        is_ours = RUN_FILE in files and here != top
-        if (status.st_dev, status.st_ino) in entered or is_ours or (here != top and is_slide_folder(here)):
-            folders.clear()
-            continue
-        entered.add((status.st_dev, status.st_ino))
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        yield here
 
 
 def slides_matching(pattern: str) -> list[Path]:
@@ -77,7 +61,7 @@ def slides_matching(pattern: str) -> list[Path]:
         path
         for path in found
         if path in dicom
-        or (path.is_file() and path.suffix.lower() in SLIDE_SUFFIXES and path.suffix.lower() != ".dcm")
+        or (path.is_file() and path.suffix.lower() in slide_suffixes() and path.suffix.lower() != ".dcm")
         or (path.is_dir() and is_slide_folder(path))
     ]
     slides = [path for path in slides if path.parent not in slides]  # files of a folder that is one slide
@@ -102,7 +86,7 @@ def _may_be_slide(path: Path) -> bool:
 def near_name_hint(path: Path) -> str:
     """A question after a file of nearly that name beside it, for a message; empty where there is none."""
     try:
-        names = [p.name for p in path.parent.iterdir() if p.suffix.lower() in SLIDE_SUFFIXES]
+        names = [p.name for p in path.parent.iterdir() if p.suffix.lower() in slide_suffixes()]
     except OSError:
         return ""
     near = difflib.get_close_matches(path.name, names, n=1)

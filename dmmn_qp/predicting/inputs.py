@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -17,7 +17,8 @@ from dmmn_qp.qupath.project import ProjectEntry, find_each_slide, read_project
 from dmmn_qp.slides.base import Slide
 from dmmn_qp.slides.files import is_slide_folder
 from dmmn_qp.slides.finding import SlidesRoot
-from dmmn_qp.slides.names import NamedSlide, SlideNames, files_by_name
+from dmmn_qp.slides.folders import without_pictures_of_slides
+from dmmn_qp.slides.names import NamedSlide, SlideNames, files_by_name, legible_name
 from dmmn_qp.slides.pixel_sizes import StatedMpp
 from dmmn_qp.slides.view import SlideView
 from dmmn_qp.text import shorten
@@ -65,6 +66,7 @@ def slides_to_predict(
     *,
     recursive: bool = False,
     roi: Path | None = None,
+    say: Callable[[str], None] = lambda line: None,
 ) -> list[SlideToPredict]:
     """Resolves what the user named.
 
@@ -79,6 +81,7 @@ def slides_to_predict(
         recursive: Whether the folders in folders are searched too, but for those that we wrote.
         roi: GeoJSON of the areas to predict of the only slide, or a folder of such files with the slides' names. It
             counts for slides without one of their own.
+        say: Takes what the user should know, line by line: pictures of slides that are left out.
 
     Returns:
         The slides. Among several, one that is missing has a ``problem``.
@@ -90,7 +93,7 @@ def slides_to_predict(
         DatasetError: No slide is named and there is no dataset.
     """
     dataset = Dataset(dataset_folder) if not names or (dataset_folder / MANIFEST).is_file() else None
-    inputs = _Inputs(dataset, slides_roots, recursive)
+    inputs = _Inputs(dataset, slides_roots, recursive, say)
     named: list[SlideToPredict] = []
     for name in names or ([] if dataset is None else [record.slide_id for record in dataset.slides()]):
         named += inputs.of_name(user_text(name))
@@ -104,15 +107,18 @@ def slides_to_predict(
 class _Inputs:
     """Resolves names one by one."""
 
-    def __init__(self, dataset: Dataset | None, slides_roots: Sequence[SlidesRoot], recursive: bool) -> None:
+    def __init__(
+        self, dataset: Dataset | None, slides_roots: Sequence[SlidesRoot], recursive: bool, say: Callable[[str], None]
+    ) -> None:
         self._dataset = dataset
+        self._say = say
         self._roots = slides_roots
         self._recursive = recursive
         self._records = {record.slide_id: record for record in dataset.slides()} if dataset else {}
         self._names = SlideNames(NamedSlide(Path(r.path), (slide_id,)) for slide_id, r in self._records.items())
         self._by_path: dict[Path, list[SlideRecord]] = {}
         for record in self._records.values():
-            self._by_path.setdefault(Path(record.path), []).append(record)
+            self._by_path.setdefault(Path(record.path).resolve(), []).append(record)
 
     def of_name(self, name: str) -> list[SlideToPredict]:
         """The slides that one name stands for, at least one."""
@@ -127,12 +133,19 @@ class _Inputs:
         if is_slide(path):
             return [self._of_slide(name, path)]
         if path.is_dir():
-            return [self._of_slide(str(found), found) for found in slides_in_folder(path, recursive=self._recursive)]
+            return self._of_slides(slides_in_folder(path, recursive=self._recursive))
         if (known := self._record_called(name, "slides to predict")) is not None:
             return [self._of_slide(known, path)]
         if is_pattern(name):
-            return [self._of_slide(str(found), found) for found in slides_matching(name)]
+            return self._of_slides(slides_matching(name))
         return [self._of_slide(name, path)]
+
+    def _of_slides(self, found: Sequence[Path]) -> list[SlideToPredict]:
+        """What was found, without thumbnails beside their slides."""
+        slides, left_out = without_pictures_of_slides(found)
+        for picture in left_out:
+            self._say(picture.line())
+        return [self._of_slide(str(slide), slide) for slide in slides]
 
     def _of_slide(self, name: str, path: Path) -> SlideToPredict:
         """The slide of one path, known to the dataset or not; one that does not exist has a `problem`."""
@@ -147,7 +160,7 @@ class _Inputs:
             )
         if known_as:
             return self._of_record(known_as[0], path if exists else None)
-        slide_id = path.name if path.is_dir() else path.stem
+        slide_id = legible_name(path.name if path.is_dir() else path.stem)
         if exists:
             return SlideToPredict(slide_id, SlideView(path))
         others = f"; the dataset has {', '.join(self._records)}" if self._records else ""

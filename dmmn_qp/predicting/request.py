@@ -20,7 +20,7 @@ from dmmn_qp.predicting.areas import is_restricted
 from dmmn_qp.predicting.inputs import SlideToPredict
 from dmmn_qp.predicting.options import PredictOptions
 from dmmn_qp.slides.base import SlideInfo
-from dmmn_qp.slides.files import fingerprint
+from dmmn_qp.slides.files import fingerprint, users_path
 from dmmn_qp.text import shorten
 
 _TISSUE: Final = ("tissue_min_area_um2", "tissue_min_hole_um2", "tissue_margin_um")
@@ -93,7 +93,7 @@ def input_of(slide: SlideToPredict, info: SlideInfo | None = None) -> PredictedI
         info: The same, opened; its size is unknown without.
     """
     return PredictedInput(
-        path=str(slide.path.resolve()).encode("utf-8", "backslashreplace").decode(),
+        path=str(users_path(slide.path)).encode("utf-8", "backslashreplace").decode(),
         fingerprint=fingerprint(slide.path),
         width=info.width if info else None,
         height=info.height if info else None,

@@ -52,6 +52,7 @@ class ReadRules:
         qupath_dir: Folder of QuPath, for a reader that needs it.
         take_predictions: Which of our own predictions count.
         predicted_in: Folders in which our own objects are looked for as they were predicted.
+        recursive: Whether the folders in a folder of slides are searched too.
     """
 
     kinds: tuple[ObjectKind, ...] = ("annotation",)
@@ -60,6 +61,7 @@ class ReadRules:
     qupath_dir: Path | None = None
     take_predictions: TakePredictions = "reviewed"
     predicted_in: tuple[Path, ...] = ()
+    recursive: bool = False
 
 
 class Notes:

@@ -68,7 +68,7 @@ def check_mpp(mpp: float) -> None:
 
 
 def rgb_of(pixels: ArrayLike) -> RgbArray:
-    """An array as (rows, columns, 3) uint8.
+    """Returns an array as (rows, columns, 3) uint8.
 
     Raises:
         SlideError: It is of another shape or type; nothing is guessed.

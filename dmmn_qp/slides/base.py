@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from dmmn_qp.choices import Reduction
+from dmmn_qp.errors import SlideError
 from dmmn_qp.regions import Region
 from dmmn_qp.slides.pixel_sizes import PixelSize
 from dmmn_qp.specs import PatchGrid
@@ -28,7 +29,6 @@ MICROMETRES: Final = {
 
 _OVERVIEW_SOURCE_PX = 4096
 _DECIMATED_SOURCE_PX = 4096
-_LEVEL_ROUNDING = 0.01  # a pyramid level's size is cut to whole pixels, so 2967 / 185 stands for 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +46,7 @@ class SlideInfo:
             borders decode nothing twice. The borders are multiples of it from the file's own corner on, which is at
             minus ``origin_px``.
         said: Who says ``mpp``, and who says what else; None for pixels in memory.
+        level_sizes: (width, height) of each level, where the file says them and they are those of the whole frame.
     """
 
     path: Path
@@ -56,6 +57,20 @@ class SlideInfo:
     origin_px: tuple[int, int] = (0, 0)
     tile_px: tuple[int, int] | None = None
     said: PixelSize | None = None
+    level_sizes: tuple[tuple[int, int], ...] = ()
+
+    def scale_of(self, level: int) -> tuple[float, float]:
+        """Returns level-0 px per pixel of a level, across and down; whole where its sides are cut to whole pixels."""
+        stated = self.level_downsamples[level]
+        if not self.level_sizes:
+            downsample = whole_downsample(stated, max(self.width, self.height))
+            return downsample, downsample
+        across, down = (
+            full / side for full, side in zip((self.width, self.height), self.level_sizes[level], strict=True)
+        )
+        whole = max(1, round(stated))
+        is_cut = all(whole_downsample(d, side) == whole for d, side in ((across, self.width), (down, self.height)))
+        return (float(whole), float(whole)) if is_cut else (across, down)
 
 
 class Slide(Protocol):
@@ -85,6 +100,23 @@ class Slide(Protocol):
     def __enter__(self) -> Slide: ...
 
     def __exit__(self, *exc: object) -> None: ...
+
+
+def check_same(info: SlideInfo, slide: Slide) -> None:
+    """Refuses a slide that was opened again, and has become another one meanwhile: cut, or replaced.
+
+    Args:
+        info: What was known of it.
+        slide: The slide.
+
+    Raises:
+        SlideError: Size, pixel size or levels differ.
+    """
+    if slide.info != info:
+        raise SlideError(
+            f'slide "{info.path}" changed while it was read: its size, pixel size or levels are others than before; '
+            "copy the file again from its source"
+        )
 
 
 def read_inside(region: Region, width: int, height: int, read: Callable[[Region], RgbArray]) -> RgbArray:
@@ -142,41 +174,49 @@ def read_field(
 
 
 def read_overview(slide: Slide, longest_px: int) -> RgbArray:
-    """The whole slide, its longer side about ``longest_px``; memory is bounded whatever levels the slide has."""
+    """Reads the whole slide, its longer side about ``longest_px``; memory is bounded whatever levels it has."""
     info = slide.info
     downsample = overview_downsample(info, longest_px)
     height, width = ceil(info.height / downsample), ceil(info.width / downsample)
     picture = np.zeros((height, width, 3), np.uint8)
-    _, level_downsample = level_for(info.level_downsamples, downsample)
-    tile = max(1, int(_OVERVIEW_SOURCE_PX * level_downsample / downsample))
+    _, scale = level_for(info, downsample)
+    tile = max(1, int(_OVERVIEW_SOURCE_PX * min(scale) / downsample))
     for part in Region(0, 0, width, height).tiles(tile):
         picture[part.y : part.bottom, part.x : part.right] = _read_scaled(slide, downsample, part)
     return picture
 
 
 def overview_downsample(info: SlideInfo, longest_px: int) -> float:
-    """Level-0 px per pixel of `read_overview`: a whole number."""
+    """Returns level-0 px per pixel of `read_overview`: a whole number."""
     return max(1.0, float(ceil(max(info.width, info.height) / longest_px)))
 
 
-def whole_downsample(stated: float) -> float:
-    """A level's downsample, whole where it is all but whole: sizes of levels are cut to whole pixels."""
-    return float(round(stated)) if abs(stated / round(stated) - 1) <= _LEVEL_ROUNDING else stated
+def whole_downsample(stated: float, longest_px: int) -> float:
+    """Returns a level's downsample, whole where that gives the same size: sizes of levels are cut to whole pixels.
+
+    A relative tolerance would not do: of 4.03 taken for 4, the far end of a slide of 10,000 px is 75 px off.
+
+    Args:
+        stated: Level-0 pixels per pixel of the level, as the file says.
+        longest_px: Longer side of level 0.
+    """
+    whole = max(1, round(stated))
+    return float(whole) if abs(longest_px / whole - longest_px / stated) < 1 else stated
 
 
 def _read_scaled(slide: Slide, wanted: float, region: Region) -> RgbArray:
     """Pixels of a region given in pixels of ``wanted`` level-0 px: (height, width, 3) uint8."""
-    level, downsample = level_for(slide.info.level_downsamples, wanted)
-    factor = wanted / downsample
-    if factor == 1:
+    level, (across, down) = level_for(slide.info, wanted)
+    factor, factor_down = wanted / across, wanted / down
+    if factor == factor_down == 1:
         return slide.read_level(level, region)
-    if factor == int(factor):
+    if factor == factor_down == int(factor):
         k = int(factor)
         source = Region(region.x * k, region.y * k, region.width * k, region.height * k)
         return np.asarray(Image.fromarray(slide.read_level(level, source)).reduce(k))
-    left, top = region.x * factor, region.y * factor
-    right, bottom = region.right * factor, region.bottom * factor
-    margin = ceil(factor) + 1  # what the filter sees beyond the region, so that fields read apart fit together
+    left, top = region.x * factor, region.y * factor_down
+    right, bottom = region.right * factor, region.bottom * factor_down
+    margin = ceil(max(factor, factor_down)) + 1  # what the filter sees beyond the region, so that fields fit together
     x, y = floor(left) - margin, floor(top) - margin
     source = Region(x, y, ceil(right) + margin - x, ceil(bottom) + margin - y)
     pixels = Image.fromarray(slide.read_level(level, source))
@@ -184,11 +224,11 @@ def _read_scaled(slide: Slide, wanted: float, region: Region) -> RgbArray:
     return np.asarray(pixels.resize(size, Image.Resampling.BILINEAR, box=box))  # widens when it shrinks: low-pass
 
 
-def level_for(level_downsamples: tuple[float, ...], wanted: float) -> tuple[int, float]:
-    """(number, downsample) of the coarsest level that is not coarser than ``wanted``."""
-    best, best_downsample = 0, 1.0
-    for level, stated in enumerate(level_downsamples):
-        downsample = whole_downsample(stated)
-        if best_downsample <= downsample <= wanted:
-            best, best_downsample = level, downsample
-    return best, best_downsample
+def level_for(info: SlideInfo, wanted: float) -> tuple[int, tuple[float, float]]:
+    """Returns (number, `SlideInfo.scale_of`) of the coarsest level that is not coarser than ``wanted``."""
+    best, best_scale = 0, (1.0, 1.0)
+    for level in range(len(info.level_downsamples)):
+        scale = info.scale_of(level)
+        if max(best_scale) <= max(scale) <= wanted:
+            best, best_scale = level, scale
+    return best, best_scale

@@ -30,7 +30,7 @@ class TileBudget:
     used_bytes: int = 0
 
     def get(self, key: tuple[int, int, int, int]) -> NDArray[np.uint8] | None:
-        """A tile, which becomes the most recently used one."""
+        """Returns a tile, which becomes the most recently used one."""
         tile = self.tiles.get(key)
         if tile is not None:
             self.tiles.move_to_end(key)
@@ -46,7 +46,7 @@ class TileBudget:
 
 
 def tiles_bytes(regions: Sequence[Region], bytes_per_px: int) -> int:
-    """What the tiles of some regions of one slide at one magnification take in memory; shared ones count once."""
+    """Returns the bytes of the tiles of some regions of one slide at one magnification; shared ones count once."""
     left, top = min(r.x for r in regions) // TILE, min(r.y for r in regions) // TILE
     right, bottom = (-(-max(ends) // TILE) for ends in ([r.right for r in regions], [r.bottom for r in regions]))
     touched = np.zeros((bottom - top, right - left), bool)
@@ -70,7 +70,7 @@ class CachedTiles:
         self._number = number
 
     def read(self, magnification: int, region: Region) -> NDArray[np.uint8]:
-        """The values of a region in pixels of a magnification."""
+        """Reads the values of a region in pixels of a magnification."""
         values: NDArray[np.uint8] | None = None
         for row in range(region.y // TILE, -(-region.bottom // TILE)):
             for column in range(region.x // TILE, -(-region.right // TILE)):

@@ -4,8 +4,10 @@ as fast.
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final, Self
 
@@ -13,15 +15,15 @@ import numpy as np
 import openslide
 import tifffile
 
+from dmmn_qp.errors import SlideError
 from dmmn_qp.regions import Region
 from dmmn_qp.slides.base import RgbArray, read_inside
-from dmmn_qp.slides.openslide_reader import OpenSlideReader
+from dmmn_qp.slides.ome_xml import is_ome_tiff
+from dmmn_qp.slides.openslide_reader import PLAIN_PAGES, OpenSlideReader
 from dmmn_qp.slides.pixel_sizes import StatedMpp
-from dmmn_qp.slides.tiff_tiles import JPEG, SEPARATE, TiffLevel, TiffTiles
-from dmmn_qp.slides.tifffile_reader import is_ome_tiff
-
-KINDS: Final = frozenset({"aperio", "generic-tiff"})
-"""What OpenSlide calls the formats whose levels are plain pages, each a grid of tiles that do not overlap."""
+from dmmn_qp.slides.same_picture import Picture, fits, is_reduced_copy
+from dmmn_qp.slides.tiff_images import find_image
+from dmmn_qp.slides.tiff_tiles import JPEG, RGB, SEPARATE, YCBCR, TiffLevel, TiffTiles, detailed_places
 
 MAX_PAGES = 64
 """Pages of a file that are looked at as levels."""
@@ -31,9 +33,29 @@ _COMPRESSIONS: Final = frozenset({1, 5, JPEG, 8, 32946, _APERIO_JPEG_2000_RGB}) 
 _UPRIGHT: Final = 1
 
 
+_PALETTE: Final = 3
+_COLOURS: Final = frozenset({0, 1, RGB, _PALETTE, YCBCR})  # two ways of grey, RGB, palette, YCbCr
+_ALPHA: Final = frozenset({1, 2})
+
+
 def is_direct_tiff(path: Path) -> bool:
-    """Whether a file is of one of the kinds, and no OME-TIFF, of whose levels OpenSlide knows nothing."""
-    return openslide.OpenSlide.detect_format(str(path)) in KINDS and not is_ome_tiff(path)
+    """Whether a file is of one of OpenSlide's kinds of plain pages, and OpenSlide sees the right image of it.
+
+    It knows nothing of the levels of OME-TIFF, and in TIFF of no particular kind takes the first image for the slide.
+    """
+    kind = openslide.OpenSlide.detect_format(str(path))
+    if kind not in PLAIN_PAGES or is_ome_tiff(path):
+        return False
+    if kind == "aperio":
+        return True
+    try:
+        with tifffile.TiffFile(path) as file:
+            image, _ = find_image(path, file)
+            return bool(image.page.index == 0 and image.page is file.pages.first)
+    except SlideError:
+        return False  # the reader that is asked next says why
+    except Exception:  # of any kind: OpenSlide reads what tifffile does not understand
+        return True
 
 
 class DirectTiffReader:
@@ -46,13 +68,16 @@ class DirectTiffReader:
     OpenSlide reads the level from then on. It also reads the tiles that were never written (white, or made from
     Aperio's finer level) and those that are damaged, which it refuses.
 
+    In TIFF of no particular kind, OpenSlide takes every page for a level that claims to be a reduced one; only those
+    are offered that look like it.
+
     Args:
         path: The slide.
         mpp: What is said of its um/px beside the file.
         crop_to_bounds: See `OpenSlideReader`.
 
     Raises:
-        SlideError: OpenSlide cannot read the file.
+        SlideError: OpenSlide cannot read the file, or would make other colours of it.
         PixelSizeError: The pixel size is unknown or implausible.
     """
 
@@ -64,19 +89,30 @@ class DirectTiffReader:
         crop_to_bounds: bool = True,
     ) -> None:
         self._openslide = OpenSlideReader(path, mpp=mpp, crop_to_bounds=crop_to_bounds)
-        self.info = self._openslide.info
         self._lock = threading.Lock()
         self._checked: dict[int, TiffLevel | None] = {}
         self._tiles: TiffTiles | None = None
         self._found: dict[int, TiffLevel] = {}
-        try:
+        with contextlib.suppress(Exception):  # of any kind: OpenSlide reads what tifffile does not understand
             self._tiles = TiffTiles(path, strict=True)
-            self._found = self._find_levels(self._tiles)
-        except Exception:  # of any kind: OpenSlide reads what tifffile does not understand
-            self._found = {}
+        try:
+            self._check_colours()
+            self._numbers = self._own_levels()
+        except SlideError:
+            self.close()
+            raise
+        info, numbers = self._openslide.info, self._numbers
+        self.info = replace(
+            info,
+            level_downsamples=tuple(info.level_downsamples[number] for number in numbers),
+            level_sizes=tuple(info.level_sizes[number] for number in numbers if info.level_sizes),
+        )
+        with contextlib.suppress(Exception):
+            self._found = self._find_levels(self._tiles) if self._tiles is not None else {}
 
     def read_level(self, level: int, region: Region) -> RgbArray:
         """See `Slide.read_level`."""
+        level = self._numbers[level]
         page = self._direct(level)
         if page is None:
             return self._openslide.read_level(level, region)
@@ -102,8 +138,44 @@ class DirectTiffReader:
     def __exit__(self, *exc: object) -> None:
         self.close()
 
+    def _check_colours(self) -> None:
+        """Refuses what OpenSlide makes RGB of, but not as it is meant.
+
+        Raises:
+            SlideError: It has inks, or channels that are neither colours nor opacity.
+        """
+        if self._openslide.vendor == "generic-tiff" and self._tiles is not None:
+            page = self._tiles.file.pages.first
+            if not _has_colours(page):
+                raise self._tiles.refused(page)
+
+    def _own_levels(self) -> list[int]:
+        """Returns OpenSlide's numbers of the levels that are this image; in plain TIFF it takes any page for one."""
+        sizes = self._openslide.level_sizes
+        if self._openslide.vendor != "generic-tiff":
+            return list(range(len(sizes)))
+        own = [0]
+        for number in range(1, len(sizes)):
+            if fits(sizes[0], sizes[number]) and is_reduced_copy(
+                self._picture(own[-1]), self._picture(number), self._detailed_places(own[-1], number)
+            ):
+                own.append(number)
+        return own
+
+    def _picture(self, number: int) -> Picture:
+        return Picture(*self._openslide.level_sizes[number], lambda region: self._openslide.read_level(number, region))
+
+    def _detailed_places(self, *numbers: int) -> list[tuple[float, float]]:
+        """Returns where the pages of some levels show most; none where tifffile does not understand them."""
+        with contextlib.suppress(Exception):
+            assert self._tiles is not None
+            pages = {(page.imagewidth, page.imagelength): page for page in _tiled_pages(self._tiles.file)}
+            sizes = [self._openslide.level_sizes[number] for number in numbers]
+            return detailed_places(*(self._tiles.level(pages[size]) for size in sizes))
+        return []
+
     def _direct(self, number: int) -> TiffLevel | None:
-        """The page of a level, if it may be decoded directly."""
+        """Returns the page of a level, if it may be decoded directly."""
         with self._lock:
             if number not in self._checked:
                 page = self._found.get(number)
@@ -125,17 +197,17 @@ class DirectTiffReader:
         return True
 
     def _find_levels(self, tiles: TiffTiles) -> dict[int, TiffLevel]:
-        """The page of each level that has exactly one of its size, and could be decoded directly."""
+        """Finds the page of each level that has exactly one of its size, and could be decoded directly."""
         pages = list(_tiled_pages(tiles.file))
         found, redrawn = {}, False
         for number, (width, height) in enumerate(self._openslide.level_sizes):
-            downsample = self.info.level_downsamples[number]
-            fits = [page for page in pages if (page.imagewidth, page.imagelength) == (width, height)]
+            downsample = self._openslide.info.level_downsamples[number]
+            same = [page for page in pages if (page.imagewidth, page.imagelength) == (width, height)]
             # what OpenSlideReader takes for the level's size is the page's, and nothing is interpolated
             whole = (self.info.width, self.info.height) == (width * downsample, height * downsample)
-            if len(fits) == 1 and self.info.origin_px == (0, 0) and whole and not redrawn and _is_known(tiles, fits[0]):
-                found[number] = tiles.level(fits[0])
-            redrawn |= self._openslide.vendor == "aperio" and (len(fits) != 1 or 0 in fits[0].databytecounts)
+            if len(same) == 1 and self.info.origin_px == (0, 0) and whole and not redrawn and _is_known(tiles, same[0]):
+                found[number] = tiles.level(same[0])
+            redrawn |= self._openslide.vendor == "aperio" and (len(same) != 1 or 0 in same[0].databytecounts)
         return found
 
 
@@ -147,6 +219,15 @@ def _tiled_pages(file: Any) -> Iterator[Any]:
             return
         if isinstance(page, tifffile.TiffPage) and page.is_tiled:
             yield page
+
+
+def _has_colours(page: Any) -> bool:
+    """Whether a page has grey levels or colours, and besides at most their opacity."""
+    colours = 3 if page.photometric in (RGB, YCBCR) else 1
+    opacity = page.samplesperpixel - colours
+    is_number = page.dtype is not None and page.dtype.kind == "u"
+    is_opacity = opacity == 0 or (opacity == 1 and {int(kind) for kind in page.extrasamples} <= _ALPHA)
+    return page.photometric in _COLOURS and is_number and is_opacity
 
 
 def _is_known(tiles: TiffTiles, page: Any) -> bool:

@@ -1,8 +1,9 @@
-"""Which files are slides, and which slide a file is."""
+"""Which file a slide is, and what it is called."""
 
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -10,19 +11,13 @@ import openslide
 
 from dmmn_qp.errors import SlideError
 
-SLIDE_SUFFIXES = frozenset(
-    {".svs", ".tif", ".tiff", ".ndpi", ".scn", ".mrxs", ".vms", ".vmu", ".bif", ".svslide", ".dcm", ".czi"}
-    | {".png", ".jpg", ".jpeg", ".bmp"}
-)
-"""File endings that are taken for slides when a folder is searched."""
-
 DICOM_SUFFIX = ".dcm"
 
 _FINGERPRINT_CHUNK = 1 << 16
 
 
 def slide_file(path: Path) -> Path:
-    """The file to open for a slide that is a folder: its first DICOM file. Any other path is returned as it is.
+    """Returns the file to open for a slide that is a folder, its first DICOM file; any other path as it is.
 
     Raises:
         SlideError: A folder holds no DICOM slide, or several.
@@ -44,24 +39,13 @@ def is_slide_folder(path: Path) -> bool:
     return path.is_dir() and len(first_of_each_series(path.iterdir())) == 1
 
 
-def list_slides(folder: Path) -> list[Path]:
-    """What looks like a slide in a folder, sorted by name: files, and folders of DICOM files; a series counts once.
-
-    Names that begin with a dot are no slides: macOS leaves ``._<slide>`` beside a slide that it copied.
-    """
-    found = [path for path in folder.iterdir() if not path.name.startswith(".")]
-    files = [p for p in found if p.suffix.lower() in SLIDE_SUFFIXES - {DICOM_SUFFIX} and p.is_file()]
-    folders = [p for p in found if is_slide_folder(p)]
-    return sorted(files + folders + first_of_each_series(found))
-
-
 def is_dicom(path: Path) -> bool:
     """Whether a path looks like a DICOM file."""
     return path.suffix.lower() == DICOM_SUFFIX and not path.name.startswith(".") and path.is_file()
 
 
 def first_of_each_series(paths: Iterable[Path]) -> list[Path]:
-    """One DICOM file for each slide among some paths: a slide is a series, and has a file for each level."""
+    """Returns one DICOM file for each slide among some paths: a slide is a series, and has a file for each level."""
     first: dict[str, Path] = {}
     for file in sorted(p for p in paths if is_dicom(p)):
         try:
@@ -72,8 +56,15 @@ def first_of_each_series(paths: Iterable[Path]) -> list[Path]:
     return list(first.values())
 
 
+def users_path(path: Path) -> Path:
+    """Returns a slide's full path as its user knows it: links, such as those into stores, are not followed."""
+    plain = Path(os.path.abspath(path))  # noqa: PTH100 (which drops "..", where a link does not make it wrong)
+    is_it = plain.exists() and path.exists() and plain.samefile(path)
+    return plain if is_it or not path.exists() else path.absolute()
+
+
 def fingerprint(path: Path) -> str:
-    """A short digest of a slide's size and of its first, middle and last 64 KiB.
+    """Returns a short digest of a slide's size and of its first, middle and last 64 KiB.
 
     It guards against the wrong file under the right name without reading gigabytes.
     """

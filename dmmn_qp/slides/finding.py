@@ -59,7 +59,7 @@ def parse_slides_root(text: str) -> SlidesRoot:
 
 
 def path_of_text(text: str) -> PurePath | None:
-    """A full path of any system; None where it is none. A drive letter or a server name makes it one of Windows."""
+    """Returns a full path of any system, None where it is none; a drive letter or a server makes it one of Windows."""
     if re.match(r"[A-Za-z]:[\\/]|\\\\|//[^/]", text):
         return PureWindowsPath(text)
     return PurePosixPath(text) if text.startswith("/") else None
@@ -183,7 +183,7 @@ class _NameSearch:
         self._by_name: dict[str, list[Path]] | None = None
 
     def find(self, name: str) -> list[Path]:
-        """All different files of that name; links to one and the same file count once."""
+        """Returns all different files of that name; links to one and the same file count once."""
         if self._by_name is None:
             self._by_name = {}
             for path in _walk(self._roots, self._depth, self._entries):
@@ -195,7 +195,7 @@ class _NameSearch:
 
 
 def relative_to_moved(old_file: PurePath | None, new_folder: Path, slide: PurePath | None) -> Path | None:
-    """A slide's place where it was moved together with a file.
+    """Returns a slide's place where it was moved together with a file.
 
     Args:
         old_file: Where the file was.
@@ -215,7 +215,7 @@ def relative_to_moved(old_file: PurePath | None, new_folder: Path, slide: PurePa
 
 
 def _walk(roots: Iterable[Path], depth: int | None, entries: int | None) -> Iterator[Path]:
-    """Everything below some folders, nearest first.
+    """Yields everything below some folders, nearest first.
 
     Links are followed, but no folder is entered twice, and none below a root that we have written: masks have the
     names of their slides.
@@ -252,6 +252,6 @@ def _exists(path: Path) -> bool:
 
 
 def _native(path: PurePath | None) -> Path | None:
-    """A stored path as a path of this machine; None where it is of the other kind."""
+    """Returns a stored path as a path of this machine; None where it is of the other kind."""
     is_native = isinstance(path, PureWindowsPath) == (os.name == "nt")
     return Path(path) if path is not None and is_native else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import unicodedata
 from collections import defaultdict
@@ -30,7 +31,7 @@ class NamedSlide:
     others: tuple[str, ...] = ()
 
     def names(self) -> tuple[str, ...]:
-        """All its names, the most exact first.
+        """Returns all its names, the most exact first.
 
         QuPath takes ``.ome.tif`` for one ending, so that the annotations of ``x.ome.tif`` are called ``x.geojson``.
         """
@@ -57,7 +58,7 @@ class SlideNames:
                 self._known[name.casefold()].append((rank, name, number))
 
     def called(self, name: str, where: str, error: type[DmmnQpError]) -> list[int]:
-        """The slides that a name stands for.
+        """Returns the slides that a name stands for.
 
         Args:
             name: The name, as a person or a program wrote it.
@@ -114,7 +115,7 @@ class SlideNames:
     def said(
         self, rows: Iterable[tuple[str, str, Said]], error: type[DmmnQpError]
     ) -> tuple[dict[int, Said], list[tuple[str, str]]]:
-        """What a table says of each slide.
+        """Returns what a table says of each slide.
 
         Args:
             rows: Where it stands, the name of the slide, and what is said of it.
@@ -146,8 +147,17 @@ def files_by_name(folder: Path) -> dict[str, Path]:
     return {normal_name(path.name): path for path in sorted(folder.iterdir()) if path.is_file()}
 
 
+def legible_name(name: str) -> str:
+    """Returns a name as all programs can write it: what is no UTF-8 is read as the Latin-1 of old systems."""
+    try:
+        name.encode("utf-8")
+    except UnicodeEncodeError:
+        return os.fsencode(name).decode("latin-1")
+    return name
+
+
 def normal_name(name: str) -> str:
-    """A file name as all systems spell it; macOS stores accents as characters of their own."""
+    """Returns a file name as all systems spell it; macOS stores accents as characters of their own."""
     return unicodedata.normalize("NFC", name)
 
 
@@ -158,7 +168,7 @@ def _parts(name: str) -> list[str]:
 
 
 def _shared_folders(ours: Sequence[str], theirs: Sequence[str]) -> int:
-    """How many folders above the file two paths have in common."""
+    """Returns how many folders above the file two paths have in common."""
     n = 0
     for a, b in zip(ours[-2::-1], theirs[-2::-1], strict=False):
         if a != b:

@@ -16,7 +16,7 @@ from PIL import Image
 from dmmn_qp.choices import Reduction
 from dmmn_qp.errors import SlideError
 from dmmn_qp.regions import Region
-from dmmn_qp.slides.base import RgbArray, Slide, level_for, read_field
+from dmmn_qp.slides.base import RgbArray, Slide, SlideInfo, check_same, level_for, read_field
 from dmmn_qp.specs import PatchGrid
 
 TILE_PX = 512
@@ -93,8 +93,9 @@ class FieldReader:
         workers: int = 2,
     ) -> None:
         self.unreadable = Unreadable()
-        self._reopen = reopen
+        self._open = reopen
         self._slide = reopen()
+        self._info = self._slide.info
         self._grid = grid
         self._reduction = reduction
         self._fields = fields
@@ -115,7 +116,7 @@ class FieldReader:
         self._slide.close()
 
     def __iter__(self) -> Iterator[list[RgbArray]]:
-        """The fields of each block in turn, (height, width, 3) uint8 for each magnification."""
+        """Yields the fields of each block in turn, (height, width, 3) uint8 for each magnification."""
         ahead: list[Future[list[RgbArray]]] = []
         for i in range(len(self._fields) + AHEAD):
             if i < len(self._fields):
@@ -126,7 +127,7 @@ class FieldReader:
                 yield ahead.pop(0).result()
 
     def _keys(self, fields: Sequence[Region]) -> Iterator[tuple[int, int, int]]:
-        """(magnification, row, column) of the tiles that fields touch."""
+        """Yields (magnification, row, column) of the tiles that fields touch."""
         for m, wanted in enumerate(fields):
             source = self._source_of[m]
             wide, high = source.wide // source.factors[m], source.high // source.factors[m]
@@ -173,7 +174,7 @@ class FieldReader:
                     del self._tiles[tile]
 
     def _decode(self, source: _Source, row: int, column: int) -> dict[int, RgbArray]:
-        """A tile at every magnification that some block needs."""
+        """Decodes a tile at every magnification that some block needs."""
         region = Region(column * source.wide, row * source.high, source.wide, source.high)
         slide = self._slide
         try:
@@ -200,38 +201,52 @@ class FieldReader:
         return np.asarray(Image.fromarray(pixels).reduce(factor))
 
     def _mended(self, source: _Source, region: Region, reason: str) -> RgbArray:
-        """What stands for a tile that could not be read: the next level that can be, or 0.
+        """Returns what stands for a tile that could not be read: the next level that can be, or 0.
 
         It is first tried again: a slide that another thread has met an error in fails for everyone. Each try has a
         slide of its own for the same reason.
         """
-        info = self._slide.info
-        finest = source.level is None
-        downsample = self._grid.downsample_of(source.first) if finest else info.level_downsamples[source.level or 0]
-        left, top = region.x * downsample, region.y * downsample
-        right, bottom = region.right * downsample, region.bottom * downsample
+        info = self._info
+        finest = self._grid.downsample_of(source.first)
+        across, down = (finest, finest) if source.level is None else info.scale_of(source.level)
+        left, top = region.x * across, region.y * down
+        right, bottom = region.right * across, region.bottom * down
         place = Region(floor(left), floor(top), ceil(right) - floor(left), ceil(bottom) - floor(top))
         size = (region.width, region.height)
         with suppress(SlideError), self._reopen() as slide:
             return self._read(slide, source, region)
         with self._lock:
             self.unreadable.reason = self.unreadable.reason or reason
-        levels = list(enumerate(info.level_downsamples))
-        coarser = [(level, other) for level, other in levels if other > downsample]
-        finer = [(level, other) for level, other in reversed(levels) if other < downsample]
-        for level, other in coarser + finer:
-            x, y = floor(left / other), floor(top / other)
-            around = Region(x, y, ceil(right / other) - x, ceil(bottom / other) - y)
+        levels = [(level, info.scale_of(level)) for level in range(len(info.level_downsamples))]
+        coarser = [(level, other) for level, other in levels if other[0] > across]
+        finer = [(level, other) for level, other in reversed(levels) if other[0] < across]
+        for level, (wide, high) in coarser + finer:
+            x, y = floor(left / wide), floor(top / high)
+            around = Region(x, y, ceil(right / wide) - x, ceil(bottom / high) - y)
             if max(around.width, around.height) > MOST_PX_FOR_A_TILE:
                 break
-            box = (left / other - x, top / other - y, right / other - x, bottom / other - y)
-            way = Image.Resampling.NEAREST if other > downsample else Image.Resampling.BOX
+            box = (left / wide - x, top / high - y, right / wide - x, bottom / high - y)
+            way = Image.Resampling.NEAREST if wide > across else Image.Resampling.BOX
             with suppress(SlideError), self._reopen() as slide:
                 pixels = Image.fromarray(slide.read_level(level, around))
                 self._note(self.unreadable.replaced, place)
                 return np.asarray(pixels.resize(size, way, box=box))
         self._note(self.unreadable.lost, place)
         return np.zeros((region.height, region.width, 3), np.uint8)
+
+    def _reopen(self) -> Slide:
+        """Opens the slide once more.
+
+        Raises:
+            SlideError: It cannot be opened, or has become another one.
+        """
+        slide = self._open()
+        try:
+            check_same(self._info, slide)
+        except SlideError:
+            slide.close()
+            raise
+        return slide
 
     def _note(self, places: list[Region], place: Region) -> None:
         with self._lock:
@@ -246,16 +261,15 @@ class FieldReader:
 
 
 def _sources(slide: Slide, grid: PatchGrid, magnifications: int, reduction: Reduction) -> list[_Source]:
-    """What to decode for so many magnifications: one source for all that come from the same pixels."""
-    levels = slide.info.level_downsamples
+    """Returns what to decode for so many magnifications: one source for all that come from the same pixels."""
     grouped: dict[int | None, dict[int, int]] = {}  # level -> factors; None: the finest, as `read_field` gives it
     alone: list[int] = []
-    finest_level, finest_factor = _level_and_factor(levels, grid.downsample)
+    finest_level, finest_factor = _level_and_factor(slide.info, grid.downsample)
     for m in range(magnifications):
         if reduction == "decimate":
             grouped.setdefault(finest_level if finest_factor == 1 else None, {})[m] = 2**m
             continue
-        level, factor = _level_and_factor(levels, grid.downsample_of(m))
+        level, factor = _level_and_factor(slide.info, grid.downsample_of(m))
         if factor is None:
             alone.append(m)  # resampled: neighbouring tiles share some pixels of the source
         else:
@@ -264,11 +278,11 @@ def _sources(slide: Slide, grid: PatchGrid, magnifications: int, reduction: Redu
     return sources + [_source(slide, None, m, {m: 1}) for m in alone]
 
 
-def _level_and_factor(levels: tuple[float, ...], wanted: float) -> tuple[int, int | None]:
-    """The level that a magnification is made of, and how many of its pixels make one; None where they do not fit."""
-    level, downsample = level_for(levels, wanted)
-    factor = wanted / downsample
-    return level, int(factor) if factor == int(factor) else None
+def _level_and_factor(info: SlideInfo, wanted: float) -> tuple[int, int | None]:
+    """Returns the level that a magnification is made of, and how many of its pixels make one, if they fit."""
+    level, (across, down) = level_for(info, wanted)
+    factor = wanted / across
+    return level, int(factor) if across == down and factor == int(factor) else None
 
 
 def _source(slide: Slide, level: int | None, first: int, factors: dict[int, int]) -> _Source:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Self
+from typing import Final, Self
 
 import numpy as np
 import openslide
@@ -15,6 +16,12 @@ from dmmn_qp.slides.base import RgbArray, SlideInfo, read_inside
 from dmmn_qp.slides.pixel_sizes import StatedMpp
 
 _HALF_OPAQUE = 128  # OpenSlide gives 0 or 255, and between them only where it interpolates
+
+PLAIN_PAGES: Final = frozenset({"aperio", "generic-tiff"})
+"""What OpenSlide calls the formats whose levels are plain pages of a TIFF, each a grid of tiles that do not overlap."""
+
+MAX_TILE_BYTES = 512 * 1024**2
+"""Largest tile in memory. OpenSlide takes memory for what a file claims, and ends the process where there is none."""
 
 
 class OpenSlideReader:
@@ -54,26 +61,34 @@ class OpenSlideReader:
             y = _integer(properties.get(openslide.PROPERTY_NAME_BOUNDS_Y), 0)
             width = min(_integer(properties.get(openslide.PROPERTY_NAME_BOUNDS_WIDTH), width), full_width - x)
             height = min(_integer(properties.get(openslide.PROPERTY_NAME_BOUNDS_HEIGHT), height), full_height - y)
+        self._sizes = tuple(self._slide.level_dimensions)
+        self._steps = tuple(self._slide.level_downsamples)
         try:
+            if not self._sizes or len(self._sizes) != len(self._steps):
+                raise SlideError(f'slide "{path}" was cut or replaced while it was opened; try again')
+            _check_tiles(path, properties, len(self._sizes))
             said = StatedMpp.of(mpp).resolve(path.name, _file_mpp(properties))
         except SlideError:
             self._slide.close()
             raise
+        is_whole = (x, y, width, height) == (0, 0, full_width, full_height)
+        sizes = self._sizes if is_whole and self.vendor in PLAIN_PAGES else ()
         self.info = SlideInfo(
             path,
             width,
             height,
             said.mpp,
-            tuple(self._slide.level_downsamples),
+            tuple(_by_the_longer_side(sizes)) or self._steps,
             (x, y),
             _tile_size(properties),
-            said,
+            level_sizes=sizes,
+            said=said,
         )
 
     @property
     def level_sizes(self) -> tuple[tuple[int, int], ...]:
         """(width, height) of each level of the file, whatever its bounds."""
-        return tuple(self._slide.level_dimensions)
+        return self._sizes
 
     @property
     def vendor(self) -> str:
@@ -82,15 +97,14 @@ class OpenSlideReader:
 
     def read_level(self, level: int, region: Region) -> RgbArray:
         """See `Slide.read_level`."""
-        downsample = self.info.level_downsamples[level]  # a slide that met an error does not even say that
-        width, height = (max(1, round(side / downsample)) for side in (self.info.width, self.info.height))
-        return read_inside(region, width, height, lambda inside: self._read(level, downsample, inside))
+        width, height = (max(1, round(side / self._steps[level])) for side in (self.info.width, self.info.height))
+        if self.info.level_sizes:
+            width, height = self._sizes[level]
+        return read_inside(region, width, height, lambda inside: self._read(level, inside))
 
-    def _read(self, level: int, downsample: float, inside: Region) -> RgbArray:
-        location = (
-            round(inside.x * downsample) + self.info.origin_px[0],
-            round(inside.y * downsample) + self.info.origin_px[1],
-        )
+    def _read(self, level: int, inside: Region) -> RgbArray:
+        step = self._steps[level]  # OpenSlide's own number, by which it finds the pixel of the level
+        location = (round(inside.x * step) + self.info.origin_px[0], round(inside.y * step) + self.info.origin_px[1])
         slide = self._slide
         try:
             rgba = slide.read_region(location, level, (inside.width, inside.height))
@@ -103,7 +117,7 @@ class OpenSlideReader:
         return _over_white(np.asarray(rgba))
 
     def _open_again(self, failed: openslide.OpenSlide) -> None:
-        """After an error OpenSlide reads nothing more, not even what is whole. Others may still use ``failed``."""
+        """Opens the slide again: after an error OpenSlide reads nothing more. Others may still use ``failed``."""
         if self._slide is failed:
             with contextlib.suppress(openslide.OpenSlideError, OSError):
                 self._slide = openslide.OpenSlide(str(self.info.path))
@@ -120,13 +134,13 @@ class OpenSlideReader:
 
 
 def _over_white(rgba: RgbArray) -> RgbArray:
-    """RGBA over white: what was not scanned is glass."""
+    """Lays RGBA over white: what was not scanned is glass."""
     scanned = rgba[..., 3:] >= _HALF_OPAQUE
     return rgba[..., :3] if scanned.all() else np.where(scanned, rgba[..., :3], np.uint8(255))
 
 
 def _file_mpp(properties: object) -> tuple[float, float] | None:
-    """(width, height) of a pixel in um from OpenSlide's properties."""
+    """Returns (width, height) of a pixel in um from OpenSlide's properties."""
     get = getattr(properties, "get")  # noqa: B009  # openslide's mapping is untyped
     try:
         return float(get(openslide.PROPERTY_NAME_MPP_X)), float(get(openslide.PROPERTY_NAME_MPP_Y))
@@ -138,6 +152,29 @@ def _tile_size(properties: object) -> tuple[int, int] | None:
     get = getattr(properties, "get")  # noqa: B009
     width, height = (_integer(get(f"openslide.level[0].tile-{side}"), 0) for side in ("width", "height"))
     return (width, height) if width > 0 and height > 0 else None
+
+
+def _check_tiles(path: Path, properties: object, levels: int) -> None:
+    """Refuses a file before OpenSlide takes memory for its tiles.
+
+    Raises:
+        SlideError: A tile is too large.
+    """
+    get = getattr(properties, "get")  # noqa: B009
+    for level in range(levels):
+        width, height = (_integer(get(f"openslide.level[{level}].tile-{side}"), 0) for side in ("width", "height"))
+        if width * height * 4 > MAX_TILE_BYTES:
+            raise SlideError(
+                f'slide "{path}" says that its tiles have {width} x {height} px, too large to be read; it is damaged, '
+                "or must be converted to smaller tiles, for example with QuPath (File > Export images > OME TIFF)"
+            )
+
+
+def _by_the_longer_side(sizes: Sequence[tuple[int, int]]) -> Iterator[float]:
+    """Yields level-0 px per pixel of each level: by the longer side, where cutting matters least."""
+    for size in sizes:
+        side = 0 if sizes[0][0] >= sizes[0][1] else 1
+        yield sizes[0][side] / size[side]
 
 
 def _integer(text: str | None, default: int) -> int:

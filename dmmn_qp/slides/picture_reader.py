@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Self
+from typing import Final, Self
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
@@ -17,8 +17,19 @@ MAX_PIXELS = 30_000 * 30_000
 """A plain picture is decoded whole, so its size is limited; larger ones belong into a tiled format."""
 
 
+_MODES: Final = frozenset({"1", "L", "P", "RGB", "LA", "PA", "RGBA", "La", "RGBa"})
+"""Modes of Pillow's whose pixels become RGB as they are meant: 8 bits a sample, or 1 bit."""
+
+_DEEP_MODES: Final = {"I": "16 or 32 bits", "F": "32 bits", "I;16": "16 bits", "I;16L": "16 bits", "I;16B": "16 bits"}
+_JPEG_2000_START: Final = b"\xff\x4f\xff\x51"  # a codestream, and the marker of its sizes
+_LONGEST_JPEG_2000_HEADER: Final = 1 << 16
+
+
 class PictureReader:
     """A picture that Pillow reads, held in memory.
+
+    Only what becomes RGB as it is meant is read. Pillow cuts grey levels of 16 bits off at 255, and of white it makes
+    black in JPEG 2000 of more than 8 bits; inks have no colours without a profile.
 
     Args:
         path: The picture.
@@ -26,7 +37,7 @@ class PictureReader:
         crop_to_bounds: Pictures have no bounds; accepted for the readers' common signature.
 
     Raises:
-        SlideError: Pillow cannot read the file, or it is too large for an untiled picture.
+        SlideError: Pillow cannot read the file, it is too large for an untiled picture, or no grey or RGB of 8 bits.
         PixelSizeError: The pixel size is unknown: resolution tags of pictures mean paper, not tissue.
     """
 
@@ -46,6 +57,9 @@ class PictureReader:
                         f'picture "{path}" has {width} x {height} px, more than an untiled picture may have; '
                         "convert it to a tiled pyramid, for example with QuPath (Export images > OME TIFF)"
                     )
+                not_rgb = _not_rgb(path, image)
+                if not_rgb is not None:
+                    raise SlideError(f'picture "{path}" has {not_rgb}; save it as RGB of 8 bits')
                 said = StatedMpp.of(mpp).resolve(path.name, None)
                 self._pixels = np.asarray(_flat_rgb(image))
         except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
@@ -76,8 +90,33 @@ class PictureReader:
         self.close()
 
 
+def _not_rgb(path: Path, image: Image.Image) -> str | None:
+    """Tells what a picture is where it is no grey or RGB of 8 bits."""
+    if image.mode in _DEEP_MODES:
+        return f"{_DEEP_MODES[image.mode]} per sample instead of 8"
+    if image.mode not in _MODES:
+        return f"colours of kind {image.mode} instead of RGB"
+    if image.format == "JPEG2000":
+        depths = _jpeg_2000_depths(path)
+        if depths - {8}:
+            return f"{max(depths - {8})} bits per sample instead of 8"
+    return None
+
+
+def _jpeg_2000_depths(path: Path) -> set[int]:
+    """Bits per sample of the components of a JPEG 2000; none where they are not found."""
+    with path.open("rb") as file:
+        head = file.read(_LONGEST_JPEG_2000_HEADER)
+    start = head.find(_JPEG_2000_START)
+    if start < 0:
+        return set()
+    sizes = start + len(_JPEG_2000_START)  # then a length and a profile, 8 sizes of 4 bytes, a count, and 3 bytes each
+    components = int.from_bytes(head[sizes + 36 : sizes + 38], "big")
+    return {(depth & 0x7F) + 1 for depth in head[sizes + 38 : sizes + 38 + 3 * components : 3]}
+
+
 def _flat_rgb(image: Image.Image) -> Image.Image:
-    """RGB; transparent parts become white."""
+    """Makes RGB of a picture; transparent parts become white."""
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
         rgba = image.convert("RGBA")
         white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))

@@ -39,7 +39,7 @@ class TiffLevel:
     height: int
     tile_width: int
     tile_height: int
-    rows: RgbArray | None = None  # of pages that lie in the file as they are: the file itself
+    plain_offset: int | None = None  # where the pixels begin, of pages that lie in the file as they are
 
     @property
     def columns_of_tiles(self) -> int:
@@ -52,7 +52,7 @@ class TiffLevel:
         return self.columns_of_tiles * -(-self.height // self.tile_height)
 
     def tile_region(self, index: int) -> Region:
-        """What a tile shows, in pixels of the level; it may leave the level at the right and below."""
+        """Returns what a tile shows, in pixels of the level; it may leave the level at the right and below."""
         row, column = divmod(index, self.columns_of_tiles)
         return Region(column * self.tile_width, row * self.tile_height, self.tile_width, self.tile_height)
 
@@ -102,7 +102,7 @@ class TiffTiles:
         self.file.close()
 
     def not_rgb(self, page: Any) -> str | None:
-        """What a page is where it is no RGB of 8 bits."""
+        """Tells what a page is where it is no RGB of 8 bits."""
         if page.dtype != np.uint8 or page.bitspersample not in (8, (8, 8, 8)):
             return f"{page.bitspersample} bits per sample ({page.dtype or 'of no known kind'}) instead of 8"
         if page.samplesperpixel != 3:
@@ -114,18 +114,22 @@ class TiffTiles:
             return f"{page.imagedepth} planes in one page"
         return None
 
+    def refused(self, page: Any) -> SlideError:
+        """Returns what is said of a page that is no RGB of 8 bits."""
+        return SlideError(
+            f'slide "{self._path}" has {self.not_rgb(page)}; export it from QuPath as RGB '
+            "(File > Export images > OME TIFF)"
+        )
+
     def level(self, page: Any) -> TiffLevel:
-        """What is needed to read a page.
+        """Returns what is needed to read a page.
 
         Raises:
             SlideError: It is no RGB of 8 bits, or its tiles are too large.
             ValueError: The page contradicts itself.
         """
-        not_rgb = self.not_rgb(page)
-        if not_rgb is not None:
-            raise SlideError(
-                f'slide "{self._path}" has {not_rgb}; export it from QuPath as RGB (File > Export images > OME TIFF)'
-            )
+        if self.not_rgb(page) is not None:
+            raise self.refused(page)
         width, height = page.imagewidth, page.imagelength
         tile_width, tile_height = (
             (page.tilewidth, page.tilelength) if page.is_tiled else (width, min(page.rowsperstrip, height))
@@ -134,9 +138,7 @@ class TiffTiles:
             raise ValueError(f"{width} x {height} px in tiles of {tile_width} x {tile_height} px")
         plain = page.compression == 1 and page.predictor == 1 and page.fillorder == 1 and page.planarconfig != SEPARATE
         if plain and not page.is_tiled and page.is_contiguous:
-            return TiffLevel(
-                page, width, height, tile_width, tile_height, self._mapped(page.dataoffsets[0], height, width)
-            )
+            return TiffLevel(page, width, height, width, height, int(page.dataoffsets[0]))
         level = TiffLevel(page, width, height, tile_width, tile_height)
         if tile_width * tile_height * 3 > MAX_SEGMENT_BYTES:
             raise SlideError(
@@ -149,16 +151,14 @@ class TiffTiles:
             raise ValueError(f"{len(page.dataoffsets)} tiles or strips instead of {needed}")
         return level
 
-    def _mapped(self, offset: int, rows: int, columns: int) -> RgbArray:
-        """Uncompressed strips as they lie in the file."""
-        return np.memmap(self._path, np.uint8, "r", offset, (rows, columns, 3))
-
     def part(self, level: TiffLevel, index: int, part: Region) -> RgbArray:
-        """What lies in one tile: see `TiffLevel.read`.
+        """Returns what lies in one tile: see `TiffLevel.read`.
 
         Raises:
             Exception: Of any kind, as the decoders raise it: the tile is damaged.
         """
+        if level.plain_offset is not None:
+            return self._plain(level, level.plain_offset, part)
         tile, place = self.tile(level, index), level.tile_region(index)
         y, x = part.y - place.y, part.x - place.x
         cut = tile[y : y + part.height, x : x + part.width]
@@ -166,8 +166,25 @@ class TiffTiles:
             raise ValueError(f"a picture of {tile.shape[1]} x {tile.shape[0]} px in its place")
         return cut
 
+    def _plain(self, level: TiffLevel, offset: int, part: Region) -> RgbArray:
+        """Reads a part of pixels that lie in the file as they are.
+
+        They are read and not mapped: a process that looks at mapped pixels ends when the file is cut meanwhile.
+        """
+        pixels = np.empty((part.height, part.width, 3), np.uint8)
+        handle = self.file.filehandle
+        at_once = part.height if part.width == level.width else 1  # rows
+        with self._file_lock:
+            for row in range(0, part.height, at_once):
+                handle.seek(offset + ((part.y + row) * level.width + part.x) * 3)
+                data = handle.read(at_once * part.width * 3)
+                if len(data) != at_once * part.width * 3:
+                    raise ValueError("the file ends before the pixels do")
+                pixels[row : row + at_once] = np.frombuffer(data, np.uint8).reshape(at_once, part.width, 3)
+        return pixels
+
     def tile(self, level: TiffLevel, index: int) -> RgbArray:
-        """A decoded tile or strip, (rows, columns, 3); those at the border may be smaller."""
+        """Decodes a tile or strip, (rows, columns, 3); those at the border may be smaller."""
         key = (level.page.offset, index, 0, 0)
         with self._cache_lock:
             tile = self._cache.get(key)
@@ -199,12 +216,26 @@ class TiffTiles:
                 return _strict_jpeg(data, level)
             _check_jpeg_size(data, level)
         decoded, _, shape = page.decode(data, index, jpegtables=page.jpegtables, jpegheader=page.jpegheader)
+        if decoded.dtype != np.uint8:  # a JPEG 2000 may have another depth than its page says
+            raise ValueError(f"pixels of type {decoded.dtype} instead of 8 bits")
         pixels: RgbArray = decoded[0, : shape[1], : shape[2]]
         return pixels
 
 
+def detailed_places(*levels: TiffLevel) -> list[tuple[float, float]]:
+    """Middles of the tiles that take most bytes, one of each page, as parts of its width and height."""
+    places = []
+    for level in levels:
+        sizes = level.page.databytecounts[: level.tiles]
+        if level.plain_offset is None and len(sizes) == level.tiles and max(sizes) > min(sizes):
+            place = level.tile_region(max(range(level.tiles), key=sizes.__getitem__))
+            x, y = (place.x + min(place.right, level.width)) / 2, (place.y + min(place.bottom, level.height)) / 2
+            places.append((x / level.width, y / level.height))
+    return places
+
+
 def _strict_jpeg(data: bytes, level: TiffLevel) -> RgbArray:
-    """A JPEG tile, if it is without fault and has the size of its tile.
+    """Decodes a JPEG tile, if it is without fault and has the size of its tile.
 
     The tables that all tiles share are put before its own, and a marker of Adobe's says what the page says: whether it
     holds RGB or YCbCr.
@@ -227,7 +258,7 @@ def _strict_jpeg(data: bytes, level: TiffLevel) -> RgbArray:
 
 
 def _start_of_frame(data: bytes) -> int | None:
-    """Where a JPEG says its size; None where it does not."""
+    """Returns where a JPEG says its size; None where it does not."""
     place = 2
     while place + 9 <= len(data) and data[place] == 0xFF:
         marker, length = data[place + 1], int.from_bytes(data[place + 2 : place + 4], "big")
@@ -238,7 +269,7 @@ def _start_of_frame(data: bytes) -> int | None:
 
 
 def _jpeg_size(data: bytes, start_of_frame: int) -> tuple[int, int]:
-    """(rows, columns)."""
+    """Returns (rows, columns)."""
     rows, columns = data[start_of_frame + 5 : start_of_frame + 7], data[start_of_frame + 7 : start_of_frame + 9]
     return int.from_bytes(rows, "big"), int.from_bytes(columns, "big")
 

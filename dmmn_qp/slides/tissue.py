@@ -16,7 +16,7 @@ TISSUE_CHROMA: Final = 10
 
 
 def tissue_mask(thumbnail: NDArray[np.uint8]) -> NDArray[np.bool_]:
-    """The part of a small picture of a slide that shows stained tissue.
+    """Finds the part of a small picture of a slide that shows stained tissue.
 
     Tissue is told from glass by its chroma, the difference between a pixel's strongest and weakest channel, which is
     near 0 for glass, for black where nothing was scanned, and for grey dirt. Otsu's rule cuts the chroma in two; a
@@ -45,7 +45,7 @@ def tissue_mask(thumbnail: NDArray[np.uint8]) -> NDArray[np.bool_]:
 def cleaned(
     mask: NDArray[np.bool_], *, min_area_px: float, min_hole_px: float, margin_px: float = 0.0
 ) -> NDArray[np.bool_]:
-    """A mask without small holes, then without small parts, then grown.
+    """Returns a mask without small holes, then without small parts, then grown.
 
     Args:
         mask: (rows, columns) bool, the pixels of a small picture.
@@ -75,13 +75,15 @@ def cleaned(
 
 
 def _parts(mask: NDArray[np.bool_], connectivity: int) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-    """The number of each pixel's connected part, 0 outside the mask, and the pixels of each number."""
+    """Returns the number of each pixel's connected part, 0 outside the mask, and the pixels of each number."""
     _, numbers, statistics, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=connectivity)
     return np.asarray(numbers, np.int32), np.asarray(statistics[:, cv2.CC_STAT_AREA], np.int32)
 
 
 def otsu_cut(counts: NDArray[np.int64], values: NDArray[np.float64]) -> int | None:
-    """Otsu's cut of a histogram: the two parts differ most in their means.
+    """Finds Otsu's cut of a histogram: the two parts differ most in their means.
+
+    OpenCV's takes no values of one's own for the bins, here the roots of the chroma.
 
     Args:
         counts: (N,) how often each value occurs.

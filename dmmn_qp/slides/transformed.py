@@ -18,7 +18,7 @@ from pydantic import Field, ValidationError
 
 from dmmn_qp.errors import SlideError
 from dmmn_qp.regions import Region
-from dmmn_qp.slides.base import RgbArray, Slide, read_inside, whole_downsample
+from dmmn_qp.slides.base import RgbArray, Slide, read_inside
 from dmmn_qp.specs import FileModel
 
 
@@ -231,9 +231,9 @@ class TransformedSlide:
             ) from None
         self._slide = slide
         x, y = self._placement.origin
-        downsamples = [(level, whole_downsample(stated)) for level, stated in enumerate(info.level_downsamples)]
+        scales = [(level, info.scale_of(level)) for level in range(len(info.level_downsamples))]
         self._levels = [
-            (level, int(d)) for level, d in downsamples if d == int(d) and x % int(d) == 0 and y % int(d) == 0
+            (level, int(d)) for level, (d, down) in scales if d == down == int(d) and x % int(d) == 0 == y % int(d)
         ]
         width, height = self._placement.size
         self.info = replace(
@@ -243,6 +243,7 @@ class TransformedSlide:
             level_downsamples=tuple(info.level_downsamples[level] for level, _ in self._levels),
             origin_px=(info.origin_px[0] + x, info.origin_px[1] + y),
             tile_px=info.tile_px if self._placement.is_upright else None,
+            level_sizes=(),
         )
 
     def read_level(self, level: int, region: Region) -> RgbArray:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import numpy as np
 import torch
@@ -23,6 +23,7 @@ from dmmn_qp.labels.patches import PatchRef
 from dmmn_qp.regions import Region
 from dmmn_qp.slides.cached import DEFAULT_BUDGET_BYTES, CachedFields, CachedTiles, TileBudget, tiles_bytes
 from dmmn_qp.slides.finding import SlidesRoot
+from dmmn_qp.slides.on_demand import OnDemand, SlideOnDemand
 from dmmn_qp.specs import UNLABELLED, LabelArray, PatchGrid
 from dmmn_qp.training.augment import Augmentation, AugmentRules
 from dmmn_qp.training.augment.on_device import DrawnChange, augment_on_device, wide_margin_px
@@ -66,8 +67,8 @@ class _OpenSlide(NamedTuple):
 class PatchExamples(TorchDataset[Example | WideExample]):
     """Reads drawn patches from the slides and masks of a dataset; its index is a `Draw`, not a number.
 
-    Slides are opened on first use, so that each worker process has handles and a cache of its own. An example depends
-    on its draw alone, not on which worker reads it.
+    Slides are opened on first use, so that each worker process has handles and a cache of its own, and no more of them
+    are open than `on_demand` allows. An example depends on its draw alone, not on which worker reads it.
 
     Args:
         dataset: The dataset.
@@ -172,14 +173,17 @@ class PatchExamples(TorchDataset[Example | WideExample]):
     def _slide(self, slide_id: str) -> _OpenSlide:
         if slide_id not in self._open:
             record = self._dataset.record(slide_id)
-            slide = self._dataset.open(record, self._slides_roots)
+            slide = SlideOnDemand(partial(self._dataset.open, record, self._slides_roots))
             grid = self._dataset.patch_spec.grid_of(record.mpp, slide_id)
-            mask, number = self._mask(slide_id), 2 * len(self._open)
+            mask: OnDemand[LabelRaster | _MaskOfOrigins] = OnDemand(partial(self._mask, slide_id))
+            number = 2 * len(self._open)
+            with mask.lent() as raster:
+                shape = raster.shape
             self._open[slide_id] = _OpenSlide(
                 CachedFields(slide, grid, self._budget, number, self._reduction),
                 CachedTiles(partial(_labels, mask), self._budget, number + 1),
                 grid,
-                mask.shape,
+                shape,
             )
         return self._open[slide_id]
 
@@ -199,11 +203,19 @@ class _MaskOfOrigins:
         labels[~self._wanted[self._origins.read(region)]] = UNLABELLED
         return labels
 
+    def __enter__(self) -> Self:
+        return self
 
-def _labels(mask: LabelRaster | _MaskOfOrigins, magnification: int, region: Region) -> LabelArray:
+    def __exit__(self, *exc: object) -> None:
+        self._mask.__exit__()
+        self._origins.__exit__()
+
+
+def _labels(mask: OnDemand[LabelRaster | _MaskOfOrigins], magnification: int, region: Region) -> LabelArray:
     """Labels of a region given in pixels of a magnification: that of the grid pixel in the middle of each."""
     step = 2**magnification
-    labels = mask.read(Region(region.x * step, region.y * step, region.width * step, region.height * step))
+    with mask.lent() as raster:
+        labels = raster.read(Region(region.x * step, region.y * step, region.width * step, region.height * step))
     return labels[step // 2 :: step, step // 2 :: step]
 
 

