@@ -14,11 +14,16 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from dmmn_qp.errors import DmmnQpError
+
 LINE_INTERVAL_S = 20.0
 """Longest silence in a log while a task runs."""
 
 WIDEST_TABLE = 1000
 """Characters that a table in a log may be wide."""
+
+_LONGEST_REASON = 300
+"""Characters of an error that are shown in a warning."""
 
 _CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 """What would act on a terminal, or turn the order of what is shown, instead of being shown."""
@@ -78,6 +83,7 @@ class Reporter:
         quiet = any(os.environ.get(name, "0") != "0" for name in ("RANK", "LOCAL_RANK"))
         self._console = console or Console(highlight=False, soft_wrap=True, quiet=quiet)
         self._errors = Console(stderr=True, highlight=False, soft_wrap=True, quiet=quiet)
+        self._left_out: set[str] = set()
 
     def say(self, text: str) -> None:
         """Prints a line as it is."""
@@ -90,6 +96,22 @@ class Reporter:
     def warn(self, text: str) -> None:
         """Prints a warning to standard error."""
         self._errors.print(f"[yellow]warning:[/yellow] {escape(printable(text))}")
+
+    @contextmanager
+    def optional(self, what: str) -> Iterator[None]:
+        """Runs a block that only shows the work, such as a picture or a log: an error of any kind is a warning.
+
+        The work goes on behind the block. Each thing is warned of once.
+
+        Args:
+            what: What the block makes, as the subject of a sentence.
+        """
+        try:
+            yield
+        except Exception as error:
+            if what not in self._left_out:
+                self._left_out.add(what)
+                self.warn(f"{what} is left out, all else goes on ({_reason(error)})")
 
     def table(self, header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
         """Prints a table, its first column to the left and the others to the right.
@@ -132,6 +154,12 @@ class Reporter:
                 bar.add_task(escape(printable(description)), total=total, completed=done, note=""),
             )
             yield task
+
+
+def _reason(error: Exception) -> str:
+    """An error in one line; one that nobody foresaw, with its kind."""
+    text = " ".join(str(error).split())[:_LONGEST_REASON]
+    return text if text and isinstance(error, OSError | DmmnQpError) else f"{type(error).__name__}: {text}".rstrip(": ")
 
 
 def duration(seconds: float) -> str:

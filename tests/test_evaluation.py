@@ -457,7 +457,7 @@ def test_slides_that_the_model_was_trained_on_are_said(here):
         told = json.loads((here / "predictions" / "run.json").read_text())
         told["configuration"] = {"model": str(folder)}
         (here / "predictions" / "run.json").write_text(json.dumps(told))
-        assert any("was trained on slides of these names: train-1" in line for line in figures()[0]["warnings"]) is said
+        assert any("was trained on these slides: train-1" in line for line in figures()[0]["warnings"]) is said
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ from dmmn_qp.choices import ExportFormat, Reduction
 from dmmn_qp.errors import ConfigError, OutputExistsError
 from dmmn_qp.files import new_file
 from dmmn_qp.folders.model import ModelCard, load_model
+from dmmn_qp.folders.provenance import nameless_provenance
 from dmmn_qp.networks.conventions import class_logits, network_input
 from dmmn_qp.specs import PatchSpec
 
@@ -75,7 +76,14 @@ def magnification_of(field: Tensor, spec: PatchSpec, magnification: int, reducti
     return (functional.avg_pool2d(part, step) + 0.5).floor()
 
 
-def export_model(folder: Path, file_format: ExportFormat, out: Path | None = None, *, overwrite: bool = False) -> Path:
+def export_model(
+    folder: Path,
+    file_format: ExportFormat,
+    out: Path | None = None,
+    *,
+    overwrite: bool = False,
+    keep_provenance: bool = False,
+) -> Path:
     """Writes a model as one file for other programs.
 
     Args:
@@ -83,6 +91,8 @@ def export_model(folder: Path, file_format: ExportFormat, out: Path | None = Non
         file_format: Key of `EXPORT_FORMATS`.
         out: The file; beside the folder and with its name unless given.
         overwrite: Whether an existing file may be replaced.
+        keep_provenance: Whether the file tells all that the card tells of the training; else it names no slide, path,
+            person or machine.
 
     Returns:
         The file.
@@ -101,6 +111,8 @@ def export_model(folder: Path, file_format: ExportFormat, out: Path | None = Non
             f'output file "{path}" exists; pass --overwrite to replace it or choose another with --out'
         )
     card, network = load_model(folder)
+    if not keep_provenance:
+        card = card.model_copy(update={"provenance": nameless_provenance(card.provenance)})
     wrapped = SingleField(network, card).eval()
     with new_file(path) as temporary, torch.no_grad(), _quiet():
         write(wrapped, card.patch_spec.field_px, describe_export(card), temporary)

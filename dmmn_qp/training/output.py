@@ -15,7 +15,7 @@ from dmmn_qp.errors import OutputExistsError
 from dmmn_qp.files import RUN_FILE, check_free, new_folder, write_json
 from dmmn_qp.folders.dataset import Dataset
 from dmmn_qp.folders.model import CARD, ModelCard, save_model
-from dmmn_qp.folders.provenance import now
+from dmmn_qp.folders.provenance import now, training_provenance
 from dmmn_qp.labels.metrics import Metrics
 from dmmn_qp.networks.supervision import SupervisedBranches
 from dmmn_qp.specs import ClassMap
@@ -56,7 +56,18 @@ def keep(
     state: TrainingState,
     epoch: int,
 ) -> None:
-    """Writes the best model so far over the one before."""
+    """Writes the best model so far over the one before.
+
+    Args:
+        out: The model folder.
+        plan: The training.
+        dataset: Its dataset.
+        module: The network.
+        metrics: Its figures on the validation patches.
+        state: The training's state.
+        epoch: The epoch, from 1; 0 is the model that the training started from.
+    """
+    start = {} if plan.start is None else {"started_from": {**plan.start._asdict(), "mean_iou": state.start_mean_iou}}
     card = ModelCard(
         name=out.name,
         network=plan.network,
@@ -70,11 +81,7 @@ def keep(
             "mean_precision": metrics.mean_precision,
             "iou": by_class(metrics.iou, dataset.class_map),
         },
-        provenance={
-            "run_id": state.run["run_id"],
-            "version": state.run["version"],
-            "slides": [r.slide_id for r in dataset.slides("train")],
-        },
+        provenance=training_provenance(state.run, [r.fingerprint for r in dataset.slides("train")]) | start,
         created=now(),
         licence=plan.licence,
         attribution=plan.attribution,
