@@ -54,11 +54,14 @@ def describe_run(stage: str, configuration: Mapping[str, Any], started: str, **f
     }
 
 
-_SLIDES, _NUMBER, _FINGERPRINTS = "slides", "training_slides", "training_fingerprints"
-"""Keys of a model's provenance: names of the training slides in older cards; their number; their fingerprints."""
+FINGERPRINTS = "training_fingerprints"
+"""Key of a model's provenance: by what its training slides are known again."""
+
+_SLIDES, _NUMBER = "slides", "training_slides"
+"""Keys of a model's provenance: names of its training slides, in older cards; their number."""
 
 _NAMELESS = (
-    *("run_id", "version", "started_from", _NUMBER, _FINGERPRINTS),
+    *("run_id", "version", "started_from", _NUMBER, FINGERPRINTS),
     *("source", "sha256", "preset", "repository", "iteration", "authors_validation_mean_iou"),
 )
 """Keys of a model's provenance that say nothing of slides, paths and people."""
@@ -75,7 +78,7 @@ def training_provenance(run: Mapping[str, Any], fingerprints: Iterable[str]) -> 
         fingerprints: Of the training slides.
     """
     of_slides = sorted(fingerprints)
-    return {"run_id": run["run_id"], "version": run["version"], _NUMBER: len(of_slides), _FINGERPRINTS: of_slides}
+    return {"run_id": run["run_id"], "version": run["version"], _NUMBER: len(of_slides), FINGERPRINTS: of_slides}
 
 
 def nameless_provenance(provenance: Mapping[str, Any]) -> dict[str, Any]:
@@ -88,7 +91,7 @@ def nameless_provenance(provenance: Mapping[str, Any]) -> dict[str, Any]:
 
 def was_trained_on(provenance: Mapping[str, Any], slide_id: str, fingerprint: str) -> bool:
     """Whether a slide was in the training of a model: by its fingerprint, in an older card by its name."""
-    prints, names = (provenance.get(key) for key in (_FINGERPRINTS, _SLIDES))
+    prints, names = (provenance.get(key) for key in (FINGERPRINTS, _SLIDES))
     if isinstance(prints, list):
         return fingerprint in prints
     return isinstance(names, list) and slide_id in names

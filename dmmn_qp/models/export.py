@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import logging
 import warnings
+import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -162,7 +164,21 @@ def _write_torchscript(module: nn.Module, side_px: int, description: dict[str, A
             if isinstance(child, nn.MaxUnpool2d):
                 setattr(parent, name, _TraceableUnpool())
     traced = torch.jit.trace(module, torch.zeros(2, 3, side_px, side_px), check_trace=False)  # type: ignore[no-untyped-call]
-    torch.jit.save(traced, str(path), _extra_files={METADATA: json.dumps(description)})
+    whole = BytesIO()
+    torch.jit.save(traced, whole, _extra_files={METADATA: json.dumps(description)})
+    _copy_without_sources(whole, path)
+
+
+_SOURCES = ".debug_pkl"
+"""Ends the name of what TorchScript notes for debuggers: the paths of source files, with the user's folders."""
+
+
+def _copy_without_sources(written: BytesIO, path: Path) -> None:
+    """Copies an archive of TorchScript without what only debuggers read."""
+    with zipfile.ZipFile(written) as source, zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as copy:
+        for entry in source.infolist():
+            if not entry.filename.endswith(_SOURCES):
+                copy.writestr(entry.filename, source.read(entry))
 
 
 def _write_onnx(module: nn.Module, side_px: int, description: dict[str, Any], path: Path) -> None:
@@ -183,6 +199,8 @@ def _write_onnx(module: nn.Module, side_px: int, description: dict[str, Any], pa
         verbose=False,
     )
     assert program is not None
+    for node in program.model.graph.all_nodes():
+        node.metadata_props.clear()  # the lines of source files that made it, with the user's folders
     program.model.metadata_props[METADATA] = json.dumps(description)
     program.save(str(path))
 

@@ -456,10 +456,10 @@ class _Stage:
                 pixels=strips,
                 tissue=job.area.tissue,
             )
-            write_files(ready, predicted, recorded=True)
+            write_files(ready, predicted, self.reporter, recorded=True)
             record = record.model_copy(update={"files": digests_of(ready, name)})
             areas = count_areas(predicted)
-            write_files(ready, predicted, recorded=False)
+            write_files(ready, predicted, self.reporter, recorded=False)
         polygons = self.publisher.publish(name, ready, record, input_of(job.target, job.info), areas)
         strips.remove()
         return polygons

@@ -114,16 +114,20 @@ def _draw_curves(
     epochs = [row["epoch"] for row in history]
     figure = Figure(figsize=(11.4, 3.5), layout="constrained")
     left, right = figure.subplots(1, 2)
-    left.plot(epochs, [row["loss"] for row in history], color="#50637a", label="training loss")
+    marker = "o" if len(history) == 1 else None  # a line of one point is none
+    left.plot(epochs, [row["loss"] for row in history], color="#50637a", marker=marker)
     left.set_ylim(bottom=0)
     scores = left.twinx()
-    scores.plot(epochs, [row["val_mean_iou"] for row in history], color="#2a6f77", label="validation mIoU")
-    if start_mean_iou is not None:
-        scores.plot([0], [start_mean_iou], color="#2a6f77", marker="o")
+    start = [] if start_mean_iou is None else [start_mean_iou]
+    scores.plot(
+        [*([0] if start else []), *epochs],
+        [*start, *(row["val_mean_iou"] for row in history)],
+        color="#2a6f77",
+        marker=marker,
+    )
     scores.set_ylim(0, 1)
     left.set_ylabel("training loss", color="#50637a")
     scores.set_ylabel("validation mIoU", color="#2a6f77")
-    marker = "o" if len(history) == 1 else None  # a line of one point is none
     for c in class_map.classes:
         color = tuple(v / 255 for v in c.color)
         right.plot(epochs, [row[f"val_iou {c.name}"] for row in history], color=color, marker=marker)
@@ -134,6 +138,7 @@ def _draw_curves(
         axes.set_xlabel(
             "epoch (dotted: the one kept)" if best_epoch else "epoch (dotted: the one kept; 0 is the start)"
         )
+        axes.set_xlim(-0.2 if start else 0.8, epochs[-1] + 0.2)
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.spines["top"].set_visible(False)
     content = BytesIO()

@@ -81,7 +81,7 @@ def inherited_from(model: Path, patch_spec: PatchSpec, class_map: ClassMap) -> I
     return Inherited(network, card.input, card.licence, card.attribution, start)
 
 
-def start_from(network: Stemmed, model: Path, class_map: ClassMap) -> None:
+def start_from(network: Stemmed, model: Path, class_map: ClassMap) -> list[str]:
     """Gives a network the weights of a model.
 
     Outputs are matched by the name of their class; those of new classes keep their random weights.
@@ -90,6 +90,9 @@ def start_from(network: Stemmed, model: Path, class_map: ClassMap) -> None:
         network: As `inherited_from` says, with an output for each class of ``class_map``.
         model: The model's folder.
         class_map: The classes to learn.
+
+    Returns:
+        Names of the new classes.
 
     Raises:
         ModelError: The model is missing or damaged.
@@ -106,6 +109,7 @@ def start_from(network: Stemmed, model: Path, class_map: ClassMap) -> None:
                 values[i] = learned[key][first + known[name]]
     place = next(name for name, module in network.named_modules() if module is output)
     network.load_state_dict({**trained.state_dict(), **{f"{place}.{key}": filters[key] for key in filters}})
+    return [name for name in class_map.names if name not in known]
 
 
 def freeze_encoders(network: Stemmed, freeze: Freeze) -> None:

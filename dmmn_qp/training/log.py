@@ -27,8 +27,8 @@ EVENTS: Final = "events"
 
 _STEPS_BETWEEN_POINTS: Final = 10
 
-_CELL_INCHES, _MOST_INCHES, _DPI = 0.75, 30.0, 90
-_CELL_OF_NUMBERS = 0.3
+_CELL_INCHES, _MOST_INCHES, _DPI = 0.75, 20.0, 90
+_CELL_OF_NUMBERS = 0.4
 """Smallest cell in inches that has room for a number."""
 _LONGEST_NAME = 40
 
@@ -150,7 +150,7 @@ def draw_confusion(confusion: NDArray[np.int64], names: Sequence[str]) -> NDArra
     shares = 100 * confusion / np.maximum(1, confusion.sum(axis=1, keepdims=True))
     cell = min(_CELL_INCHES, _MOST_INCHES / len(names))
     side = 1.6 + cell * len(names)
-    size = min(10.0, 40 * cell)  # points; of 72 to an inch, a row of text needs more than its size
+    size = min(10.0, 40 * cell)  # points: a row of text needs more than its size, and 72 points are an inch
     texts = [shortened(name, _LONGEST_NAME) for name in names]
     with plain_text():
         figure = Figure(figsize=(side + 0.6, side), dpi=_DPI, layout="constrained")
@@ -158,7 +158,9 @@ def draw_confusion(confusion: NDArray[np.int64], names: Sequence[str]) -> NDArra
         axes.imshow(shares, cmap="Blues", vmin=0, vmax=100)
         for row, column in np.ndindex(*shares.shape) if cell >= _CELL_OF_NUMBERS else ():
             color = "w" if shares[row, column] > 60 else "k"
-            axes.text(column, row, f"{shares[row, column]:.0f}", ha="center", va="center", color=color, fontsize=size)
+            text = f"{shares[row, column]:.0f}"
+            cell_text = axes.text(column, row, text, ha="center", va="center", color=color, fontsize=size)
+            cell_text.set_in_layout(False)  # it lies in its cell, and measuring thousands of them takes half a minute
         axes.set_xticks(range(len(names)), texts, rotation=35, ha="right", fontsize=size)
         axes.set_yticks(range(len(names)), texts, fontsize=size)
         axes.set_xlabel("predicted")
