@@ -136,7 +136,7 @@ def import_annotations(
             DatasetManifest(class_map=class_map, patch_spec=spec, slides=tuple(item.record for item in prepared)),
         )
         configuration = {**options.model_dump(mode="json"), "source": str(source_path)}
-        report = write_import_report(folder, imported, pixels)
+        report = write_import_report(folder, imported, pixels, reporter)
         write_json(folder / RUN_FILE, describe_run("import", configuration, started))
     report_dataset(prepared, pixels, class_map, reporter)
     reporter.say(f"  {count_text(report.findings)}: see {out / REPORT_PAGE}")

@@ -39,7 +39,7 @@ def check_out(out: Path, *, overwrite: bool) -> None:
     check_free(out, overwrite=overwrite, marker=CARD)
 
 
-def begin(out: Path, state: TrainingState, *, overwrite: bool) -> None:
+def make_model_folder(out: Path, state: TrainingState, *, overwrite: bool) -> None:
     """Makes the model folder, with a training in it that can be resumed; only then what was there is removed."""
     check_out(out, overwrite=overwrite)
     with new_folder(out, overwrite=overwrite, marker=STATE if (out / STATE).is_file() else CARD) as folder:
@@ -47,7 +47,7 @@ def begin(out: Path, state: TrainingState, *, overwrite: bool) -> None:
         save_state(folder, state)
 
 
-def keep(
+def save_as_model(
     out: Path,
     plan: TrainingPlan,
     dataset: Dataset,
@@ -112,7 +112,7 @@ class Checkpoints:
         """Makes the model folder, with a training in it that can be resumed."""
         if self._writes:
             self._state.tensors = self._snapshot()
-            begin(self._out, self._state, overwrite=overwrite)
+            make_model_folder(self._out, self._state, overwrite=overwrite)
 
     def elapsed(self) -> float:
         """Seconds of training so far, those before it was resumed too."""

@@ -25,7 +25,7 @@ from dmmn_qp.training.judging import as_kept
 from dmmn_qp.training.learner import Learner
 from dmmn_qp.training.log import TrainingLog, history_row
 from dmmn_qp.training.options import TrainOptions
-from dmmn_qp.training.output import Checkpoints, check_out, keep
+from dmmn_qp.training.output import Checkpoints, check_out, save_as_model
 from dmmn_qp.training.plan import TrainingPlan, make_batches, make_fabric, make_plan, say_plan
 from dmmn_qp.training.state import STATE, TrainingState, dataset_digest, load_state
 from dmmn_qp.training.stopping import StopRequest, agreed
@@ -205,7 +205,7 @@ def _keep_if_best(run: _Run, epoch: int, validation: Validation) -> bool:
     if improved:
         state.best = metrics.mean_iou
         state.kept = as_kept(epoch, metrics.confusion, validation.shown)
-        keep(run.out, run.plan, run.dataset, run.learner.module, metrics, state, epoch)
+        save_as_model(run.out, run.plan, run.dataset, run.learner.module, metrics, state, epoch)
     return improved
 
 
