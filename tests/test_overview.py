@@ -28,7 +28,7 @@ def test_colours_of_areas_by_hand():
 
 
 def test_each_area_has_its_swatch(tmp_path):
-    """On a slide of one grey the areas of a class have one colour; its swatch is filled with it, in a frame of its own."""
+    """On a slide of one grey the areas of a class have one colour; its swatch is filled with it."""
     predicted = predicted_slide(tmp_path)
     with predicted.slide:
         WRITERS[OVERVIEW_SUFFIX].write(tmp_path / "o.png", predicted)
