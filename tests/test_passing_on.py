@@ -73,7 +73,7 @@ def test_exported_model(models, here, file_format, suffix):
         assert named_in(here / f"m.{suffix}") == {SECRET}
 
 
-def test_card_of_a_training_and_prediction_name_no_training_slide(workspace):
+def test_card_of_a_training_and_prediction_name_no_training_slide(workspace, here):
     """a, b and c were imported; which of them is trained on is told by run.json of the model alone."""
     card = load_card(workspace / "models" / "dmmn-m3-1")
     told = json.loads((workspace / "models" / "dmmn-m3-1" / "run.json").read_text("utf-8"))
@@ -82,7 +82,10 @@ def test_card_of_a_training_and_prediction_name_no_training_slide(workspace):
     (trained,) = card.provenance["training_fingerprints"]
     slides = json.loads((workspace / "dataset" / "dataset.json").read_text("utf-8"))["slides"]
     assert [slide["slide_id"] for slide in slides if slide["fingerprint"] == trained] == told["slides"]["train"]
-    for text in texts_of(workspace / "predictions"):
+    (other,) = (slide["path"] for slide in slides if slide["split"] == "test")
+    result = invoke("predict", other, "--model", workspace / "models" / "dmmn-m3-1", "--out", "p")
+    assert result.exit_code == 0, result.output
+    for text in texts_of(here / "p"):
         assert trained.encode() not in text and f"{told['slides']['train'][0]}.tif".encode() not in text
 
 

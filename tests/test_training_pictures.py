@@ -235,6 +235,7 @@ def test_one_patch_of_each_class_and_the_most_wrong():
             ([[0, 2], [3, 2]], [[1, 2], [3, 1]]),  # two thirds, all of class 3, half of class 2
             ([[0, 0], [0, 0]], [[1, 1], [1, 1]]),  # nothing is annotated
             ([[1, 1], [1, 1]], [[2, 2], [2, 2]]),  # none
+            ([[1, 1], [1, 2]], [[1, 1], [1, 2]]),  # all, and all of class 2, which does not lead
         )
     ):
         shown.add(number, verdict(truth, predicted))
