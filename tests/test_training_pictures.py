@@ -1,6 +1,8 @@
 """Pictures, logs and reports show a training and never stop it; and they say what the console says."""
 
+import csv
 import html
+import json
 import re
 from dataclasses import replace
 from io import BytesIO
@@ -190,6 +192,8 @@ def test_the_report_says_what_the_console_said(train, here, monkeypatch):
     tiles = dict(re.findall(r"<div><dt>(.*?)</dt><dd>(.*?)</dd></div>", page))
     assert tiles["validation mIoU"] == told[1] and tiles["time"] == told[2] and tiles["epoch kept"] == "1 of 2"
     assert tiles["mean recall"] == "0.800"
+    last = list(csv.DictReader((here / "m" / "history.csv").read_text("utf-8").splitlines()))[-1]
+    assert json.loads((here / "m" / "run.json").read_text("utf-8"))["seconds"] >= float(last["seconds"])
     assert load_card(here / "m").validation["mean_iou"] == pytest.approx(iou(8))
 
 
