@@ -13,6 +13,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from dmmn_qp.errors import DmmnQpError
 from dmmn_qp.text import printable
 
 LINE_INTERVAL_S = 20.0
@@ -20,6 +21,9 @@ LINE_INTERVAL_S = 20.0
 
 WIDEST_TABLE = 1000
 """Characters that a table in a log may be wide."""
+
+_LONGEST_REASON = 300
+"""Characters of an error that are shown in a warning."""
 
 
 def _plain(text: str) -> str:
@@ -76,6 +80,7 @@ class Reporter:
         quiet = any(os.environ.get(name, "0") != "0" for name in ("RANK", "LOCAL_RANK"))
         self._console = console or Console(highlight=False, soft_wrap=True, quiet=quiet)
         self._errors = Console(stderr=True, highlight=False, soft_wrap=True, quiet=quiet)
+        self._left_out: set[str] = set()
 
     def say(self, text: str) -> None:
         """Prints a line as it is, whatever is in it."""
@@ -88,6 +93,22 @@ class Reporter:
     def warn(self, text: str) -> None:
         """Prints a warning to standard error."""
         self._errors.print(f"[yellow]warning:[/yellow] {_plain(text)}")
+
+    @contextmanager
+    def optional(self, what: str) -> Iterator[None]:
+        """Runs a block that only shows the work, such as a picture or a log: an error of any kind is a warning.
+
+        The work goes on behind the block. Each thing is warned of once.
+
+        Args:
+            what: What the block makes, as the subject of a sentence.
+        """
+        try:
+            yield
+        except Exception as error:
+            if what not in self._left_out:
+                self._left_out.add(what)
+                self.warn(f"{what} is left out, all else goes on ({_reason(error)})")
 
     def table(self, header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
         """Prints a table, its first column to the left and the others to the right.
@@ -130,6 +151,12 @@ class Reporter:
                 bar.add_task(_plain(description), total=total, completed=done, note=""),
             )
             yield task
+
+
+def _reason(error: Exception) -> str:
+    """An error in one line; one that nobody foresaw, with its kind."""
+    text = " ".join(str(error).split())[:_LONGEST_REASON]
+    return text if text and isinstance(error, OSError | DmmnQpError) else f"{type(error).__name__}: {text}".rstrip(": ")
 
 
 def duration(seconds: float) -> str:

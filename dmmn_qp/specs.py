@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from dmmn_qp.errors import PixelSizeError
 from dmmn_qp.regions import Region
+from dmmn_qp.text import shorten
 
 UNLABELLED = 0
 """Label of pixels that nobody annotated; never a class, never predicted."""
@@ -290,13 +291,8 @@ def explain(error: ValidationError, name: Callable[[Location], str] = dotted) ->
     if not should or " " in kind:  # not such as "Input should be a valid integer"
         return f"{where}: {rule}" if where else rule
     given = first["input"]
-    shown = f", not {shortened(repr(given))}" if kind == "Input" and isinstance(given, str | int | float) else ""
+    shown = f", not {shorten(repr(given), _SHOWN)}" if kind == "Input" and isinstance(given, str | int | float) else ""
     return f"{where or 'it'} should {should.partition(', unable to parse')[0]}{shown}"
-
-
-def shortened(text: str) -> str:
-    """Returns the beginning of a text that somebody gave, for a message."""
-    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
 
 
 LabelArray = NDArray[np.uint8]

@@ -12,6 +12,8 @@ from dmmn_qp.labels.draws import (
     ElasticRule,
     TrainingDraws,
     balance_counts,
+    balanced_probabilities,
+    class_balanced_draws,
     class_weights,
     elastic_draws,
     suggested_rates,
@@ -95,6 +97,22 @@ def test_suggested_rates_are_bounded():
 
 def test_a_class_that_owns_no_patch_has_rate_0():
     assert suggested_rates([patch(0, 50, 50), patch(0, 10, 0)], (1, 2))[1] == 0
+
+
+@pytest.mark.parametrize("absent", [(), (0,), (1, 3), (0, 2, 4, 5), (1, 1, 1, 2, 3)])
+def test_classes_without_a_patch_change_nothing(absent):
+    """The three classes above, with classes of which there is no pixel between them, at any place of the order."""
+    table = np.array([[100, 0, 0]] * 30 + [[0, 100, 0]] * 10 + [[0, 0, 100]] * 5)
+    spread = np.insert(table, [min(i, 3) for i in absent], 0, axis=1)
+    there = np.flatnonzero(spread.any(axis=0))
+    patches = [patch(0, *map(int, counts)) for counts in spread]
+    orders = [range(1, 1 + spread.shape[1]), range(spread.shape[1], 0, -1)]
+    for order in orders:
+        rates = np.array(suggested_rates(patches, tuple(order)))
+        assert rates[there].tolist() == [0, 2, 5] and rates.sum() == 7
+    plain = [patch(0, *map(int, counts)) for counts in table]
+    assert class_balanced_draws(patches, 50, seed=3, epoch=1) == class_balanced_draws(plain, 50, seed=3, epoch=1)
+    assert balanced_probabilities(patches) == pytest.approx(balanced_probabilities(plain))
 
 
 def test_suggested_rates_never_make_it_worse():

@@ -16,6 +16,7 @@ from dmmn_qp.evaluating.truth import VALUES_FILE, read_values
 from dmmn_qp.folders.dataset import DatasetManifest, SlideRecord, write_manifest
 from dmmn_qp.folders.label_raster import create_label_raster
 from dmmn_qp.folders.predictions import LABELS_SUFFIX
+from dmmn_qp.folders.provenance import was_trained_on
 from dmmn_qp.labels.metrics import Metrics, NamedMetrics, compare_by_name, pair_counts
 from dmmn_qp.outputs.pyramids import write_label_pyramid
 from dmmn_qp.regions import Region
@@ -457,7 +458,23 @@ def test_slides_that_the_model_was_trained_on_are_said(here):
         told = json.loads((here / "predictions" / "run.json").read_text())
         told["configuration"] = {"model": str(folder)}
         (here / "predictions" / "run.json").write_text(json.dumps(told))
-        assert any("was trained on slides of these names: train-1" in line for line in figures()[0]["warnings"]) is said
+        assert any("was trained on these slides: train-1" in line for line in figures()[0]["warnings"]) is said
+
+
+@pytest.mark.parametrize(
+    ("provenance", "said"),
+    [
+        ({"training_fingerprints": ["f" * 32]}, True),
+        ({"training_fingerprints": ["e" * 32], "slides": ["s"]}, False),
+        ({"slides": ["s"]}, True),
+        ({"slides": ["other"]}, False),
+        ({"training_slides": 1}, False),
+        ({"training_fingerprints": 7, "slides": {"s": 1}}, False),
+    ],
+)
+def test_training_slides_are_known_by_what_they_show(provenance, said):
+    """Under whatever name; by name only in the cards of earlier versions."""
+    assert was_trained_on(provenance, "s", "f" * 32) is said
 
 
 @pytest.mark.parametrize(

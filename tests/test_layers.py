@@ -11,7 +11,7 @@ PACKAGE = Path(dmmn_qp.__file__).parent
 
 FLOORS: list[set[str]] = [
     {"", "annotations", "choices", "console", "errors", "flags", "regions", "text"},
-    {"files", "specs"},
+    {"figures", "files", "specs"},
     {"labels", "networks", "slides", "vectors"},
     {"folders", "qupath"},
     {"models", "outputs", "pushing", "reports"},
@@ -21,7 +21,7 @@ FLOORS: list[set[str]] = [
 ]
 """From the ground up: files of the package, and packages in it."""
 
-GROUND = {"console": {"text"}, "errors": {"text"}, "regions": {"errors"}}
+GROUND = {"console": {"errors", "text"}, "errors": {"text"}, "regions": {"errors"}}
 """What on the ground floor may import what else there."""
 
 OPEN_FILES = {"files", "slides", "folders", "qupath", "outputs", "reports", "models", "pushing"} | FLOORS[5] | FLOORS[6]

@@ -142,7 +142,7 @@ def test_strips_of_which_one_kind_is_missing_are_predicted_again(here, material,
     assert same_pixels(here / "predictions/s.probabilities.ome.tif", material / "whole/s.probabilities.ome.tif")
 
 
-@pytest.mark.parametrize("where", [LABELS_SUFFIX, "write_areas", "overview.png", "geojson"])
+@pytest.mark.parametrize("where", [LABELS_SUFFIX, "write_areas", "geojson"])
 def test_interrupted_after_the_last_strip(here, material, monkeypatch, where):
     def stop(*_, **__):
         raise RuntimeError("switched off")
@@ -365,18 +365,18 @@ def test_the_only_slide_is_broken(three):
 
 def test_slide_that_breaks_while_it_is_finished(three, monkeypatch):
     """The error of one slide's files does not stop the next slide."""
-    plain = WRITERS["overview.png"]
+    plain = WRITERS["geojson"]
 
     def write(path, predicted):
         if predicted.slide_id == "a":
             raise DatasetError("no ink")
         plain.write(path, predicted)
 
-    monkeypatch.setitem(WRITERS, "overview.png", writing("overview.png", write))
+    monkeypatch.setitem(WRITERS, "geojson", writing("geojson", write))
     result = invoke(*command(three, "a", "c"))
     assert result.exit_code == 1 and "1 of 2 slides could not be predicted: a: no ink" in result.stderr
     assert (three / "predictions/c.geojson").is_file() and not (three / "predictions/a.geojson").exists()
-    monkeypatch.setitem(WRITERS, "overview.png", plain)
+    monkeypatch.setitem(WRITERS, "geojson", plain)
     with written_strips(monkeypatch) as numbers:
         assert invoke(*command(three, "a", "c")).exit_code == 0
     assert numbers == [] and (three / "predictions/a.geojson").is_file()

@@ -142,12 +142,12 @@ def test_the_best_epoch_is_kept_and_validation_changes_nothing(dataset, here, mo
 
     def validate(module, *args):
         before_next.append(state_of(module))
-        _, patches = real(module, *args)
+        validation = real(module, *args)
         assert same(state_of(module), before_next[-1])  # statistics of batches included
         assert not any(part.training for part in module.modules())
         hits = right[len(seen)]
         seen.append(state_of(module.stemmed))
-        return Metrics.from_confusion(np.array([[hits, 10 - hits], [10 - hits, hits]])), patches
+        return replace(validation, metrics=Metrics.from_confusion(np.array([[hits, 10 - hits], [10 - hits, hits]])))
 
     monkeypatch.setattr(stage, "validate", validate)
     monkeypatch.setattr(stage, "write_report", lambda *_: None)

@@ -20,6 +20,7 @@ from dmmn_qp.labels.draws import balanced_probabilities, class_balanced_draws
 from dmmn_qp.labels.painter import LabelPainter
 from dmmn_qp.labels.patches import PatchRef, index_patches
 from dmmn_qp.regions import Region
+from dmmn_qp.reports import html
 from dmmn_qp.reports import overlaps as overlaps_module
 from dmmn_qp.reports.findings import find_findings
 from dmmn_qp.reports.html import mm2_text, percent_text, write_import_report
@@ -120,6 +121,34 @@ def test_figures_by_hand(tmp_path):
     assert ImportReport.model_validate_json((tmp_path / "report.json").read_bytes()) == report
     page = (tmp_path / "report.html").read_text("utf-8")
     assert page.count("data:image/jpeg;base64,") == page.count("data:image/png;base64,") == 2
+
+
+def test_a_slide_that_cannot_be_drawn_is_grey(tmp_path, monkeypatch, capsys):
+    """Whatever the error, the figures and the other slides are there."""
+    path, real = half_glass(tmp_path / "a.tif"), html.draw_slide
+
+    def draw_slide(slide, *args):
+        if slide.record.slide_id == "b":
+            raise IndexError("a tile")
+        return real(slide, *args)
+
+    monkeypatch.setattr(html, "draw_slide", draw_slide)
+    slides = [imported_slide([box(300, 0, 64, 64)], name, path=path) for name in "ab"]
+    report = write_import_report(tmp_path, imported(*slides), pixels_of(imported(*slides)))
+    assert [slide.tissue_mm2 > 0 for slide in report.slides] == [True, False]
+    assert [slide.classes[0].area_mm2 for slide in report.slides] == pytest.approx([64 * 64 * 0.25e-6] * 2)
+    (warned,) = capsys.readouterr().err.splitlines()
+    assert warned.startswith('warning: the picture of slide "b" in report.html is left out') and "a tile" in warned
+    assert (tmp_path / "report.html").read_text("utf-8").count("data:image/jpeg;base64,") == 2
+
+
+def test_a_single_class_is_a_finding(tmp_path):
+    path, only = half_glass(tmp_path / "a.tif"), ClassMap.from_colors([("dark", (9, 9, 9))])
+    slide = imported_slide([box(300, 0, 128, 64)], path=path, class_map=only)
+    said = [finding.message for finding in find_findings(imported(slide, class_map=only))]
+    assert '"dark" is the only class, which a network would predict everywhere' in said
+    both = imported_slide([box(300, 0, 128, 64)], path=path)
+    assert not any("the only class" in finding.message for finding in find_findings(imported(both)))
 
 
 def test_a_slide_without_tissue_has_no_share(tmp_path):

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import shapely
 
+from dmmn_qp.console import Reporter
 from dmmn_qp.folders.predictions import LABELS_SUFFIX, POLYGONS_SUFFIXES, predicted_polygons
 from dmmn_qp.outputs.options import OutputOptions
 from dmmn_qp.outputs.predicted import PredictedSlide
@@ -99,5 +100,5 @@ def is_written_when_it_is_wanted(suffix, folder):
         place.mkdir()
         predicted = predicted_slide(place, options)
         with predicted.slide:
-            write_files(place, predicted, recorded=writer.recorded)
+            write_files(place, predicted, Reporter(), recorded=writer.recorded)
             assert (place / f"s.{suffix}").is_file() == writer.wanted(options)

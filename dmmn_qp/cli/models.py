@@ -87,6 +87,10 @@ models_app = typer.Typer(
 )
 app.add_typer(models_app, name="models")
 
+KeepProvenanceOption = Annotated[
+    bool,
+    typer.Option("--keep-provenance", help="Pass on names of training slides, paths and options too, where told."),
+]
 ModelArgument = Annotated[Path, typer.Argument(help="Model folder.", show_default=False)]
 
 
@@ -145,12 +149,13 @@ def import_official_command(
 def shrink_model_command(
     model: ModelArgument,
     out: Annotated[Path, typer.Option(help="Model folder to write.", metavar="FOLDER", show_default=False)],
+    keep_provenance: KeepProvenanceOption = False,
     overwrite: OverwriteOption = False,
 ) -> None:
     """Copies a model with its weights in half precision: half the size, to be passed on."""
     from dmmn_qp.folders.model import shrink_model
 
-    shrink_model(model, out, overwrite=overwrite)
+    shrink_model(model, out, overwrite=overwrite, keep_provenance=keep_provenance)
     Reporter().say(f"Wrote {out}/  It predicts as before: dmmn-qp predict slide.svs --model {shlex.quote(str(out))}")
 
 
@@ -163,13 +168,14 @@ def export_model_command(
     out: Annotated[
         Path | None, typer.Option(help="File to write.", metavar="FILE", show_default="beside the model folder")
     ] = None,
+    keep_provenance: KeepProvenanceOption = False,
     overwrite: OverwriteOption = False,
 ) -> None:
     """Writes a model as one file for other programs: one field in, one target out."""
     from dmmn_qp.folders.model import load_card
     from dmmn_qp.models.export import export_model
 
-    path = export_model(model, file_format, out, overwrite=overwrite)
+    path = export_model(model, file_format, out, overwrite=overwrite, keep_provenance=keep_provenance)
     _say_exported(Reporter(), path, load_card(model))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from dmmn_qp.files import RUN_FILE
 from dmmn_qp.folders.dataset import Dataset, SlideRecord
 from dmmn_qp.folders.label_raster import names_in_file, read_class_names
 from dmmn_qp.folders.predictions import LABELS_SUFFIX, PredictedInput, Prediction, read_inputs
+from dmmn_qp.folders.provenance import was_trained_on
 from dmmn_qp.reports.evaluation_tables import listed, numbered_classes
 from dmmn_qp.text import printable
 
@@ -115,7 +116,11 @@ def _not_the_same(record: SlideRecord, known: PredictedInput) -> str | None:
 
 
 def check_models(
-    folder: Path, predicted: Mapping[str, PredictedLabels], rules: EvaluationRules, warn: Callable[[str], None]
+    folder: Path,
+    predicted: Mapping[str, PredictedLabels],
+    records: Sequence[SlideRecord],
+    rules: EvaluationRules,
+    warn: Callable[[str], None],
 ) -> None:
     """Checks that one model predicted all slides, and says which of them it was trained on.
 
@@ -142,21 +147,23 @@ def check_models(
                 "--overwrite, or pass --mixed-models"
             )
         warn(f"the slides were predicted by different models: {by_model}")
-    trained = [s for s, p in recorded.items() if s in _training_slides(folder, p)]
+    trained = [
+        r.slide_id for r in records if r.slide_id in recorded and _was_trained_on(folder, recorded[r.slide_id], r)
+    ]
     if trained:
-        warn(f"the model was trained on slides of these names: {listed(trained)}")
+        warn(f"the model was trained on these slides: {listed(trained)}; its figures there flatter it")
 
 
-def _training_slides(folder: Path, prediction: Prediction) -> Collection[str]:
-    """Returns the slides that a model was trained on; none where its folder is not where predict found it."""
+def _was_trained_on(folder: Path, prediction: Prediction, record: SlideRecord) -> bool:
+    """Whether a model was trained on a slide; not that we know where its folder is not where predict found it."""
     try:
         model = Path(json.loads((folder / RUN_FILE).read_bytes())["configuration"]["model"])
         if not model.is_dir():
-            return ()
+            return False
         from dmmn_qp.folders.model import load_card
 
         provenance = load_card(model).provenance
         same = provenance["run_id"] == prediction.model_run
-        return {name for name in provenance["slides"] if isinstance(name, str)} if same else ()
+        return same and was_trained_on(provenance, record.slide_id, record.fingerprint)
     except (DmmnQpError, OSError, ValueError, KeyError, TypeError, RecursionError):
-        return ()
+        return False

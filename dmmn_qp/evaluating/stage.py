@@ -87,7 +87,7 @@ def evaluate(
     recorded = read_predictions(predictions)
     predicted = {r.slide_id: find_prediction(predictions, r.slide_id, recorded, dataset) for r in records}
     check_inputs(predictions, records, warn)
-    check_models(predictions, predicted, rules, warn)
+    check_models(predictions, predicted, records, rules, warn)
     warn_of_assumed_classes(predicted, dataset, warn)
     truths = [annotated_truth(dataset, records)] + (
         [full_truth(truth, records, dataset, warn)] if truth is not None else []

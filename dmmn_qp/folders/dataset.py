@@ -198,6 +198,14 @@ class Dataset:
             ) from error
 
 
+def slides_by_split(records: Iterable[SlideRecord]) -> dict[Split, list[str]]:
+    """Names of the slides of each split."""
+    names: dict[Split, list[str]] = {}
+    for record in records:
+        names.setdefault(record.split, []).append(record.slide_id)
+    return names
+
+
 def write_manifest(folder: Path, manifest: DatasetManifest) -> None:
     """Writes ``dataset.json``."""
     text = json.dumps(manifest.model_dump(mode="json"), indent=2, ensure_ascii=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 from dmmn_qp.choices import Norm, Stem
 from dmmn_qp.errors import ModelError
 from dmmn_qp.files import RUN_FILE, new_file, new_folder, write_json
-from dmmn_qp.folders.provenance import describe_run, now
+from dmmn_qp.folders.provenance import describe_run, nameless_provenance, now
 from dmmn_qp.networks import ARCHITECTURES, build_network
 from dmmn_qp.networks.conventions import InputConvention
 from dmmn_qp.networks.stem import Stemmed
@@ -312,8 +313,16 @@ _AGAIN = "take the whole folder again from its source"
 _SHOWN = 160  # characters of what a file says
 
 
-def shrink_model(folder: Path, out: Path, *, overwrite: bool = False) -> None:
+def shrink_model(folder: Path, out: Path, *, overwrite: bool = False, keep_provenance: bool = False) -> None:
     """Copies a model with its weights in half precision: half the size, to be passed on.
+
+    The copy names no slide, path, person or machine.
+
+    Args:
+        folder: The model.
+        out: The folder of the copy.
+        overwrite: Whether an existing model may be replaced.
+        keep_provenance: Whether the copy tells all that the model tells of its training, its ``run.json`` included.
 
     Raises:
         ModelError: The model is missing or damaged, or has weights beyond what 16 bits can hold.
@@ -324,9 +333,23 @@ def shrink_model(folder: Path, out: Path, *, overwrite: bool = False) -> None:
     largest = max(float(v.abs().max()) for v in network.state_dict().values() if v.is_floating_point())
     if largest > torch.finfo(torch.half).max:
         raise ModelError(f'model "{folder}" has weights up to {largest:g}, beyond half precision; copy it as it is')
+    told = card.provenance if keep_provenance else nameless_provenance(card.provenance)
+    run = describe_run("shrink", {"model": str(folder) if keep_provenance else card.name}, started)
+    if keep_provenance:
+        run["made_from"] = _run_of(folder)
+    else:
+        run = {key: value for key, value in run.items() if key not in ("command", "platform")}
     with new_folder(out, overwrite=overwrite, marker=CARD) as temporary:
-        save_model(temporary, card.model_copy(update={"name": out.name}), network, half=True)
-        write_json(temporary / RUN_FILE, describe_run("shrink", {"model": str(folder)}, started))
+        save_model(temporary, card.model_copy(update={"name": out.name, "provenance": told}), network, half=True)
+        write_json(temporary / RUN_FILE, run)
+
+
+def _run_of(folder: Path) -> Any:
+    """What ``run.json`` of a model says; None where it is missing or damaged."""
+    try:
+        return json.loads((folder / RUN_FILE).read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return None
 
 
 def newest_model(models: Path) -> Path:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -52,6 +52,49 @@ def describe_run(stage: str, configuration: Mapping[str, Any], started: str, **f
         "libraries": {name: _version_of(name) for name in LIBRARIES},
         **facts,
     }
+
+
+FINGERPRINTS = "training_fingerprints"
+"""Key of a model's provenance: by what its training slides are known again."""
+
+_SLIDES, _NUMBER = "slides", "training_slides"
+"""Keys of a model's provenance: names of its training slides, in older cards; their number."""
+
+_NAMELESS = (
+    *("run_id", "version", "started_from", _NUMBER, FINGERPRINTS),
+    *("source", "sha256", "preset", "repository", "iteration", "authors_validation_mean_iou"),
+)
+"""Keys of a model's provenance that say nothing of slides, paths and people."""
+
+
+def training_provenance(run: Mapping[str, Any], fingerprints: Iterable[str]) -> dict[str, Any]:
+    """Where a trained model comes from, for its card, which goes wherever the model goes.
+
+    Slides are told by their fingerprints alone: whoever has one of them can tell that it was in the training, under
+    whatever name, and nobody learns a name. The names are in ``run.json`` and in the dataset.
+
+    Args:
+        run: The training, as `describe_run` describes it.
+        fingerprints: Of the training slides.
+    """
+    of_slides = sorted(fingerprints)
+    return {"run_id": run["run_id"], "version": run["version"], _NUMBER: len(of_slides), FINGERPRINTS: of_slides}
+
+
+def nameless_provenance(provenance: Mapping[str, Any]) -> dict[str, Any]:
+    """A model's provenance without what others should not learn; names of slides become their number."""
+    kept = {key: provenance[key] for key in _NAMELESS if key in provenance}
+    if isinstance(names := provenance.get(_SLIDES), list):
+        kept.setdefault(_NUMBER, len(names))
+    return kept
+
+
+def was_trained_on(provenance: Mapping[str, Any], slide_id: str, fingerprint: str) -> bool:
+    """Whether a slide was in the training of a model: by its fingerprint, in an older card by its name."""
+    prints, names = (provenance.get(key) for key in (FINGERPRINTS, _SLIDES))
+    if isinstance(prints, list):
+        return fingerprint in prints
+    return isinstance(names, list) and slide_id in names
 
 
 def _version_of(name: str) -> str | None:

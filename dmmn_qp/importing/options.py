@@ -11,7 +11,8 @@ from dmmn_qp.choices import OverlapRule, Reader, TakePredictions
 from dmmn_qp.files.paths import UserPath
 from dmmn_qp.flags import Flag
 from dmmn_qp.qupath.notes import QUPATH_DIR_VARIABLE, ReadRules, full_class_name
-from dmmn_qp.specs import MIN_LABELLED_FRACTION, FileModel, PatchSpec, shortened
+from dmmn_qp.specs import MIN_LABELLED_FRACTION, FileModel, PatchSpec
+from dmmn_qp.text import shorten
 
 
 def _as_qupath_shows_it(name: str) -> str:
@@ -36,7 +37,7 @@ def numbers(given: Any) -> Any:
     try:
         return tuple(float(part) for part in given.split(","))
     except ValueError:
-        raise ValueError(f'"{shortened(given)}" is not a list of numbers; write it as 0.5,1,2') from None
+        raise ValueError(f'"{shorten(given)}" is not a list of numbers; write it as 0.5,1,2') from None
 
 
 def words(given: Any) -> Any:
@@ -54,7 +55,7 @@ def z_and_t(given: Any) -> Any:
         return given
     parts = [part.strip() for part in given.split(",")]
     if len(parts) > 2 or not all(part.isascii() and part.isdecimal() and len(part) < 10 for part in parts):
-        raise ValueError(f'"{shortened(given)}" is no plane; write it as 2 or 2,0 (z and t from 0)')
+        raise ValueError(f'"{shorten(given)}" is no plane; write it as 2 or 2,0 (z and t from 0)')
     return int(parts[0]), int(parts[1]) if len(parts) == 2 else 0
 
 

@@ -96,7 +96,7 @@ def import_annotations(
 
     with new_folder(out, overwrite=overwrite, marker=MANIFEST) as folder:
         pixels = write_dataset(folder, prepared, labelling)
-        report = write_import_report(folder, imported, pixels)
+        report = write_import_report(folder, imported, pixels, reporter)
         configuration = {**options.model_dump(mode="json"), "source": str(source_path)}
         write_json(folder / RUN_FILE, describe_run("import", configuration, started))
     report_dataset(prepared, pixels, labelling.class_map, reporter)

@@ -165,7 +165,8 @@ def suggested_rates(
     The measure is the standard deviation of the logarithm of the classes' pixels after balancing, so a factor counts
     the same for a rare class as for a frequent one. From several common rates on, one class after the other, the rarest
     first, gets the rate that is best, until none changes. Of the results within 5 % of the best the one with fewest
-    patches is taken. Classes to which no patch belongs have rate 0.
+    patches is taken. Classes to which no patch belongs have rate 0; those without a pixel, which no rate can change,
+    do not count.
 
     Args:
         patches: The training patches.
@@ -182,6 +183,7 @@ def suggested_rates(
     pixels = np.array([counts[owners == label].sum(axis=0) for label in range(1, n_classes + 1)], np.float64)
     start = np.array([fixed.get(label, 0) for label in range(1, n_classes + 1)])
     free = [int(c) for c in np.argsort(pixels.sum(axis=0), kind="stable") if c + 1 not in fixed and pixels[c].any()]
+    pixels = pixels[:, pixels.any(axis=0)]
     results = []
     for common in range(_COMMON_RATES if free else 1):
         rates = start.copy()
@@ -197,7 +199,7 @@ def _evened(pixels: NDArray[np.float64], rates: NDArray[np.int64], free: Sequenc
     """Sets one free rate after the other to the lowest that is best, until none changes.
 
     Args:
-        pixels: (C, C) pixels of each class (columns) in the patches that belong to each class (rows).
+        pixels: (C, n) pixels of each class that has any (columns) in the patches that belong to each class (rows).
         rates: (C,) rates to begin with.
         free: Classes whose rates may change.
     """
@@ -303,10 +305,10 @@ def class_balanced_draws(
 ) -> list[Draw]:
     """The classes take turns; each turn draws a patch in which more than ``min_fraction`` shows that class.
 
-    A class that fills no patch so far takes all patches that contain it.
+    A class that fills no patch so far takes all patches that contain it; one that none contains has no turn.
 
     Args:
-        patches: The patch index; every class must occur in it.
+        patches: The patch index.
         length: Number of draws.
         seed: Seed of the run.
         epoch: Number of the epoch; each epoch has its own order.
@@ -332,7 +334,7 @@ def balanced_probabilities(
     """How probable each patch is in a draw of `class_balanced_draws`: (P,), with a sum of 1.
 
     Args:
-        patches: The patch index; every class must occur in it.
+        patches: The patch index.
         min_fraction: Part of the target's pixels.
     """
     pools = _pools(patches, min_fraction)
@@ -363,11 +365,11 @@ def class_weights(label_counts: NDArray[np.int64], rule: WeightRule) -> NDArray[
 
 
 def _pools(patches: Sequence[PatchRef], min_fraction: float) -> list[NDArray[np.int64]]:
-    """The patches from which each class draws when its turn comes."""
+    """The patches from which each class that occurs draws when its turn comes."""
     counts = np.array([patch.label_counts for patch in patches])
     threshold = min_fraction * counts[0].sum()
     pools = [np.flatnonzero(c > threshold) for c in counts.T[1:]]
-    return [p if p.size else np.flatnonzero(c > 0) for p, c in zip(pools, counts.T[1:], strict=True)]
+    return [p if p.size else np.flatnonzero(c > 0) for p, c in zip(pools, counts.T[1:], strict=True) if c.any()]
 
 
 def _counts(patches: Sequence[PatchRef], n_classes: int) -> NDArray[np.int64]:

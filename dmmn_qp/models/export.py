@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import logging
 import warnings
+import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ from dmmn_qp.choices import ExportFormat, Reduction
 from dmmn_qp.errors import ConfigError, OutputExistsError
 from dmmn_qp.files import new_file
 from dmmn_qp.folders.model import ModelCard, load_model
+from dmmn_qp.folders.provenance import nameless_provenance
 from dmmn_qp.networks.conventions import class_logits, network_input
 from dmmn_qp.specs import PatchSpec
 
@@ -75,7 +78,14 @@ def magnification_of(field: Tensor, spec: PatchSpec, magnification: int, reducti
     return (functional.avg_pool2d(part, step) + 0.5).floor()
 
 
-def export_model(folder: Path, file_format: ExportFormat, out: Path | None = None, *, overwrite: bool = False) -> Path:
+def export_model(
+    folder: Path,
+    file_format: ExportFormat,
+    out: Path | None = None,
+    *,
+    overwrite: bool = False,
+    keep_provenance: bool = False,
+) -> Path:
     """Writes a model as one file for other programs.
 
     Args:
@@ -83,6 +93,8 @@ def export_model(folder: Path, file_format: ExportFormat, out: Path | None = Non
         file_format: Key of `EXPORT_FORMATS`.
         out: The file; beside the folder and with its name unless given.
         overwrite: Whether an existing file may be replaced.
+        keep_provenance: Whether the file tells all that the card tells of the training; else it names no slide, path,
+            person or machine.
 
     Returns:
         The file.
@@ -101,6 +113,8 @@ def export_model(folder: Path, file_format: ExportFormat, out: Path | None = Non
             f'output file "{path}" exists; pass --overwrite to replace it or choose another with --out'
         )
     card, network = load_model(folder)
+    if not keep_provenance:
+        card = card.model_copy(update={"provenance": nameless_provenance(card.provenance)})
     wrapped = SingleField(network, card).eval()
     with new_file(path) as temporary, torch.no_grad(), _quiet():
         write(wrapped, card.patch_spec.field_px, describe_export(card), temporary)
@@ -150,7 +164,21 @@ def _write_torchscript(module: nn.Module, side_px: int, description: dict[str, A
             if isinstance(child, nn.MaxUnpool2d):
                 setattr(parent, name, _TraceableUnpool())
     traced = torch.jit.trace(module, torch.zeros(2, 3, side_px, side_px), check_trace=False)  # type: ignore[no-untyped-call]
-    torch.jit.save(traced, str(path), _extra_files={METADATA: json.dumps(description)})
+    whole = BytesIO()
+    torch.jit.save(traced, whole, _extra_files={METADATA: json.dumps(description)})
+    _copy_without_sources(whole, path)
+
+
+_SOURCES = ".debug_pkl"
+"""Ends the name of what TorchScript notes for debuggers: the paths of source files, with the user's folders."""
+
+
+def _copy_without_sources(written: BytesIO, path: Path) -> None:
+    """Copies an archive of TorchScript without what only debuggers read."""
+    with zipfile.ZipFile(written) as source, zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as copy:
+        for entry in source.infolist():
+            if not entry.filename.endswith(_SOURCES):
+                copy.writestr(entry.filename, source.read(entry))
 
 
 def _write_onnx(module: nn.Module, side_px: int, description: dict[str, Any], path: Path) -> None:
@@ -171,6 +199,8 @@ def _write_onnx(module: nn.Module, side_px: int, description: dict[str, Any], pa
         verbose=False,
     )
     assert program is not None
+    for node in program.model.graph.all_nodes():
+        node.metadata_props.clear()  # the lines of source files that made it, with the user's folders
     program.model.metadata_props[METADATA] = json.dumps(description)
     program.save(str(path))
 

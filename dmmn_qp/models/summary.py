@@ -8,6 +8,7 @@ from typing import Any
 
 from dmmn_qp.choices import Norm, Stem
 from dmmn_qp.folders.model import ModelCard, load_model
+from dmmn_qp.folders.provenance import FINGERPRINTS
 from dmmn_qp.networks.conventions import InputConvention
 from dmmn_qp.networks.describe import Description, describe
 from dmmn_qp.text import printable
@@ -91,7 +92,7 @@ class ModelSummary:
             ("input", _input_lines(card.input)),
             ("validation", _validation_lines(card.validation)),
             ("licence", [text for text in (card.licence or "none stated", card.attribution) if text]),
-            ("made from", [f"{key} {_shown(value)}" for key, value in card.provenance.items()] or ["not stated"]),
+            ("made from", _provenance_lines(card.provenance)),
             ("created", [card.created]),
             ("on disk", [f"{self.size_bytes / MIB:.1f} MiB in {self.folder}", _digest_line(card.weights_sha256)]),
         ]
@@ -153,6 +154,18 @@ def _validation_lines(validation: dict[str, Any]) -> list[str]:
         else:
             lines.append(f"{name} {_shown(value)}")
     return lines or ["no figures"]
+
+
+def _provenance_lines(provenance: dict[str, Any]) -> list[str]:
+    lines = []
+    for name, value in provenance.items():
+        if isinstance(value, dict):  # the model that the training started from
+            lines.append(f"{name}: {'; '.join(f'{key} {_shown(told)}' for key, told in value.items())}")
+        elif name == FINGERPRINTS and isinstance(value, list):
+            lines.append(f"{name}: {len(value)}, by which dmmn-qp evaluate knows them")
+        else:
+            lines.append(f"{name} {_shown(value)}")
+    return lines or ["not stated"]
 
 
 def _shown(value: Any) -> str:

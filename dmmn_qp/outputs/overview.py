@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-import warnings
 from pathlib import Path
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.legend import Legend
 from matplotlib.patches import Patch, Rectangle
+from numpy.typing import NDArray
 
+from dmmn_qp.figures import plain_text, seen_colors
 from dmmn_qp.files import new_file
 from dmmn_qp.folders.label_raster import LabelRaster
 from dmmn_qp.outputs.predicted import PredictedSlide
-from dmmn_qp.slides.base import read_overview
-from dmmn_qp.specs import ClassMap
+from dmmn_qp.slides.base import RgbArray, read_overview
+from dmmn_qp.specs import ClassMap, LabelArray
 from dmmn_qp.text import printable
 
 _OVERVIEW_PX = 1600
@@ -46,8 +48,14 @@ def write_overview(path: Path, predicted: PredictedSlide) -> None:
     pictures = (width, 2 * height + _GAP) if stacked else (2 * width + _GAP, height)  # inches, as all here
     total_width = max(pictures[0] + 2 * _MARGIN, _LEAST_WIDTH)
 
+    picture = read_overview(predicted.slide, _OVERVIEW_PX)
+    with LabelRaster(predicted.labels) as raster:
+        labels, (rows, columns) = raster.read_reduced(_OVERVIEW_PX), raster.shape
+    covered_px = (columns * predicted.downsample, rows * predicted.downsample)  # of level 0, as the size of the slide
+    swatches = _area_colors(picture, labels, (info.width, info.height), covered_px, predicted.class_map)
+
     figure = Figure(figsize=(total_width, 1), dpi=_DPI)
-    legend, legend_height = _add_legend(figure, predicted.class_map, total_width - 2 * _MARGIN)
+    legend, legend_height = _add_legend(figure, predicted.class_map, swatches, total_width - 2 * _MARGIN)
     below = _MARGIN + legend_height + _BAR_STRIP
     total_height = below + pictures[1] + _TITLE_STRIP
     figure.set_size_inches(total_width, total_height)
@@ -61,14 +69,10 @@ def write_overview(path: Path, predicted: PredictedSlide) -> None:
         axes.imshow(picture, extent=(0, info.width, info.height, 0), aspect="auto", interpolation="antialiased")
         return axes
 
-    picture = read_overview(predicted.slide, _OVERVIEW_PX)
     panel(_MARGIN, below + (height + _GAP if stacked else 0))
     over = panel(_MARGIN + (0 if stacked else width + _GAP), below)
-    with LabelRaster(predicted.labels) as raster:
-        labels, (rows, columns) = raster.read_reduced(_OVERVIEW_PX), raster.shape
     palette = predicted.class_map.palette(alpha=_OVERLAY_ALPHA)
-    covered = (0, columns * predicted.downsample, rows * predicted.downsample, 0)
-    over.imshow(palette[labels], extent=covered, aspect="auto", interpolation="nearest")
+    over.imshow(palette[labels], extent=(0, covered_px[0], covered_px[1], 0), aspect="auto", interpolation="nearest")
     over.set(xlim=(0, info.width), ylim=(info.height, 0))
 
     titles = ((predicted.slide_id, 11, 0.12), (f"predicted by {predicted.model_name}", 9, 0.36))
@@ -84,20 +88,53 @@ def write_overview(path: Path, predicted: PredictedSlide) -> None:
     _add_scale_bar(
         figure, info.mpp * info.width / width, max(width, height) / 3, _MARGIN + legend_height + _BAR_STRIP / 2
     )
-    with new_file(path) as temporary, warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph .* missing")  # a name in a script that the font has not
+    with new_file(path) as temporary, plain_text():
         figure.savefig(temporary, format="png")
 
 
-def _add_legend(figure: Figure, class_map: ClassMap, width: float) -> tuple[Legend, float]:
-    """Adds a legend of all classes with as many columns as fit; returns it and its height in inches."""
-    renderer = FigureCanvasAgg(figure).get_renderer()  # type: ignore[no-untyped-call]
-    patches = [
-        Patch(facecolor=(c.color[0] / 255, c.color[1] / 255, c.color[2] / 255), edgecolor="0.3")
-        for c in class_map.classes
+def _area_colors(
+    picture: RgbArray,
+    labels: LabelArray,
+    size_px: tuple[int, int],
+    covered_px: tuple[float, float],
+    class_map: ClassMap,
+) -> NDArray[np.uint8]:
+    """The colour that each class has over the tissue of a slide, by label; over glass where it is nowhere.
+
+    Args:
+        picture: (rows, columns, 3) uint8 overview of the whole slide.
+        labels: (rows, columns) uint8 reduced label raster.
+        size_px: (width, height) of the slide in level-0 px.
+        covered_px: (width, height) of the label raster in level-0 px; it may end beyond the slide.
+        class_map: The classes.
+
+    Returns:
+        (256, 3) uint8.
+    """
+    alpha = _OVERLAY_ALPHA / 255
+    places = [  # where in the picture the middle of each label's column and row is
+        np.minimum((np.arange(n_labels) + 0.5) / n_labels * covered / size * n_pixels, n_pixels - 1).astype(np.int64)
+        for n_labels, covered, size, n_pixels in zip(
+            labels.shape[::-1], covered_px, size_px, picture.shape[1::-1], strict=True
+        )
     ]
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph .* missing")
+    colors = class_map.palette()[:, :3].astype(np.float32)
+    tissue = picture[places[1][:, None], places[0][None, :]]
+    shown = (alpha * colors[labels] + (1 - alpha) * tissue).astype(np.uint8)
+    return seen_colors(shown, labels, (alpha * colors + (1 - alpha) * 255).astype(np.uint8))
+
+
+def _add_legend(figure: Figure, class_map: ClassMap, swatches: NDArray[np.uint8], width: float) -> tuple[Legend, float]:
+    """Adds a legend of all classes with as many columns as fit; returns it and its height in inches.
+
+    A swatch is filled with the colour that the class's areas have in the picture, and framed with that of the class.
+    """
+    renderer = FigureCanvasAgg(figure).get_renderer()  # type: ignore[no-untyped-call]
+    patches = []
+    for c in class_map.classes:
+        red, green, blue = (channel / 255 for channel in c.color)
+        patches.append(Patch(facecolor=tuple(swatches[c.label] / 255), edgecolor=(red, green, blue), linewidth=1.5))
+    with plain_text():
         for columns in range(min(6, len(patches)), 0, -1):
             legend = figure.legend(
                 handles=patches,
@@ -111,7 +148,6 @@ def _add_legend(figure: Figure, class_map: ClassMap, width: float) -> tuple[Lege
                 fontsize=9,
             )
             for text, name in zip(legend.get_texts(), class_map.names, strict=True):
-                text.set_parse_math(False)
                 text.set_text(printable(name, 80))
             box = legend.get_window_extent(renderer)
             if columns == 1 or box.width <= width * _DPI:

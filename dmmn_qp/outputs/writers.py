@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
+from dmmn_qp.console import Reporter
 from dmmn_qp.folders.label_raster import LabelRaster
 from dmmn_qp.folders.predictions import (
     LABELS_SUFFIX,
@@ -34,12 +36,14 @@ class Writer:
         wanted: Whether the options ask for it.
         recorded: Whether ``run.json`` has its digest, so that it is made again where it is lost or another. Such files
             are written before the others, from ``PredictedSlide.pixels``.
+        optional: Whether it only shows what other files say: where it cannot be written, it is left out with a warning.
     """
 
     about: str
     write: Callable[[Path, PredictedSlide], None]
     wanted: Callable[[OutputOptions], bool] = lambda options: True
     recorded: bool = False
+    optional: bool = False
 
 
 def write_polygons(path: Path, predicted: PredictedSlide) -> None:
@@ -104,23 +108,28 @@ WRITERS: dict[str, Writer] = {
         recorded=True,
     ),
     OVERVIEW_SUFFIX: Writer(
-        "A small picture of the slide and of the classes over it, with legend and scale bar.", write_overview
+        "A small picture of the slide and of the classes over it, with legend and scale bar.",
+        write_overview,
+        optional=True,
     ),
 }
 """What follows ``<slide>.`` in the file's name, in lower case -> its writer, in the order of ``README.txt``."""
 
 
-def write_files(folder: Path, predicted: PredictedSlide, *, recorded: bool) -> None:
+def write_files(folder: Path, predicted: PredictedSlide, reporter: Reporter, *, recorded: bool) -> None:
     """Writes the files of a slide that its options ask for.
 
     Args:
         folder: Where to write.
         predicted: The slide.
+        reporter: Where to warn of files that are left out.
         recorded: Whether those are written of which ``run.json`` has a digest, or the others.
     """
     for suffix, writer in WRITERS.items():
         if writer.recorded == recorded and writer.wanted(predicted.options):
-            writer.write(folder / f"{predicted.slide_id}.{suffix}", predicted)
+            path = folder / f"{predicted.slide_id}.{suffix}"
+            with reporter.optional(f'"{path.name}"') if writer.optional else nullcontext():
+                writer.write(path, predicted)
 
 
 def write_polygons_alone(folder: Path, predicted: PredictedSlide) -> None:

@@ -53,10 +53,10 @@ def finish(call: Call, job: SlideJob, so_far: Summary) -> Outcome:
             pixels=strips,
             tissue=job.area.tissue,
         )
-        write_files(ready, predicted, recorded=True)
+        write_files(ready, predicted, call.reporter, recorded=True)
         record = record.model_copy(update={"files": digests_of(ready, name)})
         areas = count_areas(predicted)
-        write_files(ready, predicted, recorded=False)
+        write_files(ready, predicted, call.reporter, recorded=False)
     outcome = publish(call, ReadySlide(name, ready, record, input_of(job.target, job.info), areas), so_far)
     strips.remove()
     return outcome

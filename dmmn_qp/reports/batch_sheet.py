@@ -14,11 +14,14 @@ from matplotlib.patches import Patch, Rectangle
 from numpy.typing import NDArray
 from torch import Tensor
 
+from dmmn_qp.figures import plain_text
 from dmmn_qp.specs import ClassMap, PatchSpec
 from dmmn_qp.text import printable
 
 _INCHES, _DPI = 1.55, 110
-_TITLE_INCHES, _LEGEND_INCHES = 0.4, 0.35
+_TITLE_INCHES, _LEGEND_INCHES, _LEGEND_ROW_INCHES = 0.4, 0.35, 0.16
+_MOST_COLUMNS, _SWATCH_INCHES, _LETTER_INCHES = 12, 0.5, 0.075
+_LONGEST_NAME = 60
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,9 +56,20 @@ def draw_batch_sheet(
     Returns:
         A PNG.
     """
+    with plain_text():
+        return _draw_batch_sheet(rows, names, class_map, spec)
+
+
+def _draw_batch_sheet(
+    rows: Sequence[Sequence[SheetCell]], names: Sequence[str], class_map: ClassMap, spec: PatchSpec
+) -> bytes:
     width = len(spec.mpps) + 1
     columns = len(rows[0]) * width
-    height = len(rows) * _INCHES + _TITLE_INCHES + _LEGEND_INCHES
+    texts = [printable(name, _LONGEST_NAME) for name in class_map.names]
+    widest = _SWATCH_INCHES + _LETTER_INCHES * max(map(len, texts))
+    of_legend = max(1, min(_MOST_COLUMNS, int(columns * _INCHES / widest), len(texts)))
+    legend_height = _LEGEND_INCHES + _LEGEND_ROW_INCHES * (-(-len(texts) // of_legend) - 1)
+    height = len(rows) * _INCHES + _TITLE_INCHES + legend_height
     figure = Figure((columns * _INCHES + 0.4, height), dpi=_DPI)
     FigureCanvasAgg(figure)
     # a narrow empty column between versions
@@ -67,7 +81,7 @@ def draw_batch_sheet(
         left=0.02,
         right=0.995,
         top=1 - _TITLE_INCHES / height,
-        bottom=_LEGEND_INCHES / height,
+        bottom=legend_height / height,
         wspace=0.03,
         hspace=0.03,
     )
@@ -89,9 +103,13 @@ def draw_batch_sheet(
                     what = "mask" if p == len(spec.mpps) else f"{spec.mpps[p]:g} um/px"
                     axes.set_title(f"{cell.title}\n{what}" if p == 0 else what, fontsize=7, loc="left", pad=3)
                 if v == p == 0:
-                    axes.set_ylabel(printable(name, 80), fontsize=6, labelpad=2)
-    shades = [Patch(color=to_rgb(c.color), label=printable(c.name, 80)) for c in class_map.classes]
-    figure.legend(handles=shades, loc="lower center", ncols=min(len(shades), 12), fontsize=7, frameon=False)
+                    axes.set_ylabel(name, fontsize=6, labelpad=2)
+    shades = [Patch(facecolor=to_rgb(c.color), edgecolor="0.6", linewidth=0.5) for c in class_map.classes]
+    legend = figure.legend(
+        handles=shades, labels=["?"] * len(shades), loc="lower center", ncols=of_legend, fontsize=7, frameon=False
+    )
+    for entry, text in zip(legend.get_texts(), texts, strict=True):
+        entry.set_text(text)  # as a label, a name that begins with _ would be left out
     png = BytesIO()
     figure.savefig(png, format="png")
     return png.getvalue()

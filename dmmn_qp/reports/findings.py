@@ -76,6 +76,13 @@ def _of_dataset(data: ImportedData) -> Iterator[Finding]:
             message="no slide is for testing, so dmmn-qp evaluate has nothing to compare with",
             way_out="annotate another slide, or give one the image metadata split = test in QuPath",
         )
+    if len(data.class_map) == 1:
+        yield Finding(
+            severity="warning",
+            class_name=data.class_map.names[0],
+            message=f'"{data.class_map.names[0]}" is the only class, which a network would predict everywhere',
+            way_out="annotate what is not of it as well, as one class more such as Other; dmmn-qp train needs two",
+        )
     shown = _patches_that_show(data, "train")
     for i, name in enumerate(data.class_map.names):
         others = data.covering_classes(name) if not pixels["train"][i] else ()

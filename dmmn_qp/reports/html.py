@@ -14,10 +14,11 @@ from markupsafe import Markup
 from numpy.typing import NDArray
 
 from dmmn_qp.choices import SPLITS
+from dmmn_qp.console import Reporter
 from dmmn_qp.files import new_file, write_json
 from dmmn_qp.reports.import_report import ImportReport, make_report
 from dmmn_qp.reports.inputs import SEVERITIES, Finding, ImportedData
-from dmmn_qp.reports.pictures import SlidePicture, draw_slide, picture_px
+from dmmn_qp.reports.pictures import SlidePicture, blank_picture, draw_slide, picture_px
 from dmmn_qp.text import printable
 
 REPORT_PAGE: Final = "report.html"
@@ -27,26 +28,34 @@ _TEMPLATE = "import_report.html.j2"
 
 
 def write_import_report(
-    folder: Path, data: ImportedData, label_pixels: Mapping[str, NDArray[np.int64]]
+    folder: Path,
+    data: ImportedData,
+    label_pixels: Mapping[str, NDArray[np.int64]],
+    reporter: Reporter | None = None,
 ) -> ImportReport:
     """Writes the report of an import into a dataset folder.
+
+    What cannot be drawn or written is left out with a warning.
 
     Args:
         folder: The dataset.
         data: What was imported.
         label_pixels: (C,) pixels of each class in the mask of each slide, by slide id.
+        reporter: Where to warn; the terminal unless given.
 
     Returns:
         The figures.
-
-    Raises:
-        SlideError: A slide cannot be read.
     """
+    reporter = reporter or Reporter()
     size = picture_px(len(data.slides))
-    pictures = {slide.record.slide_id: draw_slide(slide, data, size) for slide in data.slides}
+    pictures = {slide.record.slide_id: blank_picture(slide, size) for slide in data.slides}
+    for slide in data.slides:
+        with reporter.optional(f'the picture of slide "{slide.record.slide_id}" in {REPORT_PAGE}'):
+            pictures[slide.record.slide_id] = draw_slide(slide, data, size)
     report = make_report(data, label_pixels, {slide_id: picture.tissue_mm2 for slide_id, picture in pictures.items()})
-    write_json(folder / REPORT_FIGURES, report.model_dump(mode="json"))
-    with new_file(folder / REPORT_PAGE) as temporary:
+    with reporter.optional(REPORT_FIGURES):
+        write_json(folder / REPORT_FIGURES, report.model_dump(mode="json"))
+    with reporter.optional(REPORT_PAGE), new_file(folder / REPORT_PAGE) as temporary:
         temporary.write_text(render_page(report, pictures), "utf-8")
     return report
 

@@ -78,6 +78,17 @@ def draw_slide(slide: ImportedSlide, data: ImportedData, longest_px: int) -> Sli
     return SlidePicture(jpeg.getvalue(), overlay.getvalue(), picture.width, picture.height, tissue_mm2)
 
 
+def blank_picture(slide: ImportedSlide, longest_px: int) -> SlidePicture:
+    """A picture that stands for a slide that cannot be drawn: grey, of the slide's shape."""
+    record = slide.record
+    scale = longest_px / max(record.width, record.height)
+    size = max(1, round(record.width * scale)), max(1, round(record.height * scale))
+    jpeg, overlay = BytesIO(), BytesIO()
+    Image.new("RGB", size, (225, 225, 225)).save(jpeg, "JPEG")
+    Image.new("RGBA", size).save(overlay, "PNG")
+    return SlidePicture(jpeg.getvalue(), overlay.getvalue(), *size, tissue_mm2=0)
+
+
 def draw_overlay(slide: ImportedSlide, data: ImportedData, size: tuple[int, int]) -> NDArray[np.uint8]:
     """The labels of a slide, half transparent, and the outlines of all that is drawn on it.
 

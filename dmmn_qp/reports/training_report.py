@@ -9,22 +9,22 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-from matplotlib import rc_context
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image
 
 from dmmn_qp import __version__
+from dmmn_qp.figures import plain_text, seen_colors
 from dmmn_qp.files import new_file
 from dmmn_qp.folders.model import ModelCard
 from dmmn_qp.labels.metrics import Metrics
 from dmmn_qp.reports.html import REPORT_PAGE, page_environment
 from dmmn_qp.specs import UNLABELLED, ClassMap
-from dmmn_qp.text import printable
 
 _TEMPLATE: Final = "training_report.html.j2"
 _GAP_PX: Final = 6
 _PALE: Final = 0.45
+"""Part of the tissue's colour in an area's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,42 +48,97 @@ class PatchVerdict:
     accuracy: float
 
 
-def draw_verdict(verdict: PatchVerdict, class_map: ClassMap) -> NDArray[np.uint8]:
-    """The patch at each magnification, then its labels and the prediction over it, in one row: (S, columns, 3)."""
+@dataclass(frozen=True, slots=True)
+class StartedFrom:
+    """The model that a training started from.
+
+    Attributes:
+        model: Its name.
+        matched: Classes that it knew, by name.
+        new: Classes that it did not know.
+        mean_iou: Its mIoU on the validation patches, before the first step.
+    """
+
+    model: str
+    matched: Sequence[str]
+    new: Sequence[str]
+    mean_iou: float
+
+
+def over_tissue(verdict: PatchVerdict, labels: NDArray[np.uint8], class_map: ClassMap) -> NDArray[np.uint8]:
+    """Labels over the finest image, which is faded where nothing is labelled: (S, S, 3) uint8."""
     colors = class_map.palette()[:, :3].astype(np.float32)
     finest = verdict.images[0].astype(np.float32)
-    tiles: list[NDArray[np.uint8]] = list(verdict.images)
-    for labels in (verdict.truth, verdict.predicted):
-        shown = (labels != UNLABELLED)[..., None]
-        faded = finest * 0.6 + 255 * 0.4
-        mixed = np.where(shown, (1 - _PALE) * colors[labels] + _PALE * finest, faded)
-        tiles.append(mixed.astype(np.uint8))
-    gap = np.full((finest.shape[0], _GAP_PX, 3), 255, np.uint8)
+    faded = finest * 0.6 + 255 * 0.4
+    mixed = np.where((labels != UNLABELLED)[..., None], (1 - _PALE) * colors[labels] + _PALE * finest, faded)
+    return np.asarray(mixed, np.uint8)
+
+
+def draw_verdict(verdict: PatchVerdict, class_map: ClassMap) -> NDArray[np.uint8]:
+    """Draws a patch at each magnification, then its labels and the prediction over it, in one row: (S, columns, 3)."""
+    tiles = [*verdict.images, *(over_tissue(verdict, x, class_map) for x in (verdict.truth, verdict.predicted))]
+    gap = np.full((tiles[0].shape[0], _GAP_PX, 3), 255, np.uint8)
     return np.concatenate([part for tile in tiles for part in (tile, gap)][:-1], axis=1)
 
 
-@rc_context({"text.parse_math": False})
-def draw_curves(history: Sequence[Mapping[str, float]], class_map: ClassMap, best_epoch: int) -> bytes:
-    """Loss and mIoU over the epochs, and the IoU of each class: an SVG."""
+def area_colors(verdicts: Sequence[PatchVerdict], class_map: ClassMap) -> list[tuple[int, int, int]]:
+    """The colour in which each class is seen in pictures of some patches, for their legend; over glass if in none."""
+    labels = [labels for verdict in verdicts for labels in (verdict.truth, verdict.predicted)]
+    shown = [over_tissue(v, labels, class_map) for v in verdicts for labels in (v.truth, v.predicted)]
+    over_glass = (class_map.palette()[:, :3] * (1 - _PALE) + 255 * _PALE).astype(np.uint8)
+    seen = seen_colors(np.array(shown, np.uint8), np.array(labels, np.uint8), over_glass)
+    return [(int(red), int(green), int(blue)) for red, green, blue in seen[[c.label for c in class_map.classes]]]
+
+
+def draw_curves(
+    history: Sequence[Mapping[str, float]], class_map: ClassMap, best_epoch: int, start_mean_iou: float | None = None
+) -> bytes:
+    """Draws loss and mIoU over the epochs, and the IoU of each class.
+
+    Args:
+        history: A row of figures an epoch.
+        class_map: The classes.
+        best_epoch: The epoch that is kept; 0 is the model that the training started from.
+        start_mean_iou: The mIoU of that model; None without one.
+
+    Returns:
+        An SVG.
+    """
+    with plain_text():
+        return _draw_curves(history, class_map, best_epoch, start_mean_iou)
+
+
+def _draw_curves(
+    history: Sequence[Mapping[str, float]], class_map: ClassMap, best_epoch: int, start_mean_iou: float | None
+) -> bytes:
     epochs = [row["epoch"] for row in history]
     figure = Figure(figsize=(11.4, 3.5), layout="constrained")
     left, right = figure.subplots(1, 2)
-    left.plot(epochs, [row["loss"] for row in history], color="#50637a", label="training loss")
+    marker = "o" if len(history) == 1 else None  # a line of one point is none
+    left.plot(epochs, [row["loss"] for row in history], color="#50637a", marker=marker)
     left.set_ylim(bottom=0)
     scores = left.twinx()
-    scores.plot(epochs, [row["val_mean_iou"] for row in history], color="#2a6f77", label="validation mIoU")
+    start = [] if start_mean_iou is None else [start_mean_iou]
+    scores.plot(
+        [*([0] if start else []), *epochs],
+        [*start, *(row["val_mean_iou"] for row in history)],
+        color="#2a6f77",
+        marker=marker,
+    )
     scores.set_ylim(0, 1)
     left.set_ylabel("training loss", color="#50637a")
     scores.set_ylabel("validation mIoU", color="#2a6f77")
     for c in class_map.classes:
         color = tuple(v / 255 for v in c.color)
-        right.plot(epochs, [row[f"val_iou {c.name}"] for row in history], color=color, label=printable(c.name, 80))
+        right.plot(epochs, [row[f"val_iou {c.name}"] for row in history], color=color, marker=marker)
     right.set_ylim(0, 1)
     right.set_ylabel("validation IoU by class")
-    right.legend(fontsize=8, ncols=2, frameon=False)
     for axes in (left, right):
         axes.axvline(best_epoch, color="#b9770e", linewidth=1, linestyle=":")
-        axes.set_xlabel("epoch (dotted: the one kept)")
+        axes.set_xlabel(
+            "epoch (dotted: the one kept)" if best_epoch else "epoch (dotted: the one kept; 0 is the start)"
+        )
+        axes.set_xlim(-0.2 if start else 0.8, epochs[-1] + 0.2)
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.spines["top"].set_visible(False)
     content = BytesIO()
@@ -96,9 +151,11 @@ def write_training_report(
     card: ModelCard,
     history: Sequence[Mapping[str, float]],
     metrics: Metrics,
+    *,
     worst: Sequence[PatchVerdict],
-    best: Sequence[PatchVerdict],
+    best: Sequence[tuple[str, PatchVerdict]],
     facts: Mapping[str, Any],
+    started_from: StartedFrom | None = None,
 ) -> Path:
     """Writes the report into a model's folder.
 
@@ -108,8 +165,9 @@ def write_training_report(
         history: A row of figures an epoch.
         metrics: Of the kept epoch on the validation patches.
         worst: Validation patches that it gets wrong.
-        best: Validation patches that it gets right.
+        best: For each class, the validation patch that it gets right most; with the class, or several of one patch.
         facts: Further lines for the head of the page: what -> how much.
+        started_from: The model that the training started from; None without one.
 
     Returns:
         The page.
@@ -117,20 +175,28 @@ def write_training_report(
 
     def jpeg(verdict: PatchVerdict) -> bytes:
         content = BytesIO()
-        Image.fromarray(draw_verdict(verdict, card.class_map)).save(content, "JPEG", quality=85)
+        picture = Image.fromarray(draw_verdict(verdict, card.class_map))
+        picture.save(content, "JPEG", quality=85, subsampling=0)  # which keeps colours where areas are small
         return content.getvalue()
 
+    start_mean_iou = None if started_from is None else started_from.mean_iou
+    shown = [*worst, *(verdict for _, verdict in best)]
     shares = metrics.confusion / np.maximum(1, metrics.confusion.sum(axis=1, keepdims=True))
     page = (
         page_environment()
         .get_template(_TEMPLATE)
         .render(
             card=card,
-            curves=draw_curves(history, card.class_map, int(card.validation["epoch"])),
+            curves=draw_curves(history, card.class_map, int(card.validation["epoch"]), start_mean_iou),
             metrics=metrics,
             shares=shares,
-            examples=[("Most wrong", [(v, jpeg(v)) for v in worst]), ("Most right", [(v, jpeg(v)) for v in best])],
+            examples=[
+                ("Most wrong", [("", v, jpeg(v)) for v in worst]),
+                ("Most right, for each class", [(names, v, jpeg(v)) for names, v in best]),
+            ],
+            areas=list(zip(card.class_map.names, area_colors(shown, card.class_map), strict=True)),
             facts=facts,
+            started_from=started_from,
             made_by=f"dmmn-qp {__version__}",
         )
     )

@@ -15,6 +15,24 @@ from dmmn_qp.networks.stem import NamesParts, Stemmed
 from dmmn_qp.specs import ClassMap, PatchSpec
 
 
+class Start(NamedTuple):
+    """The model that a training starts from.
+
+    Attributes:
+        model: Its name.
+        run_id: The run that made it; None where its card does not say.
+        weights_sha256: Digest of its weights; None where its card does not say.
+        matched: Classes that it knows, by name.
+        new: Classes that it does not know, whose outputs start at random.
+    """
+
+    model: str
+    run_id: str | None
+    weights_sha256: str | None
+    matched: tuple[str, ...]
+    new: tuple[str, ...]
+
+
 class Inherited(NamedTuple):
     """What a model takes over from the one that it starts from.
 
@@ -23,16 +41,23 @@ class Inherited(NamedTuple):
         convention: How pixels become its input.
         licence: Licence of the weights: what is trained from them is under it too.
         attribution: Whom to name.
+        start: The model itself.
     """
 
     network: NetworkOptions
     convention: InputConvention
     licence: str | None = None
     attribution: str | None = None
+    start: Start | None = None
 
 
-def network_of_model(model: Path, patch_spec: PatchSpec) -> Inherited:
-    """What training from a model takes over from it, its weights apart.
+def inherited_from(model: Path, patch_spec: PatchSpec, class_map: ClassMap) -> Inherited:
+    """Says what training from a model takes over from it, its weights apart.
+
+    Args:
+        model: The model's folder.
+        patch_spec: The patches to train on.
+        class_map: The classes to learn.
 
     Raises:
         ModelError: The model is missing or damaged, or was trained on patches of another geometry.
@@ -44,7 +69,16 @@ def network_of_model(model: Path, patch_spec: PatchSpec) -> Inherited:
             f"{patch_spec.size_px} px at {_mpps(patch_spec)}; import with --mpps {_mpps(card.patch_spec)}"
         )
     network = card.network.model_copy(update={"reserved_outputs": 0})
-    return Inherited(network, card.input, card.licence, card.attribution)
+    known = set(card.class_map.names)
+    run_id = card.provenance.get("run_id")
+    start = Start(
+        model=card.name,
+        run_id=run_id if isinstance(run_id, str) else None,
+        weights_sha256=card.weights_sha256,
+        matched=tuple(name for name in class_map.names if name in known),
+        new=tuple(name for name in class_map.names if name not in known),
+    )
+    return Inherited(network, card.input, card.licence, card.attribution, start)
 
 
 def start_from(network: Stemmed, model: Path, class_map: ClassMap) -> list[str]:
@@ -53,7 +87,7 @@ def start_from(network: Stemmed, model: Path, class_map: ClassMap) -> list[str]:
     Outputs are matched by the name of their class; those of new classes keep their random weights.
 
     Args:
-        network: As `network_of_model` says, with an output for each class of ``class_map``.
+        network: As `inherited_from` says, with an output for each class of ``class_map``.
         model: The model's folder.
         class_map: The classes to learn.
 

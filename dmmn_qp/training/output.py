@@ -15,7 +15,7 @@ from dmmn_qp.errors import OutputExistsError
 from dmmn_qp.files import RUN_FILE, check_free, new_folder, write_json
 from dmmn_qp.folders.dataset import Dataset
 from dmmn_qp.folders.model import CARD, ModelCard, save_model
-from dmmn_qp.folders.provenance import now
+from dmmn_qp.folders.provenance import now, training_provenance
 from dmmn_qp.labels.metrics import Metrics
 from dmmn_qp.networks.supervision import SupervisedBranches
 from dmmn_qp.specs import ClassMap
@@ -39,7 +39,7 @@ def check_out(out: Path, *, overwrite: bool) -> None:
     check_free(out, overwrite=overwrite, marker=CARD)
 
 
-def begin(out: Path, state: TrainingState, *, overwrite: bool) -> None:
+def make_model_folder(out: Path, state: TrainingState, *, overwrite: bool) -> None:
     """Makes the model folder, with a training in it that can be resumed; only then what was there is removed."""
     check_out(out, overwrite=overwrite)
     with new_folder(out, overwrite=overwrite, marker=STATE if (out / STATE).is_file() else CARD) as folder:
@@ -47,7 +47,7 @@ def begin(out: Path, state: TrainingState, *, overwrite: bool) -> None:
         save_state(folder, state)
 
 
-def keep(
+def save_as_model(
     out: Path,
     plan: TrainingPlan,
     dataset: Dataset,
@@ -56,7 +56,18 @@ def keep(
     state: TrainingState,
     epoch: int,
 ) -> None:
-    """Writes the best model so far over the one before."""
+    """Writes the best model so far over the one before.
+
+    Args:
+        out: The model folder.
+        plan: The training.
+        dataset: Its dataset.
+        module: The network.
+        metrics: Its figures on the validation patches.
+        state: The training's state.
+        epoch: The epoch, from 1; 0 is the model that the training started from.
+    """
+    start = {} if plan.start is None else {"started_from": {**plan.start._asdict(), "mean_iou": state.start_mean_iou}}
     card = ModelCard(
         name=out.name,
         network=plan.network,
@@ -70,11 +81,7 @@ def keep(
             "mean_precision": metrics.mean_precision,
             "iou": by_class(metrics.iou, dataset.class_map),
         },
-        provenance={
-            "run_id": state.run["run_id"],
-            "version": state.run["version"],
-            "slides": [r.slide_id for r in dataset.slides("train")],
-        },
+        provenance=training_provenance(state.run, [r.fingerprint for r in dataset.slides("train")]) | start,
         created=now(),
         licence=plan.licence,
         attribution=plan.attribution,
@@ -105,7 +112,7 @@ class Checkpoints:
         """Makes the model folder, with a training in it that can be resumed."""
         if self._writes:
             self._state.tensors = self._snapshot()
-            begin(self._out, self._state, overwrite=overwrite)
+            make_model_folder(self._out, self._state, overwrite=overwrite)
 
     def elapsed(self) -> float:
         """Seconds of training so far, those before it was resumed too."""

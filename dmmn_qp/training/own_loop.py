@@ -14,9 +14,9 @@ from torch.utils.data import Dataset as TorchDataset
 from dmmn_qp.choices import Split, WeightRule
 from dmmn_qp.errors import DatasetError, ModelError
 from dmmn_qp.files import RUN_FILE, new_folder, write_json
-from dmmn_qp.folders.dataset import Dataset
+from dmmn_qp.folders.dataset import Dataset, slides_by_split
 from dmmn_qp.folders.model import CARD, ModelCard, NetworkOptions, save_model
-from dmmn_qp.folders.provenance import describe_run, now
+from dmmn_qp.folders.provenance import describe_run, now, training_provenance
 from dmmn_qp.labels.draws import Draw, class_weights
 from dmmn_qp.labels.patches import class_pixels
 from dmmn_qp.networks.conventions import InputConvention, network_input
@@ -135,7 +135,8 @@ def save_own_model(
         ModelError: The network is not one of this dataset's classes and patches, or holds numbers that are not finite.
         OutputExistsError: The folder exists and may not be replaced.
     """
-    run = describe_run("train", {"dataset": str(dataset.folder), "loop": "one's own"}, now())
+    configuration = {"dataset": str(dataset.folder), "loop": "one's own"}
+    run = describe_run("train", configuration, now(), slides=slides_by_split(dataset.slides()))
     card = _card(folder.name, network, dataset, run, dict(validation or {}))
     with torch.device("meta"):
         expected = {name: tensor.shape for name, tensor in card.build().state_dict().items()}
@@ -166,10 +167,6 @@ def _card(
         class_map=dataset.class_map,
         patch_spec=dataset.patch_spec,
         validation=validation,
-        provenance={
-            "run_id": run["run_id"],
-            "version": run["version"],
-            "slides": [record.slide_id for record in dataset.slides("train")],
-        },
+        provenance=training_provenance(run, [record.fingerprint for record in dataset.slides("train")]),
         created=now(),
     )

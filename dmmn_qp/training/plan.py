@@ -29,7 +29,7 @@ from dmmn_qp.slides.finding import SlidesRoot
 from dmmn_qp.specs import ClassMap
 from dmmn_qp.training.augment import AugmentRules
 from dmmn_qp.training.examples import EpochDraws, Example, PatchExamples, WideExample, make_loader
-from dmmn_qp.training.fine_tuning import Inherited, freeze_encoders, network_of_model, start_from
+from dmmn_qp.training.fine_tuning import Inherited, Start, freeze_encoders, inherited_from, start_from
 from dmmn_qp.training.options import TrainOptions
 
 WIDTH_ON_CPU = 8
@@ -52,6 +52,7 @@ class TrainingPlan:
         convention: How pixels become its input.
         licence: Licence of the weights that it starts from.
         attribution: Whom that licence asks to name.
+        start: The model that it starts from; None where it starts at random.
     """
 
     options: TrainOptions
@@ -65,6 +66,7 @@ class TrainingPlan:
     convention: InputConvention
     licence: str | None = None
     attribution: str | None = None
+    start: Start | None = None
 
     @property
     def total_steps(self) -> int:
@@ -73,11 +75,17 @@ class TrainingPlan:
 
 
 def make_plan(dataset: Dataset, options: TrainOptions, device: torch.device, reporter: Reporter) -> TrainingPlan:
-    """Resolves what depends on the dataset, the machine or the model to start from."""
+    """Resolves what depends on the dataset, the machine or the model to start from.
+
+    Raises:
+        DatasetError: There is a class without a training pixel, a single class, or no validation patch.
+        ModelError: The model to start from is missing, damaged, or of another patch geometry.
+    """
     patches = dataset.patches()
     training = [p for p in patches if p.split == "train"]
     validation = [p for p in patches if p.split == "val"]
     training_pixels(patches, dataset.class_map)
+    check_classes(dataset)
     draws = training_draws(training, dataset.class_map, options)
     if options.validate_on == "train":
         reporter.warn("the best epoch is chosen on the training slides, which flatters it")
@@ -97,7 +105,7 @@ def make_plan(dataset: Dataset, options: TrainOptions, device: torch.device, rep
         )
         inherited = Inherited(built, InputConvention(channels=options.channels, reduction=options.reduction))
     else:
-        inherited = network_of_model(options.start_from, dataset.patch_spec)
+        inherited = inherited_from(options.start_from, dataset.patch_spec, dataset.class_map)
     network = inherited.network
     steps = options.steps_per_epoch or math.ceil(draws.pass_length / options.batch_size)
     several = processes_of(options) > 1
@@ -116,6 +124,20 @@ def make_plan(dataset: Dataset, options: TrainOptions, device: torch.device, rep
     )
     balance = None if draws.elastic is None else balance_counts(patches, dataset.class_map, draws.elastic)
     return TrainingPlan(resolved, training, validation, validated_on, draws, balance, steps, *inherited)
+
+
+def check_classes(dataset: Dataset) -> None:
+    """Refuses what no network can learn to tell apart.
+
+    Raises:
+        DatasetError: There is a single class: whoever knows no other predicts it everywhere.
+    """
+    if len(dataset.class_map) == 1:
+        raise DatasetError(
+            f'dataset "{dataset.folder}" has the single class "{dataset.class_map.names[0]}", which a network would '
+            'predict everywhere; annotate what is not of it as well, as one class more such as "Other", and import '
+            "again"
+        )
 
 
 def validation_patches(
@@ -303,5 +325,9 @@ def say_plan(
         f"{options.epochs} epochs of {plan.steps_per_epoch} steps of {options.batch_size} patches, "
         f"{device.type}{several}, {options.precision}, preset {options.preset}"
     )
+    if plan.start is not None:
+        matched = f"classes matched by name: {', '.join(plan.start.matched) or 'none'}"
+        new = f"; new, with random weights: {', '.join(plan.start.new)}" if plan.start.new else ""
+        reporter.say(f'  starts from model "{plan.start.model}"; {matched}{new}')
     if plan.balance is not None:
         reporter.table(*plan.balance.rows())

@@ -19,7 +19,7 @@ from dmmn_qp.slides.finding import SlidesRoot
 from dmmn_qp.specs import as_toml
 from dmmn_qp.training.augment import AugmentRules
 from dmmn_qp.training.examples import PatchExamples
-from dmmn_qp.training.fine_tuning import network_of_model
+from dmmn_qp.training.fine_tuning import inherited_from
 from dmmn_qp.training.learner import Learner
 from dmmn_qp.training.options import TrainOptions
 from dmmn_qp.training.plan import (
@@ -69,7 +69,7 @@ def show_batch(
     rules = AugmentRules(options.color, options.zoom)
     reduction = options.reduction
     if options.start_from is not None:
-        reduction = network_of_model(options.start_from, dataset.patch_spec).convention.reduction
+        reduction = inherited_from(options.start_from, dataset.patch_spec, dataset.class_map).convention.reduction
     unchanged, augmented_ones = (
         PatchExamples(dataset, training, augment=augment, slides_roots=slides_roots, reduction=reduction)
         for augment in (None, rules)

@@ -6,31 +6,30 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 from lightning_fabric import Fabric
-from numpy.typing import NDArray
 from torch.utils.data import DataLoader
 
 from dmmn_qp.console import Reporter, duration
 from dmmn_qp.errors import DatasetError
 from dmmn_qp.files import RUN_FILE, write_json
-from dmmn_qp.folders.dataset import Dataset
+from dmmn_qp.folders.dataset import Dataset, slides_by_split
 from dmmn_qp.folders.model import is_whole
 from dmmn_qp.folders.provenance import describe_run, now
-from dmmn_qp.labels.metrics import Metrics
 from dmmn_qp.networks.devices import choose_device
+from dmmn_qp.reports.html import REPORT_PAGE
 from dmmn_qp.slides.finding import SlidesRoot
 from dmmn_qp.training.checks import step_note, warn_of_collapse
 from dmmn_qp.training.examples import EpochDraws, Example, WideExample
+from dmmn_qp.training.judging import as_kept
 from dmmn_qp.training.learner import Learner
-from dmmn_qp.training.log import TrainingLog
+from dmmn_qp.training.log import TrainingLog, history_row
 from dmmn_qp.training.options import TrainOptions
-from dmmn_qp.training.output import Checkpoints, check_out, keep
+from dmmn_qp.training.output import Checkpoints, check_out, save_as_model
 from dmmn_qp.training.plan import TrainingPlan, make_batches, make_fabric, make_plan, say_plan
 from dmmn_qp.training.state import STATE, TrainingState, dataset_digest, load_state
 from dmmn_qp.training.stopping import StopRequest, agreed
-from dmmn_qp.training.validation import validate, write_report
+from dmmn_qp.training.validation import Validation, validate, write_report
 
 Batches = DataLoader[Example | WideExample]
 
@@ -46,6 +45,9 @@ def train(
     slides_roots: Sequence[SlidesRoot] = (),
 ) -> Path:
     """Trains a model and keeps the epoch with the highest mIoU on the validation slides.
+
+    A model that it starts from takes part as if it were an epoch before the first. What only shows the training, such
+    as pictures, logs and the report, never ends it.
 
     The state of the training is on disk after every epoch and every few minutes: stopped in whatever way, it goes on
     with ``resume`` to the same weights, bit for bit on a CPU.
@@ -92,28 +94,30 @@ def train(
     say_plan(plan, learner.module, device, fabric.world_size, dataset.class_map, reporter)
     batches, draws, validation_batches = make_batches(dataset, plan, fabric, slides_roots, reporter)
     learner.set_up()
+    start: Validation | None = None
+    if plan.start is not None and (state.epoch, state.step) == (1, 0):
+        start = validate(learner.module, validation_batches, plan, dataset.class_map, fabric)
+        state.start_mean_iou = start.metrics.mean_iou
     if not resume:
         checkpoints.begin(overwrite=overwrite)
-    log = TrainingLog(out, dataset.class_map, plan.steps_per_epoch, state) if first else None
+    log = TrainingLog(out, dataset.class_map, plan.steps_per_epoch, state, reporter) if first else None
     run = _Run(out, dataset, plan, fabric, learner, state, checkpoints, log, reporter)
+    if start is not None and log is not None:
+        reporter.say(f"  val mIoU before the first step {start.metrics.mean_iou:.3f}")
+        _keep_if_best(run, 0, start)
 
     with StopRequest() as stop:
         for epoch in range(state.epoch, plan.options.epochs + 1):
             losses = _train_epoch(run, epoch, batches, draws, stop)
-            metrics, picture = validate(learner.module, validation_batches, plan, dataset.class_map, fabric)
+            validation = validate(learner.module, validation_batches, plan, dataset.class_map, fabric)
             if log is not None:
-                _keep_if_best(run, log, epoch, losses, metrics, picture)
+                _end_epoch(run, log, epoch, losses, validation)
             state.losses = []
             if epoch < plan.options.epochs:
                 checkpoints.save(epoch + 1, [])
 
     if log is not None:
-        log.close()
-        elapsed = checkpoints.elapsed()
-        write_json(out / RUN_FILE, {**state.run, "finished": now(), "seconds": round(elapsed, 1)})
-        reporter.say(f"  best validation mIoU {state.best:.3f}, after {duration(elapsed)}")
-        write_report(out, dataset, plan, state, fabric.device, slides_roots)
-        (out / STATE).unlink()
+        _conclude(run, log, slides_roots)
     fabric.barrier()
     return out
 
@@ -136,7 +140,8 @@ class _Run:
 def _new_state(plan: TrainingPlan, dataset_folder: Path, device: torch.device, started: str) -> TrainingState:
     options = plan.options.model_dump(mode="json")
     balance = None if plan.balance is None else plan.balance.model_dump(mode="json")
-    run = describe_run("train", options, started, device=str(device), balance=balance)
+    slides = slides_by_split(Dataset(dataset_folder).slides())
+    run = describe_run("train", options, started, device=str(device), balance=balance, slides=slides)
     return TrainingState(options, run, str(dataset_folder.absolute()), dataset_digest(dataset_folder))
 
 
@@ -178,19 +183,44 @@ def _train_epoch(run: _Run, epoch: int, batches: Batches, draws: EpochDraws, sto
     return losses
 
 
-def _keep_if_best(
-    run: _Run, log: TrainingLog, epoch: int, losses: list[float], metrics: Metrics, picture: NDArray[np.uint8]
-) -> None:
-    """Logs an epoch, and keeps its network as the model if none before was better."""
-    options, state, elapsed = run.plan.options, run.state, run.checkpoints.elapsed()
-    row = log.epoch(epoch, losses, run.learner.learning_rate, metrics, elapsed, picture)
-    improved = metrics.mean_iou > state.best or not is_whole(run.out)
+def _end_epoch(run: _Run, log: TrainingLog, epoch: int, losses: list[float], validation: Validation) -> None:
+    """Keeps an epoch's network as the model if none before was better; only then says and logs what came of it."""
+    options, state, elapsed, metrics = run.plan.options, run.state, run.checkpoints.elapsed(), validation.metrics
+    names = run.dataset.class_map.names
+    state.history.append(history_row(epoch, losses, run.learner.learning_rate, metrics, elapsed, names))
+    improved = _keep_if_best(run, epoch, validation)
     run.reporter.say(
-        f"  epoch {epoch:>{len(str(options.epochs))}}/{options.epochs}  loss {row['loss']:.3f}  "
+        f"  epoch {epoch:>{len(str(options.epochs))}}/{options.epochs}  loss {state.history[-1]['loss']:.3f}  "
         f"val mIoU {metrics.mean_iou:.3f}{' (best)' if improved else ''}  "
         f"ETA {duration(elapsed / epoch * (options.epochs - epoch))}"
     )
+    log.epoch(epoch, metrics, validation.watched)
     warn_of_collapse(log.only_class, options, run.reporter)
+
+
+def _keep_if_best(run: _Run, epoch: int, validation: Validation) -> bool:
+    """Whether a network is better than all before, and so became the model."""
+    state, metrics = run.state, validation.metrics
+    improved = metrics.mean_iou > state.best or not is_whole(run.out)
     if improved:
         state.best = metrics.mean_iou
-        keep(run.out, run.plan, run.dataset, run.learner.module, metrics, state, epoch)
+        state.kept = as_kept(epoch, metrics.confusion, validation.shown)
+        save_as_model(run.out, run.plan, run.dataset, run.learner.module, metrics, state, epoch)
+    return improved
+
+
+def _conclude(run: _Run, log: TrainingLog, slides_roots: Sequence[SlidesRoot]) -> None:
+    """Says what came of the training, writes its report, and removes what it could be resumed from."""
+    log.close()
+    state, reporter = run.state, run.reporter
+    state.seconds = run.checkpoints.elapsed()
+    write_json(run.out / RUN_FILE, {**state.run, "finished": now(), "seconds": round(state.seconds, 1)})
+    reporter.say(f"  best validation mIoU {state.best:.3f}, after {duration(state.seconds)}")
+    if run.plan.start is not None and state.kept.get("epoch") == 0:
+        reporter.warn(
+            f'no epoch was better than model "{run.plan.start.model}", which this training started from; the weights '
+            "that are kept are that model's"
+        )
+    with reporter.optional(f'"{run.out / REPORT_PAGE}"'):
+        write_report(run.out, run.dataset, run.plan, state, slides_roots)
+    (run.out / STATE).unlink()

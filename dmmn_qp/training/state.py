@@ -39,6 +39,8 @@ class TrainingState:
         step: Steps done in it.
         losses: Their losses.
         best: Highest validation mIoU so far; -1 before the first.
+        kept: What the report will say of the network that is the model now: `dmmn_qp.training.judging.as_kept`.
+        start_mean_iou: Validation mIoU of the model that it started from, before the first step; None without one.
         history: Rows of ``history.csv``.
         seconds: Time spent so far.
         tensors: States of the network, the optimiser, the schedule and torch's generator.
@@ -52,6 +54,8 @@ class TrainingState:
     step: int = 0
     losses: list[float] = field(default_factory=list)
     best: float = -1.0
+    kept: dict[str, Any] = field(default_factory=dict)
+    start_mean_iou: float | None = None
     history: list[dict[str, float]] = field(default_factory=list)
     seconds: float = 0.0
     tensors: dict[str, Any] = field(default_factory=dict)

@@ -2,40 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from lightning_fabric import Fabric
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader
 
 from dmmn_qp.console import duration
+from dmmn_qp.errors import TrainingError
 from dmmn_qp.folders.dataset import Dataset
-from dmmn_qp.folders.model import load_model
+from dmmn_qp.folders.model import load_card
 from dmmn_qp.labels.draws import Draw
 from dmmn_qp.labels.metrics import Metrics, confusion_matrix
 from dmmn_qp.labels.patches import PatchRef
 from dmmn_qp.networks.conventions import InputConvention, network_inputs, predicted_labels
 from dmmn_qp.networks.devices import mean_of_processes
 from dmmn_qp.networks.supervision import SupervisedBranches
-from dmmn_qp.reports.training_report import PatchVerdict, draw_verdict, write_training_report
+from dmmn_qp.reports.training_report import PatchVerdict, StartedFrom, write_training_report
 from dmmn_qp.slides.finding import SlidesRoot
 from dmmn_qp.specs import UNLABELLED, ClassMap
-from dmmn_qp.training.examples import EpochDraws, Example, WideExample, make_loader
+from dmmn_qp.training.examples import Example, WideExample
+from dmmn_qp.training.judging import ShownPatches, from_kept
 from dmmn_qp.training.plan import TrainingPlan, validation_examples
 from dmmn_qp.training.state import TrainingState
 
 _WATCHED = 6
 """So many validation patches are drawn after every epoch."""
 
-_EXAMPLES = 4
-"""So many of the best and of the worst validation patches are in the report."""
+_MOST_CLASSES = 30
+"""Of so many classes, the first ones, the report shows the most right patch."""
 
 
-def look(
+def verdicts_on(
     network: Callable[[list[Tensor]], Tensor],
     batches: DataLoader[Example | WideExample],
     patches: Sequence[PatchRef],
@@ -43,7 +46,7 @@ def look(
     convention: InputConvention,
     device: torch.device,
 ) -> Iterator[PatchVerdict]:
-    """What a network in evaluation mode makes of patches, one after the other.
+    """Looks at what a network in evaluation mode makes of patches, one after the other.
 
     Args:
         network: Images -> logits (B, C, S, S).
@@ -52,6 +55,9 @@ def look(
         n_classes: Number of classes C.
         convention: How pixels become the network's input.
         device: Where it computes.
+
+    Yields:
+        The verdict on each patch.
     """
     remaining = iter(patches)
     with torch.inference_mode():
@@ -70,26 +76,43 @@ def look(
                 )
 
 
+@dataclass(frozen=True, slots=True)
+class Validation:
+    """A network on the validation patches.
+
+    Attributes:
+        metrics: On their labelled pixels.
+        watched: Some of them, the same ones each time.
+        shown: Those that a report shows; of several processes, each has its own.
+    """
+
+    metrics: Metrics
+    watched: list[PatchVerdict]
+    shown: ShownPatches
+
+
 def validate(
     module: SupervisedBranches,
     batches: DataLoader[Example | WideExample],
     plan: TrainingPlan,
     class_map: ClassMap,
     fabric: Fabric,
-) -> tuple[Metrics, NDArray[np.uint8]]:
-    """Metrics on the labelled pixels of the validation patches, and a picture of some of them.
+) -> Validation:
+    """Looks at the labelled pixels of the validation patches.
 
     Each process looks at its part, of whatever length, through the bare module: wrapped for several processes, it would
     wait for the others at every call. The statistics of its normalisation are those of the first process, which are
     the ones that are kept.
     """
-    if fabric.world_size > 1:
+    rank, world = fabric.global_rank, fabric.world_size
+    if world > 1:
         for buffer in module.buffers():
             torch.distributed.broadcast(buffer, src=0)
-    mine = plan.validation[fabric.global_rank :: fabric.world_size]
-    watched = range(0, len(mine), max(1, len(mine) // _WATCHED))
+    mine = plan.validation[rank::world]
+    distance = max(1, len(mine) // _WATCHED)
     confusion = np.zeros((len(class_map), len(class_map)), np.int64)
-    rows: list[NDArray[np.uint8]] = []
+    watched: list[PatchVerdict] = []
+    shown = ShownPatches()
     module.eval()
 
     def logits(images: list[Tensor]) -> Tensor:
@@ -97,46 +120,57 @@ def validate(
             own: Tensor = module(images)[0]
             return own
 
-    verdicts = look(logits, batches, mine, len(class_map), plan.convention, fabric.device)
-    for i, verdict in enumerate(verdicts):
+    for i, verdict in enumerate(verdicts_on(logits, batches, mine, len(class_map), plan.convention, fabric.device)):
         confusion += confusion_matrix(verdict.truth, verdict.predicted, len(class_map))
-        if i in watched and len(rows) < _WATCHED:
-            rows.append(draw_verdict(verdict, class_map))
-    if fabric.world_size > 1:
+        shown.add(rank + i * world, verdict)
+        if i % distance == 0 and len(watched) < _WATCHED:
+            watched.append(verdict)
+    if world > 1:
         mean = mean_of_processes(torch.from_numpy(confusion).double().to(fabric.device), fabric)
-        confusion = np.rint(mean.cpu().numpy() * fabric.world_size).astype(np.int64)
-    return Metrics.from_confusion(confusion), np.concatenate(rows) if rows else np.zeros((1, 1, 3), np.uint8)
+        confusion = np.rint(mean.cpu().numpy() * world).astype(np.int64)
+    return Validation(Metrics.from_confusion(confusion), watched, shown)
 
 
 def write_report(
-    out: Path,
-    dataset: Dataset,
-    plan: TrainingPlan,
-    state: TrainingState,
-    device: torch.device,
-    slides_roots: Sequence[SlidesRoot],
+    out: Path, dataset: Dataset, plan: TrainingPlan, state: TrainingState, slides_roots: Sequence[SlidesRoot]
 ) -> None:
-    """Looks at the validation patches once more with the model that was kept, and writes its report."""
+    """Writes the report of the model that was kept, from what was found when it was validated.
+
+    Raises:
+        DmmnQpError: A slide or the model cannot be read, or an earlier version kept no figures.
+    """
+    kept = state.kept
+    if not kept:
+        raise TrainingError("the best epoch is from an earlier version of dmmn-qp, which kept no figures for a report")
     examples = validation_examples(dataset, plan, slides_roots)
-    draws = [Draw(i, seed=0) for i in range(len(plan.validation))]
-    batches = make_loader(examples, EpochDraws(lambda _: draws), plan.options.batch_size, workers=0)
-    card, network = load_model(out)
-    network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    confusion = np.zeros((len(dataset.class_map), len(dataset.class_map)), np.int64)
-    verdicts: list[PatchVerdict] = []
-    for verdict in look(network, batches, plan.validation, len(card.class_map), plan.convention, device):
-        confusion += confusion_matrix(verdict.truth, verdict.predicted, len(dataset.class_map))
-        verdicts.append(verdict)
-        verdicts.sort(key=lambda v: v.accuracy)
-        if len(verdicts) > 2 * _EXAMPLES:
-            del verdicts[_EXAMPLES]
-    half = min(_EXAMPLES, len(verdicts) // 2)
+
+    def verdict_of(values: Mapping[str, Any]) -> PatchVerdict:
+        judged = from_kept(values)
+        patch, (images, targets, *_) = plan.validation[judged.number], examples[Draw(judged.number, seed=0)]
+        return PatchVerdict(
+            slide_id=patch.slide_id,
+            place_px=(patch.x, patch.y),
+            images=images.permute(0, 2, 3, 1).numpy(),
+            truth=targets[0].numpy(),
+            predicted=judged.predicted,
+            accuracy=judged.accuracy,
+        )
+
+    started_from = None
+    if plan.start is not None and state.start_mean_iou is not None:
+        started_from = StartedFrom(plan.start.model, plan.start.matched, plan.start.new, state.start_mean_iou)
+    classes: dict[int, list[str]] = {}
+    for label, values in list(kept["best"].items())[:_MOST_CLASSES]:
+        classes.setdefault(values["number"], []).append(dataset.class_map.names[label - 1])
+    best = {values["number"]: values for values in kept["best"].values()}
+    epoch = f"{kept['epoch']} of {len(state.history)}" if kept["epoch"] else "none"
     write_training_report(
         out,
-        card,
+        load_card(out),
         state.history,
-        Metrics.from_confusion(confusion),
-        verdicts[:half],
-        verdicts[len(verdicts) - half :][::-1],
-        {"epoch kept": f"{card.validation['epoch']} of {len(state.history)}", "time": duration(state.seconds)},
+        Metrics.from_confusion(kept["confusion"].numpy()),
+        worst=[verdict_of(values) for values in kept["worst"]],
+        best=[(", ".join(names), verdict_of(best[number])) for number, names in classes.items()],
+        facts={"epoch kept": epoch, "time": duration(state.seconds)},
+        started_from=started_from,
     )
