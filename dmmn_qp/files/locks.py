@@ -23,6 +23,7 @@ from uuid import uuid4
 from filelock import FileLock, Timeout
 
 from dmmn_qp.errors import InUseError
+from dmmn_qp.text import shorten
 
 HEARTBEAT_S: Final = 30.0
 STALE_S: Final = 600.0
@@ -62,7 +63,7 @@ class Holder:
         try:
             content = json.loads(path.read_bytes()[:_MAX_HOLDER_BYTES])
             texts = (str(content[name]) for name in ("doing", "host", "since", "key"))
-            doing, host, since, key = ("".join(c for c in text if c.isprintable())[:80] for text in texts)
+            doing, host, since, key = (shorten(text, 80) for text in texts)
             return cls(doing, int(content["pid"]), host, since, key)
         except (OSError, ValueError, KeyError, TypeError):
             return None

@@ -105,7 +105,7 @@ def _splits_in_metadata(slides: Sequence[SourceSlide], key: str) -> tuple[dict[i
     notes = [
         Finding(
             severity="note",
-            message=f'image metadata "{shorten(other)}" of {count_of(n, "slide")} are read as "{key}"',
+            message=f'image metadata "{shorten(other.strip())}" of {count_of(n, "slide")} are read as "{key}"',
             way_out="nothing to do, if that is meant; else pass another --split-key",
         )
         for other, n in near.items()
