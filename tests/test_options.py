@@ -163,7 +163,7 @@ def test_shown_options_of_a_preset_are_accepted(tmp_path, preset):
     [
         ({"width": 999}, "train.width should be less than or equal to 256, not 999;"),
         ({"norm": "layer\x1b[31m"}, "not 'layer\\x1b[31m';"),
-        ({"norm": "x" * 5000}, f"not '{'x' * 39}...;"),
+        ({"norm": "x" * 5000}, f"not '{'x' * 36}...;"),
         ({"rates": [1]}, "train.rates should be a valid dictionary;"),
         ({"rates": {"dark": -1}}, "train.rates.dark should be greater than or equal to 0, not -1;"),
         ({"preset": ["fast"]}, "train.preset should be 'fast', 'paper' or 'official';"),

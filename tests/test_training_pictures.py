@@ -15,7 +15,7 @@ from PIL import Image
 
 from dmmn_qp.console import Reporter
 from dmmn_qp.errors import ModelError
-from dmmn_qp.figures import pixels_of, plain_text, seen_colors, shortened
+from dmmn_qp.figures import pixels_of, plain_text, seen_colors
 from dmmn_qp.folders.model import is_whole, load_card, load_model
 from dmmn_qp.labels.metrics import Metrics
 from dmmn_qp.reports.batch_sheet import SheetCell, draw_batch_sheet
@@ -66,7 +66,6 @@ def test_pictures_of_any_number_of_classes(n, recwarn):
 
 
 def test_names_are_drawn_in_one_line():
-    assert shortened("a\nb\x1b", 10) == "a b " and shortened("x" * 50, 5) == "xx…xx"
     with plain_text():
         assert not Figure().text(0, 0, "$a$").get_parse_math()
 
@@ -113,7 +112,7 @@ def test_nothing_that_shows_a_training_stops_it(train, here, monkeypatch):
     monkeypatch.setattr(log.TrainingLog, "epoch", epoch)
     monkeypatch.setattr(log, "draw_confusion", broken(ValueError("cannot reshape")))
     monkeypatch.setattr(log, "draw_verdict", broken(MemoryError()))
-    monkeypatch.setattr(log, "_write_history", broken(OSError("full")))
+    monkeypatch.setattr(log, "write_table", broken(OSError("full")))
     monkeypatch.setattr(EventFile, "scalar", broken(RuntimeError("torn")))
     monkeypatch.setattr(stage, "write_report", broken(RecursionError("deep")))
     result = invoke(*train)
