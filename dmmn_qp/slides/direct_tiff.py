@@ -236,8 +236,8 @@ def _has_colours(page: Any) -> bool:
     opacity = page.samplesperpixel - colours
     is_number = page.dtype is not None and page.dtype.kind == "u"
     is_opacity = opacity == 0 or (opacity == 1 and {int(kind) for kind in page.extrasamples} <= _ALPHA)
-    is_colour = opacity == 0 or page.photometric not in (_WHITE_IS_0, _PALETTE)  # whose opacity libtiff takes for colour
-    return page.photometric in _COLOURS and is_number and is_opacity and is_colour
+    libtiff_knows = opacity == 0 or page.photometric not in (_WHITE_IS_0, _PALETTE)
+    return page.photometric in _COLOURS and is_number and is_opacity and libtiff_knows
 
 
 def _is_mixed_up(page: Any) -> bool:

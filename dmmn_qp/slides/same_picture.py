@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from math import ceil, floor
@@ -77,7 +76,7 @@ def seen_once(path: Path, reader: str, look: Callable[[], Sequence[int]]) -> tup
         reader: Who looks.
         look: Gives the numbers of the levels, whatever the reader numbers.
     """
-    status = os.stat(path)
+    status = path.stat()
     file = (reader, status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
     found = _SEEN.get(file)
     if found is None:
@@ -150,7 +149,8 @@ def _reductions(
     def at(dx: float, dy: float) -> RgbArray:
         xs = np.floor(left + np.arange(side) * across + dx + 1e-6).astype(int).clip(0, columns - 1)
         ys = np.floor(top + np.arange(side) * down + dy + 1e-6).astype(int).clip(0, rows - 1)
-        return source[ys][:, xs]
+        single: RgbArray = source[ys][:, xs]
+        return single
 
     yield at(0, 0)
     yield at(across / 2, down / 2)
