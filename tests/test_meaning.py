@@ -148,6 +148,9 @@ def test_pixel_sizes_beside_the_annotations_count(here, command):
     [
         ("", ()),
         ("rotate 90", (Rotate(degrees=90),)),
+        ("None", ()),
+        ("ROTATE_NONE then FLIP_NONE then rotate 0", ()),
+        ("ROTATE_270 then flip: BOTH", (Rotate(degrees=270), Flip(axis="both"))),
         ("Flip  horizontal", (Flip(axis="horizontal"),)),
         ("crop -3, 4, 50, 60 then ROTATE 270 then flip both",
          (Crop(x=-3, y=4, width=50, height=60), Rotate(degrees=270), Flip(axis="both"))),
