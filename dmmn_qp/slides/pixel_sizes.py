@@ -22,6 +22,7 @@ AGREEMENT: Final = 1e-3
 THE_FILE: Final = "the file"
 THE_TABLE: Final = "the table"
 THE_PROJECT: Final = "the QuPath project"
+THE_DATASET: Final = "the dataset"
 THE_OPTION: Final = "--mpp"
 THE_CALLER: Final = "mpp"
 
@@ -60,6 +61,8 @@ class PixelSize:
                 "if that is wrong, set it in QuPath (Image > Set pixel size) and save the project, or pass --mpp with "
                 "--force-mpp"
             )
+        if self.said_by == THE_DATASET:
+            return "if that is wrong, import again with the right size, or pass --mpp with --force-mpp"
         return "correct it there if that is wrong"
 
 
