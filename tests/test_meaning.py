@@ -19,6 +19,7 @@ from dmmn_qp.slides.base import read_overview
 from dmmn_qp.slides.transformed import Crop, Flip, Rotate, describe_frame, parse_frame
 from tests.conftest import DEMO, fails, invoke, moved_demo, rectangle, slides_with, write_features, write_tiff
 
+TRAINED = ("train-1", "train-2")
 MODEL = Path(__file__).parents[1] / "models" / "demo"
 
 
@@ -83,6 +84,34 @@ def test_the_size_set_in_qupath_wins_and_training_sees_it(here):
         assert opened.info.mpp == 0.25
 
 
+@pytest.mark.parametrize(
+    ("height", "words", "used"),
+    [
+        (0.55, [], None),
+        (0.55, ["--mpp", "0.4"], None),
+        (0.55, ["--mpp", "0.4", "--force-mpp"], 0.4),
+        (0.55, ["--mpp-csv", "sizes.csv"], 0.3),
+        (0.505, [], 0.5025),
+    ],
+)
+def test_pixels_that_the_project_says_are_not_square(here, height, words, used):
+    """An error unless somebody says it of these slides; of a file, 2 % count as a square as well."""
+    (here / "moved").mkdir()
+    project = moved_demo(here / "moved")
+    (here / "sizes.csv").write_text("slide,mpp\n" + "".join(f"{n},0.3\n" for n in (*TRAINED, "val-1", "test-1")))
+    content = json.loads(project.read_text())
+    for image in content["images"]:
+        image["serverBuilder"]["metadata"]["pixelCalibration"]["pixelHeight"]["value"] = height
+    project.write_text(json.dumps(content))
+    command = ("import", project, "--slides-root", DEMO / "slides", *words)
+    if used is None:
+        assert "pixels of 0.5 x 0.55 um" in fails(*command)
+    else:
+        result = invoke(*command)
+        assert result.exit_code == 0, result.output
+        assert {r.mpp for r in Dataset(here / "dataset").slides()} == {used}
+
+
 def test_pixel_sizes_in_prediction(here):
     """--mpp fills gaps; a row of a table, --force-mpp and the caller in Python win."""
     write_tiff(here / "s.tif", np.full((300, 300, 3), 200, np.uint8), 0.5)
@@ -119,6 +148,9 @@ def test_pixel_sizes_beside_the_annotations_count(here, command):
     [
         ("", ()),
         ("rotate 90", (Rotate(degrees=90),)),
+        ("None", ()),
+        ("ROTATE_NONE then FLIP_NONE then rotate 0", ()),
+        ("ROTATE_270 then flip: BOTH", (Rotate(degrees=270), Flip(axis="both"))),
         ("Flip  horizontal", (Flip(axis="horizontal"),)),
         ("crop -3, 4, 50, 60 then ROTATE 270 then flip both",
          (Crop(x=-3, y=4, width=50, height=60), Rotate(degrees=270), Flip(axis="both"))),

@@ -17,7 +17,7 @@ from dmmn_qp.labels.painter import LabelPainter
 from dmmn_qp.labels.painting_order import PaintedArea, in_painting_order, inner_last, pairs_inside
 from dmmn_qp.regions import Region
 from dmmn_qp.specs import ClassMap
-from tests.conftest import fails, invoke, rectangle, slides_with
+from tests.conftest import fails, invoke, rectangle, slides_with, write_features
 
 CLASSES = ClassMap.from_colors([(name, (20 * i, 0, 0)) for i, name in enumerate("abcd", start=1)])
 
@@ -185,6 +185,20 @@ def test_the_class_that_hides_another_is_named(here):
     said = invoke(*command, "--check").stdout
     assert '"b" has no pixel in the training split, because areas of "a" cover it' in said
     assert '"c" has no pixel in the training split; annotate' in said  # it lies beyond the slide
+
+
+@pytest.mark.parametrize(("inside", "names", "has_rule"), [(200, '"Ignore*"', False), (100, '"a" and "Ignore*"', True)])
+def test_ignored_areas_hide_too(here, inside, names, has_rule):
+    """No rule for overlaps helps where `Ignore*` alone takes the labels; none that is in force is advised."""
+    areas = [rectangle(0, 0, 200, 255, "a"), rectangle(0, 0, 200, 200, "b")]
+    command = slides_with(here, [*areas, rectangle(0, 0, 200, inside, "Ignore*")])
+    said = fails(*command, "--overlap", "class-order")
+    assert f'class "b" has no pixel in the training split, because areas of {names} cover it; ' in said
+    assert ("(--overlap inner or smallest)" in said) == has_rule and "pull the outlines apart" in said
+    if has_rule:
+        (here / "geojson" / "s0.geojson").unlink()
+        write_features(here / "geojson" / "s0.geojson", [rectangle(0, 0, 200, 200, name) for name in "ab"])
+        assert "(--overlap smallest)" in fails(*command)
 
 
 def test_labels_within_an_outline():

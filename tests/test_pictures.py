@@ -123,6 +123,17 @@ TILED = {
     "grey, white is 0": (255 - GREY, {"photometric": "miniswhite"}, GREY),
     "grey of 16 bits": (GREY.astype(np.uint16) * 257, {"photometric": "minisblack"}, GREY),
     "RGB of 16 bits": (RGB.astype(np.uint16) * 257, {"photometric": "rgb"}, GREY),
+    "grey of 16 bits in tiles that are cut": (GREY[:, :31].astype(np.uint16), {"photometric": "minisblack"}, "16 bits"),
+    "grey with opacity in tiles that are cut": (
+        np.dstack([GREY[:, :31], np.full_like(GREY[:, :31], 255)]),
+        {"photometric": "minisblack", "extrasamples": [2]},
+        "2 channels",
+    ),
+    "white is 0, with opacity": (
+        np.stack([255 - GREY, np.full_like(GREY, 255)]),
+        {"photometric": "miniswhite", "extrasamples": [2], "planarconfig": "separate"},
+        "2 channels",
+    ),
     "opaque": (np.dstack([RGB, np.full_like(GREY, 255)]), {"photometric": "rgb", "extrasamples": [2]}, GREY),
     "palette": (GREY, {"photometric": "palette", "colormap": np.tile(np.arange(256) * 257, (3, 1))}, GREY),
     "a channel more": (np.dstack([RGB, GREY]), {"photometric": "rgb", "extrasamples": [0]}, "4 channels"),
@@ -147,3 +158,13 @@ def test_tiled_tiff(tmp_path, name):
             open_slide(path, mpp=0.5)
     else:
         assert np.abs(stripes(path) - expected).max() <= 1
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_turned_tiles_are_read_as_they_lie_in_the_file(tmp_path, orientation):
+    """As by QuPath's other readers; libtiff would turn each tile for itself."""
+    tags = [(274, "H", 1, orientation, True)]
+    tifffile.imwrite(
+        tmp_path / "a.tif", RGB, tile=(16, 16), photometric="rgb", compression="deflate", metadata=None, extratags=tags
+    )
+    assert np.array_equal(stripes(tmp_path / "a.tif"), GREY)

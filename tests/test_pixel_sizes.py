@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from dmmn_qp.errors import PixelSizeError
-from dmmn_qp.slides.pixel_sizes import StatedMpp, contradictions
+from dmmn_qp.slides.pixel_sizes import THE_DATASET, StatedMpp, contradictions
 
 FILE = (0.5, 0.5)
 
@@ -59,3 +59,9 @@ def test_slides_of_one_contradiction_share_a_line():
         "d: 0.25 um/px is used, as the QuPath project says; the file says 0.5; if that is wrong, set it in QuPath "
         "(Image > Set pixel size) and save the project, or pass --mpp with --force-mpp",
     ]
+
+
+def test_a_dataset_is_corrected_by_importing_again():
+    said = StatedMpp(stored=0.25, stored_by=THE_DATASET).resolve("S", FILE)
+    assert "import again" in said.way_out and "--force-mpp" in said.way_out
+    assert StatedMpp(stored=0.25, stored_by=THE_DATASET, default=0.5, forced=True).resolve("S", FILE).mpp == 0.5

@@ -1,5 +1,6 @@
 """Which pages of a TIFF are the slide and its levels, whichever reader takes the file."""
 
+import cv2
 import numpy as np
 import pytest
 import tifffile
@@ -7,7 +8,7 @@ from PIL import Image, ImageDraw
 
 from dmmn_qp.errors import SlideError
 from dmmn_qp.regions import Region
-from dmmn_qp.slides import open_slide, read_field, same_picture
+from dmmn_qp.slides import direct_tiff, open_slide, read_field, same_picture, tifffile_reader
 from dmmn_qp.slides.same_picture import Picture, fits, is_reduced_copy
 from dmmn_qp.specs import PatchSpec
 
@@ -158,6 +159,44 @@ class TestOme:
             assert slide.info.level_downsamples == (1, 2)
 
 
+LATE = {"direct-tiff": {"tile": (128, 128)}, "tifffile": {"rowsperstrip": 64}}
+
+
+@pytest.mark.parametrize("options", LATE.values(), ids=LATE)
+def test_it_is_looked_once_into_a_file(tmp_path, monkeypatch, options):
+    looked = []
+    for module in (direct_tiff, tifffile_reader):
+        monkeypatch.setattr(module, "is_reduced_copy", lambda *pair: looked.append(1) or is_reduced_copy(*pair))
+    path = tmp_path / "a.tif"
+    write_pages(path, [(SLIDE, 0), (reduced(SLIDE, 2), 1), (OTHER_TISSUE, 1)], **options)
+    for _ in range(3):
+        with open_slide(path, mpp=0.5) as slide:
+            assert slide.info.level_downsamples == (1, 2)
+    assert len(looked) == 3  # the stranger is compared with both levels
+    write_pages(path, [(SLIDE, 0), (reduced(SLIDE, 2), 1), (reduced(SLIDE, 4), 1)], **options)
+    with open_slide(path, mpp=0.5) as slide:
+        assert slide.info.level_downsamples == (1, 2, 4)
+
+
+def test_copies_of_the_first_level_alone(tmp_path):
+    """Of noise, single pixels of one level are none of another's."""
+    noise = np.random.default_rng(3).integers(0, 256, (512, 512, 3), np.uint8)
+    pages = [(noise, 0), (noise[1::2, 1::2], 1), (noise[2::4, 2::4], 1)]
+    for options in LATE.values():
+        write_pages(tmp_path / "a.tif", pages, **options)
+        with open_slide(tmp_path / "a.tif", mpp=0.5) as slide:
+            assert slide.info.level_downsamples == (1, 2, 4)
+
+
+def test_pages_in_an_order_that_openslide_refuses(tmp_path):
+    """A macro and a label that claim to be reduced copies, of which the later is less reduced in height."""
+    macro, label = np.full((75, 225, 3), 90, np.uint8), np.full((100, 150, 3), 200, np.uint8)
+    pages = [(SLIDE, 0), (reduced(SLIDE, 2), 1), (macro, 1), (label, 1)]
+    write_pages(tmp_path / "a.tif", pages, tile=(128, 128))
+    with open_slide(tmp_path / "a.tif", mpp=0.5) as slide:
+        assert slide.info.level_downsamples == (1, 2)
+
+
 def picture(pixels, read=None):
     def plain(region):
         return pixels[region.y : region.bottom, region.x : region.right]
@@ -179,6 +218,18 @@ class TestLooking:
         }[kind]()
         if factor < 64 or kind != "shifted":  # of blotches of 32 px
             assert is_reduced_copy(picture(pixels), picture(copy))
+
+    @pytest.mark.parametrize("factor", [2, 4, 8, 16])
+    @pytest.mark.parametrize("way", ["first", "middle", "last", "linear", "cubic", "area"])
+    def test_copies_of_noise(self, factor, way):
+        """Where no pixel is like its neighbour, it shows how a copy was made."""
+        noise = np.random.default_rng(3).integers(0, 256, (1024, 1024, 3), np.uint8)
+        ways = {"linear": cv2.INTER_LINEAR, "cubic": cv2.INTER_CUBIC, "area": cv2.INTER_AREA}
+        first = {"first": 0, "middle": factor // 2, "last": factor - 1}.get(way, 0)
+        copy = noise[first::factor, first::factor]
+        if way in ways:
+            copy = cv2.resize(noise, (1024 // factor, 1024 // factor), interpolation=ways[way])
+        assert is_reduced_copy(picture(noise), picture(copy))
 
     @pytest.mark.parametrize("factor", [2, 4, 16])
     def test_strangers(self, factor):

@@ -41,6 +41,16 @@ def test_quotes_and_separators_inside_cells(tmp_path):
     assert rows_of(tmp_path, 'mpp;slide\n1;"a;""b"""\n2; "c,d"\n') == [('a;"b"', "1"), ("c,d", "2")]
 
 
+@pytest.mark.parametrize("separator", [",", ";", "\t"])
+def test_blanks_around_quotes(tmp_path, separator):
+    """Those inside belong to the cell, and what looks like the end of a cell there is none."""
+    rows = ('"slide" ,  "mpp"  ', '"a "" , ""b" ,1', ' "c, ""d"" "  , "2" ')
+    found = rows_of(tmp_path, "\n".join(rows).replace(",", separator))
+    assert found == [(f'a " {separator} "b', "1"), (f'c{separator} "d"', "2")]
+    with pytest.raises(FORM.error, match="no CSV"):
+        rows_of(tmp_path, 'slide,mpp\n"a" b,1\n')
+
+
 def test_rows_are_counted_as_a_spreadsheet_counts(tmp_path):
     for text, numbers in (('slide\n\n"a\nb"\nc\n', [3, 4]), ("sep=,\nslide\na\n", [3])):
         rows_of(tmp_path, text)

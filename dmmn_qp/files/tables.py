@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice
@@ -171,6 +172,9 @@ def _has_columns(text: str, separator: str, form: TableForm) -> bool:
 
 
 def _reader(text: str, separator: str) -> Iterator[list[str]]:
+    if '"' in text:  # csv knows blanks before quotes, not those after them
+        blank = " " if separator == "\t" else "[ \t]"
+        text = re.sub(rf'((?:^|[\r\n{separator}]){blank}*"(?:[^"]|"")*"){blank}*', r"\1", text)
     return csv.reader(io.StringIO(text, newline=""), delimiter=separator, skipinitialspace=True, strict=True)
 
 

@@ -22,7 +22,7 @@ from dmmn_qp.regions import Region
 from dmmn_qp.slides.base import Slide
 from dmmn_qp.slides.files import fingerprint
 from dmmn_qp.slides.finding import SlideFinder, SlidesRoot, Wanted, path_of_text
-from dmmn_qp.slides.pixel_sizes import StatedMpp
+from dmmn_qp.slides.pixel_sizes import THE_DATASET, StatedMpp
 from dmmn_qp.slides.transformed import Change
 from dmmn_qp.slides.view import SlideView
 from dmmn_qp.specs import ClassMap, FileModel, PatchSpec
@@ -75,7 +75,7 @@ class SlideRecord(FileModel):
         Args:
             path: Where its file is.
         """
-        mpp = StatedMpp(listed=self.mpp, listed_by="the dataset")
+        mpp = StatedMpp(listed=self.mpp, listed_by=THE_DATASET)
         return SlideView(path, self.crop_to_bounds, self.frame, mpp, (self.width, self.height))
 
 

@@ -92,7 +92,12 @@ def import_annotations(
         )
     report_notes(split_notes, reporter)
     report_left_out(prepared, labelling.class_map, rules.classes, reporter)
-    training_pixels((p for item in prepared for p in item.patches), labelling.class_map, imported.covering_classes)
+    training_pixels(
+        (p for item in prepared for p in item.patches),
+        labelling.class_map,
+        imported.covering_classes,
+        labelling.painting.overlap,
+    )
 
     with new_folder(out, overwrite=overwrite, marker=MANIFEST) as folder:
         pixels = write_dataset(folder, prepared, labelling)

@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 from shapely import box
 from shapely.geometry.base import BaseGeometry
 
-from dmmn_qp.choices import Split
+from dmmn_qp.choices import OverlapRule, Split
 from dmmn_qp.errors import DatasetError
+from dmmn_qp.labels.class_rules import takes_labels_away
 from dmmn_qp.labels.painter import LabelPainter
 from dmmn_qp.labels.reach import augmented_reach_px
 from dmmn_qp.regions import Region
@@ -112,6 +113,7 @@ def training_pixels(
     patches: Iterable[PatchRef],
     class_map: ClassMap,
     covering: Callable[[str], Sequence[str]] = lambda _: (),
+    overlap: OverlapRule = "inner",
 ) -> NDArray[np.int64]:
     """Labelled pixels per class of the training patches: (C,), each above 0.
 
@@ -119,6 +121,7 @@ def training_pixels(
         patches: Patches of all splits.
         class_map: The classes.
         covering: The classes whose areas hide all of a class, by its name; asked only for one without pixels.
+        overlap: The rule by which they do.
 
     Raises:
         DatasetError: A class has none.
@@ -127,7 +130,8 @@ def training_pixels(
     missing = [name for name, n in zip(class_map.names, pixels, strict=True) if n == 0]
     for name in missing:
         if others := covering(name):
-            raise DatasetError(f'class "{name}" {covered_text(others)}; {UNCOVER} dmmn-qp import --drop "{name}"')
+            way_out = uncover_text(others, overlap)
+            raise DatasetError(f'class "{name}" {covered_text(others)}; {way_out} dmmn-qp import --drop "{name}"')
     if missing:
         quoted = [f'"{name}"' for name in missing]
         raise DatasetError(
@@ -143,8 +147,10 @@ def covered_text(others: Sequence[str]) -> str:
     return f"has no pixel in the training split, because areas of {names} cover it"
 
 
-UNCOVER = (
-    "choose which area wins where areas overlap (--overlap inner or smallest), pull the outlines apart in QuPath, or "
-    "leave the class out:"
-)
-"""What to do about it."""
+def uncover_text(others: Sequence[str], overlap: OverlapRule) -> str:
+    """What to do about it; no rule for overlaps helps against QuPath's ``Ignore*``."""
+    rules = [rule for rule in ("inner", "smallest") if rule != overlap]
+    choose = f"choose which area wins where areas overlap (--overlap {' or '.join(rules)}), "
+    if all(map(takes_labels_away, others)):
+        choose = ""
+    return f"{choose}pull the outlines apart in QuPath, or leave the class out:"

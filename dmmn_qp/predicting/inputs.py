@@ -19,7 +19,7 @@ from dmmn_qp.slides.files import is_slide_folder
 from dmmn_qp.slides.finding import SlidesRoot
 from dmmn_qp.slides.folders import without_pictures_of_slides
 from dmmn_qp.slides.names import NamedSlide, SlideNames, files_by_name, legible_name
-from dmmn_qp.slides.pixel_sizes import StatedMpp
+from dmmn_qp.slides.pixel_sizes import THE_DATASET, StatedMpp
 from dmmn_qp.slides.view import SlideView
 from dmmn_qp.text import shorten
 
@@ -178,7 +178,7 @@ class _Inputs:
                 path, problem = Path(record.path), str(error)
         return SlideToPredict(
             record.slide_id,
-            replace(record.view(path), mpp=StatedMpp(stored=record.mpp, stored_by="the dataset")),
+            replace(record.view(path), mpp=StatedMpp(stored=record.mpp, stored_by=THE_DATASET)),
             annotations=self._dataset.annotations_path(record.slide_id),
             problem=problem,
         )

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
-from typing import Any, Final
+from typing import Any
 
 import orjson
 
@@ -16,12 +16,10 @@ from dmmn_qp.qupath.classes import argb_to_rgb
 from dmmn_qp.qupath.image_server import ImageServer, path_of_uri, plain_text, text_of
 from dmmn_qp.qupath.notes import full_class_name
 from dmmn_qp.slides.finding import SlideFinder, SlidesRoot, Wanted, relative_to_moved
-from dmmn_qp.slides.pixel_sizes import StatedMpp
+from dmmn_qp.slides.pixel_sizes import StatedMpp, is_square
 from dmmn_qp.slides.transformed import Change
 from dmmn_qp.slides.view import SlideView
 from dmmn_qp.text import shorten
-
-_ISOTROPIC_WITHIN: Final = 0.01
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,14 +90,15 @@ class ProjectEntry:
         """Pixel size in um/px at level 0; None where the slide is not calibrated.
 
         Raises:
-            PixelSizeError: Width and height of a pixel differ by more than 1 %.
+            PixelSizeError: Width and height of a pixel differ by more than `ANISOTROPY`.
         """
         if self.mpp_x is None or self.mpp_y is None:
             return None
-        if abs(self.mpp_x - self.mpp_y) > _ISOTROPIC_WITHIN * max(self.mpp_x, self.mpp_y):
+        if not is_square(self.mpp_x, self.mpp_y):
             raise PixelSizeError(
                 f'image "{shorten(self.image_name)}" has pixels of {self.mpp_x:g} x {self.mpp_y:g} um, '
-                "but they must be square; correct them in QuPath (Image > Set pixel size)"
+                "but they must be square; correct them in QuPath (Image > Set pixel size), or pass a table slide,mpp "
+                "or --mpp with --force-mpp"
             )
         return (self.mpp_x + self.mpp_y) / 2
 
@@ -108,15 +107,16 @@ class ProjectEntry:
 
         Args:
             path: Where its file is.
-
-        Raises:
-            PixelSizeError: Its pixels are not square.
         """
+        try:
+            said = StatedMpp(stored=self.mpp)
+        except PixelSizeError as error:  # told when the slide is opened, where nobody else says it
+            said = StatedMpp(refused=str(error))
         return SlideView(
             path,
             self.crop_to_bounds,
             self.frame,
-            StatedMpp(stored=self.mpp),
+            said,
             (self.width, self.height) if self.width and self.height else None,
         )
 

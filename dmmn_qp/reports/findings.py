@@ -11,7 +11,7 @@ from dmmn_qp.choices import SPLITS, Split
 from dmmn_qp.console import Reporter
 from dmmn_qp.labels.class_rules import case_variants
 from dmmn_qp.labels.draws import MIN_CLASS_FRACTION
-from dmmn_qp.labels.patches import UNCOVER, class_pixels, covered_text
+from dmmn_qp.labels.patches import class_pixels, covered_text, uncover_text
 from dmmn_qp.reports.inputs import SEVERITIES, Finding, ImportedData, ImportedSlide
 from dmmn_qp.reports.review import all_counts, review_findings
 from dmmn_qp.reports.slide_findings import slide_findings
@@ -91,7 +91,7 @@ def _of_dataset(data: ImportedData) -> Iterator[Finding]:
                 severity="error",
                 class_name=name,
                 message=f'"{name}" {covered_text(others)}',
-                way_out=f"{UNCOVER} --drop {name}",
+                way_out=f"{uncover_text(others, data.painting.overlap)} --drop {name}",
             )
         elif not pixels["train"][i]:
             yield Finding(

@@ -12,7 +12,7 @@ import numpy as np
 from dmmn_qp.annotations import DEFAULT_PLANE, Annotation, Plane
 from dmmn_qp.choices import SPLITS, Split
 from dmmn_qp.folders.dataset import SlideRecord
-from dmmn_qp.labels.class_rules import PaintRules, PatchRules
+from dmmn_qp.labels.class_rules import PaintRules, PatchRules, takes_labels_away
 from dmmn_qp.labels.painter import LabelPainter
 from dmmn_qp.labels.patches import PatchRef
 from dmmn_qp.labels.splits import area_split_of
@@ -153,16 +153,26 @@ class ImportedData:
         return "split" if self.patching.split_areas and area_split_of(annotation) is not None else None
 
     def covering_classes(self, name: str) -> tuple[str, ...]:
-        """The classes whose labels are all there is within the areas of one, most of it first; none where it shows."""
+        """The classes whose areas are all there is to be seen within those of one, most of it first.
+
+        Of QuPath's ``Ignore*``, which takes labels away, no pixel shows; it comes last. None where the class shows.
+        """
         counts, label = np.zeros(len(self.class_map) + 1, np.int64), self.class_map.label_of(name)
+        ignored: dict[str, None] = {}
         areas = (
-            (slide.painter, annotation.geometry)
+            (slide, annotation.geometry)
             for slide in self.slides
             for annotation in slide.annotations
             if annotation.class_name == name and annotation.is_area and self.label_of(slide, annotation) is not None
         )
-        for painter, geometry in islice(areas, _MOST_LOOKED_AT):
-            counts += painter.labels_within(geometry)
+        for slide, geometry in islice(areas, _MOST_LOOKED_AT):
+            counts += slide.painter.labels_within(geometry)
             if label is None or counts[label]:
                 return ()
-        return tuple(self.class_map.names[i] for i in np.argsort(-counts[1:], kind="stable") if counts[i + 1])
+            ignored |= dict.fromkeys(
+                other.class_name
+                for other in slide.annotations
+                if other.class_name and takes_labels_away(other.class_name) and other.geometry.intersects(geometry)
+            )
+        shown = [self.class_map.names[i] for i in np.argsort(-counts[1:], kind="stable") if counts[i + 1]]
+        return (*shown, *(ignored if counts[0] else ()))

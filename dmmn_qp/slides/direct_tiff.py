@@ -21,7 +21,7 @@ from dmmn_qp.slides.base import RgbArray, read_inside
 from dmmn_qp.slides.ome_xml import is_ome_tiff
 from dmmn_qp.slides.openslide_reader import PLAIN_PAGES, OpenSlideReader
 from dmmn_qp.slides.pixel_sizes import StatedMpp
-from dmmn_qp.slides.same_picture import Picture, fits, is_reduced_copy
+from dmmn_qp.slides.same_picture import Picture, fits, is_reduced_copy, seen_once
 from dmmn_qp.slides.tiff_images import find_image
 from dmmn_qp.slides.tiff_tiles import JPEG, RGB, SEPARATE, YCBCR, TiffLevel, TiffTiles, detailed_places
 
@@ -33,15 +33,19 @@ _COMPRESSIONS: Final = frozenset({1, 5, JPEG, 8, 32946, _APERIO_JPEG_2000_RGB}) 
 _UPRIGHT: Final = 1
 
 
+_WHITE_IS_0: Final = 0
+_GREY: Final = frozenset({_WHITE_IS_0, 1})
 _PALETTE: Final = 3
-_COLOURS: Final = frozenset({0, 1, RGB, _PALETTE, YCBCR})  # two ways of grey, RGB, palette, YCbCr
+_COLOURS: Final = _GREY | {RGB, _PALETTE, YCBCR}
 _ALPHA: Final = frozenset({1, 2})
 
 
 def is_direct_tiff(path: Path) -> bool:
     """Whether a file is of one of OpenSlide's kinds of plain pages, and OpenSlide sees the right image of it.
 
-    It knows nothing of the levels of OME-TIFF, and in TIFF of no particular kind takes the first image for the slide.
+    It knows nothing of the levels of OME-TIFF. In TIFF of no particular kind it takes the first image for the slide,
+    turns or mirrors each tile for itself where the file says that the image is turned (which others leave alone), and
+    refuses the file where some page comes in a wrong order.
     """
     kind = openslide.OpenSlide.detect_format(str(path))
     if kind not in PLAIN_PAGES or is_ome_tiff(path):
@@ -51,8 +55,12 @@ def is_direct_tiff(path: Path) -> bool:
     try:
         with tifffile.TiffFile(path) as file:
             image, _ = find_image(path, file)
-            return bool(image.page.index == 0 and image.page is file.pages.first)
-    except SlideError:
+            page = image.page
+            if page.index != 0 or page is not file.pages.first or not _is_upright(page):
+                return False
+        openslide.OpenSlide(str(path)).close()
+        return True
+    except (SlideError, openslide.OpenSlideError):
         return False  # the reader that is asked next says why
     except Exception:  # of any kind: OpenSlide reads what tifffile does not understand
         return True
@@ -97,7 +105,7 @@ class DirectTiffReader:
             self._tiles = TiffTiles(path, strict=True)
         try:
             self._check_colours()
-            self._numbers = self._own_levels()
+            self._numbers = seen_once(path, "direct-tiff", self._own_levels)
         except SlideError:
             self.close()
             raise
@@ -146,7 +154,7 @@ class DirectTiffReader:
         """
         if self._openslide.vendor == "generic-tiff" and self._tiles is not None:
             page = self._tiles.file.pages.first
-            if not _has_colours(page):
+            if not _has_colours(page) or (_is_mixed_up(page) and any(map(_is_cut, _tiled_pages(self._tiles.file)))):
                 raise self._tiles.refused(page)
 
     def _own_levels(self) -> list[int]:
@@ -156,8 +164,9 @@ class DirectTiffReader:
             return list(range(len(sizes)))
         own = [0]
         for number in range(1, len(sizes)):
-            if fits(sizes[0], sizes[number]) and is_reduced_copy(
-                self._picture(own[-1]), self._picture(number), self._detailed_places(own[-1], number)
+            if fits(sizes[0], sizes[number]) and any(
+                is_reduced_copy(self._picture(finer), self._picture(number), self._detailed_places(finer, number))
+                for finer in dict.fromkeys((own[-1], 0))
             ):
                 own.append(number)
         return own
@@ -227,7 +236,17 @@ def _has_colours(page: Any) -> bool:
     opacity = page.samplesperpixel - colours
     is_number = page.dtype is not None and page.dtype.kind == "u"
     is_opacity = opacity == 0 or (opacity == 1 and {int(kind) for kind in page.extrasamples} <= _ALPHA)
-    return page.photometric in _COLOURS and is_number and is_opacity
+    libtiff_knows = opacity == 0 or page.photometric not in (_WHITE_IS_0, _PALETTE)
+    return page.photometric in _COLOURS and is_number and is_opacity and libtiff_knows
+
+
+def _is_mixed_up(page: Any) -> bool:
+    """Whether libtiff mixes up the rows of tiles that the right border cuts: in grey of 16 bits, or with opacity."""
+    return page.photometric in _GREY and (page.samplesperpixel > 1 or page.dtype.itemsize > 1)
+
+
+def _is_cut(page: Any) -> bool:
+    return bool(page.imagewidth % page.tilewidth)
 
 
 def _is_known(tiles: TiffTiles, page: Any) -> bool:
@@ -237,8 +256,12 @@ def _is_known(tiles: TiffTiles, page: Any) -> bool:
         and page.compression in _COMPRESSIONS
         and page.planarconfig != SEPARATE
         and page.fillorder == 1
-        and page.tags.valueof("Orientation", _UPRIGHT) == _UPRIGHT
+        and _is_upright(page)
     )
+
+
+def _is_upright(page: Any) -> bool:
+    return bool(page.tags.valueof("Orientation", _UPRIGHT) == _UPRIGHT)
 
 
 def _sample(page: TiffLevel) -> list[int]:

@@ -22,6 +22,7 @@ AGREEMENT: Final = 1e-3
 THE_FILE: Final = "the file"
 THE_TABLE: Final = "the table"
 THE_PROJECT: Final = "the QuPath project"
+THE_DATASET: Final = "the dataset"
 THE_OPTION: Final = "--mpp"
 THE_CALLER: Final = "mpp"
 
@@ -60,6 +61,8 @@ class PixelSize:
                 "if that is wrong, set it in QuPath (Image > Set pixel size) and save the project, or pass --mpp with "
                 "--force-mpp"
             )
+        if self.said_by == THE_DATASET:
+            return "if that is wrong, import again with the right size, or pass --mpp with --force-mpp"
         return "correct it there if that is wrong"
 
 
@@ -111,6 +114,7 @@ class StatedMpp:
         listed_by: Who that is, in words.
         stored: What the QuPath project or the dataset says, which a person may have set there.
         stored_by: Who that is, in words.
+        refused: Why what is stored cannot be used; an error, unless somebody says better.
         default: ``--mpp``.
         forced: Whether ``--force-mpp`` was given.
     """
@@ -119,6 +123,7 @@ class StatedMpp:
     listed_by: str = THE_TABLE
     stored: float | None = None
     stored_by: str = THE_PROJECT
+    refused: str | None = None
     default: float | None = None
     forced: bool = False
 
@@ -137,6 +142,8 @@ class StatedMpp:
         Raises:
             PixelSizeError: Nobody knows it, or what is said is implausible or not square.
         """
+        if self.refused is not None and self.listed is None and not self.forced:
+            raise PixelSizeError(self.refused)
         of_file, doubt = _square(from_file)
         candidates = [(THE_FILE, of_file), (THE_OPTION, self.default)]
         if self.stored is not None and not _agree(self.stored, of_file):  # else the file's digits are the exact ones
@@ -205,6 +212,11 @@ def parse_mpp(text: str, where: str) -> float:
     return mpp
 
 
+def is_square(width: float, height: float) -> bool:
+    """Whether a pixel of a width and height (in any one unit) counts as a square."""
+    return abs(width / height - 1) <= ANISOTROPY
+
+
 def _square(from_file: tuple[float, float] | None) -> tuple[float | None, str]:
     """um/px as the file says it, or None and why it cannot be used."""
     if from_file is None:
@@ -212,7 +224,7 @@ def _square(from_file: tuple[float, float] | None) -> tuple[float | None, str]:
     width, height = from_file
     if not (MIN_MPP <= width <= MAX_MPP and MIN_MPP <= height <= MAX_MPP):
         return None, f" (the file says {width:g} x {height:g} um, which cannot be)"
-    if abs(width / height - 1) > ANISOTROPY:
+    if not is_square(width, height):
         return None, f" (the file says {width:g} x {height:g} um, not square)"
     return (width + height) / 2, ""
 

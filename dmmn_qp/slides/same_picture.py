@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from math import ceil, floor
+from pathlib import Path
 from typing import Final
 
 import cv2
@@ -31,6 +32,9 @@ _SIDE_PX: Final = 256  # of the larger picture, where the reduction is not large
 _SMALLEST_PX: Final = 8
 _LARGEST_PX: Final = 128
 _MOST_PX: Final = 1024
+
+_MOST_FILES: Final = 4096
+_SEEN: Final[dict[tuple[str, int, int, int, int, int], tuple[int, ...]]] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +63,28 @@ def fits(larger: tuple[int, int], smaller: tuple[int, int]) -> bool:
     if not (0 < columns < width and 0 < rows < height):
         return False
     downsample = width / columns if width >= height else height / rows
-    return abs(width / downsample - columns) <= 1 and abs(height / downsample - rows) <= 1
+    return max(abs(width / downsample - columns), abs(height / downsample - rows)) <= 1 + 1e-9 * max(larger)
+
+
+def seen_once(path: Path, reader: str, look: Callable[[], Sequence[int]]) -> tuple[int, ...]:
+    """What is found by looking into a file, which is looked into again only where it has changed.
+
+    Training opens slides over and over, and to look takes longer than to open.
+
+    Args:
+        path: The file.
+        reader: Who looks.
+        look: Gives the numbers of the levels, whatever the reader numbers.
+    """
+    status = path.stat()
+    file = (reader, status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+    found = _SEEN.get(file)
+    if found is None:
+        found = tuple(look())
+        if len(_SEEN) >= _MOST_FILES:
+            _SEEN.clear()
+        _SEEN[file] = found
+    return found
 
 
 def is_reduced_copy(larger: Picture, smaller: Picture, places: Sequence[tuple[float, float]] = ()) -> bool:
@@ -98,29 +123,40 @@ def _is_alike(larger: Picture, smaller: Picture, place: tuple[float, float]) -> 
     source = larger.read(Region(left, top, right - left, bottom - top))
     found = _blurred(smaller.read(Region(x, y, side, side)))
     contrast = _contrast(found)
-    verdicts = []
     for reduced in _reductions(source, side, (x * across - left, y * down - top), (across, down)):
         made = _blurred(reduced)
         difference = float(np.sqrt(np.mean((made - found) ** 2)))
         other = _contrast(made)
         if max(difference, contrast, other) <= FLAT:
             return None
-        verdicts.append(difference <= max(FLAT, UNLIKE * (contrast + other)))
-    return any(verdicts)
+        if difference <= max(FLAT, UNLIKE * (contrast + other)):
+            return True
+    return False
 
 
 def _reductions(
     source: RgbArray, side: int, corner: tuple[float, float], scale: tuple[float, float]
 ) -> Iterator[RgbArray]:
-    """Yields what a copy may have been made to: means, or single pixels, the first or the middle ones."""
+    """Yields what a copy may have been made to, the likeliest first.
+
+    Means of all pixels, or of those around the middle as by interpolation; single pixels, the first, middle or last.
+    """
     rows, columns, _ = source.shape
     (left, top), (across, down) = corner, scale
     box = (left, top, min(left + side * across, columns), min(top + side * down, rows))
     yield np.asarray(Image.fromarray(source).resize((side, side), Image.Resampling.BOX, box=box))
-    for phase in (0.0, 0.5):
-        xs = np.floor(left + (np.arange(side) + phase) * across + 1e-6).astype(int).clip(0, columns - 1)
-        ys = np.floor(top + (np.arange(side) + phase) * down + 1e-6).astype(int).clip(0, rows - 1)
-        yield source[ys][:, xs]
+
+    def at(dx: float, dy: float) -> RgbArray:
+        xs = np.floor(left + np.arange(side) * across + dx + 1e-6).astype(int).clip(0, columns - 1)
+        ys = np.floor(top + np.arange(side) * down + dy + 1e-6).astype(int).clip(0, rows - 1)
+        single: RgbArray = source[ys][:, xs]
+        return single
+
+    yield at(0, 0)
+    yield at(across / 2, down / 2)
+    around = [at(across / 2 + dx, down / 2 + dy) for dx in (-0.5, 0) for dy in (-0.5, 0)]
+    yield np.mean(around, axis=0).astype(np.uint8)
+    yield at(across - 1, down - 1)
 
 
 def _blurred(pixels: RgbArray) -> NDArray[np.float32]:

@@ -11,7 +11,7 @@ from dmmn_qp.regions import Region
 from dmmn_qp.slides.base import MICROMETRES, RgbArray, SlideInfo, read_inside
 from dmmn_qp.slides.ome_xml import physical_size
 from dmmn_qp.slides.pixel_sizes import StatedMpp
-from dmmn_qp.slides.same_picture import Picture, fits, is_reduced_copy
+from dmmn_qp.slides.same_picture import Picture, fits, is_reduced_copy, seen_once
 from dmmn_qp.slides.tiff_images import find_image, page_size
 from dmmn_qp.slides.tiff_tiles import TiffLevel, TiffTiles, detailed_places
 
@@ -95,16 +95,21 @@ class TiffReader:
 
     def _find_levels(self, smaller: Sequence[Any]) -> list[TiffLevel]:
         """Finds the pages of the pyramid, finest first."""
-        size = self._image.size
-        levels = [self._tiles.level(self._image.page)]
+        size, first = self._image.size, self._tiles.level(self._image.page)
         pages = [page for page in smaller if fits(size, page_size(page)) and self._tiles.not_rgb(page) is None]
-        for page in sorted(pages, key=page_size, reverse=True):
-            level = self._tiles.level(page)
-            if page_size(page) == (levels[-1].width, levels[-1].height):
-                continue
-            if is_reduced_copy(self._picture(levels[-1]), self._picture(level), detailed_places(levels[-1], level)):
-                levels.append(level)
-        return levels
+        levels = [first, *map(self._tiles.level, sorted(pages, key=page_size, reverse=True))]
+        return [levels[number] for number in seen_once(self._path, "tifffile", lambda: self._own_levels(levels))]
+
+    def _own_levels(self, levels: Sequence[TiffLevel]) -> list[int]:
+        """Returns the numbers of the levels that are this image, of each size one."""
+        own = [0]
+        for number, level in enumerate(levels[1:], start=1):
+            if (level.width, level.height) != (levels[own[-1]].width, levels[own[-1]].height) and any(
+                is_reduced_copy(self._picture(finer), self._picture(level), detailed_places(finer, level))
+                for finer in (levels[i] for i in dict.fromkeys((own[-1], 0)))
+            ):
+                own.append(number)
+        return own
 
     def _picture(self, level: TiffLevel) -> Picture:
         def read(region: Region) -> RgbArray:

@@ -64,6 +64,8 @@ class Flip(FileModel):
 Change = Annotated[Crop | Rotate | Flip, Field(discriminator="kind")]
 """One wrapper. A frame is a sequence of them, the one next to the file first."""
 
+_NOTHING: Final = re.compile(r"none|(rotate|flip) none|rotate 0")
+
 _STEPS: Final[tuple[tuple[re.Pattern[str], Callable[[re.Match[str]], Change]], ...]] = (
     (re.compile(r"rotate (90|180|270)"), lambda found: Rotate.model_validate({"degrees": int(found[1])})),
     (re.compile(r"flip (horizontal|vertical|both)"), lambda found: Flip.model_validate({"axis": found[1]})),
@@ -75,12 +77,15 @@ _STEPS: Final[tuple[tuple[re.Pattern[str], Callable[[re.Match[str]], Change]], .
 
 
 def parse_frame(text: str) -> tuple[Change, ...]:
-    """A frame in words, such as ``crop 512 0 2048 1024 then rotate 90 then flip horizontal``; empty for none.
+    """A frame in words, such as ``crop 512 0 2048 1024 then rotate 90 then flip horizontal``.
+
+    Nothing or ``none`` is the file as it is. QuPath's own words for a step do as well, such as ``ROTATE_90``.
 
     Raises:
         ValueError: The words mean nothing.
     """
-    return tuple(_change_of(step) for step in re.split(r"\bthen\b", text.lower()) if text.strip())
+    steps = re.split(r"\bthen\b", text.lower()) if text.strip() else []
+    return tuple(change for step in steps if (change := _change_of(step)) is not None)
 
 
 def describe_frame(frame: Sequence[Change]) -> str:
@@ -95,8 +100,10 @@ def describe_frame(frame: Sequence[Change]) -> str:
     )
 
 
-def _change_of(text: str) -> Change:
-    words = " ".join(re.sub(r"[,;]", " ", text).split())
+def _change_of(text: str) -> Change | None:
+    words = " ".join(re.sub(r"[,;:_°()]", " ", text).split())
+    if _NOTHING.fullmatch(words):
+        return None
     for pattern, change in _STEPS:
         if found := pattern.fullmatch(words):
             with suppress(ValidationError):
