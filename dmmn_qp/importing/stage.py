@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from dmmn_qp.console import Reporter
@@ -11,28 +13,31 @@ from dmmn_qp.files import RUN_FILE, check_free, new_folder, write_json
 from dmmn_qp.folders.dataset import MANIFEST
 from dmmn_qp.folders.provenance import describe_run, now
 from dmmn_qp.importing.classes import labelling_of
+from dmmn_qp.importing.opening import LeftOutSlide, OpenedSlide, error_of_all, opened_slide
 from dmmn_qp.importing.options import ImportOptions
-from dmmn_qp.importing.prepared import Prepared, prepare
+from dmmn_qp.importing.prepared import Labelling, Prepared, prepare
 from dmmn_qp.importing.reviewed import prediction_folders
-from dmmn_qp.importing.rules import rules_of
-from dmmn_qp.importing.source import first_of
+from dmmn_qp.importing.rules import ImportRules, rules_of
+from dmmn_qp.importing.source import Source, all_of
 from dmmn_qp.importing.sources import read_source
 from dmmn_qp.importing.splitting import earlier_splits, with_splits
 from dmmn_qp.importing.summary import (
     as_imported,
+    damage_findings,
     report_dataset,
     report_left_out,
     report_notes,
     report_source,
     source_findings,
 )
-from dmmn_qp.importing.writing import write_dataset
+from dmmn_qp.importing.writing import windows_of, write_dataset
 from dmmn_qp.labels.patches import training_pixels
 from dmmn_qp.qupath.image_names import slide_ids
 from dmmn_qp.reports.findings import count_text, find_findings, report_findings
 from dmmn_qp.reports.html import REPORT_PAGE, write_import_report
 from dmmn_qp.reports.inputs import Finding
 from dmmn_qp.slides.finding import SlidesRoot
+from dmmn_qp.text import printable
 
 
 def import_annotations(
@@ -69,36 +74,69 @@ def import_annotations(
         check_free(out, overwrite=overwrite, marker=MANIFEST)
     rules = rules_of(options, prediction_folders(source_path, annotations, out, options.predicted_in))
     source = read_source(source_path, annotations, slides_roots, rules.reading, rules.pixel_sizes)
-    labelling = labelling_of(source, rules)
+    everything = labelling_of(source, rules)
     reporter.heading(f'Importing "{source_path}"')
+    opened, left_out = _opened(source, rules, reporter)
+    errors = [slide.error for slide in left_out]
+    problems = (*source.problems, *map(str, errors))
+    if not opened and not check:
+        raise error_of_all(problems, errors)
+    if opened and left_out:
+        source = replace(source, slides=tuple(slide.source for slide in opened), problems=problems)
+        labelling = labelling_of(source, rules)
+    else:
+        source, labelling = replace(source, problems=problems), everything
     report_source(source, rules, reporter, findings_follow=check, problems_end_it=options.strict)
 
-    prepared: list[Prepared] = []
-    with reporter.task("slides", len(source.slides)) as task:
-        for slide, slide_id in zip(source.slides, slide_ids([s.path.name for s in source.slides]), strict=True):
-            prepared.append(prepare(slide, slide_id, labelling))
-            task.advance(note=slide_id)
-    prepared, split_notes = with_splits(prepared, labelling.class_map, rules.splits, earlier_splits(out))
-    noted = (*source_findings(source, strict=options.strict), *split_notes)
-    imported = as_imported(prepared, source_path, source, labelling, rules.reading, noted)
+    prepared = _prepared(opened, labelling, reporter)
+    prepared, split_notes = with_splits(prepared, labelling.class_map, rules.splits, earlier_splits(out), left_out)
+    damage = tuple(damage_findings(opened))
+    noted = (*source_findings(source, strict=options.strict), *damage, *split_notes)
+    only_drawn = left_out if check else ()
+    imported = as_imported(
+        prepared, source_path, source, labelling, rules.reading, noted, only_drawn=only_drawn, everything=everything
+    )
     if check or (options.strict and source.problems):
         findings = find_findings(imported)
         report_findings(findings, reporter)
         if check:
             return findings
         raise AnnotationFileError(
-            f"{first_of(source.problems)}; nothing is written, because --strict wants all of it: mend it, or pass "
+            f"{all_of(source.problems)}; nothing is written, because --strict wants all of it: mend it, or pass "
             "--no-strict to leave it out"
         )
-    report_notes(split_notes, reporter)
+    report_notes((*damage, *split_notes), reporter)
     report_left_out(prepared, labelling.class_map, rules.classes, reporter)
     training_pixels((p for item in prepared for p in item.patches), labelling.class_map, imported.covering_classes)
 
     with new_folder(out, overwrite=overwrite, marker=MANIFEST) as folder:
-        pixels = write_dataset(folder, prepared, labelling)
+        with reporter.task("masks", sum(len(windows_of(item)) for item in prepared)) as task:
+            pixels = write_dataset(folder, prepared, labelling, source.problems, task.advance)
         report = write_import_report(folder, imported, pixels)
-        configuration = {**options.model_dump(mode="json"), "source": str(source_path)}
-        write_json(folder / RUN_FILE, describe_run("import", configuration, started))
+        configuration = {**options.model_dump(mode="json"), "source": printable(str(source_path))}
+        write_json(folder / RUN_FILE, describe_run("import", configuration, started, left_out=source.problems))
     report_dataset(prepared, pixels, labelling.class_map, reporter)
     reporter.say(f"  {count_text(report.findings)}: see {out / REPORT_PAGE}")
     return report.findings
+
+
+def _opened(source: Source, rules: ImportRules, reporter: Reporter) -> tuple[list[OpenedSlide], list[LeftOutSlide]]:
+    """Opens all slides; those that cannot be imported come with the reason."""
+    opened: list[OpenedSlide] = []
+    left_out: list[LeftOutSlide] = []
+    with reporter.task("slides", len(source.slides)) as task:
+        for slide, slide_id in zip(source.slides, slide_ids([s.path.name for s in source.slides]), strict=True):
+            found = opened_slide(slide, slide_id, rules.patches.spec)
+            if isinstance(found, OpenedSlide):
+                opened.append(found)
+            else:
+                left_out.append(found)
+            task.advance(note=slide_id)
+    return opened, left_out
+
+
+def _prepared(opened: Sequence[OpenedSlide], labelling: Labelling, reporter: Reporter) -> list[Prepared]:
+    """Indexes the patches of all slides, counting targets: one slide may take as long as all others."""
+    targets = sum(sum(1 for _ in slide.grid.targets(slide.info.width, slide.info.height)) for slide in opened)
+    with reporter.task("labels", targets) as task:
+        return [prepare(slide, labelling, partial(task.advance, note=slide.slide_id)) for slide in opened]

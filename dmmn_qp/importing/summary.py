@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,12 +10,13 @@ from numpy.typing import NDArray
 
 from dmmn_qp.choices import Split
 from dmmn_qp.console import Reporter
+from dmmn_qp.importing.opening import LeftOutSlide, OpenedSlide
 from dmmn_qp.importing.prepared import Labelling, Prepared
 from dmmn_qp.importing.rules import ImportRules
 from dmmn_qp.importing.source import Source
-from dmmn_qp.labels.class_rules import ClassRules, case_variants
+from dmmn_qp.labels.class_rules import ClassRules, case_variants, with_trained_classes
 from dmmn_qp.qupath.notes import ReadRules
-from dmmn_qp.reports.inputs import Finding, ImportedData, ImportedSlide
+from dmmn_qp.reports.inputs import DrawnSlide, Finding, ImportedData, ImportedSlide
 from dmmn_qp.reports.review import NOTHING_TO_DO, review_findings
 from dmmn_qp.slides.pixel_sizes import contradictions
 from dmmn_qp.specs import ClassMap
@@ -30,6 +31,8 @@ def as_imported(
     labelling: Labelling,
     reading: ReadRules,
     noted: tuple[Finding, ...],
+    only_drawn: Sequence[LeftOutSlide] = (),
+    everything: Labelling | None = None,
 ) -> ImportedData:
     """Gathers what the report is made of.
 
@@ -40,6 +43,8 @@ def as_imported(
         labelling: How objects became labels and patches.
         reading: What was read of it.
         noted: Findings made on the way.
+        only_drawn: Slides that are left out, but whose annotations are to be looked at.
+        everything: How their objects would become labels too.
     """
 
     def imported(item: Prepared) -> ImportedSlide:
@@ -71,7 +76,31 @@ def as_imported(
         noted=noted,
         reading=reading,
         only_predicted=source.only_predicted,
+        problems=source.problems,
+        only_drawn=tuple(_only_drawn(slide, everything or labelling) for slide in only_drawn),
+        drawn_classes=(everything or labelling).class_map,
     )
+
+
+def _only_drawn(slide: LeftOutSlide, labelling: Labelling) -> DrawnSlide:
+    source = slide.source
+    return DrawnSlide(
+        slide_id=slide.slide_id,
+        annotations=with_trained_classes(source.objects.annotations, labelling.targets),
+        size_px=source.view.size_px,
+        mpp=source.view.stated_mpp(),
+        warnings=source.objects.warnings,
+        plane=source.plane,
+        other_kinds=source.other_kinds.total(),
+    )
+
+
+def damage_findings(opened: Iterable[OpenedSlide]) -> Iterator[Finding]:
+    """Slides that are damaged in places, but not left out."""
+    for slide in opened:
+        for damage in slide.damage:
+            message, _, way_out = damage.partition("; ")
+            yield Finding(severity="warning", slide=slide.slide_id, message=message, way_out=way_out or "copy it again")
 
 
 def source_findings(source: Source, *, strict: bool) -> tuple[Finding, ...]:
@@ -99,7 +128,7 @@ def report_notes(findings: Iterable[Finding], reporter: Reporter) -> None:
 def report_source(
     source: Source, rules: ImportRules, reporter: Reporter, *, findings_follow: bool, problems_end_it: bool
 ) -> None:
-    """Says what is known of a source before its slides are opened.
+    """Says what is known of a source when its slides were opened.
 
     Args:
         source: The source.
