@@ -90,6 +90,8 @@ def read_geojson_folder(
             annotated[slide] = taken
             continue
         n_empty += slide in matched
+        if slide in missing:
+            problems.append(str(missing[slide][1]))
         other_kinds += taken.other_kinds
         notes += [f'annotations "{file}": {note}' for note in taken.objects.warnings]
         if taken.review.left_out:
