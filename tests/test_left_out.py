@@ -291,3 +291,15 @@ def test_check_tells_of_annotations_on_what_is_left_out(here):
     result = invoke("import", project_of(here, ["a.tif", "bad.tif", "b.tif"]), "--check")
     assert result.exit_code == 0, result.output  # its class "rare" is none of the dataset, and no error
     assert "bad: 1 annotation without a class" in result.stdout
+
+
+def test_an_outline_that_cannot_be_repaired_is_left_out(here):
+    """The others of the file stay, and it does not take minutes."""
+    (here / "slides").mkdir()
+    write_tiff(here / "slides" / "s.tif", PIXELS)
+    tangle = rectangle(0, 0, 9, 9, "a")
+    tangle["geometry"]["coordinates"] = [np.random.default_rng(0).integers(0, 500, (5000, 2)).tolist()]
+    write_features(here / "geojson" / "s.geojson", [rectangle(0, 0, 99, 99, "a"), tangle])
+    result = invoke("import", "slides", "--annotations", "geojson")
+    assert result.exit_code == 0, result.output
+    assert "crosses itself too often" in result.stderr
