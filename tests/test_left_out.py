@@ -3,12 +3,16 @@
 import json
 import os
 import shutil
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import tifffile
 
+from dmmn_qp.files.locks import locked
 from dmmn_qp.folders.dataset import Dataset
 from tests.conftest import fails, invoke, rectangle, two_tissues, write_features, write_tiff
 from tests.qupath.conftest import QpdataWriter
@@ -303,3 +307,66 @@ def test_an_outline_that_cannot_be_repaired_is_left_out(here):
     result = invoke("import", "slides", "--annotations", "geojson")
     assert result.exit_code == 0, result.output
     assert "crosses itself too often" in result.stderr
+
+
+# ---------------------------------------------------------------- two at once, and what killed ones left
+
+
+@pytest.fixture
+def command(here):
+    good(here, "a.tif")
+    write_features(here / "geojson" / "a.geojson", [rectangle(0, 0, 200, 200, "a")])
+    return ("import", "slides", "--annotations", "geojson")
+
+
+def test_two_imports_into_one_folder(here, command):
+    with locked(here / "dataset", "an import", "wait"):
+        line = fails(*command)
+        assert "an import is running" in line and "--out" in line
+        assert invoke(*command, "--check").exit_code == 0  # which writes nothing
+        assert invoke(*command, "--out", "other").exit_code == 0
+    assert invoke(*command).exit_code == 0
+
+
+def test_only_leftovers_of_imports_into_this_place_are_removed(here, command):
+    ours = [".dataset.0123abcd.part", ".dataset.ffffffff.part"]
+    others = [".other.0123abcd.part", ".dataset.0123abcd.part.bak", ".dataset.0123ABCD.part", ".dataset.123.part"]
+    others += [".xdataset.0123abcd.part", "dataset.0123abcd.part", ".dataset.0123abcd.old"]  # the last is no dataset
+    for name in (*ours, *others):
+        (here / name).mkdir()
+        (here / name / "masks").write_text("x")
+    (here / ".dataset.aaaaaaaa.part").write_text("a file")
+    (here / ".dataset.bbbbbbbb.part").symlink_to(here / "slides")
+    result = invoke(*command)
+    assert result.exit_code == 0, result.output
+    assert "removed what 2 interrupted imports left" in result.stdout
+    assert [name for name in ours if (here / name).exists()] == []
+    for name in (*others, ".dataset.aaaaaaaa.part", ".dataset.bbbbbbbb.part", "slides/a.tif"):
+        assert (here / name).exists()
+
+
+def test_a_dataset_that_was_being_replaced_is_kept(here, command):
+    """Killed between the two renames: the old dataset is put back, and then replaced only with --overwrite."""
+    assert invoke(*command).exit_code == 0
+    before = (here / "dataset" / "dataset.json").read_bytes()
+    (here / "dataset").rename(here / ".dataset.0123abcd.old")
+    assert "--overwrite" in fails(*command)
+    assert (here / "dataset" / "dataset.json").read_bytes() == before
+    shutil.copytree(here / "dataset", here / ".dataset.0123abcd.old")
+    assert invoke(*command, "--overwrite").exit_code == 0
+    assert not (here / ".dataset.0123abcd.old").exists()
+
+
+def test_a_killed_import_leaves_nothing_that_stays(here, command):
+    script = (
+        "import os, signal, dmmn_qp.importing.stage as stage\n"
+        "stage.write_import_report = lambda *_: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "from dmmn_qp.cli import run; run()"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    killed = subprocess.run([sys.executable, "-c", script, *command], env=environment, check=False, capture_output=True)
+    assert killed.returncode == -signal.SIGKILL
+    assert len(list(here.glob(".dataset.*.part"))) == 1
+    result = invoke(*command)
+    assert result.exit_code == 0, result.output
+    assert list(here.glob(".dataset.*.part")) == [] and len(Dataset(here / "dataset").slides()) == 1

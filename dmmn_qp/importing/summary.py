@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -31,8 +32,6 @@ def as_imported(
     labelling: Labelling,
     reading: ReadRules,
     noted: tuple[Finding, ...],
-    only_drawn: Sequence[LeftOutSlide] = (),
-    everything: Labelling | None = None,
 ) -> ImportedData:
     """Gathers what the report is made of.
 
@@ -43,8 +42,6 @@ def as_imported(
         labelling: How objects became labels and patches.
         reading: What was read of it.
         noted: Findings made on the way.
-        only_drawn: Slides that are left out, but whose annotations are to be looked at.
-        everything: How their objects would become labels too.
     """
 
     def imported(item: Prepared) -> ImportedSlide:
@@ -77,9 +74,19 @@ def as_imported(
         reading=reading,
         only_predicted=source.only_predicted,
         problems=source.problems,
-        only_drawn=tuple(_only_drawn(slide, everything or labelling) for slide in only_drawn),
-        drawn_classes=(everything or labelling).class_map,
     )
+
+
+def with_only_drawn(data: ImportedData, left_out: Iterable[LeftOutSlide], everything: Labelling) -> ImportedData:
+    """Adds slides that are left out, but whose annotations are to be looked at.
+
+    Args:
+        data: What is made of the others.
+        left_out: The slides.
+        everything: How the objects of all slides would become labels.
+    """
+    only_drawn = tuple(_only_drawn(slide, everything) for slide in left_out)
+    return replace(data, only_drawn=only_drawn, drawn_classes=everything.class_map)
 
 
 def _only_drawn(slide: LeftOutSlide, labelling: Labelling) -> DrawnSlide:
