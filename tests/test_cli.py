@@ -404,7 +404,9 @@ def test_truncated_geojson(here, text):
 def test_geojson_without_its_slide(here):
     command = slides_with(here, [rectangle(0, 0, 99, 99, "a")])
     write_features(here / "geojson" / "other.geojson", [])
-    assert "other.geojson" in fails(*command)
+    assert "other.geojson" in fails(*command, "--strict")
+    result = invoke(*command)
+    assert result.exit_code == 0 and "other.geojson" in result.stderr
 
 
 def test_slides_without_annotations_option(here):

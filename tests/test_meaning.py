@@ -193,7 +193,7 @@ def test_mirrored_image_of_a_project(here, flip):
         assert np.array_equal(slide.read_level(0, Region(0, 0, info.width, info.height)), pixels)
     image["serverBuilder"]["flip"] = "SIDEWAYS"
     project.write_text(json.dumps(content))
-    assert "mirrored image (SIDEWAYS)" in fails("import", project, "--slides-root", "slides", "--overwrite")
+    assert "mirrored image (SIDEWAYS)" in fails("import", project, "--slides-root", "slides", "--overwrite", "--strict")
 
 
 def test_predictions_go_back_into_a_mirrored_frame(here):

@@ -80,12 +80,20 @@ class SlideRecord(FileModel):
 
 
 class DatasetManifest(FileModel):
-    """Content of ``dataset.json``."""
+    """Content of ``dataset.json``.
+
+    Attributes:
+        class_map: The classes.
+        patch_spec: The patch geometry.
+        slides: The slides.
+        left_out: Why other annotated images were left out, a line each.
+    """
 
     format_version: Literal[1] = 1
     class_map: ClassMap
     patch_spec: PatchSpec
     slides: tuple[SlideRecord, ...] = Field(min_length=1)
+    left_out: tuple[str, ...] = ()
 
 
 class Dataset:

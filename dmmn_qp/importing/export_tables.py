@@ -7,8 +7,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path, PurePath
 from typing import Final
 
 from dmmn_qp.annotations import Color
@@ -30,12 +30,13 @@ _FRAMES_FORM: Final = TableForm(
 _CLASSES_FORM: Final = TableForm(("class", "red", "green", "blue"), ("class",), AnnotationFileError, may_be_empty=True)
 
 
-def exported_views(folder: Path, slides: Sequence[NamedSlide]) -> list[SlideView]:
+def exported_views(folder: Path, slides: Sequence[NamedSlide], others: Collection[str] = ()) -> list[SlideView]:
     """The slides as QuPath showed them when their annotations were exported.
 
     Args:
         folder: Where the annotations and the tables are; tables that are not there say nothing.
         slides: The slides.
+        others: Names, without the ending, of slides that are not there but may be named.
 
     Raises:
         PixelSizeError: ``pixel_sizes.csv`` cannot be read, contradicts itself, or says what cannot be.
@@ -52,6 +53,8 @@ def exported_views(folder: Path, slides: Sequence[NamedSlide]) -> list[SlideView
         ]
         frames, unknown = SlideNames(slides).said(rows, AnnotationFileError)
         for where, name in unknown:
+            if {name, PurePath(name).stem} & set(others):
+                continue
             raise AnnotationFileError(
                 f'{where}: slide "{shorten(name)}" is not there; correct the name or leave it out'
             )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from dmmn_qp.errors import AnnotationFileError, ProjectError, SlideError
+from dmmn_qp.errors import AnnotationFileError, DmmnQpError, ProjectError, SlideError
 from dmmn_qp.files import RUN_FILE
 from dmmn_qp.folders.predictions import OTHERS_SUFFIX
 from dmmn_qp.importing.export_tables import exported_colors, exported_views
@@ -14,8 +14,8 @@ from dmmn_qp.importing.source import (
     Source,
     SourceSlide,
     Taken,
+    all_of,
     class_colors_of,
-    first_of,
     take_reviewed,
     with_project_order,
 )
@@ -29,6 +29,7 @@ from dmmn_qp.slides.finding import SlidesRoot
 from dmmn_qp.slides.folders import list_slides, without_pictures_of_slides
 from dmmn_qp.slides.names import NamedSlide, SlideNames
 from dmmn_qp.slides.readers import slide_suffixes
+from dmmn_qp.slides.view import SlideView
 
 _NO_ANNOTATIONS = (RUN_FILE, "evaluation.json")
 """JSON that lies beside predictions, whose folder may be that of the annotations when it was corrected."""
@@ -47,8 +48,8 @@ def read_geojson_folder(
         rules: Which kinds of objects are read.
 
     Raises:
-        AnnotationFileError: There are no annotations, or a file of them belongs to no slide, or all are damaged.
-        SlideError: There is no slide.
+        AnnotationFileError: There are no annotations, or all are damaged.
+        SlideError: There are neither slides nor annotations.
     """
     del slides_roots
     if rules.reader == "paquo":
@@ -61,24 +62,24 @@ def read_geojson_folder(
         raise AnnotationFileError(f'annotations "{annotations}" do not exist; check --annotations')
     found = list_slides(path, recursive=rules.recursive) if path.is_dir() else [path]
     slides, beside = without_pictures_of_slides([slide for slide in found if not is_output(slide.name)])
+    files, notes, problems = _geojson_files(annotations)
     if not slides:
         way_out = "" if rules.recursive else "; pass --recursive to search the folders in it"
-        raise SlideError(f'no slide in "{path}"; known endings are {" ".join(sorted(slide_suffixes()))}{way_out}')
-    files, notes = _geojson_files(annotations)
-    is_one = annotations.is_file() and len(slides) == 1
-    matched = {slides[0]: annotations} if is_one else _matched(slides, files)
-    orphans = sorted(str(f) for f in files.values() if f not in matched.values())
-    if orphans:
-        raise AnnotationFileError(
-            f'annotations "{orphans[0]}"{f" and {len(orphans) - 1} more" if len(orphans) > 1 else ""} belong to no '
-            f'slide in "{path}"; name each file after its slide, as slide-1.geojson for slide-1.svs'
-        )
+        known = " ".join(sorted(slide_suffixes()))
+        problems.append(f'no slide in "{path}"; known endings are {known}{way_out}')
+        if not files:
+            raise SlideError(problems[-1])
+    matched, missing, doubtful = _matched(slides, files, path)  # the second: of slides that are not there
+    if annotations.is_file() and len(slides) == 1:
+        matched, missing, doubtful = {slides[0]: annotations}, {}, []
+    problems += doubtful
+    if path.is_file() and not matched and (problems or missing):  # of the one slide that is asked for
+        raise AnnotationFileError(all_of([*problems, *(str(error) for _, error in missing.values())]))
     reviewer = Reviewer(rules)
     annotated: dict[Path, Taken] = {}
     only_predicted: list[ReviewCounts] = []
-    other_kinds = KindCounts()
-    problems: list[str] = []
-    for slide, file in matched.items():
+    other_kinds, n_empty = KindCounts(), 0
+    for slide, file in (matched | {slide: file for slide, (file, _) in missing.items()}).items():
         try:
             objects = read_geojson(file)
         except AnnotationFileError as error:
@@ -88,29 +89,33 @@ def read_geojson_folder(
         if taken.objects.annotations:
             annotated[slide] = taken
             continue
+        n_empty += slide in matched
+        if slide in missing:
+            problems.append(str(missing[slide][1]))
         other_kinds += taken.other_kinds
         notes += [f'annotations "{file}": {note}' for note in taken.objects.warnings]
         if taken.review.left_out:
             only_predicted.append(taken.review)
     if problems and not annotated:
-        raise AnnotationFileError(first_of(problems))
+        raise AnnotationFileError(all_of(problems))
     tables = annotations if annotations.is_dir() else annotations.parent
-    views = dict(zip(slides, exported_views(tables, [_named(slide) for slide in slides]), strict=True))
+    views = dict(zip(slides, exported_views(tables, [_named(slide) for slide in slides], set(files)), strict=True))
     colors = class_colors_of([taken.objects for taken in annotated.values()])
     return Source(
         slides=tuple(
             SourceSlide(
                 slide.name,
                 taken.objects,
-                views[slide],
+                views[slide] if slide in views else SlideView(slide),
                 other_kinds=taken.other_kinds,
                 review=taken.review,
                 corrections=taken.corrections,
+                problem=missing[slide][1] if slide in missing else None,
             )
             for slide, taken in annotated.items()
         ),
         class_colors=with_project_order(exported_colors(tables), colors),
-        without_annotations=len(slides) - len(annotated) - len(problems),
+        without_annotations=sum(slide not in matched for slide in slides) + n_empty,
         problems=tuple(problems),
         warnings=(*(picture.line() for picture in beside), *notes, *reviewer.problems),
         only_predicted=tuple(only_predicted),
@@ -118,43 +123,64 @@ def read_geojson_folder(
     )
 
 
-def _matched(slides: Sequence[Path], files: Mapping[str, Path]) -> dict[Path, Path]:
+def _matched(
+    slides: Sequence[Path], files: Mapping[str, Path], place: Path
+) -> tuple[dict[Path, Path], dict[Path, tuple[Path, DmmnQpError]], list[str]]:
     """The file of each slide that has one, in the order of the slides.
 
     Args:
         slides: The slides.
         files: GeoJSON files by their names without the ending.
+        place: Where the slides are.
 
-    Raises:
-        AnnotationFileError: Two files are of one slide, or one may be of several.
+    Returns:
+        The files by slide; files whose slides are not there, by these slides' names, each with what is to be said; and
+        what is to be said of files that are two of one slide, or may be of several.
     """
     names = SlideNames(map(_named, slides))
-    matched: dict[int, Path] = {}
+    matched: dict[int, list[Path]] = {}
+    missing: dict[Path, tuple[Path, DmmnQpError]] = {}
+    problems: list[str] = []
     for name, file in files.items():
-        for i in names.called(name, f'annotations "{file}"', AnnotationFileError):
-            if matched.setdefault(i, file) != file:
-                raise AnnotationFileError(
-                    f'annotations "{matched[i]}" and "{file}" are both of slide "{slides[i]}"; keep one of them in the '
-                    "folder"
-                )
-    return {slides[i]: matched[i] for i in sorted(matched)}
+        try:
+            found = names.called(name, f'annotations "{file}"', AnnotationFileError)
+        except AnnotationFileError as error:
+            problems.append(str(error))
+            continue
+        if not found:
+            missing[Path(name)] = (
+                file,
+                SlideError(
+                    f'annotations "{file}" belong to no slide in "{place}"; name each file after its slide, as '
+                    "slide-1.geojson for slide-1.svs"
+                ),
+            )
+        for i in found:
+            matched.setdefault(i, []).append(file)
+    problems += [
+        f'annotations "{files[0]}" and "{files[1]}" are both of slide "{slides[i]}"; keep one of them in the folder'
+        for i, files in sorted(matched.items())
+        if len(files) > 1
+    ]
+    return {slides[i]: matched[i][0] for i in sorted(matched) if len(matched[i]) == 1}, missing, problems
 
 
 def _named(slide: Path) -> NamedSlide:
     return NamedSlide(slide, (slide_ids([slide.name])[0],))
 
 
-def _geojson_files(annotations: Path) -> tuple[dict[str, Path], list[str]]:
-    """GeoJSON files by their name without the ending, and what else is there that somebody may have meant.
+def _geojson_files(annotations: Path) -> tuple[dict[str, Path], list[str], list[str]]:
+    """GeoJSON files by their name without the ending.
 
-    Raises:
-        AnnotationFileError: Two files have the same name.
+    Returns:
+        The files, what else is there that somebody may have meant, and which files have the same name.
     """
     candidates = [annotations]
     if annotations.is_dir():
         found = sorted(annotations.iterdir())
         candidates = [path for path in found if path.name not in _NO_ANNOTATIONS and not path.name.startswith(".")]
     files: dict[str, Path] = {}
+    twice: dict[str, str] = {}
     others: list[Path] = []
     of_imagej: list[Path] = []
     for path in candidates:
@@ -173,10 +199,10 @@ def _geojson_files(annotations: Path) -> tuple[dict[str, Path], list[str]]:
         ):
             continue
         if name in files:
-            raise AnnotationFileError(
+            twice[name] = (
                 f'annotations "{files[name]}" and "{path}" are for the same slide; keep one of them in the folder'
             )
-        files[name] = path
+        files.setdefault(name, path)
     notes: list[str] = []
     if of_imagej:
         more = f" and {len(of_imagej) - 1} more" if len(of_imagej) > 1 else ""
@@ -190,4 +216,4 @@ def _geojson_files(annotations: Path) -> tuple[dict[str, Path], list[str]]:
             f'no GeoJSON in "{annotations}", but files that end in {endings}: export the annotations from QuPath '
             "(File > Export objects as GeoJSON)"
         )
-    return files, notes
+    return {name: path for name, path in files.items() if name not in twice}, notes, list(twice.values())

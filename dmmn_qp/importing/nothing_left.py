@@ -31,6 +31,7 @@ def nothing_left(source: Source, targets: Mapping[str, str | None], reading: Rea
     found = [*_not_trained(source, targets), *_of_other_kinds(source, reading)]
     found += [f"{f.message}: {f.way_out}" for f in review_findings(source.all_counts(), reading)]
     found += _notes(source)
+    found += source.problems
     if not found:
         return f"{_NOTHING}; draw areas in QuPath, give them classes, and save (Ctrl+S)"
     return f"{_NOTHING}; found: {'; '.join(found)}"

@@ -86,8 +86,8 @@ class ImportOptions(FileModel):
         reader: How objects of a QuPath project are read.
         qupath_dir: Folder of QuPath, for the reader that needs it.
         recursive: Whether the folders in a folder of slides are searched too.
-        strict: Whether nothing is written when annotations are damaged or missing; else they are left out with a
-            warning, as long as others are left.
+        strict: Whether nothing is written when annotations or images are damaged or missing; else they are left out
+            with a warning, as long as others are left.
         take_predictions: Which of our own predictions become labels.
         predicted_in: Folder of predictions in which our own objects are looked for as they were predicted; None looks
             beside the dataset and in the project's folder.
@@ -185,8 +185,8 @@ class ImportOptions(FileModel):
     strict: Annotated[
         bool,
         Flag(
-            "Write nothing and exit with 1 where annotations are damaged or missing, after all others were looked at; "
-            "else leave them out with a warning.",
+            "Write nothing and exit with 1 where annotations or images are damaged or missing, after all others were "
+            "looked at; else leave them out with a warning.",
             panel=READING_PANEL,
         ),
     ] = False

@@ -6,24 +6,32 @@ from collections.abc import Sequence
 from pathlib import Path, PurePath
 
 from dmmn_qp.annotations import Color
-from dmmn_qp.errors import AnnotationFileError, ProjectError, UnsupportedAnnotationsError
+from dmmn_qp.errors import (
+    AnnotationFileError,
+    DmmnQpError,
+    PixelSizeError,
+    ProjectError,
+    SlideError,
+    UnsupportedAnnotationsError,
+)
 from dmmn_qp.importing.reviewed import Reviewer
 from dmmn_qp.importing.source import (
     Source,
     SourceSlide,
     Taken,
+    all_of,
     class_colors_of,
-    first_of,
     take_reviewed,
     with_project_order,
 )
 from dmmn_qp.qupath.image_names import KindCounts, announced_objects, slide_ids
 from dmmn_qp.qupath.notes import ReadResult, ReadRules
 from dmmn_qp.qupath.paquo_reader import PaquoProject
-from dmmn_qp.qupath.project import ProjectEntry, QuPathProject, find_slides, read_project
+from dmmn_qp.qupath.project import ProjectEntry, QuPathProject, find_each_slide, read_project
 from dmmn_qp.qupath.qpdata import read_qpdata, way_out_of_damage
 from dmmn_qp.qupath.review_counts import ReviewCounts
 from dmmn_qp.slides.finding import SlidesRoot
+from dmmn_qp.slides.view import SlideView
 from dmmn_qp.text import shorten
 
 
@@ -39,10 +47,9 @@ def read_qupath_project(
         rules: What is read, and how.
 
     Raises:
-        ProjectError: The project is missing or damaged, the frame of an image cannot be resolved, or QuPath is
-            asked for and missing.
+        ProjectError: The project is missing or damaged, or QuPath is asked for and missing.
         AnnotationFileError: Every ``data.qpdata`` of an annotated image is damaged or missing.
-        SlideError: Slides cannot be found.
+        SlideError: A folder of the user's does not exist.
     """
     if annotations is not None:
         raise ProjectError(
@@ -79,17 +86,11 @@ def read_qupath_project(
                 f'"{entry.data_path}" holds none; {way_out_of_damage(entry.data_path)}'
             )
     if problems and not annotated:
-        raise AnnotationFileError(first_of(problems))
-    for entry, _ in annotated:
-        if entry.unsupported_server is not None:
-            raise ProjectError(
-                f'image "{shorten(entry.image_name)}" cannot be related to a file: {entry.unsupported_server}; '
-                "export it from QuPath (File > Export images > OME TIFF) into the project and copy its annotations "
-                "there, or remove it from the project"
-            )
-    paths = find_slides(project, [entry for entry, _ in annotated], slides_roots)
+        raise AnnotationFileError(all_of(problems))
+    related = [entry for entry, _ in annotated if entry.unsupported_server is None]
+    places = find_each_slide(project, related, slides_roots)
     return Source(
-        slides=tuple(_project_slide(entry, taken, paths[entry.entry_id]) for entry, taken in annotated),
+        slides=tuple(_project_slide(entry, taken, places.get(entry.entry_id)) for entry, taken in annotated),
         class_colors=_project_colors(project, [taken.objects for _, taken in annotated]),
         without_annotations=len(project.entries) - len(annotated) - len(problems),
         problems=tuple(problems),
@@ -147,16 +148,41 @@ class _EntryReader:
         return self._qupath.read(entry.entry_id)
 
 
-def _project_slide(entry: ProjectEntry, taken: Taken, path: Path) -> SourceSlide:
+def _project_slide(entry: ProjectEntry, taken: Taken, place: Path | SlideError | None) -> SourceSlide:
+    """An image with its objects.
+
+    Args:
+        entry: The image.
+        taken: Its objects.
+        place: Its file, or why there is none; None where it cannot be related to a file.
+    """
+    view, problem = _view(entry, place)
     return SourceSlide(
         entry.slide_name,
         taken.objects,
-        entry.view(path),
+        view,
         metadata=entry.metadata,
         other_kinds=taken.other_kinds,
         review=taken.review,
         corrections=taken.corrections,
+        problem=problem,
     )
+
+
+def _view(entry: ProjectEntry, place: Path | SlideError | None) -> tuple[SlideView, DmmnQpError | None]:
+    """The image as QuPath shows it, and why it cannot be imported; what is known of its size stays in any case."""
+    named = Path(entry.slide_name)
+    problem: DmmnQpError | None = place if isinstance(place, SlideError) else None
+    if place is None:
+        problem = ProjectError(
+            f'image "{shorten(entry.image_name)}" cannot be related to a file: {entry.unsupported_server}; '
+            "export it from QuPath (File > Export images > OME TIFF) into the project and copy its annotations "
+            "there, or remove it from the project"
+        )
+    try:
+        return entry.view(place if isinstance(place, Path) else named), problem
+    except PixelSizeError as error:
+        return SlideView(named, size_px=entry.size_px), problem or error
 
 
 def _project_colors(project: QuPathProject, results: Sequence[ReadResult]) -> dict[str, Color | None]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from dmmn_qp.annotations import DEFAULT_PLANE, Annotation, Color, Plane
+from dmmn_qp.errors import DmmnQpError
 from dmmn_qp.importing.reviewed import Reviewer
 from dmmn_qp.qupath.image_names import KindCounts, of_kinds, slide_ids
 from dmmn_qp.qupath.notes import ReadResult
@@ -28,6 +29,7 @@ class SourceSlide:
         other_kinds: Objects left out because of their kind.
         review: Whose word its objects are.
         corrections: Areas in px2 of what was corrected or confirmed, against what the model had said before.
+        problem: Why its image cannot be imported, where the source can tell; its view opens nothing then.
     """
 
     name: str
@@ -38,6 +40,7 @@ class SourceSlide:
     other_kinds: KindCounts = field(default_factory=KindCounts)
     review: ReviewCounts = field(default_factory=ReviewCounts)
     corrections: Corrections = field(default_factory=dict)
+    problem: DmmnQpError | None = None
 
     @property
     def path(self) -> Path:
@@ -61,7 +64,7 @@ class Source:
         slides: The slides that hold at least one object.
         class_colors: Classes in the source's order with their colours.
         without_annotations: Number of slides left out because nothing is drawn on them.
-        problems: Images, or files of annotations, that cannot be read, each with the way out.
+        problems: Files of annotations, and tables, that cannot be read or used, each with the way out.
         warnings: What else is worth knowing of the source as a whole.
         only_predicted: Whose word the objects are of slides that are left out because nobody vouched for any.
         other_kinds: Objects of slides that are left out because they have none of the kinds asked for.
@@ -99,9 +102,15 @@ def take_reviewed(objects: ReadResult, names: Iterable[str], reviewer: Reviewer)
     return Taken(wanted, n_others, reviewed.counts, reviewed.corrections)
 
 
-def first_of(problems: Sequence[str]) -> str:
-    """The first of some problems, and how many others there are."""
-    return problems[0] + (f" (and {len(problems) - 1} more)" if len(problems) > 1 else "")
+def all_of(problems: Sequence[str]) -> str:
+    """All of some problems in one line; those with the same way out share it."""
+    by_way_out: dict[str, list[str]] = {}
+    for problem in problems:
+        what, _, way_out = problem.partition("; ")
+        by_way_out.setdefault(way_out, []).append(what)
+    return "; also ".join(
+        ", ".join(dict.fromkeys(what)) + (f"; {way_out}" if way_out else "") for way_out, what in by_way_out.items()
+    )
 
 
 def class_colors_of(results: Sequence[ReadResult]) -> dict[str, Color | None]:

@@ -11,6 +11,7 @@ from dmmn_qp.choices import SPLITS, Split
 from dmmn_qp.errors import DatasetError
 from dmmn_qp.files.tables import TableForm, TableRow, read_table
 from dmmn_qp.folders.dataset import Dataset
+from dmmn_qp.importing.opening import LeftOutSlide
 from dmmn_qp.importing.prepared import Prepared
 from dmmn_qp.importing.rules import SplitRules
 from dmmn_qp.importing.source import SourceSlide
@@ -31,7 +32,11 @@ _SPLIT_FORM: Final = TableForm(("slide", "split"), ("slide", "split"), DatasetEr
 
 
 def with_splits(
-    prepared: Sequence[Prepared], class_map: ClassMap, rules: SplitRules, earlier: Mapping[str, Split]
+    prepared: Sequence[Prepared],
+    class_map: ClassMap,
+    rules: SplitRules,
+    earlier: Mapping[str, Split],
+    left_out: Sequence[LeftOutSlide] = (),
 ) -> tuple[list[Prepared], list[Finding]]:
     """Settles the split of every slide.
 
@@ -43,6 +48,7 @@ def with_splits(
         class_map: The classes.
         rules: Where the splits are said, and how they are drawn where nobody says any.
         earlier: Splits of the dataset that is being replaced, by slide.
+        left_out: Slides that tables may name although they are not imported.
 
     Returns:
         The slides with their splits, and what is worth knowing of where these come from.
@@ -51,12 +57,17 @@ def with_splits(
         DatasetError: A split is misspelt or contradicts itself, or two slides of one case or file are in different
             splits.
     """
+    if not prepared:
+        return [], []
     known, notes = _splits_in_metadata([item.source for item in prepared], rules.metadata_key)
     splits = {prepared[i].record.slide_id: split for i, split in known.items()}
     splits |= {item.record.slide_id: "train" for item in prepared if any(p.fixed for p in item.patches)}
     if rules.table is not None:
-        names = {i.record.slide_id: NamedSlide(i.source.path, (i.record.slide_id, i.source.name)) for i in prepared}
-        splits |= read_split_file(rules.table, names)
+        sources = [(item.record.slide_id, item.source) for item in prepared]
+        sources += [(slide.slide_id, slide.source) for slide in left_out]
+        names = {slide_id: NamedSlide(source.path, (slide_id, source.name)) for slide_id, source in sources}
+        known_ids = {item.record.slide_id for item in prepared}
+        splits |= {i: split for i, split in read_split_file(rules.table, names).items() if i in known_ids}
     first_of_file: dict[str, str] = {}  # a project may show one file several times: its pixels stay in one split
     for item in prepared:
         first_of_file.setdefault(item.record.fingerprint, item.record.slide_id)

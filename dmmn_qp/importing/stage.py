@@ -2,37 +2,47 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from dmmn_qp.console import Reporter
 from dmmn_qp.errors import AnnotationFileError
 from dmmn_qp.files import RUN_FILE, check_free, new_folder, write_json
+from dmmn_qp.files.leftovers import remove_leftovers
+from dmmn_qp.files.locks import locked
 from dmmn_qp.folders.dataset import MANIFEST
 from dmmn_qp.folders.provenance import describe_run, now
 from dmmn_qp.importing.classes import labelling_of
+from dmmn_qp.importing.opening import LeftOutSlide, OpenedSlide, error_of_all, opened_slide
 from dmmn_qp.importing.options import ImportOptions
-from dmmn_qp.importing.prepared import Prepared, prepare
+from dmmn_qp.importing.prepared import Labelling, Prepared, prepare
 from dmmn_qp.importing.reviewed import prediction_folders
-from dmmn_qp.importing.rules import rules_of
-from dmmn_qp.importing.source import first_of
+from dmmn_qp.importing.rules import ImportRules, rules_of
+from dmmn_qp.importing.source import Source, all_of
 from dmmn_qp.importing.sources import read_source
 from dmmn_qp.importing.splitting import earlier_splits, with_splits
 from dmmn_qp.importing.summary import (
     as_imported,
+    damage_findings,
     report_dataset,
     report_left_out,
     report_notes,
     report_source,
     source_findings,
+    with_only_drawn,
 )
-from dmmn_qp.importing.writing import write_dataset
+from dmmn_qp.importing.writing import windows_of, write_dataset
 from dmmn_qp.labels.patches import training_pixels
 from dmmn_qp.qupath.image_names import slide_ids
 from dmmn_qp.reports.findings import count_text, find_findings, report_findings
 from dmmn_qp.reports.html import REPORT_PAGE, write_import_report
 from dmmn_qp.reports.inputs import Finding
+from dmmn_qp.reports.wording import count_of
 from dmmn_qp.slides.finding import SlidesRoot
+from dmmn_qp.text import printable
 
 
 def import_annotations(
@@ -62,6 +72,7 @@ def import_annotations(
         What somebody should look at, worst first.
 
     Raises:
+        InUseError: Another import writes the same dataset.
         DmmnQpError: Anything that the user can mend; nothing is written then.
     """
     started = now()
@@ -69,41 +80,94 @@ def import_annotations(
         check_free(out, overwrite=overwrite, marker=MANIFEST)
     rules = rules_of(options, prediction_folders(source_path, annotations, out, options.predicted_in))
     source = read_source(source_path, annotations, slides_roots, rules.reading, rules.pixel_sizes)
-    labelling = labelling_of(source, rules)
-    reporter.heading(f'Importing "{source_path}"')
-    report_source(source, rules, reporter, findings_follow=check, problems_end_it=options.strict)
+    everything = labelling_of(source, rules)
+    with nullcontext() if check else _held(out, reporter, overwrite=overwrite):
+        reporter.heading(f'Importing "{source_path}"')
+        opened, left_out = _opened(source, rules, reporter)
+        source = _without(source, left_out)
+        if not opened and not check:
+            raise error_of_all(source.problems, [slide.error for slide in left_out])
+        labelling = labelling_of(source, rules) if opened and left_out else everything
+        report_source(source, rules, reporter, findings_follow=check, problems_end_it=options.strict)
 
-    prepared: list[Prepared] = []
-    with reporter.task("slides", len(source.slides)) as task:
-        for slide, slide_id in zip(source.slides, slide_ids([s.path.name for s in source.slides]), strict=True):
-            prepared.append(prepare(slide, slide_id, labelling))
-            task.advance(note=slide_id)
-    prepared, split_notes = with_splits(prepared, labelling.class_map, rules.splits, earlier_splits(out))
-    noted = (*source_findings(source, strict=options.strict), *split_notes)
-    imported = as_imported(prepared, source_path, source, labelling, rules.reading, noted)
-    if check or (options.strict and source.problems):
-        findings = find_findings(imported)
-        report_findings(findings, reporter)
+        prepared = _prepared(opened, labelling, reporter)
+        prepared, split_notes = with_splits(prepared, labelling.class_map, rules.splits, earlier_splits(out), left_out)
+        made_on_the_way = (*damage_findings(opened), *split_notes)
+        noted = (*source_findings(source, strict=options.strict), *made_on_the_way)
+        imported = as_imported(prepared, source_path, source, labelling, rules.reading, noted)
         if check:
-            return findings
-        raise AnnotationFileError(
-            f"{first_of(source.problems)}; nothing is written, because --strict wants all of it: mend it, or pass "
-            "--no-strict to leave it out"
+            imported = with_only_drawn(imported, left_out, everything)
+        if check or (options.strict and source.problems):
+            findings = find_findings(imported)
+            report_findings(findings, reporter)
+            if check:
+                return findings
+            raise AnnotationFileError(
+                f"{all_of(source.problems)}; nothing is written, because --strict wants all of it: mend it, or pass "
+                "--no-strict to leave it out"
+            )
+        report_notes(made_on_the_way, reporter)
+        report_left_out(prepared, labelling.class_map, rules.classes, reporter)
+        training_pixels(
+            (p for item in prepared for p in item.patches),
+            labelling.class_map,
+            imported.covering_classes,
+            labelling.painting.overlap,
         )
-    report_notes(split_notes, reporter)
-    report_left_out(prepared, labelling.class_map, rules.classes, reporter)
-    training_pixels(
-        (p for item in prepared for p in item.patches),
-        labelling.class_map,
-        imported.covering_classes,
-        labelling.painting.overlap,
-    )
 
-    with new_folder(out, overwrite=overwrite, marker=MANIFEST) as folder:
-        pixels = write_dataset(folder, prepared, labelling)
-        report = write_import_report(folder, imported, pixels, reporter)
-        configuration = {**options.model_dump(mode="json"), "source": str(source_path)}
-        write_json(folder / RUN_FILE, describe_run("import", configuration, started))
+        with new_folder(out, overwrite=overwrite, marker=MANIFEST) as folder:
+            with reporter.task("masks", sum(len(windows_of(item)) for item in prepared)) as task:
+                pixels = write_dataset(folder, prepared, labelling, source.problems, task.advance)
+            report = write_import_report(folder, imported, pixels, reporter)
+            configuration = {**options.model_dump(mode="json"), "source": printable(str(source_path))}
+            write_json(folder / RUN_FILE, describe_run("import", configuration, started, left_out=source.problems))
     report_dataset(prepared, pixels, labelling.class_map, reporter)
     reporter.say(f"  {count_text(report.findings)}: see {out / REPORT_PAGE}")
     return report.findings
+
+
+@contextmanager
+def _held(out: Path, reporter: Reporter, *, overwrite: bool) -> Iterator[None]:
+    """Holds the folder that is to be written, and removes what killed imports left beside it.
+
+    Raises:
+        InUseError: Another import writes it.
+        OutputExistsError: It may not be replaced, and is there again.
+    """
+    folder = out if out.name else out.resolve()
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with locked(folder, "an import", "wait until it has ended, or choose another folder with --out"):
+        if n := remove_leftovers(folder, MANIFEST):
+            reporter.say(f"  removed what {count_of(n, 'interrupted import')} left beside {out}")
+        check_free(out, overwrite=overwrite, marker=MANIFEST)
+        yield
+
+
+def _without(source: Source, left_out: Sequence[LeftOutSlide]) -> Source:
+    """A source without the slides that are left out, and with the reasons; where none is left, with all slides."""
+    gone = {id(slide.source) for slide in left_out}
+    slides = tuple(slide for slide in source.slides if id(slide) not in gone)
+    reasons = (str(slide.error) for slide in left_out)
+    return replace(source, slides=slides or source.slides, problems=(*source.problems, *reasons))
+
+
+def _opened(source: Source, rules: ImportRules, reporter: Reporter) -> tuple[list[OpenedSlide], list[LeftOutSlide]]:
+    """Opens all slides; those that cannot be imported come with the reason."""
+    opened: list[OpenedSlide] = []
+    left_out: list[LeftOutSlide] = []
+    with reporter.task("slides", len(source.slides)) as task:
+        for slide, slide_id in zip(source.slides, slide_ids([s.path.name for s in source.slides]), strict=True):
+            found = opened_slide(slide, slide_id, rules.patches.spec)
+            if isinstance(found, OpenedSlide):
+                opened.append(found)
+            else:
+                left_out.append(found)
+            task.advance(note=slide_id)
+    return opened, left_out
+
+
+def _prepared(opened: Sequence[OpenedSlide], labelling: Labelling, reporter: Reporter) -> list[Prepared]:
+    """Indexes the patches of all slides, counting targets: one slide may take as long as all others."""
+    targets = sum(sum(1 for _ in slide.grid.targets(slide.info.width, slide.info.height)) for slide in opened)
+    with reporter.task("labels", targets) as task:
+        return [prepare(slide, labelling, partial(task.advance, note=slide.slide_id)) for slide in opened]

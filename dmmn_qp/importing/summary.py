@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,12 +11,13 @@ from numpy.typing import NDArray
 
 from dmmn_qp.choices import Split
 from dmmn_qp.console import Reporter
+from dmmn_qp.importing.opening import LeftOutSlide, OpenedSlide
 from dmmn_qp.importing.prepared import Labelling, Prepared
 from dmmn_qp.importing.rules import ImportRules
 from dmmn_qp.importing.source import Source
-from dmmn_qp.labels.class_rules import ClassRules, case_variants
+from dmmn_qp.labels.class_rules import ClassRules, case_variants, with_trained_classes
 from dmmn_qp.qupath.notes import ReadRules
-from dmmn_qp.reports.inputs import Finding, ImportedData, ImportedSlide
+from dmmn_qp.reports.inputs import DrawnSlide, Finding, ImportedData, ImportedSlide
 from dmmn_qp.reports.review import NOTHING_TO_DO, review_findings
 from dmmn_qp.slides.pixel_sizes import contradictions
 from dmmn_qp.specs import ClassMap
@@ -71,7 +73,41 @@ def as_imported(
         noted=noted,
         reading=reading,
         only_predicted=source.only_predicted,
+        problems=source.problems,
     )
+
+
+def with_only_drawn(data: ImportedData, left_out: Iterable[LeftOutSlide], everything: Labelling) -> ImportedData:
+    """Adds slides that are left out, but whose annotations are to be looked at.
+
+    Args:
+        data: What is made of the others.
+        left_out: The slides.
+        everything: How the objects of all slides would become labels.
+    """
+    only_drawn = tuple(_only_drawn(slide, everything) for slide in left_out)
+    return replace(data, only_drawn=only_drawn, drawn_classes=everything.class_map)
+
+
+def _only_drawn(slide: LeftOutSlide, labelling: Labelling) -> DrawnSlide:
+    source = slide.source
+    return DrawnSlide(
+        slide_id=slide.slide_id,
+        annotations=with_trained_classes(source.objects.annotations, labelling.targets),
+        size_px=source.view.size_px,
+        mpp=source.view.stated_mpp(),
+        warnings=source.objects.warnings,
+        plane=source.plane,
+        other_kinds=source.other_kinds.total(),
+    )
+
+
+def damage_findings(opened: Iterable[OpenedSlide]) -> Iterator[Finding]:
+    """Slides that are damaged in places, but not left out."""
+    for slide in opened:
+        for damage in slide.damage:
+            message, _, way_out = damage.partition("; ")
+            yield Finding(severity="warning", slide=slide.slide_id, message=message, way_out=way_out or "copy it again")
 
 
 def source_findings(source: Source, *, strict: bool) -> tuple[Finding, ...]:
@@ -99,7 +135,7 @@ def report_notes(findings: Iterable[Finding], reporter: Reporter) -> None:
 def report_source(
     source: Source, rules: ImportRules, reporter: Reporter, *, findings_follow: bool, problems_end_it: bool
 ) -> None:
-    """Says what is known of a source before its slides are opened.
+    """Says what is known of a source when its slides were opened.
 
     Args:
         source: The source.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -21,13 +21,21 @@ MASK_WINDOW: Final = 2048
 """Side in grid px of the windows in which masks are painted and written."""
 
 
-def write_dataset(folder: Path, prepared: Sequence[Prepared], labelling: Labelling) -> dict[str, NDArray[np.int64]]:
+def write_dataset(
+    folder: Path,
+    prepared: Sequence[Prepared],
+    labelling: Labelling,
+    left_out: Sequence[str],
+    written: Callable[[int], None] = lambda _: None,
+) -> dict[str, NDArray[np.int64]]:
     """Writes a dataset but for its report and ``run.json``.
 
     Args:
         folder: A new folder.
         prepared: The slides with their splits.
         labelling: How their objects became labels and patches.
+        left_out: Why other images are not in it, a line each.
+        written: Told how many more windows of masks were written (`windows_of`).
 
     Returns:
         (C,) pixels of each class in the mask of each slide, by slide id.
@@ -43,22 +51,34 @@ def write_dataset(folder: Path, prepared: Sequence[Prepared], labelling: Labelli
             map(with_marks_of_its_class, item.annotations),
             class_colors=class_map.colors,
         )
-        pixels[slide_id] = write_mask(folder / "masks" / f"{slide_id}.tif", item, class_map)
+        pixels[slide_id] = write_mask(folder / "masks" / f"{slide_id}.tif", item, class_map, written)
         if not item.painter.is_all_drawn:
             write_origins(folder / "masks" / f"{slide_id}{ORIGIN_SUFFIX}", item)
     write_patches(folder, [p for item in prepared for p in item.patches], len(class_map))
     records = tuple(item.record for item in prepared)
-    write_manifest(folder, DatasetManifest(class_map=class_map, patch_spec=labelling.patches.spec, slides=records))
+    spec = labelling.patches.spec
+    write_manifest(
+        folder, DatasetManifest(class_map=class_map, patch_spec=spec, slides=records, left_out=tuple(left_out))
+    )
     return pixels
 
 
-def write_mask(path: Path, item: Prepared, class_map: ClassMap) -> NDArray[np.int64]:
-    """Writes a slide's mask window by window; returns its pixels per class, (C,)."""
+def windows_of(item: Prepared) -> list[Region]:
+    """The windows in which a slide's mask is painted and written, in grid px."""
     rows, columns = item.grid.shape(item.record.width, item.record.height)
+    return list(Region(0, 0, columns, rows).tiles(MASK_WINDOW))
+
+
+def write_mask(
+    path: Path, item: Prepared, class_map: ClassMap, written: Callable[[int], None] = lambda _: None
+) -> NDArray[np.int64]:
+    """Writes a slide's mask window by window; returns its pixels per class, (C,)."""
     pixels = np.zeros(len(class_map) + 1, np.int64)
-    with create_label_raster(path, (rows, columns), class_map) as raster:
-        for window in Region(0, 0, columns, rows).tiles(MASK_WINDOW):
+    shape = item.grid.shape(item.record.width, item.record.height)
+    with create_label_raster(path, shape, class_map) as raster:
+        for window in windows_of(item):
             labels = item.painter.paint(window)
+            written(1)
             raster.write(window, labels)
             pixels += np.bincount(labels.ravel(), minlength=pixels.size)
     return pixels[1:]
@@ -66,7 +86,7 @@ def write_mask(path: Path, item: Prepared, class_map: ClassMap) -> NDArray[np.in
 
 def write_origins(path: Path, item: Prepared) -> None:
     """Writes whose word each labelled pixel of a slide's mask is, window by window."""
-    rows, columns = item.grid.shape(item.record.width, item.record.height)
-    with create_label_raster(path, (rows, columns), ORIGIN_MAP) as raster:
-        for window in Region(0, 0, columns, rows).tiles(MASK_WINDOW):
+    shape = item.grid.shape(item.record.width, item.record.height)
+    with create_label_raster(path, shape, ORIGIN_MAP) as raster:
+        for window in windows_of(item):
             raster.write(window, item.painter.paint_origins(window))

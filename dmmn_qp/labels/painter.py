@@ -8,6 +8,7 @@ from math import ceil, floor
 from typing import Literal
 
 import numpy as np
+import shapely
 from affine import Affine
 from numpy.typing import NDArray
 from rasterio.features import rasterize as burn
@@ -17,10 +18,17 @@ from shapely.geometry.base import BaseGeometry
 from dmmn_qp.annotations import DEFAULT_PLANE, ORIGINS, Annotation, Origin, Plane
 from dmmn_qp.labels.class_rules import PaintRules, takes_labels_away
 from dmmn_qp.labels.painting_order import PaintedArea, in_painting_order
+from dmmn_qp.labels.trimming import Ring, trimmed
 from dmmn_qp.regions import Region
 from dmmn_qp.specs import UNLABELLED, ClassMap, LabelArray
 
 _LONGEST_PX = 512  # side of what is looked at to tell which labels there are within an outline
+_FEW_VERTICES = 100
+"""Outlines of more are shortened to the window."""
+
+_MARGIN = 2
+"""Pixels around a window in which outlines stay as they are: more than what rounding can move."""
+
 _LINES = ("LineString", "MultiLineString", "LinearRing")
 
 
@@ -149,11 +157,19 @@ class LabelPainter:
 
 
 class AreaLayer:
-    """Areas in the order of painting (`painting_order`), found by window."""
+    """Areas in the order of painting (`painting_order`), found by window, part by part.
+
+    The rasteriser looks at all edges of an outline in every row, so outlines of many vertices are shortened to the rows
+    of the window, which are kept for the windows beside it, and then to its columns.
+    """
 
     def __init__(self, areas: Sequence[PaintedArea]) -> None:
-        self._areas = areas
-        self._tree = STRtree([area.geometry for area in areas])
+        parts, owners = shapely.get_parts(np.array([area.geometry for area in areas], dtype=object), return_index=True)
+        self._areas = [areas[owner] for owner in owners]
+        self._parts = parts
+        self._is_long = shapely.get_num_coordinates(parts) > _FEW_VERTICES
+        self._tree = STRtree(parts)
+        self._rows: tuple[tuple[float, float], dict[int, list[Ring]]] = ((0.0, 0.0), {})
 
     def __len__(self) -> int:
         return len(self._areas)
@@ -164,8 +180,11 @@ class AreaLayer:
         """Labels or origins of a window; the last area wins, or the first with ``reverse``."""
         bounds = box(window.x * scale, window.y * scale, window.right * scale, window.bottom * scale)
         hits = np.sort(self._tree.query(bounds))
-        areas = [self._areas[i] for i in (hits[::-1] if reverse else hits)]
-        shapes = [(area.geometry, getattr(area, what)) for area in areas]
+        shapes = [
+            (outline, getattr(self._areas[i], what))
+            for i in (hits[::-1] if reverse else hits)
+            if (outline := self._outline(int(i), window, scale)) is not None
+        ]
         if not shapes:
             return np.zeros((window.height, window.width), np.uint8)
         transform = Affine(scale, 0, window.x * scale, 0, scale, window.y * scale)
@@ -173,3 +192,16 @@ class AreaLayer:
             shapes, (window.height, window.width), fill=UNLABELLED, transform=transform, dtype=np.uint8
         )
         return labels
+
+    def _outline(self, i: int, window: Region, scale: float) -> BaseGeometry | dict[str, object] | None:
+        """What a window sees of a part; None where that is nothing."""
+        if not self._is_long[i]:
+            return self._parts[i]
+        rows = (window.y - _MARGIN) * scale, (window.bottom + _MARGIN) * scale
+        if self._rows[0] != rows:
+            self._rows = rows, {}
+        of_rows = self._rows[1]
+        if i not in of_rows:
+            of_rows[i] = trimmed(map(shapely.get_coordinates, shapely.get_rings(self._parts[i])), 1, *rows)
+        rings = trimmed(of_rows[i], 0, (window.x - _MARGIN) * scale, (window.right + _MARGIN) * scale)
+        return {"type": "Polygon", "coordinates": [ring.tolist() for ring in rings]} if rings else None

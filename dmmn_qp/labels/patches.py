@@ -48,6 +48,7 @@ def index_patches(
     split: Split,
     n_classes: int,
     min_labelled_fraction: float = MIN_LABELLED_FRACTION,
+    looked_at: Callable[[int], None] = lambda _: None,
 ) -> Iterator[PatchRef]:
     """Lists the targets on the stride of which more than a fraction is annotated.
 
@@ -59,6 +60,7 @@ def index_patches(
         split: Its split.
         n_classes: Number of classes.
         min_labelled_fraction: Part of the target's pixels that must be exceeded.
+        looked_at: Told how many more targets were looked at.
 
     Yields:
         The targets row by row.
@@ -66,6 +68,7 @@ def index_patches(
     rows, columns = grid.shape(*size_px)
     inside = Region(0, 0, columns, rows)
     for target in grid.targets(*size_px):
+        looked_at(1)
         window = target.intersection(inside)
         if window is None:
             continue

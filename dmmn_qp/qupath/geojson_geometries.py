@@ -10,6 +10,7 @@ import shapely
 from numpy import typing as npt
 from shapely.geometry.base import BaseGeometry
 
+from dmmn_qp.qupath.crossings import TOO_TANGLED, TangledError
 from dmmn_qp.qupath.geojson_values import (
     FeatureError,
     highest_dimension,
@@ -108,7 +109,10 @@ class GeometryReader:
         if len(polygons) < len(parts):
             self._note("part of an outline that covers no area, left out")
         whole = polygons[0] if len(polygons) == 1 else shapely.MultiPolygon(polygons)
-        part = polygonal_part(whole)
+        try:
+            part = polygonal_part(whole)
+        except TangledError:
+            raise FeatureError(TOO_TANGLED) from None
         if part is None:
             raise FeatureError("outline that covers no area")
         if part is not whole and not whole.is_valid:

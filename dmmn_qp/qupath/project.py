@@ -117,8 +117,13 @@ class ProjectEntry:
             self.crop_to_bounds,
             self.frame,
             said,
-            (self.width, self.height) if self.width and self.height else None,
+            self.size_px,
         )
+
+    @property
+    def size_px(self) -> tuple[int, int] | None:
+        """(width, height) in level-0 px; None where it is not known."""
+        return (self.width, self.height) if self.width and self.height else None
 
     @property
     def slide_name(self) -> str:

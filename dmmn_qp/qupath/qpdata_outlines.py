@@ -12,6 +12,7 @@ from numpy import typing as npt
 from shapely.geometry.base import BaseGeometry
 
 from dmmn_qp.annotations import DEFAULT_PLANE, Plane
+from dmmn_qp.qupath.crossings import TOO_TANGLED, TangledError
 from dmmn_qp.qupath.java_stream import JavaArray, JavaObject, JavaValue
 from dmmn_qp.qupath.notes import REPAIRED
 from dmmn_qp.qupath.shapes import are_usable, ellipse, polygonal_part
@@ -117,7 +118,10 @@ def _area(geometry: BaseGeometry, plane: Plane, *, is_ellipse: bool = False) -> 
         return Roi(None, plane, note=_NO_AREA)
     if geometry.geom_type not in ("Polygon", "MultiPolygon", "GeometryCollection"):
         return Roi(geometry, plane)
-    part = polygonal_part(geometry)
+    try:
+        part = polygonal_part(geometry)
+    except TangledError:
+        return Roi(None, plane, note=f"{TOO_TANGLED}, left out")
     if part is None:
         return Roi(None, plane, note=_NO_AREA)
     if part is geometry or geometry.is_valid:

@@ -12,10 +12,13 @@ import numpy.typing as npt
 import shapely
 from shapely.geometry.base import BaseGeometry
 
+from dmmn_qp.qupath.crossings import count_crossings
+
 MAX_COORDINATE: Final = float(2**31)
 """No slide has more px along a side; anything beyond is damage."""
 
 _ROUNDING: Final = 1e-9
+_FEW_CROSSINGS: Final = 300
 _GUARD_DECIMALS: Final = 6
 _ELLIPSE_VERTICES: Final = 128
 _TURNS: Final = np.linspace(0.0, 2.0 * np.pi, _ELLIPSE_VERTICES, endpoint=False)
@@ -48,6 +51,9 @@ def polygonal_part(geometry: BaseGeometry) -> BaseGeometry | None:
 
     Returns:
         The area, or None where there is none; the very geometry where there is nothing to do.
+
+    Raises:
+        TangledError: An outline crosses itself more often than can be repaired in seconds.
     """
     if geometry.is_empty:
         return None
@@ -74,10 +80,14 @@ def _fill(polygon: BaseGeometry) -> BaseGeometry:
 def _make_valid(polygon: BaseGeometry) -> BaseGeometry:
     if polygon.is_valid:
         return polygon
+    crossings, overlap = count_crossings(shapely.get_coordinates(polygon.exterior))
     made = shapely.make_valid(polygon, method="structure", keep_collapsed=False)
-    crossed = shapely.make_valid(polygon, method="linework")  # filled by the even-odd rule, so never more
-    if made.area < (1 - _ROUNDING) * crossed.area:  # GEOS loses a part whose edge a spike covers as well
-        made = _filled_faces(polygon)
+    if overlap:  # GEOS loses a part whose edge a spike covers as well
+        few = crossings <= _FEW_CROSSINGS
+        # Filled by the even-odd rule, so never more; with many crossings that takes longer than to fill each face.
+        other = shapely.make_valid(polygon, method="linework") if few else _filled_faces(polygon)
+        if made.area < (1 - _ROUNDING) * other.area:
+            made = _filled_faces(polygon) if few else other
     # GEOS (3.14) leaves parts apart that share an edge.
     return made if made.is_valid else shapely.union_all(shapely.get_parts(made))
 

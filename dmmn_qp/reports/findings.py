@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Final
 
 from dmmn_qp.annotations import Annotation
@@ -12,9 +13,9 @@ from dmmn_qp.console import Reporter
 from dmmn_qp.labels.class_rules import case_variants
 from dmmn_qp.labels.draws import MIN_CLASS_FRACTION
 from dmmn_qp.labels.patches import class_pixels, covered_text, uncover_text
-from dmmn_qp.reports.inputs import SEVERITIES, Finding, ImportedData, ImportedSlide
+from dmmn_qp.reports.inputs import SEVERITIES, AnySlide, Finding, ImportedData
 from dmmn_qp.reports.review import all_counts, review_findings
-from dmmn_qp.reports.slide_findings import slide_findings
+from dmmn_qp.reports.slide_findings import annotation_findings, slide_findings
 from dmmn_qp.reports.wording import count_of, place_in
 
 SLIVER_UM2: Final = 50.0
@@ -34,6 +35,9 @@ def find_findings(data: ImportedData, *, sliver_um2: float = SLIVER_UM2) -> tupl
     found = [*data.noted, *_of_dataset(data)]
     for slide in data.slides:
         found += slide_findings(slide, data, sliver_um2)
+    drawn = replace(data, class_map=data.drawn_classes or data.class_map)
+    for only_drawn in data.only_drawn:
+        found += annotation_findings(only_drawn, drawn, sliver_um2)
     return tuple(sorted(found, key=lambda finding: SEVERITIES.index(finding.severity)))
 
 
@@ -53,6 +57,13 @@ def count_text(findings: Sequence[Finding]) -> str:
 def _of_dataset(data: ImportedData) -> Iterator[Finding]:
     yield from review_findings(all_counts(data), data.reading)
     yield from _similar_names(data)
+    if not data.slides:
+        yield Finding(
+            severity="error",
+            message="none of the annotated images can be read, so that nothing can be imported",
+            way_out="mend what is said of each; what is drawn on them was looked at all the same",
+        )
+        return
     patches = [patch for slide in data.slides for patch in slide.patches]
     if not patches:
         part, size_px = data.patching.min_labelled_fraction, data.patching.spec.size_px
@@ -118,8 +129,9 @@ def _of_dataset(data: ImportedData) -> Iterator[Finding]:
 
 def _similar_names(data: ImportedData) -> Iterator[Finding]:
     """Class names in use that differ only by case or blanks."""
-    used: dict[str, list[tuple[ImportedSlide, Annotation]]] = defaultdict(list)
-    for slide in data.slides:
+    used: dict[str, list[tuple[AnySlide, Annotation]]] = defaultdict(list)
+    slides: tuple[AnySlide, ...] = (*data.slides, *data.only_drawn)
+    for slide in slides:
         for annotation in slide.annotations:
             if annotation.class_name is not None:
                 used[annotation.class_name].append((slide, annotation))
@@ -129,7 +141,7 @@ def _similar_names(data: ImportedData) -> Iterator[Finding]:
         spellings = " and ".join(f'"{name}" ({count_of(len(used[name]), "annotation")})' for name in names)
         yield Finding(
             severity="warning",
-            slide=slide.record.slide_id,
+            slide=slide.slide_id,
             class_name=names[-1],
             place=place_in([rarest.geometry], slide),
             message=f"{spellings} look like slips of one class name, but are different classes",

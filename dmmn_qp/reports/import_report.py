@@ -127,6 +127,7 @@ class ImportReport(FileModel):
         name: The dataset.
         source: Where the annotations came from.
         without_annotations: Slides left out because nothing is drawn on them.
+        left_out: Why other images, or files of annotations, were left out, a line each.
         min_labelled_fraction: Part of a target that annotation must exceed for it to become a patch.
         findings: What to look at, worst first.
         classes: The classes in their order.
@@ -141,6 +142,7 @@ class ImportReport(FileModel):
     name: str
     source: str
     without_annotations: int = Field(ge=0)
+    left_out: tuple[str, ...] = ()
     min_labelled_fraction: float
     findings: tuple[Finding, ...]
     classes: tuple[ClassFigures, ...]
@@ -170,6 +172,7 @@ def make_report(
         name=data.name,
         source=data.source,
         without_annotations=data.without_annotations,
+        left_out=data.problems,
         min_labelled_fraction=data.patching.min_labelled_fraction,
         findings=find_findings(data),
         classes=tuple(

@@ -90,6 +90,21 @@ class ImportedSlide:
     review: ReviewCounts = field(default_factory=ReviewCounts)
     corrections: Corrections = field(default_factory=dict)
 
+    @property
+    def slide_id(self) -> str:
+        """Its id in the dataset."""
+        return self.record.slide_id
+
+    @property
+    def size_px(self) -> tuple[int, int] | None:
+        """(width, height) in level-0 px."""
+        return self.record.width, self.record.height
+
+    @property
+    def mpp(self) -> float | None:
+        """um/px at level 0."""
+        return self.record.mpp
+
     def is_on_plane(self, annotation: Annotation) -> bool:
         """Whether an annotation lies on the plane that is trained on."""
         return (annotation.plane.z, annotation.plane.t) == (self.plane.z, self.plane.t)
@@ -108,6 +123,37 @@ class ImportedSlide:
 
 
 @dataclass(frozen=True, slots=True)
+class DrawnSlide:
+    """What is drawn on a slide whose image cannot be imported.
+
+    Attributes:
+        slide_id: What its id would be.
+        annotations: Everything drawn on it.
+        size_px: (width, height) in level-0 px; None where it is not known.
+        mpp: um/px at level 0; None where it is not known.
+        warnings: What the reader of its annotations had to repair or leave out.
+        plane: The plane that would be trained on.
+        other_kinds: Number of objects that were left out because of their kind.
+    """
+
+    slide_id: str
+    annotations: tuple[Annotation, ...]
+    size_px: tuple[int, int] | None = None
+    mpp: float | None = None
+    warnings: tuple[str, ...] = ()
+    plane: Plane = DEFAULT_PLANE
+    other_kinds: int = 0
+
+    def is_on_plane(self, annotation: Annotation) -> bool:
+        """Whether an annotation lies on the plane that would be trained on."""
+        return (annotation.plane.z, annotation.plane.t) == (self.plane.z, self.plane.t)
+
+
+AnySlide = ImportedSlide | DrawnSlide
+"""Whose annotations can be looked at."""
+
+
+@dataclass(frozen=True, slots=True)
 class ImportedData:
     """Everything that was imported.
 
@@ -123,6 +169,9 @@ class ImportedData:
         noted: Findings that import itself made.
         reading: What was read of the source.
         only_predicted: Whose word the objects are of slides that are left out because nobody vouched for any.
+        problems: Why images, or files of annotations, could not be imported, a line each.
+        only_drawn: What is drawn on those images, where that is to be looked at too.
+        drawn_classes: The classes with those that are drawn on no other image; None for no more.
     """
 
     name: str
@@ -136,8 +185,11 @@ class ImportedData:
     noted: tuple[Finding, ...] = ()
     reading: ReadRules = field(default_factory=ReadRules)
     only_predicted: tuple[ReviewCounts, ...] = ()
+    problems: tuple[str, ...] = ()
+    only_drawn: tuple[DrawnSlide, ...] = ()
+    drawn_classes: ClassMap | None = None
 
-    def label_of(self, slide: ImportedSlide, annotation: Annotation) -> int | None:
+    def label_of(self, slide: AnySlide, annotation: Annotation) -> int | None:
         """The label that an annotation gives to its pixels; None where it gives none."""
         labels = annotation.is_area or (
             self.painting.line_width_um is not None and annotation.geometry.geom_type in _LINES

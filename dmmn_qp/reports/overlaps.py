@@ -10,9 +10,9 @@ import numpy as np
 import shapely
 from shapely.geometry.base import BaseGeometry
 
-from dmmn_qp.reports.inputs import Finding, ImportedData, ImportedSlide
+from dmmn_qp.reports.inputs import AnySlide, Finding, ImportedData
 from dmmn_qp.reports.review import contradiction
-from dmmn_qp.reports.wording import ClassKey, area_text, areas_by_class, count_of, place_in
+from dmmn_qp.reports.wording import ClassKey, areas_by_class, count_of, place_in, size_text
 
 LARGE_OVERLAP: Final = 0.01
 """Part of the smaller of two classes from which on their overlap is a warning."""
@@ -28,7 +28,7 @@ _OVERLAP_CHUNK: Final = 64
 ClassPair = tuple[ClassKey, ClassKey]
 
 
-def overlap_findings(slide: ImportedSlide, data: ImportedData) -> Iterator[Finding]:
+def overlap_findings(slide: AnySlide, data: ImportedData) -> Iterator[Finding]:
     """Areas that carry two classes; one finding for each pair of classes.
 
     Areas are summed over pairs of outlines, so that where outlines of one class overlap each other, what they share
@@ -37,7 +37,6 @@ def overlap_findings(slide: ImportedSlide, data: ImportedData) -> Iterator[Findi
     by_class = areas_by_class(slide, data)
     if len(by_class) < 2:
         return
-    um2 = slide.record.mpp**2
     class_area = {key: sum(g.area for g in geometries) for key, geometries in by_class.items()}
     shared, largest, count, complete = _shared_areas(by_class)
     more = "" if complete else "at least "
@@ -56,17 +55,17 @@ def overlap_findings(slide: ImportedSlide, data: ImportedData) -> Iterator[Findi
         large = area > LARGE_OVERLAP * min(class_area[key] for key in pair)
         yield Finding(
             severity="warning" if large else "note",
-            slide=slide.record.slide_id,
+            slide=slide.slide_id,
             class_name=None,
             place=place_in([largest[pair]], slide),
-            message=f'"{pair[0][0]}" and "{pair[1][0]}" overlap by {more}{area_text(area * um2)} in {more}'
+            message=f'"{pair[0][0]}" and "{pair[1][0]}" overlap by {more}{size_text(area, slide)} in {more}'
             f"{count_of(count[pair], 'place')}, where a pixel keeps one label only",
             way_out="pull the outlines apart in QuPath, unless the rule for overlaps (--overlap) does what you mean",
         )
     if not complete:
         yield Finding(
             severity="note",
-            slide=slide.record.slide_id,
+            slide=slide.slide_id,
             message="so many outlines lie on each other that not all overlaps were measured",
             way_out="look for copies of annotations",
         )

@@ -16,6 +16,7 @@ from shapely.geometry.base import BaseGeometry
 from dmmn_qp.regions import Region
 from dmmn_qp.reports.inputs import ImportedData, ImportedSlide
 from dmmn_qp.slides.base import read_overview
+from dmmn_qp.slides.forgiving import ForgivingSlide
 from dmmn_qp.slides.tissue import tissue_mask
 from dmmn_qp.specs import UNLABELLED
 
@@ -55,7 +56,7 @@ def picture_px(n_slides: int) -> int:
 
 
 def draw_slide(slide: ImportedSlide, data: ImportedData, longest_px: int) -> SlidePicture:
-    """Draws a slide and its annotations.
+    """Draws a slide and its annotations; what of it is damaged stays black.
 
     Args:
         slide: The slide; it is opened once.
@@ -63,10 +64,10 @@ def draw_slide(slide: ImportedSlide, data: ImportedData, longest_px: int) -> Sli
         longest_px: Longest side of the picture.
 
     Raises:
-        SlideError: The slide cannot be read.
+        SlideError: The slide cannot be opened.
     """
     record = slide.record
-    with slide.open() as opened:
+    with ForgivingSlide(slide.open()) as opened:
         overview = read_overview(opened, max(_OVERVIEW_PX, longest_px))
     tissue_mm2 = float(tissue_mask(overview).mean()) * record.width * record.height * record.mpp**2 / _UM2_PER_MM2
     picture = Image.fromarray(overview)

@@ -9,7 +9,7 @@ from typing import Final
 from dmmn_qp.qupath.notes import ReadRules
 from dmmn_qp.qupath.review import Doubt
 from dmmn_qp.qupath.review_counts import ReviewCounts, total
-from dmmn_qp.reports.inputs import Finding, ImportedData, ImportedSlide
+from dmmn_qp.reports.inputs import AnySlide, Finding, ImportedData
 from dmmn_qp.specs import FileModel
 
 _UM2_PER_MM2: Final = 1e6
@@ -126,7 +126,7 @@ def all_counts(data: ImportedData) -> ReviewCounts:
 
 
 def contradiction(
-    slide: ImportedSlide, shared_px2: Mapping[tuple[str, str], float], place: tuple[int, int] | None
+    slide: AnySlide, shared_px2: Mapping[tuple[str, str], float], place: tuple[int, int] | None
 ) -> Finding | None:
     """Predictions that somebody vouched for where something else was drawn.
 
@@ -137,17 +137,20 @@ def contradiction(
     """
     if not shared_px2:
         return None
-    mm2 = {pair: px2 * slide.record.mpp**2 / _UM2_PER_MM2 for pair, px2 in shared_px2.items()}
+
+    def size(px2: float) -> str:
+        return f"{px2:,.0f} px²" if slide.mpp is None else _mm2(px2 * slide.mpp**2 / _UM2_PER_MM2)
+
     details = ", ".join(
-        f'{_mm2(area)} of "{predicted}" where "{drawn}" is drawn'
-        for (predicted, drawn), area in sorted(mm2.items(), key=lambda item: -item[1])[:5]
+        f'{size(px2)} of "{predicted}" where "{drawn}" is drawn'
+        for (predicted, drawn), px2 in sorted(shared_px2.items(), key=lambda item: -item[1])[:5]
     )
     return Finding(
         severity="warning",
-        slide=slide.record.slide_id,
+        slide=slide.slide_id,
         place=place,
-        message=f"predictions that were locked or corrected contradict what is drawn in {_mm2(sum(mm2.values()))}: "
-        f"{details}; what is drawn counts",
+        message="predictions that were locked or corrected contradict what is drawn in "
+        f"{size(sum(shared_px2.values()))}: {details}; what is drawn counts",
         way_out="look there, and delete or pull apart what is wrong",
     )
 

@@ -11,12 +11,18 @@ from shapely.geometry.base import BaseGeometry
 
 from dmmn_qp.annotations import DEFAULT_PLANE
 from dmmn_qp.qupath.notes import REPAIRED
-from dmmn_qp.reports.inputs import Finding, ImportedData, ImportedSlide
+from dmmn_qp.reports.inputs import AnySlide, Finding, ImportedData, ImportedSlide
 from dmmn_qp.reports.overlaps import overlap_findings
-from dmmn_qp.reports.wording import area_text, areas_by_class, count_of, place_in
+from dmmn_qp.reports.wording import areas_by_class, count_of, place_in, size_text
 
 HISTOLOGY_MPP: Final = (0.08, 1.2)
 """um/px between which scans of histology lie, from 100x to 10x."""
+
+_USUAL_MPP: Final = 0.5
+"""um/px by which areas are judged where nobody says the pixel size."""
+
+_FAR: Final = 2**31
+"""Level-0 px at which a slide of unknown size ends."""
 
 
 def slide_findings(slide: ImportedSlide, data: ImportedData, sliver_um2: float) -> Iterator[Finding]:
@@ -28,15 +34,6 @@ def slide_findings(slide: ImportedSlide, data: ImportedData, sliver_um2: float) 
         sliver_um2: Areas below this are reported.
     """
     slide_id, mpp = slide.record.slide_id, slide.record.mpp
-    for warning in slide.warnings:
-        if warning.startswith(REPAIRED):
-            continue  # told by class and place below
-        yield Finding(
-            severity="warning",
-            slide=slide_id,
-            message=warning,
-            way_out="look at it in QuPath, mend it there and save",
-        )
     if not HISTOLOGY_MPP[0] <= mpp <= HISTOLOGY_MPP[1]:
         yield Finding(
             severity="warning",
@@ -64,10 +61,30 @@ def slide_findings(slide: ImportedSlide, data: ImportedData, sliver_um2: float) 
             "plane that the slide's reader knows",
             way_out="check that both show the same, or choose another with --plane",
         )
+    yield from annotation_findings(slide, data, sliver_um2)
+
+
+def annotation_findings(slide: AnySlide, data: ImportedData, sliver_um2: float) -> Iterator[Finding]:
+    """What is worth a look of what is drawn on a slide, whether or not its image can be read.
+
+    Args:
+        slide: The slide.
+        data: What was imported.
+        sliver_um2: Areas below this are reported.
+    """
+    for warning in slide.warnings:
+        if warning.startswith(REPAIRED):
+            continue  # told by class and place below
+        yield Finding(
+            severity="warning",
+            slide=slide.slide_id,
+            message=warning,
+            way_out="look at it in QuPath, mend it there and save",
+        )
     if slide.other_kinds:
         yield Finding(
             severity="note",
-            slide=slide_id,
+            slide=slide.slide_id,
             message=f"{count_of(slide.other_kinds, 'object')} of another kind than is trained on, such as detections",
             way_out="nothing to do, or name the kinds with --kinds",
         )
@@ -78,7 +95,7 @@ def slide_findings(slide: ImportedSlide, data: ImportedData, sliver_um2: float) 
     yield from overlap_findings(slide, data)
 
 
-def _repairs(slide: ImportedSlide) -> Iterator[Finding]:
+def _repairs(slide: AnySlide) -> Iterator[Finding]:
     """Polygons that are not quite what was drawn, by class, with what that did to their area."""
     by_class: dict[str | None, list[tuple[float, BaseGeometry]]] = defaultdict(list)
     for annotation in slide.annotations:
@@ -88,7 +105,7 @@ def _repairs(slide: ImportedSlide) -> Iterator[Finding]:
         grown = sum(max(px2, 0.0) for px2, _ in repaired)
         shrunk = sum(max(-px2, 0.0) for px2, _ in repaired)
         changes = [
-            f"{word} {area_text(px2 * slide.record.mpp**2)} ({px2:,.0f} px²)"
+            f"{word} {size_text(px2, slide)}" + (f" ({px2:,.0f} px²)" if slide.mpp is not None else "")
             for word, px2 in (("gained", grown), ("lost", shrunk))
             if px2 >= 1
         ]
@@ -101,7 +118,7 @@ def _repairs(slide: ImportedSlide) -> Iterator[Finding]:
         whose = "without a class" if name is None else f'of "{name}"'
         yield Finding(
             severity="warning" if changes else "note",
-            slide=slide.record.slide_id,
+            slide=slide.slide_id,
             class_name=name,
             place=place_in([most_changed], slide),
             message=f"{count_of(len(repaired), 'annotation')} {whose} that {does}, repaired: {its} area "
@@ -110,9 +127,9 @@ def _repairs(slide: ImportedSlide) -> Iterator[Finding]:
         )
 
 
-def _not_trained(slide: ImportedSlide, data: ImportedData) -> Iterator[Finding]:
+def _not_trained(slide: AnySlide, data: ImportedData) -> Iterator[Finding]:
     """Annotations that label nothing, by reason; each is counted under its first reason."""
-    slide_id = slide.record.slide_id
+    slide_id = slide.slide_id
     unclassified: list[BaseGeometry] = []
     left_out: dict[str, list[BaseGeometry]] = defaultdict(list)
     ignored: dict[str, list[BaseGeometry]] = defaultdict(list)
@@ -180,11 +197,10 @@ def _not_trained(slide: ImportedSlide, data: ImportedData) -> Iterator[Finding]:
         )
 
 
-def _off_the_slide(slide: ImportedSlide, data: ImportedData) -> Iterator[Finding]:
+def _off_the_slide(slide: AnySlide, data: ImportedData) -> Iterator[Finding]:
     """Areas of which a part, or everything, lies beyond the slide's border."""
-    width, height = slide.record.width, slide.record.height
+    width, height = slide.size_px or (_FAR, _FAR)
     frame = shapely.box(0, 0, width, height)
-    um2 = slide.record.mpp**2
     for (name, _), geometries in areas_by_class(slide, data).items():
         bounds = shapely.bounds(geometries)
         crossing = (bounds[:, :2] < 0).any(axis=1) | (bounds[:, 2] > width) | (bounds[:, 3] > height)
@@ -194,25 +210,26 @@ def _off_the_slide(slide: ImportedSlide, data: ImportedData) -> Iterator[Finding
         if beyond:
             yield Finding(
                 severity="warning",
-                slide=slide.record.slide_id,
+                slide=slide.slide_id,
                 class_name=name,
                 place=place_in(beyond, slide),
                 message=f'{count_of(len(beyond), "annotation")} of "{name}" beyond the border of the slide, by '
-                f"{area_text(sum(areas) * um2)}; that part labels nothing",
+                f"{size_text(sum(areas), slide)}; that part labels nothing",
                 way_out="check that what is drawn belongs to this slide; nothing to do if it does",
             )
 
 
-def _slivers(slide: ImportedSlide, data: ImportedData, sliver_um2: float) -> Iterator[Finding]:
-    um2 = slide.record.mpp**2
+def _slivers(slide: AnySlide, data: ImportedData, sliver_um2: float) -> Iterator[Finding]:
+    mpp = slide.mpp or _USUAL_MPP
+    least = f"{sliver_um2:g} µm²" if slide.mpp is not None else f"{sliver_um2 / mpp**2:g} px²"
     for (name, _), geometries in areas_by_class(slide, data).items():
-        slivers = [geometry for geometry in geometries if geometry.area * um2 < sliver_um2]
+        slivers = [geometry for geometry in geometries if geometry.area * mpp**2 < sliver_um2]
         if slivers:
             yield Finding(
                 severity="note",
-                slide=slide.record.slide_id,
+                slide=slide.slide_id,
                 class_name=name,
                 place=place_in(slivers, slide),
-                message=f'{count_of(len(slivers), "annotation")} of "{name}" smaller than {sliver_um2:g} µm²',
+                message=f'{count_of(len(slivers), "annotation")} of "{name}" smaller than {least}',
                 way_out="delete in QuPath what is a slip of the mouse",
             )

@@ -7,7 +7,7 @@ from typing import Final
 
 from shapely.geometry.base import BaseGeometry
 
-from dmmn_qp.reports.inputs import ImportedData, ImportedSlide
+from dmmn_qp.reports.inputs import AnySlide, ImportedData
 
 ClassKey = tuple[str, bool]
 """A class, and whether it was predicted there."""
@@ -15,7 +15,7 @@ ClassKey = tuple[str, bool]
 _UM2_PER_MM2: Final = 1e6
 
 
-def areas_by_class(slide: ImportedSlide, data: ImportedData) -> dict[ClassKey, list[BaseGeometry]]:
+def areas_by_class(slide: AnySlide, data: ImportedData) -> dict[ClassKey, list[BaseGeometry]]:
     """Outlines that label pixels, by class in the order of the class map, what was drawn first."""
     by_class: dict[ClassKey, list[BaseGeometry]] = {
         (name, predicted): [] for predicted in (False, True) for name in data.class_map.names
@@ -26,15 +26,21 @@ def areas_by_class(slide: ImportedSlide, data: ImportedData) -> dict[ClassKey, l
     return {key: geometries for key, geometries in by_class.items() if geometries}
 
 
-def place_in(geometries: Sequence[BaseGeometry], slide: ImportedSlide) -> tuple[int, int] | None:
-    """A point in the largest of some geometries, moved onto the slide."""
+def place_in(geometries: Sequence[BaseGeometry], slide: AnySlide) -> tuple[int, int] | None:
+    """A point in the largest of some geometries, moved onto the slide where its size is known."""
     largest = max(geometries, key=lambda geometry: (geometry.area, geometry.length))
     if largest.is_empty:
         return None
     point = largest.point_on_surface()
-    x = min(max(round(point.x), 0), slide.record.width - 1)
-    y = min(max(round(point.y), 0), slide.record.height - 1)
-    return x, y
+    x, y = max(round(point.x), 0), max(round(point.y), 0)
+    if slide.size_px is None:
+        return x, y
+    return min(x, slide.size_px[0] - 1), min(y, slide.size_px[1] - 1)
+
+
+def size_text(px2: float, slide: AnySlide) -> str:
+    """An area on a slide for people: in px2 where its pixel size is not known."""
+    return f"{px2:,.0f} px²" if slide.mpp is None else area_text(px2 * slide.mpp**2)
 
 
 def area_text(um2: float) -> str:

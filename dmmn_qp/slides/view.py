@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Self
 
-from dmmn_qp.errors import SlideError
+from dmmn_qp.errors import PixelSizeError, SlideError
 from dmmn_qp.slides import open_slide
 from dmmn_qp.slides.base import Slide
 from dmmn_qp.slides.pixel_sizes import MppRules, StatedMpp
@@ -48,6 +48,13 @@ class SlideView:
                 "the right folder"
             )
         return slide
+
+    def stated_mpp(self) -> float | None:
+        """um/px as it is said beside the file; None where nobody says it."""
+        try:
+            return self.mpp.resolve(self.path.name, None).mpp
+        except PixelSizeError:
+            return None
 
     def with_rules(self, rules: MppRules) -> Self:
         """The same view with ``--mpp`` and ``--force-mpp``."""

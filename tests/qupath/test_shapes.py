@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import time
+from itertools import pairwise
+
+import numpy as np
 import pytest
 import shapely
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from dmmn_qp.qupath.crossings import TangledError, count_crossings
 from dmmn_qp.qupath.shapes import polygonal_part
 
 Points = list[tuple[int, int]]
@@ -46,3 +51,36 @@ def test_parts_that_share_an_edge_are_one() -> None:
     assert area is not None
     assert (area.geom_type, area.is_valid) == ("Polygon", True)
     assert area.area == pytest.approx(15.5)
+
+
+@pytest.mark.parametrize("vertices", [100, 300])
+def test_outlines_that_cross_themselves_often_take_no_time(vertices: int) -> None:
+    """A check by the even-odd rule took 14 s for 300 vertices."""
+    points = np.random.default_rng(0).integers(0, 20_000, (vertices, 2))
+    started = time.process_time()
+    area = polygonal_part(shapely.Polygon(points))
+    assert time.process_time() - started < 2
+    assert area is not None and area.is_valid
+    for x, y in np.random.default_rng(1).integers(0, 20_000, (50, 2)) + np.array([0.3713, 0.2137]):
+        corners = [(int(px), int(py)) for px, py in points]
+        assert area.contains(shapely.Point(x, y)) == (winding_number(corners, x, y) != 0)
+
+
+@pytest.mark.parametrize("vertices", [3000, 100_000])
+def test_outlines_that_cross_themselves_too_often_are_refused_soon(vertices: int) -> None:
+    points = np.random.default_rng(0).integers(0, 20_000, (vertices, 2))
+    started = time.process_time()
+    with pytest.raises(TangledError):
+        polygonal_part(shapely.Polygon(points))
+    assert time.process_time() - started < 5
+
+
+@given(st.lists(CORNERS, min_size=3, max_size=9))
+def test_pairs_of_edges(points: Points) -> None:
+    """Crossings, and edges along each other, as shapely finds them one by one."""
+    ring = [*points, points[0]]
+    edges = [shapely.LineString(pair) for pair in pairwise(ring)]
+    pairs = [(a, b) for i, a in enumerate(edges) for b in edges[:i]]
+    crossings, overlap = count_crossings(np.array(ring, float))
+    assert crossings == sum(a.crosses(b) for a, b in pairs)  # which touching is not
+    assert overlap == any(a.intersection(b).length > 0 for a, b in pairs)

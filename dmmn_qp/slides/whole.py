@@ -1,0 +1,76 @@
+"""Whether a slide's file is there to its end: a look at a few places that costs little, however large the slide is."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from itertools import islice
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import tifffile
+
+from dmmn_qp.errors import SlideError
+from dmmn_qp.regions import Region
+from dmmn_qp.slides.base import Slide
+from dmmn_qp.slides.files import slide_file
+from dmmn_qp.slides.ome_xml import is_tiff
+from dmmn_qp.slides.tiff_images import page_size
+
+MAX_PAGES = 64
+"""Pages of a TIFF that are looked at."""
+
+
+def check_whole(path: Path, slide: Slide) -> tuple[str, ...]:
+    """Refuses a slide whose file was cut, or of which nothing can be read.
+
+    A TIFF says where the tiles or strips of its largest pages end. Of all slides the pixels in the four corners of
+    level 0 are read: a tile each. One damaged tile is no reason to refuse a TIFF; of other kinds of files the last
+    corner tells whether they were cut.
+
+    Args:
+        path: The slide.
+        slide: The same, open.
+
+    Returns:
+        What is damaged all the same, a line each.
+
+    Raises:
+        SlideError: The file was cut, or no corner can be read.
+    """
+    file = slide_file(path)
+    of_tiff = is_tiff(file)
+    if of_tiff:
+        _check_end(path, file)
+    right, bottom = slide.info.width - 1, slide.info.height - 1
+    damage: list[SlideError] = []
+    corners = dict.fromkeys([(0, 0), (right, 0), (0, bottom), (right, bottom)])
+    for x, y in corners:
+        try:
+            slide.read_level(0, Region(x, y, 1, 1))
+        except SlideError as error:
+            damage.append(error)
+            if len(damage) == len(corners) or ((x, y) == (right, bottom) and not of_tiff):
+                raise
+    return tuple(str(error) for error in damage[:1])
+
+
+def _check_end(path: Path, file: Path) -> None:
+    """Refuses a TIFF in which a tile of the largest pages lies behind the end of the file.
+
+    Raises:
+        SlideError: It was cut.
+    """
+    size, end = file.stat().st_size, 0
+    with suppress(Exception), tifffile.TiffFile(file) as tiff:  # of any kind: others read what tifffile cannot
+        pages: list[Any] = list(islice(tiff.pages, MAX_PAGES))
+        largest = max(map(page_size, pages), key=prod)
+        for page in pages:
+            if page_size(page) == largest:
+                ends = (o + n for o, n in zip(page.dataoffsets, page.databytecounts, strict=False) if n)
+                end = max(end, *ends, 0)
+    if end > size:
+        raise SlideError(
+            f'slide "{path}" was cut: its pixels end at byte {end:,}, but the file has {size:,}; copy the file again '
+            "from its source"
+        )
