@@ -20,11 +20,11 @@ from dmmn_qp.specs import as_toml
 from dmmn_qp.training.augment import AugmentRules
 from dmmn_qp.training.examples import PatchExamples
 from dmmn_qp.training.fine_tuning import inherited_from
+from dmmn_qp.training.launch import make_fabric
 from dmmn_qp.training.learner import Learner
 from dmmn_qp.training.options import TrainOptions
 from dmmn_qp.training.plan import (
     make_batches,
-    make_fabric,
     make_plan,
     say_plan,
     training_draws,
