@@ -17,6 +17,7 @@ from torch import Tensor
 
 from dmmn_qp.console import Reporter
 from dmmn_qp.errors import TrainingError
+from dmmn_qp.folders.model import FULL_DISK
 from dmmn_qp.networks.devices import memory_gib
 from dmmn_qp.networks.supervision import SupervisedBranches
 from dmmn_qp.training.options import TrainOptions
@@ -24,9 +25,6 @@ from dmmn_qp.training.state import STATE
 
 EPOCHS_OF_COLLAPSE = 3
 """So many epochs with a single predicted class are worth a warning."""
-
-
-_FULL = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
 
 
 @contextmanager
@@ -59,7 +57,7 @@ def _reason_of(error: Exception, out: Path) -> str | None:
     """What has happened, and what to do before the training goes on; None where nothing more is known than it says."""
     text = str(error)
     if isinstance(error, OSError):
-        if error.errno in _FULL:
+        if error.errno in FULL_DISK:
             return f'no space left on the disk of "{error.filename or out}" to write the training; free some'
         if error.errno != errno.EMFILE:
             return None

@@ -16,6 +16,7 @@ from typing import Final
 from dmmn_qp.errors import InUseError, ModelError
 from dmmn_qp.files.locks import locked
 from dmmn_qp.folders.model import next_model_name
+from dmmn_qp.training.checks import explained
 from dmmn_qp.training.launch import is_first_process, launched
 from dmmn_qp.training.state import STATE
 
@@ -43,9 +44,11 @@ def held(out: Path, *, take_over: bool = False) -> Iterator[Path]:
         yield out
         return
     made = [folder for folder in (out.parent, *out.parent.parents) if not folder.exists()]
-    out.parent.mkdir(parents=True, exist_ok=True)
     try:
-        with locked(out, _DOING, _WAY_OUT, take_over=take_over):
+        with ExitStack() as stack:
+            with explained(out):  # a full disk has no room for a lock either
+                out.parent.mkdir(parents=True, exist_ok=True)
+                stack.enter_context(locked(out, _DOING, _WAY_OUT, take_over=take_over))
             _remove_leftovers(out)
             try:
                 yield out

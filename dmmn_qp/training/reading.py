@@ -40,23 +40,29 @@ class Batches:
         warn: Callable[[str], None] = lambda text: None,
     ) -> None:
         self._examples, self._draws, self._batch_size, self._warn = examples, draws, batch_size, warn
-        self._warned = False
+        self._warned = self._started = False
         self._loader = self._loader_with(workers)
 
     def __iter__(self) -> Iterator[Example | WideExample]:
+        workers = self._loader.num_workers
         try:
-            batches = iter(self._loader)
+            if workers and not self._started:
+                _check_queues(workers)
+                self._started = True
         except OSError as error:
-            if not self._loader.num_workers:
-                raise
             self._warn(
                 f"no reading process can be started ({error.strerror or error}), so patches are read in this one, "
                 "which is slower; in Docker, pass --shm-size 2g"
             )
             self._loader = self._loader_with(0)
-            batches = iter(self._loader)
-        for batch in batches:
+        for batch in self._loader:
             yield self._received(batch)
+
+    def close(self) -> None:
+        """Ends the reading processes; those that are left to the end of the program are waited for in vain."""
+        shut_down = getattr(getattr(self._loader, "_iterator", None), "_shutdown_workers", None)
+        if shut_down is not None:
+            shut_down()
 
     def _received(self, batch: Example | WideExample | _Unread | _Sent) -> Example | WideExample:
         """A batch as it is used.
@@ -87,6 +93,17 @@ class Batches:
             worker_init_fn=_leave_interrupts_to_the_parent,
             collate_fn=_handed_over if workers else None,
         )
+
+
+def _check_queues(workers: int) -> None:
+    """Makes what so many reading processes need to talk, and lets it go: torch stumbles over what it half made.
+
+    Raises:
+        OSError: There is no room for it in shared memory, or too many files are open.
+    """
+    context = torch.multiprocessing.get_context()
+    made: list[Any] = [context.Event()]
+    made.extend(context.Queue() for _ in range(workers + 1))
 
 
 class _Unread(NamedTuple):
@@ -145,6 +162,12 @@ def _mapped(value: Any, change: Callable[[Any], Any]) -> Any:
 
 
 def _leave_interrupts_to_the_parent(worker: int) -> None:
-    """Ctrl-C reaches every process of the terminal; a worker that died of it would break the step under way."""
+    """Ctrl-C and a cluster's farewell reach every process; a worker that died of it would break the step under way."""
     del worker
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(signal, "alarm"):
+        signal.signal(signal.SIGTERM, lambda number, frame: signal.alarm(_FAREWELL_S))  # whose signal ends it
+
+
+_FAREWELL_S = 30
+"""So long the training has to end its step once it is asked to."""

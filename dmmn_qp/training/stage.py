@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -74,8 +75,17 @@ def train(
         TrainingError: The loss is no number any more, memory or disk do not suffice, or a process is lost.
         KeyboardInterrupt: It was asked to stop; the message says how to go on.
     """
-    with explained(out):
-        _train(dataset_folder, out, options, reporter, overwrite=overwrite, resume=resume, slides_roots=slides_roots)
+    with explained(out), ExitStack() as at_the_end:
+        _train(
+            dataset_folder,
+            out,
+            options,
+            reporter,
+            at_the_end,
+            overwrite=overwrite,
+            resume=resume,
+            slides_roots=slides_roots,
+        )
     return out
 
 
@@ -84,6 +94,7 @@ def _train(
     out: Path,
     options: TrainOptions,
     reporter: Reporter,
+    at_the_end: ExitStack,
     *,
     overwrite: bool,
     resume: bool,
@@ -111,6 +122,8 @@ def _train(
 
     say_plan(plan, learner.module, device, fabric.world_size, dataset.class_map, reporter)
     batches, draws, validation_batches = make_batches(dataset, plan, fabric, slides_roots, reporter)
+    at_the_end.callback(batches.close)
+    at_the_end.callback(validation_batches.close)
     learner.set_up()
     start: Validation | None = None
     if plan.start is not None and (state.epoch, state.step) == (1, 0):
