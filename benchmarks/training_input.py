@@ -43,7 +43,8 @@ from dmmn_qp.networks.losses import partial_cross_entropy
 from dmmn_qp.regions import Region
 from dmmn_qp.training.augment import Augmentation, AugmentRules
 from dmmn_qp.training.augment.warp import node_weights
-from dmmn_qp.training.examples import EpochDraws, PatchExamples, make_loader
+from dmmn_qp.training.examples import EpochDraws, PatchExamples
+from dmmn_qp.training.reading import Batches
 
 DEMO = Path(__file__).parents[1] / "examples" / "demo" / "project.qpproj"
 SIZE, WIDEST = 256, 1024
@@ -125,9 +126,7 @@ def waiting(dataset: Dataset, patches: list[PatchRef], steps: int) -> None:
     optimizer = torch.optim.SGD(network.parameters(), lr=5e-5, momentum=0.99)
     draws = [Draw(d.patch, d.seed, deformed=True) for d in shuffled_draws(len(patches), (steps + 1) * BATCH, 0, 1)]
     workers = min(1, available_cores() - 1)
-    batches = iter(
-        make_loader(PatchExamples(dataset, patches, augment=RULES), EpochDraws(lambda _: draws), BATCH, workers)
-    )
+    batches = iter(Batches(PatchExamples(dataset, patches, augment=RULES), EpochDraws(lambda _: draws), BATCH, workers))
     waited, started = 0.0, 0.0
     weights = torch.ones(len(dataset.class_map))
     for step in range(steps + 1):

@@ -23,6 +23,7 @@ def train(
     *,
     overwrite: bool = False,
     resume: bool = False,
+    take_over: bool = False,
     slides_roots: AnyPath | Sequence[AnyPath] = (),
     reporter: Reporter | None = None,
     **options: Any,
@@ -34,6 +35,7 @@ def train(
         out: The model folder to write.
         overwrite: Whether an existing model may be replaced.
         resume: Whether to go on with the training that was interrupted in ``out``, with its own options.
+        take_over: Whether to train in ``out`` although another machine, which has stopped, seems to be at work there.
         slides_roots: Where to look for slides that have been moved: folders, or ``OLD=NEW``.
         reporter: Where to report.
         options: Those of ``[train]`` in the configuration file, such as ``preset="paper"`` or ``epochs=10``.
@@ -44,26 +46,30 @@ def train(
     Raises:
         ConfigError: An option is unknown or out of range, or given to a training that is resumed.
         DatasetError: The dataset cannot be trained on.
+        InUseError: Another training is running in ``out``.
         OutputExistsError: ``out`` exists.
         TrainingError: The loss is not finite, or the memory does not suffice.
     """
     from dmmn_qp.cli.config import Arguments, ConfigFile, check_resumed, train_options
+    from dmmn_qp.training.holding import held
     from dmmn_qp.training.stage import train
     from dmmn_qp.training.state import load_state
 
     given, before = Arguments("train", options), ConfigFile()
     if resume:
         check_resumed(given, ["overwrite"] if overwrite else [])
-        before = ConfigFile(train=load_state(user_path(out)).options)
-    return train(
-        dataset_folder(dataset),
-        user_path(out),
-        train_options(before, given),
-        reporter or QuietReporter(),
-        overwrite=overwrite,
-        resume=resume,
-        slides_roots=parsed_slides_roots(slides_roots),
-    )
+    with held(user_path(out), take_over=take_over) as folder:
+        if resume:
+            before = ConfigFile(train=load_state(folder).options)
+        return train(
+            dataset_folder(dataset),
+            folder,
+            train_options(before, given),
+            reporter or QuietReporter(),
+            overwrite=overwrite,
+            resume=resume,
+            slides_roots=parsed_slides_roots(slides_roots),
+        )
 
 
 def partial_cross_entropy(

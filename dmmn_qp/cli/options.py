@@ -34,6 +34,15 @@ OverwriteOption = Annotated[
     bool, typer.Option("--overwrite", help="Replace an earlier output.", rich_help_panel=COMMON_PANEL)
 ]
 
+TakeOverOption = Annotated[
+    bool,
+    typer.Option(
+        "--take-over",
+        help="Work where another machine, which has stopped, seems to be still at work.",
+        rich_help_panel=COMMON_PANEL,
+    ),
+]
+
 SlidesRootOption = Annotated[
     list[str] | None,
     typer.Option(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, NamedTuple
 
@@ -19,6 +20,7 @@ from dmmn_qp.cli.options import (
     DatasetOption,
     OverwriteOption,
     SlidesRootOption,
+    TakeOverOption,
     parsed_slides_roots,
     shown_option,
 )
@@ -65,20 +67,29 @@ def train_command(
         ),
     ] = False,
     overwrite: OverwriteOption = False,
+    take_over: TakeOverOption = False,
 ) -> None:
     """Trains a network on a dataset and keeps the best epoch."""
-    from dmmn_qp.training import preview, stage
+    from dmmn_qp.training import launch, preview, stage
 
-    others = {"--config": config, "--show-batch": show, "--dry-run": dry_run, "--overwrite": overwrite}
-    training = _resumed(dataset, out, given, others) if resume else _new(dataset, out, given, config)
+    launch.launched()  # before anything is said: of several processes only the first one speaks
     reporter, roots = Reporter(), parsed_slides_roots(slides_root)
-    if show is not None:
-        preview.show_batch(training.dataset, show, training.options, reporter, slides_roots=roots)
-    elif dry_run:
-        preview.estimate(training.dataset, training.options, reporter, slides_roots=roots)
+    if resume:
+        others = {"--config": config, "--show-batch": show, "--dry-run": dry_run, "--overwrite": overwrite}
+        check_resumed(given, [option for option, value in others.items() if value])
+        training = _interrupted(dataset, out, given, take_over)
     else:
-        stage.train(*training, reporter, overwrite=overwrite, resume=resume, slides_roots=roots)
-        _say_way_on(reporter, training, out)
+        options = train_options(load_config(config), given)
+        if show is not None:
+            preview.show_batch(dataset, show, options, reporter, slides_roots=roots)
+            return
+        if dry_run:
+            preview.estimate(dataset, options, reporter, slides_roots=roots)
+            return
+        training = _new(dataset, out, options, take_over)
+    with training as (data, folder, options):
+        stage.train(data, folder, options, reporter, overwrite=overwrite, resume=resume, slides_roots=roots)
+    _say_way_on(reporter, data, folder, out)
 
 
 class _Training(NamedTuple):
@@ -89,29 +100,28 @@ class _Training(NamedTuple):
     options: TrainOptions
 
 
-def _new(dataset: Path, out: Path | None, given: Given, config: Path | None) -> _Training:
-    from dmmn_qp.folders.model import next_model_name
+@contextmanager
+def _new(dataset: Path, out: Path | None, options: TrainOptions, take_over: bool) -> Iterator[_Training]:
+    """Holds the folder of a new model."""
+    from dmmn_qp.training.holding import held, held_new
 
-    options = train_options(load_config(config), given)
-    return _Training(dataset, out or MODELS / next_model_name(MODELS, options.architecture), options)
-
-
-def _resumed(dataset: Path, out: Path | None, given: Given, others: Mapping[str, object]) -> _Training:
-    """Returns the training that was interrupted, on the dataset of then unless another is given.
-
-    Raises:
-        ConfigError: Something is given that it does not take.
-    """
-    from dmmn_qp.training.state import load_state, newest_interrupted
-
-    check_resumed(given, [option for option, value in others.items() if value])
-    folder = out or newest_interrupted(MODELS)
-    state = load_state(folder)
-    options = train_options(ConfigFile(train=state.options), given)
-    known = Path(state.dataset)
-    return _Training(known if dataset == DATASET and known.is_dir() else dataset, folder, options)
+    with held_new(MODELS, options.architecture) if out is None else held(out, take_over=take_over) as folder:
+        yield _Training(dataset, folder, options)
 
 
-def _say_way_on(reporter: Reporter, training: _Training, out: Path | None) -> None:
-    way_on = shown_option("--dataset", training.dataset, DATASET) + shown_option("--model", out, None)
-    reporter.say(f"Wrote {training.folder}/  Next: dmmn-qp predict{way_on}")
+@contextmanager
+def _interrupted(dataset: Path, out: Path | None, given: Given, take_over: bool) -> Iterator[_Training]:
+    """Holds the folder of the training that was interrupted, on the dataset of then unless another is given."""
+    from dmmn_qp.training.holding import held, held_interrupted
+    from dmmn_qp.training.state import load_state
+
+    with held_interrupted(MODELS, take_over=take_over) if out is None else held(out, take_over=take_over) as folder:
+        state = load_state(folder)
+        options = train_options(ConfigFile(train=state.options), given)
+        known = Path(state.dataset)
+        yield _Training(known if dataset == DATASET and known.is_dir() else dataset, folder, options)
+
+
+def _say_way_on(reporter: Reporter, dataset: Path, folder: Path, out: Path | None) -> None:
+    way_on = shown_option("--dataset", dataset, DATASET) + shown_option("--model", out, None)
+    reporter.say(f"Wrote {folder}/  Next: dmmn-qp predict{way_on}")

@@ -163,6 +163,9 @@ def _claim(target: Path, note: Path, me: Holder, way_out: str, *, reaches: bool,
             return
         except FileExistsError:
             pass
+        except OSError as error:  # a full disk
+            note.unlink(missing_ok=True)  # nobody could tell whose it is
+            raise OSError(error.errno, error.strerror, str(note)) from error
         other = Holder.read(note)
         age = _age_s(note)
         ended = (other is not None and other.is_here and reaches) or take_over or age is None or age > STALE_S

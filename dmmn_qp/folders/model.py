@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,7 +19,8 @@ from torch import Tensor, nn
 
 from dmmn_qp.choices import Norm, Stem
 from dmmn_qp.errors import ModelError
-from dmmn_qp.files import RUN_FILE, new_file, new_folder, write_json
+from dmmn_qp.files import RUN_FILE, check_free, new_file, new_folder, write_json
+from dmmn_qp.files.locks import locked
 from dmmn_qp.folders.provenance import describe_run, nameless_provenance, now
 from dmmn_qp.networks import ARCHITECTURES, build_network
 from dmmn_qp.networks.conventions import InputConvention
@@ -26,6 +29,9 @@ from dmmn_qp.specs import ClassMap, FileModel, PatchSpec, explain
 from dmmn_qp.text import shorten
 
 CARD = "model.json"
+
+FULL_DISK = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
+"""Numbers of the errors that say that a disk, or a user's part of it, is full."""
 
 WEIGHTS = "weights.safetensors"
 
@@ -196,6 +202,43 @@ def load_model(folder: Path) -> tuple[ModelCard, Stemmed]:
         return newer, _read_network(folder / WEIGHTS, newer)  # a training replaced both while they were read
 
 
+@contextmanager
+def new_model_folder(out: Path, *, overwrite: bool) -> Iterator[Path]:
+    """Makes a model folder that appears under its name only when it is complete, as `new_folder` does.
+
+    Yields:
+        A temporary folder to write into.
+
+    Raises:
+        OutputExistsError: The folder exists and may not be replaced.
+        InUseError: A training is running in it.
+        ModelError: The disk is full.
+    """
+    check_free(out, overwrite=overwrite, marker=CARD)
+    with ExitStack() as stack:
+        if out.exists():
+            stack.enter_context(locked(out, "what makes a model", "wait for its end, or choose another with --out"))
+        stack.enter_context(room_for(out))
+        yield stack.enter_context(new_folder(out, overwrite=overwrite, marker=CARD))
+
+
+@contextmanager
+def room_for(out: Path) -> Iterator[None]:
+    """Names the file or folder that a full disk has no room for.
+
+    Raises:
+        ModelError: The disk is full; other errors pass.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in FULL_DISK:
+            raise
+        raise ModelError(
+            f'no space left on the disk to write "{out}"; free some, or write to another disk with --out'
+        ) from error
+
+
 def is_whole(folder: Path) -> bool:
     """Whether a folder holds a card and the very weights that it was written with; an older card is believed."""
     try:
@@ -339,7 +382,7 @@ def shrink_model(folder: Path, out: Path, *, overwrite: bool = False, keep_prove
         run["made_from"] = _run_of(folder)
     else:
         run = {key: value for key, value in run.items() if key not in ("command", "platform")}
-    with new_folder(out, overwrite=overwrite, marker=CARD) as temporary:
+    with new_model_folder(out, overwrite=overwrite) as temporary:
         save_model(temporary, card.model_copy(update={"name": out.name, "provenance": told}), network, half=True)
         write_json(temporary / RUN_FILE, run)
 

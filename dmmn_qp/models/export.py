@@ -20,7 +20,7 @@ import dmmn_qp
 from dmmn_qp.choices import ExportFormat, Reduction
 from dmmn_qp.errors import ConfigError, OutputExistsError
 from dmmn_qp.files import new_file
-from dmmn_qp.folders.model import ModelCard, load_model
+from dmmn_qp.folders.model import ModelCard, load_model, room_for
 from dmmn_qp.folders.provenance import nameless_provenance
 from dmmn_qp.networks.conventions import class_logits, network_input
 from dmmn_qp.specs import PatchSpec
@@ -116,7 +116,7 @@ def export_model(
     if not keep_provenance:
         card = card.model_copy(update={"provenance": nameless_provenance(card.provenance)})
     wrapped = SingleField(network, card).eval()
-    with new_file(path) as temporary, torch.no_grad(), _quiet():
+    with room_for(path), new_file(path) as temporary, torch.no_grad(), _quiet():
         write(wrapped, card.patch_spec.field_px, describe_export(card), temporary)
     return path
 

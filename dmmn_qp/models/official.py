@@ -23,8 +23,8 @@ from torch import Tensor, nn
 
 import dmmn_qp
 from dmmn_qp.errors import ConfigError, ModelError
-from dmmn_qp.files import RUN_FILE, check_free, new_folder, write_json
-from dmmn_qp.folders.model import CARD, MAX_WIDTH, ModelCard, NetworkOptions, save_model
+from dmmn_qp.files import RUN_FILE, check_free, write_json
+from dmmn_qp.folders.model import CARD, MAX_WIDTH, ModelCard, NetworkOptions, new_model_folder, save_model
 from dmmn_qp.folders.provenance import describe_run, now
 from dmmn_qp.networks.blocks import LEVELS
 from dmmn_qp.networks.conventions import InputConvention
@@ -193,7 +193,7 @@ def import_official(
     _check_weights(state, network, file)
     network.load_state_dict({name: t.to(torch.float32, copy=True) for name, t in state.items()}, assign=True)
     run = describe_run("import-official", {"preset": preset_name, "classes": classes}, started, sha256=sha256)
-    with new_folder(out, overwrite=overwrite, marker=CARD) as folder:
+    with new_model_folder(out, overwrite=overwrite) as folder:
         card = save_model(folder, card, network)
         write_json(folder / RUN_FILE, run)
     return card

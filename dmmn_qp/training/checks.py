@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import math
+import re
+import shlex
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
 
 import torch
 from lightning_fabric import Fabric
@@ -10,12 +17,90 @@ from torch import Tensor
 
 from dmmn_qp.console import Reporter
 from dmmn_qp.errors import TrainingError
+from dmmn_qp.folders.model import FULL_DISK
 from dmmn_qp.networks.devices import memory_gib
 from dmmn_qp.networks.supervision import SupervisedBranches
 from dmmn_qp.training.options import TrainOptions
+from dmmn_qp.training.state import STATE
 
 EPOCHS_OF_COLLAPSE = 3
 """So many epochs with a single predicted class are worth a warning."""
+
+
+@contextmanager
+def explained(out: Path) -> Iterator[None]:
+    """Says what errors from below mean to a training, and the way out.
+
+    Args:
+        out: The model folder.
+
+    Raises:
+        TrainingError: A disk is full, memory does not suffice, or a process or a device is lost; other errors pass.
+    """
+    try:
+        yield
+    except (OSError, RuntimeError, MemoryError) as error:
+        reason = _reason_of(error, out)
+        if reason is None:
+            raise
+        raise TrainingError(f"{reason}, {way_on(out)}") from error
+
+
+def way_on(out: Path) -> str:
+    """How to go on with a training that has stopped."""
+    if (out / STATE).is_file():
+        return f"then go on with dmmn-qp train --resume --out {shlex.quote(str(out))}"
+    return "then start it again"
+
+
+def _reason_of(error: Exception, out: Path) -> str | None:
+    """What has happened, and what to do before the training goes on; None where nothing more is known than it says."""
+    text = str(error)
+    if isinstance(error, OSError):
+        if error.errno in FULL_DISK:
+            return f'no space left on the disk of "{error.filename or out}" to write the training; free some'
+        if error.errno != errno.EMFILE:
+            return None
+    if isinstance(error, torch.OutOfMemoryError):
+        return (
+            "the memory of the GPU does not suffice; train anew with a smaller --batch-size or --width, or end other "
+            "programs that use it"
+        )
+    if isinstance(error, MemoryError) or "can't allocate memory" in text:
+        return "the memory of this machine does not suffice; read with less (--workers 0, --cache 64), or free some"
+    for part, reason in _KNOWN:
+        if re.search(part, text, re.IGNORECASE):
+            return reason
+    return None
+
+
+_KNOWN = (
+    (
+        "DataLoader worker .*(killed|exited)",
+        "a reading process was killed, most likely because memory ran out; read with less (--workers 0, --cache 64), "
+        "or free some",
+    ),
+    (
+        "too many open files|ancillary data",
+        "too many files are open; raise the limit (ulimit -n 4096) or read without processes (--workers 0)",
+    ),
+    (
+        "gloo|nccl|connection (closed|reset|refused)|TCPStore|barrier timed out",
+        "the processes of this training have lost each other; see what the others said, and mend that",
+    ),
+    ("CUDA error|cuDNN error|cuBLAS error|HIP error", "the GPU has stopped working for this process; see nvidia-smi"),
+)
+"""What torch says of accidents -> what happened, and the way out."""
+
+
+def check_same_training(run: Mapping[str, Any], fabric: Fabric) -> None:
+    """Refuses to go on where the processes found different trainings.
+
+    Raises:
+        TrainingError: They did.
+    """
+    if fabric.world_size > 1 and fabric.broadcast(run["run_id"]) != run["run_id"]:
+        raise TrainingError("the processes found different interrupted trainings; name the one to go on with by --out")
 
 
 def check_loss(loss: float, epoch: int, options: TrainOptions) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import NamedTuple, Self
@@ -11,8 +10,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import DataLoader, Sampler
 from torch.utils.data import Dataset as TorchDataset
+from torch.utils.data import Sampler
 
 from dmmn_qp.annotations import ORIGINS, Origin
 from dmmn_qp.choices import Reduction
@@ -248,23 +247,3 @@ def augmented(batch: Example | WideExample, size_px: int, device: torch.device) 
     if isinstance(batch, WideExample):
         return Example(*augment_on_device(batch.images, batch.targets, batch.change, size_px, device))
     return batch
-
-
-def make_loader(
-    examples: PatchExamples, draws: EpochDraws, batch_size: int, workers: int
-) -> DataLoader[Example | WideExample]:
-    """Batches of examples in the order of the draws; workers live, and keep their caches, over all epochs."""
-    return DataLoader(
-        examples,
-        batch_size=batch_size,
-        sampler=draws,
-        num_workers=workers,
-        persistent_workers=workers > 0,
-        worker_init_fn=_leave_interrupts_to_the_parent,
-    )
-
-
-def _leave_interrupts_to_the_parent(worker: int) -> None:
-    """Ctrl-C reaches every process of the terminal; a worker that died of it would break the step under way."""
-    del worker
-    signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch import nn
 
@@ -79,6 +80,30 @@ def inherited_from(model: Path, patch_spec: PatchSpec, class_map: ClassMap) -> I
         new=tuple(name for name in class_map.names if name not in known),
     )
     return Inherited(network, card.input, card.licence, card.attribution, start)
+
+
+def as_kept(inherited: Inherited) -> dict[str, Any]:
+    """What a training's state keeps of it, so that it goes on wherever the model has gone; nothing without a model."""
+    if inherited.start is None:
+        return {}
+    return {
+        **inherited._asdict(),
+        "network": inherited.network.model_dump(mode="json"),
+        "convention": inherited.convention.model_dump(mode="json"),
+        "start": inherited.start._asdict(),
+    }
+
+
+def from_kept(values: Mapping[str, Any]) -> Inherited:
+    """What `as_kept` keeps."""
+    return Inherited(
+        **{
+            **values,
+            "network": NetworkOptions.model_validate(values["network"]),
+            "convention": InputConvention.model_validate(values["convention"]),
+            "start": Start(**values["start"]),
+        }
+    )
 
 
 def start_from(network: Stemmed, model: Path, class_map: ClassMap) -> list[str]:

@@ -32,17 +32,20 @@ class Learner:
         schedule: The course of its learning rate; None where that stays the same.
     """
 
-    def __init__(self, dataset: Dataset, plan: TrainingPlan, fabric: Fabric) -> None:
+    def __init__(self, dataset: Dataset, plan: TrainingPlan, fabric: Fabric, *, goes_on: bool = False) -> None:
         """Builds the network on the device.
 
         Args:
             dataset: The dataset.
             plan: What is trained, and how.
             fabric: The device, the precision, and the processes that share a batch.
+            goes_on: Whether `restore` will give it its weights.
         """
         options = plan.options
         torch.manual_seed(options.seed)
-        self.module = make_module(plan, dataset).to(fabric.device)  # before its optimiser, whose state goes there too
+        self.module = make_module(plan, dataset, goes_on=goes_on).to(
+            fabric.device
+        )  # before its optimiser, whose state goes there too
         self.optimizer, self.schedule = make_optimizer(self.module, options, plan.total_steps)
         weights = class_weights(plan.draws.label_counts, options.class_weights)
         self._class_weights = torch.from_numpy(weights).to(fabric.device)

@@ -18,7 +18,9 @@ from dmmn_qp.folders.model import CARD, ModelCard, save_model
 from dmmn_qp.folders.provenance import now, training_provenance
 from dmmn_qp.labels.metrics import Metrics
 from dmmn_qp.networks.supervision import SupervisedBranches
+from dmmn_qp.reports.html import REPORT_PAGE
 from dmmn_qp.specs import ClassMap
+from dmmn_qp.training.log import EVENTS, HISTORY
 from dmmn_qp.training.plan import TrainingPlan
 from dmmn_qp.training.state import STATE, TrainingState, save_state
 
@@ -40,9 +42,17 @@ def check_out(out: Path, *, overwrite: bool) -> None:
 
 
 def make_model_folder(out: Path, state: TrainingState, *, overwrite: bool) -> None:
-    """Makes the model folder, with a training in it that can be resumed; only then what was there is removed."""
+    """Makes the model folder, with a training in it that can be resumed.
+
+    An earlier model stays there, whole, until this training has one: `save_as_model`.
+    """
     check_out(out, overwrite=overwrite)
-    with new_folder(out, overwrite=overwrite, marker=STATE if (out / STATE).is_file() else CARD) as folder:
+    if (out / CARD).is_file() or (out / STATE).is_file():
+        events = [path.relative_to(out).as_posix() for path in (out / EVENTS).glob("*") if path.is_file()]
+        state.replaced = [RUN_FILE, REPORT_PAGE, HISTORY, *sorted(events)]
+        save_state(out, state)
+        return
+    with new_folder(out, overwrite=overwrite, marker=CARD) as folder:
         write_json(folder / RUN_FILE, state.run)
         save_state(folder, state)
 
@@ -56,7 +66,7 @@ def save_as_model(
     state: TrainingState,
     epoch: int,
 ) -> None:
-    """Writes the best model so far over the one before.
+    """Writes the best model so far over the one before; what else there was of an earlier one goes then.
 
     Args:
         out: The model folder.
@@ -87,6 +97,12 @@ def save_as_model(
         attribution=plan.attribution,
     )
     save_model(out, card, module.stemmed)
+    for name in state.replaced:
+        if name == RUN_FILE:
+            write_json(out / RUN_FILE, state.run)
+        else:
+            (out / name).unlink(missing_ok=True)
+    state.replaced = []
 
 
 class Checkpoints:

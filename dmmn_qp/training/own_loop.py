@@ -13,9 +13,9 @@ from torch.utils.data import Dataset as TorchDataset
 
 from dmmn_qp.choices import Split, WeightRule
 from dmmn_qp.errors import DatasetError, ModelError
-from dmmn_qp.files import RUN_FILE, new_folder, write_json
+from dmmn_qp.files import RUN_FILE, write_json
 from dmmn_qp.folders.dataset import Dataset, slides_by_split
-from dmmn_qp.folders.model import CARD, ModelCard, NetworkOptions, save_model
+from dmmn_qp.folders.model import ModelCard, NetworkOptions, new_model_folder, save_model
 from dmmn_qp.folders.provenance import describe_run, now, training_provenance
 from dmmn_qp.labels.draws import Draw, class_weights
 from dmmn_qp.labels.patches import class_pixels
@@ -149,7 +149,7 @@ def save_own_model(
     broken = [name for name, tensor in found.items() if not bool(torch.isfinite(tensor).all())]
     if broken:
         raise ModelError(f'the network has numbers in "{broken[0]}" that are not finite; train with a lower rate')
-    with new_folder(folder, overwrite=overwrite, marker=CARD) as temporary:
+    with new_model_folder(folder, overwrite=overwrite) as temporary:
         written = save_model(temporary, card, network)
         write_json(temporary / RUN_FILE, run)
     return written

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import logging
 import math
-import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from lightning_fabric import Fabric
 from torch import nn
-from torch.utils.data import DataLoader
 
 from dmmn_qp.annotations import Origin
 from dmmn_qp.console import Reporter
-from dmmn_qp.errors import DatasetError, TrainingError
+from dmmn_qp.errors import DatasetError
 from dmmn_qp.folders.dataset import Dataset
 from dmmn_qp.folders.model import NetworkOptions
 from dmmn_qp.labels.draws import BalanceCounts, Draw, ElasticRule, TrainingDraws, balance_counts
@@ -28,9 +26,11 @@ from dmmn_qp.slides.cached import DEFAULT_BUDGET_BYTES, MIB
 from dmmn_qp.slides.finding import SlidesRoot
 from dmmn_qp.specs import ClassMap
 from dmmn_qp.training.augment import AugmentRules
-from dmmn_qp.training.examples import EpochDraws, Example, PatchExamples, WideExample, make_loader
-from dmmn_qp.training.fine_tuning import Inherited, Start, freeze_encoders, inherited_from, start_from
+from dmmn_qp.training.examples import EpochDraws, PatchExamples
+from dmmn_qp.training.fine_tuning import Inherited, Start, freeze_encoders, from_kept, inherited_from, start_from
+from dmmn_qp.training.launch import processes_of
 from dmmn_qp.training.options import TrainOptions
+from dmmn_qp.training.reading import Batches
 
 WIDTH_ON_CPU = 8
 WARM_UP = 0.15
@@ -74,8 +74,21 @@ class TrainingPlan:
         return self.options.epochs * self.steps_per_epoch
 
 
-def make_plan(dataset: Dataset, options: TrainOptions, device: torch.device, reporter: Reporter) -> TrainingPlan:
+def make_plan(
+    dataset: Dataset,
+    options: TrainOptions,
+    device: torch.device,
+    reporter: Reporter,
+    kept: Mapping[str, Any] | None = None,
+) -> TrainingPlan:
     """Resolves what depends on the dataset, the machine or the model to start from.
+
+    Args:
+        dataset: The dataset.
+        options: What was asked for.
+        device: Where it is trained.
+        reporter: Where to warn.
+        kept: Of a training that goes on: what its state keeps of the model that it started from, which may be gone.
 
     Raises:
         DatasetError: There is a class without a training pixel, a single class, or no validation patch.
@@ -104,6 +117,8 @@ def make_plan(dataset: Dataset, options: TrainOptions, device: torch.device, rep
             stem=options.stem,
         )
         inherited = Inherited(built, InputConvention(channels=options.channels, reduction=options.reduction))
+    elif kept:
+        inherited = from_kept(kept)
     else:
         inherited = inherited_from(options.start_from, dataset.patch_spec, dataset.class_map)
     network = inherited.network
@@ -186,39 +201,14 @@ def default_width(options: TrainOptions, device: torch.device) -> int:
     return ARCHITECTURES[options.architecture].paper_width
 
 
-def processes_of(options: TrainOptions) -> int:
-    """Number of processes that train together: those of a launcher such as torchrun, else as many as devices."""
-    return int(os.environ.get("WORLD_SIZE", "1")) if "WORLD_SIZE" in os.environ else options.devices
+def make_module(plan: TrainingPlan, dataset: Dataset, *, goes_on: bool = False) -> SupervisedBranches:
+    """The network in training, with random weights or those of the model to start from.
 
-
-def make_fabric(options: TrainOptions, device: torch.device) -> Fabric:
-    """Lightning Fabric for the device, the precision and the processes; it starts those that are missing.
-
-    Raises:
-        TrainingError: A batch cannot be divided evenly.
+    Args:
+        plan: What is trained.
+        dataset: On what.
+        goes_on: Whether its weights come from a state, so that the model that it started from is not needed.
     """
-    world = processes_of(options)
-    if options.batch_size % world:
-        raise TrainingError(
-            f"batches of {options.batch_size} cannot be divided among {world} processes; choose a --batch-size that "
-            f"is a multiple of {world}"
-        )
-    local = int(os.environ.get("LOCAL_WORLD_SIZE", world))
-    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # it would announce what our own lines say
-    fabric = Fabric(
-        accelerator=device.type,
-        devices=local,
-        num_nodes=world // local,
-        strategy="ddp" if world > 1 else "auto",
-        precision="bf16-mixed" if options.precision == "bf16" else "32-true",
-    )
-    if world > 1:
-        fabric.launch()
-    return fabric
-
-
-def make_module(plan: TrainingPlan, dataset: Dataset) -> SupervisedBranches:
-    """The network in training, with random weights or those of the model to start from."""
     spec, classes = dataset.patch_spec, len(dataset.class_map)
     network = build_network(
         plan.network.architecture,
@@ -229,7 +219,7 @@ def make_module(plan: TrainingPlan, dataset: Dataset) -> SupervisedBranches:
         norm=plan.network.norm,
         stem=plan.network.stem,
     )
-    if plan.options.start_from is not None:
+    if plan.options.start_from is not None and not goes_on:
         start_from(network, plan.options.start_from, dataset.class_map)
     module = SupervisedBranches(network, classes, plan.network.width if plan.options.branch_loss else None)
     freeze_encoders(network, plan.options.freeze)
@@ -238,7 +228,7 @@ def make_module(plan: TrainingPlan, dataset: Dataset) -> SupervisedBranches:
 
 def make_batches(
     dataset: Dataset, plan: TrainingPlan, fabric: Fabric, slides_roots: Sequence[SlidesRoot], reporter: Reporter
-) -> tuple[DataLoader[Example | WideExample], EpochDraws, DataLoader[Example | WideExample]]:
+) -> tuple[Batches, EpochDraws, Batches]:
     """Training batches with the draws that lead them, and validation batches; of each this process's part."""
     options, rank, world = plan.options, fabric.global_rank, fabric.world_size
     workers = options.workers if options.workers is not None else min(8, available_cores() // 2)
@@ -268,9 +258,9 @@ def make_batches(
     unchanged = validation_examples(dataset, plan, slides_roots)
     mine = [Draw(i, seed=0) for i in range(len(plan.validation))][rank::world]
     return (
-        make_loader(examples, epoch_draws, options.batch_size // world, workers),
+        Batches(examples, epoch_draws, options.batch_size // world, workers, reporter.warn),
         epoch_draws,
-        make_loader(unchanged, EpochDraws(lambda _: mine), max(1, options.batch_size // world), min(workers, 1)),
+        Batches(unchanged, EpochDraws(lambda _: mine), max(1, options.batch_size // world), min(workers, 1)),
     )
 
 

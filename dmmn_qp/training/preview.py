@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,11 +21,11 @@ from dmmn_qp.specs import as_toml
 from dmmn_qp.training.augment import AugmentRules
 from dmmn_qp.training.examples import PatchExamples
 from dmmn_qp.training.fine_tuning import inherited_from
+from dmmn_qp.training.launch import make_fabric
 from dmmn_qp.training.learner import Learner
 from dmmn_qp.training.options import TrainOptions
 from dmmn_qp.training.plan import (
     make_batches,
-    make_fabric,
     make_plan,
     say_plan,
     training_draws,
@@ -121,10 +122,11 @@ def estimate(
     learner.start_epoch()
     seconds: list[float] = []
     clock = time.monotonic()
-    for drawn, _ in zip(batches, range(_TIMED_STEPS + 1), strict=False):
-        learner.step(drawn, epoch=1)
-        seconds.append(time.monotonic() - clock)
-        clock = time.monotonic()
+    with closing(batches):
+        for drawn, _ in zip(batches, range(_TIMED_STEPS + 1), strict=False):
+            learner.step(drawn, epoch=1)
+            seconds.append(time.monotonic() - clock)
+            clock = time.monotonic()
     step = min(seconds[1:] or seconds)
     of_validation = step / 3 * math.ceil(len(plan.validation) / plan.options.batch_size)  # no backward pass
     total = plan.total_steps * step + plan.options.epochs * of_validation

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from lightning_fabric import Fabric
-from torch.utils.data import DataLoader
 
 from dmmn_qp.console import Reporter, duration
 from dmmn_qp.errors import DatasetError
@@ -19,19 +19,20 @@ from dmmn_qp.folders.provenance import describe_run, now
 from dmmn_qp.networks.devices import choose_device
 from dmmn_qp.reports.html import REPORT_PAGE
 from dmmn_qp.slides.finding import SlidesRoot
-from dmmn_qp.training.checks import step_note, warn_of_collapse
-from dmmn_qp.training.examples import EpochDraws, Example, WideExample
-from dmmn_qp.training.judging import as_kept
+from dmmn_qp.training import judging
+from dmmn_qp.training.checks import check_same_training, explained, step_note, warn_of_collapse
+from dmmn_qp.training.examples import EpochDraws
+from dmmn_qp.training.fine_tuning import Inherited, as_kept
+from dmmn_qp.training.launch import make_fabric
 from dmmn_qp.training.learner import Learner
 from dmmn_qp.training.log import TrainingLog, history_row
 from dmmn_qp.training.options import TrainOptions
 from dmmn_qp.training.output import Checkpoints, check_out, save_as_model
-from dmmn_qp.training.plan import TrainingPlan, make_batches, make_fabric, make_plan, say_plan
+from dmmn_qp.training.plan import TrainingPlan, make_batches, make_plan, say_plan
+from dmmn_qp.training.reading import Batches
 from dmmn_qp.training.state import STATE, TrainingState, dataset_digest, load_state
 from dmmn_qp.training.stopping import StopRequest, agreed
 from dmmn_qp.training.validation import Validation, validate, write_report
-
-Batches = DataLoader[Example | WideExample]
 
 
 def train(
@@ -54,7 +55,8 @@ def train(
 
     Args:
         dataset_folder: A dataset of `dmmn-qp import`.
-        out: The model folder. It is a model from the first epoch on, and better ones replace it.
+        out: The model folder, which the caller holds: `dmmn_qp.training.holding`. It is a model from the first epoch
+            on, and better ones replace it.
         options: Resolved options; with ``resume`` those of the interrupted training.
         reporter: Where to report.
         overwrite: Whether an existing model may be replaced.
@@ -68,11 +70,36 @@ def train(
         DatasetError: The dataset is missing, damaged, or has a class without a training pixel.
         SlideError: A slide cannot be found or read.
         OutputExistsError: ``out`` exists.
-        ConfigError: The device is not there.
+        ConfigError: The device is not there, or the variables of a launcher are wrong.
         ModelError: There is nothing to resume, or the model to start from does not fit.
-        TrainingError: The loss is no number any more, or the memory does not suffice.
+        TrainingError: The loss is no number any more, memory or disk do not suffice, or a process is lost.
         KeyboardInterrupt: It was asked to stop; the message says how to go on.
     """
+    with explained(out), ExitStack() as at_the_end:
+        _train(
+            dataset_folder,
+            out,
+            options,
+            reporter,
+            at_the_end,
+            overwrite=overwrite,
+            resume=resume,
+            slides_roots=slides_roots,
+        )
+    return out
+
+
+def _train(
+    dataset_folder: Path,
+    out: Path,
+    options: TrainOptions,
+    reporter: Reporter,
+    at_the_end: ExitStack,
+    *,
+    overwrite: bool,
+    resume: bool,
+    slides_roots: Sequence[SlidesRoot],
+) -> None:
     started = now()
     if not resume:
         check_out(out, overwrite=overwrite)
@@ -81,18 +108,22 @@ def train(
         if record.split != "test":
             dataset.locate(record, slides_roots)
     device = choose_device(options.device)
-    plan = make_plan(dataset, options, device, reporter)
+    before = _interrupted(out, dataset_folder) if resume else None
+    plan = make_plan(dataset, options, device, reporter, kept=None if before is None else before.inherited)
     fabric = make_fabric(plan.options, device)
     first = fabric.global_rank == 0
 
-    learner = Learner(dataset, plan, fabric)
-    state = _interrupted(out, dataset_folder) if resume else _new_state(plan, dataset_folder, device, started)
-    if resume:
-        learner.restore(state)
+    learner = Learner(dataset, plan, fabric, goes_on=before is not None)
+    state = before or _new_state(plan, dataset_folder, device, started)
+    if before is not None:
+        check_same_training(before.run, fabric)
+        learner.restore(before)
     checkpoints = Checkpoints(out, state, learner.snapshot, minutes=plan.options.save_minutes, writes=first)
 
     say_plan(plan, learner.module, device, fabric.world_size, dataset.class_map, reporter)
     batches, draws, validation_batches = make_batches(dataset, plan, fabric, slides_roots, reporter)
+    at_the_end.callback(batches.close)
+    at_the_end.callback(validation_batches.close)
     learner.set_up()
     start: Validation | None = None
     if plan.start is not None and (state.epoch, state.step) == (1, 0):
@@ -119,7 +150,6 @@ def train(
     if log is not None:
         _conclude(run, log, slides_roots)
     fabric.barrier()
-    return out
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +172,9 @@ def _new_state(plan: TrainingPlan, dataset_folder: Path, device: torch.device, s
     balance = None if plan.balance is None else plan.balance.model_dump(mode="json")
     slides = slides_by_split(Dataset(dataset_folder).slides())
     run = describe_run("train", options, started, device=str(device), balance=balance, slides=slides)
-    return TrainingState(options, run, str(dataset_folder.absolute()), dataset_digest(dataset_folder))
+    inherited = as_kept(Inherited(plan.network, plan.convention, plan.licence, plan.attribution, plan.start))
+    digest = dataset_digest(dataset_folder)
+    return TrainingState(options, run, str(dataset_folder.absolute()), digest, inherited=inherited)
 
 
 def _interrupted(out: Path, dataset_folder: Path) -> TrainingState:
@@ -201,10 +233,10 @@ def _end_epoch(run: _Run, log: TrainingLog, epoch: int, losses: list[float], val
 def _keep_if_best(run: _Run, epoch: int, validation: Validation) -> bool:
     """Whether a network is better than all before, and so became the model."""
     state, metrics = run.state, validation.metrics
-    improved = metrics.mean_iou > state.best or not is_whole(run.out)
+    improved = metrics.mean_iou > state.best or state.best < 0 or not is_whole(run.out)  # another's is no rival
     if improved:
         state.best = metrics.mean_iou
-        state.kept = as_kept(epoch, metrics.confusion, validation.shown)
+        state.kept = judging.as_kept(epoch, metrics.confusion, validation.shown)
         save_as_model(run.out, run.plan, run.dataset, run.learner.module, metrics, state, epoch)
     return improved
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Any
+from typing import IO, Any
 
 import torch
 
@@ -22,7 +22,7 @@ STATE = "resume.pt"
 
 _FORMAT = 1
 
-CHANGEABLE = frozenset(("device", "workers"))
+CHANGEABLE = frozenset(("cache_mib", "device", "workers"))
 """Options that may be given anew to a training that goes on."""
 
 
@@ -44,6 +44,8 @@ class TrainingState:
         history: Rows of ``history.csv``.
         seconds: Time spent so far.
         tensors: States of the network, the optimiser, the schedule and torch's generator.
+        inherited: What it takes over from the model that it started from: `dmmn_qp.training.fine_tuning.as_kept`.
+        replaced: Files of an earlier model in the same folder, by path in it; they go when there is a new model.
     """
 
     options: dict[str, Any]
@@ -59,6 +61,8 @@ class TrainingState:
     history: list[dict[str, float]] = field(default_factory=list)
     seconds: float = 0.0
     tensors: dict[str, Any] = field(default_factory=dict)
+    inherited: dict[str, Any] = field(default_factory=dict)
+    replaced: list[str] = field(default_factory=list)
 
 
 def save_state(folder: Path, state: TrainingState) -> None:
@@ -67,8 +71,41 @@ def save_state(folder: Path, state: TrainingState) -> None:
     Raises:
         OSError: It cannot be written.
     """
-    with new_file(folder / STATE) as temporary, temporary.open("wb") as file:  # given a path, torch hides the reason
-        torch.save({"format": _FORMAT, **_fields_of(state)}, file)
+    with new_file(folder / STATE) as temporary, temporary.open("wb") as file:
+        patient = _PatientFile(file)
+        torch.save({"format": _FORMAT, **_fields_of(state)}, patient)  # type: ignore[arg-type]
+        patient.check()
+
+
+class _PatientFile:
+    """A file that keeps its first error for later: an error while torch writes ends in its own words, or the process.
+
+    Args:
+        file: What is written to.
+    """
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self._error: OSError | None = None
+
+    def write(self, data: bytes) -> int:
+        """Writes, or pretends to after an error."""
+        if self._error is None:
+            try:
+                self._file.write(data)
+            except OSError as error:
+                self._error = error
+        return len(data)
+
+    def flush(self) -> None:
+        """Writes what is buffered."""
+        self.write(b"")
+
+    def check(self) -> None:
+        """Raises `OSError` if anything could not be written."""
+        if self._error is not None:
+            raise self._error
+        self._file.flush()
 
 
 def _fields_of(state: TrainingState) -> dict[str, Any]:
@@ -98,18 +135,6 @@ def load_state(folder: Path) -> TrainingState:
         raise ModelError(
             f'training state "{path}" is damaged or of another version ({reason}); start again with --overwrite'
         ) from error
-
-
-def newest_interrupted(models: Path) -> Path:
-    """The folder in which a training was interrupted last.
-
-    Raises:
-        ModelError: There is none.
-    """
-    states = [path for path in models.glob(f"*/{STATE}") if not path.parent.name.startswith(".")]
-    if not states:
-        raise ModelError(f'no interrupted training in "{models}"; name one with --out, or start one without --resume')
-    return max(states, key=lambda path: path.stat().st_mtime_ns).parent
 
 
 def dataset_digest(folder: Path) -> str:

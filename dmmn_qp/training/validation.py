@@ -11,7 +11,6 @@ import numpy as np
 import torch
 from lightning_fabric import Fabric
 from torch import Tensor
-from torch.utils.data import DataLoader
 
 from dmmn_qp.console import duration
 from dmmn_qp.errors import TrainingError
@@ -26,9 +25,9 @@ from dmmn_qp.networks.supervision import SupervisedBranches
 from dmmn_qp.reports.training_report import PatchVerdict, StartedFrom, write_training_report
 from dmmn_qp.slides.finding import SlidesRoot
 from dmmn_qp.specs import UNLABELLED, ClassMap
-from dmmn_qp.training.examples import Example, WideExample
 from dmmn_qp.training.judging import ShownPatches, from_kept
 from dmmn_qp.training.plan import TrainingPlan, validation_examples
+from dmmn_qp.training.reading import Batches
 from dmmn_qp.training.state import TrainingState
 
 _WATCHED = 6
@@ -40,7 +39,7 @@ _MOST_CLASSES = 30
 
 def verdicts_on(
     network: Callable[[list[Tensor]], Tensor],
-    batches: DataLoader[Example | WideExample],
+    batches: Batches,
     patches: Sequence[PatchRef],
     n_classes: int,
     convention: InputConvention,
@@ -93,7 +92,7 @@ class Validation:
 
 def validate(
     module: SupervisedBranches,
-    batches: DataLoader[Example | WideExample],
+    batches: Batches,
     plan: TrainingPlan,
     class_map: ClassMap,
     fabric: Fabric,
