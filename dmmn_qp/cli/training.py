@@ -90,10 +90,15 @@ class _Training(NamedTuple):
 
 
 def _new(dataset: Path, out: Path | None, given: Given, config: Path | None) -> _Training:
-    from dmmn_qp.folders.model import next_model_name
+    from dmmn_qp.folders.model import load_card, next_model_name
 
     options = train_options(load_config(config), given)
-    return _Training(dataset, out or MODELS / next_model_name(MODELS, options.architecture), options)
+    if out is None:
+        trained = options.architecture
+        if options.start_from is not None:
+            trained = load_card(options.start_from).network.architecture
+        out = MODELS / next_model_name(MODELS, trained)
+    return _Training(dataset, out, options)
 
 
 def _resumed(dataset: Path, out: Path | None, given: Given, others: Mapping[str, object]) -> _Training:
