@@ -529,7 +529,7 @@ def test_options_of_the_command_line(workspace, here):
         assert "metadata" not in feature["properties"]
     run = json.loads((here / "p" / "run.json").read_text())
     assert run["predictions"]["s"]["polygons"]["min_area_um2"] == 50
-    assert "simplify_um" in fails(*command, "--simplify-um", -1, "--overwrite")
+    assert "--simplify-um should be" in fails(*command, "--simplify-um", -1, "--overwrite")
 
 
 def test_the_demo_in_quarters_of_its_resolution():
