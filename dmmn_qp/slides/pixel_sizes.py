@@ -1,4 +1,4 @@
-"""How large a slide's pixels are: who says it, and whose word counts."""
+"""How large a slide's pixels are: who says it, and which of several statements counts."""
 
 from __future__ import annotations
 
