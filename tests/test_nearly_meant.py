@@ -12,7 +12,7 @@ import pytest
 from dmmn_qp.folders.dataset import Dataset
 from dmmn_qp.labels.class_rules import takes_labels_away
 from dmmn_qp.labels.random_splits import choose_splits
-from dmmn_qp.slides.files import list_slides
+from dmmn_qp.slides.folders import list_slides
 from tests.conftest import DEMO, fails, invoke, rectangle, slides_with, two_tissues, write_features, write_tiff
 
 A_AND_B = [rectangle(0, 0, 120, 250, "a"), rectangle(130, 0, 120, 250, "b")]

@@ -36,7 +36,8 @@ def with_splits(
     """Settles the split of every slide.
 
     From the split file, else the image metadata; where neither knows any slide, it is chosen at random, and slides of
-    an earlier import of the same dataset keep theirs. A slide without a split among slides that have one is for training.
+    an earlier import of the same dataset keep theirs. A slide without a split among slides that have one is for
+    training.
 
     Args:
         prepared: The slides.
