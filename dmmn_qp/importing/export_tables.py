@@ -50,7 +50,7 @@ def exported_views(folder: Path, slides: Sequence[NamedSlide]) -> list[SlideView
             (row.where, row.cells["slide"], _frame_text(row.cells["frame"], row.where))
             for row in read_table(table, _FRAMES_FORM)
         ]
-        frames, unknown = SlideNames(slides).said(rows, AnnotationFileError)
+        frames, unknown = SlideNames(slides).values_by_slide(rows, AnnotationFileError)
         for where, name in unknown:
             raise AnnotationFileError(
                 f'{where}: slide "{shorten(name)}" is not there; correct the name or leave it out'

@@ -87,4 +87,4 @@ def prepare(source: SourceSlide, slide_id: str, labelling: Labelling) -> Prepare
         fingerprint=fingerprint(source.path),
         split="train",
     )
-    return Prepared(source, annotations, record, grid, painter, tuple(patches), info.said)
+    return Prepared(source, annotations, record, grid, painter, tuple(patches), info.pixel_size)

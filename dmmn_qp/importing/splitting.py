@@ -106,7 +106,7 @@ def _splits_in_metadata(slides: Sequence[SourceSlide], key: str) -> tuple[dict[i
     notes = [
         Finding(
             severity="note",
-            message=f'image metadata "{shorten(other)}" of {count_of(n, "slide")} are read as "{key}"',
+            message=f'image metadata "{shorten(other.strip())}" of {count_of(n, "slide")} are read as "{key}"',
             way_out="nothing to do, if that is meant; else pass another --split-key",
         )
         for other, n in near.items()
@@ -167,7 +167,7 @@ def read_split_file(path: Path, slides: Mapping[str, NamedSlide]) -> dict[str, S
     """
     rows = [(row.where, row.cells["slide"], _split_of(row)) for row in read_table(path, _SPLIT_FORM)]
     ids = list(slides)
-    splits, unknown = SlideNames(slides.values()).said(rows, DatasetError)
+    splits, unknown = SlideNames(slides.values()).values_by_slide(rows, DatasetError)
     for where, name in unknown:
         raise DatasetError(
             f'{where} names slide "{shorten(name)}", which is not annotated; the slides are {", ".join(ids)}'
