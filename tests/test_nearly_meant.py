@@ -222,7 +222,7 @@ NOTHING = {
     ),
     "names": (
         [named("Tumor"), named("Stroma\x1b[31m")],
-        ["2 annotations without a class (named Tumor, Stroma\ufffd[31m, but a name is no class): set it in QuPath"],
+        ["2 annotations without a class (named Tumor, Stroma\\x1b[31m, but a name is no class): set it in QuPath"],
     ),
     "ignored": (
         [rectangle(0, 0, 9, 9, "Ignore*")],
