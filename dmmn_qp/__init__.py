@@ -6,6 +6,8 @@ What one types in a notebook is here (docs/api.md has examples); each name is lo
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from dmmn_qp.version import __version__ as __version__
+
 if TYPE_CHECKING:
     from dmmn_qp.annotations import Annotation
     from dmmn_qp.api.arguments import DmmnQpWarning
@@ -21,8 +23,6 @@ if TYPE_CHECKING:
     from dmmn_qp.regions import Region
     from dmmn_qp.specs import ClassMap
     from dmmn_qp.training.own_loop import Patches
-
-__version__ = "0.1.0"
 
 __all__ = [
     "Annotation",

@@ -104,6 +104,15 @@ def takes_any_multiple_of_its_divisor(name):
 
 
 @promise
+def takes_images_that_are_wider_than_high(name):
+    """Down to as many rows as its divisor: what a network sees is measured on such strips."""
+    network, given = made(name)
+    divisor = ARCHITECTURES[name].divisor
+    strips = [image[..., :divisor, :] for image in given]
+    assert network(strips).shape == (2, 3, divisor, given[0].shape[-1]), "rows and columns are any multiples of it"
+
+
+@promise
 def refuses_other_sizes(name):
     count, divisor = magnifications_of(name), ARCHITECTURES[name].divisor
     with pytest.raises(ModelError, match=rf"multiple of {4 * divisor} px, not {6 * divisor}"):

@@ -20,6 +20,9 @@ from tests.conftest import invoke
 CONTRACT: list[Callable[[str, Path, Path | None], None]] = []
 
 
+DAMAGED = b"\xff\x00{"
+
+
 def promise(check):
     CONTRACT.append(check)
     return check
@@ -27,7 +30,7 @@ def promise(check):
 
 @promise
 def is_the_first_that_wants_its_path(name, path, annotations):
-    assert next(key for key, (wants, _) in ANNOTATION_SOURCES.items() if wants(path)) == name
+    assert next(key for key, kind in ANNOTATION_SOURCES.items() if kind.wants(path, annotations)) == name
 
 
 @promise
@@ -68,13 +71,22 @@ def reads_the_same_twice(name, path, annotations):
 
 @promise
 def says_in_one_line_what_is_damaged(name, path, annotations):
-    """Of a path of this kind with nothing sensible in it."""
+    """Of what is of this kind by its name, with nothing sensible in it: the path, or each file of annotations."""
     with tempfile.TemporaryDirectory() as folder:
         damaged = Path(folder) / path.name
-        damaged.write_bytes(b"\xff\x00{")
+        damaged.write_bytes(DAMAGED)
         with pytest.raises(DmmnQpError) as caught:
             read_source(damaged, annotations, ())
-    assert "\n" not in str(caught.value)
+        assert "\n" not in str(caught.value)
+        if annotations is None:
+            return
+        beside = Path(folder) / "annotations"
+        beside.mkdir()
+        for file in annotations.iterdir() if annotations.is_dir() else [annotations]:
+            (beside / file.name).write_bytes(DAMAGED)
+        with pytest.raises(DmmnQpError) as caught:
+            read_source(path, beside, ())
+        assert "\n" not in str(caught.value)
 
 
 @promise

@@ -72,6 +72,15 @@ class Pools(Tiny):
         return self.final(nn.functional.interpolate(x, scale_factor=2.0))
 
 
+class Square(Tiny):
+    """Takes images to be as high as they are wide."""
+
+    def forward(self, images):
+        logits = super().forward(images)
+        side = logits.shape[-1]
+        return logits[..., :side, :].reshape(*logits.shape[:2], side, side)
+
+
 class Idle(Tiny):
     """Has a layer that nothing goes through."""
 
@@ -112,7 +121,8 @@ FINE_TUNING = {"freezes_its_encoders_alone", "starts_from_a_model_by_the_names_o
         (FreezesAll, {}, {"freezes_its_encoders_alone"}),
         (NamesAnotherOutput, {}, {"ends_with_the_output_that_it_names"}),
         (Turns, {}, {"ends_with_the_output_that_it_names"}),
-        (Pools, {}, {"takes_any_multiple_of_its_divisor"}),
+        (Pools, {}, {"takes_any_multiple_of_its_divisor", "takes_images_that_are_wider_than_high"}),
+        (Square, {}, {"takes_images_that_are_wider_than_high", "is_described_as_it_is"}),
         (Idle, {}, {"learns_with_every_parameter"}),
         (Noisy, {}, {"is_equal_once_saved_and_loaded", "agrees_channels_last"}),
         (Tiny, {"max_magnifications": None}, {"looks_at_the_magnifications_that_it_says"}),

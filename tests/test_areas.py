@@ -65,6 +65,12 @@ def opened(tmp_path):
 # Cleaning
 
 
+@pytest.mark.parametrize("turns", range(4))
+def test_what_reaches_any_border_is_no_hole(turns):
+    bay = np.rot90(mask_of("####", "#.##", "#...", "####"), turns)
+    assert np.array_equal(cleaned(bay, min_area_px=0, min_hole_px=9), bay)
+
+
 @pytest.mark.parametrize(
     ("rules", "expected"),
     [

@@ -23,7 +23,8 @@ KINDS = {
 }
 
 
-LISTING = "from dmmn_qp.networks import Architecture\nfrom dmmn_qp.outputs.writers import Writer\n"
+LISTING = "from dmmn_qp.importing.sources import AnnotationSource\n"
+LISTING += "from dmmn_qp.networks import Architecture\nfrom dmmn_qp.outputs.writers import Writer\n"
 LISTING += "from dmmn_qp.slides import SlideReader"
 """What the files with the dicts know."""
 

@@ -72,7 +72,7 @@ def without_tile(path: Path, page: int, index: int) -> None:
 
 
 def regions_of(width: int, height: int, count: int, seed: int) -> list[Region]:
-    """Corners, what leaves the level, and places by lot."""
+    """Corners, what leaves the level, and random places."""
     rng = np.random.default_rng(seed)
     regions = [
         Region(0, 0, min(width, 700), min(height, 700)),

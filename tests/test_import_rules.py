@@ -19,7 +19,7 @@ from dmmn_qp.importing.rules import ImportRules, SplitRules, rules_of
 from dmmn_qp.importing.splitting import check_cases, read_split_file
 from dmmn_qp.labels.class_rules import ClassRules, PaintRules, PatchRules, case_variants, with_trained_classes
 from dmmn_qp.labels.painter import LabelPainter
-from dmmn_qp.labels.split_draw import draw_splits
+from dmmn_qp.labels.random_splits import choose_splits
 from dmmn_qp.labels.splits import case_of
 from dmmn_qp.qupath.notes import ReadRules
 from dmmn_qp.regions import Region
@@ -147,7 +147,7 @@ def test_case_pattern_that_cannot_work(pattern):
 def test_no_case_is_divided(seed, n_cases):
     pixels = {f"{c}-{i}": np.array([5, 5]) for c in range(n_cases) for i in range(2)}
     cases = {name: name.split("-")[0] for name in pixels}
-    splits = draw_splits(pixels, seed, cases)
+    splits = choose_splits(pixels, seed, cases)
     assert all(splits[f"{c}-0"] == splits[f"{c}-1"] for c in range(n_cases))
     assert {"train", "val", "test"} == set(splits.values())
     check_cases(splits, cases)
@@ -171,9 +171,9 @@ def test_divided_case_is_refused():
 
 def test_earlier_splits_are_kept():
     pixels = {f"s{i}": np.array([5]) for i in range(10)}
-    first = draw_splits(pixels, seed=0)
+    first = choose_splits(pixels, seed=0)
     more = pixels | {f"t{i}": np.array([5]) for i in range(5)}
-    again = draw_splits(more, seed=7, settled=first)
+    again = choose_splits(more, seed=7, settled=first)
     assert {name: again[name] for name in first} == first
     assert sorted(again.values()).count("val") == 3 and sorted(again.values()).count("test") == 3
 

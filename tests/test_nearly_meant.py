@@ -11,7 +11,7 @@ import pytest
 
 from dmmn_qp.folders.dataset import Dataset
 from dmmn_qp.labels.class_rules import takes_labels_away
-from dmmn_qp.labels.split_draw import draw_splits
+from dmmn_qp.labels.random_splits import choose_splits
 from dmmn_qp.slides.folders import list_slides
 from tests.conftest import DEMO, fails, invoke, rectangle, slides_with, two_tissues, write_features, write_tiff
 
@@ -59,7 +59,7 @@ def test_key_of_the_split_in_another_case(here, project, key):
     assert splits_of(here / "dataset") == {re.sub(r"\.\w+$", "", n): split for n, split in meant.items()}
     said = f'image metadata "{key.strip()}" of 4 slides are read as "split"'
     assert said in result.output and said in (here / "dataset" / "report.json").read_text().replace('\\"', '"')
-    assert "by lot" not in result.output
+    assert "at random" not in result.output
 
 
 def test_keys_that_differ_in_case_and_contradict_each_other(project):
@@ -68,7 +68,7 @@ def test_keys_that_differ_in_case_and_contradict_each_other(project):
     assert invoke("import", project(same, same, same, {"split": "val"})).exit_code == 0
 
 
-# ---- splits by lot
+# ---- splits at random
 
 
 def test_lot_is_announced(here):
@@ -76,18 +76,18 @@ def test_lot_is_announced(here):
     result = invoke(*command)
     report = (here / "dataset" / "report.json").read_text()
     for text in (result.output, report):
-        assert "nobody says which slides are for what, so it was drawn by lot" in text and "(seed 0)" in text
+        assert "nobody says which slides are for what, so it was chosen at random" in text and "(seed 0)" in text
     for slide_id, split in splits_of(here / "dataset").items():
         assert f"{split}: {slide_id}" in result.output
     again = invoke(*command, "--overwrite")
-    assert "3 slides of the earlier dataset keep their split" in again.output and "by lot" not in again.output
+    assert "3 slides of the earlier dataset keep their split" in again.output and "at random" not in again.output
 
 
 def test_slides_without_a_split_among_others_are_said(here):
     (here / "s.csv").write_text("slide,split\ns0,train\ns1,val\n")
     result = invoke(*slides_with(here, [A_AND_B] * 3, n=3), "--split-file", "s.csv")
     assert "1 slide without a split among slides that have one, for training: s2" in result.output
-    assert "by lot" not in result.output
+    assert "at random" not in result.output
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -103,16 +103,16 @@ def test_slides_without_a_split_among_others_are_said(here):
     ],
 )
 def test_lot_weighs_area(seed, areas, where, least):
-    splits = draw_splits({name: np.array(pixels) for name, pixels in areas.items()}, seed)
+    splits = choose_splits({name: np.array(pixels) for name, pixels in areas.items()}, seed)
     assert sum(areas[name][1] for name, split in splits.items() if split == where) >= least
     assert list(splits.values()).count("val") >= 1
 
 
 def test_seed_decides_among_equals():
     pixels = {name: np.array([5, 5]) for name in "abcde"}
-    draws = {tuple(draw_splits(pixels, seed).values()) for seed in range(20)}
+    draws = {tuple(choose_splits(pixels, seed).values()) for seed in range(20)}
     assert len(draws) > 5
-    assert draw_splits(pixels, 3) == draw_splits(dict(reversed(pixels.items())), 3)
+    assert choose_splits(pixels, 3) == choose_splits(dict(reversed(pixels.items())), 3)
 
 
 # ---- classes

@@ -10,6 +10,7 @@ import pytest
 import typer
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic.fields import FieldInfo
 from typer.core import TyperArgument, TyperOption
 from typer.testing import CliRunner
 
@@ -17,10 +18,11 @@ import dmmn_qp
 from dmmn_qp import cli
 from dmmn_qp.cli import app
 from dmmn_qp.cli.config import SECTIONS, Arguments, ConfigFile, import_options, load_config, train_options
-from dmmn_qp.cli.model_options import flag_of, option_names, with_options
+from dmmn_qp.cli.model_options import default_text, flag_of, option_names, with_options
 from dmmn_qp.errors import ConfigError, DatasetError
 from dmmn_qp.files.paths import user_path, user_text
 from dmmn_qp.files.tables import TableForm, read_table
+from dmmn_qp.flags import Flag
 from dmmn_qp.importing.options import ImportOptions
 from dmmn_qp.predicting.inputs import slides_to_predict
 from dmmn_qp.predicting.options import PredictOptions
@@ -384,3 +386,10 @@ def test_unknown_table_is_answered_with_the_near_one(tmp_path, text, hint):
     with pytest.raises(ConfigError) as error:
         load_config(path)
     assert hint in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("default", "shown"), [(1.0, "1"), (0.25, "0.25"), ((0.5, 1.0), "0.5,1"), ((), None), (7, "7")]
+)
+def test_defaults_are_shown_as_one_types_them(default, shown):
+    assert default_text(FieldInfo(default=default), Flag("help")) == shown

@@ -181,7 +181,7 @@ def test_group_norm_sees_the_whole_field():
 
 
 def test_unknown_architecture_lists_the_choices():
-    with pytest.raises(ModelError, match='"resnet" is unknown; choose one of segnet, unet, dmmn-s2, dmmn-ms'):
+    with pytest.raises(ModelError, match=r'"resnet" is unknown; choose one of .*segnet.* dmmn-m3'):
         build("resnet")
     with pytest.raises(ModelError, match='"resnet" is unknown'):
         describe("resnet", classes=1)

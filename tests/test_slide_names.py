@@ -77,9 +77,9 @@ def test_one_name_of_two_files_is_an_error():
 
 def test_contradictions_count_by_slide_not_by_spelling():
     rows = [("row 2", "a", 1), ("row 3", "a.svs", 1), ("row 4", "q", 1)]
-    assert SlideNames(SLIDES).said(rows, SlideError) == ({0: 1}, [("row 4", "q")])
+    assert SlideNames(SLIDES).values_by_slide(rows, SlideError) == ({0: 1}, [("row 4", "q")])
     with pytest.raises(SlideError, match=r'row 5: slide "s/a\.svs" is 2, but 1 further up'):
-        SlideNames(SLIDES).said([*rows, ("row 5", "s/a.svs", 2)], SlideError)
+        SlideNames(SLIDES).values_by_slide([*rows, ("row 5", "s/a.svs", 2)], SlideError)
 
 
 # Through the command line

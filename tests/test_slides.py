@@ -1,7 +1,7 @@
 """Every reader gives the pixels that the file was made from, at the borders and outside too."""
 
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -16,7 +16,9 @@ from dmmn_qp.slides.base import Slide, read_field, read_overview
 from dmmn_qp.slides.cached import CachedFields, TileBudget, tiles_bytes
 from dmmn_qp.slides.files import fingerprint, slide_file
 from dmmn_qp.slides.folders import list_slides
+from dmmn_qp.slides.pixel_sizes import StatedMpp
 from dmmn_qp.slides.transformed import Crop, Flip, Placement, Rotate, TransformedSlide
+from dmmn_qp.slides.view import SlideView
 from dmmn_qp.specs import PatchSpec
 from tests.conftest import CMU_1, DEMO
 from tests.slide_files import OME, write_dicom, write_leica, write_pyramid
@@ -569,3 +571,13 @@ def test_fingerprint_tells_files_apart(tmp_path):
     first.write_bytes(b"a" * 1000)
     second.write_bytes(b"a" * 999 + b"b")
     assert fingerprint(first) == fingerprint(first) != fingerprint(second)
+
+
+def test_a_view_opens_the_slide_that_was_annotated_alone(tmp_path):
+    """Its size is that in the frame of the annotations: 4 x 2 px, turned by 90 degrees, are 2 x 4."""
+    Image.fromarray(noise(2, 4)).save(tmp_path / "s.png")
+    turned = SlideView(tmp_path / "s.png", frame=(Rotate(degrees=90),), mpp=StatedMpp(listed=0.5))
+    with replace(turned, size_px=(2, 4)).open() as slide:
+        assert (slide.info.width, slide.info.height) == (2, 4)
+    with pytest.raises(SlideError, match=r"has 2 x 4 px, but the annotated one has 4 x 2; .* pass --slides-root"):
+        replace(turned, size_px=(4, 2)).open()

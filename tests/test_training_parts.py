@@ -10,7 +10,7 @@ from dmmn_qp.errors import DatasetError
 from dmmn_qp.labels.draws import class_balanced_draws, class_weights, shuffled_draws
 from dmmn_qp.labels.metrics import Metrics, confusion_matrix, pair_counts
 from dmmn_qp.labels.patches import PatchRef
-from dmmn_qp.labels.split_draw import draw_splits
+from dmmn_qp.labels.random_splits import choose_splits
 from dmmn_qp.labels.splits import split_of_word
 from dmmn_qp.networks.losses import partial_cross_entropy
 
@@ -149,14 +149,14 @@ def test_unknown_split_word():
     ("n", "sizes"), [(1, (1, 0, 0)), (2, (1, 1, 0)), (3, (1, 1, 1)), (5, (3, 1, 1)), (10, (6, 2, 2))]
 )
 def test_split_sizes(n, sizes):
-    splits = draw_splits({f"s{i}": np.array([100, 100]) for i in range(n)}, seed=3)
+    splits = choose_splits({f"s{i}": np.array([100, 100]) for i in range(n)}, seed=3)
     assert tuple(list(splits.values()).count(s) for s in ("train", "val", "test")) == sizes
 
 
 def test_split_keeps_every_class_in_training():
     pixels = {"a": np.array([5, 0]), "b": np.array([5, 7]), "c": np.array([5, 0])}
     for seed in range(10):
-        splits = draw_splits(pixels, seed)
+        splits = choose_splits(pixels, seed)
         assert splits["b"] == "train"
         assert sorted(splits.values()) == ["test", "train", "val"] or sorted(splits.values()) == [
             "train",

@@ -31,6 +31,7 @@ from dmmn_qp.vectors.cleaning import clean
 from dmmn_qp.vectors.cracks import Arcs, Cracks
 from dmmn_qp.vectors.outlines import Outlines, join, starts
 from dmmn_qp.vectors.polygonize import polygonize
+from dmmn_qp.vectors.simplify import LONGEST_PX, simplify_arcs
 from dmmn_qp.vectors.sources import ArrayLabels
 from tests.conftest import DEMO, fails, invoke, two_tissues, write_tiff
 
@@ -529,7 +530,7 @@ def test_options_of_the_command_line(workspace, here):
         assert "metadata" not in feature["properties"]
     run = json.loads((here / "p" / "run.json").read_text())
     assert run["predictions"]["s"]["polygons"]["min_area_um2"] == 50
-    assert "--simplify-um" in fails(*command, "--simplify-um", -1, "--overwrite")
+    assert "--simplify-um should be" in fails(*command, "--simplify-um", -1, "--overwrite")
 
 
 def test_the_demo_in_quarters_of_its_resolution():
@@ -540,3 +541,25 @@ def test_the_demo_in_quarters_of_its_resolution():
     assert PatchSpec().grid_of(0.125).downsample == 4
     found = traced(labels, simplify_px=1.0)
     assert_coverage(found, labels.size)
+
+
+def stays(points, tolerance_px):
+    """Which points of one arc stay, with nothing else around."""
+    x, y = np.array(points).T
+    keys, vertices = np.unique(y * 1000 + x, return_inverse=True)
+    return simplify_arcs(x, y, np.array([0, len(x)]), vertices, keys, 1000, np.zeros(len(x), bool), tolerance_px)
+
+
+def test_no_new_edge_is_longer_than_it_may_be():
+    """A staircase of 20 px treads and 1 px risers, along which every corner could go."""
+    points = np.array([(20 * ((i + 1) // 2), i // 2) for i in range(41)])
+    left = points[stays(points, 100)]
+    lengths = np.hypot(*np.diff(left, axis=0).T)
+    assert 40 < lengths.max() <= LONGEST_PX
+
+
+def test_a_ring_keeps_four_corners():
+    pixel = [(3, 3), (4, 3), (4, 4), (3, 4), (3, 3)]
+    assert stays(pixel, 100).all()
+    with_a_notch = [(0, 0), (8, 0), (8, 4), (7, 4), (7, 8), (0, 8), (0, 0)]
+    assert stays(with_a_notch, 100).sum() == 5  # four, and the first again

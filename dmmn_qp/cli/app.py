@@ -7,10 +7,10 @@ from typing import Annotated, Any
 
 import typer
 
-from dmmn_qp import __version__
 from dmmn_qp.cli.help import Group
 from dmmn_qp.errors import DmmnQpError
 from dmmn_qp.text import printable
+from dmmn_qp.version import __version__
 
 
 class _Program(Group):

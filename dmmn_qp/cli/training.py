@@ -102,10 +102,13 @@ class _Training(NamedTuple):
 
 @contextmanager
 def _new(dataset: Path, out: Path | None, options: TrainOptions, take_over: bool) -> Iterator[_Training]:
-    """Holds the folder of a new model."""
+    """Holds the folder of a new model, which is called after its network unless the user names it."""
+    from dmmn_qp.folders.model import load_card
     from dmmn_qp.training.holding import held, held_new
 
-    with held_new(MODELS, options.architecture) if out is None else held(out, take_over=take_over) as folder:
+    base = options.start_from
+    architecture = options.architecture if base is None else load_card(base).network.architecture
+    with held_new(MODELS, architecture) if out is None else held(out, take_over=take_over) as folder:
         yield _Training(dataset, folder, options)
 
 

@@ -46,7 +46,7 @@ def count_pairs(predicted: PredictedLabels, truth: Truth, slide_id: str) -> dict
                     labels, predicted_labels, values = true.read(strip), found.read(strip), origins.read(strip)
                     if not np.isin(values[labels != UNLABELLED], [*ORIGINS.values()]).all():
                         raise DatasetError(
-                            f'"{origin_path}" does not say of all labelled pixels whose word they are; import again '
+                            f'"{origin_path}" does not say where all labelled pixels come from; import again '
                             "with --overwrite"
                         )
                     for origin, value in ORIGINS.items():

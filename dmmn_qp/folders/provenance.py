@@ -10,7 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 from uuid import uuid4
 
-import dmmn_qp
+from dmmn_qp.version import __version__
 
 LIBRARIES = (
     "torch",
@@ -42,7 +42,7 @@ def describe_run(stage: str, configuration: Mapping[str, Any], started: str, **f
     return {
         "run_id": str(uuid4()),
         "stage": stage,
-        "version": dmmn_qp.__version__,
+        "version": __version__,
         "command": sys.argv,
         "configuration": dict(configuration),
         "started": started,

@@ -51,7 +51,7 @@ def exported_views(folder: Path, slides: Sequence[NamedSlide], others: Collectio
             (row.where, row.cells["slide"], _frame_text(row.cells["frame"], row.where))
             for row in read_table(table, _FRAMES_FORM)
         ]
-        frames, unknown = SlideNames(slides).said(rows, AnnotationFileError)
+        frames, unknown = SlideNames(slides).values_by_slide(rows, AnnotationFileError)
         for where, name in unknown:
             if {name, PurePath(name).stem} & set(others):
                 continue

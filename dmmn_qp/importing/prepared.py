@@ -83,4 +83,4 @@ def prepare(opened: OpenedSlide, labelling: Labelling, looked_at: Callable[[int]
         fingerprint=opened.fingerprint,
         split="train",
     )
-    return Prepared(source, annotations, record, grid, painter, tuple(patches), info.said)
+    return Prepared(source, annotations, record, grid, painter, tuple(patches), info.pixel_size)

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 from dmmn_qp.annotations import Annotation, Plane
 from dmmn_qp.errors import AnnotationFileError, ProjectError
@@ -17,18 +18,33 @@ from dmmn_qp.slides.finding import SlidesRoot
 from dmmn_qp.slides.pixel_sizes import MppRules, listed_pixel_sizes
 
 SourceReader = Callable[[Path, Path | None, Sequence[SlidesRoot], ReadRules], Source]
+"""What the user points at, ``--annotations`` if any, where else slides may be, and what is read."""
 
-ANNOTATION_SOURCES: dict[str, tuple[Callable[[Path], bool], SourceReader]] = {
-    "qupath-project": (
-        lambda path: (
-            path.suffix.lower() == ".qpproj"
-            or (path.is_dir() and any(not file.name.startswith(".") for file in path.glob("*.qpproj")))
-        ),
-        read_qupath_project,
-    ),
-    "geojson": (lambda path: True, read_geojson_folder),
+
+class AnnotationSource(NamedTuple):
+    """A kind of annotations.
+
+    Attributes:
+        wants: Whether what the user points at, which is there, and ``--annotations`` if any, are of this kind.
+        read: Lists the slides with their annotations.
+    """
+
+    wants: Callable[[Path, Path | None], bool]
+    read: SourceReader
+
+
+def _is_project(path: Path, annotations: Path | None) -> bool:
+    """Whether a path is a project of QuPath or a folder with one, whatever annotations are named beside it."""
+    return path.suffix.lower() == ".qpproj" or (
+        path.is_dir() and any(not file.name.startswith(".") for file in path.glob("*.qpproj"))
+    )
+
+
+ANNOTATION_SOURCES: dict[str, AnnotationSource] = {
+    "qupath-project": AnnotationSource(_is_project, read_qupath_project),
+    "geojson": AnnotationSource(lambda path, annotations: True, read_geojson_folder),
 }
-"""Name -> (whether a path is of this kind, how to read it), in the order in which they are tried."""
+"""Name -> kind, in the order in which they are asked."""
 
 
 def read_source(
@@ -41,8 +57,8 @@ def read_source(
     """Reads annotations from wherever the user points.
 
     Args:
-        path: See `ANNOTATION_SOURCES`.
-        annotations: See `ANNOTATION_SOURCES`.
+        path: A project, or slides; each source says what it reads.
+        annotations: What the user names as ``--annotations``, if anything.
         slides_roots: Where to look for slides that have been moved.
         rules: What is read, and how.
         mpp: What the user says of pixel sizes.
@@ -55,9 +71,9 @@ def read_source(
     rules = rules or ReadRules()
     if not path.exists():
         raise ProjectError(f'"{path}" does not exist; give a project.qpproj, or a folder of slides with --annotations')
-    for wants, read in ANNOTATION_SOURCES.values():
-        if wants(path):
-            source = _with_planes(read(path, annotations, slides_roots, rules), rules)
+    for kind in ANNOTATION_SOURCES.values():
+        if kind.wants(path, annotations):
+            source = _with_planes(kind.read(path, annotations, slides_roots, rules), rules)
             return source if mpp is None else _with_mpp(source, mpp)
     raise ProjectError(f'"{path}" is none of {", ".join(ANNOTATION_SOURCES)}')
 

@@ -17,7 +17,7 @@ from dmmn_qp.importing.rules import SplitRules
 from dmmn_qp.importing.source import SourceSlide
 from dmmn_qp.labels.class_rules import folded
 from dmmn_qp.labels.patches import class_pixels
-from dmmn_qp.labels.split_draw import draw_splits
+from dmmn_qp.labels.random_splits import choose_splits
 from dmmn_qp.labels.splits import case_of, split_of_word
 from dmmn_qp.reports.inputs import Finding
 from dmmn_qp.reports.wording import count_of
@@ -40,8 +40,9 @@ def with_splits(
 ) -> tuple[list[Prepared], list[Finding]]:
     """Settles the split of every slide.
 
-    From the split file, else the image metadata; where neither knows any slide, it is drawn by lot, and slides of an
-    earlier import of the same dataset keep theirs. A slide without a split among slides that have one is for training.
+    From the split file, else the image metadata; where neither knows any slide, it is chosen at random, and slides of
+    an earlier import of the same dataset keep theirs. A slide without a split among slides that have one is for
+    training.
 
     Args:
         prepared: The slides.
@@ -77,7 +78,7 @@ def with_splits(
     if not splits:
         pixels = {item.record.slide_id: class_pixels(item.patches, class_map) for item in prepared}
         kept = {slide_id: split for slide_id, split in earlier.items() if slide_id in cases}
-        splits = draw_splits(pixels, rules.seed, cases, kept)
+        splits = choose_splits(pixels, rules.seed, cases, kept)
         notes += _drawn_by_lot(splits, kept, rules)
     elif len(splits) < len(prepared):
         notes.append(_without_split([slide_id for slide_id in cases if slide_id not in splits]))
@@ -137,8 +138,8 @@ def _drawn_by_lot(splits: Mapping[str, Split], kept: Mapping[str, Split], rules:
         lists = [f"{split}: {_listed([i for i in by_lot if splits[i] == split])}" for split in SPLITS]
         yield Finding(
             severity="note",
-            message="nobody says which slides are for what, so it was drawn by lot, with regard to the area of each "
-            f"class (seed {rules.seed}); {'; '.join(lists)}",
+            message="nobody says which slides are for what, so it was chosen at random, with regard to the area of "
+            f"each class (seed {rules.seed}); {'; '.join(lists)}",
             way_out=way_out,
         )
     if kept:
@@ -146,7 +147,7 @@ def _drawn_by_lot(splits: Mapping[str, Split], kept: Mapping[str, Split], rules:
         yield Finding(
             severity="note",
             message=f"{count_of(len(kept), 'slide')} of the earlier dataset {keep} split",
-            way_out=f"nothing to do, or remove that dataset to draw again; {way_out}",
+            way_out=f"nothing to do, or remove that dataset to choose again; {way_out}",
         )
 
 
@@ -177,7 +178,7 @@ def read_split_file(path: Path, slides: Mapping[str, NamedSlide]) -> dict[str, S
     """
     rows = [(row.where, row.cells["slide"], _split_of(row)) for row in read_table(path, _SPLIT_FORM)]
     ids = list(slides)
-    splits, unknown = SlideNames(slides.values()).said(rows, DatasetError)
+    splits, unknown = SlideNames(slides.values()).values_by_slide(rows, DatasetError)
     for where, name in unknown:
         raise DatasetError(
             f'{where} names slide "{shorten(name)}", which is not annotated; the slides are {", ".join(ids)}'

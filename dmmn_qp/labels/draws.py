@@ -1,4 +1,4 @@
-"""In which order patches are sampled, by lot, and what each class weighs."""
+"""In which random order patches are sampled, and what each class weighs."""
 
 from __future__ import annotations
 

@@ -16,7 +16,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-import dmmn_qp
 from dmmn_qp.choices import ExportFormat, Reduction
 from dmmn_qp.errors import ConfigError, OutputExistsError
 from dmmn_qp.files import new_file
@@ -24,6 +23,7 @@ from dmmn_qp.folders.model import ModelCard, load_model, room_for
 from dmmn_qp.folders.provenance import nameless_provenance
 from dmmn_qp.networks.conventions import class_logits, network_input
 from dmmn_qp.specs import PatchSpec
+from dmmn_qp.version import __version__
 
 METADATA = "dmmn_qp.json"
 """Name under which an exported file holds its description."""
@@ -146,7 +146,7 @@ def describe_export(card: ModelCard) -> dict[str, Any]:
         "licence": card.licence,
         "attribution": card.attribution,
         "provenance": card.provenance,
-        "dmmn_qp": dmmn_qp.__version__,
+        "dmmn_qp": __version__,
     }
 
 

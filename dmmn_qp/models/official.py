@@ -21,7 +21,6 @@ import torch
 from numpy._core import multiarray
 from torch import Tensor, nn
 
-import dmmn_qp
 from dmmn_qp.errors import ConfigError, ModelError
 from dmmn_qp.files import RUN_FILE, check_free, write_json
 from dmmn_qp.folders.model import CARD, MAX_WIDTH, ModelCard, NetworkOptions, new_model_folder, save_model
@@ -30,6 +29,7 @@ from dmmn_qp.networks.blocks import LEVELS
 from dmmn_qp.networks.conventions import InputConvention
 from dmmn_qp.specs import MAX_CLASSES, ClassMap, PatchSpec
 from dmmn_qp.text import shorten
+from dmmn_qp.version import __version__
 
 Color = tuple[int, int, int]
 
@@ -181,7 +181,7 @@ def import_official(
             "sha256": sha256,
             "preset": preset_name,
             "repository": preset.repository,
-            "version": dmmn_qp.__version__,
+            "version": __version__,
             **_figures(content),
         },
         created=now(),

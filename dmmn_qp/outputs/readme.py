@@ -6,7 +6,6 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from textwrap import indent, wrap
 
-import dmmn_qp
 from dmmn_qp.files import RUN_FILE, new_file
 from dmmn_qp.folders.predictions import EARLIER
 from dmmn_qp.labels.class_rules import NOT_TISSUE
@@ -15,6 +14,7 @@ from dmmn_qp.outputs.earlier import EARLIER_BYTES, EARLIER_RUNS
 from dmmn_qp.outputs.writers import WRITERS
 from dmmn_qp.specs import UNLABELLED, ClassMap
 from dmmn_qp.text import printable
+from dmmn_qp.version import __version__
 
 README = "README.txt"
 
@@ -80,7 +80,7 @@ def write_readme(
         "Credit": attribution or "",
         "Pixels": f"about {mpp:g} um",
         "Run": f"{run_id} (command, options and versions are in {RUN_FILE})",
-        "Made by": f"dmmn-qp {dmmn_qp.__version__}",
+        "Made by": f"dmmn-qp {__version__}",
     }
     lines = [
         *_headed(_README_TITLE, "="),

@@ -147,7 +147,7 @@ def _plan(call: Call, slide: SlideToPredict, recorded: _Recorded, sizes: dict[st
     try:
         polygons = polygons_of(call.out, slide.slide_id)
         with slide.open() as opened:
-            sizes[slide.slide_id] = opened.info.said
+            sizes[slide.slide_id] = opened.info.pixel_size
             call.model.card.patch_spec.grid_of(opened.info.mpp, slide.slide_id)  # raises where it does not fit
             if call.overwrite or not _is_finished(call, slide, polygons, recorded):
                 return Predict(slide)

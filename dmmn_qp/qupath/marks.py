@@ -60,7 +60,7 @@ _NEVER_OUTLINE: Final = "0001"
 _GROUP_END: Final = len(ID_PREFIX) + len(_OUTLINE_GROUP)
 _NAMESPACE: Final = uuid5(NAMESPACE_URL, "https://pypi.org/project/dmmn-qp")
 _OURS: Final = 5
-"""Version of our UUIDs: made of a name, not drawn."""
+"""Version of our UUIDs: made of a name, not at random."""
 
 
 def marked_id(content: str) -> UUID:

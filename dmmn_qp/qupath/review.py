@@ -114,7 +114,7 @@ def possible_copies(annotations: Iterable[Annotation]) -> dict[str | None, list[
 
 
 def review(annotations: Sequence[Annotation], originals: Originals | None = None) -> list[Verdict]:
-    """Tells for each object of an image whose word it is.
+    """Tells for each object of an image where it comes from: a person, or a model that nobody checked.
 
     Args:
         annotations: All objects of the image, of every kind; what a person did to one is seen beside the others.

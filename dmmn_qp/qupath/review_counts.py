@@ -1,4 +1,4 @@
-"""How much of an image, or of several, is whose word."""
+"""How many objects of an image, or of several, people drew, reviewed or never checked."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Corrections = Mapping[tuple[str, str | None], float]
 
 @dataclass(frozen=True, slots=True)
 class ReviewCounts:
-    """How many objects of an image are whose word.
+    """How many objects of an image people drew, reviewed or never checked.
 
     Attributes:
         drawn: Objects that a person drew.

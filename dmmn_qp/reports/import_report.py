@@ -10,7 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from dmmn_qp import __version__
 from dmmn_qp.choices import SPLITS, Split
 from dmmn_qp.labels.class_rules import is_tissue
 from dmmn_qp.labels.draws import MIN_CLASS_FRACTION, ElasticRule, balanced_probabilities, suggested_rates
@@ -19,6 +18,7 @@ from dmmn_qp.reports.findings import find_findings
 from dmmn_qp.reports.inputs import Finding, ImportedData, ImportedSlide
 from dmmn_qp.reports.review import CorrectionFigures, ReviewFigures, all_counts, correction_figures, review_figures
 from dmmn_qp.specs import FileModel
+from dmmn_qp.version import __version__
 
 _UM2_PER_MM2 = 1e6
 

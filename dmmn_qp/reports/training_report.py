@@ -13,13 +13,13 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image
 
-from dmmn_qp import __version__
 from dmmn_qp.figures import plain_text, seen_colors
 from dmmn_qp.files import new_file
 from dmmn_qp.folders.model import ModelCard
 from dmmn_qp.labels.metrics import Metrics
 from dmmn_qp.reports.html import REPORT_PAGE, page_environment
 from dmmn_qp.specs import UNLABELLED, ClassMap
+from dmmn_qp.version import __version__
 
 _TEMPLATE: Final = "training_report.html.j2"
 _GAP_PX: Final = 6

@@ -45,7 +45,7 @@ class SlideInfo:
         tile_px: (width, height) of the tiles in which the file keeps level 0, where it has any: reads along their
             borders decode nothing twice. The borders are multiples of it from the file's own corner on, which is at
             minus ``origin_px``.
-        said: Who says ``mpp``, and who says what else; None for pixels in memory.
+        pixel_size: Who says ``mpp``, and who says what else; None for pixels in memory.
         level_sizes: (width, height) of each level, where the file says them and they are those of the whole frame.
     """
 
@@ -56,7 +56,7 @@ class SlideInfo:
     level_downsamples: tuple[float, ...]
     origin_px: tuple[int, int] = (0, 0)
     tile_px: tuple[int, int] | None = None
-    said: PixelSize | None = None
+    pixel_size: PixelSize | None = None
     level_sizes: tuple[tuple[int, int], ...] = ()
 
     def scale_of(self, level: int) -> tuple[float, float]:

@@ -15,7 +15,7 @@ from urllib.parse import unquote
 from dmmn_qp.errors import DmmnQpError
 from dmmn_qp.text import shorten
 
-Said = TypeVar("Said")
+Value = TypeVar("Value")
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,9 +112,9 @@ class SlideNames:
                 return file
         return None
 
-    def said(
-        self, rows: Iterable[tuple[str, str, Said]], error: type[DmmnQpError]
-    ) -> tuple[dict[int, Said], list[tuple[str, str]]]:
+    def values_by_slide(
+        self, rows: Iterable[tuple[str, str, Value]], error: type[DmmnQpError]
+    ) -> tuple[dict[int, Value], list[tuple[str, str]]]:
         """Returns what a table says of each slide.
 
         Args:
@@ -127,19 +127,19 @@ class SlideNames:
         Raises:
             DmmnQpError: Of ``error``: two rows contradict each other, or a name stands for several files.
         """
-        said: dict[int, Said] = {}
+        values: dict[int, Value] = {}
         unknown: list[tuple[str, str]] = []
         for where, name, value in rows:
             meant = self.called(name, where, error)
             if not meant:
                 unknown.append((where, name))
             for number in meant:
-                before = said.setdefault(number, value)
+                before = values.setdefault(number, value)
                 if before != value:
                     raise error(
                         f'{where}: slide "{shorten(name)}" is {value}, but {before} further up; keep one of them'
                     )
-        return said, unknown
+        return values, unknown
 
 
 def files_by_name(folder: Path) -> dict[str, Path]:

@@ -67,7 +67,7 @@ class OpenSlideReader:
             if not self._sizes or len(self._sizes) != len(self._steps):
                 raise SlideError(f'slide "{path}" was cut or replaced while it was opened; try again')
             _check_tiles(path, properties, len(self._sizes))
-            said = StatedMpp.of(mpp).resolve(path.name, _file_mpp(properties))
+            pixel_size = StatedMpp.of(mpp).resolve(path.name, _file_mpp(properties))
         except SlideError:
             self._slide.close()
             raise
@@ -77,12 +77,12 @@ class OpenSlideReader:
             path,
             width,
             height,
-            said.mpp,
+            pixel_size.mpp,
             tuple(_by_the_longer_side(sizes)) or self._steps,
             (x, y),
             _tile_size(properties),
             level_sizes=sizes,
-            said=said,
+            pixel_size=pixel_size,
         )
 
     @property

@@ -60,7 +60,7 @@ class PictureReader:
                 not_rgb = _not_rgb(path, image)
                 if not_rgb is not None:
                     raise SlideError(f'picture "{path}" has {not_rgb}; save it as RGB of 8 bits')
-                said = StatedMpp.of(mpp).resolve(path.name, None)
+                pixel_size = StatedMpp.of(mpp).resolve(path.name, None)
                 self._pixels = np.asarray(_flat_rgb(image))
         except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
             reason = " ".join(str(error).split())
@@ -68,7 +68,7 @@ class PictureReader:
                 f'slide "{path}" can be read neither by OpenSlide nor as a picture ({reason}); convert it to '
                 "a format that OpenSlide reads"
             ) from error
-        self.info = SlideInfo(path, width, height, said.mpp, (1.0,), said=said)
+        self.info = SlideInfo(path, width, height, pixel_size.mpp, (1.0,), pixel_size=pixel_size)
 
     def read_level(self, level: int, region: Region) -> RgbArray:
         """See `Slide.read_level`."""

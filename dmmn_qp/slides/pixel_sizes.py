@@ -1,4 +1,4 @@
-"""How large a slide's pixels are: who says it, and whose word counts."""
+"""How large a slide's pixels are: who says it, and which of several statements counts."""
 
 from __future__ import annotations
 
@@ -185,7 +185,7 @@ def listed_pixel_sizes(path: Path, slides: Sequence[NamedSlide], *, must_match: 
     """
     form = replace(_FORM, may_be_empty=not must_match)
     rows = [(row.where, row.cells["slide"], parse_mpp(row.cells["mpp"], row.where)) for row in read_table(path, form)]
-    sizes, _ = SlideNames(slides).said(rows, PixelSizeError)
+    sizes, _ = SlideNames(slides).values_by_slide(rows, PixelSizeError)
     if must_match and slides and not sizes:
         raise PixelSizeError(
             f'table "{path}" lists none of the slides; its column slide must hold file names, such as '

@@ -52,7 +52,7 @@ class TiffReader:
             self._levels = self._find_levels(smaller)
             if self._levels[0].plain_offset is None:
                 self._tiles.tile(self._levels[0], 0)  # an unknown compression is told now, not in training
-            said = StatedMpp.of(mpp).resolve(path.name, self._mpp())
+            pixel_size = StatedMpp.of(mpp).resolve(path.name, self._mpp())
         except SlideError:
             self._tiles.close()
             raise
@@ -64,7 +64,14 @@ class TiffReader:
         tile_px = (first.tile_width, first.tile_height) if first.page.is_tiled else None
         sizes = tuple((level.width, level.height) for level in self._levels)
         self.info = SlideInfo(
-            path, first.width, first.height, said.mpp, downsamples, tile_px=tile_px, said=said, level_sizes=sizes
+            path,
+            first.width,
+            first.height,
+            pixel_size.mpp,
+            downsamples,
+            tile_px=tile_px,
+            pixel_size=pixel_size,
+            level_sizes=sizes,
         )
 
     def read_level(self, level: int, region: Region) -> RgbArray:

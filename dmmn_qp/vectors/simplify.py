@@ -48,69 +48,130 @@ def simplify_arcs(
     Returns:
         (points,) whether the point stays.
     """
-    n = len(x)
-    alive = np.ones(n, bool)
-    lengths = np.diff(offsets)
-    arc = np.repeat(np.arange(len(lengths)), lengths)
-    movable = ~locked
-    movable[offsets[:-1]] = movable[offsets[1:] - 1] = False
-    before, after = np.arange(n) - 1, np.arange(n) + 1
-    owner = np.full(len(keys), -1)
-    owner[vertices[movable]] = arc[movable]
-    here = np.zeros(len(keys), bool)
-    here[vertices] = True
-    first, last = vertices[offsets[:-1]], vertices[offsets[1:] - 1]
-    # Vertices that an arc can lose. A closed one keeps four corners, or a pixel would become a triangle; others keep
-    # one between their ends, or two arcs between the same ends could fall together.
-    spare = lengths - 2 - np.where(first == last, 3, 1)
-    noise = ((x * 73856093) ^ (y * 19349663)) * 2654435761 >> 7 & 0x7FFFFFFF  # equal triangles: no order along the arc
-    largest = 2 * tolerance_px**2
+    arcs = _Arcs(x, y, offsets, vertices, keys, stride, locked, 2 * tolerance_px**2)
+    waiting = arcs.removable
+    listed, place = np.zeros(len(x), bool), np.empty(len(x), np.int64)
+    listed[waiting] = True
+    while len(waiting):
+        fresh = arcs.remove(arcs.smallest(waiting))
+        fresh = fresh[~listed[fresh]]
+        place[fresh] = np.arange(len(fresh))
+        fresh = fresh[place[fresh] == np.arange(len(fresh))]  # each once
+        listed[fresh] = True
+        waiting = np.concatenate([waiting, fresh])
+        stays = arcs.may_still_go(waiting)
+        listed[waiting[~stays]] = False
+        waiting = waiting[stays]
+    return arcs.alive
 
-    def priorities(i: Integers) -> Integers:
-        a, b = before[i], after[i]
-        twice = np.abs((x[i] - x[a]) * (y[b] - y[a]) - (y[i] - y[a]) * (x[b] - x[a]))
-        return np.where(twice <= largest, twice << 31 | noise[i], _NEVER)
 
-    priority = np.full(n, _NEVER)
-    inner = np.flatnonzero(movable)
-    priority[inner] = priorities(inner)
-    candidates = inner[priority[inner] < _NEVER]
-    listed, place = np.zeros(n, bool), np.empty(n, np.int64)
-    listed[candidates] = True
-    while len(candidates):
-        own = priority[candidates]
-        least = (own <= priority[before[candidates]]) & (own < priority[after[candidates]])
-        chosen = _within_spare(candidates[least], arc, priority, spare)
-        if len(chosen):
-            a, b = before[chosen], after[chosen]
-            free = (x[b] - x[a]) ** 2 + (y[b] - y[a]) ** 2 <= LONGEST_PX**2
-            tight = np.flatnonzero(free & (priority[chosen] >> 31 > _SAFE_TWICE_AREA))
-            if len(tight):
-                t = chosen[tight]
-                corners = np.stack([before[t], t, after[t]])
-                free[tight] = ~_holds_vertex(
-                    x[corners], y[corners], arc[t], vertices[corners], keys, stride, owner, here
-                )
-            priority[chosen[~free]] = _NEVER
-            gone = chosen[free]
-            alive[gone] = False
-            here[vertices[gone]] = False
-            a, b = before[gone], after[gone]
-            after[a], before[b] = b, a
-            np.subtract.at(spare, arc[gone], 1)
-            priority[gone] = _NEVER
-            changed = np.concatenate([a, b])
-            changed = changed[movable[changed]]
-            priority[changed] = priorities(changed)
-            fresh = changed[~listed[changed]]
-            place[fresh] = np.arange(len(fresh))
-            fresh = fresh[place[fresh] == np.arange(len(fresh))]  # each once
-            listed[fresh] = True
-            candidates = np.concatenate([candidates, fresh])
-        stays = (priority[candidates] < _NEVER) & (spare[arc[candidates]] > 0)
-        listed[candidates[~stays]] = False
-        candidates = candidates[stays]
-    return alive
+class _Arcs:
+    """Arcs while points are removed from them.
+
+    Args:
+        x: See `simplify_arcs`, as the next ones.
+        y: Rows.
+        offsets: Where each arc starts.
+        vertices: Numbers of the points in ``keys``.
+        keys: All vertices around.
+        stride: More than any x.
+        locked: Points that stay.
+        largest: Twice the area of the largest triangle to cut off, px2.
+
+    Attributes:
+        alive: (points,) whether the point is there.
+    """
+
+    def __init__(
+        self,
+        x: Integers,
+        y: Integers,
+        offsets: Integers,
+        vertices: Integers,
+        keys: Integers,
+        stride: int,
+        locked: npt.NDArray[np.bool_],
+        largest: float,
+    ) -> None:
+        n = len(x)
+        lengths = np.diff(offsets)
+        self.alive = np.ones(n, bool)
+        self._x, self._y, self._vertices, self._keys, self._stride = x, y, vertices, keys, stride
+        self._largest = largest
+        self._arc = np.repeat(np.arange(len(lengths)), lengths)
+        self._movable = ~locked
+        self._movable[offsets[:-1]] = self._movable[offsets[1:] - 1] = False
+        self._before, self._after = np.arange(n) - 1, np.arange(n) + 1
+        self._owner = np.full(len(keys), -1)
+        self._owner[vertices[self._movable]] = self._arc[self._movable]
+        self._here = np.zeros(len(keys), bool)
+        self._here[vertices] = True
+        first, last = vertices[offsets[:-1]], vertices[offsets[1:] - 1]
+        # Vertices that an arc can lose. A closed one keeps four corners, or a pixel would become a triangle; others
+        # keep one between their ends, or two arcs between the same ends could fall together.
+        self._spare = lengths - 2 - np.where(first == last, 3, 1)
+        # Triangles of equal size go in no order along the arc.
+        self._noise = ((x * 73856093) ^ (y * 19349663)) * 2654435761 >> 7 & 0x7FFFFFFF
+        self._priority = np.full(n, _NEVER)
+        self._rank(np.flatnonzero(self._movable))
+
+    def _rank(self, points: Integers) -> None:
+        """Orders points by the area of the triangle with their neighbours; those of too large a one never go."""
+        x, y, a, b = self._x, self._y, self._before[points], self._after[points]
+        twice = np.abs((x[points] - x[a]) * (y[b] - y[a]) - (y[points] - y[a]) * (x[b] - x[a]))
+        self._priority[points] = np.where(twice <= self._largest, twice << 31 | self._noise[points], _NEVER)
+
+    @property
+    def removable(self) -> Integers:
+        """Points whose triangle is small enough."""
+        return np.flatnonzero(self._priority < _NEVER)
+
+    def may_still_go(self, points: Integers) -> npt.NDArray[np.bool_]:
+        """Whether points have a triangle that is small enough, on an arc that has points to lose."""
+        may: npt.NDArray[np.bool_] = (self._priority[points] < _NEVER) & (self._spare[self._arc[points]] > 0)
+        return may
+
+    def smallest(self, points: Integers) -> Integers:
+        """Those of the points with a smaller triangle than both neighbours, as many as their arcs can lose."""
+        own = self._priority[points]
+        least = (own <= self._priority[self._before[points]]) & (own < self._priority[self._after[points]])
+        return _within_spare(points[least], self._arc, self._priority, self._spare)
+
+    def remove(self, points: Integers) -> Integers:
+        """Removes those of the points that may go; the others stay for good.
+
+        Args:
+            points: No two of them neighbours.
+
+        Returns:
+            The neighbours of what is gone that may be removed now, some of them twice.
+        """
+        free = self._are_free(points)
+        self._priority[points] = _NEVER
+        gone = points[free]
+        self.alive[gone] = False
+        self._here[self._vertices[gone]] = False
+        a, b = self._before[gone], self._after[gone]
+        self._after[a], self._before[b] = b, a
+        np.subtract.at(self._spare, self._arc[gone], 1)
+        both = np.concatenate([a, b])
+        changed: Integers = both[self._movable[both]]
+        self._rank(changed)
+        return changed
+
+    def _are_free(self, points: Integers) -> npt.NDArray[np.bool_]:
+        """Whether the edge that would be made is short enough, and the triangle cut off holds no vertex."""
+        x, y, a, b = self._x, self._y, self._before[points], self._after[points]
+        free: npt.NDArray[np.bool_] = (x[b] - x[a]) ** 2 + (y[b] - y[a]) ** 2 <= LONGEST_PX**2
+        tight = np.flatnonzero(free & (self._priority[points] >> 31 > _SAFE_TWICE_AREA))
+        if len(tight):
+            at = points[tight]
+            corners = np.stack([self._before[at], at, self._after[at]])
+            free[tight] = ~_holds_vertex(
+                x[corners], y[corners], self._arc[at], self._vertices[corners], self._keys, self._stride, self._owner,
+                self._here,
+            )  # fmt: skip
+        return free
 
 
 def _within_spare(chosen: Integers, arc: Integers, priority: Integers, spare: Integers) -> Integers:

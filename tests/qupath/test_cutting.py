@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 from typing import Any
-from uuid import uuid4
+from uuid import NAMESPACE_URL, UUID, uuid4, uuid5
 
 import pytest
 import shapely
@@ -16,7 +16,18 @@ from dmmn_qp.pushing.plan import plan_of
 from dmmn_qp.qupath.cutting import cut
 from dmmn_qp.qupath.geojson_reader import objects_of
 from dmmn_qp.qupath.geojson_writer import feature_of
-from dmmn_qp.qupath.marks import AREA_UM2, CLASS_CODE, MEAN_PROBABILITY, PERIMETER, class_code, is_marked
+from dmmn_qp.qupath.marks import (
+    AREA_UM2,
+    CLASS_CODE,
+    ID_PREFIX,
+    MEAN_PROBABILITY,
+    PERIMETER,
+    class_code,
+    is_marked,
+    is_outline_id,
+    marked_id,
+    outline_id,
+)
 from dmmn_qp.qupath.review import review
 from tests.qupath.test_review import OTHER, UNCHANGED, predicted
 
@@ -133,3 +144,14 @@ def test_what_import_would_take_stays_and_cuts(before: Annotation, stays: bool, 
 def test_two_objects_of_one_id_are_told_apart() -> None:
     plan = plan_of(features(UNCHANGED, RESHAPED), [])
     assert [plan.drops(feature) for feature in plan.before] == [True, False]
+
+
+def test_ids_of_ours_are_told_from_others() -> None:
+    """By prefix and version; no prediction has the digits of a tissue's outline, not even by chance."""
+    by_chance = "content 31179"  # whose digest has them
+    ours, outline = marked_id("a"), outline_id("a")
+    assert is_marked(ours) and not is_outline_id(ours)
+    assert is_marked(outline) and is_outline_id(outline)
+    assert is_marked(marked_id(by_chance)) and not is_outline_id(marked_id(by_chance))
+    assert not is_marked(UUID(ID_PREFIX + "-0000-4000-8000-000000000000"))  # version 4, as QuPath's own are
+    assert not is_marked(uuid5(NAMESPACE_URL, "a")) and not is_marked(None)

@@ -1,4 +1,4 @@
-"""Splits drawn by lot, for slides of which nobody says what they are for."""
+"""Splits chosen at random, for slides of which nobody says what they are for."""
 
 from __future__ import annotations
 
@@ -22,31 +22,31 @@ _EMPTY: Final = 100.0
 """What it costs when no case is for validation: training could not tell its best epoch."""
 
 _AS_GOOD: Final = (1.25, 0.02)
-"""A draw is as good as the best when it costs at most so many times as much, and so much more for each class."""
+"""A choice is as good as the best when it costs at most so many times as much, and so much more for each class."""
 
-_MAX_DRAWS: Final = 5000
-"""As many draws are compared one by one; of more, some are improved step by step."""
+_MAX_COMPARED: Final = 5000
+"""As many choices are compared one by one; of more, some are improved step by step."""
 
 _MAX_TRIES: Final = 20_000
-"""Steps that are tried where not all draws can be compared."""
+"""Steps that are tried where not all choices can be compared."""
 
 
-def draw_splits(
+def choose_splits(
     pixels: Mapping[str, NDArray[np.int64]],
     seed: int,
     cases: Mapping[str, str] | None = None,
     settled: Mapping[str, Split] | None = None,
 ) -> dict[str, Split]:
-    """Draws a split for every slide so that each class keeps training pixels, and most of its area.
+    """Chooses a split for every slide at random, so that each class keeps training pixels, and most of its area.
 
     Of n cases, at most about `HELD_BACK` go to validation (from two on) and as many to test (from three on). Of all
-    such draws those count that divide the area of each class, and the number of cases, best: 60 % for training, the
-    rest halved, and no class absent from validation or test where that can be. Among draws that are as good as the
+    such choices those count that divide the area of each class, and the number of cases, best: 60 % for training, the
+    rest halved, and no class absent from validation or test where that can be. Among choices that are as good as the
     best the seed decides. All slides of a case share a split.
 
     Args:
         pixels: (C,) labelled pixels per class of each slide.
-        seed: Seed of the draw.
+        seed: Seed of the choice.
         cases: Case of each slide; every slide is its own case unless given.
         settled: Slides whose split is kept, such as from an earlier import; so is that of the other slides of
             their cases.
@@ -64,8 +64,8 @@ def draw_splits(
     room = [
         max(0, (number if len(names) > split else 0) - int((before == split).sum())) for split in range(1, len(SPLITS))
     ]
-    drawn = _drawn(shares, before, free, room, np.random.default_rng(seed))
-    splits = {name: SPLITS[split] for name, split in zip(names, drawn, strict=True)}
+    chosen = _chosen(shares, before, free, room, np.random.default_rng(seed))
+    splits = {name: SPLITS[split] for name, split in zip(names, chosen, strict=True)}
     return {name: splits[cases[name]] for name in pixels}
 
 
@@ -78,39 +78,39 @@ def _shares(pixels: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _cost(shares: NDArray[np.float64], splits: NDArray[np.int64], meant: NDArray[np.float64]) -> float:
-    """How far a draw is from what is meant: the sum over classes of squared distances in units of what is meant."""
+    """How far a choice is from what is meant: the sum over classes of squared distances in units of what is meant."""
     parts = np.array([shares[splits == split].sum(axis=0) for split in range(len(SPLITS))]).T
     off = np.where(meant > 0, (parts - meant) ** 2 / np.where(meant > 0, meant, 1), 0)
     absent = np.where((parts == 0) & (meant > 0), _ABSENT, 0)
     return float((off + absent).sum()) + (_EMPTY if meant[1] > 0 and not parts[-1, 1] else 0.0)
 
 
-def _drawn(
+def _chosen(
     shares: NDArray[np.float64],
     before: NDArray[np.int64],
     free: NDArray[np.int64],
     room: Sequence[int],
     rng: np.random.Generator,
 ) -> NDArray[np.int64]:
-    """A draw among the best: the number of each case's split.
+    """A choice among the best: the number of each case's split.
 
     Args:
         shares: See `_shares`.
         before: The split of each case; that of free ones is train.
         free: Cases that may be held back.
         room: How many of them may go to validation and to test.
-        rng: The lot.
+        rng: Random numbers.
     """
     held_back = np.array([0.0, *(HELD_BACK if n or (before == s).any() else 0.0 for s, n in enumerate(room, start=1))])
     meant = np.array([1 - held_back.sum(), *held_back[1:]])
-    n_draws = sum(comb(len(free), v) * comb(len(free) - v, t) for v, t in _numbers(len(free), room))
-    if n_draws > _MAX_DRAWS:
+    n_choices = sum(comb(len(free), v) * comb(len(free) - v, t) for v, t in _numbers(len(free), room))
+    if n_choices > _MAX_COMPARED:
         return _improved(shares, before, free, room, meant, rng)
-    draws = list(_all_draws(before, free, room))
-    costs = np.array([_cost(shares, draw, meant) for draw in draws])
+    choices = list(_all_choices(before, free, room))
+    costs = np.array([_cost(shares, choice, meant) for choice in choices])
     times, more = _AS_GOOD
     best = np.flatnonzero(costs <= times * costs.min() + more * shares.shape[1])
-    return draws[int(rng.choice(best))]
+    return choices[int(rng.choice(best))]
 
 
 def _numbers(n_free: int, room: Sequence[int]) -> Iterator[tuple[int, int]]:
@@ -118,13 +118,15 @@ def _numbers(n_free: int, room: Sequence[int]) -> Iterator[tuple[int, int]]:
     return ((v, t) for v in range(min(room[0], n_free) + 1) for t in range(min(room[1], n_free - v) + 1))
 
 
-def _all_draws(before: NDArray[np.int64], free: NDArray[np.int64], room: Sequence[int]) -> Iterator[NDArray[np.int64]]:
+def _all_choices(
+    before: NDArray[np.int64], free: NDArray[np.int64], room: Sequence[int]
+) -> Iterator[NDArray[np.int64]]:
     for n_val, n_test in _numbers(len(free), room):
         for val in combinations(free, n_val):
             for test in combinations([case for case in free if case not in val], n_test):
-                draw = before.copy()
-                draw[list(val)], draw[list(test)] = 1, 2
-                yield draw
+                choice = before.copy()
+                choice[list(val)], choice[list(test)] = 1, 2
+                yield choice
 
 
 def _improved(
@@ -135,24 +137,24 @@ def _improved(
     meant: NDArray[np.float64],
     rng: np.random.Generator,
 ) -> NDArray[np.int64]:
-    """A draw by lot, in which cases change splits or places as long as that makes it better."""
-    draw = before.copy()
-    lots = rng.permutation(free)
-    draw[lots[: room[0]]], draw[lots[room[0] : sum(room)]] = 1, 2
+    """A random choice, in which cases change splits or places as long as that makes it better."""
+    choice = before.copy()
+    shuffled = rng.permutation(free)
+    choice[shuffled[: room[0]]], choice[shuffled[room[0] : sum(room)]] = 1, 2
     for of_class in shares.T:
-        if not of_class[draw == 0].any():
-            draw[free[int(of_class[free].argmax())]] = 0
-    cost = _cost(shares, draw, meant)
+        if not of_class[choice == 0].any():
+            choice[free[int(of_class[free].argmax())]] = 0
+    cost = _cost(shares, choice, meant)
     limits = (len(before), *((before == split).sum() + n for split, n in enumerate(room, start=1)))
     for case, other in rng.choice(free, (min(_MAX_TRIES, 10 * len(free) ** 2), 2)):
-        changed = draw.copy()
+        changed = choice.copy()
         if case == other:
             changed[case] = rng.integers(len(SPLITS))
         else:
-            changed[[case, other]] = draw[[other, case]]
-        if (changed == draw).all() or any((changed == s).sum() > limit for s, limit in enumerate(limits)):
+            changed[[case, other]] = choice[[other, case]]
+        if (changed == choice).all() or any((changed == s).sum() > limit for s, limit in enumerate(limits)):
             continue
         cost_then = _cost(shares, changed, meant)
         if cost_then < cost:
-            draw, cost = changed, cost_then
-    return draw
+            choice, cost = changed, cost_then
+    return choice
