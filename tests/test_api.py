@@ -512,3 +512,8 @@ def test_an_interrupted_training_goes_on(workspace, tmp_path, monkeypatch):
     assert not (tmp_path / "m" / "model.json").exists()
     dmmn_qp.train(workspace / "dataset", tmp_path / "m", resume=True)
     assert dmmn_qp.load_model(tmp_path / "m").card.network.width == 2
+
+
+def test_names_alone_are_no_classes():
+    with pytest.raises(ConfigError, match="cannot be taken from a list; pass a dataset, a model"):
+        dmmn_qp.polygonize(np.ones((4, 4), np.uint8), ["Tumor"], 0.5)

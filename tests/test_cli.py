@@ -458,7 +458,9 @@ def test_truth_that_does_not_fit(here, workspace):
         Image.fromarray(np.ones((10, 10), np.uint8)).save(here / "truth" / f"{name}.png")
     where = ("--dataset", workspace / "dataset", "--predictions", workspace / "predictions")
     assert "10 x 10 px" in fails("evaluate", *where, "--truth", "truth")
-    assert "no truth map" in fails("evaluate", *where, "--truth", "none")
+    assert 'truth "none" does not exist; check --truth' in fails("evaluate", *where, "--truth", "none")
+    line = fails("evaluate", *where[:2], "--predictions", "none")
+    assert 'predictions "none" do not exist; check --predictions' in line
 
 
 def test_moved_slide_is_found_and_checked(here, two_tissue_slides):

@@ -345,10 +345,29 @@ def test_help_fits_80_columns_and_cuts_nothing(name):
             assert any({*param.opts, *param.secondary_opts} <= set(line.replace(",", "").split()) for line in options)
 
 
-def test_what_no_command_understands_is_said_in_plain_lines():
-    result = CliRunner().invoke(app, ["evaluat"], env={"COLUMNS": "80"})
-    assert result.exit_code == 2
-    assert result.stderr.splitlines()[-1] == "Error: No such command 'evaluat'. Did you mean 'evaluate'?"
+@pytest.mark.parametrize(
+    ("typed", "line"),
+    [
+        ("evaluat", "no such command 'evaluat'; did you mean 'evaluate'; see dmmn-qp --help"),
+        ("models shw", "no such command 'shw'; did you mean 'show'; see dmmn-qp models --help"),
+        ("--foo", "no such option: --foo; see dmmn-qp --help"),
+        ("predict --roy x", "no such option: --roy (possible options: --out, --roi); see dmmn-qp predict --help"),
+        ("push", "missing option '--into'; see dmmn-qp push --help"),
+        ("train p.qpproj", "got unexpected extra argument(s) (p.qpproj); see dmmn-qp train --help"),
+        ("evaluate --split tst", "'--split': 'tst' is not one of 'train', 'val', 'test'; see dmmn-qp evaluate --help"),
+        ("architectures --classes x", "'--classes': it should be a valid integer; see dmmn-qp architectures --help"),
+    ],
+)
+def test_what_no_command_understands_is_said_in_one_line(typed, line):
+    result = CliRunner().invoke(app, typed.split(), prog_name="dmmn-qp")
+    assert result.exit_code == 2 and result.stdout == ""
+    assert result.stderr == f"error: {'invalid value for ' if line.startswith(chr(39)) else ''}{line}\n"
+
+
+def test_no_command_at_all_gets_the_help():
+    result = CliRunner().invoke(app, ["models"], prog_name="dmmn-qp")
+    assert result.exit_code == 2 and not result.stderr.strip()
+    assert "Usage: dmmn-qp models COMMAND [OPTIONS]" in result.output
 
 
 @pytest.mark.parametrize("name", ["import", "train", "predict"])

@@ -140,8 +140,17 @@ def build_network(
 
 
 def contract_of(given: HasContract | AnyPath) -> HasContract:
-    """Returns the dataset or the model's card of a folder; what is no folder stays as it is."""
+    """Returns the dataset or the model's card of a folder; what has classes stays as it is.
+
+    Raises:
+        ConfigError: It is neither.
+    """
     if not isinstance(given, str | PathLike):
+        if not hasattr(given, "class_map"):
+            raise ConfigError(
+                f"classes cannot be taken from a {type(given).__name__}; pass a dataset, a model, the folder of one, "
+                "or its class_map"
+            )
         return given
     from dmmn_qp.folders.dataset import MANIFEST, Dataset
     from dmmn_qp.folders.model import load_card

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from textwrap import wrap
-from typing import Any
+from typing import Any, Final, cast
 
+import typer
 from rich.console import Console
 from rich.text import Text
 from typer.core import TyperArgument, TyperCommand, TyperGroup, TyperOption
 
 from dmmn_qp.files.paths import user_path
+from dmmn_qp.text import printable
 
 Entry = tuple[str, str]
 """What is typed, and what it does."""
@@ -21,6 +25,17 @@ MAIN_PANEL = "Options"
 
 COMMON_PANEL = "This run"
 """Heading of what is about files and runs rather than about the work."""
+
+_UsageError = cast("type[Exception]", typer.BadParameter.__bases__[0])
+"""Typer's error for all that can be wrong with a command line; it has no public name."""
+
+_WORDS: Final = {
+    "Value error, ": "",
+    "Input should": "it should",
+    "Possible options": "possible options",
+    ". Did you mean": "; did you mean",
+}
+"""How Typer and pydantic begin what goes on in the middle of our line."""
 
 _FEW = 12
 """So many options need no headings."""
@@ -35,8 +50,9 @@ class Command(TyperCommand):
     """
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Reads what was typed."""
-        rest = super().parse_args(ctx, args)
+        """Reads what was typed; what is wrong with it is said in one line."""
+        with _in_one_line(ctx):
+            rest = super().parse_args(ctx, args)
         ctx.params.update({name: user_path(value) for name, value in ctx.params.items() if isinstance(value, Path)})
         return rest
 
@@ -64,6 +80,16 @@ class Command(TyperCommand):
 class Group(TyperGroup):
     """A group of commands whose help lists them, and its few options."""
 
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Reads what was typed before the command; what is wrong with it is said in one line."""
+        with _in_one_line(ctx):
+            return super().parse_args(ctx, args)
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Finds the command that was typed; one that is unknown is said in one line."""
+        with _in_one_line(ctx):
+            return super().resolve_command(ctx, args)
+
     def format_help(self, ctx: Any, formatter: Any) -> None:
         """Writes the help to standard output."""
         del formatter
@@ -78,6 +104,28 @@ class Group(TyperGroup):
     def get_usage(self, ctx: Any) -> str:
         """Returns ``Usage: dmmn-qp COMMAND [OPTIONS]``."""
         return f"Usage: {ctx.command_path} COMMAND [OPTIONS]"
+
+
+@contextmanager
+def _in_one_line(ctx: Any) -> Iterator[None]:
+    """Has what is wrong with a command line shown like other errors: one line that says where to look."""
+    try:
+        yield
+    except _UsageError as error:
+        if type(error).__name__ != "NoArgsIsHelpError":  # whose message is the help
+            vars(error)["show"] = partial(_show_usage_error, error, f"{ctx.command_path} --help")
+        raise
+
+
+def _show_usage_error(error: Any, where: str, file: Any = None) -> None:
+    """Prints ``error: no such option: --chek (possible options: --check, --help); see dmmn-qp import --help``."""
+    del file
+    message = printable(error.format_message()).rstrip(".?")
+    for theirs, ours in _WORDS.items():
+        message = message.replace(theirs, ours)
+    typer.secho(
+        f"error: {message[0].lower()}{message[1:].partition(', unable to parse')[0]}; see {where}", fg="red", err=True
+    )
 
 
 def _print_help(usage: str, text: str | None, panels: Mapping[str, Iterable[Entry]], epilog: str | None = None) -> None:

@@ -34,7 +34,7 @@ def push_command(
 ) -> None:
     """Writes predictions into a QuPath project, through QuPath itself.
 
-    Only unlocked objects of earlier predictions are replaced. Close the project in QuPath first.
+    Only earlier predictions that nobody reviewed are replaced. Close the project in QuPath first.
     """
     from dmmn_qp.pushing.stage import push
 

@@ -44,6 +44,8 @@ def find_prediction(
         DatasetError: It is missing, or the raster tells its classes in a damaged way.
     """
     path = folder / f"{slide_id}.{LABELS_SUFFIX}"
+    if not folder.is_dir():
+        raise DatasetError(f'predictions "{folder}" do not exist; check --predictions, or run dmmn-qp predict first')
     if not path.is_file():
         raise DatasetError(
             f'slide "{slide_id}" has no prediction in "{folder}"; run dmmn-qp predict {slide_id} first, or name the '

@@ -68,6 +68,8 @@ def _truth_maps(truth: Path, records: Sequence[SlideRecord], dataset: Dataset) -
     """
     if truth.is_file() and len(records) == 1:
         return {records[0].slide_id: truth}
+    if not truth.exists():
+        raise DatasetError(f'truth "{truth}" does not exist; check --truth')
     numbers = {r.slide_id: number for number, r in enumerate(dataset.slides())}
     names = SlideNames(NamedSlide(path_of_text(r.path) or PurePath(r.path), (r.slide_id,)) for r in dataset.slides())
     files = files_by_name(truth) if truth.is_dir() else {}

@@ -244,7 +244,7 @@ def _project_file(path: Path) -> Path:
                 raise ProjectError(f'"{path}" is no QuPath project; pass a .qpproj file or the folder that holds one')
             return path
         if not path.is_dir():
-            raise ProjectError(f'no QuPath project at "{path}"')
+            raise ProjectError(f'no QuPath project at "{path}"; pass a .qpproj file or the folder that holds one')
         if (path / "project.qpproj").is_file():
             return path / "project.qpproj"
         files = sorted(file for file in path.glob("*.qpproj") if not file.name.startswith("."))
