@@ -281,3 +281,50 @@ def test_order_and_colours_of_an_exported_project(here):
     assert class_map.names == ("early", "late") and dict(class_map.colors) == {"early": (1, 2, 3), "late": (4, 5, 6)}
     (here / "geojson" / "classes.csv").write_text("class,red,green,blue\nearly,1,2,300\n")
     assert "is no colour" in fails(*command, "--overwrite")
+
+
+# ---------------------------------------------------------------- files that are only called alike
+
+
+def test_a_slide_found_outside_of_the_project_by_name_is_said(here):
+    for name in ("mine", "other"):
+        (here / name).mkdir()
+    project = moved_demo(here / "mine")
+    (here / "other" / "slides").mkdir()
+    for slide in (DEMO / "slides").glob("*.tif"):
+        (here / "other" / "slides" / slide.name).symlink_to(slide)
+    result = invoke("import", project)
+    assert result.exit_code == 0, result.output
+    said = " ".join(result.output.split())
+    assert "train-1.tif" in said and "outside of the project, by name alone" in said
+    result = invoke("import", project, "--slides-root", here / "other" / "slides", "--overwrite")
+    assert result.exit_code == 0 and "by name alone" not in result.output
+    result = invoke("predict", project, "--model", MODEL, "--out", "p", "--roi", here / "nowhere")
+    assert "by name alone" in " ".join(result.output.split())
+
+
+@pytest.mark.parametrize(
+    ("features", "rule", "expected"),
+    [
+        ([rectangle(0, 0, 99, 99, "a"), rectangle(10, 10, 50, 50, "b")], "inner", [("note", '"b" lies inside "a"')]),
+        (
+            [rectangle(0, 0, 99, 99, "a"), rectangle(10, 10, 50, 50, "b"), rectangle(120, 0, 199, 99, "b")],
+            "class-order",
+            [("warning", "overlap by")],
+        ),
+        ([rectangle(0, 0, 99, 99, "a"), rectangle(60, 0, 199, 99, "b")], "inner", [("warning", "overlap by")]),
+        (
+            [rectangle(0, 0, 99, 99, "a"), rectangle(10, 10, 50, 50, "b"), rectangle(60, 0, 199, 99, "b")],
+            "inner",
+            [("note", '"b" lies inside "a" in 1 place'), ("warning", "overlap by")],
+        ),
+    ],
+)
+def test_nested_areas_are_no_contradiction_where_the_inner_one_wins(here, features, rule, expected):
+    command = slides_with(here, features)
+    invoke(*command, "--overlap", rule)
+    findings = json.loads((here / "dataset" / "report.json").read_text())["findings"]
+    found = [f for f in findings if "lies inside" in f["message"] or "overlap by" in f["message"]]
+    assert len(found) == len(expected)
+    for severity, words in expected:
+        assert any(f["severity"] == severity and words in f["message"] for f in found), found

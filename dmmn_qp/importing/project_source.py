@@ -27,7 +27,7 @@ from dmmn_qp.importing.source import (
 from dmmn_qp.qupath.image_names import KindCounts, announced_objects, slide_ids
 from dmmn_qp.qupath.notes import ReadResult, ReadRules
 from dmmn_qp.qupath.paquo_reader import PaquoProject
-from dmmn_qp.qupath.project import ProjectEntry, QuPathProject, find_each_slide, read_project
+from dmmn_qp.qupath.project import ProjectEntry, QuPathProject, find_each_slide, outside_finds, read_project
 from dmmn_qp.qupath.qpdata import read_qpdata, way_out_of_damage
 from dmmn_qp.qupath.review_counts import ReviewCounts
 from dmmn_qp.slides.finding import SlidesRoot
@@ -94,7 +94,7 @@ def read_qupath_project(
         class_colors=_project_colors(project, [taken.objects for _, taken in annotated]),
         without_annotations=len(project.entries) - len(annotated) - len(problems),
         problems=tuple(problems),
-        warnings=(*reader.notes, *reviewer.problems),
+        warnings=(*reader.notes, *reviewer.problems, *outside_finds(project, places, slides_roots)),
         only_predicted=tuple(only_predicted),
         other_kinds=other_kinds,
         unread_objects=unread_objects,

@@ -13,7 +13,7 @@ from dmmn_qp.predicting.input_files import is_pattern, is_slide, near_name_hint,
 from dmmn_qp.predicting.input_table import read_input_table
 from dmmn_qp.qupath.geojson_reader import GEOJSON_SUFFIXES
 from dmmn_qp.qupath.image_names import project_slide_ids
-from dmmn_qp.qupath.project import ProjectEntry, find_each_slide, read_project
+from dmmn_qp.qupath.project import ProjectEntry, find_each_slide, outside_finds, read_project
 from dmmn_qp.slides.base import Slide
 from dmmn_qp.slides.files import is_slide_folder
 from dmmn_qp.slides.finding import SlidesRoot
@@ -190,6 +190,8 @@ class _Inputs:
             raise SlideError(f'project "{path}" holds no image; add slides in QuPath and save it')
         usable = [entry for entry in project.entries if entry.unsupported_server is None]
         found = find_each_slide(project, usable, self._roots)
+        for line in outside_finds(project, found, self._roots):
+            self._say(line)
         paths = {key: place for key, place in found.items() if isinstance(place, Path)}
         ids = project_slide_ids(project.entries, paths)
         return [_of_entry(entry, ids[entry.entry_id], found.get(entry.entry_id)) for entry in project.entries]

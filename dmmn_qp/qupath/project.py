@@ -228,6 +228,37 @@ def find_each_slide(
     return found
 
 
+def outside_finds(
+    project: QuPathProject, places: Mapping[str, Path | SlideError], slides_roots: Sequence[SlidesRoot] = ()
+) -> list[str]:
+    """One line for each folder outside of the project in which slides were found by nothing but their names.
+
+    Args:
+        project: The project.
+        places: Where slides were found, by ``entry_id``; see `find_each_slide`.
+        slides_roots: What the user gave as ``--slides-root``.
+    """
+    roots = [project.folder, *(root for root in slides_roots if isinstance(root, Path))]
+    expected = [folder for root in roots for folder in (root.absolute(), root.resolve())]
+    renamed = any(not isinstance(root, Path) for root in slides_roots)
+    names: dict[Path, list[str]] = {}
+    for entry in project.entries:
+        place = places.get(entry.entry_id)
+        if not isinstance(place, Path) or renamed:
+            continue
+        wanted = _wanted(project, entry)
+        known = [Path(path) for path in (wanted.stored, wanted.moved) if path is not None]
+        shown = (place.absolute(), place.resolve())  # links may lead out of the folder, or into it
+        if place in known or any(path.is_relative_to(folder) for path in shown for folder in expected):
+            continue
+        names.setdefault(place.parent, []).append(place.name)
+    return [
+        f'{", ".join(shorten(name) for name in found)} found in "{folder}", outside of the project, by name alone; if '
+        f'that is right, say so with --slides-root "{folder}"'
+        for folder, found in names.items()
+    ]
+
+
 def _finder(project: QuPathProject, slides_roots: Sequence[SlidesRoot]) -> SlideFinder:
     return SlideFinder(slides_roots, near=(project.folder, project.folder.resolve().parent))
 
