@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from contextlib import ExitStack
+from io import BytesIO
 from pathlib import Path
 
 import pytest
@@ -26,7 +27,7 @@ from dmmn_qp.training.holding import held, held_interrupted, held_new
 from dmmn_qp.training.launch import Launched, launched, processes_of
 from dmmn_qp.training.options import TrainOptions
 from dmmn_qp.training.reading import Batches
-from dmmn_qp.training.state import STATE, load_state
+from dmmn_qp.training.state import STATE, TrainingState, load_state, save_state
 from tests.conftest import REPOSITORY, fails, invoke, rectangle, two_tissues, write_features, write_tiff
 from tests.test_training import KILLED, history_of, python, same_weights, weights_of
 
@@ -455,15 +456,22 @@ def test_a_full_disk_ends_a_training_in_one_line_and_it_goes_on(train, here, mon
     assert reached == {False, True} and disk.done and is_whole(here / "m") and len(history_of(here / "m")) == 2
 
 
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full to stand for a full disk")
-def test_a_state_that_does_not_fit_is_an_error_and_no_abort(tmp_path):
-    """torch would end the process where its writer meets the error once more."""
-    from dmmn_qp.training.state import _PatientFile
+class Limited(BytesIO):
+    """A file on a disk with room for so many bytes."""
 
-    with pytest.raises(OSError, match="No space left"), Path("/dev/full").open("wb") as full:
-        patient = _PatientFile(full)
-        torch.save({"x": torch.zeros(10**6)}, patient)
-        patient.check()
+    def write(self, data):
+        if self.tell() + len(data) > 200_000:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return super().write(data)
+
+
+def test_a_state_that_does_not_fit_is_an_error_of_the_disk(tmp_path, monkeypatch):
+    """And not one of torch's writer, which stumbles over what it could not write."""
+    state = TrainingState({}, {}, "d", "0", tensors={"a": torch.zeros(30_000), "b": torch.zeros(60_000)})
+    monkeypatch.setattr(Path, "open", lambda *_: Limited())
+    with pytest.raises(OSError, match="No space left"):
+        save_state(tmp_path, state)
+    assert not (tmp_path / STATE).exists()
 
 
 @pytest.mark.parametrize("command", [("shrink", "--out", "n"), ("export", "--format", "torchscript", "--out", "n.pt")])
