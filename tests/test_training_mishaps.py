@@ -1,34 +1,26 @@
-"""What goes wrong under a training ends in one line with the way out, or does not end it; two never share a folder."""
+"""What goes wrong under a training ends in one line with the way out, or does not end it."""
 
 import errno
-import json
 import os
-import re
-import shutil
 import signal
 import subprocess
 import sys
-import threading
 import time
-from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 import torch
 
-from dmmn_qp.errors import ConfigError, InUseError, SlideError, TrainingError
-from dmmn_qp.files.locks import locked
-from dmmn_qp.folders.model import is_whole, load_card
+from dmmn_qp.errors import ConfigError, SlideError, TrainingError
+from dmmn_qp.folders.model import is_whole
 from dmmn_qp.training import reading
 from dmmn_qp.training.checks import explained
 from dmmn_qp.training.examples import EpochDraws
-from dmmn_qp.training.holding import held, held_interrupted, held_new
 from dmmn_qp.training.launch import Launched, launched, processes_of
 from dmmn_qp.training.options import TrainOptions
 from dmmn_qp.training.reading import Batches
 from dmmn_qp.training.state import STATE, load_state
 from tests.conftest import REPOSITORY, fails, invoke, rectangle, two_tissues, write_features, write_tiff
-from tests.test_training import KILLED, history_of, python, same_weights, weights_of
 
 LAUNCHER = (
     "WORLD_SIZE",
@@ -272,212 +264,6 @@ def test_an_allocation_is_no_launch(train, here, monkeypatch):
     result = invoke(*train, "--out", "m")
     assert result.exit_code == 0, result.output
     assert is_whole(here / "m")
-
-
-# One training in a folder
-
-
-def test_a_running_training_is_not_an_interrupted_one(train, here):
-    assert invoke(*train, "--epochs", 2, "--out", "models/other").exit_code == 0
-    shutil.copytree(here / "models" / "other", here / "models" / "run")
-    (here / "models" / "run" / STATE).touch()
-    with locked(here / "models" / "run", "a training", "wait"):
-        for command in (
-            (*train, "--out", "models/run"),
-            ("train", "--resume"),
-            ("train", "--resume", "--out", "models/run"),
-        ):
-            assert re.search(rf'a training is running in ".*run" \(process {os.getpid()}, since .*\)', fails(*command))
-        (here / "models" / "other" / STATE).write_bytes(b"older")
-        os.utime(here / "models" / "other" / STATE, (1, 1))
-        with held_interrupted(Path("models")) as folder:
-            assert folder == Path("models/other")  # and not the newest, which is running
-    with held_interrupted(Path("models")) as folder:
-        assert folder == Path("models/run")
-
-
-def test_names_are_claimed_one_by_one(here):
-    with ExitStack() as stack:
-        names = [stack.enter_context(held_new(Path("models"), "unet")).name for _ in range(3)]
-        assert names == ["unet-1", "unet-2", "unet-3"]
-    assert not (here / "models").exists()  # nothing came of them
-
-
-def test_two_that_start_at_once_have_two_folders(here):
-    """Every time, however they meet."""
-    taken, start = [], threading.Barrier(4)
-
-    def claim():
-        start.wait()
-        for _ in range(5):
-            with held_new(Path("models"), "unet") as folder:
-                folder.mkdir()
-                taken.append(folder.name)
-
-    threads = [threading.Thread(target=claim) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert sorted(taken) == sorted(f"unet-{n}" for n in range(1, 21))
-
-
-def test_processes_of_one_training_share_what_the_first_holds(here, monkeypatch):
-    with held(Path("m")):
-        with pytest.raises(InUseError):
-            held(Path("m")).__enter__()
-        for name, value in TORCHRUN.items():
-            monkeypatch.setenv(name, value)
-        with held(Path("m")) as folder:
-            assert folder == Path("m")
-
-
-def test_a_machine_that_has_stopped_is_taken_over(train, here):
-    note = {"doing": "a training", "pid": 7, "host": "node7", "since": "2026-01-01T00:00:00+00:00", "key": "k"}
-    (here / ".m.holder.json").write_text(json.dumps(note))
-    assert "process 7 on node7" in fails(*train, "--out", "m")
-    assert not (here / "m").exists()
-    assert invoke(*train, "--out", "m", "--take-over").exit_code == 0
-
-
-@pytest.mark.parametrize("command", [("models", "shrink", "m"), ("train",)])
-def test_nothing_replaces_a_folder_that_is_trained(train, here, workspace, command):
-    shutil.copytree(workspace / "models" / "dmmn-m3-1", here / "m")
-    with locked(here / "m", "a training", "wait"):
-        whole = train if command == ("train",) else command
-        assert "a training is running" in fails(*whole, "--out", "m", "--overwrite")
-    assert is_whole(here / "m")
-
-
-def test_what_a_killed_training_was_writing_goes(here):
-    for name in ("m/.01234567.part.resume.pt", ".m.01234567.part/run.json", "m/.mine", ".m2.01234567.part/run.json"):
-        (here / name).parent.mkdir(exist_ok=True)
-        (here / name).touch()
-    with held(Path("m")):
-        pass
-    left = sorted(str(path.relative_to(here)) for path in here.rglob("*") if path.is_file() and path.suffix != ".lock")
-    assert left == [".m2.01234567.part/run.json", "m/.mine"]
-
-
-# Replacing a model
-
-
-@pytest.fixture
-def old(workspace, here):
-    shutil.copytree(workspace / "models" / "dmmn-m3-1", here / "m")
-    return workspace / "models" / "dmmn-m3-1"
-
-
-@pytest.mark.parametrize(("name", "call"), [("save_state", 1), ("validate", 1), ("save_model", 1)])
-def test_an_old_model_stays_until_there_is_a_new_one(old, train, here, name, call):
-    """Killed before the new training's state is there, before its epoch is validated, and before that is saved."""
-    words = [word for word in train if word != "train"]
-    killed = python("-c", KILLED, name, call, "train", *words, "--out", "m", "--overwrite", check=False)
-    assert killed.returncode == -signal.SIGKILL, killed.stderr
-    assert is_whole(here / "m") and load_card(here / "m") == load_card(old)
-    assert same_weights(weights_of(here / "m"), weights_of(old))
-    for path in (path for path in old.rglob("*") if path.is_file()):
-        assert (here / "m" / path.relative_to(old)).read_bytes() == path.read_bytes()
-    if name != "save_state":
-        result = invoke("train", "--resume", "--out", "m")
-        assert result.exit_code == 0, result.output
-        assert load_card(here / "m").network.width == 2 and is_whole(here / "m")
-
-
-def test_a_new_model_has_nothing_of_the_old_one_but_what_is_not_ours(old, train, here):
-    (here / "m" / "notes.txt").touch()
-    before = {path.name for path in (here / "m" / "events").iterdir()}
-    assert invoke(*train, "--out", "m", "--overwrite").exit_code == 0
-    assert len(history_of(here / "m")) == 1 and (here / "m" / "notes.txt").exists()
-    assert not before & {path.name for path in (here / "m" / "events").iterdir()}
-    run_id = json.loads((here / "m" / "run.json").read_text())["run_id"]
-    assert run_id == load_card(here / "m").provenance["run_id"] != load_card(old).provenance["run_id"]
-
-
-def test_a_training_from_a_model_goes_on_without_it(old, train, here):
-    words = [word for word in train if word != "train"]
-    base, card = here / "m", load_card(old)
-    killed = python("-c", KILLED, "validate", 2, "train", *words, "--from", base, "--out", "tuned", check=False)
-    assert killed.returncode == -signal.SIGKILL, killed.stderr
-    base.rename(here / "elsewhere")
-    result = invoke("train", "--resume", "--out", "tuned")
-    assert result.exit_code == 0, result.output
-    started_from = load_card(here / "tuned").provenance["started_from"]
-    assert (started_from["model"], started_from["weights_sha256"]) == (card.name, card.weights_sha256)
-    assert load_card(here / "tuned").network == card.network
-
-
-# A full disk
-
-
-class FullDisk:
-    """Lets the n-th of the operations by which files come to be fail, and all after it."""
-
-    def __init__(self, patch, last):
-        self.last, self.done = last, 0
-        for owner, name in (
-            (Path, "mkdir"),
-            (Path, "write_text"),
-            (Path, "write_bytes"),
-            (Path, "replace"),
-            (torch, "save"),
-        ):
-            patch.setattr(owner, name, self.limited(getattr(owner, name)))
-
-    def limited(self, real):
-        def call(*args, **kwargs):
-            self.done += 1
-            if self.done > self.last:
-                raise OSError(errno.ENOSPC, "No space left on device")
-            return real(*args, **kwargs)
-
-        return call
-
-
-def test_a_full_disk_ends_a_training_in_one_line_and_it_goes_on(train, here, monkeypatch):
-    """Filled again and again, each time a little later."""
-    command, last, reached = [*train, "--epochs", 2, "--out", "m"], 0, set()
-    while True:
-        with monkeypatch.context() as patch:
-            disk = FullDisk(patch, last)
-            result = invoke(*command)
-        if result.exit_code == 0:
-            break
-        lines = [line for line in result.stderr.splitlines() if not line.startswith("warning:")]
-        assert len(lines) == 1 and "no space left on the disk" in lines[0] and "m" in lines[0], result.stderr
-        resumable = (here / "m" / STATE).is_file()
-        assert ("train --resume --out m" if resumable else "start it again") in lines[0]
-        assert not [path for path in here.rglob("*") if ".part" in path.name]
-        if resumable:
-            command = ["train", "--resume", "--out", "m"]
-        reached.add(resumable)
-        last += 3
-    assert reached == {False, True} and disk.done and is_whole(here / "m") and len(history_of(here / "m")) == 2
-
-
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full to stand for a full disk")
-def test_a_state_that_does_not_fit_is_an_error_and_no_abort(tmp_path):
-    """torch would end the process where its writer meets the error once more."""
-    from dmmn_qp.training.state import _PatientFile
-
-    with pytest.raises(OSError, match="No space left"), Path("/dev/full").open("wb") as full:
-        patient = _PatientFile(full)
-        torch.save({"x": torch.zeros(10**6)}, patient)
-        patient.check()
-
-
-@pytest.mark.parametrize("command", [("shrink", "--out", "n"), ("export", "--format", "torchscript", "--out", "n.pt")])
-def test_a_full_disk_leaves_no_part_of_a_model(old, here, monkeypatch, command):
-    with monkeypatch.context() as patch:
-        patch.setattr(Path, "replace", raising_full)
-        patch.setattr(Path, "write_bytes", raising_full)
-        line = fails("models", command[0], "m", *command[1:])
-    assert "no space left on the disk to write" in line and '"n' in line
-    assert [path.name for path in here.iterdir()] == ["m"]
-
-
-def raising_full(*_, **__):
-    raise OSError(errno.ENOSPC, "No space left on device")
 
 
 # One class, and nine

@@ -78,7 +78,7 @@ def save_state(folder: Path, state: TrainingState) -> None:
 
 
 class _PatientFile:
-    """A file that keeps its first error for later: an error while torch writes ends in its own words, or the process.
+    """A file that keeps its first error for later: an error while torch writes ends in its own words.
 
     Args:
         file: What is written to.
