@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from copy import copy
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -81,14 +82,30 @@ class Reporter:
         self._console = console or Console(highlight=False, soft_wrap=True, quiet=quiet)
         self._errors = Console(stderr=True, highlight=False, soft_wrap=True, quiet=quiet)
         self._left_out: set[str] = set()
+        self._prefix = ""
+
+    def as_comments(self) -> Reporter:
+        """A reporter that prints to the same place, each line a comment of TOML."""
+        other = copy(self)
+        other._prefix = "# "
+        return other
+
+    def _print(self, shown: str | Table, **how: bool) -> None:
+        if not self._prefix:
+            self._console.print(shown, **how)  # type: ignore[arg-type]
+            return
+        with self._console.capture() as captured:
+            self._console.print(shown, **how)  # type: ignore[arg-type]
+        for line in captured.get().splitlines():
+            self._console.out(f"{self._prefix}{line}".rstrip(), highlight=False)
 
     def say(self, text: str) -> None:
         """Prints a line as it is, whatever is in it."""
-        self._console.print(_plain(text))
+        self._print(_plain(text))
 
     def heading(self, text: str) -> None:
         """Prints a line that begins a part."""
-        self._console.print(f"[bold]{_plain(text)}[/bold]")
+        self._print(f"[bold]{_plain(text)}[/bold]")
 
     def warn(self, text: str) -> None:
         """Prints a warning to standard error."""
@@ -122,7 +139,7 @@ class Reporter:
             table.add_row(*(_plain(cell) for cell in row))
         if not self._console.is_terminal:
             table.width = self._console.measure(table, options=self._console.options.update(width=WIDEST_TABLE)).maximum
-        self._console.print(table, crop=False, soft_wrap=False)
+        self._print(table, crop=False, soft_wrap=False)
 
     @contextmanager
     def task(self, description: str, total: int, done: int = 0) -> Iterator[Task]:

@@ -369,7 +369,7 @@ def test_table_of_pixel_sizes_from_the_configuration(here):
         ("", 'must begin with the line "slide,mpp"'),
         ("slide;um\ns0;0.5", 'must begin with the line "slide,mpp"'),
         ("slide,mpp\ns0,half", 'row 2, column mpp: "half" is no number between'),
-        ("slide;mpp\ns0;0,5", 'column mpp: "0,5" is no number'),
+        ("slide;mpp\ns0;0,5,1", 'column mpp: "0,5,1" is no number'),
         ("slide,mpp\ns0,1000", "no number between 0.02 and 20"),
         ("slide,mpp\ns0,nan", "no number between"),
         ("slide,mpp\ns0", "row 2, column mpp: it is empty"),

@@ -47,6 +47,11 @@ def test_a_row_of_the_table_wins_over_the_file(here, command):
     assert finding["slide"] == "s0" and "the file says 0.5" in finding["message"]
 
 
+def test_decimal_commas_of_spreadsheets(here, command):
+    (here / "sizes.csv").write_text("slide;mpp\ns0;0,25\n")
+    assert invoke(*command, "--mpp-csv", "sizes.csv").exit_code == 0 and record_of(here).mpp == 0.25
+
+
 def test_mpp_fills_gaps_and_names_what_it_did_not_touch(here, command):
     write_tiff(here / "slides" / "s1.tif", np.full((200, 200, 3), 150, np.uint8), None)
     result = invoke(*command, "--mpp", "0.25")

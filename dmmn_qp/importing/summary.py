@@ -19,6 +19,7 @@ from dmmn_qp.labels.class_rules import ClassRules, case_variants, with_trained_c
 from dmmn_qp.qupath.notes import ReadRules
 from dmmn_qp.reports.inputs import DrawnSlide, Finding, ImportedData, ImportedSlide
 from dmmn_qp.reports.review import NOTHING_TO_DO, review_findings
+from dmmn_qp.reports.wording import count_of
 from dmmn_qp.slides.pixel_sizes import contradictions
 from dmmn_qp.specs import ClassMap
 
@@ -150,7 +151,8 @@ def report_source(
         for problem in source.problems if not problems_end_it else ():
             reporter.warn(f"{problem}; {LEFT_OUT}")
     if source.without_annotations:
-        reporter.say(f"  {source.without_annotations} slides without annotations are left out")
+        without = count_of(source.without_annotations, "slide without annotations is", "slides without annotations are")
+        reporter.say(f"  {without} left out")
     if not findings_follow:
         report_notes(review_findings(source.all_counts(), rules.reading), reporter)
     objects = (a for slide in source.slides for a in slide.objects.annotations)
@@ -215,7 +217,9 @@ def report_dataset(
             area_mm2[split] += pixels[item.record.slide_id] * pixel_mm2
         names = ", ".join(item.record.slide_id for item in items)
         n_patches = sum(len(item.patches) for item in items)
-        reporter.say(f"  {split:<5}  {len(items)} slides, {n_patches} patches  {names}".rstrip())
+        reporter.say(
+            f"  {split:<5}  {count_of(len(items), 'slide')}, {count_of(n_patches, 'patch', 'patches')}  {names}".rstrip()
+        )
     width = max(len(name) for name in ("class", *class_map.names))
     reporter.say(f"  {'class':<{width}}" + "".join(f"{split + ' mm2':>12}" for split in splits))
     for i, name in enumerate(class_map.names):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -195,13 +196,13 @@ def listed_pixel_sizes(path: Path, slides: Sequence[NamedSlide], *, must_match: 
 
 
 def parse_mpp(text: str, where: str) -> float:
-    """A pixel size in um/px as a table says it.
+    """A pixel size in um/px as a table says it; a decimal comma is read as such.
 
     Raises:
         PixelSizeError: It is no plausible number.
     """
     try:
-        mpp = float(text)
+        mpp = float(re.sub(r"^(\d+),(\d+)$", r"\1.\2", text.strip()))
     except ValueError:
         mpp = float("nan")
     if not MIN_MPP <= mpp <= MAX_MPP:

@@ -95,9 +95,12 @@ def estimate(
 ) -> None:
     """Says what a training would do, and how long and how much memory it would take, from a few steps of it.
 
+    What is printed is a configuration: all but the options are comments.
+
     Raises:
         DmmnQpError: As `train`; nothing is written.
     """
+    printer, reporter = reporter, reporter.as_comments()
     dataset = Dataset(dataset_folder)
     device = choose_device(options.device)
     plan = make_plan(dataset, options, device, reporter)
@@ -105,7 +108,7 @@ def estimate(
     learner = Learner(dataset, plan, fabric)
     say_plan(plan, learner.module, device, 1, dataset.class_map, reporter)
     for line in as_toml("train", plan.options).split("\n"):
-        reporter.say(line)
+        printer.say(line)
     rows = [
         (name, f"{counts[0]:,}", f"{counts[1]:,}", f"{weight:.3f}")
         for name, counts, weight in zip(
