@@ -34,6 +34,15 @@ OverwriteOption = Annotated[
     bool, typer.Option("--overwrite", help="Replace an earlier output.", rich_help_panel=COMMON_PANEL)
 ]
 
+TakeOverOption = Annotated[
+    bool,
+    typer.Option(
+        "--take-over",
+        help="Go on with what another machine works on, as its message says, but which has stopped.",
+        rich_help_panel=COMMON_PANEL,
+    ),
+]
+
 SlidesRootOption = Annotated[
     list[str] | None,
     typer.Option(

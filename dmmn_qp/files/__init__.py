@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any, Final
 from uuid import uuid4
 
-from dmmn_qp.errors import InUseError, OutputExistsError
+from dmmn_qp.errors import DmmnQpError, InUseError, OutputExistsError
+from dmmn_qp.files.failures import full_disk
 from dmmn_qp.files.locks import STALE_S, locked
 
 RUN_FILE = "run.json"
@@ -49,8 +50,9 @@ def new_folder(path: Path, *, overwrite: bool, marker: str) -> Iterator[Path]:
     with _making(temporary):
         temporary.mkdir()
         try:
-            yield temporary
-            _sync_tree(temporary)
+            with naming(path):
+                yield temporary
+                _sync_tree(temporary)
             if path.exists():
                 retired = _beside(path, _OLD)
                 path.rename(retired)
@@ -134,11 +136,13 @@ def new_file(path: Path) -> Iterator[Path]:
 
     Its content is on the disk before.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    with naming(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{uuid4().hex[:8]}.part.{path.name}")  # keeps the ending: writers look at it
     try:
-        yield temporary
-        move(temporary, path)
+        with naming(path):
+            yield temporary
+            move(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -147,6 +151,24 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Writes indented JSON atomically."""
     with new_file(path) as temporary:
         temporary.write_text(json.dumps(content, indent=2, ensure_ascii=False, default=str) + "\n", "utf-8")
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Says in errors of a full disk what was written, where system or library do not.
+
+    Raises:
+        OSError: The disk is full, and the error names ``path``.
+    """
+    try:
+        yield
+    except DmmnQpError:
+        raise
+    except Exception as error:
+        full = full_disk(error)
+        if full is None or (full[1] is not None and not Path(full[1]).name.startswith(".")):
+            raise
+        raise OSError(full[0], os.strerror(full[0]), str(path)) from error
 
 
 def move(source: Path, target: Path) -> None:
@@ -184,7 +206,6 @@ def _sync_file(path: Path) -> None:
             os.fsync(file.fileno())
         except OSError as error:
             if error.errno not in _NO_SYNC:
-                error.filename = str(path)
                 raise
 
 
@@ -198,7 +219,7 @@ def _sync_tree(folder: Path) -> None:
 
 
 def remove_new_files(folder: Path) -> None:
-    """Removes what killed commands left of single files (`new_file`); what was written just now may yet be completed."""
+    """Removes what killed commands left of single files (`new_file`), unless it was written just now."""
     for path in folder.iterdir() if folder.is_dir() else ():
         with suppress(OSError):
             if _NEW_FILE.fullmatch(path.name) and time.time() - path.stat().st_mtime > STALE_S:

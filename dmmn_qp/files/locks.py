@@ -1,9 +1,9 @@
 """One at a time: who works on a file or folder, on this machine or on another one that shares the disk.
 
 Two files beside what is locked, ``.<name>.lock`` and ``.<name>.holder.json``; whoever comes to an end removes both. The
-first is locked through the operating system, which frees it however a process ends. The second says who holds it, for the message, and for machines between
-which such locks do not reach, as on many network drives: it is touched every half minute, and a holder on another
-machine counts until ten minutes without it.
+first is locked through the operating system, which frees it however a process ends. The second says who holds it, for
+the message, and for machines between which such locks do not reach, as on many network drives: it is touched every half
+minute, and a holder on another machine counts until ten minutes without it.
 """
 
 from __future__ import annotations
@@ -156,10 +156,12 @@ def _release(lock: FileLock) -> None:
     """Removes the file, while it is held, and lets go: who has opened it meanwhile sees that it has no name any more,
     and tries again. Windows removes no file that is open; there the lock does it itself.
     """
-    if os.name == "posix":
-        with suppress(OSError):
-            Path(lock.lock_file).unlink()
-    lock.release()
+    try:
+        if os.name == "posix":
+            with suppress(OSError):
+                Path(lock.lock_file).unlink()
+    finally:
+        lock.release()
 
 
 def _claim(target: Path, note: Path, me: Holder, way_out: str, *, reaches: bool, take_over: bool) -> None:
@@ -225,7 +227,10 @@ def _message(target: Path, holder: Holder | None, way_out: str, age_s: float | N
     if holder is None:
         return f'another process works on "{target}"; {way_out}'
     if holder.is_here:
-        return f'{holder.doing} is running in "{target}" (process {holder.pid}, since {holder.since}); {way_out}'
+        return (
+            f'{holder.doing} is running in "{target}" (process {holder.pid} on {holder.host}, since {holder.since}); '
+            f"{way_out}"
+        )
     seen = "" if age_s is None else f", last seen {max(0, round(age_s))} s ago"
     return (
         f'{holder.doing} is running in "{target}" (process {holder.pid} on {holder.host}, since {holder.since}{seen}); '

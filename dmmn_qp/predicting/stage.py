@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Final
 
 from dmmn_qp.console import Reporter
 from dmmn_qp.errors import OutputExistsError
@@ -18,6 +19,8 @@ from dmmn_qp.predicting.run import run_plans
 from dmmn_qp.predicting.summary import conclude
 from dmmn_qp.slides.pixel_sizes import MppRules
 
+_STOPPED: Final = "stopped; repeat the command to go on, what is finished is kept"
+
 
 def predict(
     model_folder: Path,
@@ -28,12 +31,14 @@ def predict(
     *,
     overwrite: bool = False,
     resume: bool = False,
+    take_over: bool = False,
 ) -> dict[str, Path]:
     """Predicts slides one after the other; the files of one are written while the next is predicted.
 
     A slide that has been predicted from the same file, by the same model and with the same options is skipped; where
     only its polygons were asked for otherwise, they are made anew from its labels. Of one that was interrupted, the
-    strips that are missing are predicted. One slide that cannot be predicted does not stop the others.
+    strips that are missing are predicted. One slide that cannot be predicted does not stop the others. Of several calls
+    that predict into one folder, each slide is predicted by the one that comes to it first.
 
     Args:
         model_folder: The model.
@@ -45,12 +50,14 @@ def predict(
             finished in just this way is taken over all the same.
         resume: Whether it is an error when an interrupted prediction cannot go on, because the model, the slide or the
             options have changed; else it is begun again.
+        take_over: Whether slides are predicted that another machine works on and shows no end.
 
     Returns:
         The polygons' file of each slide, those that were there included.
 
     Raises:
         ModelError: The model is missing or damaged.
+        InUseError: All slides are being predicted by other processes.
         OutputExistsError: ``out`` is a file, or with ``resume`` an interrupted prediction is another one's.
         PredictedOtherwiseError: The only slide has been predicted otherwise, and is not to be replaced.
         SlideError: The only slide could not be predicted, or two have one name; PartlyPredictedError at the end for
@@ -63,7 +70,9 @@ def predict(
         raise OutputExistsError(f'output "{out}" is a file; choose another folder with --out')
     run = describe_run("predict", {**options.model_dump(mode="json"), "model": str(model_folder)}, started)
     model = LazyModel(model_folder, options)
-    call = Call(model, slides, out, options, run, reporter, overwrite=overwrite, resume=resume)
-    plans = make_plans(call)
-    summary = run_plans(call, plans)
+    call = Call(model, slides, out, options, run, reporter, overwrite, resume, take_over)
+    try:
+        summary = run_plans(call, make_plans(call))
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(_STOPPED) from None
     return conclude(call, summary)
