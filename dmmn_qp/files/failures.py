@@ -186,7 +186,7 @@ def full_disk(error: BaseException) -> tuple[int, str | None] | None:
             number = next((known for words, known in _FULL_DISK_TEXTS.items() if words in text), None)
         if number in FULL_DISK:
             found = found or number
-            name = getattr(cause, "filename", None)
+            name = getattr(cause, "filename2", None) or getattr(cause, "filename", None)  # of two, the one written
             path = path or (os.fsdecode(name) if isinstance(name, str | bytes) else None)
     return None if found is None else (found, path)
 
