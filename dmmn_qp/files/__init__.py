@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any, Final
 from uuid import uuid4
 
-from dmmn_qp.errors import DmmnQpError, InUseError, OutputExistsError
-from dmmn_qp.files.failures import full_disk
+from dmmn_qp.errors import InUseError, OutputExistsError
+from dmmn_qp.files.failures import naming
 from dmmn_qp.files.locks import STALE_S, locked
 
 RUN_FILE = "run.json"
@@ -151,24 +151,6 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Writes indented JSON atomically."""
     with new_file(path) as temporary:
         temporary.write_text(json.dumps(content, indent=2, ensure_ascii=False, default=str) + "\n", "utf-8")
-
-
-@contextmanager
-def naming(path: Path) -> Iterator[None]:
-    """Says in errors of a full disk what was written, where system or library do not.
-
-    Raises:
-        OSError: The disk is full, and the error names ``path``.
-    """
-    try:
-        yield
-    except DmmnQpError:
-        raise
-    except Exception as error:
-        full = full_disk(error)
-        if full is None or (full[1] is not None and not Path(full[1]).name.startswith(".")):
-            raise
-        raise OSError(full[0], os.strerror(full[0]), str(path)) from error
 
 
 def move(source: Path, target: Path) -> None:

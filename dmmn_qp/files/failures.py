@@ -12,7 +12,7 @@ import re
 import tempfile
 import traceback
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from importlib.metadata import PackageNotFoundError, metadata
 from pathlib import Path
 from typing import Final
@@ -71,6 +71,24 @@ def line_of(error: BaseException) -> str:
 def is_full_disk(error: BaseException) -> bool:
     """Whether a full disk or quota is behind an error, so that nothing else can be written either."""
     return full_disk(error) is not None
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Says in errors of a full disk what was written, where system or library do not.
+
+    Raises:
+        OSError: The disk is full, and the error names ``path``.
+    """
+    try:
+        yield
+    except DmmnQpError:
+        raise
+    except Exception as error:
+        full = full_disk(error)
+        if full is None or (full[1] is not None and not Path(full[1]).name.startswith(".")):
+            raise
+        raise OSError(full[0], os.strerror(full[0]), str(path)) from error
 
 
 def _foreseen(error: BaseException) -> str | None:

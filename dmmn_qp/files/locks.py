@@ -23,6 +23,7 @@ from uuid import uuid4
 from filelock import FileLock, Timeout
 
 from dmmn_qp.errors import InUseError
+from dmmn_qp.files.failures import naming
 
 HEARTBEAT_S: Final = 30.0
 STALE_S: Final = 600.0
@@ -178,7 +179,7 @@ def _claim(target: Path, note: Path, me: Holder, way_out: str, *, reaches: bool,
     text = json.dumps(asdict(me))
     for _ in range(3):
         try:
-            with note.open("x", encoding="utf-8") as file:
+            with naming(target), note.open("x", encoding="utf-8") as file:
                 _write_note(file, note, text)
             return
         except FileExistsError:

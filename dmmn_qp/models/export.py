@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import warnings
@@ -150,7 +151,9 @@ def _write_torchscript(module: nn.Module, side_px: int, description: dict[str, A
             if isinstance(child, nn.MaxUnpool2d):
                 setattr(parent, name, _TraceableUnpool())
     traced = torch.jit.trace(module, torch.zeros(2, 3, side_px, side_px), check_trace=False)  # type: ignore[no-untyped-call]
-    torch.jit.save(traced, str(path), _extra_files={METADATA: json.dumps(description)})
+    buffer = io.BytesIO()  # given a path, torch ends the process where the disk is full
+    torch.jit.save(traced, buffer, _extra_files={METADATA: json.dumps(description)})
+    path.write_bytes(buffer.getbuffer())
 
 
 def _write_onnx(module: nn.Module, side_px: int, description: dict[str, Any], path: Path) -> None:

@@ -13,7 +13,8 @@ from typing import Final
 from uuid import UUID
 
 from dmmn_qp.errors import AnnotationFileError
-from dmmn_qp.files import move, naming
+from dmmn_qp.files import move
+from dmmn_qp.files.failures import naming
 from dmmn_qp.files.locks import briefly_locked
 from dmmn_qp.folders.predictions import EARLIER
 from dmmn_qp.qupath.notes import open_bytes, parse_uuid

@@ -9,6 +9,7 @@ from typing import Final
 
 from dmmn_qp.console import Reporter
 from dmmn_qp.errors import OutputExistsError
+from dmmn_qp.files.failures import naming
 from dmmn_qp.folders.provenance import describe_run, now
 from dmmn_qp.predicting.call import Call
 from dmmn_qp.predicting.inputs import SlideToPredict
@@ -72,7 +73,8 @@ def predict(
     model = LazyModel(model_folder, options)
     call = Call(model, slides, out, options, run, reporter, overwrite, resume, take_over)
     try:
-        summary = run_plans(call, make_plans(call))
+        with naming(out):
+            summary = run_plans(call, make_plans(call))
     except KeyboardInterrupt:
         raise KeyboardInterrupt(_STOPPED) from None
     return conclude(call, summary)
