@@ -19,6 +19,7 @@ from dmmn_qp.predicting.plan import make_plans
 from dmmn_qp.predicting.run import run_plans
 from dmmn_qp.predicting.summary import conclude
 from dmmn_qp.slides.pixel_sizes import MppRules
+from dmmn_qp.slides.probing import find_fatal
 
 _STOPPED: Final = "stopped; repeat the command to go on, what is finished is kept"
 
@@ -66,7 +67,11 @@ def predict(
     """
     started = now()
     rules = MppRules(options.mpp, options.force_mpp)
-    slides = [replace(slide, view=slide.view.with_rules(rules)) for slide in slides]
+    fatal = find_fatal([slide.path for slide in slides if slide.problem is None])
+    slides = [
+        replace(slide, view=slide.view.with_rules(rules), problem=slide.problem or fatal.get(slide.path))
+        for slide in slides
+    ]
     if out.exists() and not out.is_dir():
         raise OutputExistsError(f'output "{out}" is a file; choose another folder with --out')
     run = describe_run("predict", {**options.model_dump(mode="json"), "model": str(model_folder)}, started)
