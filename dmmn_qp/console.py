@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from copy import copy
+from typing import Any, TextIO, cast
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -70,8 +72,41 @@ class Task:
             )
 
 
+class _Unfailing:
+    """A stream that never stops the work: what cannot be written is lost.
+
+    A terminal may be gone, the reader of a pipe have ended, the disk of a log be full. What the encoding of a stream
+    has not is written as an escape.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        """Writes what can be written."""
+        try:
+            self._stream.write(text)
+        except UnicodeEncodeError:
+            encoding = self._stream.encoding or "ascii"
+            with suppress(OSError, ValueError):
+                self._stream.write(text.encode(encoding, "backslashreplace").decode(encoding))
+        except (OSError, ValueError):
+            return 0
+        return len(text)
+
+    def flush(self) -> None:
+        """Passes on what was written."""
+        with suppress(OSError, ValueError):
+            self._stream.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
 class Reporter:
     """Prints messages, warnings and progress; of several processes that work together, only the first does.
+
+    What cannot be printed stops nothing.
 
     Args:
         console: Where to; standard output unless given.
@@ -79,8 +114,9 @@ class Reporter:
 
     def __init__(self, console: Console | None = None) -> None:
         quiet = any(os.environ.get(name, "0") != "0" for name in ("RANK", "LOCAL_RANK"))
-        self._console = console or Console(highlight=False, soft_wrap=True, quiet=quiet)
-        self._errors = Console(stderr=True, highlight=False, soft_wrap=True, quiet=quiet)
+        output, errors = (cast(TextIO, _Unfailing(stream)) for stream in (sys.stdout, sys.stderr))
+        self._console = console or Console(file=output, highlight=False, soft_wrap=True, quiet=quiet)
+        self._errors = Console(file=errors, highlight=False, soft_wrap=True, quiet=quiet)
         self._left_out: set[str] = set()
         self._prefix = ""
 

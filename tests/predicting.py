@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
+import pytest
 
 from dmmn_qp.outputs.writers import WRITERS, Writer
 from dmmn_qp.predicting.predictor import Predictor
@@ -13,11 +14,22 @@ from dmmn_qp.predicting.slide import predict_blocks
 from dmmn_qp.regions import Region
 from dmmn_qp.slides.base import Slide
 from dmmn_qp.slides.once import FieldReader
+from tests.conftest import invoke
 
 
 def writing(suffix: str, write: Callable) -> Writer:
     """The writer of a suffix, which writes in another way."""
     return replace(WRITERS[suffix], write=write)
+
+
+class SwitchedOffError(BaseException):
+    """Nothing of the program catches it: as if the machine were switched off."""
+
+
+def switched_off(*command: object) -> None:
+    """Runs a command that must be switched off."""
+    with pytest.raises(SwitchedOffError):
+        invoke(*command)
 
 
 def no_picture(path, predicted):

@@ -55,7 +55,9 @@ def written_elsewhere(path, age_s):
 def test_the_second_is_told_who_works_there_and_a_killed_one_holds_nothing(tmp_path):
     path = tmp_path / "run"
     process = held_by_another(path)
-    with pytest.raises(InUseError, match=rf'a training is running in ".*run" \(process {process.pid}, since .*; wait'):
+    with pytest.raises(
+        InUseError, match=rf'a training is running in ".*run" \(process {process.pid} on .*, since .*; wait'
+    ):
         locked(path, "a training", "wait").__enter__()
     process.send_signal(signal.SIGTERM if sys.platform == "win32" else signal.SIGKILL)
     process.wait()

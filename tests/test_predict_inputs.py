@@ -1,6 +1,7 @@
 """What may be named to be predicted: files, folders, patterns, tables, projects, slides of the dataset."""
 
 import json
+import os
 import shutil
 
 import numpy as np
@@ -324,3 +325,10 @@ def test_a_slide_that_cannot_be_opened_says_so(here):
     assert slide == SlideToPredict("a", SlideView(slide.path))
     with pytest.raises(DmmnQpError):
         slide.open()
+
+
+def test_a_pipe_or_a_device_is_no_slide(here):
+    """Reading them would never end."""
+    os.mkfifo(here / "pipe.tif")
+    for name in ("pipe.tif", "/dev/zero"):
+        assert f'slide "{name}" is neither a file nor a folder' in fails("predict", name, "--model", "m")

@@ -17,7 +17,7 @@ from dmmn_qp.regions import Region
 from dmmn_qp.slides.direct_tiff import DirectTiffReader
 from dmmn_qp.slides.view import SlideView
 from tests.conftest import invoke, rectangle, write_features, write_tiff
-from tests.predicting import writing
+from tests.predicting import switched_off, writing
 from tests.test_prediction_resume import command, labels_of, make_model, texture, written_strips
 
 SIDE = 1024
@@ -122,7 +122,7 @@ def test_what_is_left_out_is_not_read(here, material, monkeypatch):
 def test_other_regions_begin_again(here, material, monkeypatch):
     first = ("--roi", material / "roi.geojson", "--roi-class", "Region*")
     with written_strips(monkeypatch, stop_before=2):
-        assert isinstance(invoke(*command(material), *first).exception, RuntimeError)
+        switched_off(*command(material), *first)
     with written_strips(monkeypatch) as numbers:
         result = invoke(*command(material), "--roi", material / "elsewhere.geojson")
     assert result.exit_code == 0 and "begins again" in result.output, result.output

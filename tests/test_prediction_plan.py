@@ -12,6 +12,7 @@ from rich.console import Console
 
 from dmmn_qp.console import Reporter
 from dmmn_qp.errors import DatasetError, OutputExistsError, PartlyPredictedError, PixelSizeError, SlideError
+from dmmn_qp.files.failures import line_of
 from dmmn_qp.folders.predictions import read_predictions
 from dmmn_qp.folders.provenance import describe_run, now
 from dmmn_qp.outputs.writers import WRITERS
@@ -103,7 +104,7 @@ def test_plan_says_why(place):
     labels = place / "p/s.labels.ome.tif"
     labels.write_bytes(labels.read_bytes() + b"\0")
     (plan,) = make_plans(call(place, "s"))
-    assert plan == Predict(plan.slide, "s.labels.ome.tif")
+    assert plan == Predict(plan.slide, "s.labels.ome.tif", seen=read_predictions(place / "p")["s"].run_id)
     (place / "p/run.json").unlink()
     (plan,) = make_plans(call(place, "s"))
     assert plan == Skip(plan.slide, place / "p/s.geojson", is_comparable=False)
@@ -154,7 +155,7 @@ FULL = OSError(errno.ENOSPC, "No space left on device")
 )
 def test_what_stops_one_slide_and_what_stops_all(place, names, error, goes_on):
     if goes_on:
-        assert left_out(call(place, *names), "s", error) == Outcome("s", failure=str(error))
+        assert left_out(call(place, *names), "s", error) == Outcome("s", failure=line_of(error))
         return
     with pytest.raises(type(error)) as raised:
         left_out(call(place, *names), "s", error)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import os
 import sys
+from contextlib import suppress
 
 from dmmn_qp.cli.app import app
 
@@ -17,6 +19,22 @@ __all__ = ["app", "run"]
 
 def run() -> None:
     """Runs the ``dmmn-qp`` command."""
-    if isinstance(sys.stdout, io.TextIOWrapper):  # file names, and terminals, need not be UTF-8
-        sys.stdout.reconfigure(errors="backslashreplace")
-    app(prog_name="dmmn-qp", args=sys.argv[1:])
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # file names, and terminals, need not be UTF-8
+            stream.reconfigure(errors="backslashreplace")
+    try:
+        app(prog_name="dmmn-qp", args=sys.argv[1:])
+    finally:
+        _let_go(sys.stdout)
+        _let_go(sys.stderr)
+
+
+def _let_go(stream: object) -> None:
+    """Writes out what is left; where nobody takes it any more, Python is not to complain at its end."""
+    if not isinstance(stream, io.TextIOWrapper):
+        return
+    try:
+        stream.flush()
+    except (OSError, ValueError):
+        with suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())

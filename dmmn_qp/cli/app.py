@@ -3,32 +3,42 @@
 from __future__ import annotations
 
 import os
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 import typer
 
 from dmmn_qp.cli.help import Group
 from dmmn_qp.errors import DmmnQpError
+from dmmn_qp.files.failures import line_of
 from dmmn_qp.text import printable
 from dmmn_qp.version import __version__
 
+DEBUG_VARIABLE: Final = "DMMN_QP_DEBUG"
+"""With 1 in it, errors that are not ours keep their traceback."""
+
+STOPPED: Final = "stopped; nothing half-finished is left under its name, repeat the command"
+
+_OF_TYPER: Final = ("click", "typer")
+
 
 class _Program(Group):
-    """Turns the package's errors into one line and exit code 1."""
+    """Turns errors of all kinds into one line and exit code 1: the only place where they reach the user."""
 
     def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
-        except DmmnQpError as error:
-            typer.secho(f"error: {error}", fg="red", err=True)
-            raise typer.Exit(1) from None
-        except OSError as error:
-            where = f' "{error.filename}"' if error.filename else ""
-            typer.secho(f"error: {printable(f'{error.strerror or error}{where}')}", fg="red", err=True)
-            raise typer.Exit(1) from None
+        except BrokenPipeError:
+            raise  # whoever read the output is gone: there is nobody to tell
         except KeyboardInterrupt as stopped:
-            typer.secho(printable(str(stopped)) or "stopped", fg="red", err=True)
+            typer.secho(printable(str(stopped)) or STOPPED, fg="red", err=True)
             raise typer.Exit(130) from None
+        except Exception as error:
+            if type(error).__module__.partition(".")[0] in _OF_TYPER:
+                raise  # usage, help, exit codes
+            if os.environ.get(DEBUG_VARIABLE, "0") not in ("", "0") and not isinstance(error, DmmnQpError):
+                raise
+            typer.secho(f"error: {printable(line_of(error))}", fg="red", err=True)
+            raise typer.Exit(1) from None
 
 
 app = typer.Typer(

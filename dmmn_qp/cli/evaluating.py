@@ -12,8 +12,8 @@ from dmmn_qp.cli.app import app
 from dmmn_qp.cli.help import Command
 from dmmn_qp.cli.options import DATASET, PREDICTIONS, DatasetOption, OverwriteOption
 from dmmn_qp.console import Reporter
-from dmmn_qp.errors import ConfigError
-from dmmn_qp.files import check_free, write_json
+from dmmn_qp.errors import ConfigError, OutputExistsError
+from dmmn_qp.files import write_json
 
 
 @app.command("evaluate", cls=Command)
@@ -78,8 +78,12 @@ def _files_to_write(json_file: Path | None, out: Path | None, *, overwrite: bool
     """Checks where the figures go, at once and not after the work; returns the files."""
     from dmmn_qp.evaluating.stage import EVALUATION
 
-    if out is not None:
-        check_free(out, overwrite=overwrite, marker=EVALUATION)
+    if out is not None and out.exists() and not out.is_dir():
+        raise OutputExistsError(f'output "{out}" is a file; choose another folder with --out')
+    if out is not None and (out / EVALUATION).exists() and not overwrite:
+        raise OutputExistsError(
+            f'"{out / EVALUATION}" exists; pass --overwrite to replace it or choose another folder with --out'
+        )
     if json_file is not None and json_file.is_dir():
         raise ConfigError(f'--json "{json_file}" is a folder; name a file, such as {json_file}/{EVALUATION}')
     return [path for path in (json_file, out and out / EVALUATION) if path is not None]

@@ -38,7 +38,7 @@ TakeOverOption = Annotated[
     bool,
     typer.Option(
         "--take-over",
-        help="Work where another machine, which has stopped, seems to be still at work.",
+        help="Go on with what another machine works on, as its message says, but which has stopped.",
         rich_help_panel=COMMON_PANEL,
     ),
 ]

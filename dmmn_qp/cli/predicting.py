@@ -21,6 +21,7 @@ from dmmn_qp.cli.options import (
     OverwriteOption,
     QupathDirOption,
     SlidesRootOption,
+    TakeOverOption,
     parsed_slides_roots,
 )
 from dmmn_qp.console import Reporter
@@ -79,6 +80,7 @@ def predict_command(
             rich_help_panel=COMMON_PANEL,
         ),
     ] = False,
+    take_over: TakeOverOption = False,
     overwrite: OverwriteOption = False,
 ) -> None:
     """Segments whole slides and writes polygons for QuPath.
@@ -96,7 +98,7 @@ def predict_command(
     hand_on = _way_on(reporter) if into is None else _into_project(into, chosen, out, reporter, roots, qupath_dir)
     model = model or newest_model(MODELS)
     try:
-        hand_on(predict(model, chosen, out, options, reporter, overwrite=overwrite, resume=resume))
+        hand_on(predict(model, chosen, out, options, reporter, overwrite=overwrite, resume=resume, take_over=take_over))
     except PartlyPredictedError as error:
         hand_on(error.written)
         raise

@@ -1,18 +1,32 @@
-"""Writing files and folders so that nothing is ever half-written or lost."""
+"""Writing files and folders so that nothing is ever half-written or lost, not even where the power fails: what is
+renamed is on the disk before.
+"""
 
 from __future__ import annotations
 
+import errno
 import json
+import os
+import re
 import shutil
+import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 from uuid import uuid4
 
-from dmmn_qp.errors import OutputExistsError
+from dmmn_qp.errors import InUseError, OutputExistsError
+from dmmn_qp.files.failures import naming
+from dmmn_qp.files.locks import STALE_S, locked
 
 RUN_FILE = "run.json"
+
+_NEW_FILE: Final = re.compile(r"\.[0-9a-f]{8}\.part\..+")
+_PART, _OLD = "part", "old"
+
+_NO_SYNC: Final = (errno.EINVAL, errno.ENOSYS, getattr(errno, "ENOTSUP", errno.ENOSYS))
+"""What disks say that have no such call."""
 
 
 @contextmanager
@@ -32,27 +46,73 @@ def new_folder(path: Path, *, overwrite: bool, marker: str) -> Iterator[Path]:
     """
     check_free(path, overwrite=overwrite, marker=marker)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.parent / f".{path.name}.{uuid4().hex[:8]}.part"
-    temporary.mkdir()
+    temporary = _beside(path, _PART)
+    with _making(temporary):
+        temporary.mkdir()
+        try:
+            with naming(path):
+                yield temporary
+                _sync_tree(temporary)
+            if path.exists():
+                retired = _beside(path, _OLD)
+                path.rename(retired)
+                temporary.rename(path)
+                sync_folder(path.parent)
+                shutil.rmtree(retired)
+            else:
+                temporary.rename(path)
+                sync_folder(path.parent)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _beside(path: Path, kind: str) -> Path:
+    """A name beside a folder that nobody has, for what becomes the folder or was it."""
+    return path.with_name(f".{path.name}.{uuid4().hex[:8]}.{kind}")
+
+
+def _making(temporary: Path, *, take_over: bool = False) -> AbstractContextManager[None]:
+    """Holds a folder that is being made; so it can be told from what is left of one whose maker was killed."""
+    return locked(temporary, "a command", "wait until it has ended", take_over=take_over)
+
+
+def tidy(path: Path) -> None:
+    """Removes what killed commands left of a folder that they made; one that was to be replaced gets its name again.
+
+    What a running command makes stays.
+
+    Args:
+        path: The folder, there or not.
+    """
+    name = re.compile(rf"\.{re.escape(path.name)}\.[0-9a-f]{{8}}\.({_PART}|{_OLD})")
     try:
-        yield temporary
-        if path.exists():
-            retired = path.parent / f".{path.name}.{uuid4().hex[:8]}.old"
-            path.rename(retired)
-            temporary.rename(path)
-            shutil.rmtree(retired)
-        else:
-            temporary.rename(path)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        left = sorted(other for other in path.parent.iterdir() if name.fullmatch(other.name) and other.is_dir())
+    except OSError:
+        return
+    is_being_made = False
+    for other in left:
+        if other.name.endswith(_PART):
+            try:
+                with _making(other):
+                    shutil.rmtree(other, ignore_errors=True)
+            except (InUseError, OSError):
+                is_being_made = True
+    for other in left:
+        if other.name.endswith(_OLD) and not is_being_made:
+            if path.exists():
+                shutil.rmtree(other, ignore_errors=True)
+            else:
+                with suppress(OSError):
+                    other.rename(path)
 
 
 def check_free(path: Path, *, overwrite: bool, marker: str) -> None:
-    """Refuses a folder that may not be written.
+    """Refuses a folder that may not be written; what killed commands left of it is removed before (`tidy`).
 
     Raises:
         OutputExistsError: ``path`` is a file, or a folder with content that may not be replaced.
     """
+    tidy(path)
     if not path.exists():
         return
     if not path.is_dir():
@@ -72,12 +132,17 @@ def check_free(path: Path, *, overwrite: bool, marker: str) -> None:
 
 @contextmanager
 def new_file(path: Path) -> Iterator[Path]:
-    """Yields a temporary name in the same folder that replaces ``path`` when the block ends without an error."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Yields a temporary name in the same folder that replaces ``path`` when the block ends without an error.
+
+    Its content is on the disk before.
+    """
+    with naming(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{uuid4().hex[:8]}.part.{path.name}")  # keeps the ending: writers look at it
     try:
-        yield temporary
-        temporary.replace(path)
+        with naming(path):
+            yield temporary
+            move(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -86,3 +151,58 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Writes indented JSON atomically."""
     with new_file(path) as temporary:
         temporary.write_text(json.dumps(content, indent=2, ensure_ascii=False, default=str) + "\n", "utf-8")
+
+
+def move(source: Path, target: Path) -> None:
+    """Renames a file, in place of one that is there; its content is on the disk before, the name afterwards.
+
+    Args:
+        source: The file.
+        target: Its new name, on the same disk.
+    """
+    _sync_file(source)
+    source.replace(target)
+    sync_folder(target.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Has the names in a folder written to the disk, where the system can (Windows cannot)."""
+    if os.name != "posix":
+        return
+    with suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def _sync_file(path: Path) -> None:
+    """Has a file's content written to the disk.
+
+    Raises:
+        OSError: There is no room for it, or the disk fails; some disks say so only now.
+    """
+    with path.open("r+b") as file:
+        try:
+            os.fsync(file.fileno())
+        except OSError as error:
+            if error.errno not in _NO_SYNC:
+                raise
+
+
+def _sync_tree(folder: Path) -> None:
+    """Has all files in a folder, and in those below it, written to the disk."""
+    for place, _, names in os.walk(folder):
+        for path in (Path(place, name) for name in names):
+            if not path.is_symlink():
+                _sync_file(path)
+        sync_folder(Path(place))
+
+
+def remove_new_files(folder: Path) -> None:
+    """Removes what killed commands left of single files (`new_file`), unless it was written just now."""
+    for path in folder.iterdir() if folder.is_dir() else ():
+        with suppress(OSError):
+            if _NEW_FILE.fullmatch(path.name) and time.time() - path.stat().st_mtime > STALE_S:
+                path.unlink()

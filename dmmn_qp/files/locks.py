@@ -1,9 +1,9 @@
 """One at a time: who works on a file or folder, on this machine or on another one that shares the disk.
 
-Two files beside what is locked, ``.<name>.lock`` and ``.<name>.holder.json``. The first is locked through the operating
-system, which frees it however a process ends. The second says who holds it, for the message, and for machines between
-which such locks do not reach, as on many network drives: it is touched every half minute, and a holder on another
-machine counts until ten minutes without it.
+Two files beside what is locked, ``.<name>.lock`` and ``.<name>.holder.json``; whoever comes to an end removes both. The
+first is locked through the operating system, which frees it however a process ends. The second says who holds it, for
+the message, and for machines between which such locks do not reach, as on many network drives: it is touched every half
+minute, and a holder on another machine counts until ten minutes without it.
 """
 
 from __future__ import annotations
@@ -17,18 +17,24 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Final, Self
+from typing import Final, Self, TextIO
 from uuid import uuid4
 
 from filelock import FileLock, Timeout
 
 from dmmn_qp.errors import InUseError
+from dmmn_qp.files.failures import naming
 from dmmn_qp.text import shorten
 
 HEARTBEAT_S: Final = 30.0
 STALE_S: Final = 600.0
 WAIT_S: Final = 120.0
 """How long a short lock is waited for: its holder only writes a table."""
+
+_TRY_S: Final = 0.1
+"""How long one that is held is tried: a file that was removed just now is no sign that somebody holds it."""
+
+_POLL_S: Final = 0.02
 
 _MAX_HOLDER_BYTES: Final = 4096
 
@@ -75,22 +81,26 @@ class Holder:
 
 
 @contextmanager
-def locked(target: Path, doing: str, way_out: str, *, take_over: bool = False) -> Iterator[None]:
-    """Holds a file or folder while something works on it.
+def locked(
+    target: Path, doing: str, way_out: str, *, take_over: bool = False, where: Path | None = None
+) -> Iterator[None]:
+    """Holds a file or folder while something works on it. One thread enters and leaves.
 
     Args:
         target: What is worked on; it need not exist, but its folder must.
         doing: What is done, as ``a training``, for the message to others.
         way_out: What another one can do meanwhile, for the message.
         take_over: Whether a holder on another machine that shows no end is passed over.
+        where: Where that is, for the message; ``target`` unless given.
 
     Raises:
         InUseError: Another one works on it.
+        OSError: The folder cannot be written.
     """
     me, note = Holder.here(doing), target.with_name(f".{target.name}.holder.json")
-    lock = _acquired(target, note, way_out)
+    lock = _acquired(target, note, where or target, way_out)
     try:
-        _claim(target, note, me, way_out, reaches=lock is not None, take_over=take_over)
+        _claim(where or target, note, me, way_out, reaches=lock is not None, take_over=take_over)
         stop = threading.Event()
         beat = threading.Thread(target=_beat, args=(note, stop), name="heartbeat", daemon=True)
         beat.start()
@@ -103,7 +113,7 @@ def locked(target: Path, doing: str, way_out: str, *, take_over: bool = False) -
                 note.unlink(missing_ok=True)
     finally:
         if lock is not None:
-            lock.release()
+            _release(lock)
 
 
 @contextmanager
@@ -116,7 +126,7 @@ def briefly_locked(target: Path) -> Iterator[None]:
     note = target.with_name(f".{target.name}.holder.json")
     lock = FileLock(_lock_path(target))
     try:
-        lock.acquire(timeout=WAIT_S, poll_interval=0.02)
+        lock.acquire(timeout=WAIT_S, poll_interval=_POLL_S)
     except Timeout:
         raise InUseError(_message(target, Holder.read(note), "try again when it has ended")) from None
     except (OSError, NotImplementedError):
@@ -125,30 +135,42 @@ def briefly_locked(target: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        lock.release()
+        _release(lock)
 
 
 def _lock_path(target: Path) -> Path:
     return target.with_name(f".{target.name}.lock")
 
 
-def _acquired(target: Path, note: Path, way_out: str) -> FileLock | None:
+def _acquired(target: Path, note: Path, where: Path, way_out: str) -> FileLock | None:
     """The operating system's lock; None where the disk has none."""
     lock = FileLock(_lock_path(target))
     try:
-        lock.acquire(timeout=0)
+        lock.acquire(timeout=_TRY_S, poll_interval=_POLL_S)
     except Timeout:
-        raise InUseError(_message(target, Holder.read(note), way_out)) from None
+        raise InUseError(_message(where, Holder.read(note), way_out)) from None
     except (OSError, NotImplementedError):
         return None
     return lock
+
+
+def _release(lock: FileLock) -> None:
+    """Removes the file, while it is held, and lets go: who has opened it meanwhile sees that it has no name any more,
+    and tries again. Windows removes no file that is open; there the lock does it itself.
+    """
+    try:
+        if os.name == "posix":
+            with suppress(OSError):
+                Path(lock.lock_file).unlink()
+    finally:
+        lock.release()
 
 
 def _claim(target: Path, note: Path, me: Holder, way_out: str, *, reaches: bool, take_over: bool) -> None:
     """Notes who holds it now, unless somebody else does.
 
     Args:
-        target: What is locked.
+        target: What is locked, for the message.
         note: Where the holder is noted.
         me: The new holder.
         way_out: What to do else.
@@ -158,8 +180,8 @@ def _claim(target: Path, note: Path, me: Holder, way_out: str, *, reaches: bool,
     text = json.dumps(asdict(me))
     for _ in range(3):
         try:
-            with note.open("x", encoding="utf-8") as file:
-                file.write(text)
+            with naming(target), note.open("x", encoding="utf-8") as file:
+                _write_note(file, note, text)
             return
         except FileExistsError:
             pass
@@ -176,6 +198,16 @@ def _claim(target: Path, note: Path, me: Holder, way_out: str, *, reaches: bool,
             note.rename(retired)
             retired.unlink()
     raise InUseError(_message(target, Holder.read(note), way_out))
+
+
+def _write_note(file: TextIO, note: Path, text: str) -> None:
+    """Writes a note; on a full disk none is left, which nobody could read."""
+    try:
+        file.write(text)
+        file.flush()
+    except OSError:
+        note.unlink(missing_ok=True)
+        raise
 
 
 def _age_s(note: Path) -> float | None:
@@ -200,7 +232,10 @@ def _message(target: Path, holder: Holder | None, way_out: str, age_s: float | N
     if holder is None:
         return f'another process works on "{target}"; {way_out}'
     if holder.is_here:
-        return f'{holder.doing} is running in "{target}" (process {holder.pid}, since {holder.since}); {way_out}'
+        return (
+            f'{holder.doing} is running in "{target}" (process {holder.pid} on {holder.host}, since {holder.since}); '
+            f"{way_out}"
+        )
     seen = "" if age_s is None else f", last seen {max(0, round(age_s))} s ago"
     return (
         f'{holder.doing} is running in "{target}" (process {holder.pid} on {holder.host}, since {holder.since}{seen}); '

@@ -217,9 +217,8 @@ def report_dataset(
             area_mm2[split] += pixels[item.record.slide_id] * pixel_mm2
         names = ", ".join(item.record.slide_id for item in items)
         n_patches = sum(len(item.patches) for item in items)
-        reporter.say(
-            f"  {split:<5}  {count_of(len(items), 'slide')}, {count_of(n_patches, 'patch', 'patches')}  {names}".rstrip()
-        )
+        counts = f"{count_of(len(items), 'slide')}, {count_of(n_patches, 'patch', 'patches')}"
+        reporter.say(f"  {split:<5}  {counts}  {names}".rstrip())
     width = max(len(name) for name in ("class", *class_map.names))
     reporter.say(f"  {'class':<{width}}" + "".join(f"{split + ' mm2':>12}" for split in splits))
     for i, name in enumerate(class_map.names):

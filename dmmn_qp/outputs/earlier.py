@@ -13,6 +13,9 @@ from typing import Final
 from uuid import UUID
 
 from dmmn_qp.errors import AnnotationFileError
+from dmmn_qp.files import move
+from dmmn_qp.files.failures import naming
+from dmmn_qp.files.locks import briefly_locked
 from dmmn_qp.folders.predictions import EARLIER
 from dmmn_qp.qupath.notes import open_bytes, parse_uuid
 from dmmn_qp.qupath.packed_json import FileContentError, NotStreamableError, is_gzip, open_text, stream_features
@@ -54,14 +57,16 @@ def keep_earlier(folder: Path, slide_id: str, polygons: Path, run_id: object) ->
     top.mkdir(parents=True, exist_ok=True)
     packed = top / f".{slide_id}.part"  # always the same, so that what a kill leaves does not pile up
     try:
-        _pack(polygons, packed)
+        with naming(top / name):
+            _pack(polygons, packed)
         place = top / run_folder(run_id) / name
-        if place.exists() and not filecmp.cmp(packed, place, shallow=False):
-            with packed.open("rb") as file:
-                digest = hashlib.file_digest(file, "sha256").digest()
-            place = top / str(UUID(bytes=digest[:16])) / name
-        place.parent.mkdir(exist_ok=True)
-        packed.replace(place)
+        with briefly_locked(top):  # or `drop_oldest` for another slide removes the folder meanwhile
+            if place.exists() and not filecmp.cmp(packed, place, shallow=False):
+                with packed.open("rb") as file:
+                    digest = hashlib.file_digest(file, "sha256").digest()
+                place = top / str(UUID(bytes=digest[:16])) / name
+            place.parent.mkdir(exist_ok=True)
+            move(packed, place)
     finally:
         packed.unlink(missing_ok=True)
     return place
@@ -79,6 +84,14 @@ def drop_oldest(folder: Path, slide_id: str) -> int:
     Returns:
         How many files were removed.
     """
+    if not (folder / EARLIER).is_dir():
+        return 0
+    with briefly_locked(folder / EARLIER):
+        return _drop_oldest(folder, slide_id)
+
+
+def _drop_oldest(folder: Path, slide_id: str) -> int:
+    """See `drop_oldest`, while the folder is held."""
     kept = sorted(_kept(folder / EARLIER), key=lambda path: (path.stat().st_mtime_ns, path.as_posix()))
     of_slide = [path for path in kept if path.name == f"{slide_id}{_SUFFIX}"]
     dropped = set(of_slide[:-EARLIER_RUNS])

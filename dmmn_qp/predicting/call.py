@@ -30,6 +30,7 @@ class Call:
         reporter: Where to report.
         overwrite: Whether finished predictions are made again and replaced.
         resume: Whether it is an error when an interrupted prediction cannot go on.
+        take_over: Whether slides are predicted that another machine works on and shows no end.
     """
 
     model: LazyModel
@@ -40,6 +41,7 @@ class Call:
     reporter: Reporter
     overwrite: bool = False
     resume: bool = False
+    take_over: bool = False
 
     @property
     def run_id(self) -> str:

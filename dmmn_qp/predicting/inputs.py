@@ -165,6 +165,8 @@ class _Inputs:
             return SlideToPredict(slide_id, SlideView(path))
         others = f"; the dataset has {', '.join(self._records)}" if self._records else ""
         missing = f'slide "{name}" does not exist; check the path{near_name_hint(path)}{others}'
+        if path.exists():
+            missing = f'slide "{name}" is neither a file nor a folder; name a slide file'
         return SlideToPredict(slide_id or name, SlideView(path), problem=missing)
 
     def _of_record(self, record: SlideRecord, path: Path | None) -> SlideToPredict:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from shapely.geometry.base import BaseGeometry
 
-from dmmn_qp.errors import AnnotationFileError, DmmnQpError, PredictedOtherwiseError, SlideError
+from dmmn_qp.errors import AnnotationFileError, PredictedOtherwiseError, SlideError
 from dmmn_qp.folders.predictions import PredictedInput, Prediction, polygons_of, read_inputs, read_predictions
 from dmmn_qp.outputs.earlier import first_metadata
 from dmmn_qp.outputs.writers import recorded_suffixes
@@ -46,11 +46,13 @@ class RemakePolygons:
         slide: The slide.
         before: The record of the prediction that is there.
         record: The record that is wanted.
+        seen: The run of the prediction that was recorded; None for none.
     """
 
     slide: SlideToPredict
     before: Prediction
     record: Prediction
+    seen: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,10 +62,12 @@ class Predict:
     Attributes:
         slide: The slide.
         lost_file: Name of a file that is the reason for it, as it is missing or was changed; None for other reasons.
+        seen: The run of the prediction that was recorded; None for none.
     """
 
     slide: SlideToPredict
     lost_file: str | None = None
+    seen: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +80,7 @@ class Failed:
     """
 
     slide: SlideToPredict
-    error: DmmnQpError | OSError
+    error: Exception
 
 
 SlidePlan = Skip | RemakePolygons | Predict | Failed
@@ -97,6 +101,18 @@ def make_plans(call: Call) -> list[SlidePlan]:
     for line in contradictions(sizes):
         call.reporter.warn(line)
     return plans
+
+
+def plan_again(call: Call, plan: RemakePolygons | Predict) -> SlidePlan:
+    """What is to be done with a slide, now that nobody else works on it.
+
+    Where another call has predicted it meanwhile in the way that is asked for, nothing is, even with ``overwrite``.
+    """
+    recorded, slide = _Recorded.read(call.out), plan.slide
+    if recorded.run_of(slide.slide_id) == plan.seen:
+        return plan
+    again = _plan(replace(call, overwrite=False), slide, recorded, {})
+    return plan if call.overwrite and isinstance(again, Failed) else again
 
 
 def refuse_equal_names(slides: Sequence[SlideToPredict]) -> None:
@@ -130,6 +146,11 @@ class _Recorded:
         except AnnotationFileError:
             return cls(read_predictions(out), {})
 
+    def run_of(self, slide_id: str) -> str | None:
+        """The run of the prediction that is recorded of a slide; None for none."""
+        record = self.predictions.get(slide_id)
+        return None if record is None else record.run_id
+
     def name_of(self, slide_id: str, polygons: Path | None) -> str:
         """The name under which a slide is recorded: another one where case does not count for the files."""
         names = {*self.predictions, *self.images}
@@ -150,10 +171,10 @@ def _plan(call: Call, slide: SlideToPredict, recorded: _Recorded, sizes: dict[st
             sizes[slide.slide_id] = opened.info.pixel_size
             call.model.card.patch_spec.grid_of(opened.info.mpp, slide.slide_id)  # raises where it does not fit
             if call.overwrite or not _is_finished(call, slide, polygons, recorded):
-                return Predict(slide)
+                return Predict(slide, seen=recorded.run_of(slide.slide_id))
             wanted, image = _wanted_record(call, slide, opened), input_of(slide, opened.info)
         return _compared(call, slide, polygons, recorded, wanted, image)
-    except (DmmnQpError, OSError) as error:
+    except Exception as error:  # whatever a library raises for a file, the other slides go on
         return Failed(slide, error)
 
 
@@ -196,20 +217,20 @@ def _compared(
     Raises:
         PredictedOtherwiseError: It is another one than is wanted.
     """
-    name = recorded.name_of(slide.slide_id, polygons)
+    name, seen = recorded.name_of(slide.slide_id, polygons), recorded.run_of(slide.slide_id)
     before = recorded.predictions.get(name) or (None if polygons is None else _record_in(polygons))
     found = compare(before, recorded.images.get(name), wanted, image)
     if polygons is None and (found.differences or not found.is_complete):
-        return Predict(slide)
+        return Predict(slide, seen=seen)
     if found.differences:
         raise PredictedOtherwiseError(
             f'slide "{slide.slide_id}": predicted before {listed(found.differences)}; pass --overwrite to predict it '
             "again, or another --out"
         )
     if lost := _lost_file(call, slide.slide_id, before):
-        return Predict(slide, lost)
+        return Predict(slide, lost, seen)
     if found.is_complete and before is not None and (polygons is None or before.polygons != wanted.polygons):
-        return RemakePolygons(slide, before, _with_new_polygons(before, wanted))
+        return RemakePolygons(slide, before, _with_new_polygons(before, wanted), seen)
     assert polygons is not None  # else it would have been compared, or predicted
     return Skip(slide, polygons, found.is_complete)
 

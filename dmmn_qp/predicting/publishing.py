@@ -1,12 +1,19 @@
-"""Makes a slide's finished files visible, so that at no moment a file says something else than ``run.json``."""
+"""Makes a slide's finished files visible, so that at no moment a file says something else than ``run.json``.
+
+Of each slide one call is in charge (`claimed`). What all slides have in common, ``run.json``, ``areas.csv`` and
+``README.txt``, is read, changed and written while the folder is held, so that of many calls none loses what another
+wrote.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
-from dmmn_qp.files import RUN_FILE, write_json
+from dmmn_qp.files import RUN_FILE, move, write_json
+from dmmn_qp.files.locks import briefly_locked
 from dmmn_qp.folders.predictions import (
     INPUTS,
     POLYGONS_SUFFIXES,
@@ -68,30 +75,42 @@ def publish(call: Call, ready: ReadySlide, so_far: Summary) -> Outcome:
     if ready.areas is not None:
         write_run(call, so_far, without=(name,))
         _replace_rasters(call.out, ready, polygons)
-        write_areas(call.out, [ready.areas])
     place = call.out / polygons.name
-    write_run(call, so_far.after(Outcome(name, place)), {name: ready.record}, {name: ready.image})
-    _write_readme(call, polygons.name)
-    polygons.replace(place)
+    with _held(call.out):
+        if ready.areas is not None:
+            write_areas(call.out, [ready.areas])
+        _write_run(call, so_far.after(Outcome(name, place)), {name: ready.record}, {name: ready.image})
+        _write_readme(call, polygons.name)
+        move(polygons, place)
     return Outcome(name, place, dropped=drop_oldest(call.out, name))
 
 
-def write_run(
+def write_run(call: Call, summary: Summary, without: Sequence[str] = ()) -> None:
+    """Writes ``run.json``: the call, what came of its slides, and the predictions that the folder holds.
+
+    Args:
+        call: The call.
+        summary: What came of the slides.
+        without: Slides whose records go.
+    """
+    with _held(call.out):
+        _write_run(call, summary, without=without)
+
+
+def _held(out: Path) -> AbstractContextManager[None]:
+    """Holds what all slides of a folder have in common, for the moment in which it is changed."""
+    out.mkdir(parents=True, exist_ok=True)
+    return briefly_locked(out / RUN_FILE)
+
+
+def _write_run(
     call: Call,
     summary: Summary,
     records: Mapping[str, Prediction] | None = None,
     images: Mapping[str, PredictedInput] | None = None,
     without: Sequence[str] = (),
 ) -> None:
-    """Writes ``run.json``: the call, what came of its slides, and the predictions that the folder holds.
-
-    Args:
-        call: The call.
-        summary: What came of the slides.
-        records: Records of slides that are new.
-        images: What these were made from.
-        without: Slides whose records go.
-    """
+    """Writes ``run.json`` while it is held; ``images`` is what the slides with new ``records`` were made from."""
     finished = summary.finished
     content = {
         **call.run,
@@ -125,7 +144,7 @@ def _replace_rasters(out: Path, ready: ReadySlide, polygons: Path) -> None:
         if name not in new and name != polygons.name:
             (out / name).unlink(missing_ok=True)
     for name in sorted(new):
-        (ready.folder / name).replace(out / name)
+        move(ready.folder / name, out / name)
 
 
 def _write_readme(call: Call, polygons: str) -> None:

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, replace
 
 from dmmn_qp.console import duration
-from dmmn_qp.errors import DmmnQpError
+from dmmn_qp.errors import InUseError
+from dmmn_qp.files import remove_new_files
 from dmmn_qp.predicting.call import Call
 from dmmn_qp.predicting.finishing import finish, remake_polygons
-from dmmn_qp.predicting.inputs import SlideToPredict
-from dmmn_qp.predicting.plan import Failed, Predict, RemakePolygons, Skip, SlidePlan
+from dmmn_qp.predicting.plan import Failed, Predict, RemakePolygons, Skip, SlidePlan, plan_again
 from dmmn_qp.predicting.publishing import write_run
 from dmmn_qp.predicting.slide import SlideJob, predict_strips
 from dmmn_qp.predicting.summary import Outcome, Summary, left_out, say_skipped
-from dmmn_qp.predicting.unfinished import remove_leftovers, take_up
+from dmmn_qp.predicting.unfinished import claimed, remove_leftovers, take_up
 
 
 def run_plans(call: Call, plans: Sequence[SlidePlan]) -> Summary:
@@ -24,15 +26,15 @@ def run_plans(call: Call, plans: Sequence[SlidePlan]) -> Summary:
         What came of each slide; one that failed does not stop the others.
 
     Raises:
-        DmmnQpError: What stopped the only slide, or would stop the others too.
-        OSError: Likewise.
+        Exception: What stopped the only slide, or would stop the others too.
     """
     summary = Summary()
-    to_predict: list[SlideToPredict] = []
+    to_predict: list[Predict] = []
+    remove_new_files(call.out)
     for plan in plans:
-        outcome = _do_without_network(call, plan, summary)
-        if outcome is None:
-            to_predict.append(plan.slide)
+        outcome = plan if isinstance(plan, Predict) else _do_without_network(call, plan, summary)
+        if isinstance(outcome, Predict):
+            to_predict.append(outcome)
         else:
             summary = summary.after(outcome)
     say_skipped(call, summary)
@@ -44,7 +46,7 @@ def run_plans(call: Call, plans: Sequence[SlidePlan]) -> Summary:
     return summary
 
 
-def _do_without_network(call: Call, plan: SlidePlan, so_far: Summary) -> Outcome | None:
+def _do_without_network(call: Call, plan: Skip | RemakePolygons | Failed, so_far: Summary) -> Outcome | Predict:
     """Does what is planned for a slide.
 
     Args:
@@ -53,30 +55,38 @@ def _do_without_network(call: Call, plan: SlidePlan, so_far: Summary) -> Outcome
         so_far: What came of the slides before.
 
     Returns:
-        What came of it; None where it is to be predicted.
+        What came of it; what is to be done instead where it turns out that it must be predicted.
     """
     name = plan.slide.slide_id
-    if not isinstance(plan, Failed) and not call.overwrite:
-        remove_leftovers(call, name)
     match plan:
         case Failed():
             return left_out(call, name, plan.error)
         case Skip():
-            if not plan.is_comparable:
-                call.reporter.warn(
-                    f"{name}: it was predicted by an earlier version or interrupted there, so its options cannot be "
-                    "compared with those of now; pass --overwrite to predict it again"
-                )
-            return Outcome(name, plan.polygons, skipped=True)
+            return _skip(call, plan)
         case RemakePolygons():
             try:
-                return remake_polygons(call, plan, so_far)
-            except (DmmnQpError, OSError) as error:
+                with claimed(call, name):
+                    again = plan_again(call, plan)
+                    if isinstance(again, RemakePolygons):
+                        remove_leftovers(call, name)
+                        return remake_polygons(call, again, so_far) or Predict(plan.slide, seen=again.seen)
+            except Exception as error:
                 return left_out(call, name, error)
-        case Predict():
-            if plan.lost_file is not None:
-                call.reporter.say(f"  {name}: {plan.lost_file} is missing or was changed; it is predicted again")
-            return None
+            return again if isinstance(again, Predict) else _do_without_network(call, again, so_far)
+
+
+def _skip(call: Call, plan: Skip) -> Outcome:
+    """Leaves a slide as it is."""
+    name = plan.slide.slide_id
+    if call.strips_folder(name).exists():
+        with suppress(InUseError), claimed(call, name):
+            remove_leftovers(call, name)
+    if not plan.is_comparable:
+        call.reporter.warn(
+            f"{name}: it was predicted by an earlier version or interrupted there, so its options cannot be "
+            "compared with those of now; pass --overwrite to predict it again"
+        )
+    return Outcome(name, plan.polygons, skipped=True)
 
 
 def _announce(call: Call, slides: int) -> None:
@@ -93,42 +103,73 @@ def _announce(call: Call, slides: int) -> None:
         call.reporter.say(f"  {card.attribution}")
 
 
-def _predict_each(call: Call, slides: Sequence[SlideToPredict], summary: Summary) -> Summary:
+@dataclass(frozen=True, slots=True)
+class _Running:
+    """A slide of which the strips are predicted, and the files are being made.
+
+    Attributes:
+        job: The slide.
+        claim: Holds it; closed by the thread that opened it.
+        finishing: Makes the files; None before it is begun.
+    """
+
+    job: SlideJob
+    claim: ExitStack
+    finishing: Future[Outcome] | None = None
+
+
+def _predict_each(call: Call, plans: Sequence[Predict], summary: Summary) -> Summary:
     """Predicts slides one after the other, and has the files of each made beside the next one's prediction."""
-    finishing: tuple[SlideJob, Future[Outcome]] | None = None
-    with ThreadPoolExecutor(1) as finisher:
-        for number, slide in enumerate(slides, start=1):
-            title = f"{slide.slide_id} ({number}/{len(slides)})" if len(slides) > 1 else slide.slide_id
-            predicted = _predict_strips(call, slide, title)
+    finishing: _Running | None = None
+    with ExitStack() as claims, ThreadPoolExecutor(1) as finisher:
+        for number, plan in enumerate(plans, start=1):
+            name = plan.slide.slide_id
+            title = f"{name} ({number}/{len(plans)})" if len(plans) > 1 else name
+            predicted = _predict_strips(call, plan, title, summary, claims.enter_context(ExitStack()))
             if isinstance(predicted, Outcome):
                 summary = summary.after(predicted)
             if finishing is not None:
-                summary = summary.after(_finished(call, *finishing))
+                summary = summary.after(_finished(call, finishing))
                 finishing = None
-            if isinstance(predicted, SlideJob):
-                finishing = predicted, finisher.submit(finish, call, predicted, summary)
+            if isinstance(predicted, _Running):
+                finishing = replace(predicted, finishing=finisher.submit(finish, call, predicted.job, summary))
         if finishing is not None:
-            summary = summary.after(_finished(call, *finishing))
+            summary = summary.after(_finished(call, finishing))
     return summary
 
 
-def _predict_strips(call: Call, slide: SlideToPredict, title: str) -> SlideJob | Outcome:
-    """Predicts a slide's strips; the outcome instead where that failed."""
+def _predict_strips(call: Call, plan: Predict, title: str, so_far: Summary, claim: ExitStack) -> _Running | Outcome:
+    """Claims a slide and predicts its strips; the outcome instead where that failed, or there is nothing to predict."""
+    slide, name = plan.slide, plan.slide.slide_id
     try:
-        job = take_up(call, slide)
-        predict_strips(job, call.model.predictors, call.reporter, title, call.options.workers)
-    except (DmmnQpError, OSError) as error:
-        return left_out(call, slide.slide_id, error)
-    return job
-
-
-def _finished(call: Call, job: SlideJob, finishing: Future[Outcome]) -> Outcome:
-    """Waits for a slide's files and says what came of it."""
-    name = job.target.slide_id
-    try:
-        outcome = finishing.result()
-    except (DmmnQpError, OSError) as error:
+        claim.enter_context(claimed(call, name))
+        again = plan_again(call, plan)
+        if isinstance(again, Predict):
+            if again.lost_file is not None:
+                call.reporter.say(f"  {name}: {again.lost_file} is missing or was changed; it is predicted again")
+            if not call.overwrite:
+                remove_leftovers(call, name)
+            job = take_up(call, slide)
+            predict_strips(job, call.model.predictors, call.reporter, title, call.options.workers)
+            return _Running(job, claim)
+    except Exception as error:
+        claim.close()
         return left_out(call, name, error)
+    claim.close()
+    outcome = _do_without_network(call, again, so_far)
+    return outcome if isinstance(outcome, Outcome) else _predict_strips(call, outcome, title, so_far, claim)
+
+
+def _finished(call: Call, running: _Running) -> Outcome:
+    """Waits for a slide's files and says what came of it."""
+    job, name = running.job, running.job.target.slide_id
+    assert running.finishing is not None
+    try:
+        outcome = running.finishing.result()
+    except Exception as error:
+        return left_out(call, name, error)
+    finally:
+        running.claim.close()
     rows, columns = job.shape
     mpp = call.model.card.patch_spec.mpps[0]
     call.reporter.say(f"  {name}: {columns} x {rows} px at {mpp:g} um/px in {duration(job.seconds)}")

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Final
 
 from dmmn_qp.console import Reporter
 from dmmn_qp.errors import OutputExistsError
+from dmmn_qp.files.failures import naming
 from dmmn_qp.folders.provenance import describe_run, now
 from dmmn_qp.predicting.call import Call
 from dmmn_qp.predicting.inputs import SlideToPredict
@@ -17,6 +19,9 @@ from dmmn_qp.predicting.plan import make_plans
 from dmmn_qp.predicting.run import run_plans
 from dmmn_qp.predicting.summary import conclude
 from dmmn_qp.slides.pixel_sizes import MppRules
+from dmmn_qp.slides.probing import find_fatal
+
+_STOPPED: Final = "stopped; repeat the command to go on, what is finished is kept"
 
 
 def predict(
@@ -28,12 +33,14 @@ def predict(
     *,
     overwrite: bool = False,
     resume: bool = False,
+    take_over: bool = False,
 ) -> dict[str, Path]:
     """Predicts slides one after the other; the files of one are written while the next is predicted.
 
     A slide that has been predicted from the same file, by the same model and with the same options is skipped; where
     only its polygons were asked for otherwise, they are made anew from its labels. Of one that was interrupted, the
-    strips that are missing are predicted. One slide that cannot be predicted does not stop the others.
+    strips that are missing are predicted. One slide that cannot be predicted does not stop the others. Of several calls
+    that predict into one folder, each slide is predicted by the one that comes to it first.
 
     Args:
         model_folder: The model.
@@ -45,12 +52,14 @@ def predict(
             finished in just this way is taken over all the same.
         resume: Whether it is an error when an interrupted prediction cannot go on, because the model, the slide or the
             options have changed; else it is begun again.
+        take_over: Whether slides are predicted that another machine works on and shows no end.
 
     Returns:
         The polygons' file of each slide, those that were there included.
 
     Raises:
         ModelError: The model is missing or damaged.
+        InUseError: All slides are being predicted by other processes.
         OutputExistsError: ``out`` is a file, or with ``resume`` an interrupted prediction is another one's.
         PredictedOtherwiseError: The only slide has been predicted otherwise, and is not to be replaced.
         SlideError: The only slide could not be predicted, or two have one name; PartlyPredictedError at the end for
@@ -58,12 +67,19 @@ def predict(
     """
     started = now()
     rules = MppRules(options.mpp, options.force_mpp)
-    slides = [replace(slide, view=slide.view.with_rules(rules)) for slide in slides]
+    fatal = find_fatal([slide.path for slide in slides if slide.problem is None])
+    slides = [
+        replace(slide, view=slide.view.with_rules(rules), problem=slide.problem or fatal.get(slide.path))
+        for slide in slides
+    ]
     if out.exists() and not out.is_dir():
         raise OutputExistsError(f'output "{out}" is a file; choose another folder with --out')
     run = describe_run("predict", {**options.model_dump(mode="json"), "model": str(model_folder)}, started)
     model = LazyModel(model_folder, options)
-    call = Call(model, slides, out, options, run, reporter, overwrite=overwrite, resume=resume)
-    plans = make_plans(call)
-    summary = run_plans(call, plans)
+    call = Call(model, slides, out, options, run, reporter, overwrite, resume, take_over)
+    try:
+        with naming(out):
+            summary = run_plans(call, make_plans(call))
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(_STOPPED) from None
     return conclude(call, summary)

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import errno
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from dmmn_qp.errors import DmmnQpError, OutputExistsError, PartlyPredictedError
+from dmmn_qp.errors import InUseError, OutputExistsError, PartlyPredictedError
+from dmmn_qp.files.failures import is_full_disk, line_of
 from dmmn_qp.folders.predictions import EARLIER
 from dmmn_qp.predicting.call import Call
-
-_NO_SPACE: Final = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))  # quotas are not known everywhere
 
 _MOST_NAMES: Final = 5
 """Names that a message lists."""
@@ -27,6 +25,7 @@ class Outcome:
         polygons: Its polygons; None where it failed.
         skipped: Whether they had been there before.
         failure: Why it failed; None where it did not.
+        is_left: Whether another process predicts it.
         dropped: Number of earlier polygons that were removed because there were too many.
     """
 
@@ -34,6 +33,7 @@ class Outcome:
     polygons: Path | None = None
     skipped: bool = False
     failure: str | None = None
+    is_left: bool = False
     dropped: int = 0
 
 
@@ -62,6 +62,11 @@ class Summary:
         return [done.slide_id for done in self.outcomes if done.skipped]
 
     @property
+    def left(self) -> list[str]:
+        """Slides that other processes predict."""
+        return [done.slide_id for done in self.outcomes if done.is_left]
+
+    @property
     def failures(self) -> dict[str, str]:
         """Why slides failed."""
         return {done.slide_id: done.failure for done in self.outcomes if done.failure is not None}
@@ -74,21 +79,23 @@ class Summary:
     @property
     def has_news(self) -> bool:
         """Whether a slide was written or failed."""
-        return not all(done.skipped for done in self.outcomes)
+        return not all(done.skipped or done.is_left for done in self.outcomes)
 
 
-def left_out(call: Call, slide_id: str, error: DmmnQpError | OSError) -> Outcome:
-    """Makes an error a slide's outcome, and warns of it; the other slides go on.
+def left_out(call: Call, slide_id: str, error: Exception) -> Outcome:
+    """Makes an error of any kind a slide's outcome, and warns of it; the other slides go on.
 
     Raises:
-        DmmnQpError: The error itself, where there is no other slide, or it would stop the others too.
-        OSError: Likewise.
+        Exception: The error itself, where there is no other slide, or it would stop the others too.
     """
-    stops_all = isinstance(error, OutputExistsError) or getattr(error, "errno", None) in _NO_SPACE
-    if stops_all or len(call.slides) == 1:
+    if isinstance(error, OutputExistsError) or is_full_disk(error) or len(call.slides) == 1:
         raise error
-    call.reporter.warn(f"{slide_id} is left out: {error}")
-    return Outcome(slide_id, failure=str(error))
+    if isinstance(error, InUseError):
+        call.reporter.warn(f"{slide_id} is left to another process: {error}")
+        return Outcome(slide_id, is_left=True)
+    reason = line_of(error)
+    call.reporter.warn(f"{slide_id} is left out: {reason}")
+    return Outcome(slide_id, failure=reason)
 
 
 def say_skipped(call: Call, summary: Summary) -> None:
@@ -105,6 +112,7 @@ def conclude(call: Call, summary: Summary) -> dict[str, Path]:
 
     Raises:
         PartlyPredictedError: Slides failed.
+        InUseError: All are left to other processes.
     """
     if summary.dropped:
         call.reporter.say(f"Removed the {summary.dropped} oldest of the replaced polygons in {call.out / EARLIER}/")
@@ -112,6 +120,11 @@ def conclude(call: Call, summary: Summary) -> dict[str, Path]:
     finished = {slide.slide_id: done[slide.slide_id] for slide in call.slides if slide.slide_id in done}
     if finished.keys() - set(summary.skipped):
         call.reporter.say(f"Wrote {call.out}/; README.txt there names every file")
+    if left := summary.left:
+        line = f"Left to other processes that predict into {call.out}/ now: {_first_names(left)}"
+        if len(left) == len(call.slides):
+            raise InUseError(f"{line}; wait until they have ended, or pass another --out")
+        call.reporter.say(line)
     if failures := summary.failures:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in list(failures.items())[:_MOST_NAMES])
         raise PartlyPredictedError(

@@ -1,9 +1,11 @@
-"""The strips of an unfinished prediction: what they depend on, when they are taken up, and when they go."""
+"""The strips of an unfinished prediction: who makes them, what they depend on, when they are taken up and go."""
 
 from __future__ import annotations
 
 import hashlib
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +13,14 @@ import numpy as np
 import shapely
 
 from dmmn_qp.errors import OutputExistsError
+from dmmn_qp.files.locks import locked
 from dmmn_qp.folders.predictions import polygons_of
 from dmmn_qp.predicting.areas import Area
 from dmmn_qp.predicting.call import Call
 from dmmn_qp.predicting.inputs import SlideToPredict
 from dmmn_qp.predicting.slide import SlideJob, begin_slide
 from dmmn_qp.predicting.strips import KEY_FILE
+from dmmn_qp.text import shorten
 
 
 def take_up(call: Call, slide: SlideToPredict) -> SlideJob:
@@ -60,10 +64,26 @@ def begun_after(folder: Path, polygons: Path | None) -> bool:
 
 
 def remove_leftovers(call: Call, slide_id: str) -> None:
-    """Removes what a finished prediction left of its strips; those of one that was begun later stay."""
+    """Removes what a finished prediction left of its strips; those of one that was begun later stay.
+
+    The slide is claimed.
+    """
     folder = call.strips_folder(slide_id)
     if not begun_after(folder, polygons_of(call.out, slide_id)):
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def claimed(call: Call, slide_id: str) -> Iterator[None]:
+    """Holds a slide of the folder, so that no other process predicts it too.
+
+    Raises:
+        InUseError: One does.
+    """
+    call.out.mkdir(parents=True, exist_ok=True)
+    doing, way_out = f'a prediction of slide "{shorten(slide_id)}"', "wait until it has ended, or pass another --out"
+    with locked(call.out / slide_id, doing, way_out, take_over=call.take_over, where=call.out):
+        yield
 
 
 def _job(call: Call, slide: SlideToPredict) -> SlideJob:

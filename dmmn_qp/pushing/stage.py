@@ -18,6 +18,7 @@ from typing import Any, Final
 
 from dmmn_qp.console import Reporter
 from dmmn_qp.errors import ProjectError
+from dmmn_qp.files.locks import locked
 from dmmn_qp.folders.predictions import PredictedInput, polygon_files, predicted_polygons, read_inputs
 from dmmn_qp.pushing.backup import back_up
 from dmmn_qp.pushing.features import read_features
@@ -89,6 +90,7 @@ def push(
 
     Raises:
         AnnotationFileError: There are no predictions, or a file of them is damaged or not ours.
+        InUseError: Another push writes into the project.
         ProjectError: No image or several images fit a prediction, QuPath is missing or fails, or what it has written
             is not what it should be; the message then names the backup.
     """
@@ -104,20 +106,21 @@ def push(
         writer.check_writable(entry.entry_id)
     del writer  # each image is written by a new one: it would keep the objects of all
     reporter.heading(f'Writing predictions of {len(matched)} slides into "{opened.path}"')
-    backup, originals = back_up(opened, matched.values(), datetime.now()), polygon_files(predictions)
-    done: list[Pushed] = []
-    with reporter.task("images", len(matched)) as task:
-        for slide_id, entry in matched.items():
-            try:
-                plan = _push_one(opened, entry, files[slide_id], originals[slide_id], qupath_dir, resolve=resolve)
-            except ProjectError as error:
-                raise ProjectError(
-                    f'{error}; what it was before is in "{backup}": copy it back into "{opened.folder}"'
-                ) from error
-            done.append(_pushed(plan, slide_id, entry))
-            for problem in plan.problems:
-                reporter.warn(problem)
-            task.advance(note=slide_id)
+    with locked(opened.path, "a push", "wait until it has ended"):
+        backup, originals = back_up(opened, matched.values(), datetime.now()), polygon_files(predictions)
+        done: list[Pushed] = []
+        with reporter.task("images", len(matched)) as task:
+            for slide_id, entry in matched.items():
+                try:
+                    plan = _push_one(opened, entry, files[slide_id], originals[slide_id], qupath_dir, resolve=resolve)
+                except ProjectError as error:
+                    raise ProjectError(
+                        f'{error}; what it was before is in "{backup}": copy it back into "{opened.folder}"'
+                    ) from error
+                done.append(_pushed(plan, slide_id, entry))
+                for problem in plan.problems:
+                    reporter.warn(problem)
+                task.advance(note=slide_id)
     for p in done:
         reporter.say(
             f"  {p.slide_id}: {p.added} added, {p.removed} of earlier runs removed, {p.locked} locked and "

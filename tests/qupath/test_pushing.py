@@ -18,8 +18,9 @@ from shapely.geometry import box
 
 from dmmn_qp.annotations import Annotation
 from dmmn_qp.console import Reporter
-from dmmn_qp.errors import AnnotationFileError, DmmnQpError, OutputExistsError, ProjectError
+from dmmn_qp.errors import AnnotationFileError, DmmnQpError, InUseError, OutputExistsError, ProjectError
 from dmmn_qp.files import write_json
+from dmmn_qp.files.locks import locked
 from dmmn_qp.folders.predictions import (
     PredictedInput,
     Prediction,
@@ -211,6 +212,13 @@ def test_what_was_not_saved_is_noticed(qupath: paquo_stand_in.Qupath, project: P
     folder = write_predictions(tmp_path / "p", val_1=[predicted("stroma", 0)])
     with pytest.raises(ProjectError, match=r"1 of 1 objects of the prediction are missing.*dmmn_qp_backup"):
         push(folder, project, Reporter())
+
+
+def test_one_push_at_a_time(qupath: paquo_stand_in.Qupath, project: Path, tmp_path: Path) -> None:
+    folder = write_predictions(tmp_path / "p", train_1=[predicted("stroma", 0)])
+    with locked(project, "a push", "wait"), pytest.raises(InUseError, match="a push is running in"):
+        push(folder, project, Reporter())
+    assert not (project.parent / BACKUP_FOLDER).exists()
 
 
 def test_missing_slide_is_said_before_anything_is_written(
