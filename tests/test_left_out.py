@@ -339,7 +339,6 @@ def test_only_leftovers_of_imports_into_this_place_are_removed(here, command):
     (here / ".dataset.bbbbbbbb.part").symlink_to(here / "slides")
     result = invoke(*command)
     assert result.exit_code == 0, result.output
-    assert "removed what 2 interrupted imports left" in result.stdout
     assert [name for name in ours if (here / name).exists()] == []
     for name in (*others, ".dataset.aaaaaaaa.part", ".dataset.bbbbbbbb.part", "slides/a.tif"):
         assert (here / name).exists()

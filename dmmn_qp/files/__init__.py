@@ -76,17 +76,18 @@ def _making(temporary: Path, *, take_over: bool = False) -> AbstractContextManag
     return locked(temporary, "a command", "wait until it has ended", take_over=take_over)
 
 
-def tidy(path: Path) -> None:
+def tidy(path: Path, marker: str) -> None:
     """Removes what killed commands left of a folder that they made; one that was to be replaced gets its name again.
 
-    What a running command makes stays.
+    What a running command makes stays, and so does what only has such a name.
 
     Args:
         path: The folder, there or not.
+        marker: A file that every folder of this kind holds; one to be replaced is ours only if it has it.
     """
     name = re.compile(rf"\.{re.escape(path.name)}\.[0-9a-f]{{8}}\.({_PART}|{_OLD})")
     try:
-        left = sorted(other for other in path.parent.iterdir() if name.fullmatch(other.name) and other.is_dir())
+        left = sorted(p for p in path.parent.iterdir() if name.fullmatch(p.name) and p.is_dir() and not p.is_symlink())
     except OSError:
         return
     is_being_made = False
@@ -98,7 +99,7 @@ def tidy(path: Path) -> None:
             except (InUseError, OSError):
                 is_being_made = True
     for other in left:
-        if other.name.endswith(_OLD) and not is_being_made:
+        if other.name.endswith(_OLD) and (other / marker).is_file() and not is_being_made:
             if path.exists():
                 shutil.rmtree(other, ignore_errors=True)
             else:
@@ -112,7 +113,7 @@ def check_free(path: Path, *, overwrite: bool, marker: str) -> None:
     Raises:
         OutputExistsError: ``path`` is a file, or a folder with content that may not be replaced.
     """
-    tidy(path)
+    tidy(path, marker)
     if not path.exists():
         return
     if not path.is_dir():

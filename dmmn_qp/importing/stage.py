@@ -11,7 +11,6 @@ from pathlib import Path
 from dmmn_qp.console import Reporter
 from dmmn_qp.errors import AnnotationFileError
 from dmmn_qp.files import RUN_FILE, check_free, new_folder, write_json
-from dmmn_qp.files.leftovers import remove_leftovers
 from dmmn_qp.files.locks import locked
 from dmmn_qp.folders.dataset import MANIFEST
 from dmmn_qp.folders.provenance import describe_run, now
@@ -40,7 +39,6 @@ from dmmn_qp.qupath.image_names import slide_ids
 from dmmn_qp.reports.findings import count_text, find_findings, report_findings
 from dmmn_qp.reports.html import REPORT_PAGE, write_import_report
 from dmmn_qp.reports.inputs import Finding
-from dmmn_qp.reports.wording import count_of
 from dmmn_qp.slides.finding import SlidesRoot
 from dmmn_qp.text import printable
 
@@ -81,7 +79,7 @@ def import_annotations(
     rules = rules_of(options, prediction_folders(source_path, annotations, out, options.predicted_in))
     source = read_source(source_path, annotations, slides_roots, rules.reading, rules.pixel_sizes)
     everything = labelling_of(source, rules)
-    with nullcontext() if check else _held(out, reporter, overwrite=overwrite):
+    with nullcontext() if check else _held(out, overwrite=overwrite):
         reporter.heading(f'Importing "{source_path}"')
         opened, left_out = _opened(source, rules, reporter)
         source = _without(source, left_out)
@@ -127,7 +125,7 @@ def import_annotations(
 
 
 @contextmanager
-def _held(out: Path, reporter: Reporter, *, overwrite: bool) -> Iterator[None]:
+def _held(out: Path, *, overwrite: bool) -> Iterator[None]:
     """Holds the folder that is to be written, and removes what killed imports left beside it.
 
     Raises:
@@ -137,8 +135,6 @@ def _held(out: Path, reporter: Reporter, *, overwrite: bool) -> Iterator[None]:
     folder = out if out.name else out.resolve()
     folder.parent.mkdir(parents=True, exist_ok=True)
     with locked(folder, "an import", "wait until it has ended, or choose another folder with --out"):
-        if n := remove_leftovers(folder, MANIFEST):
-            reporter.say(f"  removed what {count_of(n, 'interrupted import')} left beside {out}")
         check_free(out, overwrite=overwrite, marker=MANIFEST)
         yield
 
