@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Annotated, NamedTuple
 
@@ -25,6 +25,7 @@ from dmmn_qp.cli.options import (
     shown_option,
 )
 from dmmn_qp.console import Reporter
+from dmmn_qp.slides.finding import SlidesRoot
 from dmmn_qp.training.options import TrainOptions
 
 
@@ -70,24 +71,16 @@ def train_command(
     take_over: TakeOverOption = False,
 ) -> None:
     """Trains a network on a dataset and keeps the best epoch."""
-    from dmmn_qp.training import launch, preview, stage
+    from dmmn_qp.training import launch, stage
 
     launch.launched()  # before anything is said: of several processes only the first one speaks
     reporter, roots = Reporter(), parsed_slides_roots(slides_root)
-    if resume:
-        others = {"--config": config, "--show-batch": show, "--dry-run": dry_run, "--overwrite": overwrite}
-        check_resumed(given, [option for option, value in others.items() if value])
-        training = _interrupted(dataset, out, given, take_over)
-    else:
-        options = train_options(load_config(config), given)
-        if show is not None:
-            preview.show_batch(dataset, show, options, reporter, slides_roots=roots)
-            return
-        if dry_run:
-            preview.estimate(dataset, options, reporter, slides_roots=roots)
-            return
-        training = _new(dataset, out, options, take_over)
-    with training as (data, folder, options):
+    others = {"--config": config, "--show-batch": show, "--dry-run": dry_run, "--overwrite": overwrite}
+    if not resume and (show is not None or dry_run):
+        _preview(dataset, show, train_options(load_config(config), given), reporter, roots)
+        return
+    start = _interrupted(given, others) if resume else _new(train_options(load_config(config), given))
+    with start(dataset, out, take_over) as (data, folder, options):
         stage.train(data, folder, options, reporter, overwrite=overwrite, resume=resume, slides_roots=roots)
     _say_way_on(reporter, data, folder, out)
 
@@ -100,29 +93,53 @@ class _Training(NamedTuple):
     options: TrainOptions
 
 
-@contextmanager
-def _new(dataset: Path, out: Path | None, options: TrainOptions, take_over: bool) -> Iterator[_Training]:
+Start = Callable[[Path, Path | None, bool], AbstractContextManager[_Training]]
+"""Holds a model's folder: given the dataset, the folder that the user named, and whether to take it over."""
+
+
+def _preview(
+    dataset: Path, show: Path | None, options: TrainOptions, reporter: Reporter, roots: Sequence[SlidesRoot]
+) -> None:
+    """Trains nothing, but draws patches into a picture, or says what a training would take."""
+    from dmmn_qp.training import preview
+
+    if show is not None:
+        preview.show_batch(dataset, show, options, reporter, slides_roots=roots)
+    else:
+        preview.estimate(dataset, options, reporter, slides_roots=roots)
+
+
+def _new(options: TrainOptions) -> Start:
     """Holds the folder of a new model, which is called after its network unless the user names it."""
     from dmmn_qp.folders.model import load_card
     from dmmn_qp.training.holding import held, held_new
 
-    base = options.start_from
-    architecture = options.architecture if base is None else load_card(base).network.architecture
-    with held_new(MODELS, architecture) if out is None else held(out, take_over=take_over) as folder:
-        yield _Training(dataset, folder, options)
+    @contextmanager
+    def start(dataset: Path, out: Path | None, take_over: bool) -> Iterator[_Training]:
+        base = options.start_from
+        architecture = options.architecture if base is None else load_card(base).network.architecture
+        with held_new(MODELS, architecture) if out is None else held(out, take_over=take_over) as folder:
+            yield _Training(dataset, folder, options)
+
+    return start
 
 
-@contextmanager
-def _interrupted(dataset: Path, out: Path | None, given: Given, take_over: bool) -> Iterator[_Training]:
+def _interrupted(given: Given, others: Mapping[str, object]) -> Start:
     """Holds the folder of the training that was interrupted, on the dataset of then unless another is given."""
     from dmmn_qp.training.holding import held, held_interrupted
     from dmmn_qp.training.state import load_state
 
-    with held_interrupted(MODELS, take_over=take_over) if out is None else held(out, take_over=take_over) as folder:
-        state = load_state(folder)
-        options = train_options(ConfigFile(train=state.options), given)
-        known = Path(state.dataset)
-        yield _Training(known if dataset == DATASET and known.is_dir() else dataset, folder, options)
+    check_resumed(given, [option for option, value in others.items() if value])
+
+    @contextmanager
+    def start(dataset: Path, out: Path | None, take_over: bool) -> Iterator[_Training]:
+        with held_interrupted(MODELS, take_over=take_over) if out is None else held(out, take_over=take_over) as folder:
+            state = load_state(folder)
+            options = train_options(ConfigFile(train=state.options), given)
+            known = Path(state.dataset)
+            yield _Training(known if dataset == DATASET and known.is_dir() else dataset, folder, options)
+
+    return start
 
 
 def _say_way_on(reporter: Reporter, dataset: Path, folder: Path, out: Path | None) -> None:
