@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import math
@@ -20,6 +19,7 @@ from torch import Tensor, nn
 from dmmn_qp.choices import Norm, Stem
 from dmmn_qp.errors import ModelError
 from dmmn_qp.files import RUN_FILE, check_free, new_file, new_folder, write_json
+from dmmn_qp.files.failures import FULL_DISK
 from dmmn_qp.files.locks import locked
 from dmmn_qp.folders.provenance import describe_run, nameless_provenance, now
 from dmmn_qp.networks import ARCHITECTURES, build_network
@@ -29,9 +29,6 @@ from dmmn_qp.specs import ClassMap, FileModel, PatchSpec, explain
 from dmmn_qp.text import shorten
 
 CARD = "model.json"
-
-FULL_DISK = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
-"""Numbers of the errors that say that a disk, or a user's part of it, is full."""
 
 WEIGHTS = "weights.safetensors"
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from dmmn_qp.console import Reporter
 from dmmn_qp.errors import TrainingError
-from dmmn_qp.folders.model import FULL_DISK
+from dmmn_qp.files.failures import FULL_DISK
 from dmmn_qp.networks.devices import memory_gib
 from dmmn_qp.networks.supervision import SupervisedBranches
 from dmmn_qp.training.options import TrainOptions
