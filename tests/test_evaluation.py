@@ -366,8 +366,8 @@ def test_nothing_that_counts_is_an_error(here):
 @pytest.mark.parametrize(
     ("origins", "said"),
     [
-        (codes([D, D, D], [D, D, ""], [D, D, ""]), "whose word they are"),
-        (np.full((3, 3), 5, np.uint8), "whose word they are"),
+        (codes([D, D, D], [D, D, ""], [D, D, ""]), "where all labelled pixels come from"),
+        (np.full((3, 3), 5, np.uint8), "where all labelled pixels come from"),
         (np.full((3, 4), 1, np.uint8), "4 x 3 px"),
     ],
 )

@@ -76,14 +76,16 @@ def test_many_processes_lose_nothing(here, model):
 
 
 def test_two_predictions_of_the_same_slides(here, model):
-    """Each slide is predicted once; the second process says who has what, and ends well."""
+    """Each slide is predicted once; the second process says who has what, and ends well unless nothing was left to it."""
     for seed, name in enumerate("ab"):
         write_tiff(here / f"{name}.tif", texture(1500, 256, seed))
     words = ["predict", "a.tif", "b.tif", "--model", model, "--precision", "fp32", "--device", "cpu", "--out", "p"]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "env": environment()}
     running = [subprocess.Popen([sys.executable, "-m", "dmmn_qp", *words], **pipes) for _ in range(2)]
     said = [process.communicate() for process in running]
-    assert [process.returncode for process in running] == [0, 0], said
+    assert 0 in [process.returncode for process in running], said
+    for process, (_, errors) in zip(running, said, strict=True):
+        assert process.returncode == 0 or all(f"{name} is left to another process" in errors for name in "ab"), said
     outputs = "".join(output for output, _ in said)
     for name in "ab":
         assert (here / f"p/{name}.geojson").is_file() and outputs.count(f"  {name}: 1500 x 256") <= 1

@@ -99,7 +99,7 @@ def test_whatever_a_library_raises_for_a_slide_the_others_go_on(here, monkeypatc
         "plan.input_of": lambda slide, *_: slide.slide_id,
         "run.take_up": lambda call, slide: slide.slide_id,
         "run.predict_strips": lambda job, *_: job.target.slide_id,
-        "finishing.write_files": lambda folder, predicted: predicted.slide_id,
+        "finishing.write_files": lambda folder, predicted, *_: predicted.slide_id,
         "finishing.publish": lambda call, ready, *_: ready.slide_id,
     }
     for number, (place, of) in enumerate(places.items()):

@@ -284,7 +284,7 @@ def test_overlap_of_two_classes():
 
 
 def test_a_large_overlap_is_a_warning():
-    assert one([box(20, 20, 40, 40, "light")]).severity == "warning"
+    assert one([box(110, 20, 40, 40, "light")]).severity == "warning"
 
 
 @pytest.mark.parametrize("limit", ["MAX_CANDIDATES", "MAX_VERTICES"])

@@ -197,7 +197,7 @@ def test_full_disk_leaves_the_last_state(tiny, here, monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr(torch, "save", limited)
-        assert "no space left on the disk" in fails(*tiny, "--out", "m")
+        assert "no space is left on the disk" in fails(*tiny, "--out", "m")
     assert torch.load(here / "m" / STATE, weights_only=True)["step"] == saved[1]
     result = invoke("train", "--resume", "--out", "m")
     assert result.exit_code == 0, result.output

@@ -43,7 +43,9 @@ def test_a_running_training_is_not_an_interrupted_one(train, here):
             ("train", "--resume"),
             ("train", "--resume", "--out", "models/run"),
         ):
-            assert re.search(rf'a training is running in ".*run" \(process {os.getpid()}, since .*\)', fails(*command))
+            assert re.search(
+                rf'a training is running in ".*run" \(process {os.getpid()} on .*, since .*\)', fails(*command)
+            )
         (here / "models" / "other" / STATE).write_bytes(b"older")
         os.utime(here / "models" / "other" / STATE, (1, 1))
         with held_interrupted(Path("models")) as folder:
@@ -200,7 +202,7 @@ def test_a_full_disk_ends_a_training_in_one_line_and_it_goes_on(train, here, mon
         if result.exit_code == 0:
             break
         lines = [line for line in result.stderr.splitlines() if not line.startswith("warning:")]
-        assert len(lines) == 1 and "no space left on the disk" in lines[0] and "m" in lines[0], result.stderr
+        assert len(lines) == 1 and "no space is left on the disk" in lines[0] and "m" in lines[0], result.stderr
         resumable = (here / "m" / STATE).is_file()
         assert ("train --resume --out m" if resumable else "start it again") in lines[0]
         assert not [path for path in here.rglob("*") if ".part" in path.name]
@@ -235,7 +237,7 @@ def test_a_full_disk_leaves_no_part_of_a_model(old, here, monkeypatch, command):
         patch.setattr(Path, "replace", raising_full)
         patch.setattr(Path, "write_bytes", raising_full)
         line = fails("models", command[0], "m", *command[1:])
-    assert "no space left on the disk to write" in line and '"n' in line
+    assert "no space is left on the disk to write" in line and '"n' in line
     assert [path.name for path in here.iterdir()] == ["m"]
 
 

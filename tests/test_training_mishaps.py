@@ -148,7 +148,7 @@ def test_a_farewell_to_all_processes_ends_the_training_between_two_steps(train, 
 @pytest.mark.parametrize(
     ("error", "parts"),
     [
-        (OSError(errno.ENOSPC, "No space left on device"), ["no space left", '"m"', "free some"]),
+        (OSError(errno.ENOSPC, "No space left on device"), ["no space is left", '"m"', "free some"]),
         (MemoryError(), ["memory of this machine", "--workers 0"]),
         (
             RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried 9"),

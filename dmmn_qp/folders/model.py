@@ -232,7 +232,7 @@ def room_for(out: Path) -> Iterator[None]:
         if error.errno not in FULL_DISK:
             raise
         raise ModelError(
-            f'no space left on the disk to write "{out}"; free some, or write to another disk with --out'
+            f'no space is left on the disk to write "{out}"; free some, or write to another disk with --out'
         ) from error
 
 

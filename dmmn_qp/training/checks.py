@@ -58,7 +58,7 @@ def _reason_of(error: Exception, out: Path) -> str | None:
     text = str(error)
     if isinstance(error, OSError):
         if error.errno in FULL_DISK:
-            return f'no space left on the disk of "{error.filename or out}" to write the training; free some'
+            return f'no space is left on the disk of "{error.filename or out}" to write the training; free some'
         if error.errno != errno.EMFILE:
             return None
     if isinstance(error, torch.OutOfMemoryError):
