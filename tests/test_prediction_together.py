@@ -76,7 +76,7 @@ def test_many_processes_lose_nothing(here, model):
 
 
 def test_two_predictions_of_the_same_slides(here, model):
-    """Each slide is predicted once; the second process says who has what, and ends well unless nothing was left to it."""
+    """Each slide is predicted once; the other process says who has what, and ends well if anything was left to it."""
     for seed, name in enumerate("ab"):
         write_tiff(here / f"{name}.tif", texture(1500, 256, seed))
     words = ["predict", "a.tif", "b.tif", "--model", model, "--precision", "fp32", "--device", "cpu", "--out", "p"]
