@@ -14,6 +14,7 @@ import tifffile
 
 from dmmn_qp.files.locks import locked
 from dmmn_qp.folders.dataset import Dataset
+from dmmn_qp.slides import probing
 from tests.conftest import fails, invoke, rectangle, two_tissues, write_features, write_tiff
 from tests.qupath.conftest import QpdataWriter
 
@@ -369,3 +370,19 @@ def test_a_killed_import_leaves_nothing_that_stays(here, command):
     result = invoke(*command)
     assert result.exit_code == 0, result.output
     assert list(here.glob(".dataset.*.part")) == [] and len(Dataset(here / "dataset").slides()) == 1
+
+
+def test_what_would_end_the_process_is_found_in_another_one(here, command, monkeypatch):
+    """As a library written in C does, for what a damaged file claims."""
+    opening = probing.OPENING.replace("import openslide\n", "import openslide, os\n").replace(
+        "        if openslide", "        if 'ends' in path:\n            os.abort()\n        if openslide"
+    )
+    monkeypatch.setattr(probing.find_fatal, "__defaults__", (opening,))
+    (here / "slides" / "a.tif").rename(here / "slides" / "ends.tif")
+    (here / "geojson" / "a.geojson").rename(here / "geojson" / "ends.geojson")
+    shutil.copy(here / "slides" / "ends.tif", here / "slides" / "whole.tif")
+    shutil.copy(here / "geojson" / "ends.geojson", here / "geojson" / "whole.geojson")
+    result = invoke(*command)
+    assert result.exit_code == 0, result.output
+    assert "ends the program when it is opened" in " ".join(result.output.split())
+    assert [record.slide_id for record in Dataset(here / "dataset").slides()] == ["whole"]

@@ -48,8 +48,8 @@ def find_prediction(
         raise DatasetError(f'predictions "{folder}" do not exist; check --predictions, or run dmmn-qp predict first')
     if not path.is_file():
         raise DatasetError(
-            f'slide "{slide_id}" has no prediction in "{folder}"; run dmmn-qp predict {slide_id} first, or name the '
-            "folder with --predictions"
+            f'slide "{slide_id}" has no prediction in "{folder}"; run dmmn-qp predict {slide_id} --out "{folder}" '
+            "first, or name the folder with --predictions"
         )
     prediction = recorded.get(slide_id)
     in_raster = read_class_names(path)

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 
 from dmmn_qp.console import Reporter
-from dmmn_qp.errors import AnnotationFileError
+from dmmn_qp.errors import AnnotationFileError, SlideError
 from dmmn_qp.files import RUN_FILE, check_free, new_folder, write_json
 from dmmn_qp.files.locks import locked
 from dmmn_qp.folders.dataset import MANIFEST
@@ -40,6 +40,7 @@ from dmmn_qp.reports.findings import count_text, find_findings, report_findings
 from dmmn_qp.reports.html import REPORT_PAGE, write_import_report
 from dmmn_qp.reports.inputs import Finding
 from dmmn_qp.slides.finding import SlidesRoot
+from dmmn_qp.slides.probing import find_fatal
 from dmmn_qp.text import printable
 
 
@@ -148,11 +149,13 @@ def _without(source: Source, left_out: Sequence[LeftOutSlide]) -> Source:
 
 
 def _opened(source: Source, rules: ImportRules, reporter: Reporter) -> tuple[list[OpenedSlide], list[LeftOutSlide]]:
-    """Opens all slides; those that cannot be imported come with the reason."""
+    """Opens all slides, first in another process, which some may end; those that cannot be imported have a reason."""
     opened: list[OpenedSlide] = []
     left_out: list[LeftOutSlide] = []
-    with reporter.task("slides", len(source.slides)) as task:
-        for slide, slide_id in zip(source.slides, slide_ids([s.path.name for s in source.slides]), strict=True):
+    fatal = find_fatal([slide.path for slide in source.slides if slide.problem is None])
+    slides = [replace(s, problem=SlideError(fatal[s.path])) if s.path in fatal else s for s in source.slides]
+    with reporter.task("slides", len(slides)) as task:
+        for slide, slide_id in zip(slides, slide_ids([s.path.name for s in slides]), strict=True):
             found = opened_slide(slide, slide_id, rules.patches.spec)
             if isinstance(found, OpenedSlide):
                 opened.append(found)
