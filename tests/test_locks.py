@@ -125,3 +125,11 @@ def test_nothing_is_lost_where_four_count_at_once(tmp_path):
     processes = [subprocess.Popen([sys.executable, "-c", COUNT, path]) for _ in range(4)]
     assert [process.wait() for process in processes] == [0] * 4
     assert path.read_text() == "100"
+
+
+def test_a_command_without_take_over_names_no_such_option(tmp_path):
+    path = tmp_path / "dataset"
+    written_elsewhere(path, 5)
+    with pytest.raises(InUseError) as caught:
+        locked(path, "an import", "wait").__enter__()
+    assert "--take-over" not in str(caught.value) and "ten minutes counts as stopped" in str(caught.value)

@@ -71,7 +71,7 @@ def _beside(path: Path, kind: str) -> Path:
     return path.with_name(f".{path.name}.{uuid4().hex[:8]}.{kind}")
 
 
-def _making(temporary: Path, *, take_over: bool = False) -> AbstractContextManager[None]:
+def _making(temporary: Path, *, take_over: bool | None = None) -> AbstractContextManager[None]:
     """Holds a folder that is being made; so it can be told from what is left of one whose maker was killed."""
     return locked(temporary, "a command", "wait until it has ended", take_over=take_over)
 

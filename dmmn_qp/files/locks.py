@@ -38,6 +38,9 @@ _POLL_S: Final = 0.02
 
 _MAX_HOLDER_BYTES: Final = 4096
 
+_TAKE_OVER: Final = ", or pass --take-over if that machine has stopped"
+_STOPPED: Final = "; a machine without a sign of life for ten minutes counts as stopped"
+
 
 @dataclass(frozen=True, slots=True)
 class Holder:
@@ -82,7 +85,7 @@ class Holder:
 
 @contextmanager
 def locked(
-    target: Path, doing: str, way_out: str, *, take_over: bool = False, where: Path | None = None
+    target: Path, doing: str, way_out: str, *, take_over: bool | None = None, where: Path | None = None
 ) -> Iterator[None]:
     """Holds a file or folder while something works on it. One thread enters and leaves.
 
@@ -90,7 +93,8 @@ def locked(
         target: What is worked on; it need not exist, but its folder must.
         doing: What is done, as ``a training``, for the message to others.
         way_out: What another one can do meanwhile, for the message.
-        take_over: Whether a holder on another machine that shows no end is passed over.
+        take_over: Whether a holder on another machine that shows no end is passed over; None where the user cannot say
+            so, and has to wait until it counts as stopped.
         where: Where that is, for the message; ``target`` unless given.
 
     Raises:
@@ -166,7 +170,7 @@ def _release(lock: FileLock) -> None:
         lock.release()
 
 
-def _claim(target: Path, note: Path, me: Holder, way_out: str, *, reaches: bool, take_over: bool) -> None:
+def _claim(target: Path, note: Path, me: Holder, way_out: str, *, reaches: bool, take_over: bool | None) -> None:
     """Notes who holds it now, unless somebody else does.
 
     Args:
@@ -190,8 +194,10 @@ def _claim(target: Path, note: Path, me: Holder, way_out: str, *, reaches: bool,
             raise OSError(error.errno, error.strerror, str(note)) from error
         other = Holder.read(note)
         age = _age_s(note)
-        ended = (other is not None and other.is_here and reaches) or take_over or age is None or age > STALE_S
+        ended = (other is not None and other.is_here and reaches) or bool(take_over) or age is None or age > STALE_S
         if not ended:
+            if other is not None and not other.is_here:
+                way_out += _STOPPED if take_over is None else _TAKE_OVER
             raise InUseError(_message(target, other, way_out, age))
         retired = note.with_name(f"{note.name}.{uuid4().hex[:8]}")
         with suppress(FileNotFoundError):
@@ -239,5 +245,5 @@ def _message(target: Path, holder: Holder | None, way_out: str, age_s: float | N
     seen = "" if age_s is None else f", last seen {max(0, round(age_s))} s ago"
     return (
         f'{holder.doing} is running in "{target}" (process {holder.pid} on {holder.host}, since {holder.since}{seen}); '
-        f"{way_out}, or pass --take-over if that machine has stopped"
+        f"{way_out}"
     )
