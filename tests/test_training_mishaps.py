@@ -115,14 +115,39 @@ def refuse_queues(workers):
     raise OSError(errno.ENOSPC, "No space left on device")
 
 
+KILLED_READER = """
+import os, signal, sys
+from pathlib import Path
+import torch
+from dmmn_qp.errors import TrainingError
+from dmmn_qp.training import reading
+from dmmn_qp.training.checks import explained
+from dmmn_qp.training.examples import EpochDraws
+
+class Reads:
+    def __getitem__(self, draw):
+        if draw == 5:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return reading.Example(torch.full((2,), draw), torch.full((1,), draw))
+
+try:
+    with explained(Path(sys.argv[1])):
+        for _ in reading.Batches(Reads(), EpochDraws(lambda epoch: range(8)), 2, 2):
+            pass
+except TrainingError as error:
+    os.write(1, str(error).encode())
+os._exit(0)
+"""
+"""In a process of its own: torch tells of the death of a reader wherever the main thread is just then."""
+
+
 def test_a_killed_reading_process_is_said_with_the_way_out(tmp_path):
     (tmp_path / STATE).touch()
-    read = batches(lambda: os.kill(os.getpid(), signal.SIGKILL))
-    with pytest.raises(TrainingError) as met, explained(tmp_path):
-        numbers(read)
-    read.close()
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    command = [sys.executable, "-c", KILLED_READER, tmp_path]
+    said = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
     for part in ("a reading process was killed", "--workers 0", "--cache", "train --resume --out"):
-        assert part in str(met.value)
+        assert part in said.stdout, said
 
 
 def test_a_farewell_to_all_processes_ends_the_training_between_two_steps(train, here):
