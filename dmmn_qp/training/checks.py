@@ -104,7 +104,7 @@ def check_same_training(run: Mapping[str, Any], fabric: Fabric) -> None:
 
 
 def check_loss(loss: float, epoch: int, options: TrainOptions) -> None:
-    """Raises `TrainingError` when the loss is no number any more."""
+    """Raises `TrainingError` when the loss is no longer a finite number."""
     if math.isfinite(loss):
         return
     likely = "bf16 may be too coarse for it: --precision fp32, or " if options.precision == "bf16" else ""

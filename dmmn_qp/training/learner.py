@@ -85,7 +85,7 @@ class Learner:
             The loss of the network's output, without the branches', as the mean of all processes.
 
         Raises:
-            TrainingError: The loss is no number any more, or the memory does not suffice.
+            TrainingError: The loss is no longer a finite number, or the memory does not suffice.
         """
         options, fabric = self._plan.options, self._fabric
         batch = augmented(drawn, self._size_px, fabric.device)

@@ -72,7 +72,7 @@ def train(
         OutputExistsError: ``out`` exists.
         ConfigError: The device is not there, or the variables of a launcher are wrong.
         ModelError: There is nothing to resume, or the model to start from does not fit.
-        TrainingError: The loss is no number any more, memory or disk do not suffice, or a process is lost.
+        TrainingError: The loss is no longer a finite number, memory or disk do not suffice, or a process is lost.
         KeyboardInterrupt: It was asked to stop; the message says how to go on.
     """
     with explained(out), ExitStack() as at_the_end:
