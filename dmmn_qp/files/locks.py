@@ -128,29 +128,23 @@ def briefly_locked(target: Path) -> Iterator[None]:
         InUseError: They do not come to an end.
     """
     note = target.with_name(f".{target.name}.holder.json")
-    lock = FileLock(_lock_path(target))
+    lock = _acquired(target, note, target, "try again when it has ended", timeout_s=WAIT_S)
     try:
-        lock.acquire(timeout=WAIT_S, poll_interval=_POLL_S)
-    except Timeout:
-        raise InUseError(_message(target, Holder.read(note), "try again when it has ended")) from None
-    except (OSError, NotImplementedError):
-        yield  # a disk without locks: what one writes at a time is whole even so
-        return
-    try:
-        yield
+        yield  # without a lock where the disk has none: what one writes at a time is whole even so
     finally:
-        _release(lock)
+        if lock is not None:
+            _release(lock)
 
 
 def _lock_path(target: Path) -> Path:
     return target.with_name(f".{target.name}.lock")
 
 
-def _acquired(target: Path, note: Path, where: Path, way_out: str) -> FileLock | None:
+def _acquired(target: Path, note: Path, where: Path, way_out: str, *, timeout_s: float = _TRY_S) -> FileLock | None:
     """The operating system's lock; None where the disk has none."""
     lock = FileLock(_lock_path(target))
     try:
-        lock.acquire(timeout=_TRY_S, poll_interval=_POLL_S)
+        lock.acquire(timeout=timeout_s, poll_interval=_POLL_S)
     except Timeout:
         raise InUseError(_message(where, Holder.read(note), way_out)) from None
     except (OSError, NotImplementedError):
