@@ -24,8 +24,8 @@ from affine import Affine
 from rasterio.features import rasterize
 from rich.console import Console
 
-import dmmn_qp.importing.prepared
 import dmmn_qp.importing.stage
+import dmmn_qp.slides.view
 from dmmn_qp.annotations import Annotation
 from dmmn_qp.console import Reporter
 from dmmn_qp.importing.options import ImportOptions
@@ -95,13 +95,13 @@ def project(folder: Path, images: int) -> Path:
 def importing(folder: Path) -> None:
     """The same five annotated slides, alone and among 400 images."""
     opened: list[Path] = []
-    open_slide = dmmn_qp.importing.prepared.open_slide
+    open_slide = dmmn_qp.slides.view.open_slide
 
     def counting(path: Path, **options: Any) -> object:
         opened.append(path)
         return open_slide(path, **options)
 
-    dmmn_qp.importing.prepared.open_slide = counting  # type: ignore[assignment]
+    dmmn_qp.slides.view.open_slide = counting  # type: ignore[assignment]
     rows = []
     for images in (ANNOTATED, IMAGES):
         path = project(folder / str(images), images)
@@ -113,7 +113,7 @@ def importing(folder: Path) -> None:
         )
         rows.append((f"{images} images, {len(set(opened))} slides opened", took))
         assert len(set(opened)) == ANNOTATED
-    dmmn_qp.importing.prepared.open_slide = open_slide
+    dmmn_qp.slides.view.open_slide = open_slide
     table(f"import of a project with {ANNOTATED} annotated slides", rows)
 
 
