@@ -161,6 +161,14 @@ def test_export_of_a_whole_project(outcomes: Scripts) -> None:
     assert listed_pixel_sizes(folder / "pixel_sizes.csv", slides) == [0.26, None]  # the second export replaced the row
 
 
+def test_scripts_know_the_same_frames() -> None:
+    """A script stands alone in QuPath, so two of them have the same lines."""
+    begins, ends = "def frames = [", "    inner != null\n}\n"
+    texts = [path.read_text("utf-8") for path in tools.SCRIPTS]
+    blocks = [text[text.index(begins) : text.index(ends)] for text in texts if begins in text]
+    assert len(blocks) == 2 and len(set(blocks)) == 1
+
+
 def test_no_outlines_of_another_frame_than_the_files(outcomes: Scripts) -> None:
     assert "turns, mirrors or crops the image" in outcomes.outcomes["export mirrored"]["text"]
     assert not list((outcomes.folder / "export mirrored").rglob("*.geojson"))
