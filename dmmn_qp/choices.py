@@ -16,6 +16,9 @@ Norm = Literal["none", "batch", "group"]
 Stem = Literal["full", "half", "quarter"]
 """Resolution at which a network computes; the paper's is full."""
 
+Views = Literal[1, 3, 8]
+"""Over how many turned and mirrored copies of a picture a mean is taken."""
+
 Context = Literal["auto", "patch", "shared", "shared-coarsest", "seamless"]
 """How a target sees what is around it: ``patch`` its own fields, zero-padded, as the paper; ``shared`` coarser branches
 that are computed once for many neighbouring targets; ``shared-coarsest`` the coarsest of them alone; ``seamless``
@@ -30,6 +33,9 @@ Channels = Literal["RGB", "BGR"]
 
 Reduction = Literal["area", "decimate"]
 """How a lower magnification is made from finer pixels: their mean, or every ``2**m``-th pixel of the finest."""
+
+Beyond = Literal["black", "mirror"]
+"""What a network sees beyond the slide: black, as the paper's zero padding, or the slide's own pixels mirrored."""
 
 ExportFormat = Literal["torchscript", "onnx"]
 """Files for other programs that a model can be written as."""

@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from dmmn_qp.choices import Norm, Stem
+from dmmn_qp.choices import Norm, Stem, Views
 from dmmn_qp.errors import ModelError
 from dmmn_qp.files import RUN_FILE, check_free, new_file, new_folder, write_json
 from dmmn_qp.files.failures import FULL_DISK
@@ -56,6 +56,8 @@ class NetworkOptions(FileModel):
         width: Base width f.
         norm: Normalisation after each convolution.
         stem: Resolution at which it computes.
+        encoder: The pretrained encoder that it is built on, a key of `ENCODERS`; None of a network without.
+        views: Turned copies of an image over which that encoder's maps are averaged.
         reserved_outputs: How many outputs come before those of the classes. They stand for nothing that can be
             predicted: the authors' own networks keep output 0 for "unlabelled".
     """
@@ -64,6 +66,8 @@ class NetworkOptions(FileModel):
     width: int = Field(ge=1, le=MAX_WIDTH)
     norm: Norm = "none"
     stem: Stem = "full"
+    encoder: str | None = None
+    views: Views = 1
     reserved_outputs: int = Field(default=0, ge=0, le=MAX_RESERVED_OUTPUTS)
 
 
@@ -105,7 +109,7 @@ class ModelCard(FileModel):
         """A network of this kind with fresh weights.
 
         Raises:
-            ModelError: The architecture is unknown.
+            ModelError: The architecture or its encoder is unknown.
         """
         return build_network(
             self.network.architecture,
@@ -115,6 +119,8 @@ class ModelCard(FileModel):
             size_px=self.patch_spec.size_px,
             norm=self.network.norm,
             stem=self.network.stem,
+            encoder=self.network.encoder,
+            views=self.network.views,
         )
 
 

@@ -1,9 +1,9 @@
-"""The networks of the paper. `ARCHITECTURES` names them; each builds itself from the same options."""
+"""The networks: the paper's six, and one on a pretrained encoder. `ARCHITECTURES` names them."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
 
 from torch import nn
 
@@ -13,7 +13,9 @@ from dmmn_qp.networks.blocks import LEVELS, initialise
 from dmmn_qp.networks.dmmn_m2s import DmmnM2s
 from dmmn_qp.networks.dmmn_m3 import DmmnM3
 from dmmn_qp.networks.dmmn_ms import DmmnMs
+from dmmn_qp.networks.dmmn_p import DmmnP
 from dmmn_qp.networks.dmmn_s2 import DmmnS2
+from dmmn_qp.networks.encoders import DEFAULT_ENCODER, ENCODERS
 from dmmn_qp.networks.segnet import SegNet
 from dmmn_qp.networks.stem import STEM_FACTORS, Construction, Stemmed, stem_channels
 from dmmn_qp.networks.unet import UNet
@@ -21,27 +23,26 @@ from dmmn_qp.networks.unet import UNet
 __all__ = ["ARCHITECTURES", "Architecture", "build_network"]
 
 
-class _Builder(Protocol):
-    def __call__(self, classes: int, width: int, magnifications: int, norm: Norm, in_channels: int) -> nn.Module: ...
-
-
 @dataclass(frozen=True, slots=True)
 class Architecture:
     """How to build a network and what it needs.
 
     Attributes:
-        build: Makes the network at full stem.
-        paper_width: The paper's base width f.
+        build: Makes the network at full stem, of ``classes``, ``width`` and ``magnifications``, and of ``norm`` and
+            ``in_channels``; of a pretrained ``encoder`` and ``views`` instead where it is built on one.
+        paper_width: The paper's base width f; of a network that is not the paper's, its usual width.
         divisor: What the patch size must be divisible by at full stem: ``2**4`` for four poolings, and twice that
             where maps of the coarsest levels are cropped about their centre.
         max_magnifications: How many magnifications it can use; None is any number. Where it is 1, the network
             looks at the finest of the images that it is given.
+        pretrained: Whether it is built on one of `ENCODERS`; it then has neither a stem nor normalisation.
     """
 
-    build: _Builder
+    build: Callable[..., nn.Module]
     paper_width: int
     divisor: int
     max_magnifications: int | None = None
+    pretrained: bool = False
 
     def used(self, magnifications: int) -> int:
         """How many of that many images the network looks at."""
@@ -55,6 +56,7 @@ ARCHITECTURES: dict[str, Architecture] = {
     "dmmn-ms": Architecture(DmmnMs, paper_width=32, divisor=32),
     "dmmn-m2s": Architecture(DmmnM2s, paper_width=32, divisor=16),
     "dmmn-m3": Architecture(DmmnM3, paper_width=32, divisor=32, max_magnifications=LEVELS),
+    "dmmn-p": Architecture(DmmnP, paper_width=64, divisor=32, pretrained=True),
 }
 
 
@@ -67,6 +69,8 @@ def build_network(
     size_px: int,
     norm: Norm = "none",
     stem: Stem = "full",
+    encoder: str | None = None,
+    views: int = 1,
 ) -> Stemmed:
     """Builds a network by name, with random weights.
 
@@ -80,6 +84,9 @@ def build_network(
         size_px: Side of the patches that it will see.
         norm: Normalisation after each convolution.
         stem: Resolution at which it computes.
+        encoder: Of an architecture that is built on a pretrained encoder: key of `ENCODERS`, `DEFAULT_ENCODER` unless
+            given. Its weights are random too (`dmmn_qp.folders.encoder_weights` has those it was published with).
+        views: Of such an architecture: turned copies of an image over which the encoder's maps are averaged.
 
     Raises:
         ModelError: There is no architecture of that name, or it cannot work on so many magnifications or on
@@ -101,10 +108,33 @@ def build_network(
             f"{name} with {stem} stem needs patches whose size is a multiple of {divisor} px, not {size_px}; "
             "import with another patch size or choose another stem"
         )
-    network = architecture.build(
-        classes=classes, width=width, magnifications=used, norm=norm, in_channels=stem_channels(stem)
-    )
+    if architecture.pretrained:
+        encoder = encoder or DEFAULT_ENCODER
+        on = _encoder(name, encoder, norm, stem)
+        network = architecture.build(classes=classes, width=width, magnifications=used, encoder=on, views=views)
+    elif encoder is not None or views != 1:
+        raise ModelError(f"{name} is not built on a pretrained encoder and takes no encoder and no views")
+    else:
+        network = architecture.build(
+            classes=classes, width=width, magnifications=used, norm=norm, in_channels=stem_channels(stem)
+        )
     stemmed = Stemmed(network, stem, norm, images=magnifications, used=used)
-    stemmed.construction = Construction(name, width, norm, stem)
+    stemmed.construction = Construction(name, width, norm, stem, encoder, views)
     initialise(stemmed)
     return stemmed
+
+
+def _encoder(name: str, encoder: str, norm: Norm, stem: Stem) -> nn.Module:
+    """An encoder with random weights for an architecture that is built on one.
+
+    Raises:
+        ModelError: It is unknown, or the architecture shall have a stem or normalisation.
+    """
+    if encoder not in ENCODERS:
+        raise ModelError(f'encoder "{encoder}" is unknown; choose one of {", ".join(ENCODERS)}')
+    if norm != "none" or stem != "full":
+        raise ModelError(
+            f"{name} is built on a pretrained encoder and has neither stem nor normalisation of its own; leave "
+            '"stem" and "norm" out, or choose another architecture'
+        )
+    return ENCODERS[encoder].build()

@@ -9,7 +9,7 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from dmmn_qp.choices import Channels, Reduction
+from dmmn_qp.choices import Beyond, Channels, Reduction
 from dmmn_qp.specs import FileModel
 
 MAX_INPUT = 1000.0
@@ -27,8 +27,8 @@ Factor = Annotated[float, Field(ge=1e-6, le=1e6, allow_inf_nan=False)]
 class InputConvention(FileModel):
     """How pixels become the network's input: ``(value * scale - mean) / std`` for each channel.
 
-    Outside the slide a pixel is 0 as in a black picture, before all of this. The authors' networks were given the
-    same.
+    Outside the slide a pixel is 0 as in a black picture, before all of this, unless ``beyond`` says otherwise. The
+    authors' networks were given the same.
 
     Attributes:
         channels: Order of the colour channels.
@@ -36,6 +36,7 @@ class InputConvention(FileModel):
         mean: Subtracted after scaling, in the order of ``channels``; None subtracts nothing.
         std: Divided by after that, in the order of ``channels``; None divides by nothing.
         reduction: How a lower magnification is made from finer pixels.
+        beyond: What lies outside the slide.
     """
 
     channels: Channels = "RGB"
@@ -43,6 +44,7 @@ class InputConvention(FileModel):
     mean: tuple[Shift, Shift, Shift] | None = None
     std: tuple[Factor, Factor, Factor] | None = None
     reduction: Reduction = "area"
+    beyond: Beyond = "black"
 
     @model_validator(mode="after")
     def _shows_the_picture(self) -> Self:

@@ -92,12 +92,16 @@ class Construction(NamedTuple):
         width: Base width f.
         norm: Normalisation after each convolution.
         stem: Resolution at which it computes.
+        encoder: The pretrained encoder that it is built on; None of a network without.
+        views: Turned copies of an image over which that encoder's maps are averaged.
     """
 
     architecture: str
     width: int
     norm: Norm
     stem: Stem
+    encoder: str | None = None
+    views: int = 1
 
 
 class Stemmed(nn.Module):
