@@ -6,7 +6,7 @@ from typing import Literal
 
 Device = Literal["auto", "cpu", "cuda", "mps"]
 Precision = Literal["auto", "fp32", "bf16"]
-Preset = Literal["fast", "paper", "official"]
+Preset = Literal["fast", "scratch", "paper", "official"]
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
 
@@ -19,10 +19,14 @@ Stem = Literal["full", "half", "quarter"]
 Views = Literal[1, 3, 8]
 """Over how many turned and mirrored copies of a picture a mean is taken."""
 
-Context = Literal["auto", "patch", "shared", "shared-coarsest", "seamless"]
+DEFAULT_ENCODER = "efficientnet-lite0"
+"""Which pretrained encoder a network is built on unless another is asked for."""
+
+Context = Literal["auto", "patch", "shared", "shared-coarsest", "seamless", "blocks"]
 """How a target sees what is around it: ``patch`` its own fields, zero-padded, as the paper; ``shared`` coarser branches
 that are computed once for many neighbouring targets; ``shared-coarsest`` the coarsest of them alone; ``seamless``
-without a border anywhere; ``auto`` shared where it agrees with the paper, else patch.
+without a border anywhere; ``blocks`` many targets at once, with a margin of context around them, for networks on a
+pretrained encoder; ``auto`` that for these, shared where it agrees with the paper, else patch.
 """
 
 Outside = Literal["background", "unlabelled"]

@@ -237,6 +237,32 @@ class PatchGrid:
         x, y, extra_width, extra_height = (side // scale for side in sides)
         return Region(x, y, size + extra_width, size + extra_height)
 
+    def around(self, block: Region, magnification: int, margin_px: int, multiple: int = 1) -> Region:
+        """Returns a block with what lies around it at one magnification.
+
+        Args:
+            block: In grid pixels, on whole pixels of that magnification.
+            magnification: Number of the magnification, 0 = finest.
+            margin_px: What is wanted on each side, in pixels of that magnification.
+            multiple: The sides become multiples of so many pixels, about the same centre; even.
+
+        Returns:
+            In pixels of *that magnification's* grid.
+        """
+        scale = 2**magnification
+        inner = Region(block.x // scale, block.y // scale, block.width // scale, block.height // scale)
+        wide, high = (side + 2 * margin_px for side in (inner.width, inner.height))
+        x, y = ((-side % multiple) // 2 + margin_px for side in (wide, high))
+        return Region(inner.x - x, inner.y - y, inner.width + 2 * x, inner.height + 2 * y)
+
+    def whole_shape(self, width_px: int, height_px: int, magnification: int) -> tuple[int, int]:
+        """Returns (rows, columns) of the pixels of one magnification that lie on a slide whole, at least 1."""
+
+        def side(length_px: int) -> int:
+            return max(1, floor(length_px / self.downsample_of(magnification) + 1e-9))
+
+        return side(height_px), side(width_px)
+
     def targets(self, width_px: int, height_px: int) -> Iterator[Region]:
         """Yields targets on the stride, row by row, that cover the slide; the last ones may leave it (grid pixels)."""
         rows, columns = self.shape(width_px, height_px)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from os import PathLike
 from pathlib import Path
 from typing import Annotated
 
+import platformdirs
 from pydantic import AfterValidator
 
 from dmmn_qp.errors import ConfigError
@@ -37,6 +39,21 @@ def user_text(text: str) -> str:
         return text
     read = user_path(text)
     return text if read == Path(text) else str(read)
+
+
+def cache_folder() -> Path | None:
+    """The folder for what can be made again: ``DMMN_QP_CACHE``, else where the system keeps a user's caches.
+
+    Returns:
+        The folder, which need not exist; None where the system knows no home folder.
+    """
+    named = os.environ.get("DMMN_QP_CACHE")
+    if named:
+        return user_path(named)
+    try:
+        return platformdirs.user_cache_path("dmmn-qp", appauthor=False)
+    except RuntimeError:
+        return None
 
 
 UserPath = Annotated[Path, AfterValidator(user_path)]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from dmmn_qp.choices import Norm, Stem
+from dmmn_qp.choices import DEFAULT_ENCODER, Norm, Stem
 from dmmn_qp.errors import ModelError
 from dmmn_qp.networks.blocks import LEVELS, initialise
 from dmmn_qp.networks.dmmn_m2s import DmmnM2s
@@ -15,7 +15,7 @@ from dmmn_qp.networks.dmmn_m3 import DmmnM3
 from dmmn_qp.networks.dmmn_ms import DmmnMs
 from dmmn_qp.networks.dmmn_p import DmmnP
 from dmmn_qp.networks.dmmn_s2 import DmmnS2
-from dmmn_qp.networks.encoders import DEFAULT_ENCODER, ENCODERS
+from dmmn_qp.networks.encoders import ENCODERS
 from dmmn_qp.networks.segnet import SegNet
 from dmmn_qp.networks.stem import STEM_FACTORS, Construction, Stemmed, stem_channels
 from dmmn_qp.networks.unet import UNet

@@ -38,10 +38,11 @@ class DmmnP(nn.Module):
 
     Attributes:
         margin_px: Context that a block of targets should be given on each side, in pixels of each magnification.
+        divisor: What the sides of an image must be multiples of.
         views: Likewise; it may be changed.
     """
 
-    margin_px = 128
+    margin_px = 256
 
     def __init__(self, encoder: nn.Module, classes: int, width: int, magnifications: int, views: int = 1) -> None:
         super().__init__()
@@ -50,6 +51,7 @@ class DmmnP(nn.Module):
         self.views = views
         kind: PretrainedEncoder = encoder  # type: ignore[assignment]
         self._strides = tuple(stride << m for m in range(magnifications) for stride in kind.strides)
+        self.divisor = max(kind.strides)
         self.cells_px = tuple(max(CELL_PX, stride) for stride in self._strides)
         self.channels = tuple(kind.channels) * magnifications
         self.first = nn.ModuleList(nn.Conv2d(n, width, 1, bias=not i) for i, n in enumerate(self.channels))
@@ -93,19 +95,22 @@ class DmmnP(nn.Module):
         return [torch.stack(of_stride).mean(0) for of_stride in zip(*seen, strict=True)]
 
     def decide(self, maps: Sequence[Tensor], height: int, width: int) -> Tensor:
-        """Maps of `see` -> logits (B, C, height, width) for so many px of the finest magnification about their centre.
+        """Maps of `see` -> logits (B, C, height, width) for so many px of the finest image about their centre."""
+        logits = self.of_cells(maps, -(-height // CELL_PX), -(-width // CELL_PX))
+        with _in_32_bits(logits.device):
+            enlarged = functional.interpolate(logits, scale_factor=CELL_PX, mode="bilinear", align_corners=False)
+        return enlarged[..., :height, :width]
+
+    def of_cells(self, maps: Sequence[Tensor], rows: int, columns: int) -> Tensor:
+        """Maps of `see` -> logits (B, C, rows, columns) of so many cells about their centre.
 
         It computes in 32 bits: what distinguishes features may be small beside their mean.
         """
-        rows, columns = -(-height // CELL_PX), -(-width // CELL_PX)
         kept = self.output.weight.dtype
         with _in_32_bits(maps[0].device):
             hidden = [layer(features.to(kept)) for layer, features in zip(self.first, maps, strict=True)]
-            joined = laid_on_each_other(hidden, self.cells_px, CELL_PX, rows, columns)
-            logits: Tensor = functional.interpolate(
-                self.final(joined), scale_factor=CELL_PX, mode="bilinear", align_corners=False
-            )
-        return logits[..., :height, :width]
+            logits: Tensor = self.final(laid_on_each_other(hidden, self.cells_px, CELL_PX, rows, columns))
+        return logits
 
     def vectors(self, maps: Sequence[Tensor], cells: Tensor, rows: int, columns: int) -> Tensor:
         """What `decide` knows of single cells, before its first layer.

@@ -107,6 +107,11 @@ class EfficientNetLite(nn.Module):
         self._ends = frozenset(ends)
         self.channels = tuple(channels)
 
+    @property
+    def layers(self) -> list[nn.Module]:
+        """Its parts from the image upwards."""
+        return [self.stem, *self.blocks]
+
     def forward(self, image: Tensor) -> list[Tensor]:
         """(B, 3, h, w), h and w multiples of 32 -> maps (B, channels[k], h / strides[k], w / strides[k])."""
         maps: list[Tensor] = []

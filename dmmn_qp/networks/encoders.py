@@ -11,11 +11,12 @@ from torch import Tensor, nn
 from dmmn_qp.networks.conventions import InputConvention
 from dmmn_qp.networks.efficientnet import EfficientNetLite
 
-__all__ = ["DEFAULT_ENCODER", "ENCODERS", "EncoderKind", "PretrainedEncoder"]
+__all__ = ["ENCODERS", "EncoderKind", "PretrainedEncoder"]
 
 
 class PretrainedEncoder(Protocol):
-    """What an encoder makes of an image.
+    """What an encoder makes of an image. It may name its ``layers``, from the image upwards, which then learn at rates
+    of their own.
 
     Attributes:
         strides: Image px per cell of each map, ascending; cell i of stride s lies about the px s (i + 1/2).
@@ -49,5 +50,3 @@ ENCODERS: dict[str, EncoderKind] = {
     "efficientnet-lite0": EncoderKind(EfficientNetLite, _TENSORFLOW),
     "efficientnet-lite1": EncoderKind(lambda: EfficientNetLite(depth=1.1), _TENSORFLOW),
 }
-
-DEFAULT_ENCODER = "efficientnet-lite0"

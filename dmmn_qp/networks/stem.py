@@ -84,6 +84,19 @@ class SeesFar(Protocol):
     halo: int
 
 
+@runtime_checkable
+class TakesMargins(Protocol):
+    """A network that takes images of any sizes about one centre: of a wider one the surplus is context.
+
+    Attributes:
+        margin_px: Context that a block of targets should be given on each side, in pixels of each magnification.
+        divisor: What the sides of an image must be multiples of.
+    """
+
+    margin_px: int
+    divisor: int
+
+
 class Construction(NamedTuple):
     """What a network was built from, beside the classes and the patches.
 

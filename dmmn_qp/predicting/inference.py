@@ -115,7 +115,7 @@ class _Block:
             None if t is None else t.cpu().numpy()
             for t in (self.labels, self.confidence, self.probabilities, self.entropy)
         ]
-        if not targets.all():  # a seamless or turned block is predicted as a whole
+        if not targets.all():  # some blocks are predicted as a whole
             wanted = targets.repeat(self.size, 0).repeat(self.size, 1)
             for array in arrays:
                 if array is not None:
@@ -153,6 +153,12 @@ def _pieces(
 ) -> Iterator[tuple[list[tuple[int, int]], Tensor]]:
     """B (row, column) of pieces of a block, in grid px, and their logits (B, reserved + C, rows, columns)."""
     size = predictor.card.patch_spec.size_px
+    if predictor.context == "blocks":
+        height, width = targets.shape[0] * size, targets.shape[1] * size
+        logits = predictor.network([_input(p, predictor) for p in pixels])
+        top, left = (logits.shape[-2] - height) // 2, (logits.shape[-1] - width) // 2
+        yield [(0, 0)], logits[..., top : top + height, left : left + width]
+        return
     if predictor.context == "seamless":
         height, width = targets.shape[0] * size, targets.shape[1] * size
         yield [(0, 0)], _seamless(pixels, height, width, predictor)

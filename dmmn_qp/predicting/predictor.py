@@ -13,7 +13,7 @@ from dmmn_qp.errors import ModelError
 from dmmn_qp.folders.model import ModelCard, load_model
 from dmmn_qp.networks.blocks import LEVELS
 from dmmn_qp.networks.devices import choose_bf16, choose_devices
-from dmmn_qp.networks.stem import Stemmed
+from dmmn_qp.networks.stem import Stemmed, TakesMargins
 from dmmn_qp.predicting.options import PredictOptions
 from dmmn_qp.regions import Region
 from dmmn_qp.specs import PatchGrid, PatchSpec
@@ -76,6 +76,10 @@ class Predictor:
     def fields(self, grid: PatchGrid, block: Region) -> list[Region]:
         """What the network sees around a block: a region of each magnification that it looks at, in its own pixels."""
         used = range(self.network.used)
+        if self.context == "blocks":
+            network = self.network.network
+            assert isinstance(network, TakesMargins)
+            return [grid.around(block, m, network.margin_px, network.divisor) for m in used]
         if self.context != "seamless":
             return [grid.field(block, m) for m in used]
         assert self.network.halo is not None
@@ -142,6 +146,8 @@ def choose_context(network: Stemmed, spec: PatchSpec, wanted: Context) -> Contex
     ``auto`` shares where a network computes at the resolution of its images. Behind a stem the padding reaches
     further, and with it the difference (docs/prediction.md has figures).
 
+    With ``blocks`` all targets of a block are predicted at once, with a margin of real tissue around them.
+
     To share, targets must lie on whole pixels of every map, poolings included, of every branch.
 
     Raises:
@@ -160,6 +166,14 @@ def choose_context(network: Stemmed, spec: PatchSpec, wanted: Context) -> Contex
             "this model cannot predict without borders (its images of different magnifications are one stack, or its "
             "patches do not fall on their pixels); pass --context patch"
         )
+    takes_margins = isinstance(network.network, TakesMargins)
+    if wanted == "blocks" and not takes_margins:
+        raise ModelError(
+            "this model predicts one target at a time (blocks are for networks on a pretrained encoder); pass "
+            "--context patch"
+        )
+    if wanted == "auto" and takes_margins:
+        return "blocks"
     if wanted == "auto":
         return "shared" if shares and network.factor == 1 else "patch"
     return wanted

@@ -151,6 +151,7 @@ def _reader(job: SlideJob, work: Sequence[Region], predictor: Predictor, workers
         [predictor.fields(job.grid, block) for block in work],
         predictor.card.input.reduction,
         workers or min(MOST_DECODERS, available_cores()),
+        predictor.card.input.beyond,
     )
     reader.unreadable = job.unreadable
     return reader

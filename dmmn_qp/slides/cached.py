@@ -9,9 +9,10 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from dmmn_qp.choices import Reduction
+from dmmn_qp.choices import Beyond, Reduction
 from dmmn_qp.regions import Region
 from dmmn_qp.slides.base import Slide, read_field
+from dmmn_qp.slides.beyond import mirrored_beyond
 from dmmn_qp.specs import PatchGrid
 
 TILE = 128
@@ -104,9 +105,25 @@ class CachedFields(CachedTiles):
         budget: See `CachedTiles`.
         number: See `CachedTiles`.
         reduction: How lower magnifications are made from finer pixels.
+        beyond: What lies outside the slide.
     """
 
     def __init__(
-        self, slide: Slide, grid: PatchGrid, budget: TileBudget, number: int, reduction: Reduction = "area"
+        self,
+        slide: Slide,
+        grid: PatchGrid,
+        budget: TileBudget,
+        number: int,
+        reduction: Reduction = "area",
+        beyond: Beyond = "black",
     ) -> None:
         super().__init__(lambda m, region: read_field(slide, grid, m, region, reduction), budget, number)
+        self._slide, self._grid, self._beyond = slide, grid, beyond
+
+    def read(self, magnification: int, region: Region) -> NDArray[np.uint8]:
+        """Reads the pixels of a field, in pixels of a magnification: (region.height, region.width, 3) uint8."""
+        pixels = super().read(magnification, region)
+        if self._beyond == "black":
+            return pixels
+        info = self._slide.info
+        return mirrored_beyond(pixels, region, self._grid.whole_shape(info.width, info.height, magnification))

@@ -13,10 +13,11 @@ from math import ceil, floor, lcm
 import numpy as np
 from PIL import Image
 
-from dmmn_qp.choices import Reduction
+from dmmn_qp.choices import Beyond, Reduction
 from dmmn_qp.errors import SlideError
 from dmmn_qp.regions import Region
 from dmmn_qp.slides.base import RgbArray, Slide, SlideInfo, check_same, level_for, read_field
+from dmmn_qp.slides.beyond import mirrored_beyond
 from dmmn_qp.specs import PatchGrid
 
 TILE_PX = 512
@@ -67,7 +68,8 @@ class Unreadable:
 
 
 class FieldReader:
-    """Reads the fields of blocks, to the pixels that `read_field` gives (but for rounding where it resamples).
+    """Reads the fields of blocks, to the pixels that `read_field` gives (but for rounding where it resamples, and what
+    lies beyond the slide).
 
     A tile of the source is decoded when the first block needs it, its lower magnifications are made at once, and each
     of them is kept until no later block needs it. So memory holds a few blocks and, of those below and above, the rows
@@ -82,6 +84,7 @@ class FieldReader:
         fields: For each block, the field of each magnification that is wanted, finest first, in its own pixels.
         reduction: How lower magnifications are made.
         workers: Threads that decode.
+        beyond: What lies outside the slide.
     """
 
     def __init__(
@@ -91,7 +94,9 @@ class FieldReader:
         fields: Sequence[Sequence[Region]],
         reduction: Reduction = "area",
         workers: int = 2,
+        beyond: Beyond = "black",
     ) -> None:
+        self._beyond = beyond
         self.unreadable = Unreadable()
         self._open = reopen
         self._slide = reopen()
@@ -158,7 +163,10 @@ class FieldReader:
                 part.y - tile.y : part.bottom - tile.y, part.x - tile.x : part.right - tile.x
             ]
             self._release(key)
-        return pixels
+        if self._beyond == "black":
+            return pixels
+        shapes = [self._grid.whole_shape(self._info.width, self._info.height, m) for m in range(len(fields))]
+        return [mirrored_beyond(*field) for field in zip(pixels, fields, shapes, strict=True)]
 
     def _release(self, key: tuple[int, int, int]) -> None:
         """Drops what no later block needs."""

@@ -14,7 +14,7 @@ from torch.utils.data import Dataset as TorchDataset
 from torch.utils.data import Sampler
 
 from dmmn_qp.annotations import ORIGINS, Origin
-from dmmn_qp.choices import Reduction
+from dmmn_qp.choices import Beyond, Reduction
 from dmmn_qp.folders.dataset import Dataset
 from dmmn_qp.folders.label_raster import LabelRaster
 from dmmn_qp.labels.draws import Draw
@@ -78,6 +78,7 @@ class PatchExamples(TorchDataset[Example | WideExample]):
         wide: Whether to give `WideExample` for `augment_on_device`, which changes them where the network computes.
         slides_roots: Where to look for slides that have been moved.
         reduction: How the model wants lower magnifications made.
+        beyond: What it wants to see outside the slide.
         cache_bytes: Most that decoded tiles take in each process.
         origins: Whose labels count; other pixels are unlabelled.
     """
@@ -93,6 +94,7 @@ class PatchExamples(TorchDataset[Example | WideExample]):
         wide: bool = False,
         slides_roots: Sequence[SlidesRoot] = (),
         reduction: Reduction = "area",
+        beyond: Beyond = "black",
         cache_bytes: int = DEFAULT_BUDGET_BYTES,
         origins: Iterable[Origin] = tuple(ORIGINS),
     ) -> None:
@@ -105,6 +107,7 @@ class PatchExamples(TorchDataset[Example | WideExample]):
         self._wide = wide
         self._slides_roots = tuple(slides_roots)
         self._reduction: Reduction = reduction
+        self._beyond: Beyond = beyond
         self._open: dict[str, _OpenSlide] = {}
         self.cache_bytes = cache_bytes
         self._budget = TileBudget(cache_bytes)
@@ -163,28 +166,32 @@ class PatchExamples(TorchDataset[Example | WideExample]):
         x, y = min(max(target.x + dx, 0), last_x), min(max(target.y + dy, 0), last_y)
         return Region(x, y, target.width, target.height)
 
-    def _mask(self, slide_id: str) -> LabelRaster | _MaskOfOrigins:
-        mask, origins = LabelRaster(self._dataset.mask_path(slide_id)), self._dataset.origin_path(slide_id)
-        if origins is None or self._origins == frozenset(ORIGINS):
-            return mask
-        return _MaskOfOrigins(mask, LabelRaster(origins), self._origins)
-
     def _slide(self, slide_id: str) -> _OpenSlide:
         if slide_id not in self._open:
             record = self._dataset.record(slide_id)
             slide = SlideOnDemand(partial(self._dataset.open, record, self._slides_roots))
             grid = self._dataset.patch_spec.grid_of(record.mpp, slide_id)
-            mask: OnDemand[LabelRaster | _MaskOfOrigins] = OnDemand(partial(self._mask, slide_id))
+            mask: OnDemand[LabelRaster | _MaskOfOrigins] = OnDemand(
+                partial(open_mask, self._dataset, slide_id, self._origins)
+            )
             number = 2 * len(self._open)
             with mask.lent() as raster:
                 shape = raster.shape
             self._open[slide_id] = _OpenSlide(
-                CachedFields(slide, grid, self._budget, number, self._reduction),
+                CachedFields(slide, grid, self._budget, number, self._reduction, self._beyond),
                 CachedTiles(partial(_labels, mask), self._budget, number + 1),
                 grid,
                 shape,
             )
         return self._open[slide_id]
+
+
+def open_mask(dataset: Dataset, slide_id: str, origins: Iterable[Origin]) -> LabelRaster | _MaskOfOrigins:
+    """Opens the mask of a slide, of which only the labels of some origins count."""
+    mask, recorded, wanted = LabelRaster(dataset.mask_path(slide_id)), dataset.origin_path(slide_id), frozenset(origins)
+    if recorded is None or wanted == frozenset(ORIGINS):
+        return mask
+    return _MaskOfOrigins(mask, LabelRaster(recorded), wanted)
 
 
 class _MaskOfOrigins:

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 from pydantic import Field, field_validator
 
 from dmmn_qp.choices import (
+    DEFAULT_ENCODER,
     Channels,
     ColorRule,
     Device,
@@ -21,6 +22,7 @@ from dmmn_qp.choices import (
     Sampler,
     Stem,
     ValidationSplit,
+    Views,
     WeightRule,
 )
 from dmmn_qp.files.paths import UserPath
@@ -40,10 +42,16 @@ class TrainOptions(FileModel):
     Attributes:
         preset: Which preset the other options started from.
         architecture: Key of `ARCHITECTURES`.
-        width: Base width f; None takes the paper's with a GPU or the preset ``paper``, else 8.
-        norm: Normalisation after each convolution.
-        stem: Resolution at which the network computes.
-        epochs: Number of epochs; the model is validated after each.
+        encoder: Of an architecture that is built on a pretrained encoder: key of `ENCODERS`.
+        views: Of such an architecture: turned and mirrored copies of an image over which the encoder's maps are
+            averaged.
+        self_training: Of such an architecture: rounds in which the head learns what it was sure of on undrawn tissue.
+        width: Base width f; None takes the usual one of the architecture, but 8 on a CPU with the presets ``fast`` and
+            ``scratch`` for networks from scratch.
+        norm: Normalisation after each convolution; a pretrained encoder has none.
+        stem: Resolution at which the network computes; behind a pretrained encoder there is none.
+        epochs: Number of epochs in which the whole network learns; it is validated after each. None is 12, and 0 with a
+            pretrained encoder, whose head has learned before.
         steps_per_epoch: Optimiser steps of an epoch; None is one pass over the patches.
         batch_size: Patches per step.
         sampler: ``shuffled`` draws every patch equally often; ``balanced`` lets the classes take turns; ``elastic``
@@ -57,7 +65,8 @@ class TrainOptions(FileModel):
         cache_mib: MiB of decoded tiles that each reading process keeps; None is 384.
         jitter_px: How far a target may be moved from the stride, in pixels of ``mpps[0]``.
         optimizer: ``sgd`` with momentum, or ``adamw`` with a one-cycle rate.
-        learning_rate: Rate; with one-cycle its peak.
+        learning_rate: Rate; with one-cycle its peak. None is 5e-3, and 2e-4 for a pretrained encoder, whose lower
+            layers learn more slowly.
         momentum: Momentum of SGD.
         weight_decay: Weight decay.
         loss_mean: What the loss is divided by (Eq. 1: ``patch``).
@@ -81,18 +90,31 @@ class TrainOptions(FileModel):
     preset: Annotated[
         Preset,
         Flag(
-            "fast: for small data, minutes on a CPU. paper: the paper's settings. official: those of its code. "
-            "Defaults below are those of fast."
+            "fast: a pretrained encoder, a minute on a CPU. scratch: no pretraining. paper: the paper's settings. "
+            "official: those of its code. Defaults below are those of fast."
         ),
     ] = "fast"
-    architecture: Annotated[str, Flag("Which network; dmmn-qp architectures lists them.", metavar="NAME")] = "dmmn-m3"
+    architecture: Annotated[str, Flag("Which network; dmmn-qp architectures lists them.", metavar="NAME")] = "dmmn-p"
+    encoder: Annotated[str, Flag("Of dmmn-p: which pretrained encoder.", metavar="NAME", panel=TRAINING_PANEL)] = (
+        DEFAULT_ENCODER
+    )
+    views: Annotated[
+        Views, Flag("Of dmmn-p: turned copies that its encoder sees; more take longer.", panel=TRAINING_PANEL)
+    ] = 1
+    self_training: Annotated[
+        int,
+        Flag("Of dmmn-p: rounds of learning from undrawn tissue.", metavar="N", panel=TRAINING_PANEL),
+    ] = Field(default=2, ge=0, le=10)
     width: Annotated[
         int | None,
-        Flag("Base width f of the network.", metavar="N", default="the paper's, but 8 on a CPU with the preset fast"),
+        Flag("Base width f of the network.", metavar="N", default="the usual one, but 8 from scratch on a CPU"),
     ] = Field(default=None, ge=1, le=256)
     norm: Norm = "batch"
     stem: Stem = "quarter"
-    epochs: Annotated[int, Flag("Number of epochs.", metavar="N")] = Field(default=12, ge=1)
+    epochs: Annotated[
+        int | None,
+        Flag("Epochs of the whole network.", metavar="N", default="12; 0 for dmmn-p, whose encoder stays as it is"),
+    ] = Field(default=None, ge=0)
     steps_per_epoch: Annotated[int | None, Flag("Optimiser steps of an epoch.", metavar="N", panel=TRAINING_PANEL)] = (
         Field(default=100, ge=1)
     )
@@ -115,8 +137,14 @@ class TrainOptions(FileModel):
     jitter_px: int = Field(default=192, ge=0)
     optimizer: Optimizer = "adamw"
     learning_rate: Annotated[
-        float, Flag("Learning rate; its peak with one-cycle.", metavar="RATE", panel=TRAINING_PANEL)
-    ] = Field(default=5e-3, gt=0)
+        float | None,
+        Flag(
+            "Learning rate; its peak with one-cycle.",
+            metavar="RATE",
+            panel=TRAINING_PANEL,
+            default="0.005; 0.0002 for dmmn-p",
+        ),
+    ] = Field(default=None, gt=0)
     momentum: float = Field(default=0.99, ge=0, lt=1)
     weight_decay: float = Field(default=5e-2, ge=0)
     loss_mean: LossMean = "labelled"
@@ -150,6 +178,11 @@ class TrainOptions(FileModel):
         Flag("Whose patches choose the epoch to keep; train where there is no validation slide.", panel=TRAINING_PANEL),
     ] = "val"
 
+    @field_validator("views", mode="before")
+    @classmethod
+    def _as_number(cls, views: object) -> object:
+        return int(views) if isinstance(views, str) and views.isdecimal() and len(views) < 3 else views
+
     @field_validator("start_from")
     @classmethod
     def _found_from_elsewhere(cls, folder: Path | None) -> Path | None:
@@ -158,6 +191,7 @@ class TrainOptions(FileModel):
 
 
 _PAPER: dict[str, Any] = {  # sections 2.3 and 2.5, Table 1
+    "architecture": "dmmn-m3",
     "norm": "none",
     "stem": "full",
     "epochs": 20,
@@ -179,6 +213,7 @@ _PAPER: dict[str, Any] = {  # sections 2.3 and 2.5, Table 1
 
 PRESETS: dict[Preset, dict[str, Any]] = {
     "fast": {},
+    "scratch": {"architecture": "dmmn-m3"},
     "paper": _PAPER,
     # What the authors' published code does where it is not what their paper says.
     "official": {

@@ -13,14 +13,17 @@ from torch import nn
 
 from dmmn_qp.annotations import Origin
 from dmmn_qp.console import Reporter
-from dmmn_qp.errors import DatasetError
+from dmmn_qp.errors import ConfigError, DatasetError, ModelError
 from dmmn_qp.folders.dataset import Dataset
+from dmmn_qp.folders.encoder_weights import load_encoder
 from dmmn_qp.folders.model import NetworkOptions
 from dmmn_qp.labels.draws import BalanceCounts, Draw, ElasticRule, TrainingDraws, balance_counts
 from dmmn_qp.labels.patches import PatchRef, training_pixels
 from dmmn_qp.networks import ARCHITECTURES, build_network
 from dmmn_qp.networks.conventions import InputConvention
 from dmmn_qp.networks.devices import available_cores, choose_bf16
+from dmmn_qp.networks.dmmn_p import DmmnP
+from dmmn_qp.networks.encoders import ENCODERS
 from dmmn_qp.networks.supervision import SupervisedBranches
 from dmmn_qp.slides.cached import DEFAULT_BUDGET_BYTES, MIB
 from dmmn_qp.slides.finding import SlidesRoot
@@ -33,6 +36,12 @@ from dmmn_qp.training.options import TrainOptions
 from dmmn_qp.training.reading import Batches
 
 WIDTH_ON_CPU = 8
+EPOCHS = 12
+RATE = 5e-3
+TUNING_RATE = 2e-4
+RATE_OF_A_LAYER_BELOW = 0.8
+"""Rate of a block of a pretrained encoder, in parts of that of the block above it."""
+
 WARM_UP = 0.15
 
 
@@ -53,6 +62,7 @@ class TrainingPlan:
         licence: Licence of the weights that it starts from.
         attribution: Whom that licence asks to name.
         start: The model that it starts from; None where it starts at random.
+        rounds: Rounds in which the head of a network on a pretrained encoder learns, before any epoch; else 0.
     """
 
     options: TrainOptions
@@ -67,11 +77,36 @@ class TrainingPlan:
     licence: str | None = None
     attribution: str | None = None
     start: Start | None = None
+    rounds: int = 0
+
+    @property
+    def epochs(self) -> int:
+        """Epochs in which the whole network learns."""
+        assert self.options.epochs is not None
+        return self.options.epochs
+
+    @property
+    def course(self) -> str:
+        """Its rounds and epochs, in words."""
+        rounds = f"a head on what the encoder sees, {self.rounds - 1} rounds of self-training" if self.rounds else ""
+        epochs = f"{self.epochs} epochs of {self.steps_per_epoch} steps of {self.options.batch_size} patches"
+        return "; ".join(part for part in (rounds, epochs if self.epochs else "") if part)
+
+    @property
+    def last_epoch(self) -> int:
+        """Number of the last epoch; rounds of the head are counted before them."""
+        return self.rounds + self.epochs
+
+    @property
+    def learning_rate(self) -> float:
+        """The rate of its epochs."""
+        assert self.options.learning_rate is not None
+        return self.options.learning_rate
 
     @property
     def total_steps(self) -> int:
-        """Optimiser steps of the whole training."""
-        return self.options.epochs * self.steps_per_epoch
+        """Optimiser steps of all epochs."""
+        return self.epochs * self.steps_per_epoch
 
 
 def make_plan(
@@ -93,6 +128,7 @@ def make_plan(
     Raises:
         DatasetError: There is a class without a training pixel, a single class, or no validation patch.
         ModelError: The model to start from is missing, damaged, or of another patch geometry.
+        ConfigError: A network from scratch shall learn in no epoch.
     """
     patches = dataset.patches()
     training = [p for p in patches if p.split == "train"]
@@ -110,19 +146,20 @@ def make_plan(
         )
     validation, validated_on = validation_patches(dataset, validation, reporter)
     if options.start_from is None:
-        built = NetworkOptions(
-            architecture=options.architecture,
-            width=options.width or default_width(options, device),
-            norm=options.norm,
-            stem=options.stem,
-        )
-        inherited = Inherited(built, InputConvention(channels=options.channels, reduction=options.reduction))
+        inherited = new_network(options, device)
     elif kept:
         inherited = from_kept(kept)
     else:
         inherited = inherited_from(options.start_from, dataset.patch_spec, dataset.class_map)
     network = inherited.network
     steps = options.steps_per_epoch or math.ceil(draws.pass_length / options.batch_size)
+    pretrained = network.encoder is not None
+    epochs = options.epochs if options.epochs is not None else (0 if pretrained else EPOCHS)
+    if not (epochs or pretrained):
+        raise ConfigError(
+            f"{network.architecture} learns nothing in 0 epochs; train with --epochs 1 or more, or take "
+            "--architecture dmmn-p, whose encoder is pretrained"
+        )
     several = processes_of(options) > 1
     bf16 = choose_bf16("fp32" if several and options.precision == "auto" else options.precision, device)
     resolved = options.model_copy(
@@ -131,6 +168,10 @@ def make_plan(
             "width": network.width,
             "norm": network.norm,
             "stem": network.stem,
+            "encoder": network.encoder or options.encoder,
+            "views": network.views,
+            "epochs": epochs,
+            "learning_rate": options.learning_rate or (TUNING_RATE if pretrained else RATE),
             "channels": inherited.convention.channels,
             "reduction": inherited.convention.reduction,
             "steps_per_epoch": steps,
@@ -138,7 +179,21 @@ def make_plan(
         }
     )
     balance = None if draws.elastic is None else balance_counts(patches, dataset.class_map, draws.elastic)
-    return TrainingPlan(resolved, training, validation, validated_on, draws, balance, steps, *inherited)
+    rounds = 1 + options.self_training if pretrained else 0
+    return TrainingPlan(resolved, training, validation, validated_on, draws, balance, steps, *inherited, rounds)
+
+
+def new_network(options: TrainOptions, device: torch.device) -> Inherited:
+    """What a new network is built from, and how pixels become its input."""
+    architecture = ARCHITECTURES.get(options.architecture)
+    width = options.width or default_width(options, device)
+    if architecture is None or not architecture.pretrained:
+        built = NetworkOptions(architecture=options.architecture, width=width, norm=options.norm, stem=options.stem)
+        return Inherited(built, InputConvention(channels=options.channels, reduction=options.reduction))
+    if options.encoder not in ENCODERS:
+        raise ModelError(f'encoder "{options.encoder}" is unknown; choose one of {", ".join(ENCODERS)}')
+    built = NetworkOptions(architecture=options.architecture, width=width, encoder=options.encoder, views=options.views)
+    return Inherited(built, ENCODERS[options.encoder].convention.model_copy(update={"reduction": options.reduction}))
 
 
 def check_classes(dataset: Dataset) -> None:
@@ -195,10 +250,12 @@ def training_draws(training: Sequence[PatchRef], class_map: ClassMap, options: T
 
 
 def default_width(options: TrainOptions, device: torch.device) -> int:
-    """The paper's base width of the architecture; a narrow one on a CPU, but for the paper's own presets."""
-    if (device.type == "cpu" and options.preset == "fast") or options.architecture not in ARCHITECTURES:
+    """The usual width of the architecture; a narrow one on a CPU from scratch, but for the paper's own presets."""
+    architecture = ARCHITECTURES.get(options.architecture)
+    if architecture is None:
         return WIDTH_ON_CPU
-    return ARCHITECTURES[options.architecture].paper_width
+    narrow = device.type == "cpu" and options.preset in ("fast", "scratch") and not architecture.pretrained
+    return WIDTH_ON_CPU if narrow else architecture.paper_width
 
 
 def make_module(plan: TrainingPlan, dataset: Dataset, *, goes_on: bool = False) -> SupervisedBranches:
@@ -218,7 +275,12 @@ def make_module(plan: TrainingPlan, dataset: Dataset, *, goes_on: bool = False) 
         size_px=spec.size_px,
         norm=plan.network.norm,
         stem=plan.network.stem,
+        encoder=plan.network.encoder,
+        views=plan.network.views,
     )
+    if plan.network.encoder is not None and plan.start is None and not goes_on:
+        assert isinstance(network.network, DmmnP)
+        network.network.encoder.load_state_dict(load_encoder(plan.network.encoder).state_dict())
     if plan.options.start_from is not None and not goes_on:
         start_from(network, plan.options.start_from, dataset.class_map)
     module = SupervisedBranches(network, classes, plan.network.width if plan.options.branch_loss else None)
@@ -248,6 +310,7 @@ def make_batches(
         wide=fabric.device.type == "cuda",
         slides_roots=slides_roots,
         reduction=plan.convention.reduction,
+        beyond=plan.convention.beyond,
         cache_bytes=cache_bytes,
     )
     reporter.say(
@@ -272,6 +335,7 @@ def validation_examples(dataset: Dataset, plan: TrainingPlan, slides_roots: Sequ
         augment=None,
         slides_roots=slides_roots,
         reduction=plan.convention.reduction,
+        beyond=plan.convention.beyond,
         origins=plan.validated_on,
     )
 
@@ -281,21 +345,41 @@ def make_optimizer(
 ) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler | None]:
     """SGD with a constant rate (section 2.5), or AdamW with a one-cycle rate."""
     trained = [p for p in network.parameters() if p.requires_grad]
+    assert options.learning_rate is not None
+    total_steps = max(1, total_steps)
     if options.optimizer == "sgd":
         sgd = torch.optim.SGD(
             trained, lr=options.learning_rate, momentum=options.momentum, weight_decay=options.weight_decay
         )
         return sgd, None
-    kernels = [p for p in trained if p.ndim > 1]
-    others = [p for p in trained if p.ndim <= 1]  # biases and normalisation are not decayed
-    adamw = torch.optim.AdamW(
-        [{"params": kernels, "weight_decay": options.weight_decay}, {"params": others, "weight_decay": 0.0}],
-        lr=options.learning_rate,
-    )
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        adamw, options.learning_rate, total_steps=total_steps, pct_start=WARM_UP
-    )
+    groups: list[dict[str, Any]] = []
+    rates: list[float] = []
+    for share, parameters in by_rate(network):
+        for kernels in (True, False):  # biases and normalisation are not decayed
+            chosen = [p for p in parameters if (p.ndim > 1) == kernels]
+            if chosen:
+                rates.append(options.learning_rate * share)
+                groups.append({"params": chosen, "weight_decay": options.weight_decay if kernels else 0.0})
+    adamw = torch.optim.AdamW(groups, lr=options.learning_rate)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(adamw, rates, total_steps=total_steps, pct_start=WARM_UP)
     return adamw, schedule
+
+
+def by_rate(network: nn.Module) -> list[tuple[float, list[nn.Parameter]]]:
+    """The parameters that learn, by the part of the learning rate at which they do: the lower of an encoder, the less.
+
+    All have the whole rate in a network from scratch.
+    """
+    encoder = next((m.encoder for m in network.modules() if isinstance(m, DmmnP)), None)
+    layers = [] if encoder is None else list(reversed(getattr(encoder, "layers", [encoder])))
+    found: list[tuple[float, list[nn.Parameter]]] = []
+    of_encoder: set[nn.Parameter] = set()
+    for depth, layer in enumerate(layers, start=1):
+        own = [p for p in layer.parameters() if p.requires_grad]
+        of_encoder.update(own)
+        found.append((RATE_OF_A_LAYER_BELOW**depth, own))
+    rest = [p for p in network.parameters() if p.requires_grad and p not in of_encoder]
+    return [(1.0, rest), *found]
 
 
 def say_plan(
@@ -312,7 +396,7 @@ def say_plan(
     several = f" in {processes} processes" if processes > 1 else ""
     reporter.say(
         f"  {len(plan.training)} training and {len(plan.validation)} validation patches, {len(class_map)} classes; "
-        f"{options.epochs} epochs of {plan.steps_per_epoch} steps of {options.batch_size} patches, "
+        f"{plan.course}, "
         f"{device.type}{several}, {options.precision}, preset {options.preset}"
     )
     if plan.start is not None:

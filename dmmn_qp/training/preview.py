@@ -132,7 +132,7 @@ def estimate(
             clock = time.monotonic()
     step = min(seconds[1:] or seconds)
     of_validation = step / 3 * math.ceil(len(plan.validation) / plan.options.batch_size)  # no backward pass
-    total = plan.total_steps * step + plan.options.epochs * of_validation
+    total = plan.total_steps * step + plan.epochs * of_validation
     reporter.say(
         f"  about {duration(total)} at {step:.2f} s a step, and {memory_gib():.1f} GiB of "
         f"{'GPU ' if device.type == 'cuda' else ''}memory; nothing was written"

@@ -17,12 +17,15 @@ from dmmn_qp.folders.dataset import Dataset, slides_by_split
 from dmmn_qp.folders.model import is_whole
 from dmmn_qp.folders.provenance import describe_run, now
 from dmmn_qp.networks.devices import choose_device
+from dmmn_qp.networks.dmmn_p import DmmnP
 from dmmn_qp.reports.html import REPORT_PAGE
 from dmmn_qp.slides.finding import SlidesRoot
 from dmmn_qp.training import judging
 from dmmn_qp.training.checks import check_same_training, explained, step_note, warn_of_collapse
 from dmmn_qp.training.examples import EpochDraws
 from dmmn_qp.training.fine_tuning import Inherited, as_kept
+from dmmn_qp.training.frozen import HeadTraining, Round
+from dmmn_qp.training.head import RATE as HEAD_RATE
 from dmmn_qp.training.launch import make_fabric
 from dmmn_qp.training.learner import Learner
 from dmmn_qp.training.log import TrainingLog, history_row
@@ -121,13 +124,22 @@ def _train(
     checkpoints = Checkpoints(out, state, learner.snapshot, minutes=plan.options.save_minutes, writes=first)
 
     say_plan(plan, learner.module, device, fabric.world_size, dataset.class_map, reporter)
+    head = None
+    if isinstance(learner.module.stemmed.network, DmmnP):
+        head = HeadTraining(dataset, plan, learner.module.stemmed, fabric, slides_roots, reporter)
     batches, draws, validation_batches = make_batches(dataset, plan, fabric, slides_roots, reporter)
     at_the_end.callback(batches.close)
     at_the_end.callback(validation_batches.close)
     learner.set_up()
+
+    def judge() -> Validation:
+        return (
+            head.validate() if head else validate(learner.module, validation_batches, plan, dataset.class_map, fabric)
+        )
+
     start: Validation | None = None
     if plan.start is not None and (state.epoch, state.step) == (1, 0):
-        start = validate(learner.module, validation_batches, plan, dataset.class_map, fabric)
+        start = judge()
         state.start_mean_iou = start.metrics.mean_iou
     if not resume:
         checkpoints.begin(overwrite=overwrite)
@@ -136,15 +148,17 @@ def _train(
     if start is not None and log is not None:
         reporter.say(f"  val mIoU before the first step {start.metrics.mean_iou:.3f}")
         _keep_if_best(run, 0, start)
+    if head is not None and state.epoch <= plan.rounds:
+        _train_head(run, head)
 
     with StopRequest() as stop:
-        for epoch in range(state.epoch, plan.options.epochs + 1):
+        for epoch in range(max(state.epoch, plan.rounds + 1), plan.last_epoch + 1):
             losses = _train_epoch(run, epoch, batches, draws, stop)
-            validation = validate(learner.module, validation_batches, plan, dataset.class_map, fabric)
+            validation = judge()
             if log is not None:
-                _end_epoch(run, log, epoch, losses, validation)
+                _end_epoch(run, log, epoch, losses, learner.learning_rate, validation)
             state.losses = []
-            if epoch < plan.options.epochs:
+            if epoch < plan.last_epoch:
                 checkpoints.save(epoch + 1, [])
 
     if log is not None:
@@ -188,6 +202,28 @@ def _interrupted(out: Path, dataset_folder: Path) -> TrainingState:
     return state
 
 
+def _train_head(run: _Run, head: HeadTraining) -> None:
+    """Trains the head, in the first process; all others get it from there.
+
+    Stopped, it begins anew: what takes long is on disk.
+    """
+    run.state.history, run.state.best = [], max(run.state.start_mean_iou or -1.0, -1.0)
+    if run.log is not None:
+        for done in head.rounds():
+            _end_epoch(run, run.log, done.number, [done.fitted.loss], HEAD_RATE, done.validation)
+            _say_round(run.reporter, done)
+    if run.fabric.world_size > 1:
+        for tensor in (*run.learner.module.parameters(), *run.learner.module.buffers()):
+            torch.distributed.broadcast(tensor.data, src=0)
+    if run.plan.epochs:
+        run.checkpoints.save(run.plan.rounds + 1, [])
+
+
+def _say_round(reporter: Reporter, done: Round) -> None:
+    if done.added:
+        reporter.say(f"    {done.added}")
+
+
 def _train_epoch(run: _Run, epoch: int, batches: Batches, draws: EpochDraws, stop: StopRequest) -> list[float]:
     """Trains for one epoch, or for the rest of the one that was interrupted.
 
@@ -198,7 +234,7 @@ def _train_epoch(run: _Run, epoch: int, batches: Batches, draws: EpochDraws, sto
     losses = list(run.state.losses) if epoch == run.state.epoch else []
     draws.start(epoch, skip=len(losses) * options.batch_size // run.fabric.world_size)
     learner.start_epoch()
-    with run.reporter.task(f"epoch {epoch}/{options.epochs}", steps, done=len(losses)) as task:
+    with run.reporter.task(f"epoch {epoch}/{run.plan.last_epoch}", steps, done=len(losses)) as task:
         for drawn in batches:
             losses.append(learner.step(drawn, epoch))
             task.advance(note=step_note(losses[-1], learner.optimizer, options.batch_size, task.seconds_per_unit))
@@ -215,19 +251,22 @@ def _train_epoch(run: _Run, epoch: int, batches: Batches, draws: EpochDraws, sto
     return losses
 
 
-def _end_epoch(run: _Run, log: TrainingLog, epoch: int, losses: list[float], validation: Validation) -> None:
+def _end_epoch(
+    run: _Run, log: TrainingLog, epoch: int, losses: list[float], learning_rate: float, validation: Validation
+) -> None:
     """Keeps an epoch's network as the model if none before was better; only then says and logs what came of it."""
-    options, state, elapsed, metrics = run.plan.options, run.state, run.checkpoints.elapsed(), validation.metrics
+    plan, state, elapsed, metrics = run.plan, run.state, run.checkpoints.elapsed(), validation.metrics
     names = run.dataset.class_map.names
-    state.history.append(history_row(epoch, losses, run.learner.learning_rate, metrics, elapsed, names))
+    state.history.append(history_row(epoch, losses, learning_rate, metrics, elapsed, names))
     improved = _keep_if_best(run, epoch, validation)
+    what = "round" if epoch <= plan.rounds else "epoch"
     run.reporter.say(
-        f"  epoch {epoch:>{len(str(options.epochs))}}/{options.epochs}  loss {state.history[-1]['loss']:.3f}  "
+        f"  {what} {epoch:>{len(str(plan.last_epoch))}}/{plan.last_epoch}  loss {state.history[-1]['loss']:.3f}  "
         f"val mIoU {metrics.mean_iou:.3f}{' (best)' if improved else ''}  "
-        f"ETA {duration(elapsed / epoch * (options.epochs - epoch))}"
+        f"ETA {duration(elapsed / epoch * (plan.last_epoch - epoch))}"
     )
     log.epoch(epoch, metrics, validation.watched)
-    warn_of_collapse(log.only_class, options, run.reporter)
+    warn_of_collapse(log.only_class, plan.options, run.reporter)
 
 
 def _keep_if_best(run: _Run, epoch: int, validation: Validation) -> bool:

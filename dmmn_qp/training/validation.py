@@ -30,7 +30,7 @@ from dmmn_qp.training.plan import TrainingPlan, validation_examples
 from dmmn_qp.training.reading import Batches
 from dmmn_qp.training.state import TrainingState
 
-_WATCHED = 6
+WATCHED = 6
 """So many validation patches are drawn after every epoch."""
 
 _MOST_CLASSES = 30
@@ -108,7 +108,7 @@ def validate(
         for buffer in module.buffers():
             torch.distributed.broadcast(buffer, src=0)
     mine = plan.validation[rank::world]
-    distance = max(1, len(mine) // _WATCHED)
+    distance = max(1, len(mine) // WATCHED)
     confusion = np.zeros((len(class_map), len(class_map)), np.int64)
     watched: list[PatchVerdict] = []
     shown = ShownPatches()
@@ -122,7 +122,7 @@ def validate(
     for i, verdict in enumerate(verdicts_on(logits, batches, mine, len(class_map), plan.convention, fabric.device)):
         confusion += confusion_matrix(verdict.truth, verdict.predicted, len(class_map))
         shown.add(rank + i * world, verdict)
-        if i % distance == 0 and len(watched) < _WATCHED:
+        if i % distance == 0 and len(watched) < WATCHED:
             watched.append(verdict)
     if world > 1:
         mean = mean_of_processes(torch.from_numpy(confusion).double().to(fabric.device), fabric)

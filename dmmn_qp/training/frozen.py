@@ -1,0 +1,315 @@
+"""The first gear of a network on a pretrained encoder: its head learns, on what the frozen encoder sees.
+
+A round fits the head to cells that were drawn; those after the first are rounds of self-training.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import shapely
+import torch
+from lightning_fabric import Fabric
+from numpy.typing import NDArray
+from rasterio.features import rasterize
+from rasterio.transform import from_origin
+
+from dmmn_qp.annotations import ORIGINS, Origin
+from dmmn_qp.console import Reporter
+from dmmn_qp.features.cache import DEFAULT_BYTES, FeatureCache
+from dmmn_qp.features.computing import TILE_PX, FeatureMaps, SeenSlide, tiles_over
+from dmmn_qp.files.paths import cache_folder
+from dmmn_qp.folders.dataset import Dataset
+from dmmn_qp.labels.class_rules import takes_labels_away
+from dmmn_qp.labels.draws import Draw
+from dmmn_qp.labels.metrics import Metrics, confusion_matrix
+from dmmn_qp.labels.patches import PatchRef
+from dmmn_qp.networks.dmmn_p import CELL_PX, DmmnP
+from dmmn_qp.networks.stem import Stemmed
+from dmmn_qp.qupath.geojson_reader import read_geojson
+from dmmn_qp.regions import Region
+from dmmn_qp.reports.training_report import PatchVerdict
+from dmmn_qp.slides.base import overview_downsample, read_overview
+from dmmn_qp.slides.finding import SlidesRoot
+from dmmn_qp.slides.tissue import tissue_mask
+from dmmn_qp.specs import UNLABELLED, LabelArray
+from dmmn_qp.training.cells import (
+    CELLS,
+    MOST_CELLS,
+    Cells,
+    CellSource,
+    Place,
+    chosen_tiles,
+    middles,
+    places_of,
+    targets_in,
+)
+from dmmn_qp.training.examples import open_mask
+from dmmn_qp.training.head import Fitted, fit_head, head_of, put_into, steps_by_groups
+from dmmn_qp.training.judging import ShownPatches
+from dmmn_qp.training.plan import TrainingPlan, validation_examples
+from dmmn_qp.training.self_training import MOST_TISSUE_TILES, sure_cells
+from dmmn_qp.training.validation import WATCHED, Validation
+
+_OVERVIEW_PX = 1024
+_LEAST_TISSUE = 0.3
+"""Part of a tile that must be tissue for self-training to look at it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Round:
+    """A round of training.
+
+    Attributes:
+        number: From 1.
+        fitted: The head.
+        validation: The network with it on the validation patches.
+        added: What self-training added to what was drawn, in words; empty in the first round.
+    """
+
+    number: int
+    fitted: Fitted
+    validation: Validation
+    added: str = ""
+
+
+class HeadTraining:
+    """Trains the head of a network, round by round.
+
+    Args:
+        dataset: The dataset.
+        plan: What is trained.
+        stemmed: The network, on its device.
+        fabric: The device and the precision.
+        slides_roots: Where to look for slides that have been moved.
+        reporter: Where to report.
+        cache: Where the encoder's maps are kept; the user's cache folder unless given.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        plan: TrainingPlan,
+        stemmed: Stemmed,
+        fabric: Fabric,
+        slides_roots: Sequence[SlidesRoot],
+        reporter: Reporter,
+        cache: FeatureCache | None = None,
+    ) -> None:
+        assert isinstance(stemmed.network, DmmnP)
+        self._dataset, self._plan, self._device, self._reporter = dataset, plan, fabric.device, reporter
+        self._slides_roots = slides_roots
+        self._network = stemmed.network.eval()
+        self._rng = np.random.default_rng(plan.options.seed)
+        cache = cache or FeatureCache(cache_folder(), DEFAULT_BYTES, reporter)
+        bf16 = plan.options.precision == "bf16"
+        maps = FeatureMaps(self._network, plan.convention, fabric.device, bf16, cache)
+        used = dict.fromkeys(patch.slide_id for patch in (*plan.training, *plan.validation))
+        self._source = CellSource(maps, self._network, {slide_id: self._slide(slide_id) for slide_id in used})
+        self._names = dataset.class_map.names
+
+    def _slide(self, slide_id: str) -> SeenSlide:
+        record = self._dataset.record(slide_id)
+        key = f"{record.fingerprint} {record.width} {record.height} {record.crop_to_bounds} {record.frame}"
+        opened = partial(self._dataset.open, record, self._slides_roots)
+        return SeenSlide(key, self._dataset.patch_spec.grid_of(record.mpp, slide_id), opened)
+
+    def rounds(self) -> Iterator[Round]:
+        """Trains; yields each round while its head is in the network, and leaves the best one there."""
+        n_classes = len(self._names)
+        labels = self._labels(self._plan.training, tuple(ORIGINS))
+        with self._reporter.task("what the encoder sees of annotated places", len(labels)) as task:
+            drawn = self._source.cells(
+                labels, n_classes, self._rng, [MOST_CELLS // n_classes] * n_classes, task.advance
+            )
+        judging = None
+        if self._plan.options.validate_on == "val":
+            apart = self._labels(self._plan.validation, self._plan.validated_on)
+            with self._reporter.task("what it sees of validation slides", len(apart)) as task:
+                judging = self._source.cells(
+                    apart, n_classes, self._rng, [MOST_CELLS // n_classes] * n_classes, task.advance
+                )
+        start = head_of(self._network) if self._plan.start is not None else None
+        best: tuple[float, tuple[torch.Tensor, ...]] | None = None
+        training, added = drawn, ""
+        open_cells: dict[Place, NDArray[np.bool_]] | None = None
+        for number in range(1, self._plan.rounds + 1):
+            fitted = self._fit(training, judging, start)
+            put_into(self._network, fitted.weights)
+            validation = self.validate()
+            yield Round(number, fitted, validation, added)
+            if best is None or validation.metrics.mean_iou > best[0]:
+                best = validation.metrics.mean_iou, fitted.weights
+            if number == self._plan.rounds:
+                break
+            if open_cells is None:
+                open_cells = self._open_cells(labels)
+            counts = torch.bincount(drawn.classes, minlength=n_classes).tolist()
+            with self._reporter.task("undrawn tissue", len(open_cells)) as task:
+                found = sure_cells(self._source, self._network, open_cells, counts, self._rng, task.advance)
+            training = drawn.and_also(found.cells)
+            mm2 = (CELL_PX * self._dataset.patch_spec.mpps[0]) ** 2 * 1e-6
+            added = (
+                f"self-training with {len(found.cells):,} cells beside {len(drawn):,} drawn ones; sure of "
+                f"{found.sure * mm2:.2f} of {found.looked_at * mm2:.2f} mm2 of undrawn tissue"
+            )
+        assert best is not None
+        put_into(self._network, best[1])
+
+    def _fit(self, training: Cells, judging: Cells | None, start: Sequence[torch.Tensor] | None) -> Fitted:
+        options, width, n_classes = self._plan.options, self._plan.network.width, len(self._names)
+        steps = None
+        if judging is None:
+            steps = steps_by_groups(training, n_classes, width, seed=options.seed, device=self._device)
+        return fit_head(
+            training,
+            judging,
+            n_classes,
+            width,
+            seed=options.seed,
+            device=self._device,
+            steps=steps,
+            start=start,
+        )
+
+    def _labels(self, patches: Sequence[PatchRef], origins: Sequence[Origin]) -> dict[Place, LabelArray]:
+        """Labels of the cells in the targets of patches, tile by tile."""
+        size = self._dataset.patch_spec.size_px
+        of_slide: dict[str, list[PatchRef]] = {}
+        for patch in patches:
+            of_slide.setdefault(patch.slide_id, []).append(patch)
+        labels: dict[Place, LabelArray] = {}
+        for slide_id, own in of_slide.items():
+            with open_mask(self._dataset, slide_id, origins) as mask:
+                for place in places_of(own, size):
+                    cells = middles(mask.read(place.tile))
+                    labels[place] = np.where(targets_in(place.tile, own, size), cells, UNLABELLED).astype(np.uint8)
+        return {place: labels[place] for place in chosen_tiles(labels, len(self._names), self._rng)}
+
+    def _open_cells(self, labels: Mapping[Place, LabelArray]) -> dict[Place, NDArray[np.bool_]]:
+        """Cells that self-training may label: undrawn tissue of training slides, off `Ignore*` and other splits."""
+        places = [*labels, *self._tissue_places(labels)]
+        found: dict[Place, NDArray[np.bool_]] = {}
+        of_slide: dict[str, list[Place]] = {}
+        for place in places:
+            of_slide.setdefault(place.slide_id, []).append(place)
+        for slide_id, own in of_slide.items():
+            record = self._dataset.record(slide_id)
+            grid = self._dataset.patch_spec.grid_of(record.mpp, slide_id)
+            rows, columns = grid.shape(record.width, record.height)
+            ignored = self._ignored(slide_id, grid.downsample)
+            with open_mask(self._dataset, slide_id, tuple(ORIGINS)) as mask:
+                for place in own:
+                    free = middles(mask.read(place.tile)) == UNLABELLED
+                    y, x = (np.arange(CELLS) * CELL_PX + start for start in (place.tile.y, place.tile.x))
+                    free &= (y < rows)[:, None] & (x < columns)
+                    free &= ~_burned(ignored, place.tile)
+                    targets = [patch for patch in self._plan.training if patch.slide_id == slide_id]
+                    if any(patch.fixed for patch in targets):  # beside areas of other splits
+                        free &= targets_in(place.tile, targets, self._dataset.patch_spec.size_px)
+                    if free.any():
+                        found[place] = free
+        return found
+
+    def _ignored(self, slide_id: str, downsample: float) -> list[shapely.Geometry]:
+        """Areas of classes that take labels away, in grid px."""
+        path = self._dataset.annotations_path(slide_id)
+        if not path.is_file():
+            return []
+        areas = [a.geometry for a in read_geojson(path).annotations if a.class_name and takes_labels_away(a.class_name)]
+        return [shapely.transform(area, lambda xy: xy / downsample) for area in areas]
+
+    def _tissue_places(self, labels: Mapping[Place, LabelArray]) -> list[Place]:
+        """Tiles of tissue without a drawing, the same number on each training slide as far as it has them."""
+        taken = set(labels)
+        slides = list(dict.fromkeys(place.slide_id for place in labels))
+        chosen: list[Place] = []
+        for i, slide_id in enumerate(slides):
+            if any(patch.fixed for patch in self._plan.training if patch.slide_id == slide_id):
+                continue
+            record = self._dataset.record(slide_id)
+            grid = self._dataset.patch_spec.grid_of(record.mpp, slide_id)
+            rows, columns = grid.shape(record.width, record.height)
+            with self._dataset.open(record, self._slides_roots) as slide:
+                tissue = tissue_mask(read_overview(slide, _OVERVIEW_PX))
+                scale = overview_downsample(slide.info, _OVERVIEW_PX) / grid.downsample
+            places = [Place(slide_id, tile) for tile in tiles_over([Region(0, 0, columns, rows)])]
+            places = [p for p in places if p not in taken and _part(tissue, p.tile, scale) >= _LEAST_TISSUE]
+            share = (MOST_TISSUE_TILES - len(chosen)) // (len(slides) - i)
+            order = self._rng.permutation(len(places))[:share]
+            chosen += [places[k] for k in np.sort(order)]
+        return chosen
+
+    def validate(self) -> Validation:
+        """Looks at the labelled pixels of the validation patches, each predicted with all of its surroundings."""
+        n_classes, size = len(self._names), self._dataset.patch_spec.size_px
+        confusion, shown = np.zeros((n_classes, n_classes), np.int64), ShownPatches()
+        watched: list[PatchVerdict] = []
+        patches = self._plan.validation
+        examples = validation_examples(self._dataset, self._plan, self._slides_roots)
+        distance = max(1, len(patches) // WATCHED)
+        of_slide: dict[str, list[int]] = {}
+        for number, patch in enumerate(patches):
+            of_slide.setdefault(patch.slide_id, []).append(number)
+        for slide_id, numbers in of_slide.items():
+            predicted = self._predicted([patches[number] for number in numbers])
+            with open_mask(self._dataset, slide_id, self._plan.validated_on) as mask:
+                for number in numbers:
+                    patch = patches[number]
+                    target = Region(patch.x, patch.y, size, size)
+                    truth, found = mask.read(target), _window(predicted, slide_id, target)
+                    labelled = truth != UNLABELLED
+                    right = float((truth == found)[labelled].mean()) if labelled.any() else 0.0
+                    confusion += confusion_matrix(truth, found, n_classes)
+                    is_watched = number % distance == 0 and len(watched) < WATCHED
+                    images = examples[Draw(number, seed=0)].images.permute(0, 2, 3, 1).numpy() if is_watched else _NONE
+                    verdict = PatchVerdict(slide_id, (patch.x, patch.y), images, truth, found, right)
+                    shown.add(number, verdict)
+                    if is_watched:
+                        watched.append(verdict)
+        return Validation(Metrics.from_confusion(confusion), watched, shown)
+
+    def _predicted(self, patches: Sequence[PatchRef]) -> dict[Place, LabelArray]:
+        """Labels of the tiles that patches of one slide touch."""
+        places = places_of(patches, self._dataset.patch_spec.size_px)
+        found: dict[Place, LabelArray] = {}
+        for place, maps in self._source.seen(places):
+            with torch.inference_mode():
+                logits = self._network.decide([m.to(self._device) for m in maps], TILE_PX, TILE_PX)
+                found[place] = (logits[0].argmax(0) + 1).to(torch.uint8).cpu().numpy()
+        return found
+
+
+_NONE = np.zeros((0, 0, 0, 3), np.uint8)
+
+
+def _window(tiles: Mapping[Place, LabelArray], slide_id: str, target: Region) -> LabelArray:
+    """Labels of a region from those of the tiles that it touches."""
+    labels = np.zeros((target.height, target.width), np.uint8)
+    for tile in tiles_over([target]):
+        part = tile.intersection(target)
+        assert part is not None
+        labels[part.y - target.y : part.bottom - target.y, part.x - target.x : part.right - target.x] = tiles[
+            Place(slide_id, tile)
+        ][part.y - tile.y : part.bottom - tile.y, part.x - tile.x : part.right - tile.x]
+    return labels
+
+
+def _burned(areas: Sequence[shapely.Geometry], tile: Region) -> NDArray[np.bool_]:
+    """Which cells of a tile have their middle in areas given in grid px."""
+    near = [area for area in areas if area.intersects(shapely.box(tile.x, tile.y, tile.right, tile.bottom))]
+    if not near:
+        return np.zeros((CELLS, CELLS), np.bool_)
+    frame = from_origin(tile.x, tile.y, CELL_PX, -CELL_PX)
+    burned: NDArray[np.bool_] = rasterize(near, (CELLS, CELLS), transform=frame, all_touched=True, dtype=np.uint8) > 0
+    return burned
+
+
+def _part(mask: NDArray[np.bool_], tile: Region, scale: float) -> float:
+    """Part of a tile in grid px that a mask of ``scale`` grid px a pixel covers."""
+    top, bottom, left, right = (int(v / scale) for v in (tile.y, tile.bottom, tile.x, tile.right))
+    part = mask[top : max(bottom, top + 1), left : max(right, left + 1)]
+    return float(part.mean()) if part.size else 0.0
