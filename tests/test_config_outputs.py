@@ -28,12 +28,14 @@ def test_paper_preset_is_the_papers():
         0.99,
         1e-4,
     )
-    assert (options.width, options.norm, options.stem, options.epochs) == (None, "none", "full", 20)
+    assert (options.architecture, options.norm, options.stem, options.epochs) == ("dmmn-m3", "none", "full", 20)
+    assert (options.width, options.loss_mean, options.class_weights) == (None, "patch", "paper")
     for architecture, width in (("dmmn-m3", 32), ("unet", 64)):
         options = train_options(load_config(None), {"preset": "paper", "architecture": architecture})
         assert default_width(options, torch.device("cpu")) == width
-    assert default_width(train_options(load_config(None), {}), torch.device("cpu")) == 8
-    assert (options.loss_mean, options.class_weights) == ("patch", "paper")
+    for preset, given, width in (("scratch", {}, 8), ("fast", {}, 64), ("fast", {"architecture": "unet"}, 8)):
+        options = train_options(load_config(None), {"preset": preset, **given})
+        assert default_width(options, torch.device("cpu")) == width
 
 
 @pytest.mark.parametrize("preset", sorted(PRESETS))
@@ -63,9 +65,9 @@ def test_broken_files(tmp_path, text, match):
 @pytest.mark.parametrize(
     ("section", "match"),
     [
-        ({"epochs": 0}, "epochs"),
+        ({"epochs": -1}, "epochs"),
         ({"epoch": 3}, "epoch"),
-        ({"preset": "slow"}, "--preset should be 'fast', 'paper' or 'official', not 'slow'"),
+        ({"preset": "slow"}, "--preset should be 'fast', 'scratch', 'paper' or 'official', not 'slow'"),
     ],
 )
 def test_broken_options(section, match):

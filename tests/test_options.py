@@ -168,7 +168,7 @@ def test_shown_options_of_a_preset_are_accepted(tmp_path, preset):
         ({"norm": "x" * 5000}, f"not '{'x' * 36}...;"),
         ({"rates": [1]}, "train.rates should be a valid dictionary;"),
         ({"rates": {"dark": -1}}, "train.rates.dark should be greater than or equal to 0, not -1;"),
-        ({"preset": ["fast"]}, "train.preset should be 'fast', 'paper' or 'official';"),
+        ({"preset": ["fast"]}, "train.preset should be 'fast', 'scratch', 'paper' or 'official';"),
     ],
 )
 def test_wrong_value_is_shown_beside_the_rule(values, said):
@@ -183,7 +183,7 @@ CALLED = [
     ("predict", "batch_size", "0", "--batch-size", " should be greater than or equal to 1, not '0';"),
     ("train", "epochs", "many", "--epochs", " should be a valid integer, not 'many';"),
     ("train", "cache_mib", "0", "--cache", " should be greater than or equal to 1, not '0';"),
-    ("train", "preset", "slow", "--preset", " should be 'fast', 'paper' or 'official', not 'slow';"),
+    ("train", "preset", "slow", "--preset", " should be 'fast', 'scratch', 'paper' or 'official', not 'slow';"),
     ("import", "mpps", "half", "--mpps", ': "half" is not a list of numbers; write it as 0.5,1,2;'),
     ("import", "mpps", "0.5,1.5", "--mpps", ": each magnification must have twice the um/px of the one before"),
     ("import", "mpps", "0.001", "--mpps", ": the finest, 0.001 um/px, is not between 0.02 and 20"),

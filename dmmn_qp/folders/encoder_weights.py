@@ -99,7 +99,8 @@ def _read(name: str, published: PublishedWeights) -> Mapping[str, Tensor]:
             f"{published.sha256[:12]}); {again}"
         )
     try:
-        tensors: Mapping[str, Tensor] = torch.load(BytesIO(content), map_location="cpu", weights_only=True)
+        stream = BytesIO(content)
+        tensors: Mapping[str, Tensor] = torch.load(stream, map_location="cpu", weights_only=True)
     except (RuntimeError, ValueError, EOFError, UnpicklingError) as error:
         raise ModelError(
             f'weights "{path}" of encoder {name} cannot be read ({shorten(str(error))}); {again}'
