@@ -346,6 +346,17 @@ def test_run_json_of_older_versions(place, damage, model, said):
     assert said in result.stderr and content(place / "plain") == before
 
 
+def test_tissue_alone_that_ended_with_whole_targets(place):
+    """Earlier versions did not cut it at the outline, and their records do not say where it ends."""
+    run = run_of(place / "rich")
+    del run["predictions"]["s"]["request"]["tissue_border"]
+    (place / "rich/run.json").write_text(json.dumps(run))
+    before = content(place / "rich")
+    result = invoke(*command(place), *RICH, "--out", "rich")
+    assert result.exit_code == 0 and "cannot be compared" in result.stderr
+    assert content(place / "rich") == before
+
+
 @pytest.mark.parametrize("damage", [b"", b"{", b"[]", b'{"predictions": {"s": 3}, "inputs": 4}', b"\xff"])
 def test_damaged_run_json(place, damage):
     (place / "plain/run.json").write_bytes(damage)
