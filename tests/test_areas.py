@@ -150,7 +150,7 @@ def test_pixels_outside_the_tissue_are_outside(opened):
         assert not mask[:, :84].any() and not mask[:54].any() and mask[90:200, 120:330].all()
         assert area.mask(Region(128, 128, 64, 64), grid) is None
         wide = tissue_area(slide, grid, margin_um=20).mask(Region(0, 0, 512, 512), grid)
-        assert wide[56:230, 70:380].all() and not wide[:, :44].any()
+        assert wide[58:228, 120:320].all() and wide[100:180, 80:370].all() and not wide[:, :44].any()
 
 
 def test_tissue_ends_smoothly(tmp_path):
@@ -166,7 +166,7 @@ def test_tissue_ends_smoothly(tmp_path):
     ends = mask.sum(1)[40:980]  # the first pixel outside in each row
     assert (np.diff(ends, axis=0) <= 1).all() and (np.diff(ends) >= -6).all()
     off = ends - (1500 - np.arange(40, 980)) / 2
-    assert np.abs(off - off.mean()).max() < 8  # half a pixel of the small picture
+    assert np.abs(off - off.mean()).max() < 2
 
 
 @pytest.mark.parametrize("mpp", [0.37, 0.5])
@@ -337,8 +337,8 @@ def test_tissue_and_region_together(opened, tmp_path):
         area = area_to_predict(slide, target, grid, options)
         assert np.argwhere(area.targets).tolist() == [[1, 1], [1, 2], [1, 3], [1, 4]]
         mask = area.mask(Region(0, 0, 512, 512), grid)
-        assert mask[72:120, 72:300].all() and mask[:, :300].sum() == mask.sum() == 64 * 236 - 2 * 36
-        assert shapely.symmetric_difference(shapely.box(64, 64, 448, 128), area.tissue).area == 4 * 32  # its corners
+        assert mask[72:120, 80:300].all() and mask[:, :300].sum() == mask.sum() > 0.97 * 64 * 236
+        assert shapely.box(60, 60, 452, 132).contains(area.tissue) and area.tissue.area < 64 * 384  # without corners
         shown = area_to_predict(
             slide, SlideToPredict("s", SlideView(tmp_path)), grid, PredictOptions(tissue_outline=True)
         )

@@ -8,6 +8,7 @@ from fnmatch import fnmatchcase
 from math import ceil
 from typing import Final
 
+import cv2
 import numpy as np
 import shapely
 from numpy.typing import NDArray
@@ -36,6 +37,15 @@ TISSUE_UM: Final = 8.0
 
 TISSUE_PX: Final = 4096
 """Longest side of that picture: on slides of more than 32 mm its pixels are larger than wanted."""
+
+OUTLINE_BLUR_PX: Final = 1.0
+"""Sigma of the blur that takes the steps from the tissue's outline, in pixels of that picture."""
+
+_BETWEEN: Final = (0.1, 0.9)
+"""How near to the centres of pixels the outline may come, so that it does not meet itself there."""
+
+_STRAIGHT_PX: Final = 0.05
+"""By how much points of it may lie beside the straight line on which they are left out."""
 
 _CLIPPED_VERTICES: Final = 2000
 """Outlines of more are cut to the block before they are painted, because painting looks at all edges in every row."""
@@ -212,29 +222,56 @@ def tissue_area(
     )
     limit, ends = np.array([info.width, info.height], float), mask.shape[::-1]
     outline = _traced(mask)  # the mask's last row and column end with the slide, or reach past it
-    traced = shapely.transform(outline, lambda xy: np.where(xy >= ends, limit, np.minimum(xy * downsample, limit)))
+    traced = shapely.transform(
+        outline, lambda xy: np.where(xy >= ends, limit, np.minimum(np.round(xy * downsample, 2), limit))
+    )
     reaching = shapely.transform(traced, lambda xy: np.where(xy >= limit, limit + grid.downsample, xy))
     shape = whole_area(slide, grid).targets.shape
     return Area(_touched(reaching, grid, (shape[0], shape[1])), within_tissue=reaching, tissue=traced)
 
 
 def _traced(mask: NDArray[np.bool_]) -> BaseGeometry:
-    """The outline of a mask in its pixels, without their steps: through the middles of the edges of its pixels.
+    """The outline of a mask in its pixels, without their steps; at the border of the mask it goes on straight.
 
-    At the border of the mask it goes on straight.
+    It runs between the centres of pixels in and beside the mask, where the blurred mask is a half. So all pixels stay
+    on their side of it, and it cannot meet itself.
     """
     around = np.pad(mask.astype(np.uint8), 1, mode="edge")
+    blurred = cv2.GaussianBlur(around.astype(np.float32), (0, 0), OUTLINE_BLUR_PX, borderType=cv2.BORDER_REPLICATE)
     found = [polygon for outlines in polygonize(ArrayLabels(around)) for polygon in outlines.geometries()]
+    smooth = [
+        shapely.Polygon(
+            _between_centres(polygon.exterior, blurred), [_between_centres(r, blurred) for r in polygon.interiors]
+        )
+        for polygon in found
+    ]
     height, width = mask.shape
-    smooth = shapely.MultiPolygon([shapely.Polygon(_middles(p.exterior), [*map(_middles, p.interiors)]) for p in found])
-    inside = shapely.transform(smooth, lambda xy: np.clip(xy - 1, 0, (width, height)))
-    return shapely.MultiPolygon(list(_polygons(shapely.simplify(inside, 0, preserve_topology=False))))
+    inside = shapely.transform(shapely.MultiPolygon(smooth), lambda xy: np.clip(xy - 1, 0, (width, height)))
+    return shapely.MultiPolygon(list(_polygons(shapely.simplify(inside, _STRAIGHT_PX, preserve_topology=False))))
 
 
-def _middles(ring: BaseGeometry) -> NDArray[np.float64]:
-    """(n, 2) middles of the edges of the pixels along a ring."""
+def _between_centres(ring: BaseGeometry, heights: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Where a ring along the edges of pixels meets a height of a half.
+
+    Args:
+        ring: In pixels of ``heights``.
+        heights: (rows, columns).
+
+    Returns:
+        (edges, 2) a point for each pixel's edge of the ring, on the line between the centres on its two sides.
+    """
     xy = shapely.get_coordinates(shapely.segmentize(ring, 1))
-    return np.asarray((xy[:-1] + xy[1:]) / 2)
+    middles = (xy[:-1] + xy[1:]) / 2
+    is_across = xy[:-1, 1] == xy[1:, 1]  # an edge between two rows
+    step = np.where(is_across[:, None], (0.0, 0.5), (0.5, 0.0))
+    rows, columns = heights.shape
+    first, last = (
+        heights[np.clip(at[:, 1], 0, rows - 1), np.clip(at[:, 0], 0, columns - 1)].astype(float)
+        for at in (np.floor(middles - step).astype(np.int64), np.floor(middles + step).astype(np.int64))
+    )
+    with np.errstate(divide="ignore", invalid="ignore"):
+        part = np.where(first != last, (first - 0.5) / (first - last), 0.5)
+    return np.asarray(middles + (2 * np.clip(part, *_BETWEEN) - 1)[:, None] * step)
 
 
 def read_regions(target: SlideToPredict, class_pattern: str | None) -> tuple[Annotation, ...]:
