@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from math import ceil
-from typing import Final
+from typing import Any, Final
 
 import cv2
 import numpy as np
@@ -237,7 +237,8 @@ def _traced(mask: NDArray[np.bool_]) -> BaseGeometry:
     on their side of it, and it cannot meet itself.
     """
     around = np.pad(mask.astype(np.uint8), 1, mode="edge")
-    blurred = cv2.GaussianBlur(around.astype(np.float32), (0, 0), OUTLINE_BLUR_PX, borderType=cv2.BORDER_REPLICATE)
+    heights = around.astype(np.float32)
+    blurred = cv2.GaussianBlur(heights, (0, 0), OUTLINE_BLUR_PX, borderType=cv2.BORDER_REPLICATE)
     found = [polygon for outlines in polygonize(ArrayLabels(around)) for polygon in outlines.geometries()]
     smooth = [
         shapely.Polygon(
@@ -250,7 +251,7 @@ def _traced(mask: NDArray[np.bool_]) -> BaseGeometry:
     return shapely.MultiPolygon(list(_polygons(shapely.simplify(inside, _STRAIGHT_PX, preserve_topology=False))))
 
 
-def _between_centres(ring: BaseGeometry, heights: NDArray[np.float32]) -> NDArray[np.float64]:
+def _between_centres(ring: BaseGeometry, heights: NDArray[Any]) -> NDArray[np.float64]:
     """Where a ring along the edges of pixels meets a height of a half.
 
     Args:
