@@ -258,11 +258,11 @@ def test_an_array_is_a_slide():
 
 def test_polygons_of_labels_by_hand():
     labels = np.array([[1, 1, 2], [1, 0, 2]], np.uint8)
-    stroma, tumour = dmmn_qp.polygonize(labels, CLASSES, 0.5, simplify_um=0)
+    stroma, tumour = dmmn_qp.polygonize(labels, CLASSES, 0.5, simplify_um=0, min_area_um2=0)
     assert (stroma.class_name, stroma.class_color, stroma.geometry.area) == ("stroma", (0, 200, 0), 3)
     assert tumour.geometry.equals(shapely.box(2, 0, 3, 2))
     assert tumour.measurements["Area µm^2"] == 0.5  # two pixels of 0.25 um2
-    _, moved = dmmn_qp.polygonize(labels, CLASSES, 0.5, corner=(10, 20), simplify_um=0)
+    _, moved = dmmn_qp.polygonize(labels, CLASSES, 0.5, corner=(10, 20), simplify_um=0, min_area_um2=0)
     assert moved.geometry.equals(shapely.box(12, 20, 13, 22))
     assert moved.annotation_id != tumour.annotation_id  # two cuttings of a slide in one file
 
@@ -279,7 +279,10 @@ def test_polygons_are_in_pixels_of_the_array():
 
 def test_one_object_a_class():
     labels = np.array([[1, 2, 1]], np.uint8)
-    stroma, _ = dmmn_qp.polygonize(labels, CLASSES, 0.5, merge="class", object_kind="detection")
+    options = {"merge": "class", "object_kind": "detection"}
+    assert len(dmmn_qp.polygonize(labels, CLASSES, 0.5, **options)) == 1  # the 2, of 0.25 um2, joins what is beside it
+    assert len(dmmn_qp.polygonize(labels, CLASSES, 0.5, **options, predicted=False)) == 2
+    stroma, _ = dmmn_qp.polygonize(labels, CLASSES, 0.5, **options, min_area_um2=0)
     assert stroma.geometry.equals(shapely.MultiPolygon([shapely.box(0, 0, 1, 1), shapely.box(2, 0, 3, 1)]))
     assert stroma.kind == "detection"
 

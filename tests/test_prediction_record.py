@@ -346,6 +346,17 @@ def test_run_json_of_older_versions(place, damage, model, said):
     assert said in result.stderr and content(place / "plain") == before
 
 
+def test_tissue_alone_that_ended_with_whole_targets(place):
+    """Earlier versions did not cut it at the outline, and their records do not say where it ends."""
+    run = run_of(place / "rich")
+    del run["predictions"]["s"]["request"]["tissue_border"]
+    (place / "rich/run.json").write_text(json.dumps(run))
+    before = content(place / "rich")
+    result = invoke(*command(place), *RICH, "--out", "rich")
+    assert result.exit_code == 0 and "cannot be compared" in result.stderr
+    assert content(place / "rich") == before
+
+
 @pytest.mark.parametrize("damage", [b"", b"{", b"[]", b'{"predictions": {"s": 3}, "inputs": 4}', b"\xff"])
 def test_damaged_run_json(place, damage):
     (place / "plain/run.json").write_bytes(damage)
@@ -404,6 +415,34 @@ def test_polygons_are_made_anew_from_the_labels(place, monkeypatch, words):
     ]
     runs = {a.metadata.get("dmmn_qp_run") for a in found}
     assert runs == ({None} if "--as" in words else {new.run_id})  # detections have no metadata
+
+
+def test_an_earlier_default_is_made_anew_and_said(place):
+    """Before small regions were dissolved by default, records said 0."""
+    folder = place / "plain"
+    assert invoke(*command(place), "--out", "plain", "--min-area-um2", "0").exit_code == 0
+    labels = (folder / "s.labels.ome.tif").read_bytes()
+    result = invoke(*command(place), "--out", "plain")
+    assert result.exit_code == 0 and not result.stderr, result.output
+    assert "without predicting (--min-area-um2 200 instead of 0); those of before are kept in plain/earlier/" in (
+        result.output
+    )
+    assert (folder / "s.labels.ome.tif").read_bytes() == labels
+    assert run_of(folder)["predictions"]["s"]["objects"]["dissolved"]
+    is_left_alone(folder, *command(place))
+
+
+def test_polygons_that_another_program_wrote_again_are_left_alone(place):
+    """QuPath's export in the place of ours: what was corrected in it is not replaced."""
+    path = place / "plain/s.geojson"
+    path.write_text(json.dumps(json.loads(path.read_text()), indent=2))
+    before = content(place / "plain")
+    result = invoke(*command(place), "--out", "plain", "--simplify-um", "3")
+    assert result.exit_code == 0 and content(place / "plain") == before
+    assert 's: "s.geojson" is not as it was predicted' in result.stderr
+    assert "(--simplify-um 3 instead of 1); move it away" in result.stderr
+    path.rename(place / "reviewed.geojson")
+    assert "polygons made anew" in invoke(*command(place), "--out", "plain", "--simplify-um", "3").output
 
 
 def test_labels_run_stays_that_of_the_labels(place):

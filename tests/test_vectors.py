@@ -19,6 +19,7 @@ from shapely.geometry import shape
 from dmmn_qp.annotations import Annotation
 from dmmn_qp.folders.label_raster import LabelRaster
 from dmmn_qp.labels.painter import LabelPainter
+from dmmn_qp.outputs.made_objects import MadeObjects, OfClass
 from dmmn_qp.outputs.objects import Frame, measure_sums, outline_features
 from dmmn_qp.predicting.options import PredictOptions
 from dmmn_qp.qupath import marks
@@ -264,7 +265,7 @@ def test_sums_strip_by_strip(labels, cell):
 def objects(labels, downsample=1.0, size=None, confidence=None, **options):
     """Objects of a map on a slide of 0.25 um/px."""
     height, width = size or (round(labels.shape[0] * downsample), round(labels.shape[1] * downsample))
-    options = PredictOptions(**{"simplify_um": 0, **options})
+    options = PredictOptions(**{"simplify_um": 0, "min_area_um2": 0, **options})
     frame = Frame(width, height, 0.25, downsample)
     return outline_features(
         ArrayLabels(labels),
@@ -280,6 +281,59 @@ def objects(labels, downsample=1.0, size=None, confidence=None, **options):
 def written(path, labels, **options):
     write_geojson(path, objects(labels, **options))
     return json.loads(gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes())["features"]
+
+
+def test_fixed_labels_neither_join_nor_take_in():
+    def kept(labels, *least):
+        source = clean(ArrayLabels(labels), *least, fixed=frozenset({0}))
+        return np.concatenate([source.read(Region(0, y, labels.shape[1], 1)) for y in range(len(labels))])
+
+    alone = picture("0000000 0110220 0000020 0000000")  # as in regions of interest
+    assert np.array_equal(kept(alone, 100, 100), alone)
+    # The 2 goes to the 1, though its border with the 0 is longer; the 0 inside stays in the region that is filled.
+    assert np.array_equal(kept(picture("0000 0220 1111 1111"), 5, 0), picture("0000 0110 1111 1111"))
+    labels = picture("11111 12221 12021 12221 11111")
+    assert np.array_equal(kept(labels, 0, 10), picture("11111 11111 11011 11111 11111"))
+
+
+def test_what_became_of_regions_is_counted():
+    """Pixels of 0.25 um, 0.0625 um2: the 3 of 2 px joins the 1, the 2 of 8 px stays, 4 is ignored by QuPath."""
+    labels = picture("111111111 122221331 122221111 111111441")
+    made = MadeObjects()
+    options = PredictOptions(simplify_um=0, min_area_um2=0.5)
+    list(
+        outline_features(
+            ArrayLabels(labels), Frame(9, 4, 0.25, 1.0), CLASSES, options, identity="i", metadata={}, made=made
+        )
+    )
+    assert made.objects == 2 and made.dissolved == 2
+    assert made.classes["c"] == OfClass(regions=1, dissolved=1, dissolved_um2=0.125, objects=0)
+    assert made.description() == {
+        "count": 2,
+        "dissolved": {"c": {"regions": 1, "area_um2": 0.12}, "Ignore*": {"regions": 1, "area_um2": 0.12}},
+    }
+    assert made.summary(options) == "2 objects; 2 regions of less than 0.5 um2 (0.25 um2 in all) joined neighbours"
+    (line,) = made.vanished_words(options)
+    assert line.startswith('no object of "c" is left, all of its regions (1) are smaller than --min-area-um2 0.5')
+
+
+@pytest.mark.parametrize(("kind", "many"), [("annotation", 10_000), ("detection", 100_000)])
+def test_very_many_objects_are_warned_of(kind, many):
+    options = PredictOptions(object_kind=kind)
+    assert MadeObjects({"a": OfClass(objects=many)}).warning(options, 10**7) is None
+    warning = MadeObjects({"a": OfClass(objects=many), "b": OfClass(objects=1)}).warning(options, 11_400_000)
+    assert f"{many + 1:,} objects in 11.4 MB" in warning and "a larger --min-area-um2 than 200" in warning
+    assert ("--as detection" in warning) == (kind == "annotation") and "--merge class" in warning
+
+
+@pytest.mark.parametrize(("um", "left"), [(2.0, {"a"}), (8.0, {"a"}), (16.0, {"a", "b"})])
+def test_small_is_an_area_whatever_the_pixels(um, left):
+    """A region of 3 px: 12, 192 and 768 um2; the default is 200."""
+    labels = np.ones((15, 20), np.uint8)
+    labels[5, 5:8] = 2
+    options = PredictOptions(simplify_um=0)
+    found = outline_features(ArrayLabels(labels), Frame(20, 15, um, 1.0), CLASSES, options, identity="i", metadata={})
+    assert {a.class_name for batch in found for a in annotations_of(batch)} == left
 
 
 @given(small_maps, st.sampled_from([1.0, 2.0, 4.0, 2.2016, 1.0373]))
@@ -376,7 +430,7 @@ def test_outlines_of_tissue_have_ids_that_no_prediction_has(monkeypatch):
 def test_ids_go_by_the_name_of_the_class_and_not_by_its_label(tmp_path):
     swapped = ClassMap.from_colors([("b", (0, 255, 0)), ("a", (255, 0, 0)), ("c", (0, 0, 255)), ("Ignore*", (1, 1, 1))])
     labels = picture("1112 1122")
-    frame, options = Frame(4, 2, 0.25, 1.0), PredictOptions(simplify_um=0)
+    frame, options = Frame(4, 2, 0.25, 1.0), PredictOptions(simplify_um=0, min_area_um2=0)
     found = []
     for of, classes in ((labels, CLASSES), (np.array([0, 2, 1], np.uint8)[labels], swapped)):
         write_geojson(
@@ -504,7 +558,7 @@ def test_round_trip_through_the_command_line(workspace, here):
     pixels[200:420, 100:300] = pixels[200:420, 600:800]
     (here / "slides").mkdir()
     write_tiff(here / "slides" / "s.tif", pixels)
-    for name, options, changed in (("exact", ("--simplify-um", 0), 0), ("simple", (), 0.01)):
+    for name, options, changed in (("exact", ("--simplify-um", 0, "--min-area-um2", 0), 0), ("simple", (), 0.01)):
         command = ("predict", here / "slides" / "s.tif", "--model", model, "--out", here / name)
         assert invoke(*command, *options).exit_code == 0
         painted, labels = same_labels(here, here / name, "s", names)

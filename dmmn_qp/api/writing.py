@@ -42,7 +42,8 @@ def polygonize(
         shape: (rows, columns) of these pixels, beyond which no polygon reaches; to the end of the labels unless given.
         corner: (x, y) of the upper left pixel on its slide, in pixels of ``mpp``.
         predicted: Whether they carry the marks of a prediction, so that they become labels only once a person has
-            reviewed them in QuPath. False is for labels that people made, and leaves the measurements out.
+            reviewed them in QuPath. False is for labels that people made: it leaves the measurements out, and
+            keeps small regions unless ``min_area_um2`` is given.
         options: How to make them.
 
     Returns:
@@ -57,6 +58,8 @@ def polygonize(
 
     if "gzip" in options:
         raise ConfigError("gzip is an option of files; give write_geojson a name that ends in .geojson.gz")
+    if not predicted:
+        options.setdefault("min_area_um2", 0.0)
     spec, name = None, "labels"
     if not isinstance(classes, ClassMap):
         contract = contract_of(classes)

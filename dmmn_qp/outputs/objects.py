@@ -12,6 +12,7 @@ from affine import Affine
 from rasterio.features import rasterize as burn
 
 from dmmn_qp.errors import ConfigError
+from dmmn_qp.outputs.made_objects import MadeObjects, OfClass
 from dmmn_qp.outputs.options import PolygonOptions
 from dmmn_qp.qupath.geojson_writer import shown_class_name
 from dmmn_qp.qupath.marks import (
@@ -26,7 +27,7 @@ from dmmn_qp.qupath.marks import (
 )
 from dmmn_qp.regions import Region
 from dmmn_qp.specs import UNLABELLED, ClassMap, LabelArray, TissueClass
-from dmmn_qp.vectors.cleaning import clean
+from dmmn_qp.vectors.cleaning import Repainted, clean
 from dmmn_qp.vectors.cracks import CELL_PX
 from dmmn_qp.vectors.outlines import OutlineFeatures, Outlines, join, starts
 from dmmn_qp.vectors.polygonize import polygonize
@@ -92,6 +93,7 @@ def outline_features(
     identity: str,
     metadata: dict[str, str],
     confidence: LabelSource | None = None,
+    made: MadeObjects | None = None,
 ) -> Iterator[OutlineFeatures]:
     """Makes objects of the regions of a label map.
 
@@ -104,6 +106,7 @@ def outline_features(
             and another outline never does.
         metadata: Texts that all objects get, beside what was done to their outlines.
         confidence: Of the same shape, 0 .. 255 for the probability of the label of each pixel.
+        made: Where given, what becomes of the regions is noted in it.
 
     Yields:
         Objects as they become complete; all at once where they are merged by class or have probabilities.
@@ -113,8 +116,11 @@ def outline_features(
     """
     grid_mpp = frame.mpp * frame.downsample
     shown = [c for c in class_map.classes if options.with_ignored or not c.ignored]
+    made = MadeObjects() if made is None else made
+    source = _cleaned(labels, frame, options)
+    _note_regions(made, source, class_map, options, grid_mpp)
     found: Iterator[Outlines] = polygonize(
-        _cleaned(labels, frame, options),
+        source,
         skip=frozenset({UNLABELLED, *(c.label for c in class_map.classes)} - {c.label for c in shown}),
         simplify_px=options.simplify_um / grid_mpp,
         max_vertices=options.max_vertices if options.merge == "region" else None,
@@ -124,7 +130,12 @@ def outline_features(
     for outlines in found:
         if len(outlines):
             check_labels(int(outlines.labels.max()), class_map)
-            yield _objects(outlines, frame, shown, options, identity, metadata, confidence)
+            features = _objects(outlines, frame, shown, options, identity, metadata, confidence)
+            for label, count in zip(
+                *np.unique(outlines.labels[features.features[:-1]], return_counts=True), strict=True
+            ):
+                made.classes.setdefault(class_map.classes[label - 1].name, OfClass()).objects += int(count)
+            yield features
 
 
 def _cleaned(labels: LabelSource, frame: Frame, options: PolygonOptions) -> LabelSource:
@@ -132,8 +143,24 @@ def _cleaned(labels: LabelSource, frame: Frame, options: PolygonOptions) -> Labe
     grid_mpp, visible = frame.mpp * frame.downsample, frame.visible(labels.shape)
     source: LabelSource = labels if visible == tuple(labels.shape) else _Cut(labels, visible)
     if options.min_area_um2 > 0 or options.min_hole_um2 > 0:
-        source = clean(source, options.min_area_um2 / grid_mpp**2, options.min_hole_um2 / grid_mpp**2)
+        areas_px = options.min_area_um2 / grid_mpp**2, options.min_hole_um2 / grid_mpp**2
+        source = clean(source, *areas_px, fixed=frozenset({UNLABELLED}))  # which is no class that a pixel could have
     return source
+
+
+def _note_regions(
+    made: MadeObjects, source: LabelSource, class_map: ClassMap, options: PolygonOptions, grid_mpp: float
+) -> None:
+    """Notes how many regions a map has of each class, and how many are dissolved, where it was looked at for that."""
+    for c in class_map.classes:
+        if isinstance(source, Repainted) and c.label in source.found:
+            found = source.found[c.label]
+            made.classes[c.name] = OfClass(
+                regions=found.regions,
+                dissolved=found.dissolved,
+                dissolved_um2=found.dissolved_px * grid_mpp**2,
+                is_shown=options.with_ignored or not c.ignored,
+            )
 
 
 def _objects(

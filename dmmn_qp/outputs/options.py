@@ -19,7 +19,9 @@ class PolygonOptions(FileModel):
     Attributes:
         simplify_um: Tolerance of the polygons: the square root of the largest triangle that is cut off a border. 0
             keeps the edges of the pixels.
-        min_area_um2: Regions smaller than this join the neighbour with which they share the longest border.
+        min_area_um2: Regions smaller than this join the neighbour with which they share the longest border. The
+            default is the area of a disc of 16 um, about one tumour cell: nobody draws smaller regions, and of those
+            that are predicted most are wrong (docs/vectors.md).
         min_hole_um2: Holes smaller than this are filled.
         merge: Whether each connected region is an object, or all regions of a class are one.
         object_kind: What the objects are in QuPath.
@@ -33,8 +35,13 @@ class PolygonOptions(FileModel):
         float, Flag("Tolerance of the polygons; 0 keeps every pixel's edge.", metavar="UM", panel=POLYGONS_PANEL)
     ] = Field(default=1.0, ge=0, le=1000)
     min_area_um2: Annotated[
-        float, Flag("Smaller regions join a neighbour, in the polygons alone.", metavar="UM2", panel=POLYGONS_PANEL)
-    ] = Field(default=0.0, ge=0)
+        float,
+        Flag(
+            "Smaller regions join a neighbour, in the polygons alone; the label raster and areas.csv keep them.",
+            metavar="UM2",
+            panel=POLYGONS_PANEL,
+        ),
+    ] = Field(default=200.0, ge=0)
     min_hole_um2: Annotated[
         float, Flag("Smaller holes are filled, in the polygons alone.", metavar="UM2", panel=POLYGONS_PANEL)
     ] = Field(default=0.0, ge=0)

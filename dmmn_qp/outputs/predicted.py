@@ -14,6 +14,7 @@ from shapely.geometry.base import BaseGeometry
 
 from dmmn_qp.errors import DatasetError
 from dmmn_qp.folders.label_raster import LabelRaster
+from dmmn_qp.outputs.made_objects import MadeObjects
 from dmmn_qp.outputs.options import OutputOptions
 from dmmn_qp.regions import Region
 from dmmn_qp.slides.base import Slide
@@ -60,6 +61,7 @@ class PredictedSlide:
         confidence: 0 .. 255 for the probability of each pixel's label, of the raster's shape, where it is known.
         pixels: All that the network predicted; None where polygons alone are made anew from the label raster.
         tissue: Outline of the tissue in level-0 px of QuPath's frame; None where it was not sought.
+        made: What became of the regions of the raster; whoever makes polygons of them notes it here.
     """
 
     slide: Slide
@@ -75,6 +77,7 @@ class PredictedSlide:
     confidence: LabelSource | None = None
     pixels: PredictedPixels | None = None
     tissue: BaseGeometry | None = None
+    made: MadeObjects = field(default_factory=MadeObjects)
 
 
 class LabelConfidence:

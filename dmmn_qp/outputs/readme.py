@@ -28,7 +28,8 @@ _RULE = (
 )
 
 _AREAS = (
-    "Pixels, mm2 and % of the tissue for each slide and class, to be opened with any spreadsheet program. The last two "
+    "Pixels, mm2 and % of the tissue for each slide and class, to be opened with any spreadsheet program; counted in "
+    "the label raster, with the small regions that the polygons leave to their neighbours. The last two "
     "columns say how much tissue that is, and of which classes. " + _RULE
 )
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dmmn_qp.console import Reporter
+from dmmn_qp.files import RUN_FILE
 from dmmn_qp.folders.label_raster import LabelRaster
 from dmmn_qp.folders.predictions import (
     LABELS_SUFFIX,
@@ -18,7 +19,7 @@ from dmmn_qp.folders.predictions import (
     UNCERTAINTY_SUFFIX,
 )
 from dmmn_qp.outputs.objects import Frame, outline_features
-from dmmn_qp.outputs.options import OutputOptions
+from dmmn_qp.outputs.options import OutputOptions, PolygonOptions
 from dmmn_qp.outputs.overview import write_overview
 from dmmn_qp.outputs.predicted import PredictedSlide
 from dmmn_qp.outputs.rasters import write_labels, write_probabilities, write_tissue, write_uncertainty
@@ -62,6 +63,7 @@ def write_polygons(path: Path, predicted: PredictedSlide) -> None:
                 RUN_KEY: predicted.run_id,
             },
             confidence=predicted.confidence,
+            made=predicted.made,
         )
         write_geojson(path, objects)
 
@@ -71,7 +73,9 @@ _PLAIN, _PACKED = (suffix.removeprefix(".") for suffix in POLYGONS_SUFFIXES)
 WRITERS: dict[str, Writer] = {
     _PLAIN: Writer(
         "The classes as annotations. Open the slide in QuPath and drag the file onto it, or run "
-        "import_predictions.groovy (dmmn-qp scripts install) for all images of a project.",
+        "import_predictions.groovy (dmmn-qp scripts install) for all images of a project. Regions smaller than "
+        f"--min-area-um2 ({PolygonOptions().min_area_um2:g} um2 unless told otherwise) are part of a neighbour here; "
+        f"{RUN_FILE} says how many, the metadata dmmn_qp_min_area_um2 of each annotation which size it was.",
         write_polygons,
         wanted=lambda options: not options.gzip,
     ),
@@ -79,7 +83,8 @@ WRITERS: dict[str, Writer] = {
         "The same, compressed; QuPath opens it in the same way.", write_polygons, wanted=lambda options: options.gzip
     ),
     LABELS_SUFFIX: Writer(
-        "The class of every pixel, as the number in the list above: a pyramid with um/px and a colour map. QuPath "
+        "The class of every pixel, small regions included, as the number in the list above: a pyramid with um/px and "
+        "a colour map. QuPath "
         "opens it by drag and drop like a slide and shows the numbers as grey values; set the maximum in Brightness & "
         f'contrast to the highest number. In Python: tifffile.imread("<slide>.{LABELS_SUFFIX}"), or rasterio for parts '
         "of it.",

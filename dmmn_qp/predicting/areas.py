@@ -6,8 +6,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from math import ceil
-from typing import Final
+from typing import Any, Final
 
+import cv2
 import numpy as np
 import shapely
 from numpy.typing import NDArray
@@ -37,6 +38,15 @@ TISSUE_UM: Final = 8.0
 TISSUE_PX: Final = 4096
 """Longest side of that picture: on slides of more than 32 mm its pixels are larger than wanted."""
 
+OUTLINE_BLUR_PX: Final = 1.0
+"""Sigma of the blur that takes the steps from the tissue's outline, in pixels of that picture."""
+
+_BETWEEN: Final = (0.1, 0.9)
+"""How near to the centres of pixels the outline may come, so that it does not meet itself there."""
+
+_STRAIGHT_PX: Final = 0.05
+"""By how much points of it may lie beside the straight line on which they are left out."""
+
 _CLIPPED_VERTICES: Final = 2000
 """Outlines of more are cut to the block before they are painted, because painting looks at all edges in every row."""
 
@@ -48,31 +58,40 @@ class Area:
     Attributes:
         targets: (rows, columns) bool, the targets to predict; the one of row r and column c starts at grid px
             (c * size, r * size), whatever chose it.
-        outline: Area in level-0 px of QuPath's frame that pixels must lie in; None for whole targets.
-        tissue: Outline of the tissue in level-0 px, to be shown; targets that it touches are predicted as a whole.
-            None where tissue was not sought.
+        outline: Regions of interest in level-0 px of QuPath's frame that pixels must lie in; None for none.
+        within_tissue: Area of the tissue, likewise; where it ends at the slide's right or lower border, it reaches a
+            pixel beyond, so that the last pixels are inside. None where pixels need not lie in it.
+        tissue: Outline of the tissue in level-0 px, to be shown; None where tissue was not sought.
     """
 
     targets: NDArray[np.bool_]
     outline: BaseGeometry | None = None
+    within_tissue: BaseGeometry | None = None
     tissue: BaseGeometry | None = None
-    _parts: shapely.STRtree | None = field(init=False, repr=False, default=None)
+    _limits: tuple[shapely.STRtree, ...] = field(init=False, repr=False, default=())
 
     def __post_init__(self) -> None:
-        if self.outline is not None:
-            parts = shapely.get_parts(self.outline)
+        limits = []
+        for outline in self.outlines:
+            parts = shapely.get_parts(outline)
             shapely.prepare(parts)
-            object.__setattr__(self, "_parts", shapely.STRtree(parts))
+            limits.append(shapely.STRtree(parts))
+        object.__setattr__(self, "_limits", tuple(limits))
+
+    @property
+    def outlines(self) -> tuple[BaseGeometry, ...]:
+        """The areas in all of which pixels must lie, in level-0 px."""
+        return tuple(outline for outline in (self.outline, self.within_tissue) if outline is not None)
 
     @property
     def is_whole(self) -> bool:
         """Whether every pixel of the slide is predicted."""
-        return self.outline is None and bool(self.targets.all())
+        return not self._limits and bool(self.targets.all())
 
     def mask(self, block: Region, grid: PatchGrid) -> NDArray[np.bool_] | None:
         """The pixels of a block that are to have a prediction.
 
-        A pixel lies inside the outline when its centre does, as in `LabelPainter`. Only the block is looked at.
+        A pixel lies inside an outline when its centre does, as in `LabelPainter`. Only the block is looked at.
 
         Args:
             block: In grid px; it may leave the slide.
@@ -84,24 +103,35 @@ class Area:
         size = grid.spec.size_px
         rows, row_inside = _places(block.y, block.height, size, self.targets.shape[0])
         columns, column_inside = _places(block.x, block.width, size, self.targets.shape[1])
-        of_targets = self.targets[np.ix_(rows, columns)] & np.logical_and.outer(row_inside, column_inside)
-        of_outline = self._in_outline(block, grid.downsample)
-        if of_outline is None:
-            return None if of_targets.all() else of_targets
-        return np.asarray(of_targets & of_outline)
+        inside = self.targets[np.ix_(rows, columns)] & np.logical_and.outer(row_inside, column_inside)
+        for parts in self._limits:
+            if not inside.any():
+                return inside
+            of_outline = _in_outline(parts, block, grid.downsample)
+            if of_outline is not None:
+                inside &= of_outline
+        return None if inside.all() else inside
 
-    def _in_outline(self, block: Region, scale: float) -> NDArray[np.bool_] | None:
-        """Pixels of a block whose centres lie inside, None where all do; ``scale`` is level-0 px per grid px."""
-        if self._parts is None:
-            return None
-        window = shapely.box(block.x * scale, block.y * scale, block.right * scale, block.bottom * scale)
-        parts = self._parts.geometries[np.sort(self._parts.query(window))]
-        if shapely.covers(parts, window).any():
-            return None
-        margin = 2 * scale  # so that edges of the cut lie outside the block
-        bounds = (*(v - margin for v in window.bounds[:2]), *(v + margin for v in window.bounds[2:]))
-        pieces = [PaintedArea(piece, 1) for part in parts for piece in _cut(part, bounds)]
-        return np.asarray(AreaLayer(pieces).burn(block, scale) > 0)
+
+def _in_outline(outline: shapely.STRtree, block: Region, scale: float) -> NDArray[np.bool_] | None:
+    """Pixels of a block whose centres lie in an outline.
+
+    Args:
+        outline: Its parts, in level-0 px.
+        block: In grid px.
+        scale: Level-0 px per grid px.
+
+    Returns:
+        (height, width) bool; None where all of the block lies in one part.
+    """
+    window = shapely.box(block.x * scale, block.y * scale, block.right * scale, block.bottom * scale)
+    parts = outline.geometries[np.sort(outline.query(window))]
+    if shapely.covers(parts, window).any():
+        return None
+    margin = 2 * scale  # so that edges of the cut lie outside the block
+    bounds = (*(v - margin for v in window.bounds[:2]), *(v + margin for v in window.bounds[2:]))
+    pieces = [PaintedArea(piece, 1) for part in parts for piece in _cut(part, bounds)]
+    return np.asarray(AreaLayer(pieces).burn(block, scale) > 0)
 
 
 def _places(start: int, length: int, size: int, count: int) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
@@ -147,7 +177,7 @@ def area_to_predict(slide: Slide, target: SlideToPredict, grid: PatchGrid, optio
         area = tissue if options.tissue_only else replace(area, tissue=tissue.tissue)
     if target.roi is not None or options.roi_class is not None:
         regions = region_area(slide, grid, read_regions(target, options.roi_class), options.roi_class)
-        area = replace(regions, targets=regions.targets & area.targets, tissue=area.tissue)
+        area = replace(area, targets=regions.targets & area.targets, outline=regions.outline)
     return area
 
 
@@ -167,9 +197,9 @@ def tissue_area(
     margin_um: float = 0.0,
     resolution_um: float = TISSUE_UM,
 ) -> Area:
-    """The targets that tissue touches, found in a small picture of the slide.
+    """The tissue of a slide, found in a small picture of it; pixels outside its outline are outside.
 
-    The paper's Otsu rule, on the colourfulness of pixels (`tissue_mask`). A target is predicted as a whole.
+    The paper's Otsu rule, on the colourfulness of pixels (`tissue_mask`).
 
     Args:
         slide: The slide.
@@ -190,46 +220,59 @@ def tissue_area(
         min_hole_px=min_hole_um2 / um**2,
         margin_px=margin_um / um,
     )
+    limit, ends = np.array([info.width, info.height], float), mask.shape[::-1]
+    outline = _traced(mask)  # the mask's last row and column end with the slide, or reach past it
+    traced = shapely.transform(
+        outline, lambda xy: np.where(xy >= ends, limit, np.minimum(np.round(xy * downsample, 2), limit))
+    )
+    reaching = shapely.transform(traced, lambda xy: np.where(xy >= limit, limit + grid.downsample, xy))
     shape = whole_area(slide, grid).targets.shape
-    targets = targets_of_mask(mask, downsample, grid.spec.size_px * grid.downsample, (shape[0], shape[1]))
-    return Area(targets, tissue=_traced(mask, downsample, info.width, info.height))
+    return Area(_touched(reaching, grid, (shape[0], shape[1])), within_tissue=reaching, tissue=traced)
 
 
-def targets_of_mask(
-    mask: NDArray[np.bool_], downsample: float, target_px: float, shape: tuple[int, int]
-) -> NDArray[np.bool_]:
-    """The targets that share an area with pixels of a mask.
+def _traced(mask: NDArray[np.bool_]) -> BaseGeometry:
+    """The outline of a mask in its pixels, without their steps; at the border of the mask it goes on straight.
+
+    It runs between the centres of pixels in and beside the mask, where the blurred mask is a half. So all pixels stay
+    on their side of it, and it cannot meet itself.
+    """
+    around = np.pad(mask.astype(np.uint8), 1, mode="edge")
+    heights = around.astype(np.float32)
+    blurred = cv2.GaussianBlur(heights, (0, 0), OUTLINE_BLUR_PX, borderType=cv2.BORDER_REPLICATE)
+    found = [polygon for outlines in polygonize(ArrayLabels(around)) for polygon in outlines.geometries()]
+    smooth = [
+        shapely.Polygon(
+            _between_centres(polygon.exterior, blurred), [_between_centres(r, blurred) for r in polygon.interiors]
+        )
+        for polygon in found
+    ]
+    height, width = mask.shape
+    inside = shapely.transform(shapely.MultiPolygon(smooth), lambda xy: np.clip(xy - 1, 0, (width, height)))
+    return shapely.MultiPolygon(list(_polygons(shapely.simplify(inside, _STRAIGHT_PX, preserve_topology=False))))
+
+
+def _between_centres(ring: BaseGeometry, heights: NDArray[Any]) -> NDArray[np.float64]:
+    """Where a ring along the edges of pixels meets a height of a half.
 
     Args:
-        mask: (rows, columns) bool; pixel (r, c) covers ``downsample`` level-0 px from (c, r) * ``downsample`` on.
-        downsample: Level-0 px per pixel of the mask.
-        target_px: Side of a target in level-0 px; target (r, c) starts at (c, r) * ``target_px``.
-        shape: (rows, columns) of the targets.
+        ring: In pixels of ``heights``.
+        heights: (rows, columns).
+
+    Returns:
+        (edges, 2) a point for each pixel's edge of the ring, on the line between the centres on its two sides.
     """
-    below = np.zeros((mask.shape[0] + 1, mask.shape[1] + 1), np.int64)
-    below[1:, 1:] = mask.cumsum(0).cumsum(1)
-    (top, bottom), (left, right) = (
-        _spans(count, length, target_px / downsample) for count, length in zip(shape, mask.shape, strict=True)
+    xy = shapely.get_coordinates(shapely.segmentize(ring, 1))
+    middles = (xy[:-1] + xy[1:]) / 2
+    is_across = xy[:-1, 1] == xy[1:, 1]  # an edge between two rows
+    step = np.where(is_across[:, None], (0.0, 0.5), (0.5, 0.0))
+    rows, columns = heights.shape
+    first, last = (
+        heights[np.clip(at[:, 1], 0, rows - 1), np.clip(at[:, 0], 0, columns - 1)].astype(float)
+        for at in (np.floor(middles - step).astype(np.int64), np.floor(middles + step).astype(np.int64))
     )
-    inside = below[np.ix_(bottom, right)] - below[np.ix_(top, right)] - below[np.ix_(bottom, left)]
-    return np.asarray(inside + below[np.ix_(top, left)] > 0)
-
-
-def _spans(count: int, length: int, step: float) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """First and last (exclusive) pixel of a mask that each target shares some length with, along one side."""
-    borders = np.arange(count + 1) * step
-    first = np.floor(borders[:-1] + 1e-9).astype(np.int64)
-    last = np.ceil(borders[1:] - 1e-9).astype(np.int64)
-    return np.clip(first, 0, length), np.clip(last, 0, length)
-
-
-def _traced(mask: NDArray[np.bool_], downsample: float, width_px: int, height_px: int) -> BaseGeometry:
-    """The outline of a mask in level-0 px, along its pixels and cut at the slide's border."""
-    outline = shapely.MultiPolygon(
-        [polygon for outline in polygonize(ArrayLabels(mask.astype(np.uint8))) for polygon in outline.geometries()]
-    )
-    limit = np.array([width_px, height_px], float)  # the last row and column may reach past the slide
-    return shapely.transform(outline, lambda xy: np.minimum(xy * downsample, limit))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        part = np.where(first != last, (first - 0.5) / (first - last), 0.5)
+    return np.asarray(middles + (2 * np.clip(part, *_BETWEEN) - 1)[:, None] * step)
 
 
 def read_regions(target: SlideToPredict, class_pattern: str | None) -> tuple[Annotation, ...]:

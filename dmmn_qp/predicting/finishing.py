@@ -10,8 +10,9 @@ from typing import Final
 
 from dmmn_qp.errors import DatasetError
 from dmmn_qp.folders.label_raster import LabelRaster
-from dmmn_qp.folders.predictions import LABELS_SUFFIX, PROBABILITIES_SUFFIX, Prediction
+from dmmn_qp.folders.predictions import EARLIER, LABELS_SUFFIX, PROBABILITIES_SUFFIX, Prediction
 from dmmn_qp.outputs.area_table import count_areas
+from dmmn_qp.outputs.made_objects import MadeObjects
 from dmmn_qp.outputs.predicted import LabelConfidence, PredictedSlide
 from dmmn_qp.outputs.writers import write_files, write_polygons_alone
 from dmmn_qp.predicting.call import Call
@@ -20,7 +21,7 @@ from dmmn_qp.predicting.plan import RemakePolygons
 from dmmn_qp.predicting.publishing import ReadySlide, digests_of, publish
 from dmmn_qp.predicting.request import input_of, listed, polygon_differences
 from dmmn_qp.predicting.slide import SlideJob
-from dmmn_qp.predicting.summary import Outcome, Summary
+from dmmn_qp.predicting.summary import Outcome, Summary, say_objects
 from dmmn_qp.slides.base import Slide
 from dmmn_qp.slides.files import fingerprint
 from dmmn_qp.slides.forgiving import ForgivingSlide
@@ -57,7 +58,10 @@ def finish(call: Call, job: SlideJob, so_far: Summary) -> Outcome:
         record = record.model_copy(update={"files": digests_of(ready, name)})
         areas = count_areas(predicted)
         write_files(ready, predicted, call.reporter, recorded=False)
-    outcome = publish(call, ReadySlide(name, ready, record, input_of(job.target, job.info), areas), so_far)
+    record = _with_objects(record, predicted)
+    outcome = publish(
+        call, ReadySlide(name, ready, record, input_of(job.target, job.info), predicted.made, areas), so_far
+    )
     strips.remove()
     return outcome
 
@@ -84,9 +88,11 @@ def remake_polygons(call: Call, plan: RemakePolygons, so_far: Summary) -> Outcom
             slide = stack.enter_context(ForgivingSlide(plan.slide.open()))
             raster = stack.enter_context(LabelRaster(labels))
             confidence = _confidence_of(call, plan, raster, stack)
-            write_polygons_alone(ready, _predicted(call, plan.slide, slide, labels, plan.record, confidence))
+            predicted = _predicted(call, plan.slide, slide, labels, plan.record, confidence)
+            write_polygons_alone(ready, predicted)
             image = input_of(plan.slide, slide.info)
-        outcome = publish(call, ReadySlide(name, ready, plan.record, image), so_far)
+        record = _with_objects(plan.record, predicted)
+        outcome = publish(call, ReadySlide(name, ready, record, image, predicted.made), so_far)
     except DatasetError as error:
         call.reporter.say(f"  {name}: it is predicted again ({error})")
         return None
@@ -94,7 +100,8 @@ def remake_polygons(call: Call, plan: RemakePolygons, so_far: Summary) -> Outcom
         shutil.rmtree(ready, ignore_errors=True)
         with suppress(OSError):  # of a prediction that was begun, its strips stay
             call.strips_folder(name).rmdir()
-    _say_remade(call, plan, has_confidence=confidence is not None)
+    _say_remade(call, plan, predicted.made, has_confidence=confidence is not None)
+    say_objects(call, outcome)
     return outcome
 
 
@@ -104,6 +111,11 @@ def _record_of(call: Call, job: SlideJob) -> Prediction:
     record = call.record(job.target, job.info.mpp, job.area.outline, precision)
     unreadable = {"lost": len(job.unreadable.lost), "from_another_level": len(job.unreadable.replaced)}
     return record.model_copy(update={"seconds": round(job.seconds, 1), "unreadable": unreadable})
+
+
+def _with_objects(record: Prediction, predicted: PredictedSlide) -> Prediction:
+    """The record with what became of the regions of the labels."""
+    return record.model_copy(update={"objects": predicted.made.description()})
 
 
 def _predicted(
@@ -140,12 +152,14 @@ def _confidence_of(call: Call, plan: RemakePolygons, labels: LabelRaster, stack:
     return stack.enter_context(LabelConfidence(labels, path, len(call.model.card.class_map)))
 
 
-def _say_remade(call: Call, plan: RemakePolygons, *, has_confidence: bool) -> None:
+def _say_remade(call: Call, plan: RemakePolygons, made: MadeObjects, *, has_confidence: bool) -> None:
     """Says that polygons were made anew, why, and whether they lack something."""
     name = plan.slide.slide_id
     changes = listed(polygon_differences(plan.before.polygons or {}, plan.record.polygons or {}))
     call.reporter.say(
-        f"  {name}: polygons made anew from its labels, without predicting" + (f" ({changes})" if changes else "")
+        f"  {name}: polygons made anew from its labels, without predicting"
+        + (f" ({changes}); those of before are kept in {call.out / EARLIER}/" if changes else "")
+        + f"; {made.summary(call.options)}"
     )
     request = plan.before.request or {}
     if not has_confidence and any(request.get(kind) for kind in ("probabilities", "uncertainty")):

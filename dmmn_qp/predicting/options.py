@@ -27,7 +27,7 @@ class PredictOptions(OutputOptions):
         tta: Whether to take the mean over the eight turned and mirrored copies.
         mpp: um/px of slides that do not say it.
         force_mpp: Whether ``mpp`` counts for all slides, but for those of which a table says it.
-        tissue_only: Whether only targets that tissue touches are predicted, each as a whole.
+        tissue_only: Whether nothing is predicted outside the outline of the tissue, margin included.
         tissue_min_area_um2: A smaller part of the tissue counts as dirt.
         tissue_min_hole_um2: A smaller hole in the tissue counts as tissue.
         tissue_margin_um: How far beyond its border the tissue is taken to reach.

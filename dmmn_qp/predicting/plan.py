@@ -15,9 +15,10 @@ from dmmn_qp.outputs.writers import recorded_suffixes
 from dmmn_qp.predicting.areas import read_regions, region_area
 from dmmn_qp.predicting.call import Call
 from dmmn_qp.predicting.inputs import SlideToPredict
-from dmmn_qp.predicting.request import compare, input_of, listed
+from dmmn_qp.predicting.request import compare, input_of, listed, polygon_differences
 from dmmn_qp.predicting.unfinished import begun_after, has_begun_this
 from dmmn_qp.qupath.marks import METADATA_KEY, MODEL_RUN_KEY, RUN_KEY
+from dmmn_qp.qupath.originals import is_laid_out_by_us
 from dmmn_qp.slides.base import Slide
 from dmmn_qp.slides.files import fingerprint
 from dmmn_qp.slides.pixel_sizes import PixelSize, contradictions
@@ -31,11 +32,14 @@ class Skip:
         slide: The slide.
         polygons: Its polygons.
         is_comparable: Whether that is known; not so of predictions of earlier versions, which are left alone too.
+        not_remade: How its polygons differ from what is asked for, where they are left alone all the same, because the
+            file is not as we wrote it: somebody's corrections may be in it. Else empty.
     """
 
     slide: SlideToPredict
     polygons: Path
     is_comparable: bool = True
+    not_remade: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,6 +234,8 @@ def _compared(
     if lost := _lost_file(call, slide.slide_id, before):
         return Predict(slide, lost, seen)
     if found.is_complete and before is not None and (polygons is None or before.polygons != wanted.polygons):
+        if polygons is not None and not is_laid_out_by_us(polygons):
+            return Skip(slide, polygons, not_remade=listed(_polygon_changes(before, wanted)))
         return RemakePolygons(slide, before, _with_new_polygons(before, wanted), seen)
     assert polygons is not None  # else it would have been compared, or predicted
     return Skip(slide, polygons, found.is_complete)
@@ -243,6 +249,11 @@ def _lost_file(call: Call, slide_id: str, before: Prediction | None) -> str | No
         if not path.is_file() or fingerprint(path) != known.get(suffix, fingerprint(path)):
             return path.name
     return None
+
+
+def _polygon_changes(before: Prediction, wanted: Prediction) -> list[str]:
+    """How the polygons that are there were asked for in another way."""
+    return polygon_differences(before.polygons or {}, wanted.polygons or {})
 
 
 def _with_new_polygons(before: Prediction, wanted: Prediction) -> Prediction:

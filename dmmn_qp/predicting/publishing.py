@@ -27,6 +27,7 @@ from dmmn_qp.folders.predictions import (
 from dmmn_qp.folders.provenance import now
 from dmmn_qp.outputs.area_table import SlideAreas, write_areas
 from dmmn_qp.outputs.earlier import drop_oldest, first_metadata, keep_earlier
+from dmmn_qp.outputs.made_objects import MadeObjects
 from dmmn_qp.outputs.readme import write_readme
 from dmmn_qp.outputs.writers import WRITERS, recorded_suffixes
 from dmmn_qp.predicting.call import Call
@@ -44,6 +45,7 @@ class ReadySlide:
         folder: A folder with the new files, on the same disk as the folder of predictions.
         record: Of the new files.
         image: What they were made from.
+        made: What became of the regions of the labels.
         areas: Pixels of each class; None where only the polygons are new, and the other files stay.
     """
 
@@ -51,6 +53,7 @@ class ReadySlide:
     folder: Path
     record: Prediction
     image: PredictedInput
+    made: MadeObjects
     areas: SlideAreas | None = None
 
 
@@ -82,7 +85,7 @@ def publish(call: Call, ready: ReadySlide, so_far: Summary) -> Outcome:
         _write_run(call, so_far.after(Outcome(name, place)), {name: ready.record}, {name: ready.image})
         _write_readme(call, polygons.name)
         move(polygons, place)
-    return Outcome(name, place, dropped=drop_oldest(call.out, name))
+    return Outcome(name, place, made=ready.made, dropped=drop_oldest(call.out, name))
 
 
 def write_run(call: Call, summary: Summary, without: Sequence[str] = ()) -> None:

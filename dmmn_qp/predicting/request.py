@@ -24,6 +24,9 @@ from dmmn_qp.slides.files import fingerprint, users_path
 from dmmn_qp.text import shorten
 
 _TISSUE: Final = ("tissue_min_area_um2", "tissue_min_hole_um2", "tissue_margin_um")
+_TISSUE_BORDER: Final = "tissue_border"
+"""Where a prediction of the tissue alone ends; earlier versions do not say it, and ended with whole targets."""
+
 _EXTRA_FILES: Final = ("tissue_outline", "probabilities", "uncertainty")
 """Files that may be there without being asked for."""
 
@@ -62,6 +65,7 @@ def request_of(
         "precision": precision,
         **{name: getattr(options, name) for name in _FLAGS},
         **{name: _as_json(getattr(options, name)) if seeks_tissue else None for name in _TISSUE},
+        **({_TISSUE_BORDER: "outline"} if options.tissue_only else {}),
         "outside": options.outside if is_restricted(target, options) else None,
         "regions": None if regions is None else hashlib.sha256(shapely.to_wkb(regions)).hexdigest()[:32],
         "roi": None if target.roi is None else target.roi.name,

@@ -15,7 +15,7 @@ from dmmn_qp.predicting.finishing import finish, remake_polygons
 from dmmn_qp.predicting.plan import Failed, Predict, RemakePolygons, Skip, SlidePlan, plan_again
 from dmmn_qp.predicting.publishing import write_run
 from dmmn_qp.predicting.slide import SlideJob, predict_strips
-from dmmn_qp.predicting.summary import Outcome, Summary, left_out, say_skipped
+from dmmn_qp.predicting.summary import Outcome, Summary, left_out, say_objects, say_skipped
 from dmmn_qp.predicting.unfinished import claimed, remove_leftovers, take_up
 
 
@@ -85,6 +85,11 @@ def _skip(call: Call, plan: Skip) -> Outcome:
         call.reporter.warn(
             f"{name}: it was predicted by an earlier version or interrupted there, so its options cannot be "
             "compared with those of now; pass --overwrite to predict it again"
+        )
+    if plan.not_remade:
+        call.reporter.warn(
+            f'{name}: "{plan.polygons.name}" is not as it was predicted, so it is left as it is, though its polygons '
+            f"are asked for otherwise ({plan.not_remade}); move it away to have them made anew"
         )
     return Outcome(name, plan.polygons, skipped=True)
 
@@ -172,7 +177,9 @@ def _finished(call: Call, running: _Running) -> Outcome:
         running.claim.close()
     rows, columns = job.shape
     mpp = call.model.card.patch_spec.mpps[0]
-    call.reporter.say(f"  {name}: {columns} x {rows} px at {mpp:g} um/px in {duration(job.seconds)}")
+    made = f"; {outcome.made.summary(call.options)}" if outcome.made is not None else ""
+    call.reporter.say(f"  {name}: {columns} x {rows} px at {mpp:g} um/px in {duration(job.seconds)}{made}")
+    say_objects(call, outcome)
     for count, what in (
         (len(job.unreadable.replaced), "were read from another level of the slide"),
         (len(job.unreadable.lost), "could not be read and are unlabelled"),

@@ -10,6 +10,7 @@ from typing import Final
 from dmmn_qp.errors import InUseError, OutputExistsError, PartlyPredictedError
 from dmmn_qp.files.failures import is_full_disk, line_of
 from dmmn_qp.folders.predictions import EARLIER
+from dmmn_qp.outputs.made_objects import MadeObjects
 from dmmn_qp.predicting.call import Call
 
 _MOST_NAMES: Final = 5
@@ -27,6 +28,7 @@ class Outcome:
         failure: Why it failed; None where it did not.
         is_left: Whether another process predicts it.
         dropped: Number of earlier polygons that were removed because there were too many.
+        made: What became of the regions of its labels; None where no polygons were made.
     """
 
     slide_id: str
@@ -35,6 +37,7 @@ class Outcome:
     failure: str | None = None
     is_left: bool = False
     dropped: int = 0
+    made: MadeObjects | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +99,17 @@ def left_out(call: Call, slide_id: str, error: Exception) -> Outcome:
     reason = line_of(error)
     call.reporter.warn(f"{slide_id} is left out: {reason}")
     return Outcome(slide_id, failure=reason)
+
+
+def say_objects(call: Call, outcome: Outcome) -> None:
+    """Says of which classes no object was made, and warns of very many objects."""
+    if outcome.made is None or outcome.polygons is None:
+        return
+    for line in outcome.made.vanished_words(call.options):
+        call.reporter.say(f"  {outcome.slide_id}: {line}")
+    warning = outcome.made.warning(call.options, outcome.polygons.stat().st_size)
+    if warning is not None:
+        call.reporter.warn(f"{outcome.slide_id}: {warning}")
 
 
 def say_skipped(call: Call, summary: Summary) -> None:

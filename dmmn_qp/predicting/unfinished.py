@@ -112,5 +112,5 @@ def _key(call: Call, job: SlideJob) -> dict[str, Any]:
 
 
 def _area_digest(area: Area) -> str:
-    outline = b"" if area.outline is None else shapely.to_wkb(area.outline)
-    return hashlib.sha256(np.packbits(area.targets).tobytes() + outline).hexdigest()[:32]
+    outlines = b"".join(shapely.to_wkb(outline) for outline in area.outlines)
+    return hashlib.sha256(np.packbits(area.targets).tobytes() + outlines).hexdigest()[:32]

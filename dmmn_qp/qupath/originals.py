@@ -145,6 +145,17 @@ def _objects(path: Path, wanted: frozenset[UUID], boxes: Mapping[str | None, sha
     yield from read_geojson(path).annotations
 
 
+def is_laid_out_by_us(path: Path) -> bool:
+    """Whether a file of polygons is as our writer lays it out, so that no other program wrote it again."""
+    try:
+        with open_bytes(path, "file of predictions", "predict again") as file:
+            for _ in _feature_lines(open_text(file, os.fstat(file.fileno()).st_size)):
+                pass
+    except (_OtherLayoutError, FileContentError, AnnotationFileError):
+        return False
+    return True
+
+
 class _OtherLayoutError(ValueError):
     """The file was not laid out by us."""
 
