@@ -119,6 +119,7 @@ def two_tissue_slides(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 FAST_TOML = """
 [train]
+preset = "scratch"
 width = 4
 stem = "quarter"
 epochs = 2

@@ -409,7 +409,7 @@ def test_what_is_no_network_of_the_dataset_is_not_saved(workspace, tmp_path):
 def test_stages_are_quiet_and_their_warnings_are_pythons(workspace, tmp_path, capfd):
     with pytest.warns(dmmn_qp.DmmnQpWarning, match="which flatters it"):
         model = dmmn_qp.train(
-            str(workspace / "dataset"), str(tmp_path / "m"), epochs=1, steps_per_epoch=1, width=2, stem="quarter",
+            str(workspace / "dataset"), str(tmp_path / "m"), preset="scratch", epochs=1, steps_per_epoch=1, width=2,
             batch_size=1, workers=0, validate_on="train",
         )  # fmt: skip
     assert model == tmp_path / "m"

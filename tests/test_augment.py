@@ -360,7 +360,9 @@ def test_wrong_options_are_one_line(workspace, here, toml, message):
 
 
 def test_elastic_training_says_what_it_balances(workspace, here):
-    Path("c.toml").write_text('[train]\nsampler = "elastic"\nrates = {dark = 1}\nwidth = 4\nworkers = 0\n')
+    Path("c.toml").write_text(
+        '[train]\npreset = "scratch"\nsampler = "elastic"\nrates = {dark = 1}\nwidth = 4\nworkers = 0\n'
+    )
     done = invoke(
         "train", "--dataset", workspace / "dataset", "--config", "c.toml", "--epochs", 1, "--steps-per-epoch", 1
     )

@@ -25,7 +25,11 @@ FLOORS: list[set[str]] = [
 GROUND = {"console": {"errors", "text"}, "errors": {"text"}, "regions": {"errors"}}
 """What on the ground floor may import what else there."""
 
-OPEN_FILES = {"features", "files", "slides", "folders", "qupath", "outputs", "reports", "models", "pushing"} | FLOORS[5] | FLOORS[6]
+OPEN_FILES = (
+    {"features", "files", "slides", "folders", "qupath", "outputs", "reports", "models", "pushing"}
+    | FLOORS[5]
+    | FLOORS[6]
+)
 """Who may open files."""
 
 

@@ -104,6 +104,7 @@ def test_frozen_parameters_are_in_no_optimiser():
 
 SMALL = """
 [train]
+preset = "scratch"
 width = 2
 epochs = 4
 steps_per_epoch = 2

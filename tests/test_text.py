@@ -174,6 +174,7 @@ HOSTILE = "=cmd|'!A1'\x1b[2J\u202e"
 FORMULA = "=cmd|'/c calc'!A1"
 SMALL = """
 [train]
+preset = "scratch"
 width = 2
 stem = "quarter"
 epochs = 1

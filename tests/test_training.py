@@ -32,6 +32,7 @@ from tests.official_files import official_state, write_checkpoint
 
 TINY = """
 [train]
+preset = "scratch"
 width = 2
 epochs = 2
 steps_per_epoch = 3

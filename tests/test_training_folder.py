@@ -22,7 +22,22 @@ from dmmn_qp.training.state import STATE, TrainingState, save_state
 from tests.conftest import fails, invoke
 from tests.test_training import KILLED, history_of, python, same_weights, weights_of
 
-TINY = ["--width", 2, "--epochs", 1, "--steps-per-epoch", 2, "--batch-size", 2, "--precision", "fp32", "--workers", 0]
+TINY = [
+    "--preset",
+    "scratch",
+    "--width",
+    2,
+    "--epochs",
+    1,
+    "--steps-per-epoch",
+    2,
+    "--batch-size",
+    2,
+    "--precision",
+    "fp32",
+    "--workers",
+    0,
+]
 
 
 @pytest.fixture

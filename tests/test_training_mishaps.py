@@ -33,7 +33,20 @@ LAUNCHER = (
     "MASTER_PORT",
 )
 
-TINY = ["--width", 2, "--epochs", 1, "--steps-per-epoch", 2, "--batch-size", 2, "--precision", "fp32"]
+TINY = [
+    "--preset",
+    "scratch",
+    "--width",
+    2,
+    "--epochs",
+    1,
+    "--steps-per-epoch",
+    2,
+    "--batch-size",
+    2,
+    "--precision",
+    "fp32",
+]
 
 
 @pytest.fixture(autouse=True)

@@ -20,7 +20,7 @@ RATE = 1e-3
 WEIGHT_DECAY = 1e-2
 BATCH = 512
 STEPS_BETWEEN_CHECKS = 50
-MOST_STEPS = 1500
+MOST_STEPS = 1000
 PATIENCE = 8
 """So many checks without a better one end it."""
 
@@ -137,8 +137,7 @@ def fit_head(
     generator = torch.Generator().manual_seed(seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        mean = training.vectors.float().mean(0).to(device)
-        deviation = training.vectors.float().std(0, correction=0).clamp_min(LEAST_DEVIATION).to(device)
+        mean, deviation = (values.to(device) for values in _spread(training.vectors))
         head = _Head(mean, deviation, width, n_classes).to(device)
         kept = _Head(mean, deviation, width, n_classes).to(device)
     if start is not None:
@@ -176,6 +175,17 @@ def fit_head(
             break
     best.curve = curve
     return best
+
+
+def _spread(vectors: Tensor, at_once: int = 8192) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of each dimension: (D,) and (D,), the latter at least `LEAST_DEVIATION`."""
+    total = torch.zeros(2, vectors.shape[1], dtype=torch.float64)
+    for part in torch.split(vectors, at_once):
+        values = part.double()
+        total += torch.stack([values.sum(0), values.square().sum(0)])
+    mean, square = total / len(vectors)
+    deviation = (square - mean.square()).clamp_min(0).sqrt().clamp_min(LEAST_DEVIATION)
+    return mean.float(), deviation.float()
 
 
 def _average(kept: nn.Module, head: nn.Module, share: float) -> None:
