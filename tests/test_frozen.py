@@ -18,6 +18,7 @@ from dmmn_qp.slides.beyond import mirrored_beyond
 from dmmn_qp.specs import PatchSpec
 from dmmn_qp.training.cells import CELLS, Cells, Place, chosen_tiles, middles, picked, targets_in
 from dmmn_qp.training.head import fit_head, head_of, put_into, steps_by_groups
+from tests.conftest import invoke
 
 CPU = torch.device("cpu")
 
@@ -114,9 +115,7 @@ def test_no_tile_gives_more_of_a_class_than_others_as_far_as_they_have_it():
     """Class 1: 100, 10 and 2 cells, of which 30 are wanted: 18, 10 and 2. Class 2: all 5."""
     labels = {place(0): cells_of([100, 0]), place(1): cells_of([10, 5]), place(2): cells_of([2, 0])}
     chosen, stands_for = picked(labels, 2, np.random.default_rng(0), [30, 30])
-    found = {
-        p: np.bincount(labels[p][rows[:, 0], rows[:, 1]], minlength=3)[1:].tolist() for p, rows in chosen.items()
-    }
+    found = {p: np.bincount(labels[p][rows[:, 0], rows[:, 1]], minlength=3)[1:].tolist() for p, rows in chosen.items()}
     assert list(found.values()) == [[18, 0], [10, 5], [2, 0]]
     assert stands_for.tolist() == [112 / 30, 1]
 
@@ -290,3 +289,15 @@ def test_the_cache_is_where_the_user_says(monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
     assert isinstance(cache_folder(), Path)
+
+
+def test_clean_removes_what_can_be_made_again_and_nothing_else(here, monkeypatch):
+    monkeypatch.setenv("DMMN_QP_CACHE", str(here / "c"))
+    assert invoke("clean").stdout.strip() == f"Nothing to remove in {here / 'c'}"
+    FeatureCache(here / "c", 10**6, Told()).folder_of("ab" * 32).put(TILE, maps(3))
+    (here / "c" / "mine").mkdir()
+    assert "Removed 0 MiB" in invoke("clean").stdout
+    assert [path.name for path in (here / "c").iterdir()] == ["mine"]
+    (here / "c" / "mine").rmdir()
+    invoke("clean")
+    assert not (here / "c").exists()

@@ -124,5 +124,23 @@ def our_folders(folder: Path) -> list[Path]:
     return [path for path in folder.glob(f"{_MARK}-*") if path.is_dir()] if folder.is_dir() else []
 
 
+def clear(folder: Path) -> int:
+    """Removes all maps in a cache, and the folder if nothing else is in it.
+
+    Returns:
+        The bytes that they took.
+
+    Raises:
+        OSError: They cannot be removed.
+    """
+    freed = 0
+    for kept in our_folders(folder):
+        freed += _bytes_in(kept)
+        shutil.rmtree(kept)
+    with suppress(OSError):
+        folder.rmdir()
+    return freed
+
+
 def _bytes_in(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.iterdir())

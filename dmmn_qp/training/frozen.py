@@ -5,6 +5,7 @@ A round fits the head to cells that were drawn; those after the first are rounds
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -116,6 +117,14 @@ class HeadTraining:
         key = f"{record.fingerprint} {record.width} {record.height} {record.crop_to_bounds} {record.frame}"
         opened = partial(self._dataset.open, record, self._slides_roots)
         return SeenSlide(key, self._dataset.patch_spec.grid_of(record.mpp, slide_id), opened)
+
+    def cost(self) -> tuple[int, float]:
+        """How many tiles with a drawing the encoder will look at, and seconds for one of them."""
+        places = [*self._labels(self._plan.training, tuple(ORIGINS))]
+        of_validation = places_of(self._plan.validation, self._dataset.patch_spec.size_px)
+        clock = time.monotonic()
+        looked = sum(1 for _ in self._source.seen(places[:2]))
+        return len({*places, *of_validation}), (time.monotonic() - clock) / max(1, looked)
 
     def rounds(self) -> Iterator[Round]:
         """Trains; yields each round while its head is in the network, and leaves the best one there."""

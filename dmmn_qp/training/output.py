@@ -90,6 +90,7 @@ def save_as_model(
             "mean_recall": metrics.mean_recall,
             "mean_precision": metrics.mean_precision,
             "iou": by_class(metrics.iou, dataset.class_map),
+            **state.head,
         },
         provenance=training_provenance(state.run, [r.fingerprint for r in dataset.slides("train")]) | start,
         created=now(),

@@ -9,7 +9,11 @@ from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
+from lightning_fabric import Fabric
+
 from dmmn_qp.console import Reporter, duration
+from dmmn_qp.features.cache import FeatureCache
+from dmmn_qp.features.computing import TILE_PX
 from dmmn_qp.files import new_file
 from dmmn_qp.folders.dataset import Dataset
 from dmmn_qp.labels.draws import Draw, class_weights
@@ -21,10 +25,12 @@ from dmmn_qp.specs import as_toml
 from dmmn_qp.training.augment import AugmentRules
 from dmmn_qp.training.examples import PatchExamples
 from dmmn_qp.training.fine_tuning import inherited_from
+from dmmn_qp.training.frozen import HeadTraining
 from dmmn_qp.training.launch import make_fabric
 from dmmn_qp.training.learner import Learner
 from dmmn_qp.training.options import TrainOptions
 from dmmn_qp.training.plan import (
+    TrainingPlan,
     make_batches,
     make_plan,
     say_plan,
@@ -34,6 +40,9 @@ from dmmn_qp.training.plan import (
 SHOWN_PATCHES = 6
 
 _TIMED_STEPS = 3
+
+SECONDS_OF_A_FIT = 10
+"""What fitting the head takes, about, and judging it, once the encoder has looked."""
 
 
 def show_batch(
@@ -119,6 +128,40 @@ def estimate(
         )
     ]
     reporter.table(("class", "training px", "validation px", "weight"), rows)
+    seconds = _of_the_head(dataset, plan, learner, fabric, slides_roots, reporter) if plan.rounds else 0.0
+    if plan.epochs:
+        seconds += _of_the_epochs(dataset, plan, learner, fabric, slides_roots, reporter)
+    reporter.say(
+        f"  about {duration(seconds)} in all, and {memory_gib():.1f} GiB of "
+        f"{'GPU ' if device.type == 'cuda' else ''}memory; nothing was written"
+    )
+
+
+def _of_the_head(
+    dataset: Dataset,
+    plan: TrainingPlan,
+    learner: Learner,
+    fabric: Fabric,
+    slides_roots: Sequence[SlidesRoot],
+    reporter: Reporter,
+) -> float:
+    """Seconds until the head has learned, from a tile that the encoder looks at."""
+    network = learner.module.stemmed
+    head = HeadTraining(dataset, plan, network, fabric, slides_roots, reporter, FeatureCache(None, 0, reporter))
+    tiles, tile = head.cost()
+    reporter.say(f"  the encoder looks at {tiles} tiles of {TILE_PX} px, {tile:.2f} s each unless it has before")
+    return tiles * tile + plan.rounds * SECONDS_OF_A_FIT
+
+
+def _of_the_epochs(
+    dataset: Dataset,
+    plan: TrainingPlan,
+    learner: Learner,
+    fabric: Fabric,
+    slides_roots: Sequence[SlidesRoot],
+    reporter: Reporter,
+) -> float:
+    """Seconds of all epochs, from a few steps."""
     batches, draws, _ = make_batches(dataset, plan, fabric, slides_roots, reporter)
     learner.set_up()
     draws.start(1)
@@ -132,8 +175,5 @@ def estimate(
             clock = time.monotonic()
     step = min(seconds[1:] or seconds)
     of_validation = step / 3 * math.ceil(len(plan.validation) / plan.options.batch_size)  # no backward pass
-    total = plan.total_steps * step + plan.epochs * of_validation
-    reporter.say(
-        f"  about {duration(total)} at {step:.2f} s a step, and {memory_gib():.1f} GiB of "
-        f"{'GPU ' if device.type == 'cuda' else ''}memory; nothing was written"
-    )
+    reporter.say(f"  {step:.2f} s a step")
+    return plan.total_steps * step + plan.epochs * of_validation

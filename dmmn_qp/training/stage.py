@@ -24,7 +24,7 @@ from dmmn_qp.training import judging
 from dmmn_qp.training.checks import check_same_training, explained, step_note, warn_of_collapse
 from dmmn_qp.training.examples import EpochDraws
 from dmmn_qp.training.fine_tuning import Inherited, as_kept
-from dmmn_qp.training.frozen import HeadTraining, Round
+from dmmn_qp.training.frozen import HeadTraining
 from dmmn_qp.training.head import RATE as HEAD_RATE
 from dmmn_qp.training.launch import make_fabric
 from dmmn_qp.training.learner import Learner
@@ -210,18 +210,15 @@ def _train_head(run: _Run, head: HeadTraining) -> None:
     run.state.history, run.state.best = [], max(run.state.start_mean_iou or -1.0, -1.0)
     if run.log is not None:
         for done in head.rounds():
+            run.state.head = {"steps": done.fitted.steps, "self_training": done.added}
             _end_epoch(run, run.log, done.number, [done.fitted.loss], HEAD_RATE, done.validation)
-            _say_round(run.reporter, done)
+            if done.added:
+                run.reporter.say(f"    {done.added}")
     if run.fabric.world_size > 1:
         for tensor in (*run.learner.module.parameters(), *run.learner.module.buffers()):
             torch.distributed.broadcast(tensor.data, src=0)
     if run.plan.epochs:
         run.checkpoints.save(run.plan.rounds + 1, [])
-
-
-def _say_round(reporter: Reporter, done: Round) -> None:
-    if done.added:
-        reporter.say(f"    {done.added}")
 
 
 def _train_epoch(run: _Run, epoch: int, batches: Batches, draws: EpochDraws, stop: StopRequest) -> list[float]:
@@ -275,7 +272,7 @@ def _keep_if_best(run: _Run, epoch: int, validation: Validation) -> bool:
     improved = metrics.mean_iou > state.best or state.best < 0 or not is_whole(run.out)  # another's is no rival
     if improved:
         state.best = metrics.mean_iou
-        state.kept = judging.as_kept(epoch, metrics.confusion, validation.shown)
+        state.kept = judging.as_kept(epoch, metrics.confusion, validation.shown) | {"head": state.head}
         save_as_model(run.out, run.plan, run.dataset, run.learner.module, metrics, state, epoch)
     return improved
 

@@ -45,6 +45,7 @@ class TrainingState:
         seconds: Time spent so far.
         tensors: States of the network, the optimiser, the schedule and torch's generator.
         inherited: What it takes over from the model that it started from: `dmmn_qp.training.fine_tuning.as_kept`.
+        head: Of the head that is in a network on a pretrained encoder: its steps, and what self-training added.
         replaced: Files of an earlier model in the same folder, by path in it; they go when there is a new model.
     """
 
@@ -63,6 +64,7 @@ class TrainingState:
     tensors: dict[str, Any] = field(default_factory=dict)
     inherited: dict[str, Any] = field(default_factory=dict)
     replaced: list[str] = field(default_factory=list)
+    head: dict[str, Any] = field(default_factory=dict)
 
 
 def save_state(folder: Path, state: TrainingState) -> None:

@@ -162,6 +162,8 @@ def write_report(
     for label, values in list(kept["best"].items())[:_MOST_CLASSES]:
         classes.setdefault(values["number"], []).append(dataset.class_map.names[label - 1])
     best = {values["number"]: values for values in kept["best"].values()}
+    head = kept.get("head") or {}
+    facts = {"steps of the head": str(head["steps"]), "self-training": head["self_training"] or "none"} if head else {}
     epoch = f"{kept['epoch']} of {len(state.history)}" if kept["epoch"] else "none"
     write_training_report(
         out,
@@ -170,6 +172,6 @@ def write_report(
         Metrics.from_confusion(kept["confusion"].numpy()),
         worst=[verdict_of(values) for values in kept["worst"]],
         best=[(", ".join(names), verdict_of(best[number])) for number, names in classes.items()],
-        facts={"epoch kept": epoch, "time": duration(state.seconds)},
+        facts={"round kept" if plan.rounds else "epoch kept": epoch, "time": duration(state.seconds), **facts},
         started_from=started_from,
     )
