@@ -111,13 +111,17 @@ def test_a_cell_has_the_label_of_its_middle():
     assert cells.shape == (CELLS, CELLS) and cells[0, 1] == 5 and cells.sum() == 5
 
 
-def test_no_tile_gives_more_of_a_class_than_others_as_far_as_they_have_it():
-    """Class 1: 100, 10 and 2 cells, of which 30 are wanted: 18, 10 and 2. Class 2: all 5."""
+def test_every_cell_of_a_class_is_as_likely():
+    """Class 1: 100, 10 and 2 cells, of which 56 are wanted, about 50, 5 and 1. Class 2: all 5."""
     labels = {place(0): cells_of([100, 0]), place(1): cells_of([10, 5]), place(2): cells_of([2, 0])}
-    chosen, stands_for = picked(labels, 2, np.random.default_rng(0), [30, 30])
-    found = {p: np.bincount(labels[p][rows[:, 0], rows[:, 1]], minlength=3)[1:].tolist() for p, rows in chosen.items()}
-    assert list(found.values()) == [[18, 0], [10, 5], [2, 0]]
-    assert stands_for.tolist() == [112 / 30, 1]
+    chosen, stands_for = picked(labels, 2, np.random.default_rng(0), [56, 56])
+    found = {p: np.bincount(labels[p][rows[:, 0], rows[:, 1]], minlength=3) for p, rows in chosen.items()}
+    assert all(counts[0] == 0 for counts in found.values())  # nothing that has no label
+    ones, twos = (np.array([counts[c] for counts in found.values()]) for c in (1, 2))
+    assert ones.sum() == 56 and np.abs(ones - [50, 5, 1]).max() <= 6 and twos.tolist() == [0, 5, 0]
+    assert all(len(np.unique(rows, axis=0)) == len(rows) for rows in chosen.values())
+    assert stands_for.tolist() == [2, 1]
+    assert picked({place(0): cells_of([0, 0])}, 2, np.random.default_rng(0), [9, 9])[0][place(0)].shape == (0, 2)
 
 
 def test_rare_classes_keep_their_tiles():

@@ -23,7 +23,7 @@ TILE_PX = 1024
 """Side of a tile in grid px."""
 
 MARGIN_PX = 128
-"""Context around a tile on each side, in px of each magnification: half of prediction's, with which 1 in 200 differs."""
+"""Context around a tile on each side, in px of each magnification."""
 
 MOST_DECODERS = 8
 

@@ -130,7 +130,7 @@ def picked(
     rng: np.random.Generator,
     most: Sequence[int],
 ) -> tuple[dict[Place, NDArray[np.int64]], NDArray[np.float64]]:
-    """Chooses cells: of each class at most so many, of every tile as many as of others as far as it has them.
+    """Chooses cells: of each class at most so many, each as likely as every other.
 
     Args:
         labels: Labels of the cells of each tile.
@@ -141,27 +141,18 @@ def picked(
     Returns:
         (N, 2) rows and columns of the cells of each tile, and for each class how many cells each chosen one stands for.
     """
-    counts = np.array([np.bincount(cells.ravel(), minlength=n_classes + 1)[1:] for cells in labels.values()])
-    counts = counts.reshape(len(labels), n_classes)
-    caps = [_cap(counts[:, c], most[c]) for c in range(n_classes)]
-    chosen: dict[Place, NDArray[np.int64]] = {}
-    for place, cells in labels.items():
-        rows = []
-        for c, cap in enumerate(caps):
-            found = np.argwhere(cells == c + 1)
-            rows.append(found if len(found) <= cap else found[np.sort(rng.permutation(len(found))[:cap])])
-        chosen[place] = np.concatenate(rows)
-    taken = np.minimum(counts, np.array(caps)).sum(axis=0)
-    return chosen, counts.sum(axis=0) / np.maximum(1, taken)
-
-
-def _cap(counts: NDArray[np.int64], most: int) -> int:
-    """The largest number to take of each at most, so that all together are not more than ``most``; at least 1."""
-    low, high = 1, max(1, int(counts.max(initial=0)))
-    while low < high:
-        middle = -(-(low + high) // 2)
-        low, high = (middle, high) if np.minimum(counts, middle).sum() <= most else (low, middle - 1)
-    return low
+    rows: dict[Place, list[NDArray[np.int64]]] = {place: [] for place in labels}
+    stands_for = np.ones(n_classes)
+    for c, wanted in enumerate(most):
+        found = [np.argwhere(cells == c + 1) for cells in labels.values()]
+        ends = np.cumsum([len(cells) for cells in found])
+        total = int(ends[-1]) if len(ends) else 0
+        numbers = np.arange(total) if total <= wanted else np.sort(rng.choice(total, wanted, replace=False))
+        stands_for[c] = total / max(1, len(numbers))
+        of_tile = np.split(numbers, np.searchsorted(numbers, ends[:-1]))
+        for place, cells, own, end in zip(labels, found, of_tile, ends, strict=True):
+            rows[place].append(cells[own - (end - len(cells))])
+    return {place: np.concatenate(parts) for place, parts in rows.items()}, stands_for
 
 
 class CellSource:
