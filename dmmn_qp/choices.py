@@ -16,10 +16,11 @@ Norm = Literal["none", "batch", "group"]
 Stem = Literal["full", "half", "quarter"]
 """Resolution at which a network computes; the paper's is full."""
 
-Context = Literal["auto", "patch", "shared", "shared-coarsest", "seamless"]
-"""How a target sees what is around it: ``patch`` its own fields, zero-padded, as the paper; ``shared`` coarser branches
-that are computed once for many neighbouring targets; ``shared-coarsest`` the coarsest of them alone; ``seamless``
-without a border anywhere; ``auto`` shared where it agrees with the paper, else patch.
+Context = Literal["auto", "patch", "blended", "shared", "shared-coarsest", "seamless"]
+"""How a target sees what is around it: ``patch`` its own fields, zero-padded, as the paper; ``blended`` likewise, but
+targets overlap and are averaged; ``shared`` coarser branches that are computed once for many neighbouring targets;
+``shared-coarsest`` the coarsest of them alone; ``seamless`` without a border anywhere; ``auto`` shared where it agrees
+with the paper, blended behind a stem, else patch.
 """
 
 Outside = Literal["background", "unlabelled"]

@@ -135,7 +135,12 @@ class Stemmed(nn.Module):
         Raises:
             ValueError: There are not M images.
         """
-        return self.enlarge(self.network(self.behind_stem(images)))
+        return self.enlarge(self.coarse_logits(images))
+
+    def coarse_logits(self, images: list[Tensor]) -> Tensor:
+        """The same at the resolution at which the network computes: (B, C, S / factor, S / factor)."""
+        logits: Tensor = self.network(self.behind_stem(images))
+        return logits
 
     @property
     def halo(self) -> int | None:
