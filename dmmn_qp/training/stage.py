@@ -127,7 +127,7 @@ def _train(
     learner.set_up()
     start: Validation | None = None
     if plan.start is not None and (state.epoch, state.step) == (1, 0):
-        start = validate(learner.module, validation_batches, plan, dataset.class_map, fabric)
+        start = validate(learner.kept, validation_batches, plan, dataset.class_map, fabric)
         state.start_mean_iou = start.metrics.mean_iou
     if not resume:
         checkpoints.begin(overwrite=overwrite)
@@ -140,7 +140,7 @@ def _train(
     with StopRequest() as stop:
         for epoch in range(state.epoch, plan.options.epochs + 1):
             losses = _train_epoch(run, epoch, batches, draws, stop)
-            validation = validate(learner.module, validation_batches, plan, dataset.class_map, fabric)
+            validation = validate(learner.kept, validation_batches, plan, dataset.class_map, fabric)
             if log is not None:
                 _end_epoch(run, log, epoch, losses, validation)
             state.losses = []
@@ -200,7 +200,7 @@ def _train_epoch(run: _Run, epoch: int, batches: Batches, draws: EpochDraws, sto
     learner.start_epoch()
     with run.reporter.task(f"epoch {epoch}/{options.epochs}", steps, done=len(losses)) as task:
         for drawn in batches:
-            losses.append(learner.step(drawn, epoch))
+            losses.append(learner.step(drawn, epoch, len(losses)))
             task.advance(note=step_note(losses[-1], learner.optimizer, options.batch_size, task.seconds_per_unit))
             if run.log is not None:
                 run.log.step(epoch, len(losses), losses[-1], learner.learning_rate)
@@ -237,7 +237,7 @@ def _keep_if_best(run: _Run, epoch: int, validation: Validation) -> bool:
     if improved:
         state.best = metrics.mean_iou
         state.kept = judging.as_kept(epoch, metrics.confusion, validation.shown)
-        save_as_model(run.out, run.plan, run.dataset, run.learner.module, metrics, state, epoch)
+        save_as_model(run.out, run.plan, run.dataset, run.learner.kept, metrics, state, epoch)
     return improved
 
 
