@@ -214,7 +214,7 @@ def ways(model: Path, device: Device, *, paper: bool, chosen: list[str] | None) 
     card, network = load_model(model)
     rows: list[dict[str, Any]] = [] if paper else [{"name": AUTHORS}]
     precisions = ["fp32"] + (["bf16"] if choose_bf16("auto", choose_device(device)) else [])
-    for context in ("patch", "shared-coarsest", "shared", "seamless"):
+    for context in ("patch", "blended", "shared-coarsest", "shared", "seamless"):
         try:
             choose_context(network, card.patch_spec, context)
         except ModelError:

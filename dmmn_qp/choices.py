@@ -22,11 +22,12 @@ Views = Literal[1, 3, 8]
 DEFAULT_ENCODER = "efficientnet-lite0"
 """Which pretrained encoder a network is built on unless another is asked for."""
 
-Context = Literal["auto", "patch", "shared", "shared-coarsest", "seamless", "blocks"]
-"""How a target sees what is around it: ``patch`` its own fields, zero-padded, as the paper; ``shared`` coarser branches
-that are computed once for many neighbouring targets; ``shared-coarsest`` the coarsest of them alone; ``seamless``
-without a border anywhere; ``blocks`` many targets at once, with a margin of context around them, for networks on a
-pretrained encoder; ``auto`` that for these, shared where it agrees with the paper, else patch.
+Context = Literal["auto", "patch", "blended", "shared", "shared-coarsest", "seamless", "blocks"]
+"""How a target sees what is around it: ``patch`` its own fields, zero-padded, as the paper; ``blended`` likewise, but
+targets overlap and are averaged; ``shared`` coarser branches that are computed once for many neighbouring targets;
+``shared-coarsest`` the coarsest of them alone; ``seamless`` without a border anywhere; ``blocks`` many targets at once
+with a margin of tissue around them, for networks on a pretrained encoder; ``auto`` that for these, shared where it
+agrees with the paper, blended behind a stem, else patch.
 """
 
 Outside = Literal["background", "unlabelled"]

@@ -48,8 +48,14 @@ class Region:
         """The rectangle with ``margin`` px more on each side."""
         return Region(self.x - margin, self.y - margin, self.width + 2 * margin, self.height + 2 * margin)
 
-    def tiles(self, size: int) -> Iterator[Region]:
-        """Covers the region with squares of ``size`` from its top-left corner, row by row, cut at its border."""
+    def tiles(self, size: int, width: int | None = None) -> Iterator[Region]:
+        """Covers the region from its top-left corner, row by row, cut at its border.
+
+        Args:
+            size: Rows of a tile.
+            width: Columns of a tile; None for squares.
+        """
+        width = width or size
         for y in range(self.y, self.bottom, size):
-            for x in range(self.x, self.right, size):
-                yield Region(x, y, min(size, self.right - x), min(size, self.bottom - y))
+            for x in range(self.x, self.right, width):
+                yield Region(x, y, min(width, self.right - x), min(size, self.bottom - y))

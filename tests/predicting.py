@@ -45,12 +45,14 @@ def predict_whole(reopen: Callable[[], Slide], *predictors: Predictor) -> dict[s
     size, grid = first.card.patch_spec.size_px, first.card.patch_spec.grid_of(info.mpp)
     rows, columns = grid.shape(info.width, info.height)
     whole = Region(0, 0, -(-columns // size) * size, -(-rows // size) * size)
-    blocks = list(whole.tiles(first.block_targets * size))
+    blocks = list(whole.tiles(first.block_targets * size, first.block_columns * size))
+    layout = first.layout((rows, columns))
     found: dict[str, np.ndarray] = {}
     given = np.zeros((whole.height, whole.width), int)
-    with FieldReader(reopen, grid, [first.fields(grid, b) for b in blocks], first.card.input.reduction) as reader:
+    fields = [first.fields(grid, b, layout) for b in blocks]
+    with FieldReader(reopen, grid, fields, first.card.input.reduction) as reader:
         targets = (np.ones((b.height // size, b.width // size), np.bool_) for b in blocks)
-        for block, result in predict_blocks(zip(blocks, targets, reader, strict=False), predictors):
+        for block, result in predict_blocks(zip(blocks, targets, reader, strict=False), predictors, layout):
             place = (..., slice(block.y, block.bottom), slice(block.x, block.right))
             given[place] += 1
             for kind, array in result.arrays().items():

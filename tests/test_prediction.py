@@ -76,7 +76,9 @@ def test_who_can_share(architecture, stem):
     network = of.build()
     shares = architecture in SHARING
     assert choose_context(network, of.patch_spec, "patch") == "patch"
-    assert choose_context(network, of.patch_spec, "auto") == ("shared" if shares and stem == "full" else "patch")
+    usual = "blended" if stem == "quarter" else "shared" if shares else "patch"
+    assert choose_context(network, of.patch_spec, "auto") == usual
+    assert choose_context(network, of.patch_spec, "blended") == "blended"
     for wanted, can in (("shared", shares), ("shared-coarsest", shares), ("seamless", architecture in BORDERLESS)):
         if can:
             assert choose_context(network, of.patch_spec, wanted) == wanted
@@ -258,17 +260,19 @@ def test_entropy_at_its_ends(logits, entropy, confidence):
     assert (result.labels == 1).all() and (result.probabilities[0] == confidence).all()
 
 
-@pytest.mark.parametrize("context", ["patch", "shared", "seamless"])
+@pytest.mark.parametrize("context", ["patch", "blended", "shared", "seamless"])
 def test_targets_that_are_not_wanted_stay_empty(context):
-    of = card("dmmn-m3", 64, "full")
+    of = card("dmmn-m3", 64, "full", magnifications=2)
     predictor = Predictor(of, network_of(of).float(), CPU, context=context, probabilities=True, uncertainty=True)
-    grid = of.patch_spec.grid_of(0.5)
-    fields = predictor.fields(grid, Region(0, 0, 192, 128))
+    grid, block = of.patch_spec.grid_of(0.5), Region(0, 0, 192, 128)
+    layout = predictor.layout((128, 192))
+    place = None if layout is None else (block, layout)
+    fields = predictor.fields(grid, block, layout)
     rng = np.random.default_rng(0)
     pixels = [rng.integers(0, 256, (field.height, field.width, 3), np.uint8) for field in fields]
     wanted = np.array([[True, False, True], [False, True, False]])
-    some = inference.predict_fields(pixels, wanted, predictor)().arrays()
-    everything = inference.predict_fields(pixels, np.ones((2, 3), np.bool_), predictor)().arrays()
+    some = inference.predict_fields(pixels, wanted, predictor, place)().arrays()
+    everything = inference.predict_fields(pixels, np.ones((2, 3), np.bool_), predictor, place)().arrays()
     inside = wanted.repeat(64, 0).repeat(64, 1)
     for kind, array in some.items():
         assert not array[..., ~inside].any()
@@ -283,7 +287,7 @@ def test_two_devices_give_the_same_as_one(noise):
 
 
 def test_error_of_one_device_reaches_the_caller(noise, monkeypatch):
-    def fail(*_):
+    def fail(*_, **__):
         raise MemoryError("no room")
 
     of = card("dmmn-m3", 64, "full")
@@ -298,11 +302,11 @@ def test_a_batch_that_does_not_fit_is_halved(noise, monkeypatch):
     network = network_of(of).float()
     plain, sizes = inference._of_targets, []
 
-    def limited(pixels, maps, corners, predictor):
+    def limited(pixels, maps, corners, predictor, **how):
         sizes.append(len(corners))
         if len(corners) > 3:
             raise torch.OutOfMemoryError("too many")
-        return plain(pixels, maps, corners, predictor)
+        return plain(pixels, maps, corners, predictor, **how)
 
     expected = predict_whole(noise, Predictor(of, network, CPU, batch_size=2))
     monkeypatch.setattr(inference, "_of_targets", limited)
@@ -323,7 +327,7 @@ def test_compiled_network_agrees(monkeypatch):
     of = card("dmmn-m3", 64, "full")
     network = network_of(of).float()
     compile_network(network)
-    assert sorted(name for name, _ in calls) == ["context", "forward", "from_contexts"]
+    assert sorted(name for name, _ in calls) == ["coarse_logits", "context", "forward", "from_contexts"]
     assert all(options == {"dynamic": False} for _, options in calls)
 
 
@@ -338,7 +342,7 @@ def test_every_context_through_the_command(workspace, here):
     """On a slide of several blocks whose size is no multiple of a target; agreement has tests of its own."""
     write_tiff(here / "large.tif", two_tissues(1100, 1300))
     found = {}
-    for context in ("patch", "shared", "shared-coarsest", "seamless"):
+    for context in ("patch", "blended", "shared", "shared-coarsest", "seamless"):
         command = ("predict", "large.tif", "--model", workspace / "models/dmmn-m3-1", "--context", context)
         result = invoke(*command, "--out", context, "--precision", "fp32")
         assert result.exit_code == 0, result.output

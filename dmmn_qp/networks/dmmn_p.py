@@ -71,7 +71,10 @@ class DmmnP(nn.Module):
 
     def forward(self, images: list[Tensor]) -> Tensor:
         """M images (B, 3, h_m, w_m), finest first -> logits (B, C, h_0, w_0)."""
-        height, width = images[0].shape[-2:]
+        return self.of_middle(images, *images[0].shape[-2:])
+
+    def of_middle(self, images: list[Tensor], height: int, width: int) -> Tensor:
+        """M images (B, 3, h_m, w_m) -> logits (B, C, height, width) of so many px of the finest about their centre."""
         return self.decide(self.see(images), height, width)
 
     def see(self, images: Sequence[Tensor]) -> list[Tensor]:

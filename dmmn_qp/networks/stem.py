@@ -96,6 +96,10 @@ class TakesMargins(Protocol):
     margin_px: int
     divisor: int
 
+    def of_middle(self, images: list[Tensor], height: int, width: int) -> Tensor:
+        """M images (B, 3, h_m, w_m) -> logits (B, C, height, width) of so many px of the finest about their centre."""
+        ...
+
 
 class Construction(NamedTuple):
     """What a network was built from, beside the classes and the patches.
@@ -152,7 +156,12 @@ class Stemmed(nn.Module):
         Raises:
             ValueError: There are not M images.
         """
-        return self.enlarge(self.network(self.behind_stem(images)))
+        return self.enlarge(self.coarse_logits(images))
+
+    def coarse_logits(self, images: list[Tensor]) -> Tensor:
+        """The same at the resolution at which the network computes: (B, C, S / factor, S / factor)."""
+        logits: Tensor = self.network(self.behind_stem(images))
+        return logits
 
     @property
     def halo(self) -> int | None:

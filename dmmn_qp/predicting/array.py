@@ -47,14 +47,15 @@ def predict_pixels(
     size = grid.spec.size_px
     rows, columns = grid.shape(slide.info.width, slide.info.height)
     whole = Region(0, 0, -(-columns // size) * size, -(-rows // size) * size)
-    blocks = list(whole.tiles(predictor.block_targets * size))
+    blocks = list(whole.tiles(predictor.block_targets * size, predictor.block_columns * size))
+    layout = predictor.layout((rows, columns))
     arrays: dict[str, np.ndarray[tuple[int, ...], np.dtype[np.uint8]]] = {}
-    fields, workers = [predictor.fields(grid, block) for block in blocks], options.workers
+    fields, workers = [predictor.fields(grid, block, layout) for block in blocks], options.workers
     reduction = predictor.card.input.reduction
     workers = workers or min(MOST_DECODERS, available_cores())
     with FieldReader(lambda: slide, grid, fields, reduction, workers) as reader:
         targets = [np.ones((block.height // size, block.width // size), np.bool_) for block in blocks]
-        for block, found in predict_blocks(zip(blocks, targets, reader, strict=True), [predictor]):
+        for block, found in predict_blocks(zip(blocks, targets, reader, strict=True), [predictor], layout):
             height, width = min(block.bottom, rows) - block.y, min(block.right, columns) - block.x
             for kind, values in found.arrays().items():
                 if kind not in arrays:

@@ -15,7 +15,10 @@ from torch import Tensor
 from dmmn_qp.networks.blocks import even_part
 from dmmn_qp.networks.conventions import class_logits, network_input, predicted_labels
 from dmmn_qp.networks.devices import autocast
+from dmmn_qp.networks.stem import TakesMargins
+from dmmn_qp.predicting.overlapping import Corner, Layout, blended, enlarged_bands, turned
 from dmmn_qp.predicting.predictor import Predictor
+from dmmn_qp.regions import Region
 from dmmn_qp.slides.base import RgbArray
 from dmmn_qp.specs import UNLABELLED
 
@@ -50,7 +53,10 @@ class BlockPrediction:
 
 
 def predict_fields(
-    fields: Sequence[RgbArray], targets: NDArray[np.bool_], predictor: Predictor
+    fields: Sequence[RgbArray],
+    targets: NDArray[np.bool_],
+    predictor: Predictor,
+    place: tuple[Region, Layout] | None = None,
 ) -> Callable[[], BlockPrediction]:
     """Predicts the targets of a block.
 
@@ -58,19 +64,56 @@ def predict_fields(
         fields: Pixels of its fields (`Predictor.fields`), each (h, w, 3) uint8.
         targets: (rows, columns) of the block's targets, those to predict.
         predictor: The model.
+        place: Where the block lies among the overlapping targets of its slide; None where none overlap.
 
     Returns:
         A function that waits for the device and brings the result; until then a GPU can be given more work.
     """
+    canvas = _Canvas.of(targets, predictor.card.patch_spec.size_px, place)
     with torch.inference_mode(), autocast(predictor.device, predictor.bf16):
         pixels = [torch.from_numpy(f).to(predictor.device, non_blocking=True).permute(2, 0, 1)[None] for f in fields]
         block = _Block(predictor, targets.shape)
         if predictor.turned:
-            block.put([(0, 0)], _mean_of_turned(pixels, targets, predictor))
+            block.put([canvas.offset], _mean_of_turned(pixels, canvas, predictor))
         else:
-            for corners, logits in _pieces(pixels, targets, predictor):
-                block.put(corners, logits)
+            for corners, logits in _pieces(pixels, canvas, predictor):
+                block.put([(canvas.offset[0] + y, canvas.offset[1] + x) for y, x in corners], logits)
     return lambda: block.result(targets)
+
+
+@dataclass(frozen=True, slots=True)
+class _Canvas:
+    """What is predicted at a time: the block itself, or all that its overlapping targets cover.
+
+    Attributes:
+        shape: Its (rows, columns) in grid px.
+        corners: (row, column) on it of the targets to predict, in ascending order.
+        offset: (row, column) of it in the block.
+        overlaps: Whether the targets overlap.
+    """
+
+    shape: tuple[int, int]
+    corners: list[Corner]
+    offset: Corner = (0, 0)
+    overlaps: bool = False
+
+    @classmethod
+    def of(cls, targets: NDArray[np.bool_], size: int, place: tuple[Region, Layout] | None) -> _Canvas:
+        """The canvas of a block with the targets that are wanted."""
+        if place is None:
+            corners = [(int(row) * size, int(column) * size) for row, column in np.argwhere(targets)]
+            return cls((targets.shape[0] * size, targets.shape[1] * size), corners)
+        block, layout = place
+        around = layout.around(block)
+        corners = [(y - around.y, x - around.x) for y, x in layout.corners(block, targets.tolist())]
+        offset = around.y - block.y, around.x - block.x
+        return cls((around.height, around.width), corners, offset, overlaps=True)
+
+    def turned(self, size: int, quarters: int, *, mirrored: bool) -> _Canvas:
+        """The same, mirrored and turned; the offset is lost."""
+        shape = self.shape[::-1] if quarters % 2 else self.shape
+        corners = turned(self.corners, size, self.shape, quarters, mirrored=mirrored)
+        return _Canvas((shape[0], shape[1]), corners, overlaps=self.overlaps)
 
 
 class _Block:
@@ -92,7 +135,10 @@ class _Block:
         self.entropy = zeros(rows, columns) if predictor.uncertainty else None
 
     def put(self, corners: Sequence[tuple[int, int]], values: Tensor) -> None:
-        """Places logits (B, reserved + C, h, w) at B corners, or with ``turned`` probabilities (B, C, h, w)."""
+        """Places logits (B, reserved + C, h, w) at B corners, or with ``turned`` probabilities (B, C, h, w).
+
+        What leaves the block is left out.
+        """
         self._place(self.labels, corners, predicted_labels(values, self.classes))
         if self.confidence is None:
             return
@@ -105,9 +151,10 @@ class _Block:
             self._place(self.entropy, corners, _as_byte(entropy))
 
     def _place(self, whole: Tensor, corners: Sequence[tuple[int, int]], parts: Tensor) -> None:
-        height, width = parts.shape[-2:]
         for (y, x), part in zip(corners, parts, strict=True):
-            whole[..., y : y + height, x : x + width] = part
+            inside = part[..., max(0, -y) :, max(0, -x) :]
+            place = whole[..., max(0, y) : max(0, y + part.shape[-2]), max(0, x) : max(0, x + part.shape[-1])]
+            place[:] = inside[..., : place.shape[-2], : place.shape[-1]]
 
     def result(self, targets: NDArray[np.bool_]) -> BlockPrediction:
         """The result in the machine's memory; nothing where nothing was to be predicted."""
@@ -115,7 +162,7 @@ class _Block:
             None if t is None else t.cpu().numpy()
             for t in (self.labels, self.confidence, self.probabilities, self.entropy)
         ]
-        if not targets.all():  # some blocks are predicted as a whole
+        if not targets.all():  # what is seamless, turned or overlaps reaches beyond them
             wanted = targets.repeat(self.size, 0).repeat(self.size, 1)
             for array in arrays:
                 if array is not None:
@@ -129,46 +176,86 @@ def _as_byte(share: Tensor) -> Tensor:
     return (share * 255).round_().clamp_(0, 255).to(torch.uint8)
 
 
-def _mean_of_turned(pixels: Sequence[Tensor], targets: NDArray[np.bool_], predictor: Predictor) -> Tensor:
-    """Mean probabilities (1, C, h, w) of a block over its eight turned and mirrored copies."""
+def _mean_of_turned(pixels: Sequence[Tensor], canvas: _Canvas, predictor: Predictor) -> Tensor:
+    """Mean probabilities (1, C, rows, columns) of a canvas over its eight turned and mirrored copies."""
     size, classes = predictor.card.patch_spec.size_px, len(predictor.card.class_map)
-    summed = torch.zeros(1, classes, targets.shape[0] * size, targets.shape[1] * size, device=predictor.device)
+    summed = torch.zeros(1, classes, *canvas.shape, device=predictor.device)
     for mirrored in (False, True):
         for quarters in range(4):
             seen = [torch.rot90(p.flip(-1) if mirrored else p, quarters, (-2, -1)) for p in pixels]
-            where = np.rot90(targets[:, ::-1] if mirrored else targets, quarters)
-            turned = torch.zeros(1, classes, where.shape[0] * size, where.shape[1] * size, device=predictor.device)
-            for corners, logits in _pieces(seen, where, predictor):
+            copy = canvas.turned(size, quarters, mirrored=mirrored)
+            found = torch.zeros(1, classes, *copy.shape, device=predictor.device)
+            for corners, logits in _pieces(seen, copy, predictor):
                 chances = class_logits(logits, classes).float().softmax(1)
                 height, width = chances.shape[-2:]
                 for i, (y, x) in enumerate(corners):
-                    turned[..., y : y + height, x : x + width] = chances[i]
-            back = torch.rot90(turned, -quarters, (-2, -1))
+                    found[..., y : y + height, x : x + width] = chances[i]
+            back = torch.rot90(found, -quarters, (-2, -1))
             summed += back.flip(-1) if mirrored else back
     return summed / 8
 
 
 def _pieces(
-    pixels: Sequence[Tensor], targets: NDArray[np.bool_], predictor: Predictor
-) -> Iterator[tuple[list[tuple[int, int]], Tensor]]:
-    """B (row, column) of pieces of a block, in grid px, and their logits (B, reserved + C, rows, columns)."""
-    size = predictor.card.patch_spec.size_px
+    pixels: Sequence[Tensor], canvas: _Canvas, predictor: Predictor
+) -> Iterator[tuple[Sequence[Corner], Tensor]]:
+    """B (row, column) of pieces of a canvas, in grid px, and their logits (B, reserved + C, rows, columns)."""
     if predictor.context == "blocks":
-        height, width = targets.shape[0] * size, targets.shape[1] * size
-        logits = predictor.network([_input(p, predictor) for p in pixels])
-        top, left = (logits.shape[-2] - height) // 2, (logits.shape[-1] - width) // 2
-        yield [(0, 0)], logits[..., top : top + height, left : left + width]
+        network = predictor.network.network
+        assert isinstance(network, TakesMargins)
+        yield [(0, 0)], network.of_middle([_input(p, predictor) for p in pixels], *canvas.shape)
         return
     if predictor.context == "seamless":
-        height, width = targets.shape[0] * size, targets.shape[1] * size
-        yield [(0, 0)], _seamless(pixels, height, width, predictor)
+        yield [(0, 0)], _seamless(pixels, *canvas.shape, predictor)
         return
-    corners = [(int(row) * size, int(column) * size) for row, column in np.argwhere(targets)]
     maps = _shared_maps(pixels, predictor)
+    if canvas.overlaps:
+        yield from _blended(pixels, maps, canvas, predictor)
+    else:
+        yield from _in_batches(pixels, maps, canvas.corners, predictor)
+
+
+def _blended(
+    pixels: Sequence[Tensor], maps: dict[int, list[Tensor]], canvas: _Canvas, predictor: Predictor
+) -> Iterator[tuple[list[Corner], Tensor]]:
+    """The mean logits of targets that overlap, in bands as wide as the canvas.
+
+    Behind a stem they are blended before they are enlarged: less work, and what is enlarged has no borders.
+    """
+    network, size = predictor.network, predictor.card.patch_spec.size_px
+    factor = network.factor
+
+    def logits(corners: Sequence[Corner]) -> Iterator[tuple[Sequence[Corner], Tensor]]:
+        at_grid = [(y * factor, x * factor) for y, x in corners]
+        for some, found in _in_batches(pixels, maps, at_grid, predictor, enlarge=False):
+            yield [(y // factor, x // factor) for y, x in some], found
+
+    corners = [(y // factor, x // factor) for y, x in canvas.corners]
+    height, width = (side // factor for side in canvas.shape)
+    bands = blended(corners, size // factor, width, logits)
+    if factor > 1:
+        parts = list(bands)
+        whole = parts[0][1].new_zeros(1, parts[0][1].shape[1], height, width)
+        for top, part in parts:
+            whole[..., top : top + part.shape[-2], :] = part
+        whole = whole.contiguous(memory_format=torch.channels_last)
+        bands = enlarged_bands(whole, factor, size // factor, network.enlarge)
+    for top, band in bands:
+        yield [(top, 0)], band.contiguous(memory_format=torch.channels_last)  # classes are compared much faster so
+
+
+def _in_batches(
+    pixels: Sequence[Tensor],
+    maps: dict[int, list[Tensor]],
+    corners: Sequence[Corner],
+    predictor: Predictor,
+    *,
+    enlarge: bool = True,
+) -> Iterator[tuple[Sequence[Corner], Tensor]]:
+    """Some targets at a time, as many as the memory takes, and their logits: `_of_targets`."""
     while corners:
         batch = predictor.batch_size
         try:
-            logits = _of_targets(pixels, maps, corners[:batch], predictor)
+            logits = _of_targets(pixels, maps, corners[:batch], predictor, enlarge=enlarge)
         except torch.OutOfMemoryError:
             if batch == 1:
                 raise
@@ -182,9 +269,7 @@ def _pieces(
 
 def _shared_maps(pixels: Sequence[Tensor], predictor: Predictor) -> dict[int, list[Tensor]]:
     """The maps of each branch that the targets of a block share, each (1, channels, h, w)."""
-    coarser = range(1, predictor.network.used)
-    shared = {"shared": coarser, "shared-coarsest": coarser[-1:]}.get(predictor.context, range(0))
-    return {m: predictor.network.context(m, _input(pixels[m], predictor)) for m in shared}
+    return {m: predictor.network.context(m, _input(pixels[m], predictor)) for m in predictor.shared}
 
 
 def _of_targets(
@@ -192,8 +277,13 @@ def _of_targets(
     maps: dict[int, list[Tensor]],
     corners: Sequence[tuple[int, int]],
     predictor: Predictor,
+    *,
+    enlarge: bool = True,
 ) -> Tensor:
-    """Logits (B, reserved + C, S, S) of the targets at the given (row, column) of a block, in grid px."""
+    """Logits (B, reserved + C, S, S) of the targets at the given (row, column) of a block, in grid px.
+
+    Without ``enlarge`` they have the network's resolution.
+    """
     size, network = predictor.card.patch_spec.size_px, predictor.network
 
     def own(m: int) -> Tensor:
@@ -201,7 +291,8 @@ def _of_targets(
         return _input(torch.cat(cut), predictor)
 
     if not maps:
-        logits: Tensor = network([own(m) for m in range(network.used)])
+        images = [own(m) for m in range(network.used)]
+        logits: Tensor = network(images) if enlarge else network.coarse_logits(images)
         return logits
     contexts = [
         _middles(maps[m], m, pixels[m].shape[-2], corners, size) if m in maps else network.context(m, own(m))

@@ -41,9 +41,9 @@ class PredictOptions(OutputOptions):
     context: Annotated[
         Context,
         Flag(
-            "patch: the paper's scheme; shared: neighbours share the work of the coarser magnifications; "
-            "shared-coarsest: of the coarsest alone; seamless: no border anywhere; auto: shared where it agrees with "
-            "patch.",
+            "patch: the paper's scheme; blended: targets overlap, so that no seams show; shared: neighbours share the "
+            "work of the coarser magnifications; shared-coarsest: of the coarsest alone; seamless: no border anywhere; "
+            "auto: as the model was trained.",
             panel=NETWORK_PANEL,
         ),
     ] = "auto"

@@ -15,11 +15,15 @@ from dmmn_qp.networks.blocks import LEVELS
 from dmmn_qp.networks.devices import choose_bf16, choose_devices
 from dmmn_qp.networks.stem import Stemmed, TakesMargins
 from dmmn_qp.predicting.options import PredictOptions
+from dmmn_qp.predicting.overlapping import Layout
 from dmmn_qp.regions import Region
 from dmmn_qp.specs import PatchGrid, PatchSpec
 
 CPU_BATCH: Final = 4
 LARGEST_BATCH: Final = 64
+
+WIDER: Final = 3
+"""So many times wider than high is a block of overlapping targets."""
 
 BYTES_PER_VALUE: Final = 4
 VALUES_PER_PIXEL: Final = 8
@@ -39,8 +43,8 @@ class Predictor:
         device: Where to compute.
         bf16: Whether in bf16.
         batch_size: Targets per forward pass; halved for good where the device's memory does not suffice.
-        context: How targets see what is around them: ``patch``, ``shared``, ``shared-coarsest`` or ``seamless``, see
-            `choose_context`.
+        context: How targets see what is around them: ``patch``, ``blended``, ``shared``, ``shared-coarsest`` or
+            ``seamless``, see `choose_context`.
         probabilities: Whether probabilities are wanted.
         uncertainty: Whether the entropy is wanted.
         turned: Whether the mean over the eight turned and mirrored copies is taken.
@@ -57,8 +61,18 @@ class Predictor:
     turned: bool = False
 
     @property
+    def shared(self) -> range:
+        """The magnifications whose maps the targets of a block share."""
+        coarser = range(1, self.network.used)
+        if self.context == "shared" or (
+            self.context == "blended" and choose_context(self.network, self.card.patch_spec, "auto") == "shared"
+        ):
+            return coarser
+        return coarser[-1:] if self.context == "shared-coarsest" else coarser[:0]
+
+    @property
     def block_targets(self) -> int:
-        """Side of a block in targets: what is read, predicted and written at a time.
+        """Rows of a block in targets: what is read, predicted and written at a time.
 
         Shared maps must fit into memory, and better into a processor's caches; the halo of a seamless block costs less
         the larger the block is.
@@ -73,13 +87,38 @@ class Predictor:
             side //= 2
         return side
 
-    def fields(self, grid: PatchGrid, block: Region) -> list[Region]:
-        """What the network sees around a block: a region of each magnification that it looks at, in its own pixels."""
+    @property
+    def block_columns(self) -> int:
+        """Columns of a block in targets. Overlapping targets on its border are predicted once for each block."""
+        return self.block_targets * (WIDER if self.context == "blended" and not self.turned else 1)
+
+    def layout(self, shape: tuple[int, int]) -> Layout | None:
+        """Where overlapping targets lie on a slide of (rows, columns) grid px; None where none overlap.
+
+        They start on whole pixels of every magnification, those that share maps on whole pixels of these, and those
+        behind a stem on whole pixels of the network.
+        """
+        if self.context != "blended":
+            return None
+        factor, coarsest = self.network.factor, 1 << (self.network.used - 1)
+        step = 2 ** (LEVELS - 1) * factor * coarsest if self.shared else max(factor, coarsest)
+        return Layout.of(shape, self.card.patch_spec.size_px, step, ahead=factor if factor > 1 else 0)
+
+    def fields(self, grid: PatchGrid, block: Region, layout: Layout | None = None) -> list[Region]:
+        """What the network sees around a block: a region of each magnification that it looks at, in its own pixels.
+
+        Args:
+            grid: The patch grid on the slide.
+            block: The block in grid px.
+            layout: Where overlapping targets lie on the slide; None where none overlap.
+        """
         used = range(self.network.used)
         if self.context == "blocks":
             network = self.network.network
             assert isinstance(network, TakesMargins)
             return [grid.around(block, m, network.margin_px, network.divisor) for m in used]
+        if layout is not None:
+            block = layout.around(block)
         if self.context != "seamless":
             return [grid.field(block, m) for m in used]
         assert self.network.halo is not None
@@ -141,10 +180,13 @@ def choose_context(network: Stemmed, spec: PatchSpec, wanted: Context) -> Contex
     ``patch`` is the paper: each target with fields of its own, zero-padded at their borders. With ``shared``
     neighbouring targets share the work of the coarser branches: their maps have no border at each target, and differ
     from the paper's by what its zero padding did. ``shared-coarsest`` shares the coarsest alone, whose padding hardly
-    reaches the target. ``seamless`` has no border anywhere: the result is that of an infinite canvas.
+    reaches the target. ``blended`` lets targets overlap and takes the mean of their logits, weighted less towards
+    their borders: every network can, because targets see just what they were trained with. ``seamless`` has no
+    border anywhere: the result is that of an infinite canvas.
 
     ``auto`` shares where a network computes at the resolution of its images. Behind a stem the padding reaches
-    further, and with it the difference (docs/prediction.md has figures).
+    further, and with it the difference (docs/prediction.md has figures), so that borders of targets show: there it
+    blends.
 
     With ``blocks`` all targets of a block are predicted at once, with a margin of real tissue around them.
 
@@ -175,7 +217,9 @@ def choose_context(network: Stemmed, spec: PatchSpec, wanted: Context) -> Contex
     if wanted == "auto" and takes_margins:
         return "blocks"
     if wanted == "auto":
-        return "shared" if shares and network.factor == 1 else "patch"
+        if network.factor > 1:
+            return "blended"
+        return "shared" if shares else "patch"
     return wanted
 
 
@@ -191,7 +235,7 @@ def context_of(card: ModelCard, wanted: Context) -> Context:
 
 def compile_network(network: Stemmed) -> None:
     """Lets torch compile what is called often; the first blocks of each size take longer."""
-    for name in ("forward", "context", "from_contexts"):
+    for name in ("forward", "coarse_logits", "context", "from_contexts"):
         setattr(network, name, torch.compile(getattr(network, name), dynamic=False))
 
 

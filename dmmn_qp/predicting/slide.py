@@ -22,6 +22,7 @@ from dmmn_qp.predicting.areas import Area, area_to_predict
 from dmmn_qp.predicting.inference import BlockPrediction, predict_fields
 from dmmn_qp.predicting.inputs import SlideToPredict
 from dmmn_qp.predicting.options import PredictOptions
+from dmmn_qp.predicting.overlapping import Layout
 from dmmn_qp.predicting.predictor import Predictor
 from dmmn_qp.predicting.strips import LABELS, StripStore
 from dmmn_qp.regions import Region
@@ -52,6 +53,8 @@ class SlideJob:
         area: Where it is predicted.
         outside: Label of what is not predicted.
         strips: Its finished strips.
+        block_width: Columns of a block in grid px; it has the rows of a strip.
+        layout: Where overlapping targets lie; None where none overlap.
         fingerprint: Digest of its file.
         unreadable: What of it could not be read.
         seconds: How long the network took, reading included.
@@ -63,6 +66,8 @@ class SlideJob:
     area: Area
     outside: int
     strips: StripStore
+    block_width: int
+    layout: Layout | None
     fingerprint: str
     unreadable: Unreadable = field(default_factory=Unreadable)
     seconds: float = 0.0
@@ -99,9 +104,10 @@ def begin_slide(
         **({"confidence": 0} if predictor.probabilities or predictor.uncertainty else {}),
         LABELS: 0,
     }
-    side = predictor.block_targets * grid.spec.size_px
-    strips = StripStore(folder, grid.shape(info.width, info.height), side, channels)
-    return SlideJob(target, info, grid, area, outside, strips, fingerprint(target.path))
+    size, shape = grid.spec.size_px, grid.shape(info.width, info.height)
+    strips = StripStore(folder, shape, predictor.block_targets * size, channels)
+    width, layout = predictor.block_columns * size, predictor.layout(shape)
+    return SlideJob(target, info, grid, area, outside, strips, width, layout, fingerprint(target.path))
 
 
 def predict_strips(
@@ -136,7 +142,7 @@ def predict_strips(
         if work:
             with _reader(job, work, predictors[0], workers) as reader:
                 fields = zip(work, (_targets(job, block) for block in work), reader, strict=False)
-                for block, found in predict_blocks(fields, predictors):
+                for block, found in predict_blocks(fields, predictors, job.layout):
                     growing.place(block, found)
                     task.advance(int(_targets(job, block).sum()))
         growing.wait()
@@ -148,7 +154,7 @@ def _reader(job: SlideJob, work: Sequence[Region], predictor: Predictor, workers
     reader = FieldReader(
         job.target.open,
         job.grid,
-        [predictor.fields(job.grid, block) for block in work],
+        [predictor.fields(job.grid, block, job.layout) for block in work],
         predictor.card.input.reduction,
         workers or min(MOST_DECODERS, available_cores()),
         predictor.card.input.beyond,
@@ -226,7 +232,9 @@ def _recall_unreadable(job: SlideJob) -> None:
 
 
 def predict_blocks(
-    work: Iterator[tuple[Region, NDArray[np.bool_], list[RgbArray]]], predictors: Sequence[Predictor]
+    work: Iterator[tuple[Region, NDArray[np.bool_], list[RgbArray]]],
+    predictors: Sequence[Predictor],
+    layout: Layout | None = None,
 ) -> Iterator[tuple[Region, BlockPrediction]]:
     """Predicts blocks, on several devices where there are several.
 
@@ -235,12 +243,13 @@ def predict_blocks(
     Args:
         work: Blocks, their targets that are wanted, and their fields (`predict_fields`).
         predictors: The same model on each device.
+        layout: Where overlapping targets lie on the slide; None where none overlap.
 
     Yields:
         (block, what was predicted); of several devices, in the order in which they finish.
     """
     if len(predictors) == 1:
-        yield from _on_one_device(work, predictors[0])
+        yield from _on_one_device(work, predictors[0], layout)
         return
     lock, results = threading.Lock(), Queue[tuple[Region, BlockPrediction] | BaseException | None](2 * len(predictors))
     stopped = threading.Event()
@@ -255,7 +264,7 @@ def predict_blocks(
 
     def compute(predictor: Predictor) -> None:
         try:
-            for result in _on_one_device(shared(), predictor):
+            for result in _on_one_device(shared(), predictor, layout):
                 results.put(result)
         except BaseException as error:  # raised again by whoever takes the results
             results.put(error)
@@ -283,12 +292,12 @@ def predict_blocks(
 
 
 def _on_one_device(
-    work: Iterator[tuple[Region, NDArray[np.bool_], list[RgbArray]]], predictor: Predictor
+    work: Iterator[tuple[Region, NDArray[np.bool_], list[RgbArray]]], predictor: Predictor, layout: Layout | None
 ) -> Iterator[tuple[Region, BlockPrediction]]:
     """Predicts blocks in their order; the next is begun before the result of the last is fetched."""
     last: tuple[Region, Callable[[], BlockPrediction]] | None = None
     for block, targets, fields in work:
-        fetch = predict_fields(fields, targets, predictor)
+        fetch = predict_fields(fields, targets, predictor, None if layout is None else (block, layout))
         if last is not None:
             yield last[0], last[1]()
         last = block, fetch
@@ -302,7 +311,7 @@ def _blocks(job: SlideJob, strip: int) -> list[Region]:
     rows, columns = job.shape
     whole = Region(0, 0, -(-columns // size) * size, -(-rows // size) * size)
     y = strip * side
-    return list(Region(0, y, whole.width, min(side, whole.height - y)).tiles(side))
+    return list(Region(0, y, whole.width, min(side, whole.height - y)).tiles(side, job.block_width))
 
 
 def _targets(job: SlideJob, block: Region) -> NDArray[np.bool_]:

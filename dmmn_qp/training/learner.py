@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from lightning_fabric import Fabric
-from torch import nn
+from torch import Tensor, nn
 
 from dmmn_qp.errors import TrainingError
 from dmmn_qp.folders.dataset import Dataset
@@ -14,6 +14,8 @@ from dmmn_qp.labels.draws import class_weights
 from dmmn_qp.networks.conventions import network_inputs
 from dmmn_qp.networks.devices import mean_of_processes
 from dmmn_qp.networks.losses import supervised_losses
+from dmmn_qp.networks.supervision import SupervisedBranches
+from dmmn_qp.training.averaging import LOOKS, WeightAverage
 from dmmn_qp.training.checks import check_loss, too_large
 from dmmn_qp.training.examples import Example, WideExample, augmented
 from dmmn_qp.training.fine_tuning import freeze_encoders
@@ -27,7 +29,8 @@ class Learner:
     """What learns: in training, and in the few steps by which a dry run measures one.
 
     Attributes:
-        module: The network with its branches, as it is validated and kept.
+        module: The network with its branches.
+        average: The average of its weights; None where the last weights count.
         optimizer: Its optimiser.
         schedule: The course of its learning rate; None where that stays the same.
     """
@@ -50,6 +53,19 @@ class Learner:
         weights = class_weights(plan.draws.label_counts, options.class_weights)
         self._class_weights = torch.from_numpy(weights).to(fabric.device)
         self._plan, self._fabric, self._size_px = plan, fabric, dataset.patch_spec.size_px
+        self.average: WeightAverage | None = None
+        if options.weight_average:
+            self.average = WeightAverage(self.module, options.weight_average, options.freeze)
+
+    @property
+    def kept(self) -> SupervisedBranches:
+        """The network as it is validated and kept: the average of its weights, or the last ones."""
+        return self.module if self.average is None else self.average.module
+
+    def take_kept(self) -> None:
+        """Goes on from the network that is kept."""
+        if self.average is not None:
+            self.module.load_state_dict(self.average.module.state_dict())
 
     @property
     def learning_rate(self) -> float:
@@ -58,11 +74,11 @@ class Learner:
 
     def restore(self, state: TrainingState) -> None:
         """Goes back to a state; before `set_up`."""
-        restore(state, self.module, self.optimizer, self.schedule)
+        restore(state, self.module, self.optimizer, self.schedule, self.average)
 
     def snapshot(self) -> dict[str, Any]:
         """States of everything that changes while training."""
-        return snapshot(self.module, self.optimizer, self.schedule)
+        return snapshot(self.module, self.optimizer, self.schedule, self.average)
 
     def set_up(self) -> None:
         """Makes it ready for `step`: compiled if that is asked for, and shared by the processes."""
@@ -74,12 +90,13 @@ class Learner:
         self.module.train()
         freeze_encoders(self.module.stemmed, self._plan.options.freeze)
 
-    def step(self, drawn: Example | WideExample, epoch: int) -> float:
+    def step(self, drawn: Example | WideExample, epoch: int, number: int) -> float:
         """Learns from one batch.
 
         Args:
             drawn: The patches as they were read.
             epoch: From 1, for errors.
+            number: Which step of the epoch, from 0.
 
         Returns:
             The loss of the network's output, without the branches', as the mean of all processes.
@@ -109,6 +126,17 @@ class Learner:
         self._shared_optimizer.step()
         if self.schedule is not None:
             self.schedule.step()
+        if self.average is not None:
+            self._into_average(self.average, images, number)
         mean = mean_of_processes(loss.detach(), fabric).item()
         check_loss(mean, epoch, options)
         return mean
+
+    def _into_average(self, average: WeightAverage, images: list[Tensor], number: int) -> None:
+        """Takes the weights into their average, which at the end of an epoch sees the batches too."""
+        average.update(self.module)
+        steps = self._plan.steps_per_epoch
+        look = number - max(0, steps - LOOKS)
+        if look >= 0:
+            with self._fabric.autocast():
+                average.look(images, look)

@@ -69,6 +69,8 @@ class TrainOptions(FileModel):
             layers learn more slowly.
         momentum: Momentum of SGD.
         weight_decay: Weight decay.
+        weight_average: What is left of the running average of the weights with each step; it is the average that is
+            validated and kept. 0 keeps the weights as they are, as the paper does.
         loss_mean: What the loss is divided by (Eq. 1: ``patch``).
         class_weights: ``paper`` is Eq. 2; ``inverse-sqrt`` favours rare classes more.
         branch_loss: How much the loss of each coarser branch for its own field counts beside that of the target; 0 in
@@ -147,6 +149,7 @@ class TrainOptions(FileModel):
     ] = Field(default=None, gt=0)
     momentum: float = Field(default=0.99, ge=0, lt=1)
     weight_decay: float = Field(default=5e-2, ge=0)
+    weight_average: float = Field(default=0.98, ge=0, lt=1)
     loss_mean: LossMean = "labelled"
     class_weights: WeightRule = "inverse-sqrt"
     branch_loss: float = Field(default=0.5, ge=0)
@@ -205,6 +208,7 @@ _PAPER: dict[str, Any] = {  # sections 2.3 and 2.5, Table 1
     "learning_rate": 5e-5,
     "momentum": 0.99,
     "weight_decay": 1e-4,
+    "weight_average": 0,
     "loss_mean": "patch",
     "class_weights": "paper",
     "branch_loss": 0,

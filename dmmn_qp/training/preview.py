@@ -170,7 +170,7 @@ def _of_the_epochs(
     clock = time.monotonic()
     with closing(batches):
         for drawn, _ in zip(batches, range(_TIMED_STEPS + 1), strict=False):
-            learner.step(drawn, epoch=1)
+            learner.step(drawn, epoch=1, number=0)
             seconds.append(time.monotonic() - clock)
             clock = time.monotonic()
     step = min(seconds[1:] or seconds)

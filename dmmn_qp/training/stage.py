@@ -125,17 +125,15 @@ def _train(
 
     say_plan(plan, learner.module, device, fabric.world_size, dataset.class_map, reporter)
     head = None
-    if isinstance(learner.module.stemmed.network, DmmnP):
-        head = HeadTraining(dataset, plan, learner.module.stemmed, fabric, slides_roots, reporter)
+    if isinstance(learner.kept.stemmed.network, DmmnP):
+        head = HeadTraining(dataset, plan, learner.kept.stemmed, fabric, slides_roots, reporter)
     batches, draws, validation_batches = make_batches(dataset, plan, fabric, slides_roots, reporter)
     at_the_end.callback(batches.close)
     at_the_end.callback(validation_batches.close)
     learner.set_up()
 
     def judge() -> Validation:
-        return (
-            head.validate() if head else validate(learner.module, validation_batches, plan, dataset.class_map, fabric)
-        )
+        return head.validate() if head else validate(learner.kept, validation_batches, plan, dataset.class_map, fabric)
 
     start: Validation | None = None
     if plan.start is not None and (state.epoch, state.step) == (1, 0):
@@ -215,8 +213,9 @@ def _train_head(run: _Run, head: HeadTraining) -> None:
             if done.added:
                 run.reporter.say(f"    {done.added}")
     if run.fabric.world_size > 1:
-        for tensor in (*run.learner.module.parameters(), *run.learner.module.buffers()):
-            torch.distributed.broadcast(tensor.data, src=0)
+        for tensor in run.learner.kept.state_dict().values():
+            torch.distributed.broadcast(tensor, src=0)
+    run.learner.take_kept()
     if run.plan.epochs:
         run.checkpoints.save(run.plan.rounds + 1, [])
 
@@ -233,7 +232,7 @@ def _train_epoch(run: _Run, epoch: int, batches: Batches, draws: EpochDraws, sto
     learner.start_epoch()
     with run.reporter.task(f"epoch {epoch}/{run.plan.last_epoch}", steps, done=len(losses)) as task:
         for drawn in batches:
-            losses.append(learner.step(drawn, epoch))
+            losses.append(learner.step(drawn, epoch, len(losses)))
             task.advance(note=step_note(losses[-1], learner.optimizer, options.batch_size, task.seconds_per_unit))
             if run.log is not None:
                 run.log.step(epoch, len(losses), losses[-1], learner.learning_rate)
@@ -273,7 +272,7 @@ def _keep_if_best(run: _Run, epoch: int, validation: Validation) -> bool:
     if improved:
         state.best = metrics.mean_iou
         state.kept = judging.as_kept(epoch, metrics.confusion, validation.shown) | {"head": state.head}
-        save_as_model(run.out, run.plan, run.dataset, run.learner.module, metrics, state, epoch)
+        save_as_model(run.out, run.plan, run.dataset, run.learner.kept, metrics, state, epoch)
     return improved
 
 

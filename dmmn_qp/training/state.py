@@ -16,6 +16,7 @@ from dmmn_qp.files import new_file
 from dmmn_qp.folders.dataset import MANIFEST, PATCHES
 from dmmn_qp.folders.model import CARD
 from dmmn_qp.networks.supervision import SupervisedBranches
+from dmmn_qp.training.averaging import WeightAverage
 
 STATE = "resume.pt"
 """In the model's folder for as long as its training is not finished."""
@@ -43,7 +44,7 @@ class TrainingState:
         start_mean_iou: Validation mIoU of the model that it started from, before the first step; None without one.
         history: Rows of ``history.csv``.
         seconds: Time spent so far.
-        tensors: States of the network, the optimiser, the schedule and torch's generator.
+        tensors: States of the network, the average of its weights, the optimiser, the schedule and torch's generator.
         inherited: What it takes over from the model that it started from: `dmmn_qp.training.fine_tuning.as_kept`.
         head: Of the head that is in a network on a pretrained encoder: its steps, and what self-training added.
         replaced: Files of an earlier model in the same folder, by path in it; they go when there is a new model.
@@ -131,7 +132,9 @@ def load_state(folder: Path) -> TrainingState:
         content = torch.load(path, map_location="cpu", weights_only=True)
         if not isinstance(content, Mapping) or content.get("format") != _FORMAT:
             raise ValueError("another format")
-        return TrainingState(**{key: value for key, value in content.items() if key != "format"})
+        state = TrainingState(**{key: value for key, value in content.items() if key != "format"})
+        state.options.setdefault("weight_average", 0)  # of an earlier version, which did not average
+        return state
     except (OSError, RuntimeError, ValueError, TypeError, EOFError, KeyError, UnpicklingError) as error:
         reason = " ".join(str(error).split())[:100]
         raise ModelError(
@@ -148,13 +151,17 @@ def dataset_digest(folder: Path) -> str:
 
 
 def snapshot(
-    module: SupervisedBranches, optimizer: torch.optim.Optimizer, schedule: torch.optim.lr_scheduler.LRScheduler | None
+    module: SupervisedBranches,
+    optimizer: torch.optim.Optimizer,
+    schedule: torch.optim.lr_scheduler.LRScheduler | None,
+    average: WeightAverage | None,
 ) -> dict[str, Any]:
     """States of everything that changes while training."""
     return {
         "module": module.state_dict(),
         "optimizer": optimizer.state_dict(),
         "schedule": schedule.state_dict() if schedule is not None else {},
+        "average": average.state() if average is not None else {},
         "random": torch.get_rng_state(),
     }
 
@@ -164,10 +171,13 @@ def restore(
     module: SupervisedBranches,
     optimizer: torch.optim.Optimizer,
     schedule: torch.optim.lr_scheduler.LRScheduler | None,
+    average: WeightAverage | None,
 ) -> None:
     """The counterpart of `snapshot`."""
     module.load_state_dict(state.tensors["module"])
     optimizer.load_state_dict(state.tensors["optimizer"])
     if schedule is not None:
         schedule.load_state_dict(state.tensors["schedule"])
+    if average is not None:
+        average.restore(state.tensors["average"])
     torch.set_rng_state(state.tensors["random"])
