@@ -19,6 +19,12 @@ Stem = Literal["full", "half", "quarter"]
 Views = Literal[1, 3, 8]
 """Over how many turned and mirrored copies of a picture a mean is taken."""
 
+
+def number_of_views(given: object) -> object:
+    """Reads a number of views that was typed; anything else is left as it is, for whoever checks it."""
+    return int(given) if isinstance(given, str) and given.isdecimal() and len(given) == 1 else given
+
+
 DEFAULT_ENCODER = "efficientnet-lite0"
 """Which pretrained encoder a network is built on unless another is asked for."""
 

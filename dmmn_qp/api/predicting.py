@@ -18,7 +18,7 @@ from dmmn_qp.api.arguments import (
     shows_options,
 )
 from dmmn_qp.api.models import Model, folder_of_model
-from dmmn_qp.choices import Context, Device, Precision
+from dmmn_qp.choices import Context, Device, Precision, Views
 from dmmn_qp.console import Reporter
 from dmmn_qp.errors import ConfigError
 from dmmn_qp.files.paths import user_path
@@ -37,6 +37,7 @@ class ArrayOptions(TypedDict, total=False):
     context: Context
     precision: Precision
     device: Device
+    views: Views
     tta: bool
     batch_size: int | None
 

@@ -17,7 +17,7 @@ from torch.nn import functional
 
 from dmmn_qp.networks.encoders import PretrainedEncoder
 from dmmn_qp.networks.laying import at_cells, laid_on_each_other
-from dmmn_qp.networks.views import VIEWS, turned, turned_back
+from dmmn_qp.networks.views import VIEWS, as_seen, turned_back
 
 CELL_PX = 4
 """Side of what is classified at once, in px of the finest magnification; between the middles it is interpolated."""
@@ -94,7 +94,7 @@ class DmmnP(nn.Module):
             maps: list[Tensor] = self.encoder(image)
             return maps
         views = VIEWS[self.views]
-        seen = [[turned_back(features, view) for features in self.encoder(turned(image, view))] for view in views]
+        seen = [[turned_back(features, view) for features in self.encoder(as_seen(image, view))] for view in views]
         return [torch.stack(of_stride).mean(0) for of_stride in zip(*seen, strict=True)]
 
     def decide(self, maps: Sequence[Tensor], height: int, width: int) -> Tensor:

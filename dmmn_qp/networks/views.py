@@ -23,7 +23,7 @@ VIEWS: dict[int, tuple[View, ...]] = {
 """Number of copies -> the copies, the image itself first."""
 
 
-def turned(image: Tensor, view: View) -> Tensor:
+def as_seen(image: Tensor, view: View) -> Tensor:
     """An image (..., h, w) as a view shows it."""
     return torch.rot90(image.flip(-1) if view.mirrored else image, view.quarters, (-2, -1))
 

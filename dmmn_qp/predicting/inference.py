@@ -16,6 +16,7 @@ from dmmn_qp.networks.blocks import even_part
 from dmmn_qp.networks.conventions import class_logits, network_input, predicted_labels
 from dmmn_qp.networks.devices import autocast
 from dmmn_qp.networks.stem import TakesMargins
+from dmmn_qp.networks.views import VIEWS, as_seen, turned_back
 from dmmn_qp.predicting.overlapping import Corner, Layout, blended, enlarged_bands, turned
 from dmmn_qp.predicting.predictor import Predictor
 from dmmn_qp.regions import Region
@@ -177,22 +178,20 @@ def _as_byte(share: Tensor) -> Tensor:
 
 
 def _mean_of_turned(pixels: Sequence[Tensor], canvas: _Canvas, predictor: Predictor) -> Tensor:
-    """Mean probabilities (1, C, rows, columns) of a canvas over its eight turned and mirrored copies."""
+    """Mean probabilities (1, C, rows, columns) of a canvas over turned and mirrored copies of it."""
     size, classes = predictor.card.patch_spec.size_px, len(predictor.card.class_map)
     summed = torch.zeros(1, classes, *canvas.shape, device=predictor.device)
-    for mirrored in (False, True):
-        for quarters in range(4):
-            seen = [torch.rot90(p.flip(-1) if mirrored else p, quarters, (-2, -1)) for p in pixels]
-            copy = canvas.turned(size, quarters, mirrored=mirrored)
-            found = torch.zeros(1, classes, *copy.shape, device=predictor.device)
-            for corners, logits in _pieces(seen, copy, predictor):
-                chances = class_logits(logits, classes).float().softmax(1)
-                height, width = chances.shape[-2:]
-                for i, (y, x) in enumerate(corners):
-                    found[..., y : y + height, x : x + width] = chances[i]
-            back = torch.rot90(found, -quarters, (-2, -1))
-            summed += back.flip(-1) if mirrored else back
-    return summed / 8
+    views = VIEWS[predictor.views]
+    for view in views:
+        copy = canvas.turned(size, view.quarters, mirrored=view.mirrored)
+        found = torch.zeros(1, classes, *copy.shape, device=predictor.device)
+        for corners, logits in _pieces([as_seen(p, view) for p in pixels], copy, predictor):
+            chances = class_logits(logits, classes).float().softmax(1)
+            height, width = chances.shape[-2:]
+            for i, (y, x) in enumerate(corners):
+                found[..., y : y + height, x : x + width] = chances[i]
+        summed += turned_back(found, view)
+    return summed / len(views)
 
 
 def _pieces(

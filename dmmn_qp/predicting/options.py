@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
-from dmmn_qp.choices import Context, Device, Outside, Precision
+from dmmn_qp.choices import Context, Device, Outside, Precision, Views, number_of_views
 from dmmn_qp.flags import Flag
 from dmmn_qp.outputs.options import OutputOptions
 
@@ -24,7 +24,8 @@ class PredictOptions(OutputOptions):
         devices: Number of GPUs that share the blocks of a slide.
         compile: Whether torch compiles the network first.
         workers: Threads that decode pixels; None fits them to the machine.
-        tta: Whether to take the mean over the eight turned and mirrored copies.
+        views: Turned and mirrored copies over which the mean of the probabilities is taken.
+        tta: Whether to take it over all eight.
         mpp: um/px of slides that do not say it.
         force_mpp: Whether ``mpp`` counts for all slides, but for those of which a table says it.
         tissue_only: Whether nothing is predicted outside the outline of the tissue, margin included.
@@ -63,9 +64,10 @@ class PredictOptions(OutputOptions):
             "Threads that decode pixels.", metavar="N", panel=NETWORK_PANEL, default="the machine's cores, at most 16"
         ),
     ] = Field(default=None, ge=1)
-    tta: Annotated[
-        bool, Flag("Mean of the eight turned and mirrored copies: eight times the work.", panel=NETWORK_PANEL)
-    ] = False
+    views: Annotated[
+        Views, Flag("Mean over so many turned and mirrored copies: as many times the work.", panel=NETWORK_PANEL)
+    ] = 1
+    tta: Annotated[bool, Flag("The same as --views 8.", panel=NETWORK_PANEL)] = False
     mpp: Annotated[float | None, Flag("um/px of slides that do not say it themselves.", metavar="UM")] = Field(
         default=None, gt=0
     )
@@ -89,3 +91,13 @@ class PredictOptions(OutputOptions):
         ),
     ] = Field(default=None, min_length=1)
     outside: Annotated[Outside, Flag("Label of what is not predicted.", panel=AREA_PANEL)] = "unlabelled"
+
+    @field_validator("views", mode="before")
+    @classmethod
+    def _as_number(cls, views: object) -> object:
+        return number_of_views(views)
+
+    @property
+    def copies(self) -> int:
+        """Copies over which the mean is taken."""
+        return 8 if self.tta else self.views

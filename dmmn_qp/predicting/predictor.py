@@ -47,7 +47,7 @@ class Predictor:
             ``seamless``, see `choose_context`.
         probabilities: Whether probabilities are wanted.
         uncertainty: Whether the entropy is wanted.
-        turned: Whether the mean over the eight turned and mirrored copies is taken.
+        views: Turned and mirrored copies over which the mean is taken: a key of `VIEWS`.
     """
 
     card: ModelCard
@@ -58,7 +58,12 @@ class Predictor:
     context: Context = "patch"
     probabilities: bool = False
     uncertainty: bool = False
-    turned: bool = False
+    views: int = 1
+
+    @property
+    def turned(self) -> bool:
+        """Whether a mean over copies is taken."""
+        return self.views > 1
 
     @property
     def shared(self) -> range:
@@ -169,7 +174,7 @@ def make_predictor(
         context=context,
         probabilities=options.probabilities,
         uncertainty=options.uncertainty,
-        turned=options.tta,
+        views=options.copies,
     )
     return predictor if options.batch_size else replace(predictor, batch_size=fitting_batch(predictor))
 

@@ -64,6 +64,8 @@ def request_of(
         "context": context,
         "precision": precision,
         **{name: getattr(options, name) for name in _FLAGS},
+        "tta": options.copies == 8,
+        **({"views": options.copies} if options.copies not in (1, 8) else {}),
         **{name: _as_json(getattr(options, name)) if seeks_tissue else None for name in _TISSUE},
         **({_TISSUE_BORDER: "outline"} if options.tissue_only else {}),
         "outside": options.outside if is_restricted(target, options) else None,
@@ -84,9 +86,18 @@ def _as_json(value: object) -> object:
 
 
 def card_digest(card: ModelCard) -> str:
-    """A digest of what of a model's card the labels depend on: network, classes, geometry and input."""
+    """A digest of what of a model's card the labels depend on: network, classes, geometry and input.
+
+    What cards did not always have is left out where it is as it was before, so that digests stay what they were.
+    """
     content = card.model_dump(mode="json", include={"network", "class_map", "patch_spec", "input"})
+    for part, name, before in _NEWER:
+        if content[part].get(name) == before:
+            del content[part][name]
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:32]
+
+
+_NEWER: Final = (("network", "encoder", None), ("network", "views", 1), ("input", "beyond", "black"))
 
 
 def input_of(slide: SlideToPredict, info: SlideInfo | None = None) -> PredictedInput:
@@ -183,6 +194,8 @@ def _request_differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> I
         yield f"with context {_shown(before['context'])} instead of {_shown(now['context'])}"
     if differs("precision") and now["precision"] is not None:
         yield f"in {_shown(before['precision'])} instead of {_shown(now['precision'])}"
+    if before.get("views", 1) != now.get("views", 1) and not differs("tta"):
+        yield f"with --views {_shown(before.get('views', 1))} instead of {_shown(now.get('views', 1))}"
     for name in _FLAGS:
         if differs(name) and (now[name] or name not in _EXTRA_FILES):
             yield f"{'without' if now[name] else 'with'} {_option(name)}"

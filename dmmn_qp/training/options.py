@@ -24,6 +24,7 @@ from dmmn_qp.choices import (
     ValidationSplit,
     Views,
     WeightRule,
+    number_of_views,
 )
 from dmmn_qp.files.paths import UserPath
 from dmmn_qp.flags import Flag
@@ -184,7 +185,7 @@ class TrainOptions(FileModel):
     @field_validator("views", mode="before")
     @classmethod
     def _as_number(cls, views: object) -> object:
-        return int(views) if isinstance(views, str) and views.isdecimal() and len(views) < 3 else views
+        return number_of_views(views)
 
     @field_validator("start_from")
     @classmethod
