@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from os import PathLike
 from pathlib import Path
 from typing import Annotated
@@ -37,6 +39,22 @@ def user_text(text: str) -> str:
         return text
     read = user_path(text)
     return text if read == Path(text) else str(read)
+
+
+def user_cache() -> Path:
+    """The folder for what this program may fetch or compute again: ``DMMN_QP_CACHE``, or the system's place for it.
+
+    Raises:
+        ConfigError: The system knows no home folder.
+    """
+    named = os.environ.get("DMMN_QP_CACHE")
+    if named:
+        return user_path(named).absolute()
+    if sys.platform == "win32":
+        return Path(os.environ.get("LOCALAPPDATA") or user_path("~/AppData/Local")) / "dmmn-qp"
+    if sys.platform == "darwin":
+        return user_path("~") / "Library" / "Caches" / "dmmn-qp"
+    return Path(os.environ.get("XDG_CACHE_HOME") or user_path("~/.cache")) / "dmmn-qp"
 
 
 UserPath = Annotated[Path, AfterValidator(user_path)]
