@@ -1,12 +1,17 @@
 """The contract that every entry of `ENCODERS` keeps: `CONTRACT` holds its checks, each takes a name."""
 
 import re
+import tempfile
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
-from dmmn_qp.folders.encoder_weights import FREE_LICENCES, PUBLISHED
+from dmmn_qp.errors import ModelError
+from dmmn_qp.folders.encoder_origin import FREE_LICENCES
+from dmmn_qp.folders.encoder_weights import PUBLISHED, load_encoder
 from dmmn_qp.networks.conventions import network_input
 from dmmn_qp.networks.encoders import ENCODERS, build_encoder
 
@@ -98,7 +103,21 @@ def says_how_it_sees_pixels(name):
 
 
 @promise
-def has_published_weights(name):
+def takes_its_weights_from_a_file(name):
+    encoder = made(name, seed=7)
+    with tempfile.TemporaryDirectory() as folder:
+        save_file(encoder.state_dict(), Path(folder) / "w.safetensors")
+        loaded = load_encoder(name, Path(folder) / "w.safetensors", "MIT").state_dict()
+    assert all(torch.equal(loaded[key], value) for key, value in encoder.state_dict().items())
+
+
+@promise
+def says_all_of_its_published_weights(name):
+    """Where there are any; else it says how to name a file."""
+    if name not in PUBLISHED:
+        with pytest.raises(ModelError, match="comes without weights; name a file of them with --encoder-weights"):
+            load_encoder(name)
+        return
     published = PUBLISHED[name]
     assert re.fullmatch(r"[0-9a-f]{64}", published.sha256) and re.fullmatch(r"[0-9a-f]{64}", published.wheel_sha256)
     assert re.fullmatch(rf"{published.package}==[0-9.]+", published.requirement)

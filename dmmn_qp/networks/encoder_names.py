@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from dmmn_qp.networks.efficientnet import EfficientNetLite
+from dmmn_qp.networks.patch_tokens import PatchTokens
+from dmmn_qp.networks.timm_encoders import TimmMaps
 
 _EPSILON: Final = 1e-3  # of the batch normalisation of EfficientNet
 
@@ -24,8 +26,10 @@ def named_as_ours(state: Mapping[str, Tensor], encoder: nn.Module) -> dict[str, 
 
     Names that are not known stay as they are: it is for the caller to compare them with those of the encoder.
     """
-    if isinstance(encoder, EfficientNetLite):
-        return _folded(state, encoder) if "_conv_stem.weight" in state else dict(state)
+    if isinstance(encoder, EfficientNetLite) and "_conv_stem.weight" in state:
+        return _folded(state, encoder)
+    if not isinstance(encoder, PatchTokens | TimmMaps):
+        return dict(state)
     names = {name: name for name in state}
     for wrapper in _WRAPPERS:
         if all(short.startswith(wrapper) for short in names.values()):
