@@ -185,6 +185,8 @@ def test_a_name_says_structure_and_convention(timm):
     assert convention.scale == 1 / 255 and convention.beyond == "mirror"
     own = convention_of("timm:vit?mean=0.1,0.2,0.3&std=0.5,0.5,0.5")
     assert (own.mean, own.std) == ((0.1, 0.2, 0.3), (0.5, 0.5, 0.5))
+    known = convention_of("timm:vit?input=imagenet")
+    assert (known.mean, known.std) == ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
 def test_convolutional_ones_give_the_last_map_of_each_stride(timm):
@@ -207,6 +209,7 @@ def test_convolutional_ones_give_the_last_map_of_each_stride(timm):
         ("timm:vit?init_values=nan", "is unknown or has a wrong value"),
         ("timm:vit?no_embed_class=1", "is unknown or has a wrong value"),
         ("timm:vit?mlp_layer=system", "is unknown or has a wrong value"),
+        ("timm:vit?input=other", "is unknown or has a wrong value"),
         ("timm:vit?mean=1,2", "is unknown or has a wrong value"),
         ("timm:vit?std=0,0,0", "a mean or std that cannot be"),
         ("timm:elsewhere", r"cannot build encoder .*Unknown model \(elsewhere\)"),

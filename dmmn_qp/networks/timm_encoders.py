@@ -34,7 +34,12 @@ _NUMBERS: Final = ("init_values", "mlp_ratio")
 _SWITCHES: Final = ("class_token", "dynamic_img_size", "no_embed_class", "pre_norm", "qkv_bias", "strict_img_size")
 _LAYERS: Final = {"mlp_layer": ("Mlp", "GluMlp", "SwiGLU", "SwiGLUPacked"), "act_layer": ("GELU", "SiLU", "ReLU")}
 _COLOURS: Final = ("mean", "std")
-OPTIONS: Final = (*_WHOLE, *_NUMBERS, *_SWITCHES, *_LAYERS, *_COLOURS)
+_INPUT: Final = "input"
+_INPUTS: Final[dict[str, dict[str, tuple[float, float, float]]]] = {
+    "imagenet": {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)},
+    "half": {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)},
+}
+OPTIONS: Final = (*_WHOLE, *_NUMBERS, *_SWITCHES, *_LAYERS, *_COLOURS, _INPUT)
 """What may follow the name of a model of timm."""
 
 
@@ -85,7 +90,7 @@ def timm_encoder(name: str) -> tuple[InputConvention, tuple[tuple[int, tuple[int
     except ValueError as error:
         raise ModelError(
             f'encoder "{shorten(name)}" wants pixels with a mean or std that cannot be; say them after its name: '
-            "?mean=R,G,B&std=R,G,B"
+            "?input=imagenet"
         ) from error
 
 
@@ -150,11 +155,14 @@ def _parsed(name: str) -> tuple[str, dict[str, Any]]:
     match = _NAME.fullmatch(name)
     if match is None:
         raise ConfigError(f'encoder "{shorten(name)}" is no name such as timm:vit_base_patch16_224?init_values=1e-5')
-    options = {}
+    options: dict[str, Any] = {}
     for part in (match["options"] or "").split("&"):
         if part:
             key, _, text = part.partition("=")
-            options[key] = _value(key, text)
+            if key == _INPUT and text in _INPUTS:
+                options |= _INPUTS[text]
+            else:
+                options[key] = _value(key, text)
     return match["model"], options
 
 
