@@ -466,6 +466,31 @@ def test_weights_beside_the_model_or_in_the_cache_are_found(timm, here, monkeypa
         load_model(here / "m")
 
 
+def change_card(folder, change):
+    content = json.loads((folder / CARD).read_text())
+    change(content)
+    (folder / CARD).write_text(json.dumps(content))
+
+
+@pytest.mark.parametrize("file", ["//server/share/w.pth", r"\\server\share\w.pth", "/dev/zero", "w\x1b[31m.pth"])
+def test_a_card_makes_nobody_look_elsewhere(timm, here, monkeypatch, file):
+    """A path of another machine is not even asked for: that alone opens a connection. Nor is what has no end."""
+    monkeypatch.setenv("DMMN_QP_CACHE", str(here / "cache"))
+    model_on(here / "m", weights_file(here / "first.pth"))
+    change_card(here / "m", lambda card: card["encoder"].update(file=file))
+    asked = []
+    monkeypatch.setattr(Path, "is_file", lambda self, plain=Path.is_file: asked.append(str(self)) or plain(self))
+    said = fails("models", "show", "m")
+    assert "are no part of it" in said and "\x1b" not in said
+    assert not [path for path in asked if "server" in path and path.startswith(("//", "\\\\"))]
+
+
+def test_a_card_of_an_encoder_that_is_not_known(timm, here):
+    model_on(here / "m", weights_file(here / "w.pth"), "MIT")
+    change_card(here / "m", lambda card: card["network"].update(encoder="later"))
+    assert 'model "m" is built on encoder "later", which is none of efficientnet-lite0' in fails("models", "show", "m")
+
+
 def test_models_with_all_of_their_weights_have_nothing_to_set(timm, here):
     model_on(here / "m", weights_file(here / "w.pth"), "MIT")
     assert "nothing to set" in fails("models", "set-encoder", "m", "--encoder-weights", "w.pth")

@@ -278,17 +278,18 @@ def find_weights(origin: EncoderOrigin, model: Path) -> Path:
         ModelError: It is at none of these places, or another file is.
     """
     named = Path(origin.file)
-    places = [named] if named.is_absolute() else []
+    elsewhere = origin.file.startswith(("\\\\", "//"))  # of another machine: a card makes nobody connect to one
+    places = [named] if named.is_absolute() and not elsewhere else []
     places += [folder / named.name for folder in (model, model.absolute().parent, encoder_cache())]
     said = []
     for path in dict.fromkeys(places):
-        if path.is_file():
+        if path.is_file() and path.stat().st_size <= MAX_FILE_BYTES:
             with path.open("rb") as file:
                 if hashlib.file_digest(file, "sha256").hexdigest() == origin.sha256:
                     return path
-            said.append(f'"{path}" (another file)')
+            said.append(f'"{shorten(str(path), _SHOWN)}" (another file)')
         else:
-            said.append(f'"{path}"')
+            said.append(f'"{shorten(str(path), _SHOWN)}"')
     raise ModelError(
         f'the weights of the encoder of model "{model}" are no part of it (SHA-256 {origin.sha256[:12]}) and not at '
         f'{", ".join(said)}; name their file anew: dmmn-qp models set-encoder "{model}" --encoder-weights FILE'

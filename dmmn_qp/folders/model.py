@@ -34,7 +34,7 @@ from dmmn_qp.folders.weights_file import (
 )
 from dmmn_qp.networks import ARCHITECTURES, build_network
 from dmmn_qp.networks.conventions import InputConvention
-from dmmn_qp.networks.encoders import DEFAULT_ENCODER
+from dmmn_qp.networks.encoders import DEFAULT_ENCODER, ENCODERS, is_known
 from dmmn_qp.networks.stem import NamesParts, Stemmed
 from dmmn_qp.specs import ClassMap, FileModel, PatchSpec, explain
 from dmmn_qp.text import shorten
@@ -217,6 +217,11 @@ def load_card(folder: Path) -> ModelCard:
         raise ModelError(
             f'model "{folder}" has architecture "{shorten(card.network.architecture, SHOWN)}", which is none of '
             f"{', '.join(ARCHITECTURES)}; update dmmn-qp"
+        )
+    if not is_known(card.network.encoder):
+        raise ModelError(
+            f'model "{folder}" is built on encoder "{shorten(card.network.encoder or "", SHOWN)}", which is none of '
+            f"{', '.join(ENCODERS)}; update dmmn-qp"
         )
     return card
 

@@ -22,6 +22,7 @@ __all__ = [
     "build_encoder",
     "convention_of",
     "encoder_kind",
+    "is_known",
 ]
 
 
@@ -81,6 +82,11 @@ def encoder_kind(name: str) -> EncoderKind:
     raise ModelError(
         f'encoder "{shorten(name)}" is unknown; choose one of {", ".join(ENCODERS)}, or one of timm: {TIMM}NAME'
     )
+
+
+def is_known(name: str | None) -> bool:
+    """Whether `encoder_kind` knows a name, as far as can be said without building it; None is no encoder's."""
+    return name is None or name in ENCODERS or name.startswith(TIMM)
 
 
 def convention_of(encoder: str | None) -> InputConvention:
