@@ -2,13 +2,16 @@
 
 import tempfile
 from collections.abc import Callable
+from itertools import product
 from math import lcm
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import torch
 from torch import nn
 
+from dmmn_qp.choices import Norm, Stem
 from dmmn_qp.errors import ModelError
 from dmmn_qp.folders.model import ModelCard, NetworkOptions, load_model, save_model
 from dmmn_qp.networks import ARCHITECTURES, build_network
@@ -40,11 +43,17 @@ def breaches(name):
     return found
 
 
+def form_of(name, norm="none", stem="full"):
+    """The normalisation and the stem that are wanted, or the plain one where the architecture does not take it."""
+    architecture = ARCHITECTURES[name]
+    norms, stems = architecture.norms, architecture.stems
+    return {"norm": norm if norm in norms else norms[0], "stem": stem if stem in stems else stems[0]}
+
+
 def build(name, *, classes=3, width=2, magnifications=3, norm="none", stem="full", size_px=SIZE, seed=0):
     torch.manual_seed(seed)
-    return build_network(
-        name, classes=classes, width=width, magnifications=magnifications, size_px=size_px, norm=norm, stem=stem
-    ).eval()
+    sizes = {"classes": classes, "width": width, "magnifications": magnifications, "size_px": size_px}
+    return build_network(name, **sizes, **form_of(name, norm, stem)).eval()
 
 
 def images(magnifications=3, batch=2, size=SIZE):
@@ -74,7 +83,7 @@ def magnifications_of(name, wanted=3):
 
 
 def side_of(name, stem="full", least=SIZE):
-    return lcm(least, ARCHITECTURES[name].divisor * STEM_FACTORS[stem])
+    return lcm(least, ARCHITECTURES[name].divisor * STEM_FACTORS[form_of(name, stem=stem)["stem"]])
 
 
 def made(name, *, magnifications=3, batch=2, stem="full", **options):
@@ -114,9 +123,23 @@ def takes_images_that_are_wider_than_high(name):
 
 @promise
 def refuses_other_sizes(name):
-    count, divisor = magnifications_of(name), ARCHITECTURES[name].divisor
-    with pytest.raises(ModelError, match=rf"multiple of {4 * divisor} px, not {6 * divisor}"):
-        build(name, size_px=6 * divisor, stem="quarter", magnifications=count)
+    count, stem = magnifications_of(name), ARCHITECTURES[name].stems[-1]
+    divisor = ARCHITECTURES[name].divisor * STEM_FACTORS[stem]
+    with pytest.raises(ModelError, match=rf"multiple of {divisor} px, not {divisor * 3 // 2}"):
+        build(name, size_px=divisor * 3 // 2, stem=stem, magnifications=count)
+
+
+@promise
+def refuses_the_forms_that_it_does_not_take(name):
+    sizes = {"classes": 3, "width": 2, "magnifications": magnifications_of(name), "size_px": side_of(name, least=256)}
+    architecture = ARCHITECTURES[name]
+    for norm, stem in product(get_args(Norm), get_args(Stem)):
+        if norm in architecture.norms and stem in architecture.stems:
+            with torch.device("meta"):
+                build_network(name, **sizes, norm=norm, stem=stem)
+        else:
+            with pytest.raises(ModelError, match="neither stem nor normalisation"):
+                build_network(name, **sizes, norm=norm, stem=stem)
 
 
 @promise
@@ -141,7 +164,8 @@ def learns_with_every_parameter(name):
 
 @promise
 def looks_at_the_magnifications_that_it_says(name):
-    for wanted, stem in ((w, s) for w in (2, 3, 4) for s in ("full", "half")):
+    stems = [stem for stem in ("full", "half") if stem in ARCHITECTURES[name].stems]
+    for wanted, stem in product((2, 3, 4), stems):
         network, given = made(name, width=8, magnifications=wanted, stem=stem)
         reference, used = network(given), ARCHITECTURES[name].used(len(given))
         for m in range(len(given)):
@@ -216,7 +240,7 @@ def can_be_exported(name):
 @promise
 def is_described_as_it_is(name):
     spec = spec_of(name, "half")
-    described = describe(name, classes=3, width=2, patch_spec=spec, norm="batch", stem="half")
+    described = describe(name, classes=3, width=2, patch_spec=spec, **form_of(name, "batch", "half"))
     network, given = made(name, norm="batch", stem="half", batch=1)
     parameters = sum(p.numel() for p in network.parameters())
     assert described.parameters == parameters
@@ -297,7 +321,7 @@ def spec_of(name, stem):
 def card_of(name, classes, reserved=0):
     return ModelCard(
         name="x",
-        network=NetworkOptions(architecture=name, width=2, norm="batch", stem="half", reserved_outputs=reserved),
+        network=NetworkOptions(architecture=name, width=2, reserved_outputs=reserved, **form_of(name, "batch", "half")),
         class_map=class_map_of(classes),
         patch_spec=spec_of(name, "half"),
         created="now",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -186,3 +187,46 @@ def slides_with(here, features, n=1, mpp=0.5):
         write_tiff(here / "slides" / f"s{i}.tif", two_tissues(256, 256, seed=i), mpp)
         write_features(here / "geojson" / f"s{i}.geojson", features[i] if n > 1 else features)
     return ("import", "slides", "--annotations", "geojson")
+
+
+_ATTEMPTS: list[str] = []
+_WATCHED: list[bool] = []
+_NETWORK_EVENTS = {
+    "socket.connect",
+    "socket.bind",
+    "socket.sendto",
+    "socket.sendmsg",
+    "socket.getaddrinfo",
+    "socket.gethostbyname",
+    "socket.gethostbyaddr",
+    "urllib.Request",
+    "http.client.connect",
+    "ftplib.connect",
+}
+
+
+def _refuse_network(event: str, args: tuple[object, ...]) -> None:
+    """Refuses what reaches beyond this machine's processes, whichever library asks for it."""
+    if not _WATCHED or event not in _NETWORK_EVENTS:
+        return
+    if event.startswith("socket.") and isinstance(args[-1], str | bytes) and hasattr(args[0], "family"):
+        return  # a path: of processes that work together
+    _ATTEMPTS.append(f"{event} {args[-1] if event == 'socket.connect' else args[0]}")
+    raise OSError("the tests allow no connection")
+
+
+@pytest.fixture
+def no_network():
+    """Refuses every connection and look-up of a name in this process, and lists them; there must be none in the end."""
+    if not _ATTEMPTS and _refuse_network not in _HOOKED:
+        sys.addaudithook(_refuse_network)  # for good: it asks whether it is wanted
+        _HOOKED.append(_refuse_network)
+    _ATTEMPTS.clear()
+    _WATCHED.append(True)
+    yield _ATTEMPTS
+    _WATCHED.clear()
+    left, _ATTEMPTS[:] = list(_ATTEMPTS), []
+    assert left == [], "something was to be reached over the network"
+
+
+_HOOKED: list[object] = []

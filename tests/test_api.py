@@ -375,7 +375,8 @@ def test_a_saved_network_is_the_same_network(workspace, tmp_path):
     model = dmmn_qp.load_model(tmp_path / "m")
     assert model.card == kept.card
     assert model.card.network.model_dump() == {
-        "architecture": "unet", "width": 2, "norm": "group", "stem": "half", "reserved_outputs": 0,
+        "architecture": "unet", "width": 2, "norm": "group", "stem": "half", "encoder": None, "views": 1,
+        "reserved_outputs": 0,
     }  # fmt: skip
     assert model.patch_spec == dataset.patch_spec
     images = [torch.rand(1, 3, 256, 256) for _ in range(3)]

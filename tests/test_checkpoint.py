@@ -12,7 +12,6 @@ from dmmn_qp.folders import model as checkpoint
 from dmmn_qp.folders.model import (
     CARD,
     MAX_CARD_BYTES,
-    MAX_HEADER_BYTES,
     WEIGHTS,
     ModelCard,
     NetworkOptions,
@@ -23,9 +22,9 @@ from dmmn_qp.folders.model import (
     next_model_name,
     save_model,
 )
+from dmmn_qp.folders.weights_file import MAX_HEADER_BYTES
 from dmmn_qp.networks import ARCHITECTURES
 from dmmn_qp.networks.conventions import InputConvention
-from dmmn_qp.networks.stem import STEM_FACTORS
 from dmmn_qp.specs import ClassMap, PatchSpec
 
 
@@ -247,9 +246,10 @@ def test_shorter_numbers_are_computed_with_in_32_bits(folder, dtype):
     assert all(torch.equal(loaded[name], value.to(loaded[name].dtype)) for name, value in stored.items())
 
 
-@pytest.mark.parametrize("name", list(ARCHITECTURES))
-@pytest.mark.parametrize("norm", ["none", "batch", "group"])
-@pytest.mark.parametrize("stem", list(STEM_FACTORS))
+@pytest.mark.parametrize(
+    ("stem", "norm", "name"),
+    [(stem, norm, name) for name, kind in ARCHITECTURES.items() for stem in kind.stems for norm in kind.norms],
+)
 def test_nothing_of_a_network_is_outside_its_weights(tmp_path, name, norm, stem):
     """Networks are read without ever being initialised, so a tensor that is not stored would be left undefined."""
     kind = card(architecture=name, norm=norm, stem=stem, width=1).model_copy(update={"patch_spec": PatchSpec()})
@@ -274,7 +274,7 @@ def test_no_memory_is_taken_before_the_header_fits(folder, monkeypatch):
         return build(self)
 
     monkeypatch.setattr(ModelCard, "build", watched)
-    monkeypatch.setattr(checkpoint, "_take_memory", lambda *_: pytest.fail("memory was taken"))
+    monkeypatch.setattr(checkpoint, "take_memory", lambda *_: pytest.fail("memory was taken"))
     assert "but the network of the card needs 512 x 16 x 3 x 3" in refusal(folder)
 
 

@@ -54,7 +54,7 @@ def test_import_of_slides_and_geojson(workspace):
 def test_model_folder(workspace):
     card = json.loads((workspace / "models" / "dmmn-m3-1" / "model.json").read_text())
     built_from = {"architecture": "dmmn-m3", "width": 4, "norm": "batch", "stem": "quarter", "reserved_outputs": 0}
-    assert card["network"] == built_from
+    assert card["network"] == {**built_from, "encoder": None, "views": 1} and card["encoder"] is None
     assert [c["name"] for c in card["class_map"]["classes"]] == ["dark", "light"]
     assert card["patch_spec"]["mpps"] == [0.5, 1.0, 2.0]
     history = (workspace / "models" / "dmmn-m3-1" / "history.csv").read_text().splitlines()
@@ -477,7 +477,10 @@ def test_moved_slide_is_found_and_checked(here, two_tissue_slides):
 
 def test_architectures_as_json_and_as_a_table():
     listed = json.loads(invoke("architectures", "--json", "--classes", "7").stdout)
-    assert [(d["architecture"], d["width"], d["parameters"]) for d in listed][-1] == ("dmmn-m3", 32, 27_071_303)
+    assert [(d["architecture"], d["width"], d["parameters"]) for d in listed][-2:] == [
+        ("dmmn-m3", 32, 27_071_303),
+        ("dmmn-p", 64, 2_939_120 + (3 * (16 + 24 + 40 + 112 + 320) + 1) * 64 + (64 + 1) * 7),
+    ]
     narrow = json.loads(invoke("architectures", "--json", "--classes", "1", "--width", "2").stdout)
     assert [d["parameters"] for d in narrow][:2] == [4608 * 4 + 105 * 2 + 3, 8433 * 4 + 135 * 2 + 3]
     table = invoke("architectures").stdout

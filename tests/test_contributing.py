@@ -9,14 +9,16 @@ import pytest
 
 from dmmn_qp.importing.sources import ANNOTATION_SOURCES
 from dmmn_qp.networks import ARCHITECTURES
+from dmmn_qp.networks.encoders import ENCODERS
 from dmmn_qp.outputs.writers import WRITERS
 from dmmn_qp.slides import SLIDE_READERS, open_slide
 from dmmn_qp.slides.folders import list_slides
-from tests import architecture_contract, source_contract, test_slides, writer_contract
+from tests import architecture_contract, encoder_contract, source_contract, test_slides, writer_contract
 from tests.conftest import REPOSITORY, fails, write_tiff
 
 KINDS = {
     "An architecture": ("ARCHITECTURES", ARCHITECTURES),
+    "An encoder": ("ENCODERS", ENCODERS),
     "A slide reader": ("SLIDE_READERS", SLIDE_READERS),
     "An annotation source": ("ANNOTATION_SOURCES", ANNOTATION_SOURCES),
     "A writer": ("WRITERS", WRITERS),
@@ -24,6 +26,7 @@ KINDS = {
 
 
 LISTING = "from dmmn_qp.importing.sources import AnnotationSource\n"
+LISTING += "from dmmn_qp.networks.encoders import EncoderKind, InputConvention\n"
 LISTING += "from dmmn_qp.networks import Architecture\nfrom dmmn_qp.outputs.writers import Writer\n"
 LISTING += "from dmmn_qp.slides import SlideReader"
 """What the files with the dicts know."""
@@ -72,6 +75,10 @@ def listed(tmp_path_factory):
 
 def test_architecture(listed):
     assert architecture_contract.breaches(listed("An architecture")) == {}
+
+
+def test_encoder(listed):
+    assert encoder_contract.breaches(listed("An encoder")) == {}
 
 
 def test_slide_reader(listed, tmp_path):

@@ -1,14 +1,13 @@
 """A network on a pretrained encoder: which places teach its head, the head itself, and what is kept of the encoder."""
 
 import os
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
 from dmmn_qp.console import Reporter
-from dmmn_qp.features.cache import FeatureCache
+from dmmn_qp.features.cache import FeatureCache, usual_cache
 from dmmn_qp.features.computing import TILE_PX, tiles_over
 from dmmn_qp.labels.patches import PatchRef
 from dmmn_qp.networks import build_network
@@ -285,23 +284,18 @@ def test_a_cache_that_cannot_be_written_is_said_once(tmp_path):
 
 
 def test_the_cache_is_where_the_user_says(monkeypatch, tmp_path):
-    from dmmn_qp.files.paths import cache_folder
-
     monkeypatch.setenv("DMMN_QP_CACHE", str(tmp_path / "here"))
-    assert cache_folder() == tmp_path / "here"
-    monkeypatch.delenv("DMMN_QP_CACHE")
-    monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
-    assert isinstance(cache_folder(), Path)
+    assert usual_cache(Told()).folder == tmp_path / "here" / "features"
 
 
 def test_clean_removes_what_can_be_made_again_and_nothing_else(here, monkeypatch):
     monkeypatch.setenv("DMMN_QP_CACHE", str(here / "c"))
-    assert invoke("clean").stdout.strip() == f"Nothing to remove in {here / 'c'}"
-    FeatureCache(here / "c", 10**6, Told()).folder_of("ab" * 32).put(TILE, maps(3))
-    (here / "c" / "mine").mkdir()
+    assert invoke("clean").stdout.strip() == "Nothing to remove"
+    FeatureCache(here / "c" / "features", 10**6, Told()).folder_of("ab" * 32).put(TILE, maps(3))
+    (here / "c" / "features" / "mine").mkdir()
+    (here / "c" / "encoders").mkdir()
     assert "Removed 0 MiB" in invoke("clean").stdout
-    assert [path.name for path in (here / "c").iterdir()] == ["mine"]
-    (here / "c" / "mine").rmdir()
+    assert [path.name for path in (here / "c" / "features").iterdir()] == ["mine"]
+    (here / "c" / "features" / "mine").rmdir()
     invoke("clean")
-    assert not (here / "c").exists()
+    assert [path.name for path in (here / "c").iterdir()] == ["encoders"]

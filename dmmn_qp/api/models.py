@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from dmmn_qp.api.arguments import AnyPath, dataset_folder
-from dmmn_qp.choices import Norm, Stem
+from dmmn_qp.choices import Norm, Stem, Views
 from dmmn_qp.errors import ConfigError
 from dmmn_qp.files.paths import user_path
 from dmmn_qp.specs import ClassMap, PatchSpec
@@ -106,11 +106,18 @@ def build_network(
     width: int | None = None,
     norm: Norm = "none",
     stem: Stem = "full",
+    encoder: str | None = None,
+    encoder_weights: AnyPath | None = None,
+    encoder_licence: str | None = None,
+    views: Views = 1,
 ) -> Stemmed:
     """Builds a network with random weights for the classes and patches of a dataset or of a model.
 
     It takes M images (B, 3, S, S) float32 in a list, finest magnification first, RGB 0 .. 1, as `Patches` gives them,
     and answers with logits (B, C, S, S); output ``i`` is the class of label ``i + 1``. The defaults are the paper's.
+
+    Of ``dmmn-p`` only the decoder has random weights: its encoder has those that it was published with. It takes
+    images as that was trained on them: ``Patches(..., network=network)`` gives these.
 
     Args:
         contract: What has the classes and the patch geometry: a dataset or a model, or its folder.
@@ -118,9 +125,14 @@ def build_network(
         width: Base width f; the paper's unless given, which a CPU takes long for.
         norm: Normalisation after each convolution.
         stem: Resolution at which it computes.
+        encoder: Of ``dmmn-p``: its encoder, EfficientNet-lite0 unless given; also one of timm, as ``timm:NAME``.
+        encoder_weights: Of that encoder: a file of weights, torch's or safetensors.
+        encoder_licence: Licence of that file, such as ``MIT``; only under a free one is it copied into models.
+        views: Of ``dmmn-p``: over how many turned copies of an image the encoder's maps are averaged.
 
     Raises:
-        ModelError: The architecture is unknown or does not fit the patches.
+        ModelError: The architecture is unknown or does not fit the patches, or the weights not the encoder.
+        ConfigError: The encoder is one of timm, which is not installed.
     """
     from dmmn_qp.networks import ARCHITECTURES, build_network
 
@@ -128,7 +140,7 @@ def build_network(
     spec = contract.patch_spec
     if width is None:
         width = ARCHITECTURES[architecture].paper_width if architecture in ARCHITECTURES else 1
-    return build_network(
+    network = build_network(
         architecture,
         classes=len(contract.class_map),
         width=width,
@@ -136,7 +148,14 @@ def build_network(
         size_px=spec.size_px,
         norm=norm,
         stem=stem,
+        encoder=encoder,
+        views=views,
     )
+    if ARCHITECTURES[architecture].pretrained:
+        from dmmn_qp.folders.encoder_weights import give_weights
+
+        give_weights(network, None if encoder_weights is None else user_path(encoder_weights), encoder_licence)
+    return network
 
 
 def contract_of(given: HasContract | AnyPath) -> HasContract:

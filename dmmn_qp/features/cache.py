@@ -17,7 +17,9 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from dmmn_qp.console import Reporter
+from dmmn_qp.errors import ConfigError
 from dmmn_qp.files import new_file
+from dmmn_qp.files.paths import user_cache
 from dmmn_qp.regions import Region
 
 DEFAULT_BYTES = 4 * 2**30
@@ -117,6 +119,14 @@ class KeptMaps:
     def _path(self, tile: Region) -> Path:
         assert self.folder is not None
         return self.folder / f"{tile.x}_{tile.y}.safetensors"
+
+
+def usual_cache(reporter: Reporter) -> FeatureCache:
+    """The cache of this user; one that keeps nothing where the system knows no home folder."""
+    try:
+        return FeatureCache(user_cache() / "features", DEFAULT_BYTES, reporter)
+    except ConfigError:
+        return FeatureCache(None, DEFAULT_BYTES, reporter)
 
 
 def our_folders(folder: Path) -> list[Path]:

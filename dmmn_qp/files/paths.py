@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
+import sys
 from os import PathLike
 from pathlib import Path
 from typing import Annotated
 
-import platformdirs
 from pydantic import AfterValidator
 
 from dmmn_qp.errors import ConfigError
@@ -41,19 +41,20 @@ def user_text(text: str) -> str:
     return text if read == Path(text) else str(read)
 
 
-def cache_folder() -> Path | None:
-    """The folder for what can be made again: ``DMMN_QP_CACHE``, else where the system keeps a user's caches.
+def user_cache() -> Path:
+    """The folder for what this program may fetch or compute again: ``DMMN_QP_CACHE``, or the system's place for it.
 
-    Returns:
-        The folder, which need not exist; None where the system knows no home folder.
+    Raises:
+        ConfigError: The system knows no home folder.
     """
     named = os.environ.get("DMMN_QP_CACHE")
     if named:
-        return user_path(named)
-    try:
-        return platformdirs.user_cache_path("dmmn-qp", appauthor=False)
-    except RuntimeError:
-        return None
+        return user_path(named).absolute()
+    if sys.platform == "win32":
+        return Path(os.environ.get("LOCALAPPDATA") or user_path("~/AppData/Local")) / "dmmn-qp"
+    if sys.platform == "darwin":
+        return user_path("~") / "Library" / "Caches" / "dmmn-qp"
+    return Path(os.environ.get("XDG_CACHE_HOME") or user_path("~/.cache")) / "dmmn-qp"
 
 
 UserPath = Annotated[Path, AfterValidator(user_path)]

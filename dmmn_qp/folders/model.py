@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Literal
@@ -14,17 +13,29 @@ import torch
 from pydantic import Field, ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
-from torch import Tensor, nn
+from torch import nn
 
 from dmmn_qp.choices import Norm, Stem, Views
 from dmmn_qp.errors import ModelError
 from dmmn_qp.files import RUN_FILE, check_free, new_file, new_folder, write_json
 from dmmn_qp.files.failures import FULL_DISK
 from dmmn_qp.files.locks import locked
+from dmmn_qp.folders.encoder_origin import EncoderOrigin, attach_origin, encoder_in, is_unchanged, nameless_origin
+from dmmn_qp.folders.encoder_weights import find_weights, load_encoder
 from dmmn_qp.folders.provenance import describe_run, nameless_provenance, now
+from dmmn_qp.folders.weights_file import (
+    AGAIN,
+    SHOWN,
+    check_digest,
+    check_header,
+    check_header_length,
+    check_values,
+    take_memory,
+)
 from dmmn_qp.networks import ARCHITECTURES, build_network
 from dmmn_qp.networks.conventions import InputConvention
-from dmmn_qp.networks.stem import Stemmed
+from dmmn_qp.networks.encoders import DEFAULT_ENCODER, ENCODERS, is_known
+from dmmn_qp.networks.stem import NamesParts, Stemmed
 from dmmn_qp.specs import ClassMap, FileModel, PatchSpec, explain
 from dmmn_qp.text import shorten
 
@@ -41,9 +52,6 @@ MAX_RESERVED_OUTPUTS = 8
 MAX_CARD_BYTES = 4 * 2**20
 """Largest card: some 50,000 names of slides. The worst content of that length takes 250 MiB when it is read."""
 
-MAX_HEADER_BYTES = 2**20
-"""Longest header of a file of weights: six times that of the network with the most tensors."""
-
 DEMO_MODEL = "demo"
 """Folder of the model that comes with the project; it is never taken unless it is named."""
 
@@ -56,7 +64,8 @@ class NetworkOptions(FileModel):
         width: Base width f.
         norm: Normalisation after each convolution.
         stem: Resolution at which it computes.
-        encoder: The pretrained encoder that it is built on, a key of `ENCODERS`; None of a network without.
+        encoder: The pretrained encoder that it is built on, a key of `ENCODERS` or ``timm:NAME``; None of a network
+            without.
         views: Turned copies of an image over which that encoder's maps are averaged.
         reserved_outputs: How many outputs come before those of the classes. They stand for nothing that can be
             predicted: the authors' own networks keep output 0 for "unlabelled".
@@ -90,6 +99,7 @@ class ModelCard(FileModel):
         licence: Licence of the weights, where one is stated.
         attribution: Whom to name, where the licence asks for it.
         weights_sha256: Digest of ``weights.safetensors`` as it is stored; None in older cards.
+        encoder: Where the weights of its pretrained encoder come from; None of a network without.
     """
 
     format_version: Literal[1] = 1
@@ -104,6 +114,16 @@ class ModelCard(FileModel):
     licence: str | None = None
     attribution: str | None = None
     weights_sha256: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")
+    encoder: EncoderOrigin | None = None
+
+    @property
+    def encoder_credit(self) -> str | None:
+        """Name, licence and author of its pretrained encoder, in a line; None of a network without."""
+        if self.encoder is None:
+            return None
+        parts = (self.encoder.licence or "licence not stated", self.encoder.attribution or "")
+        said = "; ".join(shorten(part, SHOWN) for part in parts if part)
+        return f"{shorten(self.network.encoder or DEFAULT_ENCODER)}: {said}"
 
     def build(self) -> Stemmed:
         """A network of this kind with fresh weights.
@@ -139,9 +159,16 @@ def save_model(folder: Path, card: ModelCard, network: nn.Module, *, half: bool 
         The card as written.
 
     Raises:
-        ModelError: The card is larger than one may be.
+        ModelError: The card is larger than one may be, or an encoder whose weights may not be copied was changed.
     """
     state = {key: value.detach().cpu().contiguous() for key, value in network.state_dict().items()}
+    encoder = encoder_in(network)
+    if encoder is not None:
+        place, origin = encoder
+        card = card.model_copy(update={"encoder": origin})
+        if not origin.copied:
+            _check_unchanged(network.get_submodule(place), card)
+            state = {key: value for key, value in state.items() if not key.startswith(f"{place}.")}
     if half:
         state = {key: value.half() if value.is_floating_point() else value for key, value in state.items()}
     content = save(state)
@@ -155,6 +182,14 @@ def save_model(folder: Path, card: ModelCard, network: nn.Module, *, half: bool 
                 "slides or classes, or give them shorter names"
             )
     return written
+
+
+def _check_unchanged(encoder: nn.Module, card: ModelCard) -> None:
+    if not is_unchanged(encoder):
+        raise ModelError(
+            f"encoder {card.encoder_credit} may not be copied into a model, so it cannot be trained on; train the head "
+            "alone, or name its licence with --encoder-licence if it is a free one"
+        )
 
 
 def load_card(folder: Path) -> ModelCard:
@@ -171,17 +206,22 @@ def load_card(folder: Path) -> ModelCard:
     with path.open("rb") as file:
         content = file.read(MAX_CARD_BYTES + 1)
     if len(content) > MAX_CARD_BYTES:
-        raise ModelError(f'model card "{path}" is larger than {MAX_CARD_BYTES // 2**20} MiB; {_AGAIN}')
+        raise ModelError(f'model card "{path}" is larger than {MAX_CARD_BYTES // 2**20} MiB; {AGAIN}')
     try:
         card = ModelCard.model_validate_json(content)
     except ValidationError as error:
         raise ModelError(
-            f'model card "{path}" is damaged or of another version ({shorten(explain(error), _SHOWN)}); {_AGAIN}'
+            f'model card "{path}" is damaged or of another version ({shorten(explain(error), SHOWN)}); {AGAIN}'
         ) from error
     if card.network.architecture not in ARCHITECTURES:
         raise ModelError(
-            f'model "{folder}" has architecture "{shorten(card.network.architecture, _SHOWN)}", which is none of '
+            f'model "{folder}" has architecture "{shorten(card.network.architecture, SHOWN)}", which is none of '
             f"{', '.join(ARCHITECTURES)}; update dmmn-qp"
+        )
+    if not is_known(card.network.encoder):
+        raise ModelError(
+            f'model "{folder}" is built on encoder "{shorten(card.network.encoder or "", SHOWN)}", which is none of '
+            f"{', '.join(ENCODERS)}; update dmmn-qp"
         )
     return card
 
@@ -245,7 +285,7 @@ def room_for(out: Path) -> Iterator[None]:
 def is_whole(folder: Path) -> bool:
     """Whether a folder holds a card and the very weights that it was written with; an older card is believed."""
     try:
-        _check_digest(folder / WEIGHTS, load_card(folder))
+        check_digest(folder / WEIGHTS, load_card(folder).weights_sha256)
     except (ModelError, OSError):
         return False
     return True
@@ -255,108 +295,50 @@ def _read_network(path: Path, card: ModelCard) -> Stemmed:
     """The network of a card with the weights of a file, in 32 bits."""
     with torch.device("meta"):
         network = card.build()
+    encoder = _encoder_of(network, card, path)
+    left_out: set[str] = set()
+    if encoder is not None and not encoder[2].copied:
+        left_out = {f"{encoder[0]}.{key}" for key in encoder[1].state_dict()}
     try:
-        _check_header_length(path)
+        check_header_length(path)
         with safe_open(path, framework="pt") as file:
-            _check_header(file, network.state_dict(), path)
-            _check_digest(path, card)  # once it is open: what a training writes meanwhile is newer than both
-            _take_memory(network, path)
+            expected = {name: tensor for name, tensor in network.state_dict().items() if name not in left_out}
+            check_header(file, expected, path)
+            check_digest(
+                path, card.weights_sha256
+            )  # once it is open: what a training writes meanwhile is newer than both
+            take_memory(network, path)
             for name, tensor in network.state_dict().items():
-                tensor.copy_(file.get_tensor(name))
-                _check_values(name, tensor, path)
+                if name not in left_out:
+                    tensor.copy_(file.get_tensor(name))
+                    check_values(name, tensor, path)
     except (OSError, SafetensorError) as error:
         raise ModelError(
-            f'weights "{path}" are missing, damaged or of another network ({shorten(str(error), _SHOWN)}); {_AGAIN}'
+            f'weights "{path}" are missing, damaged or of another network ({shorten(str(error), SHOWN)}); {AGAIN}'
         ) from error
+    if encoder is not None:
+        _give_encoder(network.get_submodule(encoder[0]), encoder[2], card, path)
     return network.eval()
 
 
-_STORED = {torch.float32: ("F32", "F16", "BF16"), torch.int64: ("I64",)}
-"""Type of a tensor of a network -> types in which a file may hold it, all without loss."""
+def _encoder_of(network: Stemmed, card: ModelCard, path: Path) -> tuple[str, nn.Module, EncoderOrigin] | None:
+    """Name, module and origin of the encoder whose origin the card says; None where it says none."""
+    if card.encoder is None:
+        return None
+    encoders = list(network.network.encoders) if isinstance(network.network, NamesParts) else []
+    if not ARCHITECTURES[card.network.architecture].pretrained or len(encoders) != 1:
+        raise ModelError(f'the card of model "{path.parent}" names an encoder that its network has not; {AGAIN}')
+    name = next(name for name, module in network.named_modules() if module is encoders[0])
+    return name, encoders[0], card.encoder
 
 
-def _take_memory(network: nn.Module, path: Path) -> None:
-    """Moves a network from the meta device to the CPU, its values still to come."""
-    try:
-        network.to_empty(device="cpu")
-    except (RuntimeError, MemoryError) as error:
-        gib = sum(tensor.nbytes for tensor in network.state_dict().values()) / 2**30
-        raise ModelError(
-            f'the network of model "{path.parent}" takes {gib:.1f} GiB, more than this machine has free; use a larger '
-            "machine or a model of smaller width"
-        ) from error
-
-
-def _check_header_length(path: Path) -> None:
-    if not path.is_file():
-        raise FileNotFoundError("no such file")
-    with path.open("rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-    if length > MAX_HEADER_BYTES:
-        raise SafetensorError(f"a header of {length} bytes is longer than any network's")
-
-
-def _check_header(file: Any, expected: Mapping[str, Tensor], path: Path) -> None:
-    """Compares names, shapes and types in a file of weights with those of the network (on the meta device)."""
-    names = set(file.keys())
-    for wrong, fault in (
-        (expected.keys() - names, "lack {} tensors of the card's network"),
-        (names - expected.keys(), "hold {} tensors that the card's network has not"),
-    ):
-        if wrong:
-            raise ModelError(
-                f'weights "{path}" {fault.format(len(wrong))}, the first "{shorten(min(wrong), _SHOWN)}"; {_AGAIN}'
-            )
-    for name, tensor in expected.items():
-        stored = file.get_slice(name)
-        if tuple(stored.get_shape()) != tuple(tensor.shape):
-            raise ModelError(
-                f'weights "{path}" have "{name}" of shape {shorten(_shape(stored.get_shape()), _SHOWN)}, but the '
-                f"network of the card needs {_shape(tensor.shape)}; {_AGAIN}"
-            )
-        if stored.get_dtype() not in _STORED[tensor.dtype]:
-            raise ModelError(
-                f'weights "{path}" have "{name}" as {stored.get_dtype()}, but it must be one of '
-                f"{', '.join(_STORED[tensor.dtype])}; {_AGAIN}"
-            )
-
-
-def _check_digest(path: Path, card: ModelCard) -> None:
-    """Refuses weights that are not those of the card; an older card does not tell.
-
-    Raises:
-        ModelError: They are others.
-        OSError: There are none.
-    """
-    with path.open("rb") as file:
-        if card.weights_sha256 is None:
-            return
-        found = hashlib.file_digest(file, "sha256").hexdigest()
-    if found != card.weights_sha256:
-        raise ModelError(
-            f'weights "{path}" are not those of its card (SHA-256 {found[:12]}, not {card.weights_sha256[:12]}); '
-            f"{_AGAIN}, or if a training was interrupted there, go on with dmmn-qp train --resume --out "
-            f'"{path.parent}"'
-        )
-
-
-def _check_values(name: str, tensor: Tensor, path: Path) -> None:
-    """Refuses what no training leaves behind; least and greatest are found without further memory."""
-    if not tensor.is_floating_point():
-        return
-    least, greatest = (float(value) for value in tensor.aminmax())
-    if not (math.isfinite(least) and math.isfinite(greatest)):
-        raise ModelError(f'weights "{path}" have numbers in "{name}" that are not finite; {_AGAIN}')
-    if name.endswith(".running_var") and least < 0:
-        raise ModelError(f'weights "{path}" have a negative variance in "{name}"; {_AGAIN}')
-
-
-def _shape(sides: Sequence[int]) -> str:
-    return " x ".join(map(str, sides)) or "()"
-
-
-_AGAIN = "take the whole folder again from its source"
-_SHOWN = 160  # characters of what a file says
+def _give_encoder(encoder: nn.Module, origin: EncoderOrigin, card: ModelCard, path: Path) -> None:
+    """Lets the encoder of a model know its origin, and gives it the weights that are no part of the model."""
+    if not origin.copied:
+        weights = find_weights(origin, path.parent)
+        loaded = load_encoder(card.network.encoder or DEFAULT_ENCODER, weights, origin.licence)
+        encoder.load_state_dict(loaded.state_dict())
+    attach_origin(encoder, origin)
 
 
 def shrink_model(folder: Path, out: Path, *, overwrite: bool = False, keep_provenance: bool = False) -> None:
@@ -379,6 +361,9 @@ def shrink_model(folder: Path, out: Path, *, overwrite: bool = False, keep_prove
     largest = max(float(v.abs().max()) for v in network.state_dict().values() if v.is_floating_point())
     if largest > torch.finfo(torch.half).max:
         raise ModelError(f'model "{folder}" has weights up to {largest:g}, beyond half precision; copy it as it is')
+    encoder = encoder_in(network)
+    if encoder is not None and not keep_provenance:
+        attach_origin(network.get_submodule(encoder[0]), nameless_origin(encoder[1]))
     told = card.provenance if keep_provenance else nameless_provenance(card.provenance)
     run = describe_run("shrink", {"model": str(folder) if keep_provenance else card.name}, started)
     if keep_provenance:

@@ -19,7 +19,8 @@ from torch.nn import functional
 from dmmn_qp.choices import ExportFormat, Reduction
 from dmmn_qp.errors import ConfigError, OutputExistsError
 from dmmn_qp.files import new_file
-from dmmn_qp.folders.model import ModelCard, load_model, room_for
+from dmmn_qp.folders.encoder_origin import FREE_LICENCES, nameless_origin
+from dmmn_qp.folders.model import ModelCard, load_card, load_model, room_for
 from dmmn_qp.folders.provenance import nameless_provenance
 from dmmn_qp.networks.conventions import class_logits, network_input
 from dmmn_qp.specs import PatchSpec
@@ -101,7 +102,7 @@ def export_model(
 
     Raises:
         ModelError: The model is missing or damaged.
-        ConfigError: A library is missing that the format needs.
+        ConfigError: A library is missing that the format needs, or the model's encoder may not be copied.
         OutputExistsError: The file exists.
     """
     suffix, write = EXPORT_FORMATS[file_format]
@@ -112,13 +113,23 @@ def export_model(
         raise OutputExistsError(
             f'output file "{path}" exists; pass --overwrite to replace it or choose another with --out'
         )
+    _check_licence(load_card(folder))
     card, network = load_model(folder)
     if not keep_provenance:
-        card = card.model_copy(update={"provenance": nameless_provenance(card.provenance)})
+        encoder = None if card.encoder is None else nameless_origin(card.encoder)
+        card = card.model_copy(update={"provenance": nameless_provenance(card.provenance), "encoder": encoder})
     wrapped = SingleField(network, card).eval()
     with room_for(path), new_file(path) as temporary, torch.no_grad(), _quiet():
         write(wrapped, card.patch_spec.field_px, describe_export(card), temporary)
     return path
+
+
+def _check_licence(card: ModelCard) -> None:
+    if card.encoder is not None and not card.encoder.copied:
+        raise ConfigError(
+            f'model "{card.name}" cannot be exported: a file holds its encoder too, and that is not under a licence to '
+            f"copy it ({card.encoder_credit}); train with an encoder under one of {', '.join(sorted(FREE_LICENCES))}"
+        )
 
 
 def describe_export(card: ModelCard) -> dict[str, Any]:
@@ -145,6 +156,9 @@ def describe_export(card: ModelCard) -> dict[str, Any]:
         "classes": [c.model_dump(mode="json") for c in card.class_map.classes],
         "licence": card.licence,
         "attribution": card.attribution,
+        "encoder": None
+        if card.encoder is None
+        else {"name": card.network.encoder, **card.encoder.model_dump(mode="json")},
         "provenance": card.provenance,
         "dmmn_qp": __version__,
     }

@@ -7,14 +7,10 @@ newer versions of torch put around it is checked before.
 
 from __future__ import annotations
 
-import hashlib
-import re
-import warnings
-import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,10 +21,10 @@ from dmmn_qp.errors import ConfigError, ModelError
 from dmmn_qp.files import RUN_FILE, check_free, write_json
 from dmmn_qp.folders.model import CARD, MAX_WIDTH, ModelCard, NetworkOptions, new_model_folder, save_model
 from dmmn_qp.folders.provenance import describe_run, now
+from dmmn_qp.folders.torch_files import read_torch_file
 from dmmn_qp.networks.blocks import LEVELS
 from dmmn_qp.networks.conventions import InputConvention
 from dmmn_qp.specs import MAX_CLASSES, ClassMap, PatchSpec
-from dmmn_qp.text import shorten
 from dmmn_qp.version import __version__
 
 Color = tuple[int, int, int]
@@ -106,8 +102,6 @@ _FIRST, _LAST = f"conv1dn_{_MAGNIFICATIONS[0]}.0.weight", "final.2.weight"
 _CONVENTION = InputConvention(channels="BGR", reduction="decimate")
 _RESERVED_OUTPUTS = 1  # output 0 is "unlabelled"
 
-_ZIP = b"PK\x03\x04"
-_MAX_PARTS = 100_000  # of an archive; each tensor is one
 
 _ALLOWED: list[Any] = [
     (multiarray.scalar, "numpy.core.multiarray.scalar"),  # NumPy 1 and NumPy 2 name it differently
@@ -166,7 +160,7 @@ def import_official(
         raise ConfigError(f'preset "{preset_name}" is unknown; choose one of {", ".join(OFFICIAL_PRESETS)}')
     preset = OFFICIAL_PRESETS[preset_name]
     check_free(out, overwrite=overwrite, marker=CARD)
-    content, sha256 = _read_checkpoint(file)
+    content, sha256 = read_torch_file(file, "checkpoint", allowed=_ALLOWED)
     state = _renamed(_state_of(content, file), file)
     width, outputs = _width_and_outputs(state, file)
     card = ModelCard(
@@ -197,56 +191,6 @@ def import_official(
         card = save_model(folder, card, network)
         write_json(folder / RUN_FILE, run)
     return card
-
-
-def _read_checkpoint(file: Path) -> tuple[Any, str]:
-    """(content, SHA-256) of a checkpoint, old or new torch format."""
-    if not file.is_file():
-        raise ModelError(f'checkpoint "{file}" does not exist; check the path')
-    with file.open("rb") as opened, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch's advice on pickles is for their authors
-        sha256 = hashlib.file_digest(opened, "sha256").hexdigest()
-        opened.seek(0)
-        try:
-            _check_archive(opened, file)
-            opened.seek(0)
-            with torch.serialization.safe_globals(_ALLOWED):
-                return torch.load(opened, map_location="cpu", weights_only=True), sha256
-        except ModelError:
-            raise
-        except Exception as error:  # a damaged pickle can raise anything
-            refused = re.search(r"GLOBAL ([\w.]+)|got <class '([\w.]+)'>", str(error))
-            if refused:
-                raise ModelError(
-                    f'checkpoint "{file}" wants to use {refused[1] or refused[2]}, which weights do not need, and was '
-                    "not loaded; take it from its source only, and do not open it with other programs"
-                ) from error
-            raise ModelError(
-                f'"{file}" is not a checkpoint that torch can read, or is damaged; take it again from its source'
-            ) from error
-
-
-def _check_archive(opened: IO[bytes], file: Path) -> None:
-    """Compares the checksums of an archive; nothing where the file is none, as torch once wrote.
-
-    Raises:
-        ModelError: A part of it is damaged, or it would unpack to more than the file holds. torch packs nothing.
-    """
-    if opened.read(len(_ZIP)) != _ZIP:
-        return
-    with zipfile.ZipFile(opened) as archive:
-        parts = archive.infolist()
-        if len(parts) > _MAX_PARTS or sum(part.file_size for part in parts) > file.stat().st_size:
-            raise ModelError(
-                f'checkpoint "{file}" would unpack to more than it holds, as no checkpoint does; take it again from '
-                "its source"
-            )
-        damaged = archive.testzip()
-    if damaged is not None:
-        raise ModelError(
-            f'checkpoint "{file}" is damaged (the checksum of "{shorten(damaged)}" in it is wrong); take it again from '
-            "its source"
-        )
 
 
 def _state_of(content: Any, file: Path) -> Mapping[str, Tensor]:

@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from dmmn_qp.choices import Norm, Stem
-from dmmn_qp.folders.model import ModelCard, load_model
+from dmmn_qp.folders.model import ModelCard, NetworkOptions, load_model
 from dmmn_qp.folders.provenance import FINGERPRINTS
+from dmmn_qp.networks import ARCHITECTURES
 from dmmn_qp.networks.conventions import InputConvention
 from dmmn_qp.networks.describe import Description, describe
+from dmmn_qp.networks.encoders import DEFAULT_ENCODER
 from dmmn_qp.text import printable
 
 MIB = 2**20
@@ -68,8 +70,7 @@ class ModelSummary:
             (
                 "network",
                 [
-                    f"{network.architecture}, width {network.width}, {_NORMS[network.norm]}, "
-                    f"computes at {_STEMS[network.stem]}",
+                    _form_line(network),
                     f"{self.described.parameters:,} parameters, {outputs}",
                 ],
             ),
@@ -92,6 +93,7 @@ class ModelSummary:
             ("input", _input_lines(card.input)),
             ("validation", _validation_lines(card.validation)),
             ("licence", [text for text in (card.licence or "none stated", card.attribution) if text]),
+            *([("encoder", _encoder_lines(card))] if card.encoder is not None else []),
             ("made from", _provenance_lines(card.provenance)),
             ("created", [card.created]),
             ("on disk", [f"{self.size_bytes / MIB:.1f} MiB in {self.folder}", _digest_line(card.weights_sha256)]),
@@ -117,6 +119,8 @@ def summarise(folder: Path) -> ModelSummary:
         patch_spec=card.patch_spec,
         norm=card.network.norm,
         stem=card.network.stem,
+        encoder=card.network.encoder,
+        views=card.network.views,
     )
     return ModelSummary(folder, card, described, sum(f.stat().st_size for f in folder.iterdir() if f.is_file()))
 
@@ -129,6 +133,24 @@ def _bounded(lines: list[str]) -> list[str]:
 def _line(text: str) -> str:
     """Text as one line that can be printed."""
     return printable(text, _LONGEST)
+
+
+def _form_line(network: NetworkOptions) -> str:
+    """Architecture, width, and what is on top of the paper's network."""
+    line = f"{network.architecture}, width {network.width}, "
+    if ARCHITECTURES[network.architecture].pretrained:
+        views = f", mean over {network.views} views" if network.views > 1 else ""
+        return f"{line}on pretrained encoder {network.encoder or DEFAULT_ENCODER}{views}"
+    return f"{line}{_NORMS[network.norm]}, computes at {_STEMS[network.stem]}"
+
+
+def _encoder_lines(card: ModelCard) -> list[str]:
+    """Licence and author of the pretrained encoder, and where its weights are."""
+    origin = card.encoder
+    assert origin is not None
+    where = "part of this model, from" if origin.copied else "no part of this model, but read from"
+    lines = [origin.licence or "licence not stated", origin.attribution or ""]
+    return [*filter(None, lines), f"weights {where} {origin.file}, SHA-256 {origin.sha256[:_DIGEST]}"]
 
 
 def _digest_line(sha256: str | None) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import get_args
 
 from torch import nn
 
@@ -15,7 +16,7 @@ from dmmn_qp.networks.dmmn_m3 import DmmnM3
 from dmmn_qp.networks.dmmn_ms import DmmnMs
 from dmmn_qp.networks.dmmn_p import DmmnP
 from dmmn_qp.networks.dmmn_s2 import DmmnS2
-from dmmn_qp.networks.encoders import ENCODERS
+from dmmn_qp.networks.encoders import build_encoder
 from dmmn_qp.networks.segnet import SegNet
 from dmmn_qp.networks.stem import STEM_FACTORS, Construction, Stemmed, stem_channels
 from dmmn_qp.networks.unet import UNet
@@ -35,7 +36,7 @@ class Architecture:
             where maps of the coarsest levels are cropped about their centre.
         max_magnifications: How many magnifications it can use; None is any number. Where it is 1, the network
             looks at the finest of the images that it is given.
-        pretrained: Whether it is built on one of `ENCODERS`; it then has neither a stem nor normalisation.
+        pretrained: Whether it is built on a pretrained encoder; it then has neither a stem nor normalisation.
     """
 
     build: Callable[..., nn.Module]
@@ -43,6 +44,16 @@ class Architecture:
     divisor: int
     max_magnifications: int | None = None
     pretrained: bool = False
+
+    @property
+    def norms(self) -> tuple[Norm, ...]:
+        """The normalisations that it takes, the paper's first."""
+        return ("none",) if self.pretrained else get_args(Norm)
+
+    @property
+    def stems(self) -> tuple[Stem, ...]:
+        """The stems that it takes, the paper's first."""
+        return ("full",) if self.pretrained else get_args(Stem)
 
     def used(self, magnifications: int) -> int:
         """How many of that many images the network looks at."""
@@ -108,9 +119,14 @@ def build_network(
             f"{name} with {stem} stem needs patches whose size is a multiple of {divisor} px, not {size_px}; "
             "import with another patch size or choose another stem"
         )
+    if norm not in architecture.norms or stem not in architecture.stems:
+        raise ModelError(
+            f"{name} is built on a pretrained encoder and has neither stem nor normalisation of its own; leave "
+            '"stem" and "norm" out, or choose another architecture'
+        )
     if architecture.pretrained:
         encoder = encoder or DEFAULT_ENCODER
-        on = _encoder(name, encoder, norm, stem)
+        on = build_encoder(encoder)
         network = architecture.build(classes=classes, width=width, magnifications=used, encoder=on, views=views)
     elif encoder is not None or views != 1:
         raise ModelError(f"{name} is not built on a pretrained encoder and takes no encoder and no views")
@@ -122,19 +138,3 @@ def build_network(
     stemmed.construction = Construction(name, width, norm, stem, encoder, views)
     initialise(stemmed)
     return stemmed
-
-
-def _encoder(name: str, encoder: str, norm: Norm, stem: Stem) -> nn.Module:
-    """An encoder with random weights for an architecture that is built on one.
-
-    Raises:
-        ModelError: It is unknown, or the architecture shall have a stem or normalisation.
-    """
-    if encoder not in ENCODERS:
-        raise ModelError(f'encoder "{encoder}" is unknown; choose one of {", ".join(ENCODERS)}')
-    if norm != "none" or stem != "full":
-        raise ModelError(
-            f"{name} is built on a pretrained encoder and has neither stem nor normalisation of its own; leave "
-            '"stem" and "norm" out, or choose another architecture'
-        )
-    return ENCODERS[encoder].build()

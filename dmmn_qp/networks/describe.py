@@ -66,6 +66,8 @@ def describe(
     patch_spec: PatchSpec | None = None,
     norm: Norm = "none",
     stem: Stem = "full",
+    encoder: str | None = None,
+    views: int = 1,
 ) -> Description:
     """Describes an architecture.
 
@@ -76,6 +78,8 @@ def describe(
         patch_spec: Size and magnifications of the patches; the paper's unless given.
         norm: Normalisation after each convolution.
         stem: Resolution at which it computes.
+        encoder: The pretrained encoder of an architecture that is built on one.
+        views: Turned copies of an image over which that encoder's maps are averaged.
 
     Raises:
         ModelError: The architecture is unknown or cannot work on such patches.
@@ -94,6 +98,8 @@ def describe(
             size_px=spec.size_px,
             norm=norm,
             stem=stem,
+            encoder=encoder,
+            views=views,
         )
         images = [torch.empty(1, 3, spec.size_px, spec.size_px) for _ in spec.mpps]
     with FlopCounterMode(display=False) as operations:
@@ -107,7 +113,7 @@ def describe(
         parameters=sum(p.numel() for p in trainable),
         gflop_per_target=operations.get_total_flops() / 1e9,
         field_um=spec.size_px * spec.mpps[architecture.used(len(spec.mpps)) - 1],
-        context_um=context_um(name, spec, norm, stem),
+        context_um=context_um(name, spec, norm, stem, encoder),
         activation_bytes=activation_bytes,
         parameter_bytes=parameter_bytes,
         gradient_bytes=parameter_bytes,
@@ -134,7 +140,9 @@ def kept_for_backward(network: nn.Module, images: list[Tensor]) -> int:
     return total
 
 
-def context_um(name: str, patch_spec: PatchSpec, norm: Norm = "none", stem: Stem = "full") -> float:
+def context_um(
+    name: str, patch_spec: PatchSpec, norm: Norm = "none", stem: Stem = "full", encoder: str | None = None
+) -> float:
     """Side of the tissue, in um, that can change the output in the middle of the target.
 
     An image has NaN in all columns on one side of some column. The output is NaN where it sees one of them, so
@@ -144,7 +152,7 @@ def context_um(name: str, patch_spec: PatchSpec, norm: Norm = "none", stem: Stem
     architecture = ARCHITECTURES[name]
     size_px, magnifications = patch_spec.size_px, len(patch_spec.mpps)
     network = build_network(
-        name, classes=1, width=1, magnifications=magnifications, size_px=size_px, norm=norm, stem=stem
+        name, classes=1, width=1, magnifications=magnifications, size_px=size_px, norm=norm, stem=stem, encoder=encoder
     )
     network = network.double().eval()  # in double precision no convolution takes a way that spreads NaN further
     images = [
@@ -159,6 +167,8 @@ def context_um(name: str, patch_spec: PatchSpec, norm: Norm = "none", stem: Stem
         return bool(output[0, 0, :, size_px // 2].isnan().any())
 
     def span_um(m: int) -> float:
+        if sees(m, slice(0, 1)) and sees(m, slice(-1, None)):  # which saves the searches of a deep encoder
+            return size_px * patch_spec.mpps[m]
         first = _first(size_px, lambda x: sees(m, slice(0, x + 1)))
         end = _first(size_px, lambda x: not sees(m, slice(x, None)))
         return (end - first) * patch_spec.mpps[m]

@@ -54,6 +54,7 @@ def write_readme(
     mpp: float,
     licence: str | None = None,
     attribution: str | None = None,
+    encoder: str | None = None,
     coming: Iterable[str] = (),
 ) -> Path:
     """Writes ``README.txt``: which model made the predictions, and for each kind of file there, how to open it.
@@ -68,6 +69,7 @@ def write_readme(
         mpp: um/px at which was predicted.
         licence: The model's licence, if it has one.
         attribution: Whom to credit, if anybody.
+        encoder: The model's pretrained encoder with its licence and author, if it has one.
         coming: Names of files that are about to be added to the folder.
 
     Returns:
@@ -79,6 +81,7 @@ def write_readme(
         "Model": model_name,
         "Licence": licence or "not stated; ask whoever made the model",
         "Credit": attribution or "",
+        "Encoder": encoder or "",
         "Pixels": f"about {mpp:g} um",
         "Run": f"{run_id} (command, options and versions are in {RUN_FILE})",
         "Made by": f"dmmn-qp {__version__}",

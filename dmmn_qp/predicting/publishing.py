@@ -161,6 +161,7 @@ def _write_readme(call: Call, polygons: str) -> None:
         mpp=card.patch_spec.mpps[0],
         licence=card.licence,
         attribution=card.attribution,
+        encoder=card.encoder_credit,
         coming=(polygons,),
     )
 

@@ -106,6 +106,8 @@ def _announce(call: Call, slides: int) -> None:
         call.reporter.say(f"  licence of the model: {card.licence}")
     if card.attribution:
         call.reporter.say(f"  {card.attribution}")
+    if card.encoder_credit:
+        call.reporter.say(f"  encoder of the model: {card.encoder_credit}")
 
 
 @dataclass(frozen=True, slots=True)

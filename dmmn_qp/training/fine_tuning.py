@@ -10,6 +10,7 @@ from torch import nn
 
 from dmmn_qp.choices import Freeze
 from dmmn_qp.errors import ModelError, TrainingError
+from dmmn_qp.folders.encoder_origin import attach_origin, encoder_in
 from dmmn_qp.folders.model import NetworkOptions, load_card, load_model
 from dmmn_qp.networks.conventions import InputConvention
 from dmmn_qp.networks.stem import NamesParts, Stemmed
@@ -134,6 +135,9 @@ def start_from(network: Stemmed, model: Path, class_map: ClassMap) -> list[str]:
                 values[i] = learned[key][first + known[name]]
     place = next(name for name, module in network.named_modules() if module is output)
     network.load_state_dict({**trained.state_dict(), **{f"{place}.{key}": filters[key] for key in filters}})
+    encoder = encoder_in(trained)
+    if encoder is not None:
+        attach_origin(network.get_submodule(encoder[0]), encoder[1])
     return [name for name in class_map.names if name not in known]
 
 

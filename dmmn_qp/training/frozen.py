@@ -20,9 +20,8 @@ from rasterio.transform import from_origin
 
 from dmmn_qp.annotations import ORIGINS, Origin
 from dmmn_qp.console import Reporter
-from dmmn_qp.features.cache import DEFAULT_BYTES, FeatureCache
+from dmmn_qp.features.cache import FeatureCache, usual_cache
 from dmmn_qp.features.computing import TILE_PX, FeatureMaps, SeenSlide, tiles_over
-from dmmn_qp.files.paths import cache_folder
 from dmmn_qp.folders.dataset import Dataset
 from dmmn_qp.labels.class_rules import takes_labels_away
 from dmmn_qp.labels.draws import Draw
@@ -105,7 +104,7 @@ class HeadTraining:
         self._slides_roots = slides_roots
         self._network = stemmed.network.eval()
         self._rng = np.random.default_rng(plan.options.seed)
-        cache = cache or FeatureCache(cache_folder(), DEFAULT_BYTES, reporter)
+        cache = cache or usual_cache(reporter)
         bf16 = plan.options.precision == "bf16"
         maps = FeatureMaps(self._network, plan.convention, fabric.device, bf16, cache)
         used = dict.fromkeys(patch.slide_id for patch in (*plan.training, *plan.validation))

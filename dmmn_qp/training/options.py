@@ -44,6 +44,8 @@ class TrainOptions(FileModel):
         preset: Which preset the other options started from.
         architecture: Key of `ARCHITECTURES`.
         encoder: Of an architecture that is built on a pretrained encoder: key of `ENCODERS`.
+        encoder_weights: File of that encoder's weights; those that it was published with unless given.
+        encoder_licence: Licence of that file: SPDX name or text. Only freely licensed weights are copied into models.
         views: Of such an architecture: turned and mirrored copies of an image over which the encoder's maps are
             averaged.
         self_training: Of such an architecture: rounds in which the head learns what it was sure of on undrawn tissue.
@@ -101,6 +103,12 @@ class TrainOptions(FileModel):
     encoder: Annotated[str, Flag("Of dmmn-p: which pretrained encoder.", metavar="NAME", panel=TRAINING_PANEL)] = (
         DEFAULT_ENCODER
     )
+    encoder_weights: Annotated[
+        UserPath | None, Flag("File of that encoder's weights.", metavar="FILE", panel=TRAINING_PANEL)
+    ] = None
+    encoder_licence: Annotated[
+        str | None, Flag("Licence of that file, such as Apache-2.0.", metavar="NAME", panel=TRAINING_PANEL)
+    ] = Field(default=None, max_length=200)
     views: Annotated[
         Views, Flag("Of dmmn-p: turned copies that its encoder sees; more take longer.", panel=TRAINING_PANEL)
     ] = 1
@@ -187,7 +195,7 @@ class TrainOptions(FileModel):
     def _as_number(cls, views: object) -> object:
         return number_of_views(views)
 
-    @field_validator("start_from")
+    @field_validator("start_from", "encoder_weights")
     @classmethod
     def _found_from_elsewhere(cls, folder: Path | None) -> Path | None:
         """Makes the path a full one: training may go on from another folder than the one where it began."""

@@ -19,7 +19,8 @@ from dmmn_qp.folders.model import ModelCard, NetworkOptions, new_model_folder, s
 from dmmn_qp.folders.provenance import describe_run, now, training_provenance
 from dmmn_qp.labels.draws import Draw, class_weights
 from dmmn_qp.labels.patches import class_pixels
-from dmmn_qp.networks.conventions import InputConvention, network_input
+from dmmn_qp.networks.conventions import network_input
+from dmmn_qp.networks.encoders import convention_of
 from dmmn_qp.networks.stem import Stemmed
 from dmmn_qp.training.augment import AugmentRules
 from dmmn_qp.training.examples import PatchExamples
@@ -32,7 +33,8 @@ class Patches(TorchDataset[tuple[list[Tensor], Tensor]]):
     """Patches of one split as a map-style `torch.utils.data.Dataset`, for a loop of one's own.
 
     Item ``i`` is ``(images, target)``: ``images`` are M tensors (3, S, S) float32, finest magnification first, as a
-    network that `build_network` built takes them (0 .. 1, RGB); ``target`` is (S, S) int64 on the finest, 0 where
+    network that `build_network` built takes them: 0 .. 1, RGB, or what the pretrained encoder of ``network`` was
+    trained on; ``target`` is (S, S) int64 on the finest, 0 where
     nobody labelled and else the label of a class. A `DataLoader` stacks them to (B, 3, S, S) and (B, S, S).
 
     With ``augment`` each access draws another change, from torch's random numbers: `torch.manual_seed` repeats them,
@@ -46,6 +48,7 @@ class Patches(TorchDataset[tuple[list[Tensor], Tensor]]):
         augment: Whether patches are moved, turned, zoomed and recoloured as `train` does by default.
         jitter_px: With ``augment``: how far a target may be moved, in px of the finest magnification; as far as `train`
             does unless given.
+        network: Of a network on a pretrained encoder: that network, or the name of its encoder.
 
     Raises:
         DatasetError: The dataset is missing or damaged, or has no such patch.
@@ -58,6 +61,7 @@ class Patches(TorchDataset[tuple[list[Tensor], Tensor]]):
         *,
         augment: bool = False,
         jitter_px: int | None = None,
+        network: Stemmed | str | None = None,
     ) -> None:
         self.dataset = dataset if isinstance(dataset, Dataset) else Dataset(dataset)
         self.refs = [patch for patch in self.dataset.patches() if patch.split == split]
@@ -67,6 +71,7 @@ class Patches(TorchDataset[tuple[list[Tensor], Tensor]]):
         self._augment = augment
         self._rules = AugmentRules(usual.color, usual.zoom) if augment else None
         self._jitter_px = (usual.jitter_px if jitter_px is None else jitter_px) if augment else 0
+        self._convention = convention_of(network if isinstance(network, str) else encoder_of(network))
         self._opened: tuple[int, PatchExamples] | None = None
 
     def __len__(self) -> int:
@@ -77,8 +82,7 @@ class Patches(TorchDataset[tuple[list[Tensor], Tensor]]):
             raise IndexError(f"patch {index} of {len(self)}")
         seed = int(torch.randint(_SEEDS, ())) if self._augment else 0
         images, targets, *_ = self._examples()[Draw(index % len(self), seed)]
-        convention = InputConvention()
-        return [network_input(image[None], convention)[0].contiguous() for image in images], targets[0].long()
+        return [network_input(image[None], self._convention)[0].contiguous() for image in images], targets[0].long()
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_opened": None}
@@ -109,6 +113,12 @@ class Patches(TorchDataset[tuple[list[Tensor], Tensor]]):
                 "for train, or leave the class out: dmmn-qp import --drop"
             )
         return torch.from_numpy(class_weights(pixels, rule))
+
+
+def encoder_of(network: Stemmed | None) -> str | None:
+    """Name of the pretrained encoder that a network is built on; None of one without."""
+    built = getattr(network, "construction", None)
+    return None if built is None else built.encoder
 
 
 def save_own_model(
@@ -166,6 +176,7 @@ def _card(
         network=NetworkOptions(**built._asdict()),
         class_map=dataset.class_map,
         patch_spec=dataset.patch_spec,
+        input=convention_of(built.encoder),
         validation=validation,
         provenance=training_provenance(run, [record.fingerprint for record in dataset.slides("train")]),
         created=now(),

@@ -13,9 +13,9 @@ from torch import nn
 
 from dmmn_qp.annotations import Origin
 from dmmn_qp.console import Reporter
-from dmmn_qp.errors import ConfigError, DatasetError, ModelError
+from dmmn_qp.errors import ConfigError, DatasetError
 from dmmn_qp.folders.dataset import Dataset
-from dmmn_qp.folders.encoder_weights import load_encoder
+from dmmn_qp.folders.encoder_weights import give_weights
 from dmmn_qp.folders.model import NetworkOptions
 from dmmn_qp.labels.draws import BalanceCounts, Draw, ElasticRule, TrainingDraws, balance_counts
 from dmmn_qp.labels.patches import PatchRef, training_pixels
@@ -23,7 +23,7 @@ from dmmn_qp.networks import ARCHITECTURES, build_network
 from dmmn_qp.networks.conventions import InputConvention
 from dmmn_qp.networks.devices import available_cores, choose_bf16
 from dmmn_qp.networks.dmmn_p import DmmnP
-from dmmn_qp.networks.encoders import ENCODERS
+from dmmn_qp.networks.encoders import convention_of
 from dmmn_qp.networks.supervision import SupervisedBranches
 from dmmn_qp.slides.cached import DEFAULT_BUDGET_BYTES, MIB
 from dmmn_qp.slides.finding import SlidesRoot
@@ -190,10 +190,8 @@ def new_network(options: TrainOptions, device: torch.device) -> Inherited:
     if architecture is None or not architecture.pretrained:
         built = NetworkOptions(architecture=options.architecture, width=width, norm=options.norm, stem=options.stem)
         return Inherited(built, InputConvention(channels=options.channels, reduction=options.reduction))
-    if options.encoder not in ENCODERS:
-        raise ModelError(f'encoder "{options.encoder}" is unknown; choose one of {", ".join(ENCODERS)}')
     built = NetworkOptions(architecture=options.architecture, width=width, encoder=options.encoder, views=options.views)
-    return Inherited(built, ENCODERS[options.encoder].convention.model_copy(update={"reduction": options.reduction}))
+    return Inherited(built, convention_of(options.encoder).model_copy(update={"reduction": options.reduction}))
 
 
 def check_classes(dataset: Dataset) -> None:
@@ -278,9 +276,8 @@ def make_module(plan: TrainingPlan, dataset: Dataset, *, goes_on: bool = False) 
         encoder=plan.network.encoder,
         views=plan.network.views,
     )
-    if plan.network.encoder is not None and plan.start is None and not goes_on:
-        assert isinstance(network.network, DmmnP)
-        network.network.encoder.load_state_dict(load_encoder(plan.network.encoder).state_dict())
+    if plan.network.encoder is not None and (plan.start is None or goes_on):
+        give_weights(network, plan.options.encoder_weights, plan.options.encoder_licence)
     if plan.options.start_from is not None and not goes_on:
         start_from(network, plan.options.start_from, dataset.class_map)
     module = SupervisedBranches(network, classes, plan.network.width if plan.options.branch_loss else None)
