@@ -73,6 +73,10 @@ class PredictedOtherwiseError(DmmnQpError):
     """A slide whose prediction is there, but of another file, by another model or with other options."""
 
 
+class WorkerLostError(DmmnQpError):
+    """A process that worked for this one, and ended in the middle of it."""
+
+
 class InUseError(DmmnQpError):
     """Another process works on the same file or folder."""
 

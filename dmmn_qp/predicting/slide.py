@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dmmn_qp.console import Reporter
+from dmmn_qp.engines.cores import available_cores
 from dmmn_qp.files import write_json
-from dmmn_qp.networks.devices import available_cores
 from dmmn_qp.predicting.areas import Area, area_to_predict
 from dmmn_qp.predicting.inference import BlockPrediction, predict_fields
 from dmmn_qp.predicting.inputs import SlideToPredict
