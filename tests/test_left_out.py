@@ -14,6 +14,7 @@ import tifffile
 
 from dmmn_qp.files.locks import locked
 from dmmn_qp.folders.dataset import Dataset
+from dmmn_qp.importing import stage
 from dmmn_qp.slides import probing
 from tests.conftest import fails, invoke, rectangle, two_tissues, write_features, write_tiff
 from tests.qupath.conftest import QpdataWriter
@@ -168,6 +169,13 @@ def test_a_file(here, kind):
     good(here, "a.tif", "b.tif")
     make(here / "slides" / "bad.tif")
     told(project_of(here, ["a.tif", "bad.tif", "b.tif"]), here, word)
+
+
+def test_a_file_that_would_end_the_process(here, monkeypatch):
+    good(here, "a.tif", "b.tif", "bad.tif")
+    fatal = {here / "slides" / "bad.tif": "slide bad.tif is fatal"}
+    monkeypatch.setattr(stage, "find_fatal", lambda paths: {path: fatal[path] for path in paths if path in fatal})
+    told(project_of(here, ["a.tif", "bad.tif", "b.tif"]), here, "fatal")
 
 
 @pytest.mark.parametrize("kind", SERVERS)
