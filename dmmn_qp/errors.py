@@ -41,6 +41,10 @@ class SlideError(DmmnQpError):
     """A slide that cannot be found, opened or read."""
 
 
+class SlideChangedError(SlideError):
+    """A slide whose file became another one while it was read."""
+
+
 class PartlyPredictedError(SlideError):
     """Some of several slides that could not be predicted.
 

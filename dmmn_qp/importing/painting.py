@@ -12,14 +12,15 @@ import numpy as np
 import shapely
 
 from dmmn_qp.console import Reporter
-from dmmn_qp.engines import Done, run
+from dmmn_qp.engines import Done, Failed, run
 from dmmn_qp.engines.cores import available_cores
-from dmmn_qp.errors import DmmnQpError, SlideError, WorkerLostError
+from dmmn_qp.errors import DmmnQpError, SlideChangedError, SlideError, WorkerLostError
 from dmmn_qp.files.failures import is_full_disk, line_of
 from dmmn_qp.importing.opening import LeftOutSlide, OpenedSlide
 from dmmn_qp.importing.prepared import Labelling, Prepared, patches_of, prepare
 from dmmn_qp.importing.writing import remove_slide, windows_of, write_slide
 from dmmn_qp.labels.patches import PatchRef
+from dmmn_qp.slides.files import check_unchanged
 
 MOST_WORKERS: Final = 8
 """Processes that paint, where nobody says how many."""
@@ -32,6 +33,9 @@ VERTICES_OF_A_TARGET: Final = 640
 
 TARGETS_OF_A_WINDOW: Final = 32
 """Targets that cost about as much as a window of a mask, in the progress."""
+
+_Painted = tuple[tuple[PatchRef, ...], tuple[int, ...]]
+"""Patches, and pixels of each class in the mask that was written, if any."""
 
 
 def paint_all(
@@ -62,7 +66,8 @@ def paint_all(
 
         paint = partial(paint_slide, labelling=labelling, folder=folder)
         outcomes = run(paint, items, workers_for(items) if workers is None else workers, advance)
-        for slide, item, outcome in zip(opened, items, outcomes, strict=True):
+        for slide, item, painted_now in zip(opened, items, outcomes, strict=True):
+            outcome = _unless_changed(slide, painted_now)
             if isinstance(outcome, Done):
                 patches, pixels = outcome.result
                 painted.append(replace(item, patches=patches, pixels=pixels))
@@ -77,7 +82,7 @@ def paint_all(
 
 def paint_slide(
     item: Prepared, advance: Callable[[int], None], *, labelling: Labelling, folder: Path | None
-) -> tuple[tuple[PatchRef, ...], tuple[int, ...]]:
+) -> _Painted:
     """Paints a slide: its patches, and pixels of each class in the mask that was written, if any.
 
     Args:
@@ -94,6 +99,15 @@ def paint_slide(
         advance(windows * TARGETS_OF_A_WINDOW)
 
     return patches, write_slide(folder, item, labelling.class_map, written)
+
+
+def _unless_changed(slide: OpenedSlide, outcome: Done[_Painted] | Failed) -> Done[_Painted] | Failed:
+    """The outcome, but where the slide's file is not the one any more that was opened."""
+    try:
+        check_unchanged(slide.source.path, slide.fingerprint)
+    except SlideChangedError as error:
+        return Failed(error)
+    return outcome
 
 
 def _units(item: Prepared, folder: Path | None) -> int:

@@ -82,6 +82,7 @@ class FieldReader:
         fields: For each block, the field of each magnification that is wanted, finest first, in its own pixels.
         reduction: How lower magnifications are made.
         workers: Threads that decode.
+        check_unchanged: Raises where the slide's file became another one; asked where a tile cannot be read.
     """
 
     def __init__(
@@ -91,9 +92,11 @@ class FieldReader:
         fields: Sequence[Sequence[Region]],
         reduction: Reduction = "area",
         workers: int = 2,
+        check_unchanged: Callable[[], None] = lambda: None,
     ) -> None:
         self.unreadable = Unreadable()
         self._open = reopen
+        self._check_unchanged = check_unchanged
         self._slide = reopen()
         self._info = self._slide.info
         self._grid = grid
@@ -180,6 +183,7 @@ class FieldReader:
         try:
             pixels = self._read(slide, source, region)
         except SlideError as error:
+            self._check_unchanged()
             self._open_again(slide)
             pixels = self._mended(source, region, str(error))
         return {
