@@ -124,7 +124,7 @@ def test_predict(disk, material):
 def test_import(disk, two_tissue_slides):
     slides, geojson = two_tissue_slides / "slides", two_tissue_slides / "geojson"
     command = ("import", slides, "--annotations", geojson, "--out", disk / "d", "--overwrite")
-    told = on_small_disks(disk, (FULL, 32, 128, 4096), command, ["d/manifest.json"])
+    told = on_small_disks(disk, (FULL, 4, 32, 128, 4096), command, ["d/manifest.json"])
     assert told[0]["code"] == 1
     for case in told:
         if case["code"]:

@@ -47,7 +47,7 @@ def new_folder(path: Path, *, overwrite: bool, marker: str) -> Iterator[Path]:
     check_free(path, overwrite=overwrite, marker=marker)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = _beside(path, _PART)
-    with _making(temporary):
+    with naming(path), _making(temporary):
         temporary.mkdir()
         try:
             with naming(path):
