@@ -30,6 +30,7 @@ from rich.console import Console
 from scipy.ndimage import map_coordinates
 
 from dmmn_qp.console import Reporter
+from dmmn_qp.engines.cores import available_cores
 from dmmn_qp.folders.dataset import Dataset
 from dmmn_qp.folders.label_raster import LabelRaster
 from dmmn_qp.importing.options import ImportOptions
@@ -38,7 +39,6 @@ from dmmn_qp.labels.draws import Draw, shuffled_draws
 from dmmn_qp.labels.patches import PatchRef
 from dmmn_qp.networks import build_network
 from dmmn_qp.networks.conventions import InputConvention, network_inputs
-from dmmn_qp.networks.devices import available_cores
 from dmmn_qp.networks.losses import partial_cross_entropy
 from dmmn_qp.regions import Region
 from dmmn_qp.training.augment import Augmentation, AugmentRules

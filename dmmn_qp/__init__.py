@@ -3,10 +3,15 @@
 What one types in a notebook is here (docs/api.md has examples); each name is loaded when it is first used.
 """
 
+import logging
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from dmmn_qp.version import __version__ as __version__
+
+# Of a damaged file tifffile may log thousands of lines, where the readers of slides say one; a program that has set up
+# logging still gets them.
+logging.getLogger("tifffile").addHandler(logging.NullHandler())
 
 if TYPE_CHECKING:
     from dmmn_qp.annotations import Annotation

@@ -207,8 +207,8 @@ class Reporter:
 
 
 def _reason(error: Exception) -> str:
-    """An error in one line; one that nobody foresaw, with its kind."""
-    text = " ".join(str(error).split())[:_LONGEST_REASON]
+    """An error in one line, without the temporary name of a file; one that nobody foresaw, with its kind."""
+    text = " ".join(str(getattr(error, "strerror", None) or error).split())[:_LONGEST_REASON]
     return text if text and isinstance(error, OSError | DmmnQpError) else f"{type(error).__name__}: {text}".rstrip(": ")
 
 

@@ -41,6 +41,10 @@ class SlideError(DmmnQpError):
     """A slide that cannot be found, opened or read."""
 
 
+class SlideChangedError(SlideError):
+    """A slide whose file became another one while it was read."""
+
+
 class PartlyPredictedError(SlideError):
     """Some of several slides that could not be predicted.
 
@@ -71,6 +75,10 @@ class TrainingError(DmmnQpError):
 
 class PredictedOtherwiseError(DmmnQpError):
     """A slide whose prediction is there, but of another file, by another model or with other options."""
+
+
+class WorkerLostError(DmmnQpError):
+    """A process that worked for this one, and ended in the middle of it."""
 
 
 class InUseError(DmmnQpError):

@@ -59,6 +59,15 @@ def shorten(text: str, limit: int = 60) -> str:
     return printable(text, limit)
 
 
+def words_of(error: BaseException) -> str:
+    """What an exception of a library says, as a reason within a message; with its kind where that alone says little."""
+    text = printable(str(error).strip(), 200)
+    name = type(error).__name__
+    if not text:
+        return name
+    return f"{name}: {text}" if isinstance(error, LookupError) or len(text.split()) == 1 else text
+
+
 def spreadsheet_cell(text: str) -> str:
     """A text as a cell of a table that no spreadsheet program takes for a formula; numbers stay as they are.
 

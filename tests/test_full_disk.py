@@ -3,6 +3,7 @@
 The disks are of memory, some kB large, in a namespace of their own where the system lets everybody make one.
 """
 
+import hashlib
 import json
 import os
 import shutil
@@ -11,33 +12,45 @@ import sys
 
 import pytest
 
-from tests.conftest import REPOSITORY, write_tiff
+from dmmn_qp.files import write_json
+from dmmn_qp.folders.predictions import PredictedInput
+from dmmn_qp.slides import open_slide
+from dmmn_qp.slides.files import fingerprint
+from tests.conftest import DEMO, REPOSITORY, write_tiff
+from tests.qupath.conftest import project  # noqa: F401 (a fixture)
+from tests.qupath.test_pushing import predicted, write_predictions
 from tests.test_prediction_resume import make_model, texture
 
 FULL = 0
 """Of the sizes, a disk without any room."""
 
 ON_SMALL_DISKS = """
-import hashlib, json, subprocess, sys
+import hashlib, json, shutil, subprocess, sys
 from pathlib import Path
+import pytest
 from tests.conftest import invoke
 from tests.predicting import no_picture, writing
+from tests.qupath import paquo_stand_in
 from dmmn_qp.outputs.writers import WRITERS
 
 WRITERS["overview.png"] = writing("overview.png", no_picture)
-disk, sizes, command, output = Path(sys.argv[1]), *map(json.loads, sys.argv[2:5])
+disk, sizes, command, output, there_before = Path(sys.argv[1]), *map(json.loads, sys.argv[2:6])
+paquo_stand_in.install(pytest.MonkeyPatch())
 
 def mount(*options):
     subprocess.run(["mount", "-t", "tmpfs", *options, "none", disk], check=True)
 
 for kb in sizes:
     mount("-o", f"size={kb or 4}k")
+    for folder in there_before:
+        shutil.copytree(folder, disk / Path(folder).name)
     if not kb:
         (disk / "full").write_bytes(bytes(4096))
     result = invoke(*command)
     told = {"size": kb, "code": result.exit_code, "error": result.stderr, "exception": repr(result.exception)}
     there = [p for p in disk.rglob("*") if p.is_file() and p.name != "full"]
     told["files"] = {str(p.relative_to(disk)): p.stat().st_size for p in there}
+    told["before"] = {name: hashlib.sha256((disk / name).read_bytes()).hexdigest() for name in told["files"]}
     mount("-o", "remount,size=64m")
     again = invoke(*command)
     told |= {"again": again.exit_code, "output": again.output}
@@ -65,9 +78,9 @@ def disk(tmp_path_factory):
     return folder
 
 
-def on_small_disks(disk, sizes, command, output):
+def on_small_disks(disk, sizes, command, output, there_before=()):
     """Runs a command that writes to disks of some kB, and again when there is room; what it said and left."""
-    words = [json.dumps([str(word) for word in part]) for part in (command, output)]
+    words = [json.dumps([str(word) for word in part]) for part in (command, output, there_before)]
     script = [sys.executable, "-c", ON_SMALL_DISKS, disk, json.dumps(sizes), *words]
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
     result = subprocess.run([*namespace(), *script], check=False, capture_output=True, text=True, env=environment)
@@ -83,7 +96,7 @@ def assert_good(disk, told, needed):
         lines = [line for line in case["error"].splitlines() if not line.startswith("warning")]
         assert case["exception"].startswith("SystemExit") and len(lines) == 1, case
         assert lines[0].startswith(f'error: "{disk}/') and "no space is left on the disk; free some" in lines[0], case
-        assert ".part." not in lines[0], case
+        assert ".part" not in lines[0], case
     whole = told[-1]["digests"]
     assert set(whole) == set(needed)
     for case in told:
@@ -111,11 +124,12 @@ def test_predict(disk, material):
 def test_import(disk, two_tissue_slides):
     slides, geojson = two_tissue_slides / "slides", two_tissue_slides / "geojson"
     command = ("import", slides, "--annotations", geojson, "--out", disk / "d", "--overwrite")
-    told = on_small_disks(disk, (FULL, 32, 128, 4096), command, ["d/manifest.json"])
+    told = on_small_disks(disk, (FULL, 4, 32, 128, 4096), command, ["d/manifest.json"])
     assert told[0]["code"] == 1
     for case in told:
         if case["code"]:
             assert "Traceback" not in case["error"] and "space" in case["error"].splitlines()[-1], case
+            assert ".part" not in case["error"], case
             assert not case["files"], case  # no half of a dataset
         assert case["again"] == 0 and not case["left"], case
 
@@ -138,3 +152,59 @@ def test_shrinking_and_exporting_a_model(disk, workspace):
             assert len(case["error"].splitlines()) == 1 and f'"{disk}/' in case["error"], case
             assert "no space is left" in case["error"] and not case["files"], case
             assert case["again"] == 0 and not case["left"], case
+
+
+@pytest.fixture
+def predicted_demo(project, tmp_path):  # noqa: F811
+    """A project, and a prediction of an image of it with so many objects that they take about 200 kB."""
+    predictions = tmp_path / "p"
+    objects = [predicted("fat", 3.5 * i) for i in range(400)]
+    slide = DEMO / "slides" / "test-1.tif"
+    write_predictions(predictions, test_1=objects)
+    with open_slide(slide) as opened:
+        size = {"width": opened.info.width, "height": opened.info.height}
+    known = PredictedInput(path=str(slide), fingerprint=fingerprint(slide), **size)
+    write_json(predictions / "run.json", {"inputs": {"test-1": known.model_dump(mode="json")}})
+    return project.parent, predictions
+
+
+def test_push(disk, predicted_demo):
+    """An image is as it was before, to the byte, or it is as it should be; no half of a backup stays."""
+    folder, predictions = predicted_demo
+    before = {
+        path.relative_to(folder.parent).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+    size = sum(path.stat().st_size for path in folder.rglob("*")) // 1024
+    sizes = [size + more for more in (60, 200, 300, 2000)]
+    command = ("push", predictions, "--into", disk / "project")
+    told = on_small_disks(disk, sizes, command, [], [folder])
+    assert told[-1]["code"] == 0 and told[0]["code"] == 1, told
+    stopped = [case for case in told if case["code"]]
+    words = set()
+    for case in stopped:
+        (line,) = [line for line in case["error"].splitlines() if not line.startswith("warning")]
+        assert (
+            f"{disk}/project" in line
+            and ".part" not in line
+            and "no space is left on the disk" in line
+            and "free some" in line
+        ), line
+        words.add("as it was before" in line)
+        found = {name: digest for name, digest in case["before"].items() if "dmmn_qp_backup" not in name}
+        assert {name: found.get(name) for name in before} == before, line
+        assert not [name for name in found if ".part" in name or name.endswith((".bkp", ".lock", ".holder.json"))]
+    assert words == {True, False}  # while it is written, and before
+    assert all(case["again"] == 0 for case in told)
+
+
+def test_new_project(disk, predicted_demo):
+    _, predictions = predicted_demo
+    command = ("new-project", predictions, "--out", disk / "new")
+    told = on_small_disks(disk, (FULL, 8, 100, 4000), command, [])
+    assert [case["code"] for case in told] == [1, 1, 1, 0], told
+    for case in told[:-1]:
+        (line,) = [line for line in case["error"].splitlines() if not line.startswith("warning")]
+        assert f'"{disk}/new"' in line and "no space is left on the disk" in line and "free some" in line, line
+        assert not case["files"] and case["again"] == 0, case

@@ -11,7 +11,7 @@ PACKAGE = Path(dmmn_qp.__file__).parent
 
 FLOORS: list[set[str]] = [
     {"annotations", "choices", "console", "errors", "flags", "regions", "text", "version"},
-    {"figures", "files", "specs"},
+    {"engines", "figures", "files", "specs"},
     {"labels", "networks", "slides", "vectors"},
     {"features", "folders", "qupath"},
     {"models", "outputs", "pushing", "reports"},

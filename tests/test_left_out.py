@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import signal
+import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -14,8 +15,9 @@ import tifffile
 
 from dmmn_qp.files.locks import locked
 from dmmn_qp.folders.dataset import Dataset
+from dmmn_qp.importing import stage
 from dmmn_qp.slides import probing
-from tests.conftest import fails, invoke, rectangle, two_tissues, write_features, write_tiff
+from tests.conftest import REPOSITORY, fails, invoke, rectangle, two_tissues, write_features, write_tiff
 from tests.qupath.conftest import QpdataWriter
 
 PIXELS = two_tissues(512, 512)
@@ -168,6 +170,32 @@ def test_a_file(here, kind):
     good(here, "a.tif", "b.tif")
     make(here / "slides" / "bad.tif")
     told(project_of(here, ["a.tif", "bad.tif", "b.tif"]), here, word)
+
+
+def test_libraries_say_nothing_besides(here):
+    """Each tag of this directory is one of which tifffile logs that it makes no sense."""
+    good(here, "a.tif")
+    data = bytearray(tiled(here / "slides" / "bad.tif").read_bytes())
+    (directory,) = struct.unpack_from("<I", data, 4)
+    (tags,) = struct.unpack_from("<H", data, directory)
+    for tag in range(tags):
+        struct.pack_into("<H", data, directory + 2 + 12 * tag + 2, 999)  # its type
+    (here / "slides" / "bad.tif").write_bytes(data)
+    for stem in ("a", "bad"):
+        write_features(here / "geojson" / f"{stem}.geojson", [rectangle(20, 20, 200, 200, "dark")])
+    command = [sys.executable, "-m", "dmmn_qp", "import", "slides", "--annotations", "geojson"]
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    result = subprocess.run(command, check=False, capture_output=True, text=True, env=environment)
+    assert result.returncode == 0, result.stderr
+    (line,) = result.stderr.splitlines()
+    assert "bad.tif" in line and "left out" in line
+
+
+def test_a_file_that_would_end_the_process(here, monkeypatch):
+    good(here, "a.tif", "b.tif", "bad.tif")
+    fatal = {here / "slides" / "bad.tif": "slide bad.tif is fatal"}
+    monkeypatch.setattr(stage, "find_fatal", lambda paths: {path: fatal[path] for path in paths if path in fatal})
+    told(project_of(here, ["a.tif", "bad.tif", "b.tif"]), here, "fatal")
 
 
 @pytest.mark.parametrize("kind", SERVERS)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dmmn_qp.errors import SlideError
+from dmmn_qp.errors import SlideChangedError, SlideError
 from dmmn_qp.regions import Region
 from dmmn_qp.slides import open_slide
 from dmmn_qp.slides.base import SlideInfo, read_field, read_inside
@@ -151,6 +151,27 @@ def test_blocks_that_are_left_out_cost_no_reading(tmp_path):
     with FieldReader(lambda: ArraySlide(levels, tmp_path, read=read), grid, fields) as reader:
         assert len(list(reader)) == 2
     assert sorted((region.x, region.y) for _, region in read) == [(0, 0), (2560, 0)]
+
+
+def test_of_a_file_that_became_another_one_nothing_more_is_read(tmp_path):
+    """A hundred blocks, of which the first cannot be read."""
+    grid, read = PatchSpec(size_px=64, mpps=(0.5,), stride_px=64).grid_of(0.5), []
+    fields = [[Region(512 * i, 0, 64, 64)] for i in range(100)]
+
+    class Cut(ArraySlide):
+        def read_level(self, level, region):
+            read.append(region)
+            raise SlideError("damaged")
+
+    def changed():
+        raise SlideChangedError("changed")
+
+    def opened():
+        return Cut(pyramid(64, 51_200), tmp_path)
+
+    with FieldReader(opened, grid, fields, check_unchanged=changed) as reader, pytest.raises(SlideChangedError):
+        list(reader)
+    assert 1 <= len(read) < 10
 
 
 def test_memory_does_not_grow_with_the_slide(tmp_path):

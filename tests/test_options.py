@@ -53,6 +53,7 @@ GIVEN = {
         "reader": ("qpdata", "qpdata"),
         "qupath_dir": ("QuPath", "QuPath"),
         "recursive": (True, True),
+        "workers": ("3", 3),
         "strict": (True, True),
         "take_predictions": ("locked", "locked"),
         "predicted_in": ("earlier", "earlier"),

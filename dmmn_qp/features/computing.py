@@ -9,9 +9,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from dmmn_qp.engines.cores import available_cores
 from dmmn_qp.features.cache import FeatureCache
 from dmmn_qp.networks.conventions import InputConvention, network_input
-from dmmn_qp.networks.devices import autocast, available_cores
+from dmmn_qp.networks.devices import autocast
 from dmmn_qp.networks.dmmn_p import DmmnP
 from dmmn_qp.networks.laying import cut
 from dmmn_qp.regions import Region

@@ -22,7 +22,7 @@ from dmmn_qp.files.locks import STALE_S, locked
 
 RUN_FILE = "run.json"
 
-_NEW_FILE: Final = re.compile(r"\.[0-9a-f]{8}\.part\..+")
+_NEW_FILE: Final = re.compile(r"\.[0-9a-f]{8}\.part\.(.+)")
 _PART, _OLD = "part", "old"
 
 _NO_SYNC: Final = (errno.EINVAL, errno.ENOSYS, getattr(errno, "ENOTSUP", errno.ENOSYS))
@@ -47,7 +47,7 @@ def new_folder(path: Path, *, overwrite: bool, marker: str) -> Iterator[Path]:
     check_free(path, overwrite=overwrite, marker=marker)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = _beside(path, _PART)
-    with _making(temporary):
+    with naming(path), _making(temporary):
         temporary.mkdir()
         try:
             with naming(path):
@@ -146,6 +146,12 @@ def new_file(path: Path) -> Iterator[Path]:
             move(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def final_name(name: str) -> str | None:
+    """The name that a file is to get which is being written (`new_file`); None for a file that is not."""
+    found = _NEW_FILE.fullmatch(name)
+    return found[1] if found else None
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:

@@ -86,9 +86,15 @@ def naming(path: Path) -> Iterator[None]:
         raise
     except Exception as error:
         full = full_disk(error)
-        if full is None or (full[1] is not None and not Path(full[1]).name.startswith(".")):
+        if full is None or (full[1] is not None and not _is_hidden(Path(full[1]), path.parent)):
             raise
         raise OSError(full[0], os.strerror(full[0]), str(path)) from error
+
+
+def _is_hidden(path: Path, folder: Path) -> bool:
+    """Whether a path below a folder is one of ours that nobody is to see, or in such a folder."""
+    below = path.relative_to(folder) if path.is_relative_to(folder) else Path(path.name)
+    return any(part.startswith(".") for part in below.parts)
 
 
 def _foreseen(error: BaseException) -> str | None:

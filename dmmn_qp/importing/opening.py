@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from dmmn_qp.errors import DmmnQpError, SlideError
 from dmmn_qp.importing.source import SourceSlide, all_of
 from dmmn_qp.slides.base import SlideInfo
-from dmmn_qp.slides.files import fingerprint, users_path
+from dmmn_qp.slides.files import check_unchanged, fingerprint, users_path
 from dmmn_qp.slides.whole import check_whole
 from dmmn_qp.specs import PatchGrid, PatchSpec
+from dmmn_qp.text import words_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,13 +70,15 @@ def opened_slide(source: SourceSlide, slide_id: str, spec: PatchSpec) -> OpenedS
         if shown != path:
             raise SlideError(f'slide "{shown}" has a path that is not UTF-8, which no dataset can hold; rename it')
         with source.view.open() as slide:
+            known = fingerprint(source.path)
             info, grid = slide.info, spec.grid_of(slide.info.mpp, source.name)
             damage = check_whole(source.path, slide)
-        return OpenedSlide(source, slide_id, path, info, grid, fingerprint(source.path), damage)
+        check_unchanged(source.path, known)
+        return OpenedSlide(source, slide_id, path, info, grid, known, damage)
     except DmmnQpError as error:
         return LeftOutSlide(source, slide_id, error)
     except Exception as error:  # of any kind: so are those of the libraries that read slides
-        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        reason = getattr(error, "strerror", None) or words_of(error)
         said = SlideError(
             f'slide "{source.path}" cannot be read ({reason}); check that it may be read, or copy the file again from '
             "its source"

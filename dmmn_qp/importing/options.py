@@ -86,6 +86,7 @@ class ImportOptions(FileModel):
         reader: How objects of a QuPath project are read.
         qupath_dir: Folder of QuPath, for the reader that needs it.
         recursive: Whether the folders in a folder of slides are searched too.
+        workers: Processes that paint slides; None fits them to the machine and to the work.
         strict: Whether nothing is written when annotations or images are damaged or missing; else they are left out
             with a warning, as long as others are left.
         take_predictions: Which of our own predictions become labels.
@@ -182,6 +183,15 @@ class ImportOptions(FileModel):
         ),
     ] = None
     recursive: Annotated[bool, Flag("Search the folders in the folder of slides too.", panel=READING_PANEL)] = False
+    workers: Annotated[
+        int | None,
+        Flag(
+            "Processes that paint slides, each one slide at a time; 1 paints in this one.",
+            metavar="N",
+            panel=READING_PANEL,
+            default="the machine's cores, at most 8, and 1 where little is to be painted",
+        ),
+    ] = Field(default=None, ge=0)
     strict: Annotated[
         bool,
         Flag(

@@ -36,44 +36,48 @@ class Labelling:
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """What the dataset will hold of a slide."""
+    """What the dataset will hold of a slide.
+
+    Attributes:
+        source: What its source knows of it.
+        annotations: Everything drawn on it, with the classes that are trained.
+        record: What the dataset says of it.
+        grid: The patch grid on it.
+        painter: Paints its labels.
+        patches: Its targets that hold enough annotation.
+        pixels: Pixels of each class in its mask; empty where no mask was written.
+        pixel_size: Who says how large its pixels are.
+    """
 
     source: SourceSlide
     annotations: tuple[Annotation, ...]
     record: SlideRecord
     grid: PatchGrid
     painter: LabelPainter
-    patches: tuple[PatchRef, ...]
+    patches: tuple[PatchRef, ...] = ()
+    pixels: tuple[int, ...] = ()
     pixel_size: PixelSize | None = None
 
+    @property
+    def size_px(self) -> tuple[int, int]:
+        """(width, height) in level-0 px."""
+        return self.record.width, self.record.height
 
-def prepare(opened: OpenedSlide, labelling: Labelling, looked_at: Callable[[int], None] = lambda _: None) -> Prepared:
-    """Indexes the patches of a slide; the split is settled later.
+
+def prepare(opened: OpenedSlide, labelling: Labelling) -> Prepared:
+    """Says what will be made of a slide; its labels are painted, and its split is settled, later.
 
     Args:
         opened: The slide.
         labelling: How its objects become labels and patches.
-        looked_at: Told how many more targets were looked at (`PatchGrid.targets`).
     """
-    source, info, grid, slide_id = opened.source, opened.info, opened.grid, opened.slide_id
-    class_map, rules = labelling.class_map, labelling.patches
+    source, info, grid = opened.source, opened.info, opened.grid
     annotations = with_trained_classes(source.objects.annotations, labelling.targets)
-    painter = LabelPainter(annotations, class_map, grid.downsample, labelling.painting, info.mpp, source.plane)
-    patches = index_patches(
-        painter,
-        grid,
-        (info.width, info.height),
-        slide_id,
-        "train",
-        len(class_map),
-        rules.min_labelled_fraction,
-        looked_at,
+    painter = LabelPainter(
+        annotations, labelling.class_map, grid.downsample, labelling.painting, info.mpp, source.plane
     )
-    areas = split_areas(annotations) if rules.split_areas else {}
-    if areas:
-        patches = in_split_areas(patches, areas, grid)
     record = SlideRecord(
-        slide_id=slide_id,
+        slide_id=opened.slide_id,
         path=opened.path,
         width=info.width,
         height=info.height,
@@ -83,4 +87,19 @@ def prepare(opened: OpenedSlide, labelling: Labelling, looked_at: Callable[[int]
         fingerprint=opened.fingerprint,
         split="train",
     )
-    return Prepared(source, annotations, record, grid, painter, tuple(patches), info.pixel_size)
+    return Prepared(source, annotations, record, grid, painter, pixel_size=info.pixel_size)
+
+
+def patches_of(item: Prepared, labelling: Labelling, looked_at: Callable[[int], None]) -> tuple[PatchRef, ...]:
+    """Indexes the patches of a slide.
+
+    Args:
+        item: The slide.
+        labelling: How its objects become labels and patches.
+        looked_at: Told how many more targets were looked at (`PatchGrid.targets`).
+    """
+    rules, slide_id = labelling.patches, item.record.slide_id
+    n_classes, enough = len(labelling.class_map), rules.min_labelled_fraction
+    patches = index_patches(item.painter, item.grid, item.size_px, slide_id, "train", n_classes, enough, looked_at)
+    areas = split_areas(item.annotations) if rules.split_areas else {}
+    return tuple(in_split_areas(patches, areas, item.grid) if areas else patches)

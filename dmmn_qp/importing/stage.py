@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
+
+import numpy as np
 
 from dmmn_qp.console import Reporter
 from dmmn_qp.errors import AnnotationFileError, SlideError
@@ -17,7 +18,8 @@ from dmmn_qp.folders.provenance import describe_run, now
 from dmmn_qp.importing.classes import labelling_of
 from dmmn_qp.importing.opening import LeftOutSlide, OpenedSlide, error_of_all, opened_slide
 from dmmn_qp.importing.options import ImportOptions
-from dmmn_qp.importing.prepared import Labelling, Prepared, prepare
+from dmmn_qp.importing.painting import paint_all
+from dmmn_qp.importing.prepared import Labelling, Prepared
 from dmmn_qp.importing.reviewed import prediction_folders
 from dmmn_qp.importing.rules import ImportRules, rules_of
 from dmmn_qp.importing.source import Source, all_of
@@ -29,11 +31,12 @@ from dmmn_qp.importing.summary import (
     report_dataset,
     report_left_out,
     report_notes,
+    report_problems,
     report_source,
     source_findings,
     with_only_drawn,
 )
-from dmmn_qp.importing.writing import windows_of, write_dataset
+from dmmn_qp.importing.writing import make_folders, write_tables
 from dmmn_qp.labels.patches import training_pixels
 from dmmn_qp.qupath.image_names import slide_ids
 from dmmn_qp.reports.findings import count_text, find_findings, report_findings
@@ -82,6 +85,7 @@ def import_annotations(
     everything = labelling_of(source, rules)
     with nullcontext() if check else _held(out, overwrite=overwrite):
         reporter.heading(f'Importing "{source_path}"')
+        source = _without_fatal(source)
         opened, left_out = _opened(source, rules, reporter)
         source = _without(source, left_out)
         if not opened and not check:
@@ -89,34 +93,42 @@ def import_annotations(
         labelling = labelling_of(source, rules) if opened and left_out else everything
         report_source(source, rules, reporter, findings_follow=check, problems_end_it=options.strict)
 
-        prepared = _prepared(opened, labelling, reporter)
-        prepared, split_notes = with_splits(prepared, labelling.class_map, rules.splits, earlier_splits(out), left_out)
-        made_on_the_way = (*damage_findings(opened), *split_notes)
-        noted = (*source_findings(source, strict=options.strict), *made_on_the_way)
-        imported = as_imported(prepared, source_path, source, labelling, rules.reading, noted)
-        if check:
-            imported = with_only_drawn(imported, left_out, everything)
-        if check or (options.strict and source.problems):
-            findings = find_findings(imported)
-            report_findings(findings, reporter)
-            if check:
-                return findings
-            raise AnnotationFileError(
-                f"{all_of(source.problems)}; nothing is written, because --strict wants all of it: mend it, or pass "
-                "--no-strict to leave it out"
+        writes = not check and not (options.strict and source.problems)
+        with _new_dataset(out, writes=writes, overwrite=overwrite) as folder:
+            prepared, lost, labelling = _painted(opened, source, labelling, rules, folder, options.workers, reporter)
+            left_out, source = [*left_out, *lost], _without(source, lost)
+            if not prepared and not check:
+                raise error_of_all(source.problems, [slide.error for slide in left_out])
+            if writes and not options.strict:
+                report_problems([str(slide.error) for slide in lost], reporter)
+            prepared, split_notes = with_splits(
+                prepared, labelling.class_map, rules.splits, earlier_splits(out), left_out
             )
-        report_notes(made_on_the_way, reporter)
-        report_left_out(prepared, labelling.class_map, rules.classes, reporter)
-        training_pixels(
-            (p for item in prepared for p in item.patches),
-            labelling.class_map,
-            imported.covering_classes,
-            labelling.painting.overlap,
-        )
-
-        with new_folder(out, overwrite=overwrite, marker=MANIFEST) as folder:
-            with reporter.task("masks", sum(len(windows_of(item)) for item in prepared)) as task:
-                pixels = write_dataset(folder, prepared, labelling, source.problems, task.advance)
+            made_on_the_way = (*damage_findings(opened), *split_notes)
+            noted = (*source_findings(source, strict=options.strict), *made_on_the_way)
+            imported = as_imported(prepared, source_path, source, labelling, rules.reading, noted)
+            if check:
+                imported = with_only_drawn(imported, left_out, everything)
+            if check or (options.strict and source.problems):
+                findings = find_findings(imported)
+                report_findings(findings, reporter)
+                if check:
+                    return findings
+                raise AnnotationFileError(
+                    f"{all_of(source.problems)}; nothing is written, because --strict wants all of it: mend it, or "
+                    "pass --no-strict to leave it out"
+                )
+            report_notes(made_on_the_way, reporter)
+            report_left_out(prepared, labelling.class_map, rules.classes, reporter)
+            training_pixels(
+                (p for item in prepared for p in item.patches),
+                labelling.class_map,
+                imported.covering_classes,
+                labelling.painting.overlap,
+            )
+            assert folder is not None
+            write_tables(folder, prepared, labelling, source.problems)
+            pixels = {item.record.slide_id: np.array(item.pixels, np.int64) for item in prepared}
             report = write_import_report(folder, imported, pixels, reporter)
             configuration = {**options.model_dump(mode="json"), "source": printable(str(source_path))}
             write_json(folder / RUN_FILE, describe_run("import", configuration, started, left_out=source.problems))
@@ -140,6 +152,17 @@ def _held(out: Path, *, overwrite: bool) -> Iterator[None]:
         yield
 
 
+@contextmanager
+def _new_dataset(out: Path, *, writes: bool, overwrite: bool) -> Iterator[Path | None]:
+    """A new folder for the dataset, which gets its name at the end; None where nothing is to be written."""
+    if not writes:
+        yield None
+        return
+    with new_folder(out, overwrite=overwrite, marker=MANIFEST) as folder:
+        make_folders(folder)
+        yield folder
+
+
 def _without(source: Source, left_out: Sequence[LeftOutSlide]) -> Source:
     """A source without the slides that are left out, and with the reasons; where none is left, with all slides."""
     gone = {id(slide.source) for slide in left_out}
@@ -148,12 +171,18 @@ def _without(source: Source, left_out: Sequence[LeftOutSlide]) -> Source:
     return replace(source, slides=slides or source.slides, problems=(*source.problems, *reasons))
 
 
+def _without_fatal(source: Source) -> Source:
+    """Looks in another process for slides that would end this one; they have that as their problem."""
+    fatal = find_fatal([slide.path for slide in source.slides if slide.problem is None])
+    slides = (replace(s, problem=SlideError(fatal[s.path])) if s.path in fatal else s for s in source.slides)
+    return replace(source, slides=tuple(slides))
+
+
 def _opened(source: Source, rules: ImportRules, reporter: Reporter) -> tuple[list[OpenedSlide], list[LeftOutSlide]]:
-    """Opens all slides, first in another process, which some may end; those that cannot be imported have a reason."""
+    """Opens all slides; those that cannot be imported have a reason."""
     opened: list[OpenedSlide] = []
     left_out: list[LeftOutSlide] = []
-    fatal = find_fatal([slide.path for slide in source.slides if slide.problem is None])
-    slides = [replace(s, problem=SlideError(fatal[s.path])) if s.path in fatal else s for s in source.slides]
+    slides = source.slides
     with reporter.task("slides", len(slides)) as task:
         for slide, slide_id in zip(slides, slide_ids([s.path.name for s in slides]), strict=True):
             found = opened_slide(slide, slide_id, rules.patches.spec)
@@ -165,8 +194,26 @@ def _opened(source: Source, rules: ImportRules, reporter: Reporter) -> tuple[lis
     return opened, left_out
 
 
-def _prepared(opened: Sequence[OpenedSlide], labelling: Labelling, reporter: Reporter) -> list[Prepared]:
-    """Indexes the patches of all slides, counting targets: one slide may take as long as all others."""
-    targets = sum(sum(1 for _ in slide.grid.targets(slide.info.width, slide.info.height)) for slide in opened)
-    with reporter.task("labels", targets) as task:
-        return [prepare(slide, labelling, partial(task.advance, note=slide.slide_id)) for slide in opened]
+def _painted(
+    opened: Sequence[OpenedSlide],
+    source: Source,
+    labelling: Labelling,
+    rules: ImportRules,
+    folder: Path | None,
+    workers: int | None,
+    reporter: Reporter,
+) -> tuple[list[Prepared], list[LeftOutSlide], Labelling]:
+    """Paints all slides; what cannot be painted is left out, and all begins anew where that changes the classes."""
+    lost: list[LeftOutSlide] = []
+    while opened:
+        prepared, gone = paint_all(opened, labelling, folder, workers, reporter)
+        if not gone:
+            return prepared, lost, labelling
+        lost += gone
+        opened = [slide for slide in opened if slide.slide_id not in {g.slide_id for g in gone}]
+        source = _without(source, gone)
+        changed = labelling_of(source, rules) if opened else labelling
+        if changed == labelling:
+            return prepared, lost, labelling
+        labelling = changed
+    return [], lost, labelling

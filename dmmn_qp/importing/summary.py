@@ -133,6 +133,12 @@ def report_notes(findings: Iterable[Finding], reporter: Reporter) -> None:
             reporter.say("  " + finding.line().removesuffix(f"; {NOTHING_TO_DO}"))
 
 
+def report_problems(problems: Iterable[str], reporter: Reporter) -> None:
+    """Warns of what is left out."""
+    for problem in problems:
+        reporter.warn(f"{problem}; {LEFT_OUT}")
+
+
 def report_source(
     source: Source, rules: ImportRules, reporter: Reporter, *, findings_follow: bool, problems_end_it: bool
 ) -> None:
@@ -148,8 +154,7 @@ def report_source(
     if not findings_follow:
         for warning in source.warnings:
             reporter.warn(warning)
-        for problem in source.problems if not problems_end_it else ():
-            reporter.warn(f"{problem}; {LEFT_OUT}")
+        report_problems(source.problems if not problems_end_it else (), reporter)
     if source.without_annotations:
         without = count_of(source.without_annotations, "slide without annotations is", "slides without annotations are")
         reporter.say(f"  {without} left out")

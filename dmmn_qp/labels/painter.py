@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from copy import copy
+from functools import cached_property
 from math import ceil, floor
-from typing import Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import shapely
@@ -45,6 +46,8 @@ class LabelPainter:
     each of these the rule for overlaps decides. `Ignore*` takes labels away from what it wins over, and from its own
     kind. The order in which a spatial index finds areas plays no part.
 
+    What it needs to paint is made when it first does, and not sent to other processes, which make their own.
+
     Args:
         annotations: Objects of the slide in the order in which people drew them; only those on the plane whose class is
             in the map are painted.
@@ -65,27 +68,34 @@ class LabelPainter:
         plane: Plane = DEFAULT_PLANE,
     ) -> None:
         self.downsample = downsample
-        self._n_classes = len(class_map)
+        self._annotations = annotations
+        self._class_map = class_map
         self._rules = rules or PaintRules()
-        on_plane = [a for a in annotations if (a.plane.z, a.plane.t) == (plane.z, plane.t) and a.class_name]
-        self._layers = []
+        self._mpp = mpp
+        self._plane = plane
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name != "_layers"}
+
+    @cached_property
+    def _layers(self) -> _Layers:
+        plane, rules = self._plane, self._rules
+        on_plane = [a for a in self._annotations if (a.plane.z, a.plane.t) == (plane.z, plane.t) and a.class_name]
+        layers = []
         for origins in _LAYERS:
             of_layer = [a for a in on_plane if a.origin in origins]
-            painted = list(self._painted_areas(of_layer, class_map, mpp))
-            areas = AreaLayer(in_painting_order(painted, self._rules.overlap))
+            areas = AreaLayer(in_painting_order(list(self._painted_areas(of_layer)), rules.overlap))
             ignored = AreaLayer(
                 [PaintedArea(a.geometry, 1) for a in of_layer if takes_labels_away(a.class_name) and a.is_area]
             )
-            self._layers.append((areas, ignored))
-        regions = [a for a in on_plane if a.class_name == self._rules.region_class and a.is_area]
-        self._regions = AreaLayer([PaintedArea(a.geometry, 1) for a in regions]) if regions else None
+            layers.append((areas, ignored))
+        regions = [a for a in on_plane if a.class_name == rules.region_class and a.is_area]
+        return _Layers(layers, AreaLayer([PaintedArea(a.geometry, 1) for a in regions]) if regions else None)
 
-    def _painted_areas(
-        self, annotations: Iterable[Annotation], class_map: ClassMap, mpp: float | None
-    ) -> Iterator[PaintedArea]:
-        width_um = self._rules.line_width_um
+    def _painted_areas(self, annotations: Iterable[Annotation]) -> Iterator[PaintedArea]:
+        width_um, mpp = self._rules.line_width_um, self._mpp
         for position, annotation in enumerate(annotations):
-            label = class_map.label_of(annotation.class_name or "")
+            label = self._class_map.label_of(annotation.class_name or "")
             geometry = annotation.geometry
             if width_um is not None and mpp is not None and geometry.geom_type in _LINES:
                 geometry = geometry.buffer(width_um / mpp / 2)
@@ -97,7 +107,7 @@ class LabelPainter:
     @property
     def is_all_drawn(self) -> bool:
         """Whether nothing but what was drawn is painted."""
-        return not any(len(areas) for areas, _ in self._layers[:-1])
+        return not any(len(areas) for areas, _ in self._layers.of_origins[:-1])
 
     def at(self, downsample: float) -> LabelPainter:
         """The same painter on an array of another resolution.
@@ -105,8 +115,9 @@ class LabelPainter:
         Args:
             downsample: Level-0 px per pixel of that array.
         """
+        layers = self._layers
         other = copy(self)
-        other.downsample = downsample
+        other._layers, other.downsample = layers, downsample
         return other
 
     def paint(self, window: Region) -> LabelArray:
@@ -137,11 +148,11 @@ class LabelPainter:
         x, y = floor(left / scale), floor(top / scale)
         window = Region(x, y, max(1, ceil(right / scale) - x), max(1, ceil(bottom / scale) - y))
         within = AreaLayer([PaintedArea(geometry, 1)]).burn(window, scale) > 0
-        return np.bincount(self.at(scale).paint(window)[within], minlength=self._n_classes + 1)
+        return np.bincount(self.at(scale).paint(window)[within], minlength=len(self._class_map) + 1)
 
     def _paint(self, window: Region, what: Literal["label", "origin"]) -> LabelArray:
         painted = np.zeros((window.height, window.width), np.uint8)
-        for areas, ignored in self._layers:
+        for areas, ignored in self._layers.of_origins:
             if len(areas):
                 values = areas.burn(window, self.downsample, what)
                 covered = values > 0
@@ -151,9 +162,21 @@ class LabelPainter:
                 painted[covered] = values[covered]
             if len(ignored):
                 painted[ignored.burn(window, self.downsample) > 0] = UNLABELLED
-        if self._regions is not None:
-            painted[self._regions.burn(window, self.downsample) == 0] = UNLABELLED
+        if (regions := self._layers.regions) is not None:
+            painted[regions.burn(window, self.downsample) == 0] = UNLABELLED
         return painted
+
+
+class _Layers(NamedTuple):
+    """What a painter paints.
+
+    Attributes:
+        of_origins: (areas, areas that take labels away) for each of `_LAYERS`.
+        regions: Outside of which nothing is labelled; None where everything may be.
+    """
+
+    of_origins: Sequence[tuple[AreaLayer, AreaLayer]]
+    regions: AreaLayer | None
 
 
 class AreaLayer:

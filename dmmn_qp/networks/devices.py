@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING
@@ -64,11 +63,6 @@ def choose_bf16(wanted: Precision, device: torch.device) -> bool:
 def autocast(device: torch.device, bf16: bool) -> AbstractContextManager[object]:
     """Mixed precision, or nothing."""
     return torch.autocast(device.type, torch.bfloat16) if bf16 else nullcontext()
-
-
-def available_cores() -> int:
-    """CPU cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def mean_of_processes(value: Tensor, fabric: Fabric) -> Tensor:

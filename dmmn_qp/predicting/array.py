@@ -9,8 +9,9 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike
 
+from dmmn_qp.engines.cores import available_cores
 from dmmn_qp.folders.model import ModelCard, load_model
-from dmmn_qp.networks.devices import available_cores, choose_devices
+from dmmn_qp.networks.devices import choose_devices
 from dmmn_qp.networks.stem import Stemmed
 from dmmn_qp.predicting.inference import BlockPrediction
 from dmmn_qp.predicting.options import PredictOptions

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from math import ceil, floor
 from pathlib import Path
 from queue import Queue
@@ -16,8 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dmmn_qp.console import Reporter
+from dmmn_qp.engines.cores import available_cores
+from dmmn_qp.errors import SlideChangedError
 from dmmn_qp.files import write_json
-from dmmn_qp.networks.devices import available_cores
 from dmmn_qp.predicting.areas import Area, area_to_predict
 from dmmn_qp.predicting.inference import BlockPrediction, predict_fields
 from dmmn_qp.predicting.inputs import SlideToPredict
@@ -27,7 +29,7 @@ from dmmn_qp.predicting.predictor import Predictor
 from dmmn_qp.predicting.strips import LABELS, StripStore
 from dmmn_qp.regions import Region
 from dmmn_qp.slides.base import RgbArray, SlideInfo
-from dmmn_qp.slides.files import fingerprint
+from dmmn_qp.slides.files import check_unchanged, fingerprint
 from dmmn_qp.slides.forgiving import ForgivingSlide
 from dmmn_qp.slides.once import FieldReader, Unreadable
 from dmmn_qp.specs import UNLABELLED, PatchGrid
@@ -95,7 +97,7 @@ def begin_slide(
         PixelSizeError: It does not fit the model.
     """
     with ForgivingSlide(target.open()) as slide:
-        info = slide.info
+        info, known = slide.info, fingerprint(target.path)
         grid = predictor.card.patch_spec.grid_of(info.mpp, target.slide_id)
         area = area_to_predict(slide, target, grid, options)
     channels = {
@@ -107,7 +109,7 @@ def begin_slide(
     size, shape = grid.spec.size_px, grid.shape(info.width, info.height)
     strips = StripStore(folder, shape, predictor.block_targets * size, channels)
     width, layout = predictor.block_columns * size, predictor.layout(shape)
-    return SlideJob(target, info, grid, area, outside, strips, width, layout, fingerprint(target.path))
+    return SlideJob(target, info, grid, area, outside, strips, width, layout, known)
 
 
 def predict_strips(
@@ -123,8 +125,20 @@ def predict_strips(
         workers: Threads that decode; None for as many as there are cores.
 
     Raises:
+        SlideChangedError: The slide's file was cut or changed meanwhile; its strips are removed.
         SlideError: The slide cannot be opened any more.
     """
+    try:
+        _predict_strips(job, predictors, reporter, name, workers)
+        check_unchanged(job.target.path, job.fingerprint)
+    except SlideChangedError:
+        job.strips.remove()  # nobody knows which file they are of
+        raise
+
+
+def _predict_strips(
+    job: SlideJob, predictors: Sequence[Predictor], reporter: Reporter, name: str, workers: int | None
+) -> None:
     start = time.monotonic()
     missing = [strip for strip in range(job.strips.count) if not job.strips.has(strip)]
     in_strip = {strip: [block for block in _blocks(job, strip) if _targets(job, block).any()] for strip in missing}
@@ -158,6 +172,7 @@ def _reader(job: SlideJob, work: Sequence[Region], predictor: Predictor, workers
         predictor.card.input.reduction,
         workers or min(MOST_DECODERS, available_cores()),
         predictor.card.input.beyond,
+        partial(check_unchanged, job.target.path, job.fingerprint),
     )
     reader.unreadable = job.unreadable
     return reader

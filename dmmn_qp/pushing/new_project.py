@@ -10,6 +10,7 @@ from pathlib import Path
 from dmmn_qp.annotations import Color
 from dmmn_qp.console import Reporter
 from dmmn_qp.errors import AnnotationFileError, OutputExistsError, ProjectError
+from dmmn_qp.files.failures import is_full_disk
 from dmmn_qp.folders.predictions import PredictedInput, predicted_polygons, read_inputs, read_predictions
 from dmmn_qp.pushing.features import read_features
 from dmmn_qp.pushing.matching import file_name_of
@@ -73,11 +74,16 @@ def new_project(
     try:
         with reporter.task("images", len(images)) as task:
             return create_project(folder, images, colors, qupath_dir, lambda image: task.advance(note=image.path.name))
-    except BaseException:
+    except BaseException as error:
         for path in folder.iterdir() if existed else ():
             shutil.rmtree(path) if path.is_dir() else path.unlink()
         if not existed:
             shutil.rmtree(folder, ignore_errors=True)
+        if is_full_disk(error):
+            raise ProjectError(
+                f'project "{folder}" cannot be written, no space is left on the disk; free some space, or choose '
+                "another one with --out, and repeat the command"
+            ) from error
         raise
 
 

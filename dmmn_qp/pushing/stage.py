@@ -2,7 +2,7 @@
 
 Of a project only objects of our own earlier runs are ever removed, and of these only what nobody has vouched for.
 Before an image is written, its ``data.qpdata`` is copied; afterwards it is read again and its objects are counted and
-compared.
+compared. One that cannot be written to the end is put back.
 """
 
 from __future__ import annotations
@@ -17,10 +17,11 @@ from pathlib import Path
 from typing import Any, Final
 
 from dmmn_qp.console import Reporter
-from dmmn_qp.errors import ProjectError
+from dmmn_qp.errors import DmmnQpError, ProjectError
+from dmmn_qp.files.failures import is_full_disk
 from dmmn_qp.files.locks import locked
 from dmmn_qp.folders.predictions import PredictedInput, polygon_files, predicted_polygons, read_inputs
-from dmmn_qp.pushing.backup import back_up
+from dmmn_qp.pushing.backup import back_up, put_back
 from dmmn_qp.pushing.features import read_features
 from dmmn_qp.pushing.matching import match
 from dmmn_qp.pushing.plan import Plan, difference, plan_of
@@ -91,8 +92,9 @@ def push(
     Raises:
         AnnotationFileError: There are no predictions, or a file of them is damaged or not ours.
         InUseError: Another push writes into the project.
+        OSError: There is no room for the backup.
         ProjectError: No image or several images fit a prediction, QuPath is missing or fails, or what it has written
-            is not what it should be; the message then names the backup.
+            is not what it should be; the image is then put back, or the message names the backup.
     """
     files = predicted_polygons(predictions)
     files = {slide_id: file for slide_id, file in files.items() if slides is None or slide_id in slides}
@@ -111,12 +113,8 @@ def push(
         done: list[Pushed] = []
         with reporter.task("images", len(matched)) as task:
             for slide_id, entry in matched.items():
-                try:
+                with _or_as_before(opened, entry, backup):
                     plan = _push_one(opened, entry, files[slide_id], originals[slide_id], qupath_dir, resolve=resolve)
-                except ProjectError as error:
-                    raise ProjectError(
-                        f'{error}; what it was before is in "{backup}": copy it back into "{opened.folder}"'
-                    ) from error
                 done.append(_pushed(plan, slide_id, entry))
                 for problem in plan.problems:
                     reporter.warn(problem)
@@ -134,6 +132,31 @@ def push(
             )
     reporter.say(f"  what the images were before is in {backup}")
     return done
+
+
+@contextmanager
+def _or_as_before(project: QuPathProject, entry: ProjectEntry, backup: Path) -> Iterator[None]:
+    """Puts an image back where it is not written to the end.
+
+    Raises:
+        ProjectError: It is not, and the message says what it is now.
+    """
+    try:
+        yield
+    except BaseException as error:
+        try:
+            put_back(project, entry, backup)
+            state = "the image is as it was before"
+        except OSError:
+            state = f'what the image was before is in "{backup}": copy it back into "{project.folder}"'
+        if is_full_disk(error):
+            raise ProjectError(
+                f'image "{shorten(entry.image_name)}" of "{project.path}" cannot be written, no space is left on the '
+                f"disk; {state}; free some space, and repeat the command"
+            ) from error
+        if isinstance(error, DmmnQpError):
+            raise ProjectError(f"{error}; {state}") from error
+        raise
 
 
 def _push_one(

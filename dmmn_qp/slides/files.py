@@ -9,7 +9,7 @@ from pathlib import Path
 
 import openslide
 
-from dmmn_qp.errors import SlideError
+from dmmn_qp.errors import SlideChangedError, SlideError
 
 DICOM_SUFFIX = ".dcm"
 
@@ -76,3 +76,20 @@ def fingerprint(path: Path) -> str:
             file.seek(offset)
             digest.update(file.read(_FINGERPRINT_CHUNK))
     return digest.hexdigest()[:32]
+
+
+def check_unchanged(path: Path, known: str) -> None:
+    """Refuses a slide whose file became another one since its `fingerprint` was taken.
+
+    Raises:
+        SlideChangedError: It was cut, is written anew, or is gone.
+    """
+    try:
+        is_same = fingerprint(path) == known
+    except (OSError, SlideError):
+        is_same = False
+    if not is_same:
+        raise SlideChangedError(
+            f'slide "{path}" was cut or changed while it was read; copy the file again from its source, and repeat the '
+            "command when it is there to its end"
+        )

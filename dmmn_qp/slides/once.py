@@ -85,6 +85,7 @@ class FieldReader:
         reduction: How lower magnifications are made.
         workers: Threads that decode.
         beyond: What lies outside the slide.
+        check_unchanged: Raises where the slide's file became another one; asked where a tile cannot be read.
     """
 
     def __init__(
@@ -95,10 +96,12 @@ class FieldReader:
         reduction: Reduction = "area",
         workers: int = 2,
         beyond: Beyond = "black",
+        check_unchanged: Callable[[], None] = lambda: None,
     ) -> None:
         self._beyond = beyond
         self.unreadable = Unreadable()
         self._open = reopen
+        self._check_unchanged = check_unchanged
         self._slide = reopen()
         self._info = self._slide.info
         self._grid = grid
@@ -188,6 +191,7 @@ class FieldReader:
         try:
             pixels = self._read(slide, source, region)
         except SlideError as error:
+            self._check_unchanged()
             self._open_again(slide)
             pixels = self._mended(source, region, str(error))
         return {

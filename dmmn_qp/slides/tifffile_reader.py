@@ -14,6 +14,7 @@ from dmmn_qp.slides.pixel_sizes import StatedMpp
 from dmmn_qp.slides.same_picture import Picture, fits, is_reduced_copy, seen_once
 from dmmn_qp.slides.tiff_images import find_image, page_size
 from dmmn_qp.slides.tiff_tiles import TiffLevel, TiffTiles, detailed_places
+from dmmn_qp.text import words_of
 
 _UM_PER_RESOLUTION_UNIT: Final = {2: 25_400.0, 3: 10_000.0}  # inch, cm
 
@@ -129,10 +130,9 @@ class TiffReader:
         return physical_size(self._image.pixels) or _tag_mpp(self._image.page)
 
     def _damaged(self, error: Exception, where: str = "") -> SlideError:
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
         return SlideError(
-            f'slide "{self._path}" is damaged{where}, or of a kind that tifffile cannot read ({reason}); copy the file '
-            "again from its source, or export it from QuPath (File > Export images > OME TIFF)"
+            f'slide "{self._path}" is damaged{where}, or of a kind that tifffile cannot read ({words_of(error)}); '
+            "copy the file again from its source, or export it from QuPath (File > Export images > OME TIFF)"
         )
 
 

@@ -13,6 +13,7 @@ from torch import nn
 
 from dmmn_qp.annotations import Origin
 from dmmn_qp.console import Reporter
+from dmmn_qp.engines.cores import available_cores
 from dmmn_qp.errors import ConfigError, DatasetError
 from dmmn_qp.folders.dataset import Dataset
 from dmmn_qp.folders.encoder_weights import give_weights
@@ -21,7 +22,7 @@ from dmmn_qp.labels.draws import BalanceCounts, Draw, ElasticRule, TrainingDraws
 from dmmn_qp.labels.patches import PatchRef, training_pixels
 from dmmn_qp.networks import ARCHITECTURES, build_network
 from dmmn_qp.networks.conventions import InputConvention
-from dmmn_qp.networks.devices import available_cores, choose_bf16
+from dmmn_qp.networks.devices import choose_bf16
 from dmmn_qp.networks.dmmn_p import DmmnP
 from dmmn_qp.networks.encoders import convention_of
 from dmmn_qp.networks.supervision import SupervisedBranches

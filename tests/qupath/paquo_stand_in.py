@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -37,6 +38,10 @@ class Qupath:
     @property
     def keeps_metadata(self) -> bool:
         return not self.version < Version("0.5.0")
+
+
+class JavaError(Exception):
+    """What Java throws: words, and no number."""
 
 
 class JavaThing:
@@ -125,7 +130,14 @@ def modules_of(qupath: Qupath) -> dict[str, ModuleType]:
                 raise OSError("project in readonly mode")
             if self.is_readable() and qupath.saves:  # else paquo only logs it
                 self._data.parent.mkdir(parents=True, exist_ok=True)
-                self._data.write_text(json.dumps([t.feature for t in self.hierarchy.root.java_object.children]))
+                aside = self._data.with_name("data.qpdata.bkp")
+                if self._data.is_file():
+                    self._data.replace(aside)
+                try:
+                    self._data.write_text(json.dumps([t.feature for t in self.hierarchy.root.java_object.children]))
+                except OSError as error:
+                    raise JavaError(f"java.io.IOException: {error.strerror}") from None
+                aside.unlink(missing_ok=True)
 
     class QuPathProject:
         def __init__(self, path: Path, mode: str) -> None:
@@ -194,10 +206,10 @@ def features_in(data: Path) -> list[dict[str, Any]]:
     if data.read_bytes()[:1] == b"[":
         features: list[dict[str, Any]] = json.loads(data.read_bytes())
         return features
-    copy = data.with_name("objects.geojson")
-    write_geojson(copy, read_qpdata(data).annotations)
-    features = json.loads(copy.read_bytes())["features"]
-    copy.unlink()
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder, "objects.geojson")
+        write_geojson(copy, read_qpdata(data).annotations)
+        features = json.loads(copy.read_bytes())["features"]
     return features
 
 

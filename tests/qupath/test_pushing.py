@@ -210,7 +210,52 @@ def qupath(monkeypatch: pytest.MonkeyPatch) -> paquo_stand_in.Qupath:
 def test_what_was_not_saved_is_noticed(qupath: paquo_stand_in.Qupath, project: Path, tmp_path: Path) -> None:
     qupath.saves = False
     folder = write_predictions(tmp_path / "p", val_1=[predicted("stroma", 0)])
-    with pytest.raises(ProjectError, match=r"1 of 1 objects of the prediction are missing.*dmmn_qp_backup"):
+    with pytest.raises(ProjectError, match=r"1 of 1 objects of the prediction are missing.*is as it was before"):
+        push(folder, project, Reporter())
+
+
+@pytest.mark.parametrize("ends_after", ["half", "all of it"])
+@pytest.mark.parametrize("had_data", [True, False])
+@pytest.mark.parametrize("error", [OSError("Java says no"), KeyboardInterrupt()])
+def test_what_is_not_written_to_the_end_is_put_back(
+    qupath: paquo_stand_in.Qupath,
+    project: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    ends_after: str,
+    had_data: bool,
+    error: BaseException,
+) -> None:
+    data = project.parent / "data" / entry_id_of(project, "val-1") / "data.qpdata"
+    if not had_data:
+        data.unlink()
+    before = data.read_bytes() if had_data else None
+    folder = write_predictions(tmp_path / "p", val_1=[predicted("stroma", 0)])
+
+    def replaces(self: PaquoWriter, *arguments: Any, **more: Any) -> None:
+        if had_data and ends_after == "half":
+            data.replace(data.with_name("data.qpdata.bkp"))
+        data.write_bytes(b"half")
+        raise error if isinstance(error, KeyboardInterrupt) else ProjectError("QuPath cannot write")
+
+    monkeypatch.setattr(PaquoWriter, "replace", replaces)
+    with pytest.raises(KeyboardInterrupt if isinstance(error, KeyboardInterrupt) else ProjectError) as met:
+        push(folder, project, Reporter())
+    assert (data.read_bytes() if data.is_file() else None) == before
+    assert not data.with_name("data.qpdata.bkp").exists()
+    assert isinstance(error, KeyboardInterrupt) or "is as it was before" in str(met.value)
+
+
+def test_where_an_image_cannot_be_put_back_the_backup_is_named(
+    qupath: paquo_stand_in.Qupath, project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*arguments: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    qupath.saves = False
+    monkeypatch.setattr(pushing, "put_back", fails)
+    folder = write_predictions(tmp_path / "p", val_1=[predicted("stroma", 0)])
+    with pytest.raises(ProjectError, match=r"dmmn_qp_backup.*: copy it back"):
         push(folder, project, Reporter())
 
 

@@ -1,0 +1,54 @@
+"""What all engines have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Generic, Protocol, TypeVar
+
+Task = TypeVar("Task")
+Result = TypeVar("Result")
+
+Function = Callable[[Task, Callable[[int], None]], Result]
+"""What is done with a task. It is called with the task, and with a function that it may tell how much more is done."""
+
+Progressed = Callable[[int, int], None]
+"""Is told the number of a task, and how much more of it is done."""
+
+
+@dataclass(frozen=True, slots=True)
+class Done(Generic[Result]):
+    """What a function returned for a task."""
+
+    result: Result
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """Why there is no result of a task: what the function raised, or `WorkerLostError` where its process ended."""
+
+    error: Exception
+
+
+class Engine(Protocol):
+    """Runs a function over tasks."""
+
+    def __call__(
+        self, function: Function[Task, Result], tasks: Sequence[Task], workers: int, progressed: Progressed
+    ) -> Iterator[Done[Result] | Failed]:
+        """Runs a function over tasks.
+
+        One task's failure is no other's. What is not an `Exception`, such as Ctrl-C, ends all, and so does closing
+        the iterator; nothing runs on then. No task is begun before the first outcome is asked for.
+
+        Args:
+            function: What to do with a task. It and the tasks, results and errors may be pickled on the way, so it
+                stands at the top of a module, or is a `functools.partial` of one that does.
+            tasks: The tasks.
+            workers: How many may run at once.
+            progressed: Told of progress, from the thread that iterates.
+
+        Yields:
+            The outcome of each task, in the order of the tasks.
+        """
+        ...
