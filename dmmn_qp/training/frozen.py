@@ -13,10 +13,10 @@ from functools import partial
 import numpy as np
 import shapely
 import torch
+from affine import Affine
 from lightning_fabric import Fabric
 from numpy.typing import NDArray
 from rasterio.features import rasterize
-from rasterio.transform import from_origin
 
 from dmmn_qp.annotations import ORIGINS, Origin
 from dmmn_qp.console import Reporter
@@ -311,7 +311,7 @@ def _burned(areas: Sequence[shapely.Geometry], tile: Region) -> NDArray[np.bool_
     near = [area for area in areas if area.intersects(shapely.box(tile.x, tile.y, tile.right, tile.bottom))]
     if not near:
         return np.zeros((CELLS, CELLS), np.bool_)
-    frame = from_origin(tile.x, tile.y, CELL_PX, -CELL_PX)
+    frame = Affine(CELL_PX, 0, tile.x, 0, CELL_PX, tile.y)
     burned: NDArray[np.bool_] = rasterize(near, (CELLS, CELLS), transform=frame, all_touched=True, dtype=np.uint8) > 0
     return burned
 

@@ -171,7 +171,8 @@ def fit_head(
         if steps is not None or not best.steps or found > best.mean_iou:
             best = Fitted(kept.weights(), step, found, loss=float(np.mean(losses)))
         losses = []
-        if steps is None and len(curve) - best.steps // STEPS_BETWEEN_CHECKS >= PATIENCE:
+        waited = len(curve) - best.steps // STEPS_BETWEEN_CHECKS
+        if steps is None and (waited >= PATIENCE or best.mean_iou == 1):  # nothing is better than all right
             break
     best.curve = curve
     return best
