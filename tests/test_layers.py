@@ -13,6 +13,7 @@ FLOORS: list[set[str]] = [
     {"annotations", "choices", "console", "errors", "flags", "regions", "text", "version"},
     {"figures", "files", "specs"},
     {"labels", "networks", "slides", "vectors"},
+    {"features"},
     {"folders", "qupath"},
     {"models", "outputs", "pushing", "reports"},
     {"evaluating", "importing", "predicting", "training"},
@@ -25,7 +26,8 @@ FLOORS: list[set[str]] = [
 GROUND = {"console": {"errors", "text"}, "errors": {"text"}, "regions": {"errors"}}
 """What on the ground floor may import what else there."""
 
-OPEN_FILES = {"files", "slides", "folders", "qupath", "outputs", "reports", "models", "pushing"} | FLOORS[5] | FLOORS[6]
+OPEN_FILES = {"features", "files", "slides", "folders", "qupath", "outputs", "reports", "models", "pushing"}
+OPEN_FILES |= FLOORS[6] | FLOORS[7]
 """Who may open files."""
 
 

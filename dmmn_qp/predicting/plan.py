@@ -31,11 +31,13 @@ class Skip:
         slide: The slide.
         polygons: Its polygons.
         is_comparable: Whether that is known; not so of predictions of earlier versions, which are left alone too.
+        before: Its record; None for none.
     """
 
     slide: SlideToPredict
     polygons: Path
     is_comparable: bool = True
+    before: Prediction | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,7 +234,7 @@ def _compared(
     if found.is_complete and before is not None and (polygons is None or before.polygons != wanted.polygons):
         return RemakePolygons(slide, before, _with_new_polygons(before, wanted), seen)
     assert polygons is not None  # else it would have been compared, or predicted
-    return Skip(slide, polygons, found.is_complete)
+    return Skip(slide, polygons, found.is_complete, before)
 
 
 def _lost_file(call: Call, slide_id: str, before: Prediction | None) -> str | None:

@@ -11,6 +11,7 @@ from dmmn_qp.console import duration
 from dmmn_qp.errors import InUseError
 from dmmn_qp.files import remove_new_files
 from dmmn_qp.predicting.call import Call
+from dmmn_qp.predicting.domain import compare_with_training, say_if_unlike
 from dmmn_qp.predicting.finishing import finish, remake_polygons
 from dmmn_qp.predicting.plan import Failed, Predict, RemakePolygons, Skip, SlidePlan, plan_again
 from dmmn_qp.predicting.publishing import write_run
@@ -86,7 +87,7 @@ def _skip(call: Call, plan: Skip) -> Outcome:
             f"{name}: it was predicted by an earlier version or interrupted there, so its options cannot be "
             "compared with those of now; pass --overwrite to predict it again"
         )
-    return Outcome(name, plan.polygons, skipped=True)
+    return Outcome(name, plan.polygons, skipped=True, is_unlike=plan.before is not None and plan.before.is_unlike)
 
 
 def _announce(call: Call, slides: int) -> None:
@@ -150,6 +151,7 @@ def _predict_strips(call: Call, plan: Predict, title: str, so_far: Summary, clai
             if not call.overwrite:
                 remove_leftovers(call, name)
             job = take_up(call, slide)
+            job.from_training = compare_with_training(call, job)
             predict_strips(job, call.model.predictors, call.reporter, title, call.options.workers)
             return _Running(job, claim)
     except Exception as error:
@@ -173,6 +175,7 @@ def _finished(call: Call, running: _Running) -> Outcome:
     rows, columns = job.shape
     mpp = call.model.card.patch_spec.mpps[0]
     call.reporter.say(f"  {name}: {columns} x {rows} px at {mpp:g} um/px in {duration(job.seconds)}")
+    say_if_unlike(call, job)
     for count, what in (
         (len(job.unreadable.replaced), "were read from another level of the slide"),
         (len(job.unreadable.lost), "could not be read and are unlabelled"),
