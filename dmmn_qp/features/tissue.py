@@ -6,7 +6,6 @@ import hashlib
 import math
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -120,23 +119,42 @@ def tissue_tiles(slide: Slide, grid: PatchGrid, magnification: int) -> list[Regi
 
     Returns:
         At most `TILES` regions inside the slide in px of the magnification, `SIDE_PX` on each side where the slide is
-        not smaller.
+        not smaller; neighbours may overlap.
     """
     rows, columns = grid.whole_shape(slide.info.width, slide.info.height, magnification)
-    tissue = tissue_mask(read_overview(slide, _OVERVIEW_PX)).astype(np.float32)
+    tissue = tissue_mask(read_overview(slide, _OVERVIEW_PX))
     scale = overview_downsample(slide.info, _OVERVIEW_PX) / grid.downsample_of(magnification)
-    shape = max(1, rows // SIDE_PX), max(1, columns // SIDE_PX)
     height, width = min(rows, SIDE_PX), min(columns, SIDE_PX)
-    high, wide = (max(1, round(n * side / scale)) for n, side in zip(shape, (height, width), strict=True))
-    part = cv2.resize(tissue[:high, :wide], shape[::-1], interpolation=cv2.INTER_AREA)
+    tops, lefts = _starts(rows, height), _starts(columns, width)
+    part = _covered(tissue, tops / scale, lefts / scale, height / scale, width / scale)
     places = np.argwhere(part >= _LEAST_TISSUE)
     if not len(places):
         places = np.argwhere(part > 0)
-    along = sorted(((int(row), int(column)) for row, column in places), key=lambda place: _z_order(*place))
-    if not along:
+    if not len(places):
         return []
+    along = sorted(((int(row), int(column)) for row, column in places), key=lambda place: _z_order(*place))
     chosen = np.unique(np.linspace(0, len(along) - 1, TILES).round().astype(int))
-    return [Region(along[k][1] * SIDE_PX, along[k][0] * SIDE_PX, width, height) for k in chosen]
+    return [Region(int(lefts[along[k][1]]), int(tops[along[k][0]]), width, height) for k in chosen]
+
+
+def _starts(length_px: int, side_px: int) -> NDArray[np.int64]:
+    """Where as many tiles start as cover a length, the last of which ends with it."""
+    return np.linspace(0, length_px - side_px, -(-length_px // side_px)).round().astype(np.int64)
+
+
+def _covered(
+    mask: NDArray[np.bool_], tops: NDArray[np.float64], lefts: NDArray[np.float64], height: float, width: float
+) -> NDArray[np.float64]:
+    """Part of each tile that a mask covers: (tops, lefts); all in pixels of the mask."""
+    sums = np.pad(mask, ((1, 0), (1, 0))).astype(np.int64).cumsum(axis=0).cumsum(axis=1)
+    rows, columns = mask.shape
+    top, left = (starts.astype(np.int64) for starts in (tops, lefts))
+    bottom = np.clip((tops + height).astype(np.int64), top + 1, rows)
+    right = np.clip((lefts + width).astype(np.int64), left + 1, columns)
+    inside = (
+        sums[np.ix_(bottom, right)] - sums[np.ix_(top, right)] - sums[np.ix_(bottom, left)] + sums[np.ix_(top, left)]
+    )
+    return np.asarray(inside / ((bottom - top)[:, None] * (right - left)))
 
 
 def color_of(pixels: RgbArray) -> NDArray[np.float64] | None:
