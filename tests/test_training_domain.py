@@ -85,6 +85,8 @@ def test_distance_by_hand():
     assert plain(4.0).distance(tiles(2.0, -6.0, 100.0)) == pytest.approx(3)
     with pytest.raises(ValueError, match="do not fit"):
         plain().distance(np.zeros((1, 7)))
+    with pytest.raises(ValueError, match="not finite"):
+        plain().distance(tiles(1.0, np.nan))
 
 
 def test_correlated_numbers_by_hand():
@@ -230,12 +232,13 @@ def test_tiles_are_spread_over_the_tissue():
     assert {quarters.count(quarter) for quarter in quarters} == {6}
 
 
-def test_tiles_reach_the_end_of_the_slide():
-    """300 px take two tiles, which overlap; a slide smaller than a tile is one."""
-    assert {(t.x, t.y, t.width, t.height) for t in at_1_um(stained(rows=300, columns=100))} == {
+def test_tiles_of_small_slides():
+    """400 px take two tiles, which overlap, and 300 px one in their middle; what is smaller is one tile as a whole."""
+    assert [(t.x, t.y, t.width, t.height) for t in at_1_um(stained(rows=400, columns=100))] == [
         (0, 0, 100, 256),
-        (0, 44, 100, 256),
-    }
+        (0, 144, 100, 256),
+    ]
+    assert [(t.x, t.y, t.width, t.height) for t in at_1_um(stained(rows=300, columns=256))] == [(0, 22, 256, 256)]
 
 
 def test_little_tissue_is_looked_at_too_but_glass_is_not():

@@ -118,7 +118,7 @@ class TrainingDomain(FileModel):
             numbers: about 1 for a tile of the training slides.
 
         Raises:
-            ValueError: There is no tile, or its numbers are not those of the card.
+            ValueError: There is no tile, or its numbers are not those of the card, or not finite.
         """
         return _median(_distances(vectors, np.asarray(self.mean), self._matrix()))
 
@@ -132,7 +132,7 @@ class TrainingDomain(FileModel):
             None for a slide without a tile.
 
         Raises:
-            ValueError: Its numbers are not those of the card.
+            ValueError: Its numbers are not those of the card, or not finite.
         """
         if not len(vectors):
             return None
@@ -231,7 +231,6 @@ def fitted(slides: Sequence[Vectors]) -> tuple[NDArray[np.float64], NDArray[np.f
     weights = np.concatenate([np.full(len(vectors), 1 / len(vectors)) for vectors in slides])
     mean = np.average(joined, axis=0, weights=weights)
     covariance = np.cov(joined.T, aweights=weights).reshape(numbers, numbers)
-    covariance = np.nan_to_num(covariance, nan=0.0, posinf=0.0, neginf=0.0)
     diagonal = np.diag(np.diag(covariance))
     shrunk = diagonal + (covariance - diagonal) * tiles / (tiles + numbers)
     least = np.full(numbers, _LEAST_VARIANCE)
@@ -244,7 +243,10 @@ def _distances(vectors: Vectors, mean: NDArray[np.float64], covariance: NDArray[
     if vectors.ndim != 2 or not len(vectors) or vectors.shape[1] != len(mean):
         raise ValueError(f"vectors of shape {vectors.shape} do not fit a mean of {len(mean)} numbers")
     whitened = np.linalg.solve(np.linalg.cholesky(covariance), (vectors - mean).T)
-    return np.asarray(np.sqrt(np.square(whitened).sum(axis=0) / len(mean)))
+    distances = np.asarray(np.sqrt(np.square(whitened).sum(axis=0) / len(mean)))
+    if not np.isfinite(distances).all():
+        raise ValueError("numbers of a tile are not finite")
+    return distances
 
 
 def _median(distances: NDArray[np.float64]) -> float:

@@ -138,8 +138,9 @@ def tissue_tiles(slide: Slide, grid: PatchGrid, magnification: int) -> list[Regi
 
 
 def _starts(length_px: int, side_px: int) -> NDArray[np.int64]:
-    """Where as many tiles start as cover a length, the last of which ends with it."""
-    return np.linspace(0, length_px - side_px, -(-length_px // side_px)).round().astype(np.int64)
+    """Where about as many tiles start as fit into a length: the outer ones at its ends, a single one amid it."""
+    number, free = max(1, round(length_px / side_px)), length_px - side_px
+    return np.array([free // 2]) if number == 1 else np.linspace(0, free, number).round().astype(np.int64)
 
 
 def _covered(

@@ -24,9 +24,11 @@ def compare_with_training(call: Call, job: SlideJob) -> FromTraining | None:
     if domain.kind != "color":
         network = predictor.network.network
         describer = TissueDescriber.of_network(network, predictor.card.input, predictor.device, bf16=predictor.bf16)
-    with call.reporter.optional(f"{job.target.slide_id}: its distance from the training slides"):
-        with ForgivingSlide(job.target.open()) as slide:
-            return domain.judge(describer.vectors(slide, job.grid))
+    with (
+        call.reporter.optional(f"{job.target.slide_id}: its distance from the training slides"),
+        ForgivingSlide(job.target.open()) as slide,
+    ):
+        return domain.judge(describer.vectors(slide, job.grid))
     return None
 
 
