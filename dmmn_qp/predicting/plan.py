@@ -31,13 +31,13 @@ class Skip:
         slide: The slide.
         polygons: Its polygons.
         is_comparable: Whether that is known; not so of predictions of earlier versions, which are left alone too.
-        before: Its record; None for none.
+        is_unlike: Whether it is unlike the training slides of the model, as far as that was recorded.
     """
 
     slide: SlideToPredict
     polygons: Path
     is_comparable: bool = True
-    before: Prediction | None = None
+    is_unlike: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,7 +234,7 @@ def _compared(
     if found.is_complete and before is not None and (polygons is None or before.polygons != wanted.polygons):
         return RemakePolygons(slide, before, _with_new_polygons(before, wanted), seen)
     assert polygons is not None  # else it would have been compared, or predicted
-    return Skip(slide, polygons, found.is_complete, before)
+    return Skip(slide, polygons, found.is_complete, before is not None and before.is_unlike)
 
 
 def _lost_file(call: Call, slide_id: str, before: Prediction | None) -> str | None:

@@ -87,7 +87,7 @@ def _skip(call: Call, plan: Skip) -> Outcome:
             f"{name}: it was predicted by an earlier version or interrupted there, so its options cannot be "
             "compared with those of now; pass --overwrite to predict it again"
         )
-    return Outcome(name, plan.polygons, skipped=True, is_unlike=plan.before is not None and plan.before.is_unlike)
+    return Outcome(name, plan.polygons, skipped=True, is_unlike=plan.is_unlike)
 
 
 def _announce(call: Call, slides: int) -> None:
