@@ -13,7 +13,8 @@ FLOORS: list[set[str]] = [
     {"annotations", "choices", "console", "errors", "flags", "regions", "text", "version"},
     {"engines", "figures", "files", "specs"},
     {"labels", "networks", "slides", "vectors"},
-    {"features", "folders", "qupath"},
+    {"features"},
+    {"folders", "qupath"},
     {"models", "outputs", "pushing", "reports"},
     {"evaluating", "importing", "predicting", "training"},
     {"cli"},
@@ -25,11 +26,8 @@ FLOORS: list[set[str]] = [
 GROUND = {"console": {"errors", "text"}, "errors": {"text"}, "regions": {"errors"}}
 """What on the ground floor may import what else there."""
 
-OPEN_FILES = (
-    {"features", "files", "slides", "folders", "qupath", "outputs", "reports", "models", "pushing"}
-    | FLOORS[5]
-    | FLOORS[6]
-)
+OPEN_FILES = {"features", "files", "slides", "folders", "qupath", "outputs", "reports", "models", "pushing"}
+OPEN_FILES |= FLOORS[6] | FLOORS[7]
 """Who may open files."""
 
 

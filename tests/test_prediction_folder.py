@@ -1,6 +1,7 @@
 """Areas and README of a folder of predictions, and the overview of slides of any shape."""
 
 import csv
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -51,18 +52,21 @@ def test_areas_by_hand(predicted, tmp_path):
     labels = np.array([[0, 1, 1, 1], [2, 2, 3, 0]], np.uint8)
     path = write_areas(tmp_path / "out", [count_areas(predicted(labels))])
     assert rows_of(path) == [
-        ("slide", "class", "pixels", "area_mm2", "percent_of_tissue", "tissue_mm2", "tissue_classes"),
-        ("s", "Tumor", "3", "0.000003", "100.0000", "0.000003", "Tumor"),
-        ("s", "background: glass", "2", "0.000002", "", "", ""),
-        ("s", "Fold*", "1", "0.000001", "", "", ""),
-        ("s", "(unlabelled)", "2", "0.000002", "", "", ""),
+        (
+            *("slide", "class", "pixels", "area_mm2", "percent_of_tissue", "tissue_mm2", "tissue_classes"),
+            *("distance_from_training", "distance_threshold"),
+        ),
+        ("s", "Tumor", "3", "0.000003", "100.0000", "0.000003", "Tumor", "", ""),
+        ("s", "background: glass", "2", "0.000002", "", "", "", "", ""),
+        ("s", "Fold*", "1", "0.000001", "", "", "", "", ""),
+        ("s", "(unlabelled)", "2", "0.000002", "", "", "", "", ""),
     ]
 
 
 def test_percentages_say_what_they_are_of(predicted):
     classes = ClassMap.from_colors([(name, (1, 2, 3)) for name in ("stroma", "Background", "carcinoma")])
     areas = count_areas(predicted(np.array([[1, 1, 1, 3], [2, 2, 2, 0]], np.uint8), classes=classes))
-    assert [row[4:] for row in areas.rows()] == [
+    assert [row[4:7] for row in areas.rows()] == [
         ["75.0000", "0.000004", "stroma; carcinoma"],
         ["", "", ""],
         ["25.0000", "0.000004", "stroma; carcinoma"],
@@ -70,17 +74,27 @@ def test_percentages_say_what_they_are_of(predicted):
     ]
 
 
-def test_areas_of_an_earlier_version_are_taken_over(predicted, tmp_path):
+@pytest.mark.parametrize("told", [(), ("0.000007", "Tumor")])
+def test_areas_of_an_earlier_version_are_taken_over(predicted, tmp_path, told):
     out = tmp_path / "out"
+    header = ",".join(area_table.AREAS_COLUMNS[: 5 + len(told)])
     (out / "areas.csv").write_text(
-        "slide,class,pixels,area_mm2,percent_of_tissue\nold,Tumor,7,0.000007,100.0000\ns,Tumor,1,0.000001,100.0000\n"
+        f"{header}\n{','.join(('old,Tumor,7,0.000007,100.0000', *told))}\n"
+        f"{','.join(('s,Tumor,1,0.000001,100.0000', *told))}\n"
     )
     path = write_areas(out, [count_areas(predicted(np.ones((2, 2), np.uint8)))])
     assert path == out / "areas.csv"
     rows = rows_of(path)
-    assert len(rows[0]) == 7
-    assert rows[1] == ("old", "Tumor", "7", "0.000007", "100.0000", "", "")
-    assert rows[2] == ("s", "Tumor", "4", "0.000004", "100.0000", "0.000004", "Tumor")
+    assert len(rows[0]) == 9
+    assert rows[1] == ("old", "Tumor", "7", "0.000007", "100.0000", *(told or ("", "")), "", "")
+    assert rows[2] == ("s", "Tumor", "4", "0.000004", "100.0000", "0.000004", "Tumor", "", "")
+
+
+def test_distance_from_training_in_every_row(predicted, tmp_path):
+    counted = count_areas(predicted(np.ones((2, 2), np.uint8)))
+    write_areas(tmp_path / "out", [replace(counted, distance=4.1234, threshold=2.5)])
+    rows = rows_of(write_areas(tmp_path / "out", [replace(counted, slide_id="t", distance=0.5)]))
+    assert {(row[0], *row[7:]) for row in rows[1:]} == {("s", "4.123", "2.500"), ("t", "0.500", "")}
 
 
 def test_counts_are_exact_on_many_strips(predicted, monkeypatch):

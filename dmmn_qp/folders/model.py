@@ -17,6 +17,7 @@ from torch import nn
 
 from dmmn_qp.choices import Norm, Stem, Views
 from dmmn_qp.errors import ModelError
+from dmmn_qp.features.domain import TrainingDomain
 from dmmn_qp.files import RUN_FILE, check_free, new_file, new_folder, write_json
 from dmmn_qp.files.failures import FULL_DISK
 from dmmn_qp.files.locks import locked
@@ -100,6 +101,7 @@ class ModelCard(FileModel):
         attribution: Whom to name, where the licence asks for it.
         weights_sha256: Digest of ``weights.safetensors`` as it is stored; None in older cards.
         encoder: Where the weights of its pretrained encoder come from; None of a network without.
+        training_domain: What the tissue of the training slides looks like; None where it is not known.
     """
 
     format_version: Literal[1] = 1
@@ -115,6 +117,7 @@ class ModelCard(FileModel):
     attribution: str | None = None
     weights_sha256: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")
     encoder: EncoderOrigin | None = None
+    training_domain: TrainingDomain | None = None
 
     @property
     def encoder_credit(self) -> str | None:
@@ -175,12 +178,7 @@ def save_model(folder: Path, card: ModelCard, network: nn.Module, *, half: bool 
     written = card.model_copy(update={"weights_sha256": hashlib.sha256(content).hexdigest()})
     with new_file(folder / CARD) as new_card, new_file(folder / WEIGHTS) as new_weights:  # the last replaces first
         new_weights.write_bytes(content)
-        write_json(new_card, written.model_dump(mode="json"))
-        if new_card.stat().st_size > MAX_CARD_BYTES:
-            raise ModelError(
-                f'the card of model "{card.name}" would be larger than {MAX_CARD_BYTES // 2**20} MiB; make it of fewer '
-                "slides or classes, or give them shorter names"
-            )
+        _write_card(new_card, written)
     return written
 
 
@@ -189,6 +187,30 @@ def _check_unchanged(encoder: nn.Module, card: ModelCard) -> None:
         raise ModelError(
             f"encoder {card.encoder_credit} may not be copied into a model, so it cannot be trained on; train the head "
             "alone, or name its licence with --encoder-licence if it is a free one"
+        )
+
+
+def add_training_domain(folder: Path, domain: TrainingDomain) -> None:
+    """Adds what the training slides look like to the card of a model, whose weights stay as they are.
+
+    Args:
+        folder: The model.
+        domain: What is added.
+
+    Raises:
+        ModelError: The card is missing or damaged, or would be larger than one may be.
+    """
+    card = load_card(folder).model_copy(update={"training_domain": domain})
+    with new_file(folder / CARD) as new_card:
+        _write_card(new_card, card)
+
+
+def _write_card(path: Path, card: ModelCard) -> None:
+    write_json(path, card.model_dump(mode="json"))
+    if path.stat().st_size > MAX_CARD_BYTES:
+        raise ModelError(
+            f'the card of model "{card.name}" would be larger than {MAX_CARD_BYTES // 2**20} MiB; make it of fewer '
+            "slides or classes, or give them shorter names"
         )
 
 

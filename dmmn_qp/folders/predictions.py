@@ -11,6 +11,7 @@ from typing import Any, Final
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from dmmn_qp.errors import AnnotationFileError
+from dmmn_qp.features.domain import FromTraining
 from dmmn_qp.files import RUN_FILE
 from dmmn_qp.slides.transformed import Change
 from dmmn_qp.specs import ClassMap, FileModel
@@ -59,6 +60,8 @@ class Prediction(BaseModel):
         polygons: What the polygons depend on besides; None likewise.
         files: Digest of each raster beside the polygons, by what follows ``<slide>.`` in its name; None likewise.
         labels_run: The run that made the labels, where the polygons were made anew from them later; else None.
+        distance_from_training: How far the slide is from the model's training slides; None where that is not known.
+        distance_threshold: Distance from which on a slide is unlike them; None where the model knows none.
     """
 
     model_config = ConfigDict(frozen=True, extra="allow")
@@ -73,6 +76,14 @@ class Prediction(BaseModel):
     polygons: dict[str, Any] | None = None
     files: dict[str, str] | None = None
     labels_run: str | None = None
+    distance_from_training: float | None = Field(default=None, ge=0, allow_inf_nan=False)
+    distance_threshold: float | None = Field(default=None, ge=0, allow_inf_nan=False)
+
+    @property
+    def is_unlike(self) -> bool:
+        """Whether the slide is unlike the model's training slides, as far as that is known."""
+        distance = self.distance_from_training
+        return distance is not None and FromTraining(distance, self.distance_threshold).is_unlike
 
 
 PREDICTIONS = "predictions"

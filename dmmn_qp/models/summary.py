@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from dmmn_qp.choices import Norm, Stem
+from dmmn_qp.features.domain import TrainingDomain
 from dmmn_qp.folders.model import ModelCard, NetworkOptions, load_model
 from dmmn_qp.folders.provenance import FINGERPRINTS
 from dmmn_qp.networks import ARCHITECTURES
@@ -95,6 +96,7 @@ class ModelSummary:
             ("licence", [text for text in (card.licence or "none stated", card.attribution) if text]),
             *([("encoder", _encoder_lines(card))] if card.encoder is not None else []),
             ("made from", _provenance_lines(card.provenance)),
+            ("trained on", _domain_lines(card.training_domain)),
             ("created", [card.created]),
             ("on disk", [f"{self.size_bytes / MIB:.1f} MiB in {self.folder}", _digest_line(card.weights_sha256)]),
         ]
@@ -188,6 +190,20 @@ def _provenance_lines(provenance: dict[str, Any]) -> list[str]:
         else:
             lines.append(f"{name} {_shown(value)}")
     return lines or ["not stated"]
+
+
+def _domain_lines(domain: TrainingDomain | None) -> list[str]:
+    """What the training slides look like, so far as it says how other slides are judged."""
+    if domain is None:
+        return ["not known how the training slides look; predictions do not tell how far others are from them"]
+    what = "colour" if domain.kind == "color" else "colour, and what the encoder sees,"
+    lines = [f"{what} of {domain.tiles} places on {domain.slides} slides, to tell how far others are from them"]
+    largest = domain.largest_among_themselves
+    if largest is not None:
+        lines.append(f"they differ by at most {largest:.2f} among themselves")
+    if domain.threshold is None:
+        return [*lines, "too few for a threshold, so there is a distance without a verdict"]
+    return [*lines, f"a slide is unlike them beyond a distance of {domain.threshold:.2f}"]
 
 
 def _shown(value: Any) -> str:

@@ -24,13 +24,17 @@ from dmmn_qp.text import text_of_cell
 
 AREAS = "areas.csv"
 
-AREAS_COLUMNS = ("slide", "class", "pixels", "area_mm2", "percent_of_tissue", "tissue_mm2", "tissue_classes")
+_AREA_COLUMNS = ("slide", "class", "pixels", "area_mm2", "percent_of_tissue", "tissue_mm2", "tissue_classes")
 """The last two say what a percentage is of: the area of the slide's tissue, and the classes that make it up."""
+
+AREAS_COLUMNS = (*_AREA_COLUMNS, "distance_from_training", "distance_threshold")
+"""The last two are the same in all rows of a slide: how far it is from the model's training slides, and from where on
+it is unlike them."""
 
 UNLABELLED_ROW = "(unlabelled)"
 
-_EARLIER_COLUMNS = AREAS_COLUMNS[:5]
-"""Of versions that did not name what a percentage is of."""
+_EARLIER_COLUMNS = (_AREA_COLUMNS, _AREA_COLUMNS[:5])
+"""Of versions that did not tell the distance, nor what a percentage is of."""
 
 _EXACT_FLOAT32 = 2**24
 
@@ -44,12 +48,16 @@ class SlideAreas:
         class_map: The classes.
         pixel_mm2: Area of a pixel.
         pixels: Number of pixels by label, ``pixels[0]`` those without one.
+        distance: How far the slide is from the training slides of the model; None where that is not known.
+        threshold: Distance from which on a slide is unlike them; None where the model knows none.
     """
 
     slide_id: str
     class_map: ClassMap
     pixel_mm2: float
     pixels: tuple[int, ...]
+    distance: float | None = None
+    threshold: float | None = None
 
     def rows(self) -> list[list[str]]:
         """The slide's rows of ``areas.csv``: classes in their order, then what has no label."""
@@ -64,7 +72,8 @@ class SlideAreas:
         pixels, of = self.pixels[label], sum(self.pixels[c.label] for c in tissue)
         percent = f"{100 * pixels / of:.4f}" if of else ""
         denominator = [f"{of * self.pixel_mm2:.6f}", "; ".join(c.name for c in tissue)] if tissue else ["", ""]
-        return [self.slide_id, name, str(pixels), f"{pixels * self.pixel_mm2:.6f}", percent, *denominator]
+        domain = ["" if value is None else f"{value:.3f}" for value in (self.distance, self.threshold)]
+        return [self.slide_id, name, str(pixels), f"{pixels * self.pixel_mm2:.6f}", percent, *denominator, *domain]
 
 
 def count_areas(predicted: PredictedSlide) -> SlideAreas:
@@ -97,7 +106,7 @@ def write_areas(out: Path, slides: Iterable[SlideAreas]) -> Path:
     """Writes ``areas.csv``: a row for each slide and class, with pixels, mm2 and % of the slide's tissue.
 
     Rows of other slides that are in it already are kept, those of these slides are replaced. Only classes of tissue
-    (`is_tissue`) have a percentage; rows of earlier versions do not name what theirs is of. A file of that name that
+    (`is_tissue`) have a percentage; rows of earlier versions lack what those did not tell. A file of that name that
     is not ours is left alone, and ours gets another name.
 
     Args:
@@ -127,7 +136,7 @@ def read_areas(path: Path) -> dict[str, list[list[str]]] | None:
     try:
         reader = csv.reader(io.StringIO(path.read_text("utf-8"), newline=""))
         header = tuple(next(reader, ()))
-        if header not in (AREAS_COLUMNS, _EARLIER_COLUMNS):
+        if header not in (AREAS_COLUMNS, *_EARLIER_COLUMNS):
             return None
         for row in reader:
             if len(row) != len(header):

@@ -29,8 +29,11 @@ _RULE = (
 
 _AREAS = (
     "Pixels, mm2 and % of the tissue for each slide and class, to be opened with any spreadsheet program; counted in "
-    "the label raster, with the small regions that the polygons leave to their neighbours. The last two "
-    "columns say how much tissue that is, and of which classes. " + _RULE
+    "the label raster, with the small regions that the polygons leave to their neighbours. tissue_mm2 "
+    f"and tissue_classes say how much tissue that is, and of which classes. {_RULE} distance_from_training says how "
+    "far the colour of the slide's tissue, and what a pretrained encoder sees in it, is from the slides that the model "
+    "was trained on: beyond distance_threshold the slide is unlike them, and its areas mean little before somebody has "
+    "looked at them. Both are empty where the model does not know; with few training slides there is no threshold."
 )
 
 _RUN = (

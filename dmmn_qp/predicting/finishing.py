@@ -56,7 +56,9 @@ def finish(call: Call, job: SlideJob, so_far: Summary) -> Outcome:
         )
         write_files(ready, predicted, call.reporter, recorded=True)
         record = record.model_copy(update={"files": digests_of(ready, name)})
-        areas = count_areas(predicted)
+        areas = replace(
+            count_areas(predicted), distance=record.distance_from_training, threshold=record.distance_threshold
+        )
         write_files(ready, predicted, call.reporter, recorded=False)
     record = _with_objects(record, predicted)
     outcome = publish(
@@ -110,7 +112,14 @@ def _record_of(call: Call, job: SlideJob) -> Prediction:
     precision = "bf16" if call.model.predictor.bf16 else "fp32"
     record = call.record(job.target, job.info.mpp, job.area.outline, precision)
     unreadable = {"lost": len(job.unreadable.lost), "from_another_level": len(job.unreadable.replaced)}
-    return record.model_copy(update={"seconds": round(job.seconds, 1), "unreadable": unreadable})
+    found = job.from_training
+    told = {
+        "seconds": round(job.seconds, 1),
+        "unreadable": unreadable,
+        "distance_from_training": None if found is None else found.distance,
+        "distance_threshold": None if found is None else found.threshold,
+    }
+    return record.model_copy(update=told)
 
 
 def _with_objects(record: Prediction, predicted: PredictedSlide) -> Prediction:

@@ -34,12 +34,14 @@ class Skip:
         is_comparable: Whether that is known; not so of predictions of earlier versions, which are left alone too.
         not_remade: How its polygons differ from what is asked for, where they are left alone all the same, because the
             file is not as we wrote it: somebody's corrections may be in it. Else empty.
+        is_unlike: Whether it is unlike the training slides of the model, as far as that was recorded.
     """
 
     slide: SlideToPredict
     polygons: Path
     is_comparable: bool = True
     not_remade: str = ""
+    is_unlike: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,7 +240,7 @@ def _compared(
             return Skip(slide, polygons, not_remade=listed(_polygon_changes(before, wanted)))
         return RemakePolygons(slide, before, _with_new_polygons(before, wanted), seen)
     assert polygons is not None  # else it would have been compared, or predicted
-    return Skip(slide, polygons, found.is_complete)
+    return Skip(slide, polygons, found.is_complete, before is not None and before.is_unlike)
 
 
 def _lost_file(call: Call, slide_id: str, before: Prediction | None) -> str | None:

@@ -85,7 +85,7 @@ def publish(call: Call, ready: ReadySlide, so_far: Summary) -> Outcome:
         _write_run(call, so_far.after(Outcome(name, place)), {name: ready.record}, {name: ready.image})
         _write_readme(call, polygons.name)
         move(polygons, place)
-    return Outcome(name, place, made=ready.made, dropped=drop_oldest(call.out, name))
+    return Outcome(name, place, made=ready.made, dropped=drop_oldest(call.out, name), is_unlike=ready.record.is_unlike)
 
 
 def write_run(call: Call, summary: Summary, without: Sequence[str] = ()) -> None:

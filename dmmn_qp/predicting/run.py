@@ -11,6 +11,7 @@ from dmmn_qp.console import duration
 from dmmn_qp.errors import InUseError
 from dmmn_qp.files import remove_new_files
 from dmmn_qp.predicting.call import Call
+from dmmn_qp.predicting.domain import compare_with_training, say_if_unlike
 from dmmn_qp.predicting.finishing import finish, remake_polygons
 from dmmn_qp.predicting.plan import Failed, Predict, RemakePolygons, Skip, SlidePlan, plan_again
 from dmmn_qp.predicting.publishing import write_run
@@ -91,7 +92,7 @@ def _skip(call: Call, plan: Skip) -> Outcome:
             f'{name}: "{plan.polygons.name}" is not as it was predicted, so it is left as it is, though its polygons '
             f"are asked for otherwise ({plan.not_remade}); move it away to have them made anew"
         )
-    return Outcome(name, plan.polygons, skipped=True)
+    return Outcome(name, plan.polygons, skipped=True, is_unlike=plan.is_unlike)
 
 
 def _announce(call: Call, slides: int) -> None:
@@ -157,6 +158,7 @@ def _predict_strips(call: Call, plan: Predict, title: str, so_far: Summary, clai
             if not call.overwrite:
                 remove_leftovers(call, name)
             job = take_up(call, slide)
+            job.from_training = compare_with_training(call, job)
             predict_strips(job, call.model.predictors, call.reporter, title, call.options.workers)
             return _Running(job, claim)
     except Exception as error:
@@ -182,6 +184,7 @@ def _finished(call: Call, running: _Running) -> Outcome:
     made = f"; {outcome.made.summary(call.options)}" if outcome.made is not None else ""
     call.reporter.say(f"  {name}: {columns} x {rows} px at {mpp:g} um/px in {duration(job.seconds)}{made}")
     say_objects(call, outcome)
+    say_if_unlike(call, job)
     for count, what in (
         (len(job.unreadable.replaced), "were read from another level of the slide"),
         (len(job.unreadable.lost), "could not be read and are unlabelled"),

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from dmmn_qp.console import Reporter
 from dmmn_qp.engines.cores import available_cores
 from dmmn_qp.errors import SlideChangedError
+from dmmn_qp.features.domain import FromTraining
 from dmmn_qp.files import write_json
 from dmmn_qp.predicting.areas import Area, area_to_predict
 from dmmn_qp.predicting.inference import BlockPrediction, predict_fields
@@ -60,6 +61,7 @@ class SlideJob:
         fingerprint: Digest of its file.
         unreadable: What of it could not be read.
         seconds: How long the network took, reading included.
+        from_training: How far it is from the model's training slides; None where that is not known.
     """
 
     target: SlideToPredict
@@ -73,6 +75,7 @@ class SlideJob:
     fingerprint: str
     unreadable: Unreadable = field(default_factory=Unreadable)
     seconds: float = 0.0
+    from_training: FromTraining | None = None
 
     @property
     def shape(self) -> tuple[int, int]:

@@ -10,6 +10,7 @@ from typing import Final
 from dmmn_qp.errors import InUseError, OutputExistsError, PartlyPredictedError
 from dmmn_qp.files.failures import is_full_disk, line_of
 from dmmn_qp.folders.predictions import EARLIER
+from dmmn_qp.outputs.area_table import AREAS
 from dmmn_qp.outputs.made_objects import MadeObjects
 from dmmn_qp.predicting.call import Call
 
@@ -29,6 +30,7 @@ class Outcome:
         is_left: Whether another process predicts it.
         dropped: Number of earlier polygons that were removed because there were too many.
         made: What became of the regions of its labels; None where no polygons were made.
+        is_unlike: Whether it is unlike the training slides of the model.
     """
 
     slide_id: str
@@ -38,6 +40,7 @@ class Outcome:
     is_left: bool = False
     dropped: int = 0
     made: MadeObjects | None = None
+    is_unlike: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +81,11 @@ class Summary:
     def dropped(self) -> int:
         """Number of earlier polygons that were removed because there were too many."""
         return sum(done.dropped for done in self.outcomes)
+
+    @property
+    def unlike(self) -> list[str]:
+        """Slides that are unlike the training slides of the model."""
+        return [done.slide_id for done in self.outcomes if done.is_unlike]
 
     @property
     def has_news(self) -> bool:
@@ -134,6 +142,11 @@ def conclude(call: Call, summary: Summary) -> dict[str, Path]:
     finished = {slide.slide_id: done[slide.slide_id] for slide in call.slides if slide.slide_id in done}
     if finished.keys() - set(summary.skipped):
         call.reporter.say(f"Wrote {call.out}/; README.txt there names every file")
+    if unlike := summary.unlike:
+        call.reporter.say(
+            f"{len(unlike)} of {len(call.slides)} slides unlike the training slides of the model "
+            f"(distance_from_training in {AREAS}): {_first_names(unlike)}"
+        )
     if left := summary.left:
         line = f"Left to other processes that predict into {call.out}/ now: {_first_names(left)}"
         if len(left) == len(call.slides):

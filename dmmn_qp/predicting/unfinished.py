@@ -96,7 +96,7 @@ def _key(call: Call, job: SlideJob) -> dict[str, Any]:
     model, predictor = call.model, call.model.predictor
     return {
         "weights": model.weights_digest,
-        "card": model.card.model_dump(mode="json", exclude={"provenance", "name"}),
+        "card": model.card.model_dump(mode="json", exclude={"provenance", "name", "training_domain"}),
         "slide": job.fingerprint,
         "grid": [job.grid.downsample, *job.shape],
         "frame": [repr(change) for change in job.target.view.frame] + [job.target.view.crop_to_bounds],

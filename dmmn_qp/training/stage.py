@@ -22,6 +22,7 @@ from dmmn_qp.reports.html import REPORT_PAGE
 from dmmn_qp.slides.finding import SlidesRoot
 from dmmn_qp.training import judging
 from dmmn_qp.training.checks import check_same_training, explained, step_note, warn_of_collapse
+from dmmn_qp.training.domain import describe_training_slides
 from dmmn_qp.training.examples import EpochDraws
 from dmmn_qp.training.fine_tuning import Inherited, as_kept
 from dmmn_qp.training.frozen import HeadTraining
@@ -288,6 +289,8 @@ def _conclude(run: _Run, log: TrainingLog, slides_roots: Sequence[SlidesRoot]) -
             f'no epoch was better than model "{run.plan.start.model}", which this training started from; the weights '
             "that are kept are that model's"
         )
+    with reporter.optional("what the card says of the training slides"):
+        describe_training_slides(run.out, run.dataset, run.plan, run.fabric.device, slides_roots, reporter)
     with reporter.optional(f'"{run.out / REPORT_PAGE}"'):
         write_report(run.out, run.dataset, run.plan, state, slides_roots)
     (run.out / STATE).unlink()
