@@ -240,7 +240,7 @@ def _compared(
             return Skip(slide, polygons, not_remade=listed(_polygon_changes(before, wanted)))
         return RemakePolygons(slide, before, _with_new_polygons(before, wanted), seen)
     assert polygons is not None  # else it would have been compared, or predicted
-    return Skip(slide, polygons, found.is_complete, before is not None and before.is_unlike)
+    return Skip(slide, polygons, found.is_complete, is_unlike=before is not None and before.is_unlike)
 
 
 def _lost_file(call: Call, slide_id: str, before: Prediction | None) -> str | None:

@@ -111,7 +111,7 @@ class TrainOptions(FileModel):
     ] = Field(default=None, max_length=200)
     views: Annotated[
         Views, Flag("Of dmmn-p: turned copies that its encoder sees; more take longer.", panel=TRAINING_PANEL)
-    ] = 1
+    ] = 3
     self_training: Annotated[
         int,
         Flag("Of dmmn-p: rounds of learning from undrawn tissue.", metavar="N", panel=TRAINING_PANEL),
