@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from dmmn_qp.api.arguments import AnyPath, dataset_folder
-from dmmn_qp.choices import Norm, Stem
+from dmmn_qp.choices import Norm, Padding, Stem
 from dmmn_qp.errors import ConfigError
 from dmmn_qp.files.paths import user_path
 from dmmn_qp.specs import ClassMap, PatchSpec
@@ -106,6 +106,7 @@ def build_network(
     width: int | None = None,
     norm: Norm = "none",
     stem: Stem = "full",
+    padding: Padding = "zeros",
 ) -> Stemmed:
     """Builds a network with random weights for the classes and patches of a dataset or of a model.
 
@@ -118,6 +119,7 @@ def build_network(
         width: Base width f; the paper's unless given, which a CPU takes long for.
         norm: Normalisation after each convolution.
         stem: Resolution at which it computes.
+        padding: What convolutions see beyond the border of a map; with ``replicate`` no seams show.
 
     Raises:
         ModelError: The architecture is unknown or does not fit the patches.
@@ -136,6 +138,7 @@ def build_network(
         size_px=spec.size_px,
         norm=norm,
         stem=stem,
+        padding=padding,
     )
 
 

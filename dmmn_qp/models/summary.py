@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dmmn_qp.choices import Norm, Stem
+from dmmn_qp.choices import Norm, Padding, Stem
 from dmmn_qp.folders.model import ModelCard, load_model
 from dmmn_qp.folders.provenance import FINGERPRINTS
 from dmmn_qp.networks.conventions import InputConvention
@@ -21,6 +21,7 @@ _STEMS: dict[Stem, str] = {
     "half": "half the resolution",
     "quarter": "a quarter of the resolution",
 }
+_PADDINGS: dict[Padding, str] = {"zeros": "zeros beyond borders", "replicate": "borders repeated beyond themselves"}
 _MARGIN = 14  # characters of the left column
 _LONGEST = 2000  # characters of a line; what somebody else wrote may have any number
 _WIDEST_NAME = 60  # characters to which the names of classes are filled up
@@ -69,7 +70,7 @@ class ModelSummary:
                 "network",
                 [
                     f"{network.architecture}, width {network.width}, {_NORMS[network.norm]}, "
-                    f"computes at {_STEMS[network.stem]}",
+                    f"computes at {_STEMS[network.stem]}, {_PADDINGS[network.padding]}",
                     f"{self.described.parameters:,} parameters, {outputs}",
                 ],
             ),
@@ -117,6 +118,7 @@ def summarise(folder: Path) -> ModelSummary:
         patch_spec=card.patch_spec,
         norm=card.network.norm,
         stem=card.network.stem,
+        padding=card.network.padding,
     )
     return ModelSummary(folder, card, described, sum(f.stat().st_size for f in folder.iterdir() if f.is_file()))
 
@@ -143,7 +145,8 @@ def _input_lines(convention: InputConvention) -> list[str]:
         if values is not None:
             text += f", {word} {', '.join(f'{value:g}' for value in values)}"
     made = "means of finer pixels" if convention.reduction == "area" else "every 2nd, 4th ... pixel of the finest"
-    return [text, f"coarser magnifications: {made}"]
+    outside = "the slide mirrored" if convention.beyond == "mirror" else "black"
+    return [text, f"coarser magnifications: {made}", f"outside the slide: {outside}"]
 
 
 def _validation_lines(validation: dict[str, Any]) -> list[str]:

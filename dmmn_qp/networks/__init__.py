@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from dmmn_qp.choices import DEFAULT_ENCODER, Norm, Stem
+from dmmn_qp.choices import DEFAULT_ENCODER, Norm, Padding, Stem
 from dmmn_qp.errors import ModelError
 from dmmn_qp.networks.blocks import LEVELS, initialise
 from dmmn_qp.networks.dmmn_m2s import DmmnM2s
@@ -16,6 +16,7 @@ from dmmn_qp.networks.dmmn_ms import DmmnMs
 from dmmn_qp.networks.dmmn_p import DmmnP
 from dmmn_qp.networks.dmmn_s2 import DmmnS2
 from dmmn_qp.networks.encoders import ENCODERS
+from dmmn_qp.networks.padding import pad_with
 from dmmn_qp.networks.segnet import SegNet
 from dmmn_qp.networks.stem import STEM_FACTORS, Construction, Stemmed, stem_channels
 from dmmn_qp.networks.unet import UNet
@@ -35,7 +36,8 @@ class Architecture:
             where maps of the coarsest levels are cropped about their centre.
         max_magnifications: How many magnifications it can use; None is any number. Where it is 1, the network
             looks at the finest of the images that it is given.
-        pretrained: Whether it is built on one of `ENCODERS`; it then has neither a stem nor normalisation.
+        pretrained: Whether it is built on one of `ENCODERS`; it then has neither a stem nor normalisation nor
+            padding of its own.
     """
 
     build: Callable[..., nn.Module]
@@ -71,6 +73,7 @@ def build_network(
     stem: Stem = "full",
     encoder: str | None = None,
     views: int = 1,
+    padding: Padding = "zeros",
 ) -> Stemmed:
     """Builds a network by name, with random weights.
 
@@ -87,6 +90,7 @@ def build_network(
         encoder: Of an architecture that is built on a pretrained encoder: key of `ENCODERS`, `DEFAULT_ENCODER` unless
             given. Its weights are random too (`dmmn_qp.folders.encoder_weights` has those it was published with).
         views: Of such an architecture: turned copies of an image over which the encoder's maps are averaged.
+        padding: What convolutions see beyond the border of a map.
 
     Raises:
         ModelError: There is no architecture of that name, or it cannot work on so many magnifications or on
@@ -110,7 +114,7 @@ def build_network(
         )
     if architecture.pretrained:
         encoder = encoder or DEFAULT_ENCODER
-        on = _encoder(name, encoder, norm, stem)
+        on = _encoder(name, encoder, norm, stem, padding)
         network = architecture.build(classes=classes, width=width, magnifications=used, encoder=on, views=views)
     elif encoder is not None or views != 1:
         raise ModelError(f"{name} is not built on a pretrained encoder and takes no encoder and no views")
@@ -119,22 +123,24 @@ def build_network(
             classes=classes, width=width, magnifications=used, norm=norm, in_channels=stem_channels(stem)
         )
     stemmed = Stemmed(network, stem, norm, images=magnifications, used=used)
-    stemmed.construction = Construction(name, width, norm, stem, encoder, views)
+    stemmed.construction = Construction(name, width, norm, stem, encoder, views, padding)
+    if padding != "zeros":
+        pad_with(stemmed, padding)
     initialise(stemmed)
     return stemmed
 
 
-def _encoder(name: str, encoder: str, norm: Norm, stem: Stem) -> nn.Module:
+def _encoder(name: str, encoder: str, norm: Norm, stem: Stem, padding: Padding) -> nn.Module:
     """An encoder with random weights for an architecture that is built on one.
 
     Raises:
-        ModelError: It is unknown, or the architecture shall have a stem or normalisation.
+        ModelError: It is unknown, or the architecture shall have a stem, normalisation or another padding than its own.
     """
     if encoder not in ENCODERS:
         raise ModelError(f'encoder "{encoder}" is unknown; choose one of {", ".join(ENCODERS)}')
-    if norm != "none" or stem != "full":
+    if norm != "none" or stem != "full" or padding != "zeros":
         raise ModelError(
-            f"{name} is built on a pretrained encoder and has neither stem nor normalisation of its own; leave "
-            '"stem" and "norm" out, or choose another architecture'
+            f"{name} is built on a pretrained encoder and has neither stem nor normalisation nor padding of its own; "
+            'leave "stem", "norm" and "padding" out, or choose another architecture'
         )
     return ENCODERS[encoder].build()

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from dmmn_qp.choices import Norm, Stem
+from dmmn_qp.choices import Norm, Padding, Stem
 from dmmn_qp.errors import ModelError
 from dmmn_qp.networks import ARCHITECTURES, build_network
 from dmmn_qp.networks.stem import STEM_FACTORS
@@ -66,6 +66,7 @@ def describe(
     patch_spec: PatchSpec | None = None,
     norm: Norm = "none",
     stem: Stem = "full",
+    padding: Padding = "zeros",
 ) -> Description:
     """Describes an architecture.
 
@@ -76,6 +77,7 @@ def describe(
         patch_spec: Size and magnifications of the patches; the paper's unless given.
         norm: Normalisation after each convolution.
         stem: Resolution at which it computes.
+        padding: What convolutions see beyond the border of a map.
 
     Raises:
         ModelError: The architecture is unknown or cannot work on such patches.
@@ -94,6 +96,7 @@ def describe(
             size_px=spec.size_px,
             norm=norm,
             stem=stem,
+            padding=padding,
         )
         images = [torch.empty(1, 3, spec.size_px, spec.size_px) for _ in spec.mpps]
     with FlopCounterMode(display=False) as operations:
