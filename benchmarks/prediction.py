@@ -166,7 +166,7 @@ def ours(slide: Path, model: Path, device: Device, out: Path, watch: Stopwatch, 
     StripStore.write = watch.timed("write", StripStore.write, time.thread_time)  # type: ignore[method-assign]
     inference._input = watch.timed("prepare", inference._input, time.perf_counter)
     inference._Block.result = watch.timed("forward", inference._Block.result, time.perf_counter)  # type: ignore[method-assign]
-    for name in ("_of_targets", "_shared_maps", "_seamless"):
+    for name in ("_of_targets", "_shared_maps", "_without_borders"):
         setattr(inference, name, watch.timed("forward", getattr(inference, name), time.perf_counter))
     predictors = load_predictors(model, options)
     job = begin_slide(SlideToPredict(slide.stem, SlideView(slide)), predictors[0], out.with_suffix(".part"), options, 0)

@@ -50,10 +50,10 @@ def form_of(name, norm="none", stem="full"):
     return {"norm": norm if norm in norms else norms[0], "stem": stem if stem in stems else stems[0]}
 
 
-def build(name, *, classes=3, width=2, magnifications=3, norm="none", stem="full", size_px=SIZE, seed=0):
+def build(name, *, classes=3, width=2, magnifications=3, norm="none", stem="full", size_px=SIZE, seed=0, **others):
     torch.manual_seed(seed)
     sizes = {"classes": classes, "width": width, "magnifications": magnifications, "size_px": size_px}
-    return build_network(name, **sizes, **form_of(name, norm, stem)).eval()
+    return build_network(name, **sizes, **form_of(name, norm, stem), **others).eval()
 
 
 def images(magnifications=3, batch=2, size=SIZE):
@@ -251,6 +251,56 @@ def is_described_as_it_is(name):
 
 
 @promise
+def shows_no_border_where_it_repeats_it(name):
+    """A picture of one colour gets the same logits everywhere, up to rounding.
+
+    For this its transposed convolutions are made such that they enlarge what is even to what is even. What pooling puts
+    back among zeros never is.
+    """
+    if ARCHITECTURES[name].pretrained:
+        with pytest.raises(ModelError, match='leave "stem", "norm" and "padding" out'):
+            build(name, padding="replicate", magnifications=magnifications_of(name))
+        return
+    for stem in ("full", "quarter"):
+        for padding in ("zeros", "replicate"):
+            network, given = made(name, stem=stem, width=8, padding=padding, batch=1)
+            for module in network.modules():
+                if isinstance(module, nn.ConvTranspose2d):
+                    with torch.no_grad():
+                        module.weight[:] = module.weight.mean((2, 3), keepdim=True)
+                        module.weight[..., 1, :] *= 2
+                        module.weight[..., 1] *= 2
+                assert not isinstance(module, nn.Conv2d) or module.padding == (0, 0) or module.padding_mode == padding
+            if any(isinstance(module, nn.MaxUnpool2d) for module in network.modules()):
+                continue
+            logits = network([torch.full_like(image, 0.5) for image in given])
+            spread = (logits.amax((-2, -1)) - logits.amin((-2, -1))).max() / logits.abs().max()
+            assert spread < 1e-4 if padding == "replicate" else spread > 1e-2
+
+
+@promise
+def runs_everywhere_with_borders_repeated(name):
+    if ARCHITECTURES[name].pretrained:
+        return
+    network, given = made(name, norm="batch", stem="half", padding="replicate")
+    expected = network(given)
+    with tempfile.TemporaryDirectory() as folder:
+        save_model(Path(folder), card_of(name, ("a", "b", "c"), padding="replicate"), network)
+        assert torch.equal(load_model(Path(folder))[1](given), expected)
+    exported = torch.export.export(network, (given,))
+    assert largest_difference(exported.module()(given), expected) < 1e-5
+    torch.compiler.reset()
+    compiled = torch.compile(network, backend="aot_eager", fullgraph=True)(given)
+    assert largest_difference(compiled, expected) < 1e-5
+    spec = spec_of(name, "half")
+    plain, repeated = (
+        describe(name, classes=3, width=2, patch_spec=spec, norm="batch", stem="half", padding=padding)
+        for padding in ("zeros", "replicate")
+    )
+    assert repeated.parameters == plain.parameters and repeated.context_um == plain.context_um
+
+
+@promise
 def shares_contexts_to_the_same_logits(name):
     network, given = made(name)
     if network.shares_contexts:
@@ -318,10 +368,11 @@ def spec_of(name, stem):
     return PatchSpec(size_px=side_of(name, stem), mpps=tuple(0.5 * 2**m for m in range(magnifications_of(name))))
 
 
-def card_of(name, classes, reserved=0):
+def card_of(name, classes, reserved=0, **network):
+    built = {"architecture": name, "width": 2, **form_of(name, "batch", "half"), **network}
     return ModelCard(
         name="x",
-        network=NetworkOptions(architecture=name, width=2, reserved_outputs=reserved, **form_of(name, "batch", "half")),
+        network=NetworkOptions(**built, reserved_outputs=reserved),
         class_map=class_map_of(classes),
         patch_spec=spec_of(name, "half"),
         created="now",

@@ -50,7 +50,7 @@ def predict_whole(reopen: Callable[[], Slide], *predictors: Predictor) -> dict[s
     found: dict[str, np.ndarray] = {}
     given = np.zeros((whole.height, whole.width), int)
     fields = [first.fields(grid, b, layout) for b in blocks]
-    with FieldReader(reopen, grid, fields, first.card.input.reduction) as reader:
+    with FieldReader(reopen, grid, fields, first.card.input.reduction, beyond=first.card.input.beyond) as reader:
         targets = (np.ones((b.height // size, b.width // size), np.bool_) for b in blocks)
         for block, result in predict_blocks(zip(blocks, targets, reader, strict=False), predictors, layout):
             place = (..., slice(block.y, block.bottom), slice(block.x, block.right))

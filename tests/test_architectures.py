@@ -96,6 +96,19 @@ class Noisy(Tiny):
         return self.final(nn.functional.dropout(self.features(images[0]), 0.5, training=True))
 
 
+class ForgetsItsBorders(Tiny):
+    """Enlarges in a way that knows nothing but zeros beyond a border."""
+
+    def __init__(self, **options):
+        super().__init__(**options)
+        width = options["width"]
+        self.pool = nn.MaxPool2d(2)
+        self.up = nn.ConvTranspose2d(width, width, 3, stride=2, padding=1, output_padding=1)
+
+    def forward(self, images):
+        return self.final(self.up(self.pool(self.features(images[0]))))
+
+
 @pytest.fixture
 def register(monkeypatch):
     def add(network, **facts):
@@ -125,6 +138,7 @@ FINE_TUNING = {"freezes_its_encoders_alone", "starts_from_a_model_by_the_names_o
         (Square, {}, {"takes_images_that_are_wider_than_high", "is_described_as_it_is"}),
         (Idle, {}, {"learns_with_every_parameter"}),
         (Noisy, {}, {"is_equal_once_saved_and_loaded", "agrees_channels_last"}),
+        (ForgetsItsBorders, {"divisor": 2}, {"shows_no_border_where_it_repeats_it"}),
         (Tiny, {"max_magnifications": None}, {"looks_at_the_magnifications_that_it_says"}),
     ],
 )

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from dmmn_qp.api.arguments import AnyPath, dataset_folder
-from dmmn_qp.choices import Norm, Stem, Views
+from dmmn_qp.choices import Norm, Padding, Stem, Views
 from dmmn_qp.errors import ConfigError
 from dmmn_qp.files.paths import user_path
 from dmmn_qp.specs import ClassMap, PatchSpec
@@ -110,6 +110,7 @@ def build_network(
     encoder_weights: AnyPath | None = None,
     encoder_licence: str | None = None,
     views: Views = 1,
+    padding: Padding = "zeros",
 ) -> Stemmed:
     """Builds a network with random weights for the classes and patches of a dataset or of a model.
 
@@ -129,6 +130,7 @@ def build_network(
         encoder_weights: Of that encoder: a file of weights, torch's or safetensors.
         encoder_licence: Licence of that file, such as ``MIT``; only under a free one is it copied into models.
         views: Of ``dmmn-p``: over how many turned copies of an image the encoder's maps are averaged.
+        padding: What convolutions see beyond the border of a map; with ``replicate`` no seams show.
 
     Raises:
         ModelError: The architecture is unknown or does not fit the patches, or the weights not the encoder.
@@ -150,6 +152,7 @@ def build_network(
         stem=stem,
         encoder=encoder,
         views=views,
+        padding=padding,
     )
     if ARCHITECTURES[architecture].pretrained:
         from dmmn_qp.folders.encoder_weights import give_weights

@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import nn
 
-from dmmn_qp.choices import Norm, Stem, Views
+from dmmn_qp.choices import Norm, Padding, Stem, Views
 from dmmn_qp.errors import ModelError
 from dmmn_qp.features.domain import TrainingDomain
 from dmmn_qp.files import RUN_FILE, check_free, new_file, new_folder, write_json
@@ -67,6 +67,7 @@ class NetworkOptions(FileModel):
         stem: Resolution at which it computes.
         encoder: The pretrained encoder that it is built on, a key of `ENCODERS` or ``timm:NAME``; None of a network
             without.
+        padding: What its convolutions see beyond the border of a map.
         views: Turned copies of an image over which that encoder's maps are averaged.
         reserved_outputs: How many outputs come before those of the classes. They stand for nothing that can be
             predicted: the authors' own networks keep output 0 for "unlabelled".
@@ -76,6 +77,7 @@ class NetworkOptions(FileModel):
     width: int = Field(ge=1, le=MAX_WIDTH)
     norm: Norm = "none"
     stem: Stem = "full"
+    padding: Padding = "zeros"
     encoder: str | None = None
     views: Views = 1
     reserved_outputs: int = Field(default=0, ge=0, le=MAX_RESERVED_OUTPUTS)
@@ -142,6 +144,7 @@ class ModelCard(FileModel):
             size_px=self.patch_spec.size_px,
             norm=self.network.norm,
             stem=self.network.stem,
+            padding=self.network.padding,
             encoder=self.network.encoder,
             views=self.network.views,
         )

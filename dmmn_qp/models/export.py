@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from dmmn_qp.choices import ExportFormat, Reduction
+from dmmn_qp.choices import Beyond, ExportFormat, Reduction
 from dmmn_qp.errors import ConfigError, OutputExistsError
 from dmmn_qp.files import new_file
 from dmmn_qp.folders.encoder_origin import FREE_LICENCES, nameless_origin
@@ -142,7 +142,7 @@ def describe_export(card: ModelCard) -> dict[str, Any]:
             "name": "field",
             "shape": ["batch", 3, side, side],
             "type": "float32",
-            "values": "RGB 0 .. 255, not scaled; 0 outside the slide",
+            "values": f"RGB 0 .. 255, not scaled; {_BEYOND[card.input.beyond]}",
             "um_per_px": spec.mpps[0],
         },
         "output": {
@@ -162,6 +162,9 @@ def describe_export(card: ModelCard) -> dict[str, Any]:
         "provenance": card.provenance,
         "dmmn_qp": __version__,
     }
+
+
+_BEYOND: dict[Beyond, str] = {"black": "0 outside the slide", "mirror": "the slide mirrored outside it"}
 
 
 class _TraceableUnpool(nn.Module):

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dmmn_qp.choices import Norm, Stem
+from dmmn_qp.choices import Norm, Padding, Stem
 from dmmn_qp.features.domain import TrainingDomain
 from dmmn_qp.folders.model import ModelCard, NetworkOptions, load_model
 from dmmn_qp.folders.provenance import FINGERPRINTS
@@ -24,6 +24,7 @@ _STEMS: dict[Stem, str] = {
     "half": "half the resolution",
     "quarter": "a quarter of the resolution",
 }
+_PADDINGS: dict[Padding, str] = {"zeros": "zeros beyond borders", "replicate": "borders repeated beyond themselves"}
 _MARGIN = 14  # characters of the left column
 _LONGEST = 2000  # characters of a line; what somebody else wrote may have any number
 _WIDEST_NAME = 60  # characters to which the names of classes are filled up
@@ -123,6 +124,7 @@ def summarise(folder: Path) -> ModelSummary:
         stem=card.network.stem,
         encoder=card.network.encoder,
         views=card.network.views,
+        padding=card.network.padding,
     )
     return ModelSummary(folder, card, described, sum(f.stat().st_size for f in folder.iterdir() if f.is_file()))
 
@@ -143,7 +145,7 @@ def _form_line(network: NetworkOptions) -> str:
     if ARCHITECTURES[network.architecture].pretrained:
         views = f", mean over {network.views} views" if network.views > 1 else ""
         return f"{line}on pretrained encoder {network.encoder or DEFAULT_ENCODER}{views}"
-    return f"{line}{_NORMS[network.norm]}, computes at {_STEMS[network.stem]}"
+    return f"{line}{_NORMS[network.norm]}, computes at {_STEMS[network.stem]}, {_PADDINGS[network.padding]}"
 
 
 def _encoder_lines(card: ModelCard) -> list[str]:
@@ -167,7 +169,8 @@ def _input_lines(convention: InputConvention) -> list[str]:
         if values is not None:
             text += f", {word} {', '.join(f'{value:g}' for value in values)}"
     made = "means of finer pixels" if convention.reduction == "area" else "every 2nd, 4th ... pixel of the finest"
-    return [text, f"coarser magnifications: {made}"]
+    outside = "the slide mirrored" if convention.beyond == "mirror" else "black"
+    return [text, f"coarser magnifications: {made}", f"outside the slide: {outside}"]
 
 
 def _validation_lines(validation: dict[str, Any]) -> list[str]:

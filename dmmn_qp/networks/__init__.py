@@ -8,7 +8,7 @@ from typing import get_args
 
 from torch import nn
 
-from dmmn_qp.choices import DEFAULT_ENCODER, Norm, Stem
+from dmmn_qp.choices import DEFAULT_ENCODER, Norm, Padding, Stem
 from dmmn_qp.errors import ModelError
 from dmmn_qp.networks.blocks import LEVELS, initialise
 from dmmn_qp.networks.dmmn_m2s import DmmnM2s
@@ -17,6 +17,7 @@ from dmmn_qp.networks.dmmn_ms import DmmnMs
 from dmmn_qp.networks.dmmn_p import DmmnP
 from dmmn_qp.networks.dmmn_s2 import DmmnS2
 from dmmn_qp.networks.encoders import build_encoder
+from dmmn_qp.networks.padding import pad_with
 from dmmn_qp.networks.segnet import SegNet
 from dmmn_qp.networks.stem import STEM_FACTORS, Construction, Stemmed, stem_channels
 from dmmn_qp.networks.unet import UNet
@@ -36,7 +37,8 @@ class Architecture:
             where maps of the coarsest levels are cropped about their centre.
         max_magnifications: How many magnifications it can use; None is any number. Where it is 1, the network
             looks at the finest of the images that it is given.
-        pretrained: Whether it is built on a pretrained encoder; it then has neither a stem nor normalisation.
+        pretrained: Whether it is built on a pretrained encoder; it then has neither a stem nor normalisation nor
+            padding of its own.
     """
 
     build: Callable[..., nn.Module]
@@ -82,6 +84,7 @@ def build_network(
     stem: Stem = "full",
     encoder: str | None = None,
     views: int = 1,
+    padding: Padding = "zeros",
 ) -> Stemmed:
     """Builds a network by name, with random weights.
 
@@ -98,6 +101,7 @@ def build_network(
         encoder: Of an architecture that is built on a pretrained encoder: key of `ENCODERS`, `DEFAULT_ENCODER` unless
             given. Its weights are random too (`dmmn_qp.folders.encoder_weights` has those it was published with).
         views: Of such an architecture: turned copies of an image over which the encoder's maps are averaged.
+        padding: What convolutions see beyond the border of a map.
 
     Raises:
         ModelError: There is no architecture of that name, or it cannot work on so many magnifications or on
@@ -119,10 +123,14 @@ def build_network(
             f"{name} with {stem} stem needs patches whose size is a multiple of {divisor} px, not {size_px}; "
             "import with another patch size or choose another stem"
         )
-    if norm not in architecture.norms or stem not in architecture.stems:
+    if (
+        norm not in architecture.norms
+        or stem not in architecture.stems
+        or (architecture.pretrained and padding != "zeros")
+    ):
         raise ModelError(
-            f"{name} is built on a pretrained encoder and has neither stem nor normalisation of its own; leave "
-            '"stem" and "norm" out, or choose another architecture'
+            f"{name} is built on a pretrained encoder and has neither stem nor normalisation nor padding of its own; "
+            'leave "stem", "norm" and "padding" out, or choose another architecture'
         )
     if architecture.pretrained:
         encoder = encoder or DEFAULT_ENCODER
@@ -135,6 +143,8 @@ def build_network(
             classes=classes, width=width, magnifications=used, norm=norm, in_channels=stem_channels(stem)
         )
     stemmed = Stemmed(network, stem, norm, images=magnifications, used=used)
-    stemmed.construction = Construction(name, width, norm, stem, encoder, views)
+    stemmed.construction = Construction(name, width, norm, stem, encoder, views, padding)
+    if padding != "zeros":
+        pad_with(stemmed, padding)
     initialise(stemmed)
     return stemmed

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from dmmn_qp.choices import Norm
+from dmmn_qp.networks.padding import DoublingConvolution
 
 LEVELS = 5
 """Resolutions of one branch: full, 1/2, 1/4, 1/8 and 1/16 ("centre")."""
@@ -65,7 +66,7 @@ class ConvTranspose(nn.Sequential):
 
     def __init__(self, in_channels: int, out_channels: int, norm: Norm = "none") -> None:
         super().__init__(
-            nn.ConvTranspose2d(in_channels, out_channels, 3, stride=2, padding=1, output_padding=1),
+            DoublingConvolution(in_channels, out_channels),
             *normalisation(norm, out_channels),
             nn.ReLU(inplace=True),
         )

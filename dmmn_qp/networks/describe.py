@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from dmmn_qp.choices import Norm, Stem
+from dmmn_qp.choices import Norm, Padding, Stem
 from dmmn_qp.errors import ModelError
 from dmmn_qp.networks import ARCHITECTURES, build_network
 from dmmn_qp.networks.stem import STEM_FACTORS
@@ -68,6 +68,7 @@ def describe(
     stem: Stem = "full",
     encoder: str | None = None,
     views: int = 1,
+    padding: Padding = "zeros",
 ) -> Description:
     """Describes an architecture.
 
@@ -80,6 +81,7 @@ def describe(
         stem: Resolution at which it computes.
         encoder: The pretrained encoder of an architecture that is built on one.
         views: Turned copies of an image over which that encoder's maps are averaged.
+        padding: What convolutions see beyond the border of a map.
 
     Raises:
         ModelError: The architecture is unknown or cannot work on such patches.
@@ -100,6 +102,7 @@ def describe(
             stem=stem,
             encoder=encoder,
             views=views,
+            padding=padding,
         )
         images = [torch.empty(1, 3, spec.size_px, spec.size_px) for _ in spec.mpps]
     with FlopCounterMode(display=False) as operations:

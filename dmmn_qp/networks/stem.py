@@ -8,7 +8,7 @@ from typing import NamedTuple, Protocol, cast, runtime_checkable
 from torch import Tensor, nn
 from torch.nn import functional
 
-from dmmn_qp.choices import Norm, Stem
+from dmmn_qp.choices import Norm, Padding, Stem
 from dmmn_qp.networks.blocks import normalisation
 
 STEM_FACTORS: dict[Stem, int] = {"full": 1, "half": 2, "quarter": 4}
@@ -111,6 +111,7 @@ class Construction(NamedTuple):
         stem: Resolution at which it computes.
         encoder: The pretrained encoder that it is built on; None of a network without.
         views: Turned copies of an image over which that encoder's maps are averaged.
+        padding: What its convolutions see beyond the border of a map.
     """
 
     architecture: str
@@ -119,6 +120,7 @@ class Construction(NamedTuple):
     stem: Stem
     encoder: str | None = None
     views: int = 1
+    padding: Padding = "zeros"
 
 
 class Stemmed(nn.Module):
@@ -160,8 +162,17 @@ class Stemmed(nn.Module):
 
     def coarse_logits(self, images: list[Tensor]) -> Tensor:
         """The same at the resolution at which the network computes: (B, C, S / factor, S / factor)."""
-        logits: Tensor = self.network(self.behind_stem(images))
+        return self.decide(self.behind_stem(images))
+
+    def decide(self, maps: list[Tensor]) -> Tensor:
+        """What images are behind their stems -> logits at that resolution, of as many pixels as the first map has."""
+        logits: Tensor = self.network(maps)
         return logits
+
+    @property
+    def padding(self) -> Padding:
+        """What its convolutions see beyond the border of a map."""
+        return "zeros" if self.construction is None else self.construction.padding
 
     @property
     def halo(self) -> int | None:

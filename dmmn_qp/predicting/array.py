@@ -28,7 +28,7 @@ def predict_pixels(
     """Predicts all of an array, to the labels that a slide of one level with these pixels would have.
 
     Args:
-        pixels: (rows, columns, 3) uint8 RGB; outside is 0, as outside a slide.
+        pixels: (rows, columns, 3) uint8 RGB; outside is what is outside a slide.
         mpp: um/px.
         model: The model's folder, or its card and network; the network stays as and where it is.
         options: How to predict; those of areas, polygons and several devices have no effect.
@@ -52,9 +52,9 @@ def predict_pixels(
     layout = predictor.layout((rows, columns))
     arrays: dict[str, np.ndarray[tuple[int, ...], np.dtype[np.uint8]]] = {}
     fields, workers = [predictor.fields(grid, block, layout) for block in blocks], options.workers
-    reduction = predictor.card.input.reduction
+    seen = predictor.card.input
     workers = workers or min(MOST_DECODERS, available_cores())
-    with FieldReader(lambda: slide, grid, fields, reduction, workers) as reader:
+    with FieldReader(lambda: slide, grid, fields, seen.reduction, workers, seen.beyond) as reader:
         targets = [np.ones((block.height // size, block.width // size), np.bool_) for block in blocks]
         for block, found in predict_blocks(zip(blocks, targets, reader, strict=True), [predictor], layout):
             height, width = min(block.bottom, rows) - block.y, min(block.right, columns) - block.x

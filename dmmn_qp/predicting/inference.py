@@ -204,7 +204,7 @@ def _pieces(
         yield [(0, 0)], network.of_middle([_input(p, predictor) for p in pixels], *canvas.shape)
         return
     if predictor.context == "seamless":
-        yield [(0, 0)], _seamless(pixels, *canvas.shape, predictor)
+        yield from _seamless(pixels, *canvas.shape, predictor)
         return
     maps = _shared_maps(pixels, predictor)
     if canvas.overlaps:
@@ -323,17 +323,48 @@ def _middles(
     return cut
 
 
-def _seamless(pixels: Sequence[Tensor], height: int, width: int, predictor: Predictor) -> Tensor:
-    """Logits (1, reserved + C, height, width) of a block as a piece of an infinite canvas."""
+def _seamless(
+    pixels: Sequence[Tensor], height: int, width: int, predictor: Predictor
+) -> Iterator[tuple[list[Corner], Tensor]]:
+    """Logits of a block of (height, width) grid px as a piece of an infinite canvas, in bands as wide as the block."""
+    network, factor = predictor.network, predictor.network.factor
+    coarse = _without_borders(pixels, height, width, predictor)
+    if factor == 1:
+        yield [(0, 0)], coarse
+        return
+    rows = predictor.card.patch_spec.size_px // factor
+    for top in range(0, height // factor, rows):
+        large = network.enlarge(coarse[..., top : top + rows + 2, :])
+        yield [(top * factor, 0)], large[..., factor:-factor, factor:-factor]
+
+
+def _without_borders(pixels: Sequence[Tensor], height: int, width: int, predictor: Predictor) -> Tensor:
+    """Logits of a block at the network's resolution; behind a stem with a pixel around it, on which others depend."""
     network = predictor.network
-    inputs = [_input(p, predictor) for p in pixels]
-    if network.used == 1:
-        logits: Tensor = network(inputs)
-    else:
-        logits = network.from_contexts(inputs[0], [network.context(m, x) for m, x in enumerate(inputs) if m])
-    halo = network.halo
+    halo, factor = network.halo, network.factor
     assert halo is not None
-    return logits[..., halo : halo + height, halo : halo + width]
+    logits = network.decide([_behind_stem(image, m, predictor) for m, image in enumerate(pixels)])
+    beyond = min(factor - 1, 1)
+    start = halo // factor - beyond
+    rows, columns = height // factor + 2 * beyond, width // factor + 2 * beyond
+    part = logits[..., start : start + rows, start : start + columns]
+    return part.contiguous(memory_format=torch.channels_last)  # classes are compared much faster so
+
+
+def _behind_stem(pixels: Tensor, m: int, predictor: Predictor) -> Tensor:
+    """What a wide field of magnification ``m`` is behind its stem, made in bands, which take little memory.
+
+    An output depends on pixels of the output row above, not on those of the one below.
+    """
+    network, factor = predictor.network, predictor.network.factor
+    if factor == 1:
+        return _input(pixels, predictor)
+    height, bands = predictor.card.patch_spec.size_px, []
+    for top in range(0, pixels.shape[-2], height):
+        above = min(top, factor)
+        band = network.stems[m](_input(pixels[..., top - above : top + height, :], predictor))
+        bands.append(band[..., above // factor :, :])
+    return torch.cat(bands, 2)
 
 
 def _input(pixels: Tensor, predictor: Predictor) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from math import isqrt
 from pathlib import Path
 from typing import Final
 
@@ -13,6 +14,7 @@ from dmmn_qp.errors import ModelError
 from dmmn_qp.folders.model import ModelCard, load_model
 from dmmn_qp.networks.blocks import LEVELS
 from dmmn_qp.networks.devices import choose_bf16, choose_devices
+from dmmn_qp.networks.padding import pad_with
 from dmmn_qp.networks.stem import Stemmed, TakesMargins
 from dmmn_qp.predicting.options import PredictOptions
 from dmmn_qp.predicting.overlapping import Layout
@@ -69,9 +71,7 @@ class Predictor:
     def shared(self) -> range:
         """The magnifications whose maps the targets of a block share."""
         coarser = range(1, self.network.used)
-        if self.context == "shared" or (
-            self.context == "blended" and choose_context(self.network, self.card.patch_spec, "auto") == "shared"
-        ):
+        if self.context == "shared" or (self.context == "blended" and _shares_well(self.network, self.card.patch_spec)):
             return coarser
         return coarser[-1:] if self.context == "shared-coarsest" else coarser[:0]
 
@@ -86,11 +86,9 @@ class Predictor:
         if self.context in ("shared", "shared-coarsest"):
             side = 8 if self.device.type == "cuda" else 4
         elif self.context == "seamless":
-            side = 4 if self.network.factor == 1 else 8
+            side = {1: 4, 2: 8}.get(self.network.factor, 12)
         size = self.card.patch_spec.size_px
-        while side > 1 and len(self.card.class_map) * (side * size) ** 2 * BYTES_PER_VALUE > LARGEST_SUM_BYTES:
-            side //= 2
-        return side
+        return max(1, min(side, isqrt(LARGEST_SUM_BYTES // (len(self.card.class_map) * size**2 * BYTES_PER_VALUE))))
 
     @property
     def block_columns(self) -> int:
@@ -157,12 +155,14 @@ def make_predictor(
 
     Args:
         card: Its card.
-        network: The network, in evaluation mode.
+        network: The network, in evaluation mode; seamless, its padding is what takes least time.
         device: Where to compute.
         context: How targets see what is around them, as `choose_context` settled it.
         options: How to predict.
     """
     network = network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if context == "seamless" and network.padding != "zeros":
+        pad_with(network, "zeros")  # within the halo nothing that is padded can matter, and zeros take no time
     if options.compile:
         compile_network(network)
     predictor = Predictor(
@@ -189,9 +189,10 @@ def choose_context(network: Stemmed, spec: PatchSpec, wanted: Context) -> Contex
     their borders: every network can, because targets see just what they were trained with. ``seamless`` has no
     border anywhere: the result is that of an infinite canvas.
 
-    ``auto`` shares where a network computes at the resolution of its images. Behind a stem the padding reaches
-    further, and with it the difference (docs/prediction.md has figures), so that borders of targets show: there it
-    blends.
+    ``auto`` is seamless for a network that was trained with its own borders repeated beyond themselves, because it
+    does not know where a target ends. Else it shares where a network computes at the resolution of its images. Behind
+    a stem zeros reach further, and with them the difference (docs/prediction.md has figures), so that borders of
+    targets show: there it blends.
 
     With ``blocks`` all targets of a block are predicted at once, with a margin of real tissue around them.
 
@@ -200,15 +201,14 @@ def choose_context(network: Stemmed, spec: PatchSpec, wanted: Context) -> Contex
     Raises:
         ModelError: The network cannot do what is asked for.
     """
-    pixel = 2 ** (LEVELS - 1) * network.factor
-    aligned = all((spec.size_px >> m) % pixel == 0 for m in range(1, network.used))
-    shares = network.shares_contexts and aligned
+    aligned, shares = _aligned(network, spec), _shares(network, spec)
+    borderless = network.halo is not None and aligned and (shares or network.used == 1)
     if wanted in ("shared", "shared-coarsest") and not shares:
         raise ModelError(
             "this model's coarser branches cannot be shared (it has none of their own, or its patches do not fall on "
             "their pixels); pass --context patch"
         )
-    if wanted == "seamless" and not (network.halo is not None and aligned and (shares or network.used == 1)):
+    if wanted == "seamless" and not borderless:
         raise ModelError(
             "this model cannot predict without borders (its images of different magnifications are one stack, or its "
             "patches do not fall on their pixels); pass --context patch"
@@ -222,10 +222,28 @@ def choose_context(network: Stemmed, spec: PatchSpec, wanted: Context) -> Contex
     if wanted == "auto" and takes_margins:
         return "blocks"
     if wanted == "auto":
+        if network.padding == "replicate" and borderless:
+            return "seamless"
         if network.factor > 1:
             return "blended"
         return "shared" if shares else "patch"
     return wanted
+
+
+def _aligned(network: Stemmed, spec: PatchSpec) -> bool:
+    """Whether targets lie on whole pixels of every map, poolings included, of every branch."""
+    pixel = 2 ** (LEVELS - 1) * network.factor
+    return all((spec.size_px >> m) % pixel == 0 for m in range(1, network.used))
+
+
+def _shares(network: Stemmed, spec: PatchSpec) -> bool:
+    """Whether neighbouring targets can share the work of coarser branches."""
+    return network.shares_contexts and _aligned(network, spec)
+
+
+def _shares_well(network: Stemmed, spec: PatchSpec) -> bool:
+    """Whether they do so without another answer than the paper's."""
+    return network.factor == 1 and _shares(network, spec)
 
 
 def context_of(card: ModelCard, wanted: Context) -> Context:
@@ -240,7 +258,7 @@ def context_of(card: ModelCard, wanted: Context) -> Context:
 
 def compile_network(network: Stemmed) -> None:
     """Lets torch compile what is called often; the first blocks of each size take longer."""
-    for name in ("forward", "coarse_logits", "context", "from_contexts"):
+    for name in ("forward", "coarse_logits", "context", "from_contexts", "decide"):
         setattr(network, name, torch.compile(getattr(network, name), dynamic=False))
 
 

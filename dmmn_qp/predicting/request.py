@@ -97,7 +97,12 @@ def card_digest(card: ModelCard) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:32]
 
 
-_NEWER: Final = (("network", "encoder", None), ("network", "views", 1), ("input", "beyond", "black"))
+_NEWER: Final = (
+    ("network", "encoder", None),
+    ("network", "views", 1),
+    ("network", "padding", "zeros"),
+    ("input", "beyond", "black"),
+)
 
 
 def input_of(slide: SlideToPredict, info: SlideInfo | None = None) -> PredictedInput:

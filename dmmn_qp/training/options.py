@@ -16,6 +16,7 @@ from dmmn_qp.choices import (
     LossMean,
     Norm,
     Optimizer,
+    Padding,
     Precision,
     Preset,
     Reduction,
@@ -53,6 +54,7 @@ class TrainOptions(FileModel):
             ``scratch`` for networks from scratch.
         norm: Normalisation after each convolution; a pretrained encoder has none.
         stem: Resolution at which the network computes; behind a pretrained encoder there is none.
+        padding: What convolutions see beyond the border of a map; a pretrained encoder has its own.
         epochs: Number of epochs in which the whole network learns; it is validated after each. None is 12, and 0 with a
             pretrained encoder, whose head has learned before.
         steps_per_epoch: Optimiser steps of an epoch; None is one pass over the patches.
@@ -122,6 +124,7 @@ class TrainOptions(FileModel):
     ] = Field(default=None, ge=1, le=256)
     norm: Norm = "batch"
     stem: Stem = "quarter"
+    padding: Padding = "replicate"
     epochs: Annotated[
         int | None,
         Flag("Epochs of the whole network.", metavar="N", default="12; 0 for dmmn-p, whose encoder stays as it is"),
@@ -206,6 +209,7 @@ _PAPER: dict[str, Any] = {  # sections 2.3 and 2.5, Table 1
     "architecture": "dmmn-m3",
     "norm": "none",
     "stem": "full",
+    "padding": "zeros",
     "epochs": 20,
     "steps_per_epoch": None,
     "batch_size": 1,

@@ -12,6 +12,7 @@ from lightning_fabric import Fabric
 from torch import nn
 
 from dmmn_qp.annotations import Origin
+from dmmn_qp.choices import Beyond
 from dmmn_qp.console import Reporter
 from dmmn_qp.engines.cores import available_cores
 from dmmn_qp.errors import ConfigError, DatasetError
@@ -169,6 +170,7 @@ def make_plan(
             "width": network.width,
             "norm": network.norm,
             "stem": network.stem,
+            "padding": network.padding,
             "encoder": network.encoder or options.encoder,
             "views": network.views,
             "epochs": epochs,
@@ -189,8 +191,15 @@ def new_network(options: TrainOptions, device: torch.device) -> Inherited:
     architecture = ARCHITECTURES.get(options.architecture)
     width = options.width or default_width(options, device)
     if architecture is None or not architecture.pretrained:
-        built = NetworkOptions(architecture=options.architecture, width=width, norm=options.norm, stem=options.stem)
-        return Inherited(built, InputConvention(channels=options.channels, reduction=options.reduction))
+        built = NetworkOptions(
+            architecture=options.architecture,
+            width=width,
+            norm=options.norm,
+            stem=options.stem,
+            padding=options.padding,
+        )
+        beyond: Beyond = "mirror" if options.padding == "replicate" else "black"  # no border at the slide's end either
+        return Inherited(built, InputConvention(channels=options.channels, reduction=options.reduction, beyond=beyond))
     built = NetworkOptions(architecture=options.architecture, width=width, encoder=options.encoder, views=options.views)
     return Inherited(built, convention_of(options.encoder).model_copy(update={"reduction": options.reduction}))
 
@@ -274,6 +283,7 @@ def make_module(plan: TrainingPlan, dataset: Dataset, *, goes_on: bool = False) 
         size_px=spec.size_px,
         norm=plan.network.norm,
         stem=plan.network.stem,
+        padding=plan.network.padding,
         encoder=plan.network.encoder,
         views=plan.network.views,
     )

@@ -134,6 +134,7 @@ def load_state(folder: Path) -> TrainingState:
             raise ValueError("another format")
         state = TrainingState(**{key: value for key, value in content.items() if key != "format"})
         state.options.setdefault("weight_average", 0)  # of an earlier version, which did not average
+        state.options.setdefault("padding", "zeros")  # likewise, which knew no other
         return state
     except (OSError, RuntimeError, ValueError, TypeError, EOFError, KeyError, UnpicklingError) as error:
         reason = " ".join(str(error).split())[:100]
