@@ -9,7 +9,7 @@ DEMO_MODEL := models/demo-run
 .PHONY: help setup test test-all lint types groovy demo clean
 
 help:
-	@echo "make demo      import, train, predict and evaluate the demo project (about 10 minutes on 2 cores)"
+	@echo "make demo      import, train, predict and evaluate the demo project (about 5 minutes on 2 cores)"
 	@echo "make test      lint, types and tests"
 	@echo "make test-all  these, and the tests against real engines: Groovy 4 and Bio-Formats, which it fetches, a browser"
 	@echo "make lint      ruff: rules and format"
