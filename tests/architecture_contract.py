@@ -45,6 +45,8 @@ def breaches(name):
 
 def form_of(name, norm="none", stem="full"):
     """The normalisation and the stem that are wanted, or the plain one where the architecture does not take it."""
+    if name not in ARCHITECTURES:
+        return {"norm": norm, "stem": stem}
     architecture = ARCHITECTURES[name]
     norms, stems = architecture.norms, architecture.stems
     return {"norm": norm if norm in norms else norms[0], "stem": stem if stem in stems else stems[0]}

@@ -508,7 +508,7 @@ def test_an_interrupted_training_goes_on(workspace, tmp_path, monkeypatch):
     def stopped(*_):
         raise KeyboardInterrupt
 
-    options = {"epochs": 1, "steps_per_epoch": 1, "width": 2, "stem": "quarter", "batch_size": 1, "workers": 0}
+    options = {"epochs": 1, "steps_per_epoch": 1, "width": 2, "batch_size": 1, "workers": 0, "preset": "scratch"}
     with monkeypatch.context() as patch:
         patch.setattr(stage, "validate", stopped)
         with pytest.raises(KeyboardInterrupt):

@@ -9,7 +9,7 @@ from torch.nn import functional
 
 from dmmn_qp.networks.dmmn_p import CELL_PX, DmmnP
 from dmmn_qp.networks.laying import cut, laid_on_each_other
-from dmmn_qp.networks.views import VIEWS, turned, turned_back
+from dmmn_qp.networks.views import VIEWS, as_seen, turned_back
 
 
 class Small(nn.Module):
@@ -102,7 +102,7 @@ def test_cells_finer_than_those_of_the_output_are_averaged():
 
 def test_maps_are_means_over_views():
     network, images = network_of(magnifications=1, views=3), noise((64, 96))
-    seen = [[turned_back(m, v) for m in network.encoder(turned(images[0], v))] for v in VIEWS[3]]
+    seen = [[turned_back(m, v) for m in network.encoder(as_seen(images[0], v))] for v in VIEWS[3]]
     found = network._maps(images[0])
     assert all(torch.allclose(found[k], (seen[0][k] + seen[1][k] + seen[2][k]) / 3) for k in range(2))
     network.views = 1
@@ -113,7 +113,7 @@ def test_eight_views_turn_with_the_image():
     network, images = network_of(views=8), noise((64, 96), (64, 96))
     reference = network(images)
     for view in VIEWS[8]:
-        found = network([turned(image, view) for image in images])
+        found = network([as_seen(image, view) for image in images])
         assert torch.allclose(turned_back(found, view), reference), view
     network.views = 1
     assert not torch.allclose(network([image.flip(-1) for image in images]).flip(-1), network(images))
@@ -122,9 +122,9 @@ def test_eight_views_turn_with_the_image():
 def test_views_are_turned_back():
     """On a picture of 1 2 / 3 4: mirrored it is 2 1 / 4 3, and that a quarter turned 1 3 / 2 4."""
     picture = torch.tensor([[1, 2], [3, 4]])
-    assert turned(picture, VIEWS[3][1]).tolist() == [[1, 3], [2, 4]]
-    assert len({str(turned(picture, view).tolist()) for view in VIEWS[8]}) == 8
-    assert all(torch.equal(turned_back(turned(picture, view), view), picture) for view in VIEWS[8])
+    assert as_seen(picture, VIEWS[3][1]).tolist() == [[1, 3], [2, 4]]
+    assert len({str(as_seen(picture, view).tolist()) for view in VIEWS[8]}) == 8
+    assert all(torch.equal(turned_back(as_seen(picture, view), view), picture) for view in VIEWS[8])
     assert all(set(VIEWS[few]) <= set(VIEWS[8]) and VIEWS[few][0] == VIEWS[8][0] for few in VIEWS)
 
 

@@ -138,7 +138,9 @@ def test_a_slide_of_one_target_is_as_without(tmp_path, architecture, stem, size,
     of = card(architecture, size, stem, magnifications)
     network, slide = network_of(of), slide_of(tmp_path, size, size - 20)
     found, expected = (
-        predict_whole(slide, Predictor(of, network, CPU, context=context, probabilities=True, turned=averaged))
+        predict_whole(
+            slide, Predictor(of, network, CPU, context=context, probabilities=True, views=8 if averaged else 1)
+        )
         for context in ("blended", "patch")
     )
     assert all(np.array_equal(found[kind], expected[kind]) for kind in expected)
@@ -148,7 +150,7 @@ def test_a_slide_of_one_target_is_as_without(tmp_path, architecture, stem, size,
 @pytest.mark.parametrize(("stem", "averaged"), [("quarter", False), ("quarter", True), ("full", False)])
 def test_labels_do_not_depend_on_the_block(tmp_path, monkeypatch, stem, averaged):
     of = card("unet", 64, stem, 1)
-    predictor = Predictor(of, network_of(of), CPU, context="blended", probabilities=True, turned=averaged)
+    predictor = Predictor(of, network_of(of), CPU, context="blended", probabilities=True, views=8 if averaged else 1)
     slide, found = slide_of(tmp_path, 600, 1150), []
     for rows, columns in ((8, 8), (8, 24), (16, 16)):
         monkeypatch.setattr(Predictor, "block_targets", rows)
@@ -179,7 +181,7 @@ def test_no_seams_by_default():
 
     with Image.open(DEMO / "truth" / "val-1.png") as picture:
         truth = np.asarray(picture)[:side, :side]
-    found = {c: predict_whole(slide, Predictor(of, network, CPU, context=c))["labels"] for c in ("patch", "blended")}
+    found = {c: predict_whole(slide, Predictor(of, network, CPU, context=c))["labels"] for c in ("patch", "blocks")}
     iou = {c: Metrics.from_confusion(confusion_matrix(truth, found[c], 6)).mean_iou for c in found}
-    assert seams(found["patch"]) > 20 and seams(found["blended"]) < 1.2
-    assert iou["blended"] > iou["patch"] - 0.01
+    assert seams(found["patch"]) > 8 and seams(found["blocks"]) < 1.6
+    assert iou["blocks"] > iou["patch"] - 0.01

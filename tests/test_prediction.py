@@ -80,6 +80,8 @@ def test_who_can_share(architecture, stem):
     shares = architecture in SHARING
     assert choose_context(network, of.patch_spec, "patch") == "patch"
     usual = "blended" if stem == "quarter" else "shared" if shares else "patch"
+    if ARCHITECTURES[architecture].pretrained:
+        usual = "blocks"
     assert choose_context(network, of.patch_spec, "auto") == usual
     assert choose_context(network, of.patch_spec, "blended") == "blended"
     for wanted, can in (("shared", shares), ("shared-coarsest", shares), ("seamless", architecture in BORDERLESS)):
@@ -216,7 +218,7 @@ def test_mean_of_turned_copies_turns_with_the_slide(tmp_path, context):
     pixels = np.random.default_rng(2).integers(0, 256, (128, 256, 3), np.uint8)
     of = card("dmmn-m3", 64, "full")
     network = network_of(of)
-    predictor = Predictor(of, network, CPU, context=context, turned=True, probabilities=True)
+    predictor = Predictor(of, network, CPU, context=context, views=8, probabilities=True)
     slides = {
         name: write_tiff(tmp_path / f"{name}.tif", np.ascontiguousarray(array))
         for name, array in (("upright", pixels), ("turned", np.rot90(pixels)), ("mirrored", pixels[:, ::-1]))
@@ -228,7 +230,7 @@ def test_mean_of_turned_copies_turns_with_the_slide(tmp_path, context):
     assert np.array_equal(found["mirrored"]["labels"], upright["labels"][:, ::-1])
     as_numbers = found["turned"]["probabilities"].astype(int), np.rot90(upright["probabilities"], axes=(1, 2))
     assert np.abs(as_numbers[0] - as_numbers[1]).max() <= 1
-    predictor.turned = False
+    predictor.views = 1
     once = predict_whole(lambda: open_slide(slides["upright"]), predictor)
     assert not np.array_equal(once["probabilities"], upright["probabilities"])
 
@@ -237,7 +239,13 @@ def test_mean_of_turned_copies_turns_with_the_slide(tmp_path, context):
 def test_probabilities_confidence_and_entropy_belong_together(noise, turned):
     of = card("dmmn-m3", 64, "full")
     predictor = Predictor(
-        of, network_of(of).float(), CPU, context="shared", probabilities=True, uncertainty=True, turned=turned
+        of,
+        network_of(of).float(),
+        CPU,
+        context="shared",
+        probabilities=True,
+        uncertainty=True,
+        views=8 if turned else 1,
     )
     found = predict_whole(noise, predictor)
     chances = found["probabilities"].astype(int)
@@ -250,7 +258,7 @@ def test_probabilities_confidence_and_entropy_belong_together(noise, turned):
     shares = np.maximum(chances / 255, 1e-9)
     entropy = -(shares * np.log(shares)).sum(0) / np.log(3) * 255
     assert np.abs(found["entropy"] - entropy).max() < 6  # of rounded shares
-    without = predict_whole(noise, Predictor(of, predictor.network, CPU, context="shared", turned=turned))
+    without = predict_whole(noise, Predictor(of, predictor.network, CPU, context="shared", views=8 if turned else 1))
     assert set(without) == {"labels"} and np.array_equal(without["labels"], found["labels"])
 
 

@@ -273,7 +273,7 @@ def test_every_option_is_of_the_labels_or_the_polygons_or_neither():
     """A new option must be put into one of them: what is in none would be asked for later without a word."""
     neither = {"force_mpp", "batch_size", "device", "devices", "compile", "workers"}
     target = SlideToPredict("s", SlideView(Path("s.tif")))
-    told = request_of(target, PredictOptions(), mpp=0.5, context="patch", precision=None, regions=None)
+    told = request_of(target, PredictOptions(views=3), mpp=0.5, context="patch", precision=None, regions=None)
     of_labels = set(told) - {"um_per_px", "regions", "roi"} | {"mpp"}
     assert set(polygons_request(PredictOptions())) == set(POLYGON_OPTIONS)
     groups = (neither, of_labels, set(POLYGON_OPTIONS))

@@ -37,7 +37,7 @@ def trained(workspace, tmp_path_factory):
 def test_a_model_after_three_rounds(trained, workspace):
     folder, result = trained
     card = load_card(folder / "m")
-    assert (card.network.architecture, card.network.encoder, card.network.views) == ("dmmn-p", "efficientnet-lite0", 1)
+    assert (card.network.architecture, card.network.encoder, card.network.views) == ("dmmn-p", "efficientnet-lite0", 3)
     assert (card.network.norm, card.network.stem) == ("none", "full")
     assert card.validation["mean_iou"] > 0.95 and card.validation["steps"] > 0
     assert card.input.mean == (127, 127, 127) and card.input.beyond == "mirror"
@@ -88,10 +88,10 @@ def test_a_kill_changes_nothing(trained, workspace, here):
 
 def test_one_round_without_self_training(workspace, here):
     command = ("train", "--dataset", workspace / "dataset", "--precision", "fp32", "--out", "m")
-    result = invoke(*command, "--self-training", 0, "--views", 3)
+    result = invoke(*command, "--self-training", 0, "--views", 1)
     assert result.exit_code == 0, result.output
-    assert len(history_of(Path("m"))) == 1 and load_card(Path("m")).network.views == 3
-    assert load_model(Path("m"))[1].network.views == 3
+    assert len(history_of(Path("m"))) == 1 and load_card(Path("m")).network.views == 1
+    assert load_model(Path("m"))[1].network.views == 1
     assert "views should be 1, 3 or 8" in fails(*command, "--views", 2, "--overwrite")
 
 

@@ -20,7 +20,7 @@ from dmmn_qp.errors import TrainingError
 from dmmn_qp.files.failures import FULL_DISK
 from dmmn_qp.networks.devices import memory_gib
 from dmmn_qp.networks.supervision import SupervisedBranches
-from dmmn_qp.training.options import TrainOptions
+from dmmn_qp.training.options import RATE, TrainOptions
 from dmmn_qp.training.state import STATE
 
 EPOCHS_OF_COLLAPSE = 3
@@ -110,7 +110,7 @@ def check_loss(loss: float, epoch: int, options: TrainOptions) -> None:
     likely = "bf16 may be too coarse for it: --precision fp32, or " if options.precision == "bf16" else ""
     raise TrainingError(
         f"the loss became {loss} in epoch {epoch}, most likely because the steps are too large; {likely}train with a "
-        f"lower --learning-rate (it was {options.learning_rate:g}). The best epoch so far is kept"
+        f"lower --learning-rate (it was {options.learning_rate or RATE:g}). The best epoch so far is kept"
     )
 
 
@@ -144,8 +144,8 @@ def warn_of_collapse(only_class: list[str | None], options: TrainOptions, report
     if len(latest) == EPOCHS_OF_COLLAPSE and latest[0] is not None and len(set(latest)) == 1:
         reporter.warn(
             f'the network has predicted only "{latest[0]}" for {EPOCHS_OF_COLLAPSE} epochs; most likely the learning '
-            f"rate ({options.learning_rate:g}) is too high or too low, or the classes are too unequal: see the balance "
-            "in dataset/report.html"
+            f"rate ({options.learning_rate or RATE:g}) is too high or too low, or the classes are too unequal: see "
+            "the balance in dataset/report.html"
         )
 
 

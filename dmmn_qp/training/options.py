@@ -35,6 +35,9 @@ MAX_RATE = 1000
 """Most deformed copies of a patch; more is a slip of the pen."""
 
 
+RATE = 5e-3
+"""Learning rate of a network from scratch, unless another is asked for."""
+
 SPEED_PANEL, TRAINING_PANEL = "Speed and memory", "The training"
 
 

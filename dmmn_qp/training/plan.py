@@ -34,12 +34,11 @@ from dmmn_qp.training.augment import AugmentRules
 from dmmn_qp.training.examples import EpochDraws, PatchExamples
 from dmmn_qp.training.fine_tuning import Inherited, Start, freeze_encoders, from_kept, inherited_from, start_from
 from dmmn_qp.training.launch import processes_of
-from dmmn_qp.training.options import TrainOptions
+from dmmn_qp.training.options import RATE, TrainOptions
 from dmmn_qp.training.reading import Batches
 
 WIDTH_ON_CPU = 8
 EPOCHS = 12
-RATE = 5e-3
 TUNING_RATE = 2e-4
 RATE_OF_A_LAYER_BELOW = 0.8
 """Rate of a block of a pretrained encoder, in parts of that of the block above it."""
@@ -353,12 +352,10 @@ def make_optimizer(
 ) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler | None]:
     """SGD with a constant rate (section 2.5), or AdamW with a one-cycle rate."""
     trained = [p for p in network.parameters() if p.requires_grad]
-    assert options.learning_rate is not None
+    rate = RATE if options.learning_rate is None else options.learning_rate
     total_steps = max(1, total_steps)
     if options.optimizer == "sgd":
-        sgd = torch.optim.SGD(
-            trained, lr=options.learning_rate, momentum=options.momentum, weight_decay=options.weight_decay
-        )
+        sgd = torch.optim.SGD(trained, lr=rate, momentum=options.momentum, weight_decay=options.weight_decay)
         return sgd, None
     groups: list[dict[str, Any]] = []
     rates: list[float] = []
@@ -366,9 +363,9 @@ def make_optimizer(
         for kernels in (True, False):  # biases and normalisation are not decayed
             chosen = [p for p in parameters if (p.ndim > 1) == kernels]
             if chosen:
-                rates.append(options.learning_rate * share)
+                rates.append(rate * share)
                 groups.append({"params": chosen, "weight_decay": options.weight_decay if kernels else 0.0})
-    adamw = torch.optim.AdamW(groups, lr=options.learning_rate)
+    adamw = torch.optim.AdamW(groups, lr=rate)
     schedule = torch.optim.lr_scheduler.OneCycleLR(adamw, rates, total_steps=total_steps, pct_start=WARM_UP)
     return adamw, schedule
 
