@@ -11,9 +11,11 @@ import torch
 from safetensors.torch import load_file
 
 from dmmn_qp.console import Reporter
+from dmmn_qp.features.computing import tiles_over
 from dmmn_qp.folders.dataset import Dataset
 from dmmn_qp.folders.model import load_card, load_model
 from dmmn_qp.networks.dmmn_p import CELL_PX, DmmnP
+from dmmn_qp.regions import Region
 from dmmn_qp.training.frozen import HeadTraining
 from dmmn_qp.training.launch import make_fabric
 from dmmn_qp.training.options import TrainOptions
@@ -95,6 +97,14 @@ def test_one_round_without_self_training(workspace, here):
     assert "views should be 1, 3 or 8" in fails(*command, "--views", 2, "--overwrite")
 
 
+def test_without_validation_slides_steps_are_chosen_by_leaving_slides_out(workspace, here):
+    command = ("train", "--dataset", workspace / "dataset", "--precision", "fp32", "--out", "m", "--views", 1)
+    result = invoke(*command, "--self-training", 0, "--validate-on", "train")
+    assert result.exit_code == 0, result.output
+    assert "chosen on the training slides" in result.stderr
+    assert load_card(Path("m")).validation["steps"] % 50 == 0
+
+
 def test_then_the_whole_network_learns(workspace, here):
     options = ("--epochs", 1, "--steps-per-epoch", 2, "--batch-size", 2, "--workers", 0, "--self-training", 0)
     result = invoke("train", "--dataset", workspace / "dataset", *options, "--out", "m", "--precision", "fp32")
@@ -102,6 +112,28 @@ def test_then_the_whole_network_learns(workspace, here):
     assert "round 1/2" in result.stdout and "epoch 2/2" in result.stdout
     rows = history_of(Path("m"))
     assert [row["epoch"] for row in rows] == ["1", "2"] and float(rows[1]["learning_rate"]) < 1e-3
+
+
+def test_an_encoder_that_has_learned_is_asked_anew(trained, workspace, here):
+    """What the frozen one saw is of no use then, and nothing of it is kept."""
+    head = head_training(Dataset(workspace / "dataset"))
+    slide, tile = head._source._slides["a"], tiles_over([Region(0, 0, 512, 512)])
+    (before,), (again,) = (list(head._source.maps.of_tiles(slide, tile)) for _ in range(2))
+    assert all(torch.equal(one, other) for one, other in zip(before, again, strict=True))
+    with torch.no_grad():
+        head._network.encoder.stem[0].weight.mul_(0.5)
+    (after,) = head._source.maps.of_tiles(slide, tile)
+    assert not torch.equal(before[0], after[0])
+
+
+def test_stopped_by_hand_it_says_how_to_go_on(trained, workspace, here, monkeypatch):
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(HeadTraining, "validate", stop)
+    result = invoke("train", "--dataset", workspace / "dataset", "--precision", "fp32", "--out", "m")
+    assert result.exit_code == 130 and "go on with dmmn-qp train --resume --out m" in result.stderr
+    assert Path("m", STATE).is_file()
 
 
 def test_it_starts_from_a_model(trained, workspace, here):

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from dmmn_qp.engines.cores import available_cores
-from dmmn_qp.features.cache import FeatureCache
+from dmmn_qp.features.cache import FeatureCache, KeptMaps
 from dmmn_qp.networks.conventions import InputConvention, network_input
 from dmmn_qp.networks.devices import autocast
 from dmmn_qp.networks.dmmn_p import DmmnP
@@ -47,6 +47,8 @@ class SeenSlide:
 class FeatureMaps:
     """Gives the maps of tiles, from the cache where they are in it.
 
+    Once the encoder has learned, they are computed anew each time, and kept nowhere.
+
     Args:
         network: The network whose encoder looks; on its device, in evaluation mode.
         convention: How pixels become its input.
@@ -73,7 +75,8 @@ class FeatureMaps:
             For each magnification and stride (1, channels, h, w) float16 on the CPU, about the tile's centre, as far
             as `DmmnP.decide` needs them for the tile.
         """
-        folder = self._cache.folder_of(self._key(slide))
+        frozen = digest_of(self._network.encoder) == self._encoder_key
+        folder = self._cache.folder_of(self._key(slide)) if frozen else KeptMaps(self._cache, None)
         missing = [tile for tile in tiles if not folder.has(tile)]
         absent = set(missing)
         with self._cache.room():

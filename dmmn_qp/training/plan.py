@@ -320,11 +320,12 @@ def make_batches(
         beyond=plan.convention.beyond,
         cache_bytes=cache_bytes,
     )
-    reporter.say(
-        f"  tissue around the training patches: {examples.tiles_bytes() / MIB:,.0f} MiB decoded, of which "
-        f"{'the reading process' if workers <= 1 else f'each of {workers} reading processes'} keeps "
-        f"{cache_bytes // MIB:,} MiB at most (--cache)"
-    )
+    if plan.epochs:
+        reporter.say(
+            f"  tissue around the training patches: {examples.tiles_bytes() / MIB:,.0f} MiB decoded, of which "
+            f"{'the reading process' if workers <= 1 else f'each of {workers} reading processes'} keeps "
+            f"{cache_bytes // MIB:,} MiB at most (--cache)"
+        )
     unchanged = validation_examples(dataset, plan, slides_roots)
     mine = [Draw(i, seed=0) for i in range(len(plan.validation))][rank::world]
     return (

@@ -208,11 +208,16 @@ def _train_head(run: _Run, head: HeadTraining) -> None:
     """
     run.state.history, run.state.best = [], max(run.state.start_mean_iou or -1.0, -1.0)
     if run.log is not None:
-        for done in head.rounds():
-            run.state.head = {"steps": done.fitted.steps, "self_training": done.added or "none"}
-            _end_epoch(run, run.log, done.number, [done.fitted.loss], HEAD_RATE, done.validation)
-            if done.added:
-                run.reporter.say(f"    {done.added}")
+        try:
+            for done in head.rounds():
+                run.state.head = {"steps": done.fitted.steps, "self_training": done.added or "none"}
+                _end_epoch(run, run.log, done.number, [done.fitted.loss], HEAD_RATE, done.validation)
+                if done.added:
+                    run.reporter.say(f"    {done.added}")
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt(
+                f"stopped while the head learned; go on with dmmn-qp train --resume --out {run.out}"
+            ) from None
     if run.fabric.world_size > 1:
         for tensor in run.learner.kept.state_dict().values():
             torch.distributed.broadcast(tensor, src=0)
