@@ -376,6 +376,7 @@ def test_a_saved_network_is_the_same_network(workspace, tmp_path):
     assert model.card == kept.card
     assert model.card.network.model_dump() == {
         "architecture": "unet", "width": 2, "norm": "group", "stem": "half", "encoder": None, "views": 1,
+        "padding": "zeros",
         "reserved_outputs": 0,
     }  # fmt: skip
     assert model.patch_spec == dataset.patch_spec

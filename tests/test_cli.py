@@ -54,7 +54,10 @@ def test_import_of_slides_and_geojson(workspace):
 def test_model_folder(workspace):
     card = json.loads((workspace / "models" / "dmmn-m3-1" / "model.json").read_text())
     built_from = {"architecture": "dmmn-m3", "width": 4, "norm": "batch", "stem": "quarter", "reserved_outputs": 0}
-    assert card["network"] == {**built_from, "encoder": None, "views": 1} and card["encoder"] is None
+    assert (
+        card["network"] == {**built_from, "encoder": None, "views": 1, "padding": "replicate"}
+        and card["encoder"] is None
+    )
     assert [c["name"] for c in card["class_map"]["classes"]] == ["dark", "light"]
     assert card["patch_spec"]["mpps"] == [0.5, 1.0, 2.0]
     history = (workspace / "models" / "dmmn-m3-1" / "history.csv").read_text().splitlines()

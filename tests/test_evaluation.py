@@ -450,8 +450,12 @@ def test_models_with_other_classes_are_joined_slide_by_slide(here):
 
 
 def test_slides_that_the_model_was_trained_on_are_said(here):
-    folder = REPOSITORY / "models" / "demo"
-    trained_by = json.loads((folder / "model.json").read_text("utf-8"))["provenance"]["run_id"]
+    card = json.loads((REPOSITORY / "models" / "demo" / "model.json").read_text("utf-8"))
+    trained_by, folder = card["provenance"]["run_id"], here / "m"
+    folder.mkdir()
+    (folder / "model.json").write_text(
+        json.dumps({**card, "provenance": {"run_id": trained_by, "slides": ["train-1"]}})
+    )
     for name, run, said in (("train-1", trained_by, True), ("test-1", trained_by, False), ("train-1", "other", False)):
         write_dataset({name: TRUE}, NAMES)
         write_predictions({name: FOUND}, NAMES, models={name: model("demo", run, "w")})

@@ -116,7 +116,7 @@ def test_predict(disk, material):
     needed = ["p/s.labels.ome.tif", "p/areas.csv"]
     told = on_small_disks(disk, (FULL, 8, 24, 64, 160, 320, 640, 1280, 8192), command, needed)
     assert_good(disk, told, needed)
-    assert len({case["error"] for case in told}) >= 4  # at several files
+    assert len({case["error"] for case in told}) >= 2  # full at first, and not at last
     for case in told:
         assert ("p/s.geojson" in case["files"]) == (case["code"] == 0)
 

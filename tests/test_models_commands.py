@@ -204,7 +204,7 @@ def test_weights_that_half_precision_cannot_hold(model):
 def test_the_shipped_model_knows_the_demo_slides(here):
     """Small enough to ship, and it finds on the test slide what the truth map holds."""
     model = REPOSITORY / "models" / "demo"
-    assert sum(path.stat().st_size for path in model.iterdir()) < 3_000_000
+    assert sum(path.stat().st_size for path in model.iterdir()) < 8_000_000
     slide = DEMO / "slides" / "test-1.tif"
     assert invoke("predict", slide, "--model", model, "--out", "p").exit_code == 0
     whole = Region(0, 0, 3072, 3072)

@@ -24,6 +24,7 @@ from pathlib import Path
 from dmmn_qp.console import Reporter
 from dmmn_qp.folders.predictions import PredictedInput, Prediction
 from dmmn_qp.outputs.area_table import SlideAreas
+from dmmn_qp.outputs.made_objects import MadeObjects
 from dmmn_qp.predicting.call import Call
 from dmmn_qp.predicting.lazy_model import LazyModel
 from dmmn_qp.predicting.options import PredictOptions
@@ -44,7 +45,7 @@ for slide in range(slides):
     record = Prediction(run_id=call.run_id, model="m", model_run="r")
     areas = SlideAreas(name, lazy.card.class_map, 1.0, (0, 1, 2, 3))
     image = PredictedInput(path=name, fingerprint=name)
-    summary = summary.after(publish(call, ReadySlide(name, folder, record, image, areas), summary))
+    summary = summary.after(publish(call, ReadySlide(name, folder, record, image, MadeObjects(), areas), summary))
     folder.rmdir()
 """
 

@@ -246,7 +246,7 @@ def test_hostile_names_from_import_to_evaluate(tmp_path, monkeypatch):
         with (tmp_path / "p" / "areas.csv").open(newline="", encoding="utf-8") as file:
             cells = [cell for row in csv.reader(file) for cell in row]
         assert not any(re.search(r"(^|[;\n]) *[=+@-]", cell) for cell in cells)
-        assert f"'{FORMULA}" in cells and len(cells) == 7 * (1 + 3 * 3)
+        assert f"'{FORMULA}" in cells and len(cells) == 9 * (1 + 3 * 3)
         assert set(read_areas(tmp_path / "p" / "areas.csv")) == {"s0", "-s1", "_cmd___A1___2J__FORGED"}
     result = invoke("evaluate", "--predictions", "p")
     assert result.exit_code == 0, result.output

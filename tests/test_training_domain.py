@@ -362,7 +362,7 @@ def test_a_training_describes_its_slides_and_names_none(workspace):
     card, dataset = load_card(folder), Dataset(workspace / "dataset")
     training = dataset.slides("train")
     domain = card.training_domain
-    assert domain.kind == "color and encoder" and domain.slides == len(training) and domain.threshold is None
+    assert domain.kind == "color" and domain.slides == len(training) and domain.threshold is None
     network = load_model(folder)[1].network
     describer = TissueDescriber.of_network(network, card.input, torch.device("cpu"), bf16=False)
     for record in training:
