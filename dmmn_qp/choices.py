@@ -35,8 +35,8 @@ Context = Literal["auto", "patch", "blended", "shared", "shared-coarsest", "seam
 """How a target sees what is around it: ``patch`` its own fields, zero-padded, as the paper; ``blended`` likewise, but
 targets overlap and are averaged; ``shared`` coarser branches that are computed once for many neighbouring targets;
 ``shared-coarsest`` the coarsest of them alone; ``seamless`` without a border anywhere; ``blocks`` many targets at once
-with a margin of tissue around them, for networks on a pretrained encoder; ``auto`` blended for these and behind a stem,
-seamless for those that repeat their borders, shared where it agrees with the paper, else patch.
+with a margin of tissue around them, for networks on a pretrained encoder; ``auto`` that for these, seamless for those
+that repeat their borders, shared where it agrees with the paper, blended behind a stem, else patch.
 """
 
 Outside = Literal["background", "unlabelled"]

@@ -81,7 +81,7 @@ def test_who_can_share(architecture, stem):
     assert choose_context(network, of.patch_spec, "patch") == "patch"
     usual = "blended" if stem == "quarter" else "shared" if shares else "patch"
     if ARCHITECTURES[architecture].pretrained:
-        usual = "blended"
+        usual = "blocks"
     assert choose_context(network, of.patch_spec, "auto") == usual
     assert choose_context(network, of.patch_spec, "blended") == "blended"
     for wanted, can in (("shared", shares), ("shared-coarsest", shares), ("seamless", architecture in BORDERLESS)):

@@ -220,7 +220,7 @@ def choose_context(network: Stemmed, spec: PatchSpec, wanted: Context) -> Contex
             "--context patch"
         )
     if wanted == "auto" and takes_margins:
-        return "blended"
+        return "blocks"
     if wanted == "auto":
         if network.padding == "replicate" and borderless:
             return "seamless"
