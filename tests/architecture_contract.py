@@ -1,7 +1,6 @@
 """The contract that every entry of `ARCHITECTURES` keeps: `CONTRACT` holds its checks, each takes a name."""
 
 import tempfile
-from collections.abc import Callable
 from itertools import product
 from math import lcm
 from pathlib import Path
@@ -19,28 +18,15 @@ from dmmn_qp.networks.describe import describe, kept_for_backward
 from dmmn_qp.networks.stem import STEM_FACTORS, NamesParts, SharesContexts
 from dmmn_qp.specs import ClassMap, PatchSpec
 from dmmn_qp.training.fine_tuning import freeze_encoders, start_from
+from tests.contracts import Contract
 
 SIZE = 64
 """Side of the patches in px, or the next multiple of it that the architecture takes."""
 
-CONTRACT: list[Callable[[str], None]] = []
-"""The checks: each takes a key of `ARCHITECTURES` and raises where it does not do what the others rely on."""
+CONTRACT = Contract()
+"""The checks: each takes a key of `ARCHITECTURES`."""
 
-
-def promise(check):
-    CONTRACT.append(check)
-    return check
-
-
-def breaches(name):
-    """Name of each broken check -> how."""
-    found = {}
-    for check in CONTRACT:
-        try:
-            check(name)
-        except (Exception, pytest.fail.Exception) as error:
-            found[check.__name__] = error
-    return found
+promise, breaches = CONTRACT.promise, CONTRACT.breaches
 
 
 def form_of(name, norm="none", stem="full"):

@@ -160,6 +160,13 @@ def workspace(two_tissue_slides: Path, tmp_path_factory: pytest.TempPathFactory)
     return folder
 
 
+def tiny_training(*, epochs, steps, workers=0):
+    """Options of a training from scratch that takes no time; None leaves the reading processes to it."""
+    given = {"preset": "scratch", "width": 2, "epochs": epochs, "steps-per-epoch": steps, "batch-size": 2}
+    given |= {"precision": "fp32"} | ({} if workers is None else {"workers": workers})
+    return [word for name, value in given.items() for word in (f"--{name}", value)]
+
+
 def invoke(*command):
     return CliRunner().invoke(app, [str(word) for word in command])
 

@@ -2,7 +2,6 @@
 
 import re
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -14,28 +13,15 @@ from dmmn_qp.folders.encoder_origin import FREE_LICENCES
 from dmmn_qp.folders.encoder_weights import PUBLISHED, load_encoder
 from dmmn_qp.networks.conventions import network_input
 from dmmn_qp.networks.encoders import ENCODERS, build_encoder
+from tests.contracts import Contract
 
 LARGEST_STRIDE = 32
 """What the sides of all images are multiples of."""
 
-CONTRACT: list[Callable[[str], None]] = []
-"""The checks: each takes a key of `ENCODERS` and raises where it does not do what the others rely on."""
+CONTRACT = Contract()
+"""The checks: each takes a key of `ENCODERS`."""
 
-
-def promise(check):
-    CONTRACT.append(check)
-    return check
-
-
-def breaches(name):
-    """Name of each broken check -> how."""
-    found = {}
-    for check in CONTRACT:
-        try:
-            check(name)
-        except (Exception, pytest.fail.Exception) as error:
-            found[check.__name__] = error
-    return found
+promise, breaches = CONTRACT.promise, CONTRACT.breaches
 
 
 def made(name, seed=0):

@@ -19,25 +19,10 @@ from dmmn_qp.files.locks import locked
 from dmmn_qp.folders.model import is_whole, load_card
 from dmmn_qp.training.holding import held, held_interrupted, held_new
 from dmmn_qp.training.state import STATE, TrainingState, save_state
-from tests.conftest import fails, invoke
+from tests.conftest import fails, invoke, tiny_training
 from tests.test_training import KILLED, history_of, python, same_weights, weights_of
 
-TINY = [
-    "--preset",
-    "scratch",
-    "--width",
-    2,
-    "--epochs",
-    1,
-    "--steps-per-epoch",
-    2,
-    "--batch-size",
-    2,
-    "--precision",
-    "fp32",
-    "--workers",
-    0,
-]
+TINY = tiny_training(epochs=1, steps=2)
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ from dmmn_qp.training.launch import Launched, launched, processes_of
 from dmmn_qp.training.options import TrainOptions
 from dmmn_qp.training.reading import Batches
 from dmmn_qp.training.state import STATE, load_state
-from tests.conftest import REPOSITORY, fails, invoke, rectangle, two_tissues, write_features, write_tiff
+from tests.conftest import REPOSITORY, fails, invoke, rectangle, tiny_training, two_tissues, write_features, write_tiff
 
 LAUNCHER = (
     "WORLD_SIZE",
@@ -33,20 +33,7 @@ LAUNCHER = (
     "MASTER_PORT",
 )
 
-TINY = [
-    "--preset",
-    "scratch",
-    "--width",
-    2,
-    "--epochs",
-    1,
-    "--steps-per-epoch",
-    2,
-    "--batch-size",
-    2,
-    "--precision",
-    "fp32",
-]
+TINY = tiny_training(epochs=1, steps=2, workers=None)
 
 
 @pytest.fixture(autouse=True)

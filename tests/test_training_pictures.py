@@ -26,24 +26,9 @@ from dmmn_qp.training.events import EventFile
 from dmmn_qp.training.judging import ShownPatches
 from dmmn_qp.training.log import draw_confusion
 from dmmn_qp.training.state import STATE
-from tests.conftest import fails, invoke, rectangle, two_tissues, write_features, write_tiff
+from tests.conftest import fails, invoke, rectangle, tiny_training, two_tissues, write_features, write_tiff
 
-TINY = [
-    "--preset",
-    "scratch",
-    "--width",
-    2,
-    "--epochs",
-    2,
-    "--steps-per-epoch",
-    1,
-    "--batch-size",
-    2,
-    "--workers",
-    0,
-    "--precision",
-    "fp32",
-]
+TINY = tiny_training(epochs=2, steps=1)
 
 NAMES = ["$a_b$", "_hidden", r"\frac{", "$", "肿瘤", "x" * 200, "two\nlines"]
 """What Matplotlib takes for a formula, leaves out, cannot draw, or has no room for."""
