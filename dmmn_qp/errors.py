@@ -78,7 +78,18 @@ class PredictedOtherwiseError(DmmnQpError):
 
 
 class WorkerLostError(DmmnQpError):
-    """A process that worked for this one, and ended in the middle of it."""
+    """A process that worked for this one, and ended in the middle of it.
+
+    Attributes:
+        how: Its exit code, or the signal that ended it.
+    """
+
+    def __init__(self, how: str) -> None:
+        super().__init__(
+            f"the process that worked on it was ended ({how}), mostly for lack of memory; repeat the command with "
+            "smaller --workers"
+        )
+        self.how = how
 
 
 class InUseError(DmmnQpError):

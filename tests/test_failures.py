@@ -4,7 +4,6 @@ import errno
 import os
 import subprocess
 import sys
-from concurrent.futures.process import BrokenProcessPool
 
 import pytest
 import torch
@@ -44,7 +43,6 @@ FULL = OSError(errno.ENOSPC, "No space left on device", "p/run.json")
         (OSError(errno.EACCES, "Permission denied", "p"), ['"p": Permission denied; check its permissions']),
         (OSError(errno.EROFS, "Read-only file system", "p"), ["can only be read"]),
         (OSError(errno.ENAMETOOLONG, "File name too long", "p\x1b[2J\n"), ["p\\x1b[2J", "shorter name"]),
-        (BrokenProcessPool("terminated abruptly"), ["a helper process was ended", "--workers"]),
         (UnicodeEncodeError("latin-1", "µ\u2192", 1, 2, "ordinal"), ["cannot be written as latin-1", "PYTHONUTF8=1"]),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, Exception) else "",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
 from dmmn_qp.engines.base import Done, Failed, Function, Progressed, Result, Task
@@ -14,8 +14,12 @@ def run_here(
     """See `Engine`."""
     del workers
     for number, task in enumerate(tasks):
-        try:
-            outcome: Done[Result] | Failed = Done(function(task, partial(progressed, number)))
-        except Exception as error:
-            outcome = Failed(error)
-        yield outcome
+        yield done_here(function, task, partial(progressed, number))
+
+
+def done_here(function: Function[Task, Result], task: Task, advance: Callable[[int], None]) -> Done[Result] | Failed:
+    """The outcome of one task, which is done in this process."""
+    try:
+        return Done(function(task, advance))
+    except Exception as error:  # of any kind: it is this task's, and no other's
+        return Failed(error)

@@ -8,7 +8,6 @@ sends it one task after the other; what they are told ends up in one queue.
 from __future__ import annotations
 
 import os
-import pickle
 import signal
 import subprocess
 import sys
@@ -22,7 +21,9 @@ from queue import Empty, SimpleQueue
 from typing import Any, Final
 
 from dmmn_qp.engines.base import Done, Failed, Function, Progressed, Result, Task
-from dmmn_qp.engines.child import READY, received
+from dmmn_qp.engines.child import READY
+from dmmn_qp.engines.here import done_here
+from dmmn_qp.engines.sending import TORN, packed, receive, send, unpacked, unpacked_error
 from dmmn_qp.errors import WorkerLostError
 
 SERVE: Final = "from dmmn_qp.engines.child import serve; serve()"
@@ -47,17 +48,10 @@ def run_in_processes(
                     else:
                         outcomes[about] = what
             if number not in outcomes:
-                outcomes[number] = _done_here(function, task, partial(progressed, number))
+                outcomes[number] = done_here(function, task, partial(progressed, number))
             yield outcomes.pop(number)
     finally:
         team.end()
-
-
-def _done_here(function: Function[Task, Result], task: Task, advance: Any) -> Done[Result] | Failed:
-    try:
-        return Done(function(task, advance))
-    except Exception as error:
-        return Failed(error)
 
 
 class _Team:
@@ -70,7 +64,7 @@ class _Team:
     """
 
     def __init__(self, function: Any, tasks: Sequence[Any], workers: int) -> None:
-        self._function = pickle.dumps(function, pickle.HIGHEST_PROTOCOL)
+        self._function = packed(function)
         self._tasks = tasks
         self._left = deque(range(len(tasks)))
         self._words: SimpleQueue[tuple[int, str, Any]] = SimpleQueue()
@@ -126,10 +120,10 @@ class _Team:
                 return None
             self._running.add(process)
         try:
-            _send(process, self._function)
-            if _answer(process) == READY:
+            send(process.stdin, self._function)
+            if receive(process.stdout) == READY:
                 return process
-        except (OSError, EOFError, pickle.UnpicklingError):
+        except TORN:
             pass
         self._dismiss(process)
         return None
@@ -137,19 +131,19 @@ class _Team:
     def _is_done_by(self, process: subprocess.Popen[bytes], number: int) -> bool:
         """Has a task done; whether the process can do another."""
         try:
-            task = pickle.dumps(self._tasks[number], pickle.HIGHEST_PROTOCOL)
-        except Exception as error:
+            task = packed(self._tasks[number])
+        except Exception as error:  # of any kind: what a task is made of says what it cannot
             return self._tell(number, Failed(error))
         try:
-            _send(process, task)
-            while (answer := _answer(process))[0] == "progress":
+            send(process.stdin, task)
+            while (answer := receive(process.stdout))[0] == "progress":
                 self._words.put((number, *answer))
-        except (OSError, EOFError, pickle.UnpicklingError):
+        except TORN:
             process.kill()
             return not self._tell(number, Failed(_lost(process.wait())))
         try:
-            outcome = Done(pickle.loads(answer[1])) if answer[0] == "done" else Failed(received(answer[1]))  # noqa: S301
-        except Exception as error:
+            outcome = Done(unpacked(answer[1])) if answer[0] == "done" else Failed(unpacked_error(answer[1]))
+        except Exception as error:  # of any kind: what a result is made of says what it cannot
             outcome = Failed(error)
         return self._tell(number, outcome)
 
@@ -162,8 +156,9 @@ class _Team:
         process.kill()
         process.wait()
         for pipe in (process.stdin, process.stdout):
-            with suppress(OSError):
-                pipe.close()  # type: ignore[union-attr]
+            if pipe is not None:
+                with suppress(OSError):
+                    pipe.close()
         with self._lock:
             self._running.discard(process)
 
@@ -181,29 +176,9 @@ def _start() -> subprocess.Popen[bytes]:
     )
 
 
-def _send(process: subprocess.Popen[bytes], data: bytes) -> None:
-    assert process.stdin is not None
-    pickle.dump(data, process.stdin, pickle.HIGHEST_PROTOCOL)
-    process.stdin.flush()
-
-
-def _answer(process: subprocess.Popen[bytes]) -> tuple[str, Any]:
-    """What a process says next.
-
-    Raises:
-        EOFError: It has ended.
-    """
-    assert process.stdout is not None
-    answer: tuple[str, Any] = pickle.load(process.stdout)  # noqa: S301 (of a process that this one began)
-    return answer
-
-
 def _lost(code: int) -> WorkerLostError:
     """The error of a process that ended; ``code`` is how, negative for a signal."""
     how = f"exit code {code}"
     with suppress(ValueError):
         how = signal.Signals(-code).name if code < 0 else how
-    return WorkerLostError(
-        f"the process that worked on it was ended ({how}), mostly for lack of memory; repeat the command with smaller "
-        "--workers"
-    )
+    return WorkerLostError(how)

@@ -115,8 +115,6 @@ def _foreseen(error: BaseException) -> str | None:
         )
     if isinstance(error, RuntimeError) and re.search(r"CUDA|cuDNN|cuBLAS|MPS backend", text):
         return f"the GPU fails{_in_brackets(text)}; repeat the command, or pass --device cpu"
-    if type(error).__name__ == "BrokenProcessPool":
-        return "a helper process was ended, mostly for lack of memory; repeat the command with smaller --workers"
     if isinstance(error, UnicodeEncodeError):
         return (
             f'a text cannot be written as {error.encoding}: "{shorten(error.object)}"; set PYTHONUTF8=1, or a locale '

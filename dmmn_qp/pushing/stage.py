@@ -8,16 +8,16 @@ compared. One that cannot be written to the end is put back.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
-from multiprocessing import get_context
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 from dmmn_qp.console import Reporter
-from dmmn_qp.errors import DmmnQpError, ProjectError
+from dmmn_qp.engines import ENGINES, Failed
+from dmmn_qp.errors import DmmnQpError, ProjectError, WorkerLostError
 from dmmn_qp.files.failures import is_full_disk
 from dmmn_qp.files.locks import locked
 from dmmn_qp.folders.predictions import PredictedInput, polygon_files, predicted_polygons, read_inputs
@@ -228,9 +228,20 @@ def _try_qupath(project: Path, entry_ids: Sequence[str], qupath_dir: Path | None
 
 
 def in_own_process(function: Callable[..., None], *arguments: Any) -> None:
-    """Calls a function in a process that ends with it; its error is raised here."""
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
-        process.submit(function, *arguments).result()
+    """Calls a function in a process that ends with it; its error is raised here.
+
+    Raises:
+        ProjectError: QuPath ended that process.
+    """
+    (outcome,) = ENGINES["processes"](partial(_called, function), [arguments], 1, lambda *_: None)
+    if isinstance(outcome, Failed) and isinstance(outcome.error, WorkerLostError):
+        raise ProjectError(f"QuPath ended the process in which it was tried ({outcome.error.how})")
+    if isinstance(outcome, Failed):
+        raise outcome.error
+
+
+def _called(function: Callable[..., None], arguments: Sequence[Any], _: Callable[[int], None]) -> None:
+    function(*arguments)
 
 
 @contextmanager

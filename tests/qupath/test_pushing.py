@@ -618,3 +618,24 @@ def test_a_damaged_image_is_refused_before_qupath_gets_it(
     with pytest.raises(AnnotationFileError, match="damaged"):
         writer.replace(entry_id_of(project, "val-1"), [], lambda feature: False)
     assert path.read_bytes() == whole[:length]
+
+
+def _ends(path):
+    os._exit(7) if path == "ends" else raised(path)
+
+
+def raised(path):
+    raise ProjectError(f"no {path}")
+
+
+def test_what_happens_in_the_other_process_is_said_here():
+    """As when QuPath's Java ends it; a project's errors arrive as they are."""
+    with (
+        pytest.raises(
+            ProjectError, match=r"QuPath ended the process in which it was tried \(exit code 7\); without QuPath"
+        ),
+        pushing.pointing_to_scripts(),
+    ):
+        pushing.in_own_process(_ends, "ends")
+    with pytest.raises(ProjectError, match="no disk"):
+        pushing.in_own_process(_ends, "disk")
