@@ -5,10 +5,12 @@ import json
 import numpy as np
 import pytest
 import tifffile
+import torch
 
-from dmmn_qp.folders.model import load_card
+from dmmn_qp.folders.model import ModelCard, NetworkOptions, load_card, save_model
 from dmmn_qp.folders.predictions import PROBABILITIES_SUFFIX, UNCERTAINTY_SUFFIX
 from dmmn_qp.outputs.writers import WRITERS
+from dmmn_qp.predicting import slide
 from dmmn_qp.predicting.areas import area_to_predict
 from dmmn_qp.predicting.inputs import SlideToPredict
 from dmmn_qp.predicting.options import PredictOptions
@@ -16,6 +18,7 @@ from dmmn_qp.qupath.geojson_reader import read_geojson
 from dmmn_qp.regions import Region
 from dmmn_qp.slides.direct_tiff import DirectTiffReader
 from dmmn_qp.slides.view import SlideView
+from dmmn_qp.specs import ClassMap, PatchSpec
 from tests.conftest import invoke, rectangle, write_features, write_tiff
 from tests.predicting import switched_off, writing
 from tests.test_prediction_resume import command, labels_of, make_model, texture, written_strips
@@ -44,9 +47,9 @@ def expected_inside(material, **options):
     """Pixels of the slide that `Area.mask` has inside."""
     roi = options.pop("roi", None)
     target = SlideToPredict("s", SlideView(material / "s.tif"), roi=roi)
-    with target.open() as slide:
-        grid = load_card(material / "m").patch_spec.grid_of(slide.info.mpp)
-        area = area_to_predict(slide, target, grid, PredictOptions(**options))
+    with target.open() as opened:
+        grid = load_card(material / "m").patch_spec.grid_of(opened.info.mpp)
+        area = area_to_predict(opened, target, grid, PredictOptions(**options))
     return area.mask(Region(0, 0, SIDE, SIDE), grid)
 
 
@@ -117,6 +120,35 @@ def test_what_is_left_out_is_not_read(here, material, monkeypatch):
     write_features(here / "corner.geojson", [rectangle(10, 10, 40, 40, "x")])
     part = pixels_read("--roi", "corner.geojson", "--out", "part")
     assert whole >= SIDE**2 and part <= whole / 3
+
+
+def test_a_small_region_costs_no_whole_block(here, monkeypatch):
+    """Of 8 x 8 targets two are wanted, in the third row; 256 px of tissue are seen around them."""
+    torch.manual_seed(0)
+    card = ModelCard(
+        name="p",
+        network=NetworkOptions(architecture="dmmn-p", width=2, encoder="efficientnet-lite0"),
+        class_map=ClassMap.from_colors([("a", (1, 2, 3)), ("b", (4, 5, 6))]),
+        patch_spec=PatchSpec(size_px=64, stride_px=64, mpps=(0.5,)),
+        created="now",
+    )
+    (here / "p").mkdir()
+    save_model(here / "p", card, card.build())
+    write_tiff(here / "s.tif", texture(512, 512))
+    write_features(here / "roi.geojson", [rectangle(70, 130, 110, 50, "x")])
+    seen, plain = [], slide.predict_fields
+
+    def predict_fields(fields, targets, *others):
+        seen.append((fields[0].shape[:2], targets.shape))
+        return plain(fields, targets, *others)
+
+    monkeypatch.setattr(slide, "predict_fields", predict_fields)
+    result = invoke(*command(here, model="p"), "--roi", "roi.geojson", "--out", "part")
+    assert result.exit_code == 0, result.output
+    assert seen == [((64 + 512, 128 + 512), (1, 2))]
+    labels = labels_of(here / "part" / "s.labels.ome.tif")
+    rows, columns = np.nonzero(labels)
+    assert (rows.min(), rows.max() + 1, columns.min(), columns.max() + 1) == (130, 180, 70, 180)
 
 
 def test_other_regions_begin_again(here, material, monkeypatch):

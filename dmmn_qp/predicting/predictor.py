@@ -76,6 +76,11 @@ class Predictor:
         return coarser[-1:] if self.context == "shared-coarsest" else coarser[:0]
 
     @property
+    def takes_any_block(self) -> bool:
+        """Whether a part of a block may be predicted without the rest, as what it sees does not end with the block."""
+        return self.context == "blocks"
+
+    @property
     def block_targets(self) -> int:
         """Rows of a block in targets: what is read, predicted and written at a time.
 

@@ -144,7 +144,7 @@ def _predict_strips(
 ) -> None:
     start = time.monotonic()
     missing = [strip for strip in range(job.strips.count) if not job.strips.has(strip)]
-    in_strip = {strip: [block for block in _blocks(job, strip) if _targets(job, block).any()] for strip in missing}
+    in_strip = {strip: list(_wanted_blocks(job, strip, predictors[0])) for strip in missing}
     work = [block for blocks in in_strip.values() for block in blocks]
     everything = int(job.area.targets.sum())
     done = everything - sum(int(_targets(job, block).sum()) for block in work)
@@ -332,6 +332,18 @@ def _blocks(job: SlideJob, strip: int) -> list[Region]:
     return list(Region(0, y, whole.width, min(side, whole.height - y)).tiles(side, job.block_width))
 
 
+def _wanted_blocks(job: SlideJob, strip: int, predictor: Predictor) -> Iterator[Region]:
+    """The blocks of a strip of which something is predicted; only the part around it, where that gives the same."""
+    size = job.grid.spec.size_px
+    for block in _blocks(job, strip):
+        rows, columns = np.nonzero(_targets(job, block))
+        if len(rows) and predictor.takes_any_block:
+            width, height = ((int(np.ptp(places)) + 1) * size for places in (columns, rows))
+            yield Region(block.x + int(columns.min()) * size, block.y + int(rows.min()) * size, width, height)
+        elif len(rows):
+            yield block
+
+
 def _targets(job: SlideJob, block: Region) -> NDArray[np.bool_]:
     """Which targets of a block are predicted."""
     size = job.grid.spec.size_px
@@ -343,7 +355,8 @@ def _place(pixels: dict[str, NDArray[np.uint8]], found: BlockPrediction, block: 
     part = block.intersection(strip)
     assert part is not None
     for kind, array in found.arrays().items():
-        pixels[kind][..., : part.height, part.x : part.right] = array[..., : part.height, : part.width]
+        y = part.y - strip.y
+        pixels[kind][..., y : y + part.height, part.x : part.right] = array[..., : part.height, : part.width]
 
 
 def _erase(pixels: NDArray[np.uint8], place: Region, strip: Region, downsample: float) -> None:
