@@ -9,8 +9,9 @@ from typing import Annotated, Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from dmmn_qp.choices import Views, number_of_views
 from dmmn_qp.errors import PixelSizeError
 from dmmn_qp.regions import Region
 from dmmn_qp.text import shorten
@@ -50,6 +51,10 @@ class FileModel(BaseModel):
     """Base of everything that crosses a file boundary: frozen, and unknown keys are errors."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+TypedViews = Annotated[Views, BeforeValidator(number_of_views)]
+"""A field for a number of views, which the command line gives as text."""
 
 
 class TissueClass(FileModel):

@@ -31,8 +31,8 @@ from dmmn_qp.slides.openslide_reader import OpenSlideReader
 from dmmn_qp.slides.tifffile_reader import TiffReader
 from dmmn_qp.specs import ClassMap, PatchSpec
 from dmmn_qp.training import stage
+from dmmn_qp.training.optimizers import make_optimizer
 from dmmn_qp.training.options import TrainOptions
-from dmmn_qp.training.plan import make_optimizer
 from dmmn_qp.vectors.cleaning import clean
 from dmmn_qp.vectors.outlines import OutlineFeatures, join
 from dmmn_qp.vectors.polygonize import polygonize

@@ -28,8 +28,9 @@ from dmmn_qp.features.domain import (
 from dmmn_qp.features.domain import _student as student
 from dmmn_qp.features.tissue import TissueDescriber, color_of, magnification_of, projection, tissue_tiles
 from dmmn_qp.folders.dataset import Dataset
-from dmmn_qp.folders.model import CARD, add_training_domain, is_whole, load_card, load_model, newest_model, shrink_model
+from dmmn_qp.folders.model import CARD, add_training_domain, is_whole, load_card, load_model, newest_model
 from dmmn_qp.folders.predictions import read_predictions
+from dmmn_qp.models.shrinking import shrink_model
 from dmmn_qp.models.summary import summarise
 from dmmn_qp.networks.conventions import InputConvention
 from dmmn_qp.outputs.writers import WRITERS

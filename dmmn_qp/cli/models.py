@@ -185,7 +185,7 @@ def shrink_model_command(
     overwrite: OverwriteOption = False,
 ) -> None:
     """Copies a model with its weights in half precision: half the size, to be passed on."""
-    from dmmn_qp.folders.model import shrink_model
+    from dmmn_qp.models.shrinking import shrink_model
 
     shrink_model(model, out, overwrite=overwrite, keep_provenance=keep_provenance)
     Reporter().say(f"Wrote {out}/  It predicts as before: dmmn-qp predict slide.svs --model {shlex.quote(str(out))}")

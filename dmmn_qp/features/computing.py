@@ -7,13 +7,14 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from dmmn_qp.engines.cores import available_cores
 from dmmn_qp.features.cache import FeatureCache, KeptMaps
 from dmmn_qp.networks.conventions import InputConvention, network_input
 from dmmn_qp.networks.devices import autocast
 from dmmn_qp.networks.dmmn_p import DmmnP
+from dmmn_qp.networks.encoders import digest_of
 from dmmn_qp.networks.laying import cut
 from dmmn_qp.regions import Region
 from dmmn_qp.slides.base import Slide
@@ -136,15 +137,6 @@ class FeatureMaps:
             TILE_PX,
         )
         return hashlib.sha256(repr(said).encode()).hexdigest()
-
-
-def digest_of(module: nn.Module) -> str:
-    """SHA-256 of the weights of a module."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(module.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()
 
 
 def tiles_over(regions: Sequence[Region], tile_px: int = TILE_PX) -> list[Region]:

@@ -122,11 +122,11 @@ def tissue_tiles(slide: Slide, grid: PatchGrid, magnification: int) -> list[Regi
         not smaller; neighbours may overlap.
     """
     rows, columns = grid.whole_shape(slide.info.width, slide.info.height, magnification)
-    tissue = tissue_mask(read_overview(slide, _OVERVIEW_PX))
-    scale = overview_downsample(slide.info, _OVERVIEW_PX) / grid.downsample_of(magnification)
+    tissue, downsample = tissue_of(slide)
+    scale = downsample / grid.downsample_of(magnification)
     height, width = min(rows, SIDE_PX), min(columns, SIDE_PX)
     tops, lefts = _starts(rows, height), _starts(columns, width)
-    part = _covered(tissue, tops / scale, lefts / scale, height / scale, width / scale)
+    part = covered(tissue, tops / scale, lefts / scale, height / scale, width / scale)
     places = np.argwhere(part >= _LEAST_TISSUE)
     if not len(places):
         places = np.argwhere(part > 0)
@@ -143,7 +143,13 @@ def _starts(length_px: int, side_px: int) -> NDArray[np.int64]:
     return np.array([free // 2]) if number == 1 else np.linspace(0, free, number).round().astype(np.int64)
 
 
-def _covered(
+def tissue_of(slide: Slide) -> tuple[NDArray[np.bool_], float]:
+    """Where a slide shows tissue: a small mask, and level-0 px per pixel of it."""
+    mask = tissue_mask(read_overview(slide, _OVERVIEW_PX))
+    return mask, overview_downsample(slide.info, _OVERVIEW_PX)
+
+
+def covered(
     mask: NDArray[np.bool_], tops: NDArray[np.float64], lefts: NDArray[np.float64], height: float, width: float
 ) -> NDArray[np.float64]:
     """Part of each tile that a mask covers: (tops, lefts); all in pixels of the mask."""

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import PureWindowsPath
 from typing import Final
 
-import torch
 from pydantic import Field
-from torch import Tensor, nn
+from torch import nn
 
+from dmmn_qp.networks.encoders import digest_of
 from dmmn_qp.specs import FileModel
 
 FREE_LICENCES: Final = frozenset(
@@ -63,7 +62,7 @@ _DIGEST: Final = "dmmn_qp_digest"
 def attach_origin(encoder: nn.Module, origin: EncoderOrigin) -> None:
     """Lets an encoder that has the weights of a file say so: whoever saves it writes that into the card."""
     setattr(encoder, _ORIGIN, origin)
-    setattr(encoder, _DIGEST, None if origin.copied else _digest_of(encoder))
+    setattr(encoder, _DIGEST, None if origin.copied else digest_of(encoder))
 
 
 def encoder_in(network: nn.Module) -> tuple[str, EncoderOrigin] | None:
@@ -77,16 +76,4 @@ def encoder_in(network: nn.Module) -> tuple[str, EncoderOrigin] | None:
 
 def is_unchanged(encoder: nn.Module) -> bool:
     """Whether an encoder whose weights are not copied still has those of its file."""
-    return getattr(encoder, _DIGEST, None) == _digest_of(encoder)
-
-
-def _digest_of(encoder: nn.Module) -> str:
-    found = hashlib.sha256()
-    for name, tensor in sorted(encoder.state_dict().items()):
-        found.update(name.encode())
-        found.update(_bytes_of(tensor))
-    return found.hexdigest()
-
-
-def _bytes_of(tensor: Tensor) -> bytes:
-    return tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
+    return getattr(encoder, _DIGEST, None) == digest_of(encoder)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -18,12 +17,11 @@ from torch import nn
 from dmmn_qp.choices import Norm, Padding, Stem, Views
 from dmmn_qp.errors import ModelError
 from dmmn_qp.features.domain import TrainingDomain
-from dmmn_qp.files import RUN_FILE, check_free, new_file, new_folder, write_json
+from dmmn_qp.files import check_free, new_file, new_folder, write_json
 from dmmn_qp.files.failures import FULL_DISK
 from dmmn_qp.files.locks import locked
-from dmmn_qp.folders.encoder_origin import EncoderOrigin, attach_origin, encoder_in, is_unchanged, nameless_origin
+from dmmn_qp.folders.encoder_origin import EncoderOrigin, attach_origin, encoder_in, is_unchanged
 from dmmn_qp.folders.encoder_weights import find_weights, load_encoder
-from dmmn_qp.folders.provenance import describe_run, nameless_provenance, now
 from dmmn_qp.folders.weights_file import (
     AGAIN,
     SHOWN,
@@ -364,48 +362,6 @@ def _give_encoder(encoder: nn.Module, origin: EncoderOrigin, card: ModelCard, pa
         loaded = load_encoder(card.network.encoder or DEFAULT_ENCODER, weights, origin.licence)
         encoder.load_state_dict(loaded.state_dict())
     attach_origin(encoder, origin)
-
-
-def shrink_model(folder: Path, out: Path, *, overwrite: bool = False, keep_provenance: bool = False) -> None:
-    """Copies a model with its weights in half precision: half the size, to be passed on.
-
-    The copy names no slide, path, person or machine.
-
-    Args:
-        folder: The model.
-        out: The folder of the copy.
-        overwrite: Whether an existing model may be replaced.
-        keep_provenance: Whether the copy tells all that the model tells of its training, its ``run.json`` included.
-
-    Raises:
-        ModelError: The model is missing or damaged, or has weights beyond what 16 bits can hold.
-        OutputExistsError: ``out`` exists.
-    """
-    started = now()
-    card, network = load_model(folder)
-    largest = max(float(v.abs().max()) for v in network.state_dict().values() if v.is_floating_point())
-    if largest > torch.finfo(torch.half).max:
-        raise ModelError(f'model "{folder}" has weights up to {largest:g}, beyond half precision; copy it as it is')
-    encoder = encoder_in(network)
-    if encoder is not None and not keep_provenance:
-        attach_origin(network.get_submodule(encoder[0]), nameless_origin(encoder[1]))
-    told = card.provenance if keep_provenance else nameless_provenance(card.provenance)
-    run = describe_run("shrink", {"model": str(folder) if keep_provenance else card.name}, started)
-    if keep_provenance:
-        run["made_from"] = _run_of(folder)
-    else:
-        run = {key: value for key, value in run.items() if key not in ("command", "platform")}
-    with new_model_folder(out, overwrite=overwrite) as temporary:
-        save_model(temporary, card.model_copy(update={"name": out.name, "provenance": told}), network, half=True)
-        write_json(temporary / RUN_FILE, run)
-
-
-def _run_of(folder: Path) -> Any:
-    """What ``run.json`` of a model says; None where it is missing or damaged."""
-    try:
-        return json.loads((folder / RUN_FILE).read_bytes())
-    except (OSError, ValueError, RecursionError):
-        return None
 
 
 def newest_model(models: Path) -> Path:

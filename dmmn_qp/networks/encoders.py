@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
+import torch
 from torch import Tensor, nn
 
 from dmmn_qp.choices import DEFAULT_ENCODER
@@ -22,6 +24,7 @@ __all__ = [
     "PretrainedEncoder",
     "build_encoder",
     "convention_of",
+    "digest_of",
     "encoder_kind",
     "is_known",
 ]
@@ -82,6 +85,15 @@ def encoder_kind(name: str) -> EncoderKind:
     raise ModelError(
         f'encoder "{shorten(name)}" is unknown; choose one of {", ".join(ENCODERS)}, or one of timm: {TIMM}NAME'
     )
+
+
+def digest_of(encoder: nn.Module) -> str:
+    """SHA-256 of the weights of an encoder, and their names."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(encoder.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
 
 
 def is_known(name: str | None) -> bool:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import Field, field_validator
+from pydantic import Field
 
-from dmmn_qp.choices import Context, Device, Outside, Precision, Views, number_of_views
+from dmmn_qp.choices import Context, Device, Outside, Precision
 from dmmn_qp.flags import Flag
 from dmmn_qp.outputs.options import OutputOptions
+from dmmn_qp.specs import TypedViews
 
 NETWORK_PANEL, AREA_PANEL = "The network", "Where to predict"
 
@@ -65,7 +66,7 @@ class PredictOptions(OutputOptions):
         ),
     ] = Field(default=None, ge=1)
     views: Annotated[
-        Views, Flag("Mean over so many turned and mirrored copies: as many times the work.", panel=NETWORK_PANEL)
+        TypedViews, Flag("Mean over so many turned and mirrored copies: as many times the work.", panel=NETWORK_PANEL)
     ] = 1
     tta: Annotated[bool, Flag("The same as --views 8.", panel=NETWORK_PANEL)] = False
     mpp: Annotated[float | None, Flag("um/px of slides that do not say it themselves.", metavar="UM")] = Field(
@@ -91,11 +92,6 @@ class PredictOptions(OutputOptions):
         ),
     ] = Field(default=None, min_length=1)
     outside: Annotated[Outside, Flag("Label of what is not predicted.", panel=AREA_PANEL)] = "unlabelled"
-
-    @field_validator("views", mode="before")
-    @classmethod
-    def _as_number(cls, views: object) -> object:
-        return number_of_views(views)
 
     @property
     def copies(self) -> int:

@@ -22,6 +22,7 @@ from dmmn_qp.annotations import ORIGINS, Origin
 from dmmn_qp.console import Reporter
 from dmmn_qp.features.cache import FeatureCache, usual_cache
 from dmmn_qp.features.computing import TILE_PX, FeatureMaps, SeenSlide, tiles_over
+from dmmn_qp.features.tissue import covered, tissue_of
 from dmmn_qp.folders.dataset import Dataset
 from dmmn_qp.labels.class_rules import takes_labels_away
 from dmmn_qp.labels.draws import Draw
@@ -32,9 +33,7 @@ from dmmn_qp.networks.stem import Stemmed
 from dmmn_qp.qupath.geojson_reader import read_geojson
 from dmmn_qp.regions import Region
 from dmmn_qp.reports.training_report import PatchVerdict
-from dmmn_qp.slides.base import overview_downsample, read_overview
 from dmmn_qp.slides.finding import SlidesRoot
-from dmmn_qp.slides.tissue import tissue_mask
 from dmmn_qp.specs import UNLABELLED, LabelArray
 from dmmn_qp.training.cells import (
     CELLS,
@@ -54,7 +53,6 @@ from dmmn_qp.training.plan import TrainingPlan, validation_examples
 from dmmn_qp.training.self_training import MOST_TISSUE_TILES, sure_cells
 from dmmn_qp.training.validation import WATCHED, Validation
 
-_OVERVIEW_PX = 1024
 _LEAST_TISSUE = 0.3
 """Part of a tile that must be tissue for self-training to look at it."""
 
@@ -242,10 +240,13 @@ class HeadTraining:
             grid = self._dataset.patch_spec.grid_of(record.mpp, slide_id)
             rows, columns = grid.shape(record.width, record.height)
             with self._dataset.open(record, self._slides_roots) as slide:
-                tissue = tissue_mask(read_overview(slide, _OVERVIEW_PX))
-                scale = overview_downsample(slide.info, _OVERVIEW_PX) / grid.downsample
-            places = [Place(slide_id, tile) for tile in tiles_over([Region(0, 0, columns, rows)])]
-            places = [p for p in places if p not in taken and _part(tissue, p.tile, scale) >= _LEAST_TISSUE]
+                tissue, downsample = tissue_of(slide)
+            scale = downsample / grid.downsample  # grid px per pixel of the mask
+            tops, lefts = (np.arange(0, length, TILE_PX) / scale for length in (rows, columns))
+            part = covered(tissue, tops, lefts, TILE_PX / scale, TILE_PX / scale)
+            tiles = np.argwhere(part >= _LEAST_TISSUE) * TILE_PX
+            places = [Place(slide_id, Region(int(x), int(y), TILE_PX, TILE_PX)) for y, x in tiles]
+            places = [place for place in places if place not in taken]
             share = (MOST_TISSUE_TILES - len(chosen)) // (len(slides) - i)
             order = self._rng.permutation(len(places))[:share]
             chosen += [places[k] for k in np.sort(order)]
@@ -314,10 +315,3 @@ def _burned(areas: Sequence[shapely.Geometry], tile: Region) -> NDArray[np.bool_
     frame = Affine(CELL_PX, 0, tile.x, 0, CELL_PX, tile.y)
     burned: NDArray[np.bool_] = rasterize(near, (CELLS, CELLS), transform=frame, all_touched=True, dtype=np.uint8) > 0
     return burned
-
-
-def _part(mask: NDArray[np.bool_], tile: Region, scale: float) -> float:
-    """Part of a tile in grid px that a mask of ``scale`` grid px a pixel covers."""
-    top, bottom, left, right = (int(v / scale) for v in (tile.y, tile.bottom, tile.x, tile.right))
-    part = mask[top : max(bottom, top + 1), left : max(right, left + 1)]
-    return float(part.mean()) if part.size else 0.0

@@ -19,7 +19,8 @@ from dmmn_qp.training.averaging import LOOKS, WeightAverage
 from dmmn_qp.training.checks import check_loss, too_large
 from dmmn_qp.training.examples import Example, WideExample, augmented
 from dmmn_qp.training.fine_tuning import freeze_encoders
-from dmmn_qp.training.plan import TrainingPlan, make_module, make_optimizer
+from dmmn_qp.training.optimizers import make_optimizer
+from dmmn_qp.training.plan import TrainingPlan, make_module
 from dmmn_qp.training.state import TrainingState, restore, snapshot
 
 GRADIENT_NORM = 1.0

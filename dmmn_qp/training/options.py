@@ -23,13 +23,11 @@ from dmmn_qp.choices import (
     Sampler,
     Stem,
     ValidationSplit,
-    Views,
     WeightRule,
-    number_of_views,
 )
 from dmmn_qp.files.paths import UserPath
 from dmmn_qp.flags import Flag
-from dmmn_qp.specs import MAX_ZOOM, FileModel
+from dmmn_qp.specs import MAX_ZOOM, FileModel, TypedViews
 
 MAX_RATE = 1000
 """Most deformed copies of a patch; more is a slip of the pen."""
@@ -115,7 +113,7 @@ class TrainOptions(FileModel):
         str | None, Flag("Licence of that file, such as Apache-2.0.", metavar="NAME", panel=TRAINING_PANEL)
     ] = Field(default=None, max_length=200)
     views: Annotated[
-        Views, Flag("Of dmmn-p: turned copies that its encoder sees; more take longer.", panel=TRAINING_PANEL)
+        TypedViews, Flag("Of dmmn-p: turned copies that its encoder sees; more take longer.", panel=TRAINING_PANEL)
     ] = 3
     self_training: Annotated[
         int,
@@ -195,11 +193,6 @@ class TrainOptions(FileModel):
         ValidationSplit,
         Flag("Whose patches choose the epoch to keep; train where there is no validation slide.", panel=TRAINING_PANEL),
     ] = "val"
-
-    @field_validator("views", mode="before")
-    @classmethod
-    def _as_number(cls, views: object) -> object:
-        return number_of_views(views)
 
     @field_validator("start_from", "encoder_weights")
     @classmethod

@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from lightning_fabric import Fabric
@@ -128,52 +128,51 @@ def estimate(
         )
     ]
     reporter.table(("class", "training px", "validation px", "weight"), rows)
-    seconds = _of_the_head(dataset, plan, learner, fabric, slides_roots, reporter) if plan.rounds else 0.0
-    if plan.epochs:
-        seconds += _of_the_epochs(dataset, plan, learner, fabric, slides_roots, reporter)
+    tried = _Tried(dataset, plan, learner, fabric, slides_roots, reporter)
+    seconds = (tried.head() if plan.rounds else 0.0) + (tried.epochs() if plan.epochs else 0.0)
     reporter.say(
         f"  about {duration(seconds)} in all, and {memory_gib():.1f} GiB of "
         f"{'GPU ' if device.type == 'cuda' else ''}memory; nothing was written"
     )
 
 
-def _of_the_head(
-    dataset: Dataset,
-    plan: TrainingPlan,
-    learner: Learner,
-    fabric: Fabric,
-    slides_roots: Sequence[SlidesRoot],
-    reporter: Reporter,
-) -> float:
-    """Seconds until the head has learned, from a tile that the encoder looks at."""
-    network = learner.module.stemmed
-    head = HeadTraining(dataset, plan, network, fabric, slides_roots, reporter, FeatureCache(None, 0, reporter))
-    tiles, tile = head.cost()
-    reporter.say(f"  the encoder looks at {tiles} tiles of {TILE_PX} px, {tile:.2f} s each unless it has before")
-    return tiles * tile + plan.rounds * SECONDS_OF_A_FIT
+@dataclass(frozen=True, slots=True)
+class _Tried:
+    """A training of which a little is done, to know how long it takes."""
 
+    dataset: Dataset
+    plan: TrainingPlan
+    learner: Learner
+    fabric: Fabric
+    slides_roots: Sequence[SlidesRoot]
+    reporter: Reporter
 
-def _of_the_epochs(
-    dataset: Dataset,
-    plan: TrainingPlan,
-    learner: Learner,
-    fabric: Fabric,
-    slides_roots: Sequence[SlidesRoot],
-    reporter: Reporter,
-) -> float:
-    """Seconds of all epochs, from a few steps."""
-    batches, draws, _ = make_batches(dataset, plan, fabric, slides_roots, reporter)
-    learner.set_up()
-    draws.start(1)
-    learner.start_epoch()
-    seconds: list[float] = []
-    clock = time.monotonic()
-    with closing(batches):
-        for drawn, _ in zip(batches, range(_TIMED_STEPS + 1), strict=False):
-            learner.step(drawn, epoch=1, number=0)
-            seconds.append(time.monotonic() - clock)
-            clock = time.monotonic()
-    step = min(seconds[1:] or seconds)
-    of_validation = step / 3 * math.ceil(len(plan.validation) / plan.options.batch_size)  # no backward pass
-    reporter.say(f"  {step:.2f} s a step")
-    return plan.total_steps * step + plan.epochs * of_validation
+    def head(self) -> float:
+        """Seconds until the head has learned, from tiles that the encoder looks at."""
+        nowhere = FeatureCache(None, 0, self.reporter)
+        network = self.learner.module.stemmed
+        head = HeadTraining(self.dataset, self.plan, network, self.fabric, self.slides_roots, self.reporter, nowhere)
+        tiles, tile = head.cost()
+        self.reporter.say(
+            f"  the encoder looks at {tiles} tiles of {TILE_PX} px, {tile:.2f} s each unless it has before"
+        )
+        return tiles * tile + self.plan.rounds * SECONDS_OF_A_FIT
+
+    def epochs(self) -> float:
+        """Seconds of all epochs, from a few steps."""
+        plan, learner = self.plan, self.learner
+        batches, draws, _ = make_batches(self.dataset, plan, self.fabric, self.slides_roots, self.reporter)
+        learner.set_up()
+        draws.start(1)
+        learner.start_epoch()
+        seconds: list[float] = []
+        clock = time.monotonic()
+        with closing(batches):
+            for drawn, _ in zip(batches, range(_TIMED_STEPS + 1), strict=False):
+                learner.step(drawn, epoch=1, number=0)
+                seconds.append(time.monotonic() - clock)
+                clock = time.monotonic()
+        step = min(seconds[1:] or seconds)
+        of_validation = step / 3 * math.ceil(len(plan.validation) / plan.options.batch_size)  # no backward pass
+        self.reporter.say(f"  {step:.2f} s a step")
+        return plan.total_steps * step + plan.epochs * of_validation
