@@ -142,6 +142,16 @@ def test_model_that_comes_with_the_project_is_taken_only_by_name(tmp_path):
         newest_model(tmp_path)
 
 
+def test_model_that_is_not_accepted_is_taken_only_by_name(tmp_path):
+    for name, created in (("good", "2026-01-01T00:00:00+00:00"), ("worse", "2026-02-01T00:00:00+00:00")):
+        (tmp_path / name).mkdir()
+        save_model(tmp_path / name, card(name, created).model_copy(update={"accepted": name == "good"}), card().build())
+    assert newest_model(tmp_path) == tmp_path / "good"
+    (tmp_path / "good" / CARD).unlink()
+    with pytest.raises(ModelError, match=r"no model in .* is accepted.*--model"):
+        newest_model(tmp_path)
+
+
 def test_names_count_up(tmp_path):
     assert next_model_name(tmp_path, "dmmn-m3") == "dmmn-m3-1"
     (tmp_path / "dmmn-m3-1").mkdir()

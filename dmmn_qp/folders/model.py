@@ -102,6 +102,7 @@ class ModelCard(FileModel):
         weights_sha256: Digest of ``weights.safetensors`` as it is stored; None in older cards.
         encoder: Where the weights of its pretrained encoder come from; None of a network without.
         training_domain: What the tissue of the training slides looks like; None where it is not known.
+        accepted: Whether it may take the place of the models before it, where none is named.
     """
 
     format_version: Literal[1] = 1
@@ -118,6 +119,7 @@ class ModelCard(FileModel):
     weights_sha256: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")
     encoder: EncoderOrigin | None = None
     training_domain: TrainingDomain | None = None
+    accepted: bool = True
 
     @property
     def encoder_credit(self) -> str | None:
@@ -365,17 +367,23 @@ def _give_encoder(encoder: nn.Module, origin: EncoderOrigin, card: ModelCard, pa
 
 
 def newest_model(models: Path) -> Path:
-    """The model of a folder of models that was made last, by its card; never the one that comes with the project.
+    """The accepted model that was made last, by its card; never the one that comes with the project.
+
+    Args:
+        models: Folder of model folders.
 
     Raises:
         ModelError: There is none.
     """
     folders = {path.parent for path in models.glob(f"*/{CARD}") if not path.parent.name.startswith(".")}
-    if not folders - {models / DEMO_MODEL}:
-        shipped = f" (such as {models / DEMO_MODEL}, made from drawings)" if folders else ""
+    shipped = f" (such as {models / DEMO_MODEL}, made from drawings)" if models / DEMO_MODEL in folders else ""
+    cards = {folder: load_card(folder) for folder in folders - {models / DEMO_MODEL}}
+    if not cards:
         raise ModelError(f'no model in "{models}"; train one with dmmn-qp train, or name one with --model{shipped}')
-    folders.discard(models / DEMO_MODEL)
-    return max(folders, key=lambda folder: (load_card(folder).created, folder.name))
+    accepted = [folder for folder, card in cards.items() if card.accepted]
+    if not accepted:
+        raise ModelError(f'no model in "{models}" is accepted, as their cards say; name one with --model')
+    return max(accepted, key=lambda folder: (cards[folder].created, folder.name))
 
 
 def next_model_name(models: Path, architecture: str) -> str:
