@@ -40,7 +40,8 @@ def count_crossings(ring: Points) -> tuple[int, bool]:
     Raises:
         TangledError: They cross too often, or there are too many pairs to look at.
     """
-    starts, ends = ring[:-1], ring[1:]
+    long = (ring[:-1] != ring[1:]).any(axis=1)  # a point that is repeated is no edge
+    starts, ends = ring[:-1][long], ring[1:][long]
     crossings = pairs = 0
     overlap = False
     for i, j in _pairs(starts, ends):
@@ -64,7 +65,7 @@ def _pairs(starts: Points, ends: Points) -> Iterator[tuple[NDArray[np.int64], ND
     """Pairs of edges whose boxes touch, each once, so many at a time."""
     edges = shapely.linestrings(np.stack([starts, ends], axis=1))
     tree = shapely.STRtree(edges)
-    step = max(1, _PAIRS_AT_ONCE // len(edges))
+    step = max(1, _PAIRS_AT_ONCE // max(1, len(edges)))
     for first in range(0, len(edges), step):
         i, j = tree.query(edges[first : first + step])
         i = i + first
