@@ -16,7 +16,7 @@ from dmmn_qp.qupath.geojson_reader import read_geojson
 from dmmn_qp.regions import Region
 from dmmn_qp.specs import ClassMap, PatchSpec
 from dmmn_qp.training.fine_tuning import start_from
-from tests.conftest import CMU_1, DEMO, REPOSITORY, fails, invoke, two_tissues, write_tiff
+from tests.conftest import CMU_1, DEMO, REPOSITORY, fails, invoke, rectangle, two_tissues, write_features, write_tiff
 from tests.official_files import official_state, write_checkpoint
 
 
@@ -205,16 +205,21 @@ def test_the_shipped_model_knows_the_demo_slides(here):
     """Small enough to ship, and it finds on the test slide what the truth map holds."""
     model = REPOSITORY / "models" / "demo"
     assert sum(path.stat().st_size for path in model.iterdir()) < 8_000_000
-    slide = DEMO / "slides" / "test-1.tif"
-    assert invoke("predict", slide, "--model", model, "--out", "p").exit_code == 0
-    whole = Region(0, 0, 3072, 3072)
+    part = Region(512, 512, 1536, 1024)
+    roi = rois_file(here / "part.geojson", part)
+    assert invoke("predict", DEMO / "slides" / "test-1.tif", "--model", model, "--out", "p", *roi).exit_code == 0
     with (
         LabelRaster(here / "p" / "test-1.labels.ome.tif") as found,
         LabelRaster(DEMO / "truth" / "test-1.png") as truth,
     ):
-        confusion = confusion_matrix(truth.read(whole), found.read(whole), 6)
+        confusion = confusion_matrix(truth.read(part), found.read(part), 6)
     assert load_card(model).class_map.names == Dataset(imported(here)).class_map.names
     assert Metrics.from_confusion(confusion).mean_iou > 0.7
+
+
+def rois_file(path, part):
+    """The option that names a file with one area to predict."""
+    return "--roi", write_features(path, [rectangle(part.x, part.y, part.width, part.height, None)])
 
 
 def imported(here):
@@ -223,6 +228,7 @@ def imported(here):
 
 
 def test_the_shipped_model_runs_on_a_real_slide(here):
-    result = invoke("predict", CMU_1, "--model", REPOSITORY / "models" / "demo")
+    roi = rois_file(here / "part.geojson", Region(700, 700, 900, 700))
+    result = invoke("predict", CMU_1, "--model", REPOSITORY / "models" / "demo", *roi)
     assert result.exit_code == 0, result.output
     assert not read_geojson(here / "predictions" / "CMU-1-Small-Region.geojson").warnings

@@ -1,5 +1,8 @@
 """How targets see what is around them: what may be shared, what is the same, and what has no border at all."""
 
+import shutil
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -382,14 +385,20 @@ def test_example_of_the_python_interface(tmp_path, monkeypatch):
 
     import dmmn_qp.predicting.api
 
-    monkeypatch.chdir(REPOSITORY)
+    with open_slide(DEMO / "slides" / "val-1.tif") as slide:
+        part = slide.read_level(0, Region(0, 1024, 900, 700))
+    example, model, out = Path("examples/demo/slides/val-1.tif"), Path("models/demo"), tmp_path / "out"
+    for folder in (example.parent, model.parent):
+        (tmp_path / folder).mkdir(parents=True)
+    write_tiff(tmp_path / example, part)
+    shutil.copytree(REPOSITORY / model, tmp_path / model)
+    monkeypatch.chdir(tmp_path)
     finder = doctest.DocTestFinder(recurse=False)
-    (example,) = finder.find(predict_slide, "predict_slide", dmmn_qp.predicting.api, globs={"folder": str(tmp_path)})
-    assert len(example.examples) == 6
-    result = doctest.DocTestRunner().run(example)
+    (test,) = finder.find(predict_slide, "predict_slide", dmmn_qp.predicting.api, globs={"folder": str(out)})
+    assert len(test.examples) == 6
+    result = doctest.DocTestRunner().run(test)
     assert result.failed == 0
-    (finished,) = tmp_path.glob("*.geojson")
+    (finished,) = out.glob("*.geojson")
     before = finished.stat().st_mtime_ns
-    slide, model = REPOSITORY / "examples/demo/slides/val-1.tif", REPOSITORY / "models/demo"
-    assert predict_slide(slide, model, tmp_path, PredictOptions(batch_size=2)).polygons == finished
+    assert predict_slide(example, model, out, PredictOptions(batch_size=2)).polygons == finished
     assert finished.stat().st_mtime_ns == before  # it is there already
