@@ -155,6 +155,7 @@ def test_freezing_nothing_or_all_is_refused(register, network, said):
     freeze_encoders(build("new"), "none")
 
 
+@pytest.mark.engine
 @pytest.mark.skipif(not (shutil.which("c++") or shutil.which("g++")), reason="inductor needs a C++ compiler")
 def test_inductor_compiles_a_network():
     """The smallest, without looking for vector instructions: it is the C++ compiler that takes the time."""

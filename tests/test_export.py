@@ -100,6 +100,7 @@ def test_means_are_rounded_as_in_a_picture():
     assert np.asarray(pillow).tolist() == [[1]]
 
 
+@pytest.mark.engine
 def test_onnx_gives_what_predict_gives(tmp_path, field, slide):
     model = make_model(tmp_path / "m")
     path = export_model(model, "onnx")
@@ -110,6 +111,7 @@ def test_onnx_gives_what_predict_gives(tmp_path, field, slide):
     assert (found.argmax(1) != expected.argmax(1)).mean() < 1e-4
 
 
+@pytest.mark.engine
 def test_onnx_gives_the_labels_of_predict_by_other_conventions(tmp_path, field, slide):
     """Two targets at once: one inside the slide, one in its corner, black outside."""
     model = make_model(tmp_path / "m", "dmmn-s2", 64, convention=OTHER, reserved_outputs=1)
@@ -123,6 +125,7 @@ def test_onnx_gives_the_labels_of_predict_by_other_conventions(tmp_path, field, 
     assert (found.argmax(1) + 1 != expected).mean() < 1e-4
 
 
+@pytest.mark.engine
 def test_onnx_of_a_network_with_unpooling_norm_and_stem(tmp_path, field):
     model = make_model(tmp_path / "m", "segnet", 64, (0.5,), OTHER, norm="group", stem="half")
     card, network = load_model(model)
@@ -145,6 +148,7 @@ def test_torchscript_of_every_network(tmp_path, field, name):
     assert json.loads(files[METADATA])["input"]["shape"] == ["batch", 3, 512, 512]
 
 
+@pytest.mark.engine
 def test_the_file_says_what_it_is(here):
     import onnxruntime
 

@@ -212,7 +212,7 @@ def test_a_network_in_memory_keeps_its_padding():
 
 
 @pytest.mark.parametrize("architecture", ["dmmn-m3", "segnet"])
-@pytest.mark.parametrize("kind", ["torchscript", "onnx"])
+@pytest.mark.parametrize("kind", ["torchscript", pytest.param("onnx", marks=pytest.mark.engine)])
 @pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
 def test_exported_it_repeats_borders(tmp_path, architecture, kind):
     from tests.test_export import make_model, onnx_logits

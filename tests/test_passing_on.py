@@ -60,7 +60,9 @@ def test_shrunk_model_with_its_provenance(models, here):
     assert run["made_from"]["slides"]["train"] and run["configuration"]["model"] == str(models / "old")
 
 
-@pytest.mark.parametrize(("file_format", "suffix"), [("torchscript", "pt"), ("onnx", "onnx")])
+@pytest.mark.parametrize(
+    ("file_format", "suffix"), [("torchscript", "pt"), pytest.param("onnx", "onnx", marks=pytest.mark.engine)]
+)
 def test_exported_model(models, here, file_format, suffix):
     """Its networks' source files lie in somebody's folder, too."""
     if file_format == "onnx":

@@ -113,6 +113,7 @@ def test_torchscript_gives_what_the_network_gives(model, tmp_path):
     assert json.loads(files[METADATA])["encoder"]["licence"] == "Apache-2.0"
 
 
+@pytest.mark.engine
 def test_onnx_gives_what_the_network_gives(tmp_path, monkeypatch):
     """Of the same kinds of layers, but fewer: torch takes its time for each."""
     import onnxruntime

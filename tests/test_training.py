@@ -204,6 +204,7 @@ def test_full_disk_leaves_the_last_state(tiny, here, monkeypatch):
     assert result.exit_code == 0, result.output
 
 
+@pytest.mark.engine
 def test_two_processes_are_one(tiny, here):
     """The same loss curve with the same global batch; without batch norm, whose statistics are each process's own."""
     (here / "tiny.toml").write_text(TINY + 'norm = "none"\n')
@@ -218,6 +219,7 @@ def test_two_processes_are_one(tiny, here):
         assert float(a["val_mean_iou"]) == pytest.approx(float(b["val_mean_iou"]), abs=0.02)
 
 
+@pytest.mark.engine
 def test_two_processes_with_unequal_parts_of_the_validation(workspace, here):
     """Batch norm and 5 validation patches: no process waits for a call that the other does not make."""
     shutil.copytree(workspace / "dataset", here / "dataset")
