@@ -14,6 +14,7 @@ from dmmn_qp.errors import ModelError
 from dmmn_qp.folders import encoder_weights
 from dmmn_qp.folders.encoder_origin import encoder_in
 from dmmn_qp.folders.encoder_weights import PUBLISHED, load_encoder
+from dmmn_qp.networks import efficientnet
 from dmmn_qp.networks.conventions import InputConvention
 from dmmn_qp.networks.encoder_names import named_as_ours
 from dmmn_qp.networks.encoders import ENCODERS, EncoderKind, build_encoder, encoder_kind
@@ -167,6 +168,30 @@ def test_published_weights_give_what_they_gave(name):
     assert origin.sha256 == hashlib.sha256(path.read_bytes()).hexdigest() == PUBLISHED[name].sha256
     assert (origin.licence, origin.copied, origin.file) == ("Apache-2.0", True, path.name)
     assert PUBLISHED[name].package not in sys.modules, "a package of weights is read, never imported"
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.parametrize(("height", "width"), [(32, 64), (96, 160), (224, 32)])
+def test_strips_give_what_the_whole_gives(monkeypatch, height, width, channels_last):
+    """Of one row each, and of more than are left at the end; only in inference."""
+    torch.manual_seed(0)
+    network = efficientnet.EfficientNetLite(0.5).eval()
+    image = torch.rand(2, 3, height, width)
+    image = image.contiguous(memory_format=torch.channels_last) if channels_last else image
+    cuts = []
+    strip = efficientnet._Block._strip
+    monkeypatch.setattr(efficientnet._Block, "_strip", lambda *given: cuts.append(given[2:]) or strip(*given))
+    with torch.inference_mode():
+        expected = network(image)
+        assert not cuts
+        for limit in (1, 100_000):
+            monkeypatch.setattr(efficientnet, "STRIP_BYTES", limit)
+            for found, whole in zip(network(image), expected, strict=True):
+                assert torch.allclose(found, whole, atol=1e-5)
+    assert len(cuts) > 2 * len(network.blocks) and {rows for _, rows in cuts} > {1}
+    cuts.clear()
+    network(image)[-1].sum().backward()
+    assert not cuts
 
 
 def test_lite1_is_deeper():

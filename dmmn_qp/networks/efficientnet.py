@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -37,6 +38,12 @@ _STEM_CHANNELS = 32
 
 STRIDES = (2, 4, 8, 16, 32)
 
+STRIP_BYTES = 8 * 2**20
+"""Size of the widened map from which on a block is computed in strips, and of each of these.
+
+It stays in the cache, and is memory that is used again; larger pieces are asked from the system each time.
+"""
+
 
 class _Convolution(nn.Sequential):
     """A convolution, padded as TensorFlow pads an image of even sides: one less before than behind with stride 2."""
@@ -59,6 +66,15 @@ class _Convolution(nn.Sequential):
             x = layer(x)
         return x
 
+    def of_padded(self, x: Tensor) -> Tensor:
+        """What it makes of an image that is padded already."""
+        convolution, *others = self
+        assert isinstance(convolution, nn.Conv2d)
+        x = functional.conv2d(x, convolution.weight, convolution.bias, convolution.stride, groups=convolution.groups)
+        for layer in others:
+            x = layer(x)
+        return x
+
 
 class _Block(nn.Module):
     """Inverted residual: expand, convolve each channel, project; added to its input where the shapes agree."""
@@ -66,14 +82,40 @@ class _Block(nn.Module):
     def __init__(self, inputs: int, outputs: int, kernel: int, stride: int, expansion: int) -> None:
         super().__init__()
         inner = inputs * expansion
+        self.inner, self.kernel, self.stride = inner, kernel, stride
         self.expand = _Convolution(inputs, inner, 1) if expansion > 1 else nn.Identity()
         self.depthwise = _Convolution(inner, inner, kernel, stride, depthwise=True)
         self.project = _Convolution(inner, outputs, 1, active=False)
         self.adds = stride == 1 and inputs == outputs
 
     def forward(self, x: Tensor) -> Tensor:
+        rows = self._rows_of_strips(x)
+        if rows is not None:
+            return torch.cat([self._strip(x, top, rows) for top in range(0, x.shape[-2] // self.stride, rows)], dim=-2)
         found: Tensor = self.project(self.depthwise(self.expand(x)))
         return x + found if self.adds else found
+
+    def _rows_of_strips(self, x: Tensor) -> int | None:
+        """Rows that it makes at once, in inference on a CPU; None for all of them."""
+        traced = torch.jit.is_tracing() or torch.compiler.is_compiling()  # type: ignore[attr-defined, no-untyped-call]
+        if traced or x.device.type != "cpu" or not torch.is_inference_mode_enabled():
+            return None
+        row_bytes = x.shape[0] * x.shape[-1] * self.inner * x.element_size()
+        if row_bytes * x.shape[-2] <= STRIP_BYTES:
+            return None
+        return max(1, STRIP_BYTES // (row_bytes * self.stride))
+
+    def _strip(self, x: Tensor, top: int, rows: int) -> Tensor:
+        """Rows of what `forward` makes, from ``top`` on."""
+        convolution, stride = self.depthwise, self.stride
+        rows = min(rows, x.shape[-2] // stride - top)
+        first = top * stride - convolution.before
+        last = (top + rows - 1) * stride - convolution.before + self.kernel
+        above, below = max(0, -first), max(0, last - x.shape[-2])
+        wide = self.expand(x[..., first + above : last - below, :])
+        wide = functional.pad(wide, (convolution.before, convolution.behind, above, below))
+        found: Tensor = self.project(convolution.of_padded(wide))
+        return x[..., top : top + rows, :] + found if self.adds else found
 
 
 class EfficientNetLite(nn.Module):
