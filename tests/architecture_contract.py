@@ -277,15 +277,22 @@ def runs_everywhere_with_borders_repeated(name):
         assert torch.equal(load_model(Path(folder))[1](given), expected)
     exported = torch.export.export(network, (given,))
     assert largest_difference(exported.module()(given), expected) < 1e-5
-    torch.compiler.reset()
-    compiled = torch.compile(network, backend="aot_eager", fullgraph=True)(given)
-    assert largest_difference(compiled, expected) < 1e-5
     spec = spec_of(name, "half")
     plain, repeated = (
         describe(name, classes=3, width=2, patch_spec=spec, norm="batch", stem="half", padding=padding)
         for padding in ("zeros", "replicate")
     )
     assert repeated.parameters == plain.parameters and repeated.context_um == plain.context_um
+
+
+@promise
+def compiles_with_borders_repeated(name):
+    if ARCHITECTURES[name].pretrained:
+        return
+    network, given = made(name, norm="batch", stem="half", padding="replicate", magnifications=2)
+    torch.compiler.reset()
+    compiled = torch.compile(network, backend="aot_eager", fullgraph=True)(given)
+    assert largest_difference(compiled, network(given)) < 1e-5
 
 
 @promise

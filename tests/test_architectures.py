@@ -13,7 +13,13 @@ from dmmn_qp.training.fine_tuning import freeze_encoders
 from tests.architecture_contract import CONTRACT, breaches, build, images, largest_difference
 
 
-@pytest.mark.parametrize("check", CONTRACT, ids=lambda check: check.__name__)
+def check_of(promise):
+    """A check, of torch's compiler in `make test-all` only."""
+    marks = [pytest.mark.engine] if promise.__name__.startswith("compiles") else []
+    return pytest.param(promise, marks=marks, id=promise.__name__)
+
+
+@pytest.mark.parametrize("check", [check_of(promise) for promise in CONTRACT])
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_contract(name, check):
     check(name)
