@@ -96,6 +96,7 @@ def save_as_model(
         created=now(),
         licence=plan.licence,
         attribution=plan.attribution,
+        accepted=plan.start is None,  # until it is compared with that one: `dmmn_qp.training.verdict`
     )
     save_model(out, card, module.stemmed)
     for name in state.replaced:

@@ -247,7 +247,7 @@ def training_draws(training: Sequence[PatchRef], class_map: ClassMap, options: T
     elastic = None
     if options.sampler == "elastic":
         elastic = ElasticRule.of_options(class_map, training, options.class_order, options.rates)
-    return TrainingDraws(training, options.sampler, options.seed, elastic)
+    return TrainingDraws(training, options.sampler, options.seed, elastic, options.corrections)
 
 
 def default_width(options: TrainOptions, device: torch.device) -> int:
@@ -363,5 +363,20 @@ def say_plan(
         matched = f"classes matched by name: {', '.join(plan.start.matched) or 'none'}"
         new = f"; new, with random weights: {', '.join(plan.start.new)}" if plan.start.new else ""
         reporter.say(f'  starts from model "{plan.start.model}"; {matched}{new}')
+    if corrected := corrections_text(plan):
+        reporter.say(f"  {corrected}")
     if plan.balance is not None:
         reporter.table(*plan.balance.rows())
+
+
+def corrections_text(plan: TrainingPlan) -> str:
+    """How many training patches hold corrections, and how often these are drawn; empty where none does."""
+    corrected, often = sum(patch.corrected > 0 for patch in plan.training), plan.options.corrections
+    if not corrected:
+        return ""
+    as_often = f"drawn {often:g} times as often as others" if often > 1 else "drawn as often as others"
+    what = "; cells of them likewise" if plan.rounds and often > 1 else ""
+    return (
+        f"{corrected:,} of {len(plan.training):,} training patches hold corrected predictions, "
+        f"{as_often} (corrections = {often:g}){what}"
+    )
