@@ -87,6 +87,7 @@ class DatasetManifest(FileModel):
         patch_spec: The patch geometry.
         slides: The slides.
         left_out: Why other annotated images were left out, a line each.
+        earlier_splits: Splits of files that are no slides of it, but were of datasets that it replaced, by fingerprint.
     """
 
     format_version: Literal[1] = 1
@@ -94,6 +95,7 @@ class DatasetManifest(FileModel):
     patch_spec: PatchSpec
     slides: tuple[SlideRecord, ...] = Field(min_length=1)
     left_out: tuple[str, ...] = ()
+    earlier_splits: dict[str, Split] = Field(default_factory=dict)
 
 
 class Dataset:

@@ -21,6 +21,7 @@ from dmmn_qp.networks.dmmn_p import DmmnP
 from dmmn_qp.reports.html import REPORT_PAGE
 from dmmn_qp.slides.finding import SlidesRoot
 from dmmn_qp.training import judging
+from dmmn_qp.training.announcing import say_plan
 from dmmn_qp.training.checks import check_same_training, explained, step_note, warn_of_collapse
 from dmmn_qp.training.domain import describe_training_slides
 from dmmn_qp.training.examples import EpochDraws
@@ -32,7 +33,7 @@ from dmmn_qp.training.learner import Learner
 from dmmn_qp.training.log import TrainingLog, history_row
 from dmmn_qp.training.options import TrainOptions
 from dmmn_qp.training.output import Checkpoints, check_out, save_as_model
-from dmmn_qp.training.plan import TrainingPlan, make_batches, make_plan, say_plan
+from dmmn_qp.training.plan import TrainingPlan, make_batches, make_plan
 from dmmn_qp.training.reading import Batches
 from dmmn_qp.training.state import STATE, TrainingState, dataset_digest, load_state
 from dmmn_qp.training.stopping import StopRequest, agreed
@@ -130,7 +131,7 @@ def _train(
         learner.restore(before)
     checkpoints = Checkpoints(out, state, learner.snapshot, minutes=plan.options.save_minutes, writes=first)
 
-    say_plan(plan, learner.module, device, fabric.world_size, dataset.class_map, reporter)
+    say_plan(plan, learner.module, device, fabric.world_size, dataset, reporter)
     head = None
     if isinstance(learner.kept.stemmed.network, DmmnP):
         head = HeadTraining(dataset, plan, learner.kept.stemmed, fabric, slides_roots, reporter)
