@@ -89,7 +89,7 @@ def _moved_areas(item: Prepared, before: Split, earlier: Earlier) -> Iterator[Fi
     for into_training in (True, False):
         first, second = (was, now) if into_training else (now, was)
         held_back = shapely.union_all([area for split, area in first.items() if split in _HELD_BACK])
-        shared = shapely.intersection(held_back, second.get("train", shapely.Polygon()))
+        shared = shapely.intersection(held_back, second.get("train", shapely.Polygon())).intersection(everything)
         mm2 = shared.area * item.record.mpp**2 * 1e-6
         if mm2 >= _LEAST_MM2:
             change = "val or test -> train" if into_training else "train -> val or test"
