@@ -7,12 +7,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from dmmn_qp.annotations import ORIGINS
 from dmmn_qp.folders.model import load_card, newest_model
 from dmmn_qp.folders.provenance import FINGERPRINTS
-from dmmn_qp.training.acceptance import clear_loss, judge
+from dmmn_qp.regions import Region
+from dmmn_qp.training.acceptance import clear_loss, contradictions, doubtful, judge, unsupported
+from dmmn_qp.training.cells import CELLS, Cells, Place, picked
 from dmmn_qp.training.comparing import Area, areas_in
+from dmmn_qp.training.supporting import seen_without
 from tests.conftest import FAST_TOML, fails, invoke, rectangle, write_features
 
 SAME = (0.9, 0.9)
@@ -21,11 +25,11 @@ SAME = (0.9, 0.9)
 def area(before, after, *, label=1, slide="s", split="val", origin="drawn", middle=(0, 0)):
     """An area of 20,000 px of two classes, of which so many percent are right."""
     found = [np.array([right, 100 - right]) * 200 for right in (before, after)]
-    return Area(slide, split, label, origin, middle, *(f if label == 1 else f[::-1] for f in found))
+    return Area(slide, split, label, origin, (*middle, *middle), *(f if label == 1 else f[::-1] for f in found))
 
 
 def losses(areas, kept=SAME, trained=0.9, validated_on=("drawn",)):
-    found = judge(areas, 0.5, validated_on, kept, trained).worse
+    found = [*judge(areas, 0.5, validated_on, kept, trained).worse, *contradictions(doubtful(areas, 0.5), 0.5)]
     return [(w.loss, w.label, w.slide_id, round(w.before, 2), round(w.after, 2)) for w in found]
 
 
@@ -82,6 +86,53 @@ def test_small_areas_are_no_loss():
     assert losses([small]) == []  # 0.000975 mm2
     large = replace(small, before=np.array([0, 4100]), after=np.array([0, 4100]))
     assert len(losses([large])) == 1
+
+
+def test_learned_labels_that_nothing_else_supports_were_swapped():
+    one, other = (area(2, 98, split="train", label=label) for label in (1, 2))
+    third = area(2, 98, split="train", slide="t")
+    assert doubtful([one, other, third, area(20, 98, split="train")], 0.5) == [one, other, third]
+    assert doubtful([one, other], 0.5, new=(1,)) == [other]
+    small = replace(one, before=np.array([0, 10000]), after=np.array([10000, 0]))  # 0.0025 mm2, and learned
+    assert doubtful([small], 0.5) == []
+    both = [(one, 0.0, 2), (other, 0.05, 1), (third, 0.9, 1)]
+    assert [(w.label, w.called, w.loss) for w in unsupported(both, 0.5)] == [
+        (1, 2, "contradiction"),
+        (2, 1, "contradiction"),
+    ]
+    assert unsupported([(one, 0.0, 2), (third, 0.9, 1)], 0.5) == []  # the first of its kind
+    unlearned = area(2, 10, split="train")
+    assert [w.after for w in unsupported([(unlearned, 0.0, 2)], 0.5)] == [0.1]
+    assert unsupported([(unlearned, 0.6, 1)], 0.5) == []  # others support it
+
+
+def test_a_head_that_is_not_told_says_what_it_sees():
+    """Two tiles of which the left half looks like class 1; one area on each side has the label of the other."""
+
+    class Source:
+        def cells(self, labels, n_classes, rng, most):
+            chosen, _ = picked(labels, n_classes, rng, most)
+            at = [(place, cells) for place, cells in chosen.items() if len(cells)]
+            classes = np.concatenate([labels[place][cells[:, 0], cells[:, 1]] for place, cells in at]).astype(int) - 1
+            column = np.concatenate([cells[:, 1] for _, cells in at])
+            vectors = torch.from_numpy(np.c_[column < 128, column >= 128]).float()
+            vectors += 0.1 * torch.randn(vectors.shape, generator=torch.Generator().manual_seed(0))
+            n = len(classes)
+            return Cells(vectors, torch.from_numpy(classes), torch.ones(n), torch.zeros(n), torch.zeros(n) > 0)
+
+    labels = np.zeros((CELLS, CELLS), np.uint8)
+    labels[:100, :100], labels[:100, 150:] = 1, 2
+    labels[150:200, 20:70], labels[150:200, 150:200] = 2, 1  # swapped
+    places = {Place("s", Region(1024 * i, 0, 1024, 1024)): labels.copy() for i in range(2)}
+    swapped = [
+        replace(area(2, 98, split="train", label=label), bounds_px=(left, 600, left + 200, 800))
+        for label, left in ((2, 80), (1, 600))
+    ]
+    right = replace(area(2, 98, split="train"), bounds_px=(0, 0, 400, 400))
+    seen = seen_without([*swapped, right], places, Source(), 2, 8, 0, torch.device("cpu"))
+    found = {(a.label, a.bounds_px[0]): (part, called) for a, part, called in seen}
+    assert found[2, 80] == (pytest.approx(0, abs=0.05), 1) and found[1, 600] == (pytest.approx(0, abs=0.05), 2)
+    assert found[1, 0] == (pytest.approx(1, abs=0.05), 1)
 
 
 @pytest.mark.parametrize(("kept", "trained", "said"), [((0.9, 0.9), 0.7, True), ((0.9, 0.9), 0.86, False)])

@@ -36,6 +36,9 @@ DRAWS: Final = 400
 LEAST_MM2: Final = 0.001
 """What is smaller, some five cells, is no loss by itself."""
 
+LEAST_DOUBTFUL_MM2: Final = 0.005
+"""Of a learned area whose label may be wrong."""
+
 UNBELIEVED: Final = 0.1
 """Of an area whose label contradicts all others, the model before has at most this part right."""
 
@@ -61,7 +64,8 @@ class Worse:
         label: Its class; None of all classes.
         slide_id: The slide; None of all slides.
         middle_px: Middle, in grid px, of the area that lost most; None of all slides.
-        called: The class that the model takes most of that area for; None of all slides.
+        called: The class that the model, or one that does not know the label, takes most of that area for; None of all
+            slides.
     """
 
     loss: Loss
@@ -81,7 +85,7 @@ class Judgement:
     Attributes:
         validation: Mean IoU on the validation patches, before and after.
         reviewed: Right part of reviewed predictions, before and after; None without such areas.
-        worse: What is clearly worse: as a whole, by class, by slide, and last what neither model believes.
+        worse: What is clearly worse: as a whole, by class, and by slide.
     """
 
     validation: tuple[float, float]
@@ -93,6 +97,8 @@ def judge(
     areas: Sequence[Area], mpp: float, validated_on: Iterable[Origin], kept: tuple[float, float], trained: float
 ) -> Judgement:
     """Compares two models on areas that people labelled; what nobody checked plays no part.
+
+    Labels that contradict others are no part of it: `contradictions` and `unsupported` find them.
 
     Args:
         areas: What both make of them.
@@ -106,15 +112,13 @@ def judge(
     others = [area for area in areas if area.split == "train" or area.origin not in kinds]
     reviewed = [area for area in others if area.origin in _REVIEWED]
     drawn = [area for area in others if area.origin == "drawn" and area.split == "train"]
-    learned = [area for area in others if area.origin != "unchecked" and area.split == "train"]
     worse: list[Worse] = []
     if kept[0] - min(kept[1], trained) > MARGIN:
-        worse.append(Worse("validation", kept[0], min(kept[1], trained), _size(validation or learned) * mm2_of_px))
+        worse.append(Worse("validation", kept[0], min(kept[1], trained), _size(validation or drawn) * mm2_of_px))
     worse += _of_classes(validation, mm2_of_px)
     groups: tuple[tuple[Loss, list[Area]], ...] = (("validation", validation), ("reviewed", reviewed), ("drawn", drawn))
     for loss, own in groups:
         worse += _of_slides(loss, own, mm2_of_px)
-    worse += sorted(_contradictions(learned, mm2_of_px), key=lambda w: -w.mm2)
     return Judgement(kept, _right_parts(reviewed), tuple(worse))
 
 
@@ -151,19 +155,71 @@ def _of_slides(loss: Loss, areas: Iterable[Area], mm2_of_px: float) -> list[Wors
     return worse
 
 
-def _contradictions(areas: Iterable[Area], mm2_of_px: float) -> list[Worse]:
-    """Areas that taught the new model, but that neither model takes for what they are labelled as.
+def doubtful(areas: Iterable[Area], mpp: float, new: Iterable[int] = ()) -> list[Area]:
+    """Areas for training that the model before took for something else.
+
+    Most of them are corrections as they should be. The small ones among them count only if they were not learned.
+
+    Args:
+        areas: What both models make of them.
+        mpp: um/px of the grid.
+        new: Labels of classes that the model before does not know.
+    """
+    unknown, found = frozenset(new), []
+    for area in areas:
+        least = LEAST_MM2 if _is_unlearned(area) else LEAST_DOUBTFUL_MM2
+        labelled = area.split == "train" and area.origin != "unchecked" and area.label not in unknown
+        if labelled and area.right_before <= UNBELIEVED * area.size_px and _mm2(area, mpp) >= least:
+            found.append(area)
+    return found
+
+
+def contradictions(doubts: Iterable[Area], mpp: float) -> list[Worse]:
+    """Doubtful areas that the new model did not learn.
 
     A correction that is right is learned, or at least half of it. One that is not contradicts all other labels.
     """
-    worse = []
-    for area in areas:
-        before, after = area.right_before / area.size_px, area.right_after / area.size_px
-        mm2 = area.size_px * mm2_of_px
-        if mm2 >= LEAST_MM2 and before <= UNBELIEVED and after < UNLEARNED:
-            called = int(area.after.argmax()) + 1
-            worse.append(Worse("contradiction", before, after, mm2, area.label, area.slide_id, area.middle_px, called))
-    return worse
+    found = [_contradiction(area, int(area.after.argmax()) + 1, mpp) for area in doubts if _is_unlearned(area)]
+    return sorted(found, key=lambda worse: -worse.mm2)
+
+
+def unsupported(seen: Iterable[tuple[Area, float, int]], mpp: float) -> list[Worse]:
+    """Doubtful areas that no other annotation supports either.
+
+    One that was learned may be the first of its kind that somebody corrected. It counts only where it is the same the
+    other way round elsewhere: then two labels were swapped.
+
+    Args:
+        seen: The areas, the part of each that is right for a head that does not know it, and what that head takes it
+            for.
+        mpp: um/px of the grid.
+    """
+    alone = [
+        (area, called)
+        for area, right, called in seen
+        if right <= UNBELIEVED and called == int(area.before.argmax()) + 1
+    ]
+    pairs = {(area.label, called) for area, called in alone}
+    found = [
+        _contradiction(area, called, mpp)
+        for area, called in alone
+        if _is_unlearned(area) or (called, area.label) in pairs
+    ]
+    return sorted(found, key=lambda worse: -worse.mm2)
+
+
+def _contradiction(area: Area, called: int, mpp: float) -> Worse:
+    before, after = area.right_before / area.size_px, area.right_after / area.size_px
+    mm2 = _mm2(area, mpp)
+    return Worse("contradiction", before, after, mm2, area.label, area.slide_id, area.middle_px, called)
+
+
+def _is_unlearned(area: Area) -> bool:
+    return area.right_after < UNLEARNED * area.size_px
+
+
+def _mm2(area: Area, mpp: float) -> float:
+    return area.size_px * mpp**2 * _MM2_OF_UM2
 
 
 def clear_loss(before: _Figure, after: _Figure, n_areas: int, n_own: int) -> tuple[float, float] | None:

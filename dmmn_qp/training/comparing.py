@@ -48,7 +48,7 @@ class Area:
         split: What the patches that it lies in are for.
         label: Its class.
         origin: Whose word that is.
-        middle_px: (x, y) of its middle in grid px.
+        bounds_px: Left, top, right and bottom in grid px.
         before: (C,) grid px that the network before predicts as each class.
         after: The same of the network after.
     """
@@ -57,9 +57,15 @@ class Area:
     split: Split
     label: int
     origin: Origin
-    middle_px: tuple[int, int]
+    bounds_px: tuple[int, int, int, int]
     before: NDArray[np.int64]
     after: NDArray[np.int64]
+
+    @property
+    def middle_px(self) -> tuple[int, int]:
+        """(x, y) of its middle in grid px."""
+        left, top, right, bottom = self.bounds_px
+        return (left + right) // 2, (top + bottom) // 2
 
     @property
     def size_px(self) -> int:
@@ -227,10 +233,10 @@ def areas_in(
             for labels in found
         )
         for area, place in enumerate(ndimage.find_objects(numbers)):
-            rows, columns = (step_px * (part.start + part.stop) // 2 for part in place)
-            x, y = corner_px[0] + columns, corner_px[1] + rows
+            (top, bottom), (left, right) = ((part.start * step_px, part.stop * step_px) for part in place)
+            bounds = (left + corner_px[0], top + corner_px[1], right + corner_px[0], bottom + corner_px[1])
             counts = before[area] * step_px**2, after[area] * step_px**2
-            yield Area(slide_id, split, value % 256, _OF_VALUE[value // 256], (x, y), *counts)
+            yield Area(slide_id, split, value % 256, _OF_VALUE[value // 256], bounds, *counts)
 
 
 def _origins(dataset: Dataset, slide_id: str, window: Region) -> LabelArray:

@@ -79,6 +79,7 @@ class HeadTraining:
     """Trains the head of a network, round by round.
 
     Attributes:
+        device: Where it computes.
         source: What the encoder makes of tiles.
         looked_at: Labels of the cells of the training tiles that taught it; empty before `rounds`.
 
@@ -103,7 +104,7 @@ class HeadTraining:
         cache: FeatureCache | None = None,
     ) -> None:
         assert isinstance(stemmed.network, DmmnP)
-        self._dataset, self._plan, self._device, self._reporter = dataset, plan, fabric.device, reporter
+        self._dataset, self._plan, self.device, self._reporter = dataset, plan, fabric.device, reporter
         self._slides_roots = slides_roots
         self._network = stemmed.network.eval()
         self._rng = np.random.default_rng(plan.options.seed)
@@ -181,7 +182,7 @@ class HeadTraining:
         steps = None
         if judging is None:
             steps = steps_by_groups(
-                training, n_classes, width, seed=options.seed, device=self._device, corrections=options.corrections
+                training, n_classes, width, seed=options.seed, device=self.device, corrections=options.corrections
             )
         return fit_head(
             training,
@@ -189,7 +190,7 @@ class HeadTraining:
             n_classes,
             width,
             seed=options.seed,
-            device=self._device,
+            device=self.device,
             steps=steps,
             start=start,
             corrections=options.corrections,
@@ -319,7 +320,7 @@ class HeadTraining:
         found: dict[Place, LabelArray] = {}
         for place, maps in self.source.seen(places):
             with torch.inference_mode():
-                logits = self._network.decide([m.to(self._device) for m in maps], TILE_PX, TILE_PX)
+                logits = self._network.decide([m.to(self.device) for m in maps], TILE_PX, TILE_PX)
                 found[place] = (logits[0].argmax(0) + 1).to(torch.uint8).cpu().numpy()
         return found
 

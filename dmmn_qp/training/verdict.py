@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 
 from lightning_fabric import Fabric
@@ -14,11 +16,12 @@ from dmmn_qp.folders.dataset import Dataset
 from dmmn_qp.folders.model import load_model, set_acceptance
 from dmmn_qp.slides.finding import SlidesRoot
 from dmmn_qp.text import shorten
-from dmmn_qp.training.acceptance import Judgement, Worse, judge
+from dmmn_qp.training.acceptance import UNLEARNED, Judgement, Worse, contradictions, doubtful, judge, unsupported
 from dmmn_qp.training.comparing import Area, Networks, compared_cells, compared_patches
 from dmmn_qp.training.frozen import HeadTraining
 from dmmn_qp.training.plan import TrainingPlan
 from dmmn_qp.training.state import TrainingState
+from dmmn_qp.training.supporting import seen_without
 
 _SAID = 6
 """So many things that are worse are said; all are in the report."""
@@ -61,7 +64,14 @@ def give_verdict(
     areas = _areas(out, dataset, plan, state, fabric, head, slides_roots)
     trained = max(row["val_mean_iou"] for row in state.history)
     kept = (state.start_mean_iou, state.best)
-    judgement = judge(areas, dataset.patch_spec.mpps[0], plan.validated_on, kept, trained)
+    mpp = dataset.patch_spec.mpps[0]
+    judgement = judge(areas, mpp, plan.validated_on, kept, trained)
+    doubts = doubtful(areas, mpp, _new_labels(dataset, plan))
+    if head is not None and head.looked_at and not plan.epochs:
+        found = unsupported(_seen_without(doubts, head, plan), mpp)
+    else:
+        found = contradictions(doubts, mpp)
+    judgement = replace(judgement, worse=(*judgement.worse, *found))
     accepted = accept or not judgement.worse
     set_acceptance(out, _for_card(judgement, dataset, plan, by_hand=accept), accepted=accepted)
     lines = [worse_line(worse, dataset) for worse in judgement.worse]
@@ -82,11 +92,23 @@ def _areas(
     after = load_model(out)[1].to(fabric.device)
     before = deepcopy(after)
     before.load_state_dict(state.start)
-    new = tuple(dataset.class_map.names.index(name) + 1 for name in plan.start.new)
-    networks = Networks(before.eval(), after.eval(), new)
+    networks = Networks(before.eval(), after.eval(), _new_labels(dataset, plan))
     if head is not None and head.looked_at and not plan.epochs:
         return list(compared_cells(dataset, plan, head.source, head.looked_at, networks))
     return list(compared_patches(dataset, plan, networks, fabric, slides_roots))
+
+
+def _new_labels(dataset: Dataset, plan: TrainingPlan) -> tuple[int, ...]:
+    assert plan.start is not None
+    return tuple(dataset.class_map.names.index(name) + 1 for name in plan.start.new)
+
+
+def _seen_without(doubts: Sequence[Area], head: HeadTraining, plan: TrainingPlan) -> list[tuple[Area, float, int]]:
+    """What heads make of doubtful areas that were trained without them."""
+    if not doubts:
+        return []
+    n_classes, seed = len(plan.draws.label_counts), plan.options.seed
+    return seen_without(doubts, head.looked_at, head.source, n_classes, plan.network.width, seed, head.device)
 
 
 def _for_card(judgement: Judgement, dataset: Dataset, plan: TrainingPlan, *, by_hand: bool) -> Acceptance:
@@ -123,6 +145,11 @@ def worse_line(worse: Worse, dataset: Dataset) -> str:
     downsample = dataset.patch_spec.grid_of(dataset.record(worse.slide_id).mpp, worse.slide_id).downsample
     x, y = (round(v * downsample) for v in worse.middle_px)
     where, name = f'"{shorten(worse.slide_id)}" near {x}, {y} px', shorten(names[worse.label - 1])
+    if worse.loss == "contradiction" and worse.after >= UNLEARNED:
+        return (
+            f'{where}: {worse.mm2:.3f} mm2 labelled "{name}", which no other annotation supports: a model that is not '
+            f'told sees "{shorten(names[worse.called - 1])}"; is the label right?'
+        )
     if worse.loss == "contradiction":
         return (
             f'{where}: {worse.mm2:.3f} mm2 labelled "{name}", which it did not learn: it still sees '
