@@ -147,6 +147,7 @@ def blobs(n, seed=0, groups=1, offset=50.0):
         numbers,
         torch.ones(n),
         torch.arange(n) % groups,
+        torch.zeros(n, dtype=torch.bool),
     )
 
 
@@ -190,7 +191,7 @@ def test_rare_classes_are_drawn_as_often():
     rng = np.random.default_rng(0)
     classes = torch.from_numpy((np.arange(2000) % 50 == 0).astype(np.int64))
     vectors = torch.from_numpy(rng.normal(0, 1, (2000, 2)) + 1.5 * classes[:, None].numpy()).float()
-    cells = Cells(vectors, classes, torch.ones(2000), torch.zeros(2000))
+    cells = Cells(vectors, classes, torch.ones(2000), torch.zeros(2000), torch.zeros(2000, dtype=torch.bool))
     first, bias, last, last_bias = fit_head(cells, None, 2, 8, seed=0, device=CPU, steps=150).weights
     found = ((vectors @ first.T + bias).relu() @ last.T + last_bias).argmax(1)
     assert (found == 1)[classes == 1].float().mean() > 0.7

@@ -117,12 +117,12 @@ def test_then_the_whole_network_learns(workspace, here):
 def test_an_encoder_that_has_learned_is_asked_anew(trained, workspace, here):
     """What the frozen one saw is of no use then, and nothing of it is kept."""
     head = head_training(Dataset(workspace / "dataset"))
-    slide, tile = head._source._slides["a"], tiles_over([Region(0, 0, 512, 512)])
-    (before,), (again,) = (list(head._source.maps.of_tiles(slide, tile)) for _ in range(2))
+    slide, tile = head.source._slides["a"], tiles_over([Region(0, 0, 512, 512)])
+    (before,), (again,) = (list(head.source.maps.of_tiles(slide, tile)) for _ in range(2))
     assert all(torch.equal(one, other) for one, other in zip(before, again, strict=True))
     with torch.no_grad():
         head._network.encoder.stem[0].weight.mul_(0.5)
-    (after,) = head._source.maps.of_tiles(slide, tile)
+    (after,) = head.source.maps.of_tiles(slide, tile)
     assert not torch.equal(before[0], after[0])
 
 

@@ -24,6 +24,7 @@ def train(
     overwrite: bool = False,
     resume: bool = False,
     take_over: bool = False,
+    accept: bool = False,
     slides_roots: AnyPath | Sequence[AnyPath] = (),
     reporter: Reporter | None = None,
     **options: Any,
@@ -36,6 +37,7 @@ def train(
         overwrite: Whether an existing model may be replaced.
         resume: Whether to go on with the training that was interrupted in ``out``, with its own options.
         take_over: Whether to train in ``out`` although another machine, which has stopped, seems to be at work there.
+        accept: Whether to accept the model even if it is worse than the one that it started from.
         slides_roots: Where to look for slides that have been moved: folders, or ``OLD=NEW``.
         reporter: Where to report.
         options: Those of ``[train]`` in the configuration file, such as ``preset="paper"`` or ``epochs=10``.
@@ -68,6 +70,7 @@ def train(
             reporter or QuietReporter(),
             overwrite=overwrite,
             resume=resume,
+            accept=accept,
             slides_roots=parsed_slides_roots(slides_roots),
         )
 

@@ -115,6 +115,18 @@ def show_model_command(
         reporter.say(line)
 
 
+@models_app.command("accept", cls=Command)
+def accept_model_command(model: ModelArgument) -> None:
+    """Lets predict take a model that training has found worse than the one before."""
+    from dmmn_qp.models.accepting import accept_model
+    from dmmn_qp.text import shorten
+
+    card = accept_model(model)
+    worse = len(card.acceptance.worse) if card.acceptance else 0
+    said = f"in spite of {worse} losses" if worse else "without a comparison"
+    Reporter().say(f'Accepted "{shorten(card.name)}" {said}; dmmn-qp predict takes it if it is the newest')
+
+
 @models_app.command("import-official", cls=Command)
 def import_official_command(
     file: Annotated[

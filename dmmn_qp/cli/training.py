@@ -69,6 +69,14 @@ def train_command(
     ] = False,
     overwrite: OverwriteOption = False,
     take_over: TakeOverOption = False,
+    accept: Annotated[
+        bool,
+        typer.Option(
+            "--accept",
+            help="With --from: let predict take the new model even if it is worse than the old one.",
+            rich_help_panel=COMMON_PANEL,
+        ),
+    ] = False,
 ) -> None:
     """Trains a network on a dataset and keeps the best epoch."""
     from dmmn_qp.training import launch, stage
@@ -80,9 +88,9 @@ def train_command(
         _preview(dataset, show, train_options(load_config(config), given), reporter, roots)
         return
     start = _interrupted(given, others) if resume else _new(train_options(load_config(config), given))
-    with start(dataset, out, take_over) as (data, folder, options):
-        stage.train(data, folder, options, reporter, overwrite=overwrite, resume=resume, slides_roots=roots)
-    _say_way_on(reporter, data, folder, out)
+    with start(dataset, out, take_over) as training:
+        stage.train(*training, reporter, slides_roots=roots, overwrite=overwrite, resume=resume, accept=accept)
+    _say_way_on(reporter, training.dataset, training.folder, out)
 
 
 class _Training(NamedTuple):
@@ -143,5 +151,10 @@ def _interrupted(given: Given, others: Mapping[str, object]) -> Start:
 
 
 def _say_way_on(reporter: Reporter, dataset: Path, folder: Path, out: Path | None) -> None:
+    from dmmn_qp.folders.model import load_card
+
+    if not load_card(folder).accepted:
+        reporter.say(f"Wrote {folder}/, which is not accepted")
+        return
     way_on = shown_option("--dataset", dataset, DATASET) + shown_option("--model", out, None)
     reporter.say(f"Wrote {folder}/  Next: dmmn-qp predict{way_on}")

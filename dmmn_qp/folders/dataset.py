@@ -87,6 +87,7 @@ class DatasetManifest(FileModel):
         patch_spec: The patch geometry.
         slides: The slides.
         left_out: Why other annotated images were left out, a line each.
+        earlier_splits: Splits of files that are no slides of it, but were of datasets that it replaced, by fingerprint.
     """
 
     format_version: Literal[1] = 1
@@ -94,6 +95,7 @@ class DatasetManifest(FileModel):
     patch_spec: PatchSpec
     slides: tuple[SlideRecord, ...] = Field(min_length=1)
     left_out: tuple[str, ...] = ()
+    earlier_splits: dict[str, Split] = Field(default_factory=dict)
 
 
 class Dataset:
@@ -221,9 +223,9 @@ def write_manifest(folder: Path, manifest: DatasetManifest) -> None:
 
 
 def write_patches(folder: Path, patches: Iterable[PatchRef], n_classes: int) -> None:
-    """Writes ``patches.csv``: one row a target, with its pixels per label."""
-    header = ["slide_id", "split", "x", "y", "fixed", *(f"label_{i}" for i in range(n_classes + 1))]
-    rows = ([p.slide_id, p.split, p.x, p.y, int(p.fixed), *p.label_counts] for p in patches)
+    """Writes ``patches.csv``: one row a target, with its pixels per label, and those corrected."""
+    header = ["slide_id", "split", "x", "y", "fixed", "corrected", *(f"label_{i}" for i in range(n_classes + 1))]
+    rows = ([p.slide_id, p.split, p.x, p.y, int(p.fixed), p.corrected, *p.label_counts] for p in patches)
     write_table(folder / PATCHES, header, rows)
 
 
@@ -238,7 +240,9 @@ def _patch_from_row(row: dict[str, str], records: dict[str, SlideRecord]) -> Pat
     counts = tuple(int(row[key]) for key in row if key.startswith("label_"))
     split = _SPLITS.validate_python(row["split"])
     fixed = bool(int(row["fixed"]))
-    return PatchRef(_record_of(row["slide_id"], records).slide_id, split, int(row["x"]), int(row["y"]), counts, fixed)
+    corrected = int(row.get("corrected") or 0)  # earlier versions did not count it
+    slide_id, x, y = _record_of(row["slide_id"], records).slide_id, int(row["x"]), int(row["y"])
+    return PatchRef(slide_id, split, x, y, counts, fixed, corrected)
 
 
 def _record_of(cell: str, records: dict[str, SlideRecord]) -> SlideRecord:

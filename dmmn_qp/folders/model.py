@@ -20,6 +20,7 @@ from dmmn_qp.features.domain import TrainingDomain
 from dmmn_qp.files import check_free, new_file, new_folder, write_json
 from dmmn_qp.files.failures import FULL_DISK
 from dmmn_qp.files.locks import locked
+from dmmn_qp.folders.acceptance import Acceptance
 from dmmn_qp.folders.encoder_origin import EncoderOrigin, attach_origin, encoder_in, is_unchanged
 from dmmn_qp.folders.encoder_weights import find_weights, load_encoder
 from dmmn_qp.folders.weights_file import (
@@ -103,6 +104,7 @@ class ModelCard(FileModel):
         encoder: Where the weights of its pretrained encoder come from; None of a network without.
         training_domain: What the tissue of the training slides looks like; None where it is not known.
         accepted: Whether it may take the place of the models before it, where none is named.
+        acceptance: How it compares with the model that its training started from; None where it started from none.
     """
 
     format_version: Literal[1] = 1
@@ -120,6 +122,7 @@ class ModelCard(FileModel):
     encoder: EncoderOrigin | None = None
     training_domain: TrainingDomain | None = None
     accepted: bool = True
+    acceptance: Acceptance | None = None
 
     @property
     def encoder_credit(self) -> str | None:
@@ -204,6 +207,22 @@ def add_training_domain(folder: Path, domain: TrainingDomain) -> None:
         ModelError: The card is missing or damaged, or would be larger than one may be.
     """
     card = load_card(folder).model_copy(update={"training_domain": domain})
+    with new_file(folder / CARD) as new_card:
+        _write_card(new_card, card)
+
+
+def set_acceptance(folder: Path, acceptance: Acceptance | None, *, accepted: bool) -> None:
+    """Says in the card of a model, whose weights stay as they are, whether it is accepted, and why not.
+
+    Args:
+        folder: The model.
+        acceptance: How it compares with the model that its training started from.
+        accepted: Whether it may take the place of the models before it.
+
+    Raises:
+        ModelError: The card is missing or damaged, or would be larger than one may be.
+    """
+    card = load_card(folder).model_copy(update={"acceptance": acceptance, "accepted": accepted})
     with new_file(folder / CARD) as new_card:
         _write_card(new_card, card)
 

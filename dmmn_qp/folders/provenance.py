@@ -89,6 +89,13 @@ def nameless_provenance(provenance: Mapping[str, Any]) -> dict[str, Any]:
     return kept
 
 
+def trained_slides(provenance: Mapping[str, Any]) -> list[str]:
+    """The fingerprints of a model's training slides; of an older card their names."""
+    prints, names = (provenance.get(key) for key in (FINGERPRINTS, _SLIDES))
+    listed = prints if isinstance(prints, list) else names if isinstance(names, list) else []
+    return [word for word in listed if isinstance(word, str)]
+
+
 def was_trained_on(provenance: Mapping[str, Any], slide_id: str, fingerprint: str) -> bool:
     """Whether a slide was in the training of a model: by its fingerprint, in an older card by its name."""
     prints, names = (provenance.get(key) for key in (FINGERPRINTS, _SLIDES))

@@ -10,7 +10,7 @@ from typing import Final
 from dmmn_qp.choices import SPLITS, Split
 from dmmn_qp.errors import DatasetError
 from dmmn_qp.files.tables import TableForm, TableRow, read_table
-from dmmn_qp.folders.dataset import Dataset
+from dmmn_qp.importing.earlier import Earlier, moved_findings
 from dmmn_qp.importing.opening import LeftOutSlide
 from dmmn_qp.importing.prepared import Prepared
 from dmmn_qp.importing.rules import SplitRules
@@ -35,20 +35,20 @@ def with_splits(
     prepared: Sequence[Prepared],
     class_map: ClassMap,
     rules: SplitRules,
-    earlier: Mapping[str, Split],
+    earlier: Earlier,
     left_out: Sequence[LeftOutSlide] = (),
 ) -> tuple[list[Prepared], list[Finding]]:
     """Settles the split of every slide.
 
     From the split file, else the image metadata; where neither knows any slide, it is chosen at random, and slides of
-    an earlier import of the same dataset keep theirs. A slide without a split among slides that have one is for
-    training.
+    an earlier import of the same dataset keep theirs. So does a slide without a split among slides that have one; a new
+    one is for training. What a person says wins, but a slide that was held back and is for training now is warned of.
 
     Args:
         prepared: The slides.
         class_map: The classes.
         rules: Where the splits are said, and how they are drawn where nobody says any.
-        earlier: Splits of the dataset that is being replaced, by slide.
+        earlier: The dataset that is being replaced.
         left_out: Slides that tables may name although they are not imported.
 
     Returns:
@@ -75,16 +75,20 @@ def with_splits(
     cases = {
         item.record.slide_id: case_of(first_of_file[item.record.fingerprint], rules.case_pattern) for item in prepared
     }
+    before = {item.record.slide_id: split for item in prepared if (split := earlier.split_of(item.record)) is not None}
     if not splits:
         pixels = {item.record.slide_id: class_pixels(item.patches, class_map) for item in prepared}
-        kept = {slide_id: split for slide_id, split in earlier.items() if slide_id in cases}
-        splits = choose_splits(pixels, rules.seed, cases, kept)
-        notes += _drawn_by_lot(splits, kept, rules)
+        splits = choose_splits(pixels, rules.seed, cases, before)
+        notes += _drawn_by_lot(splits, before, rules)
     elif len(splits) < len(prepared):
-        notes.append(_without_split([slide_id for slide_id in cases if slide_id not in splits]))
+        said = {cases[slide_id] for slide_id in splits}
+        kept = {i: split for i, split in before.items() if i not in splits and cases[i] not in said}
+        notes += _without_split([slide_id for slide_id in cases if slide_id not in splits], kept)
+        splits |= kept
     splits = {slide_id: splits.get(slide_id, "train") for slide_id in cases}
     check_cases(splits, cases)
-    return [_settled(item, splits[item.record.slide_id]) for item in prepared], notes
+    settled = [_settled(item, splits[item.record.slide_id]) for item in prepared]
+    return settled, [*notes, *moved_findings(settled, earlier)]
 
 
 def _settled(item: Prepared, split: Split) -> Prepared:
@@ -151,13 +155,17 @@ def _drawn_by_lot(splits: Mapping[str, Split], kept: Mapping[str, Split], rules:
         )
 
 
-def _without_split(slide_ids: Sequence[str]) -> Finding:
-    return Finding(
-        severity="note",
-        message=f"{count_of(len(slide_ids), 'slide')} without a split among slides that have one, for training: "
-        f"{_listed(slide_ids)}",
-        way_out="nothing to do, if that is meant",
-    )
+def _without_split(slide_ids: Sequence[str], kept: Mapping[str, Split]) -> Iterator[Finding]:
+    """Says what becomes of slides of which nobody says it, among others of which somebody does."""
+    new = [slide_id for slide_id in slide_ids if slide_id not in kept]
+    for names, what in ((new, "for training"), (list(kept), "with the split of the earlier dataset")):
+        if names:
+            yield Finding(
+                severity="note",
+                message=f"{count_of(len(names), 'slide')} without a split among slides that have one, {what}: "
+                f"{_listed(names)}",
+                way_out="nothing to do, if that is meant",
+            )
 
 
 def _listed(names: Sequence[str]) -> str:
@@ -207,11 +215,3 @@ def check_cases(splits: Mapping[str, Split], cases: Mapping[str, str]) -> None:
                 f'slides "{other}" ({splits[other]}) and "{slide_id}" ({splits[slide_id]}) are both of case "{case}", '
                 "or show one and the same file; give them the same split"
             )
-
-
-def earlier_splits(out: Path) -> dict[str, Split]:
-    """Splits of the dataset in ``out``, empty where there is none that can be read."""
-    try:
-        return {record.slide_id: record.split for record in Dataset(out).slides()}
-    except DatasetError:
-        return {}

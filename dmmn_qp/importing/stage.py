@@ -16,6 +16,7 @@ from dmmn_qp.files.locks import locked
 from dmmn_qp.folders.dataset import MANIFEST
 from dmmn_qp.folders.provenance import describe_run, now
 from dmmn_qp.importing.classes import labelling_of
+from dmmn_qp.importing.earlier import earlier_dataset
 from dmmn_qp.importing.opening import LeftOutSlide, OpenedSlide, error_of_all, opened_slide
 from dmmn_qp.importing.options import ImportOptions
 from dmmn_qp.importing.painting import paint_all
@@ -24,7 +25,7 @@ from dmmn_qp.importing.reviewed import prediction_folders
 from dmmn_qp.importing.rules import ImportRules, rules_of
 from dmmn_qp.importing.source import Source, all_of
 from dmmn_qp.importing.sources import read_source
-from dmmn_qp.importing.splitting import earlier_splits, with_splits
+from dmmn_qp.importing.splitting import with_splits
 from dmmn_qp.importing.summary import (
     as_imported,
     damage_findings,
@@ -101,9 +102,8 @@ def import_annotations(
                 raise error_of_all(source.problems, [slide.error for slide in left_out])
             if writes and not options.strict:
                 report_problems([str(slide.error) for slide in lost], reporter)
-            prepared, split_notes = with_splits(
-                prepared, labelling.class_map, rules.splits, earlier_splits(out), left_out
-            )
+            earlier = earlier_dataset(out)
+            prepared, split_notes = with_splits(prepared, labelling.class_map, rules.splits, earlier, left_out)
             made_on_the_way = (*damage_findings(opened), *split_notes)
             noted = (*source_findings(source, strict=options.strict), *made_on_the_way)
             imported = as_imported(prepared, source_path, source, labelling, rules.reading, noted)
@@ -127,7 +127,7 @@ def import_annotations(
                 labelling.painting.overlap,
             )
             assert folder is not None
-            write_tables(folder, prepared, labelling, source.problems)
+            write_tables(folder, prepared, labelling, source.problems, earlier)
             pixels = {item.record.slide_id: np.array(item.pixels, np.int64) for item in prepared}
             report = write_import_report(folder, imported, pixels, reporter)
             configuration = {**options.model_dump(mode="json"), "source": printable(str(source_path))}

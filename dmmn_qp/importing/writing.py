@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from dmmn_qp.files import final_name
 from dmmn_qp.folders.dataset import ORIGIN_MAP, ORIGIN_SUFFIX, DatasetManifest, write_manifest, write_patches
 from dmmn_qp.folders.label_raster import create_label_raster
+from dmmn_qp.importing.earlier import Earlier
 from dmmn_qp.importing.prepared import Labelling, Prepared
 from dmmn_qp.qupath.geojson_writer import write_geojson
 from dmmn_qp.qupath.marks import with_marks_of_its_class
@@ -63,7 +64,13 @@ def remove_slide(folder: Path, slide_id: str) -> None:
             path.unlink()
 
 
-def write_tables(folder: Path, prepared: Sequence[Prepared], labelling: Labelling, left_out: Sequence[str]) -> None:
+def write_tables(
+    folder: Path,
+    prepared: Sequence[Prepared],
+    labelling: Labelling,
+    left_out: Sequence[str],
+    earlier: Earlier | None = None,
+) -> None:
     """Writes the patch index and the manifest of a dataset.
 
     Args:
@@ -71,12 +78,17 @@ def write_tables(folder: Path, prepared: Sequence[Prepared], labelling: Labellin
         prepared: The slides with their splits.
         labelling: How their objects became labels and patches.
         left_out: Why other images are not in it, a line each.
+        earlier: The dataset that it replaces.
     """
     class_map, spec = labelling.class_map, labelling.patches.spec
     write_patches(folder, [p for item in prepared for p in item.patches], len(class_map))
     records = tuple(item.record for item in prepared)
+    remembered = {} if earlier is None else earlier.elsewhere(records)
     write_manifest(
-        folder, DatasetManifest(class_map=class_map, patch_spec=spec, slides=records, left_out=tuple(left_out))
+        folder,
+        DatasetManifest(
+            class_map=class_map, patch_spec=spec, slides=records, left_out=tuple(left_out), earlier_splits=remembered
+        ),
     )
 
 

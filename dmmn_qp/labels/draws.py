@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import ceil
 
 import numpy as np
 from numpy.typing import NDArray
@@ -103,18 +104,25 @@ class TrainingDraws:
         sampler: How they are sampled.
         seed: Seed of the run.
         elastic: Rule of the sampler ``elastic``; None for the others.
+        corrections: How many times as often as others those patches come in which a person corrected a prediction.
     """
 
     patches: Sequence[PatchRef]
     sampler: Sampler
     seed: int
     elastic: ElasticRule | None = None
+    corrections: float = 1.0
+
+    @property
+    def often(self) -> NDArray[np.float64]:
+        """How many times each patch comes in a pass: (P,)."""
+        return np.array([self.corrections if patch.corrected else 1.0 for patch in self.patches])
 
     @property
     def pass_length(self) -> int:
-        """Draws in which every patch, and every copy, comes once."""
-        copies = 0 if self.elastic is None else int(self.elastic.copies_of(self.patches).sum())
-        return len(self.patches) + copies
+        """Draws in which every patch, and every copy, comes as often as it counts: once, unless it was corrected."""
+        copies = 0 if self.elastic is None else self.elastic.copies_of(self.patches)
+        return ceil(float((self.often * (1 + copies)).sum()))
 
     @property
     def label_counts(self) -> NDArray[np.int64]:
@@ -125,22 +133,33 @@ class TrainingDraws:
 
     def of_epoch(self, epoch: int, length: int) -> list[Draw]:
         """The draws of one epoch."""
+        often = None if (self.often == 1).all() else self.often
         if self.elastic is not None:
-            return elastic_draws(self.elastic.copies_of(self.patches), length, self.seed, epoch)
+            return elastic_draws(self.elastic.copies_of(self.patches), length, self.seed, epoch, often)
         if self.sampler == "balanced":
-            return class_balanced_draws(self.patches, length, self.seed, epoch)
-        return shuffled_draws(len(self.patches), length, self.seed, epoch)
+            return class_balanced_draws(self.patches, length, self.seed, epoch, often=often)
+        return shuffled_draws(len(self.patches), length, self.seed, epoch, often)
 
 
-def shuffled_draws(n_patches: int, length: int, seed: int, epoch: int) -> list[Draw]:
-    """Every patch once per pass, in random order, until ``length`` draws are made."""
+def shuffled_draws(
+    n_patches: int, length: int, seed: int, epoch: int, often: NDArray[np.float64] | None = None
+) -> list[Draw]:
+    """Every patch once per pass, in random order, until ``length`` draws are made.
+
+    Args:
+        n_patches: Number of patches P.
+        length: Number of draws.
+        seed: Seed of the run.
+        epoch: Number of the epoch; each epoch has its own order.
+        often: (P,) how often each comes in a pass, at least 1; once unless given.
+    """
     rng = np.random.default_rng([seed, epoch])
-    passes = -(-length // n_patches)
-    order = np.concatenate([rng.permutation(n_patches) for _ in range(passes)])[:length]
-    return _seeded(order, rng)
+    return _seeded(_endless_permutations(n_patches, length, rng, often), rng)
 
 
-def elastic_draws(copies: NDArray[np.int64], length: int, seed: int, epoch: int) -> list[Draw]:
+def elastic_draws(
+    copies: NDArray[np.int64], length: int, seed: int, epoch: int, often: NDArray[np.float64] | None = None
+) -> list[Draw]:
     """Every patch and its copies once per pass, in random order; copies are deformed anew in each epoch (section 2.3).
 
     Args:
@@ -148,11 +167,12 @@ def elastic_draws(copies: NDArray[np.int64], length: int, seed: int, epoch: int)
         length: Number of draws.
         seed: Seed of the run.
         epoch: Number of the epoch; each epoch has its own order.
+        often: (P,) how often each patch, and each of its copies, comes in a pass; once unless given.
     """
     n_patches = copies.size
     patch_of = np.concatenate([np.arange(n_patches), np.repeat(np.arange(n_patches), copies)])
     rng = np.random.default_rng([seed, epoch])
-    order = _endless_permutations(patch_of.size, length, rng)
+    order = _endless_permutations(patch_of.size, length, rng, None if often is None else often[patch_of])
     seeds = rng.integers(2**63 - 1, size=order.size)
     return [Draw(int(patch_of[i]), int(s), bool(i >= n_patches)) for i, s in zip(order, seeds, strict=True)]
 
@@ -301,7 +321,12 @@ def balance_counts(patches: Sequence[PatchRef], class_map: ClassMap, rule: Elast
 
 
 def class_balanced_draws(
-    patches: Sequence[PatchRef], length: int, seed: int, epoch: int, min_fraction: float = MIN_CLASS_FRACTION
+    patches: Sequence[PatchRef],
+    length: int,
+    seed: int,
+    epoch: int,
+    min_fraction: float = MIN_CLASS_FRACTION,
+    often: NDArray[np.float64] | None = None,
 ) -> list[Draw]:
     """The classes take turns; each turn draws a patch in which more than ``min_fraction`` shows that class.
 
@@ -313,12 +338,14 @@ def class_balanced_draws(
         seed: Seed of the run.
         epoch: Number of the epoch; each epoch has its own order.
         min_fraction: Part of the target's pixels.
+        often: (P,) how often each patch comes in the turns of a class in which others come once; once unless given.
     """
     rng = np.random.default_rng([seed, epoch])
     pools = _pools(patches, min_fraction)
     turns = _endless_permutations(len(pools), length, rng)
     decks: list[NDArray[np.int64]] = [
-        _endless_permutations(pool.size, int((turns == c).sum()), rng) for c, pool in enumerate(pools)
+        _endless_permutations(pool.size, int((turns == c).sum()), rng, None if often is None else often[pool])
+        for c, pool in enumerate(pools)
     ]
     position = [0] * len(pools)
     order = np.empty(length, np.int64)
@@ -383,10 +410,26 @@ def _owners(counts: NDArray[np.int64], class_order: Sequence[int]) -> NDArray[np
     return np.asarray(order[np.argmax(counts[:, order - 1] > 0, axis=1)])
 
 
-def _endless_permutations(n: int, length: int, rng: np.random.Generator) -> NDArray[np.int64]:
-    """``length`` numbers below ``n``: one random permutation after the other."""
-    rounds = max(1, -(-length // n))
-    return np.concatenate([rng.permutation(n) for _ in range(rounds)])[:length]
+def _endless_permutations(
+    n: int, length: int, rng: np.random.Generator, often: NDArray[np.float64] | None = None
+) -> NDArray[np.int64]:
+    """``length`` numbers below ``n``: one random permutation after the other.
+
+    Args:
+        n: How many numbers there are.
+        length: How many are wanted.
+        rng: Source of chance.
+        often: (n,) how often each comes in a permutation, at least 1; what is left of a whole number is the chance to
+            come once more. Once unless given.
+    """
+    if often is None:
+        rounds = max(1, -(-length // n))
+        return np.concatenate([rng.permutation(n) for _ in range(rounds)])[:length]
+    passes: list[NDArray[np.int64]] = []
+    while sum(map(len, passes)) < max(1, length):
+        times = np.floor(often + rng.random(n)).astype(np.int64)
+        passes.append(rng.permutation(np.repeat(np.arange(n), times)))
+    return np.concatenate(passes)[:length]
 
 
 def _seeded(order: NDArray[np.int64], rng: np.random.Generator) -> list[Draw]:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from shapely import box
 from shapely.geometry.base import BaseGeometry
 
+from dmmn_qp.annotations import ORIGINS
 from dmmn_qp.choices import OverlapRule, Split
 from dmmn_qp.errors import DatasetError
 from dmmn_qp.labels.class_rules import takes_labels_away
@@ -30,6 +31,7 @@ class PatchRef:
         y: Top border of the target in grid pixels.
         label_counts: Pixels of the target per label; entry 0 counts the unlabelled ones.
         fixed: Whether the target may not be moved, because its surroundings are for another split.
+        corrected: Labelled pixels of the target in which a person corrected a prediction.
     """
 
     slide_id: str
@@ -38,6 +40,7 @@ class PatchRef:
     y: int
     label_counts: tuple[int, ...]
     fixed: bool = False
+    corrected: int = 0
 
 
 def index_patches(
@@ -75,7 +78,10 @@ def index_patches(
         counts = np.bincount(painter.paint(window).ravel(), minlength=n_classes + 1)
         counts[UNLABELLED] += target.width * target.height - window.width * window.height
         if counts[1:].sum() > min_labelled_fraction * target.width * target.height:
-            yield PatchRef(slide_id, split, target.x, target.y, tuple(int(n) for n in counts))
+            corrected = 0
+            if not painter.is_all_drawn:
+                corrected = int((painter.paint_origins(window) == ORIGINS["corrected"]).sum())
+            yield PatchRef(slide_id, split, target.x, target.y, tuple(int(n) for n in counts), corrected=corrected)
 
 
 def in_split_areas(

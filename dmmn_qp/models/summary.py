@@ -8,6 +8,7 @@ from typing import Any
 
 from dmmn_qp.choices import Norm, Padding, Stem
 from dmmn_qp.features.domain import TrainingDomain
+from dmmn_qp.folders.acceptance import Loss
 from dmmn_qp.folders.model import ModelCard, NetworkOptions, load_model
 from dmmn_qp.folders.provenance import FINGERPRINTS
 from dmmn_qp.networks import ARCHITECTURES
@@ -25,6 +26,12 @@ _STEMS: dict[Stem, str] = {
     "quarter": "a quarter of the resolution",
 }
 _PADDINGS: dict[Padding, str] = {"zeros": "zeros beyond borders", "replicate": "borders repeated beyond themselves"}
+_LOSSES: dict[Loss, str] = {
+    "validation": "worse on validation areas",
+    "reviewed": "worse on reviewed predictions",
+    "drawn": "worse on annotations for training",
+    "contradiction": "labelled so, and not learned",
+}
 _MARGIN = 14  # characters of the left column
 _LONGEST = 2000  # characters of a line; what somebody else wrote may have any number
 _WIDEST_NAME = 60  # characters to which the names of classes are filled up
@@ -94,6 +101,7 @@ class ModelSummary:
             ),
             ("input", _input_lines(card.input)),
             ("validation", _validation_lines(card.validation)),
+            *([("accepted", lines)] if (lines := _acceptance_lines(card)) else []),
             ("licence", [text for text in (card.licence or "none stated", card.attribution) if text]),
             *([("encoder", _encoder_lines(card))] if card.encoder is not None else []),
             ("made from", _provenance_lines(card.provenance)),
@@ -181,6 +189,27 @@ def _validation_lines(validation: dict[str, Any]) -> list[str]:
         else:
             lines.append(f"{name} {_shown(value)}")
     return lines or ["no figures"]
+
+
+def _acceptance_lines(card: ModelCard) -> list[str]:
+    """Whether a model that started from another is accepted, and why not."""
+    compared = card.acceptance
+    if compared is None:
+        return [] if card.accepted else ["no: its training was not ended, or it could not be compared"]
+    figures = f"validation mIoU {_arrow(*compared.validation)}"
+    if compared.reviewed is not None:
+        figures += f", reviewed predictions right {_arrow(*compared.reviewed)}"
+    word = "yes" if not compared.by_hand else "yes, by a person"
+    lines = [f"{word if card.accepted else 'no'}: compared with {compared.compared_with}, {figures}"]
+    for worse in compared.worse:
+        what, on = _LOSSES[worse.loss], "all slides" if worse.slide is None else "one slide"
+        name = "all classes" if worse.class_name is None else worse.class_name
+        lines.append(f"{what}, {name}: {_arrow(worse.before, worse.after)} on {worse.mm2:.3f} mm2 of {on}")
+    return lines
+
+
+def _arrow(before: float, after: float) -> str:
+    return f"{before:.3f} -> {after:.3f}"
 
 
 def _provenance_lines(provenance: dict[str, Any]) -> list[str]:

@@ -57,12 +57,14 @@ class StartedFrom:
         matched: Classes that it knew, by name.
         new: Classes that it did not know.
         mean_iou: Its mIoU on the validation patches, before the first step.
+        worse: What is worse since, a line each.
     """
 
     model: str
     matched: Sequence[str]
     new: Sequence[str]
     mean_iou: float
+    worse: Sequence[str] = ()
 
 
 def over_tissue(verdict: PatchVerdict, labels: NDArray[np.uint8], class_map: ClassMap) -> NDArray[np.uint8]:

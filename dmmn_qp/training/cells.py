@@ -43,27 +43,29 @@ class Cells:
         classes: (N,) int64, 0 .. C - 1.
         weights: (N,) float32: how many cells of the class each stands for.
         groups: (N,) int64: number of the slide, or of the tile where there is one slide.
+        corrected: (N,) bool: whether a person corrected a prediction there.
     """
 
     vectors: Tensor
     classes: Tensor
     weights: Tensor
     groups: Tensor
+    corrected: Tensor
 
     def __len__(self) -> int:
         return len(self.classes)
 
     def of(self, wanted: Tensor) -> Cells:
         """Some of them, by a mask or by number."""
-        return Cells(self.vectors[wanted], self.classes[wanted], self.weights[wanted], self.groups[wanted])
+        return Cells(*(values[wanted] for values in self._all()))
 
     def and_also(self, others: Cells) -> Cells:
         """These, and others behind them."""
         pairs = zip(self._all(), others._all(), strict=True)
         return Cells(*(torch.cat(pair) for pair in pairs))
 
-    def _all(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        return self.vectors, self.classes, self.weights, self.groups
+    def _all(self) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        return self.vectors, self.classes, self.weights, self.groups, self.corrected
 
 
 def places_of(patches: Sequence[PatchRef], size_px: int) -> list[Place]:
@@ -93,7 +95,11 @@ def middles(labels: LabelArray) -> LabelArray:
 
 
 def chosen_tiles(
-    labels: Mapping[Place, LabelArray], n_classes: int, rng: np.random.Generator, most: int = MOST_TILES
+    labels: Mapping[Place, LabelArray],
+    n_classes: int,
+    rng: np.random.Generator,
+    most: int = MOST_TILES,
+    often: Mapping[Place, float] | None = None,
 ) -> list[Place]:
     """At most so many tiles: the classes take turns, so that rare ones keep theirs.
 
@@ -102,6 +108,7 @@ def chosen_tiles(
         n_classes: Number of classes C.
         rng: Source of chance.
         most: How many.
+        often: How many times as likely as others some tiles are chosen.
 
     Returns:
         In the order of ``labels``.
@@ -110,7 +117,7 @@ def chosen_tiles(
         return list(labels)
     places = list(labels)
     holding: list[list[int]] = [[] for _ in range(n_classes)]
-    for i in rng.permutation(len(places)).tolist():
+    for i in _likely_last(places, often, rng).tolist():
         for label in np.unique(labels[places[i]]).tolist():
             if label != UNLABELLED:
                 holding[label - 1].append(i)
@@ -122,6 +129,16 @@ def chosen_tiles(
             if queue and len(taken) < most:
                 taken[queue.pop()] = None
     return [places[i] for i in sorted(taken)]
+
+
+def _likely_last(
+    places: Sequence[Place], often: Mapping[Place, float] | None, rng: np.random.Generator
+) -> NDArray[np.int64]:
+    """An order at random, in which some are likely to come late."""
+    if not often:
+        return rng.permutation(len(places))
+    keys = rng.random(len(places)) ** (1 / np.array([often.get(place, 1.0) for place in places]))
+    return np.argsort(keys)
 
 
 def picked(
@@ -190,6 +207,7 @@ class CellSource:
         rng: np.random.Generator,
         most: Sequence[int],
         advance: Callable[[], None] = lambda: None,
+        corrected: Mapping[Place, NDArray[np.bool_]] | None = None,
     ) -> Cells:
         """Chooses cells as `picked` does, and takes what the encoder makes of them.
 
@@ -199,6 +217,7 @@ class CellSource:
             rng: Source of chance.
             most: Of each class.
             advance: Told when a tile is done.
+            corrected: Where somebody corrected a prediction, of the tiles where anybody did: (CELLS, CELLS).
         """
         chosen, stands_for = picked(labels, n_classes, rng, most)
         one_slide = len({place.slide_id for place in labels}) == 1
@@ -208,16 +227,20 @@ class CellSource:
             at = torch.from_numpy(chosen[place])
             classes = torch.from_numpy(labels[place][at[:, 0], at[:, 1]].astype(np.int64) - 1)
             group = number if one_slide else self._numbers[place.slide_id]
+            of_person = None if corrected is None else corrected.get(place)
             parts.append(
                 Cells(
                     self.network.vectors(maps, at, CELLS, CELLS).half(),
                     classes,
                     torch.from_numpy(stands_for.astype(np.float32))[classes],
                     torch.full((len(at),), group),
+                    torch.zeros(len(at), dtype=torch.bool)
+                    if of_person is None
+                    else torch.from_numpy(of_person[at[:, 0], at[:, 1]]),
                 )
             )
         if not parts:
             empty = torch.zeros(0, dtype=torch.int64)
             width = sum(self.network.channels)
-            return Cells(torch.zeros(0, width, dtype=torch.float16), empty, torch.zeros(0), empty)
+            return Cells(torch.zeros(0, width, dtype=torch.float16), empty, torch.zeros(0), empty, empty.bool())
         return Cells(*(torch.cat(values) for values in zip(*(part._all() for part in parts), strict=True)))

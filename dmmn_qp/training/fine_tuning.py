@@ -10,8 +10,10 @@ from torch import nn
 
 from dmmn_qp.choices import Freeze
 from dmmn_qp.errors import ModelError, TrainingError
+from dmmn_qp.folders.dataset import SlideRecord
 from dmmn_qp.folders.encoder_origin import attach_origin, encoder_in
 from dmmn_qp.folders.model import NetworkOptions, load_card, load_model
+from dmmn_qp.folders.provenance import trained_slides
 from dmmn_qp.networks.conventions import InputConvention
 from dmmn_qp.networks.stem import NamesParts, Stemmed
 from dmmn_qp.specs import ClassMap, PatchSpec
@@ -26,6 +28,7 @@ class Start(NamedTuple):
         weights_sha256: Digest of its weights; None where its card does not say.
         matched: Classes that it knows, by name.
         new: Classes that it does not know, whose outputs start at random.
+        known: Fingerprints of the slides that it was trained on, and the models before it; of an older card, names.
     """
 
     model: str
@@ -33,6 +36,15 @@ class Start(NamedTuple):
     weights_sha256: str | None
     matched: tuple[str, ...]
     new: tuple[str, ...]
+    known: tuple[str, ...] = ()
+
+    def for_card(self) -> dict[str, Any]:
+        """What the card of a model says of it."""
+        return {key: value for key, value in self._asdict().items() if key != "known"}
+
+    def knows(self, record: SlideRecord) -> bool:
+        """Whether it was trained on a slide."""
+        return record.fingerprint in self.known or record.slide_id in self.known
 
 
 class Inherited(NamedTuple):
@@ -79,6 +91,7 @@ def inherited_from(model: Path, patch_spec: PatchSpec, class_map: ClassMap) -> I
         weights_sha256=card.weights_sha256,
         matched=tuple(name for name in class_map.names if name in known),
         new=tuple(name for name in class_map.names if name not in known),
+        known=tuple(trained_slides(card.provenance)),
     )
     return Inherited(network, card.input, card.licence, card.attribution, start)
 

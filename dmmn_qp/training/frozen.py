@@ -24,6 +24,7 @@ from dmmn_qp.features.cache import FeatureCache, usual_cache
 from dmmn_qp.features.computing import TILE_PX, FeatureMaps, SeenSlide, tiles_over
 from dmmn_qp.features.tissue import covered, tissue_of
 from dmmn_qp.folders.dataset import Dataset
+from dmmn_qp.folders.label_raster import LabelRaster
 from dmmn_qp.labels.class_rules import takes_labels_away
 from dmmn_qp.labels.draws import Draw
 from dmmn_qp.labels.metrics import Metrics, confusion_matrix
@@ -77,6 +78,11 @@ class Round:
 class HeadTraining:
     """Trains the head of a network, round by round.
 
+    Attributes:
+        device: Where it computes.
+        source: What the encoder makes of tiles.
+        looked_at: Labels of the cells of the training tiles that taught it; empty before `rounds`.
+
     Args:
         dataset: The dataset.
         plan: What is trained.
@@ -98,7 +104,7 @@ class HeadTraining:
         cache: FeatureCache | None = None,
     ) -> None:
         assert isinstance(stemmed.network, DmmnP)
-        self._dataset, self._plan, self._device, self._reporter = dataset, plan, fabric.device, reporter
+        self._dataset, self._plan, self.device, self._reporter = dataset, plan, fabric.device, reporter
         self._slides_roots = slides_roots
         self._network = stemmed.network.eval()
         self._rng = np.random.default_rng(plan.options.seed)
@@ -106,7 +112,8 @@ class HeadTraining:
         bf16 = plan.options.precision == "bf16"
         maps = FeatureMaps(self._network, plan.convention, fabric.device, bf16, cache)
         used = dict.fromkeys(patch.slide_id for patch in (*plan.training, *plan.validation))
-        self._source = CellSource(maps, self._network, {slide_id: self._slide(slide_id) for slide_id in used})
+        self.source = CellSource(maps, self._network, {slide_id: self._slide(slide_id) for slide_id in used})
+        self.looked_at: dict[Place, LabelArray] = {}
         self._names = dataset.class_map.names
 
     def _slide(self, slide_id: str) -> SeenSlide:
@@ -120,22 +127,27 @@ class HeadTraining:
         places = [*self._labels(self._plan.training, tuple(ORIGINS))]
         of_validation = places_of(self._plan.validation, self._dataset.patch_spec.size_px)
         clock = time.monotonic()
-        looked = sum(1 for _ in self._source.seen(places[:2]))
+        looked = sum(1 for _ in self.source.seen(places[:2]))
         return len({*places, *of_validation}), (time.monotonic() - clock) / max(1, looked)
 
     def rounds(self) -> Iterator[Round]:
         """Trains; yields each round while its head is in the network, and leaves the best one there."""
         n_classes = len(self._names)
-        labels = self._labels(self._plan.training, tuple(ORIGINS))
+        labels = self.looked_at = self._labels(self._plan.training, tuple(ORIGINS))
         with self._reporter.task("what the encoder sees of annotated places", len(labels)) as task:
-            drawn = self._source.cells(
-                labels, n_classes, self._rng, [MOST_CELLS // n_classes] * n_classes, task.advance
+            drawn = self.source.cells(
+                labels,
+                n_classes,
+                self._rng,
+                [MOST_CELLS // n_classes] * n_classes,
+                task.advance,
+                self._corrected(labels),
             )
         judging = None
         if self._plan.options.validate_on == "val":
             apart = self._labels(self._plan.validation, self._plan.validated_on)
             with self._reporter.task("what it sees of validation slides", len(apart)) as task:
-                judging = self._source.cells(
+                judging = self.source.cells(
                     apart, n_classes, self._rng, [MOST_CELLS // n_classes] * n_classes, task.advance
                 )
         start = head_of(self._network) if self._plan.start is not None else None
@@ -155,7 +167,7 @@ class HeadTraining:
                 open_cells = self._open_cells(labels)
             counts = torch.bincount(drawn.classes, minlength=n_classes).tolist()
             with self._reporter.task("undrawn tissue", len(open_cells)) as task:
-                found = sure_cells(self._source, self._network, open_cells, counts, self._rng, task.advance)
+                found = sure_cells(self.source, self._network, open_cells, counts, self._rng, task.advance)
             training = drawn.and_also(found.cells)
             mm2 = (CELL_PX * self._dataset.patch_spec.mpps[0]) ** 2 * 1e-6
             added = (
@@ -169,16 +181,19 @@ class HeadTraining:
         options, width, n_classes = self._plan.options, self._plan.network.width, len(self._names)
         steps = None
         if judging is None:
-            steps = steps_by_groups(training, n_classes, width, seed=options.seed, device=self._device)
+            steps = steps_by_groups(
+                training, n_classes, width, seed=options.seed, device=self.device, corrections=options.corrections
+            )
         return fit_head(
             training,
             judging,
             n_classes,
             width,
             seed=options.seed,
-            device=self._device,
+            device=self.device,
             steps=steps,
             start=start,
+            corrections=options.corrections,
         )
 
     def _labels(self, patches: Sequence[PatchRef], origins: Sequence[Origin]) -> dict[Place, LabelArray]:
@@ -188,12 +203,30 @@ class HeadTraining:
         for patch in patches:
             of_slide.setdefault(patch.slide_id, []).append(patch)
         labels: dict[Place, LabelArray] = {}
+        often: dict[Place, float] = {}
         for slide_id, own in of_slide.items():
+            if self._plan.options.corrections > 1:
+                changed = [patch for patch in own if patch.corrected and patch.split == "train"]
+                often |= dict.fromkeys(places_of(changed, size), self._plan.options.corrections)
             with open_mask(self._dataset, slide_id, origins) as mask:
                 for place in places_of(own, size):
                     cells = middles(mask.read(place.tile))
                     labels[place] = np.where(targets_in(place.tile, own, size), cells, UNLABELLED).astype(np.uint8)
-        return {place: labels[place] for place in chosen_tiles(labels, len(self._names), self._rng)}
+        return {place: labels[place] for place in chosen_tiles(labels, len(self._names), self._rng, often=often)}
+
+    def _corrected(self, labels: Mapping[Place, LabelArray]) -> dict[Place, NDArray[np.bool_]]:
+        """Cells in which somebody corrected a prediction, of the tiles where anybody did."""
+        found: dict[Place, NDArray[np.bool_]] = {}
+        for slide_id in dict.fromkeys(place.slide_id for place in labels):
+            path = self._dataset.origin_path(slide_id)
+            if path is None:
+                continue
+            with LabelRaster(path) as raster:
+                for place in (place for place in labels if place.slide_id == slide_id):
+                    cells = middles(raster.read(place.tile)) == ORIGINS["corrected"]
+                    if cells.any():
+                        found[place] = cells
+        return found
 
     def _open_cells(self, labels: Mapping[Place, LabelArray]) -> dict[Place, NDArray[np.bool_]]:
         """Cells that self-training may label: undrawn tissue of training slides, off `Ignore*` and other splits."""
@@ -285,9 +318,9 @@ class HeadTraining:
         """Labels of the tiles that patches of one slide touch."""
         places = places_of(patches, self._dataset.patch_spec.size_px)
         found: dict[Place, LabelArray] = {}
-        for place, maps in self._source.seen(places):
+        for place, maps in self.source.seen(places):
             with torch.inference_mode():
-                logits = self._network.decide([m.to(self._device) for m in maps], TILE_PX, TILE_PX)
+                logits = self._network.decide([m.to(self.device) for m in maps], TILE_PX, TILE_PX)
                 found[place] = (logits[0].argmax(0) + 1).to(torch.uint8).cpu().numpy()
         return found
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -118,6 +119,7 @@ def fit_head(
     device: torch.device,
     steps: int | None = None,
     start: Sequence[Tensor] | None = None,
+    corrections: float = 1.0,
 ) -> Fitted:
     """Trains a head: every class is drawn equally often.
 
@@ -130,6 +132,7 @@ def fit_head(
         device: Where to compute.
         steps: Steps to take; None for as many as are best on ``judging``, at most `MOST_STEPS`.
         start: Layers to begin with; random ones unless given.
+        corrections: How many times as often as others of its class a corrected cell is drawn.
 
     Raises:
         TrainingError: The loss is not a finite number.
@@ -145,13 +148,13 @@ def fit_head(
     kept.load_state_dict(head.state_dict())
     optimizer = torch.optim.AdamW(head.parameters(), lr=RATE, weight_decay=WEIGHT_DECAY)
     drawn = [torch.nonzero(training.classes == c)[:, 0] for c in range(n_classes)]
-    present = [numbers for numbers in drawn if len(numbers)]
+    present = [_Deck.of(numbers, training.corrected[numbers], corrections) for numbers in drawn if len(numbers)]
     share = -(-BATCH // len(present))
     best = Fitted(kept.weights(), 0, math.nan)
     curve: list[float] = []
     losses: list[float] = []
     for step in range(1, (steps or MOST_STEPS) + 1):
-        numbers = torch.cat([n[torch.randint(len(n), (share,), generator=generator)] for n in present])
+        numbers = torch.cat([deck.drawn(share, generator) for deck in present])
         vectors, classes = training.vectors[numbers].to(device).float(), training.classes[numbers].to(device)
         loss = functional.cross_entropy(head(vectors), classes)
         optimizer.zero_grad(set_to_none=True)
@@ -176,6 +179,26 @@ def fit_head(
             break
     best.curve = curve
     return best
+
+
+class _Deck(NamedTuple):
+    """Cells of a class, and how likely each is drawn: sums from the first to each; None where all are alike."""
+
+    numbers: Tensor
+    sums: Tensor | None
+
+    @classmethod
+    def of(cls, numbers: Tensor, corrected: Tensor, corrections: float) -> _Deck:
+        if corrections == 1 or not bool(corrected.any()):
+            return cls(numbers, None)
+        return cls(numbers, torch.where(corrected, corrections, 1.0).double().cumsum(0))
+
+    def drawn(self, n: int, generator: torch.Generator) -> Tensor:
+        """So many of them, some perhaps more than once."""
+        if self.sums is None:
+            return self.numbers[torch.randint(len(self.numbers), (n,), generator=generator)]
+        places = torch.rand(n, generator=generator, dtype=torch.float64) * self.sums[-1]
+        return self.numbers[torch.searchsorted(self.sums, places, right=True).clamp_max(len(self.numbers) - 1)]
 
 
 def _spread(vectors: Tensor, at_once: int = 8192) -> tuple[Tensor, Tensor]:
@@ -208,7 +231,9 @@ def mean_iou_on(head: nn.Module, cells: Cells, n_classes: int, at_once: int = 81
     return Metrics.from_confusion(confusion).mean_iou
 
 
-def steps_by_groups(training: Cells, n_classes: int, width: int, *, seed: int, device: torch.device) -> int:
+def steps_by_groups(
+    training: Cells, n_classes: int, width: int, *, seed: int, device: torch.device, corrections: float = 1.0
+) -> int:
     """The number of steps that is best on cells of other slides, where no slides are set apart to choose it.
 
     The groups are dealt into at most three parts; each is judged by heads that were trained on the others.
@@ -223,7 +248,8 @@ def steps_by_groups(training: Cells, n_classes: int, width: int, *, seed: int, d
         apart = torch.isin(training.groups, part)
         learned = training.of(~apart)
         if len(learned) and len(torch.unique(learned.classes)) == len(torch.unique(training.classes)):
-            found = fit_head(learned, training.of(apart), n_classes, width, seed=seed, device=device)
+            judging = training.of(apart)
+            found = fit_head(learned, judging, n_classes, width, seed=seed, device=device, corrections=corrections)
             curves.append(found.curve)
     if not curves:
         return _USUAL_STEPS

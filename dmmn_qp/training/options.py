@@ -32,6 +32,8 @@ from dmmn_qp.specs import MAX_ZOOM, FileModel, TypedViews
 MAX_RATE = 1000
 """Most deformed copies of a patch; more is a slip of the pen."""
 
+MAX_CORRECTIONS = 100
+"""Most that corrections may weigh; beyond, nothing else is learned."""
 
 RATE = 5e-3
 """Learning rate of a network from scratch, unless another is asked for."""
@@ -66,6 +68,8 @@ class TrainOptions(FileModel):
             takes the order of the dataset.
         rates: Of ``elastic``: deformed copies of each patch, by the class that it belongs to. Classes left out get
             what balances them best.
+        corrections: How many times as often as others those patches are drawn, and those cells by the head of
+            ``dmmn-p``, in which a person corrected a prediction; 1 for all alike, as in the paper.
         color: Which changes of colour.
         zoom: A patch shows up to this many times more or less tissue per side; 1 does not zoom.
         cache_mib: MiB of decoded tiles that each reading process keeps; None is 384.
@@ -137,6 +141,10 @@ class TrainOptions(FileModel):
     sampler: Sampler = "balanced"
     class_order: tuple[str, ...] = ()
     rates: dict[str, Annotated[int, Field(ge=0, le=MAX_RATE)]] = Field(default_factory=dict)
+    corrections: Annotated[
+        float,
+        Flag("How many times as often as others corrected predictions are drawn.", panel=TRAINING_PANEL, metavar="X"),
+    ] = Field(default=3.0, ge=1, le=MAX_CORRECTIONS)
     color: ColorRule = "mild"
     zoom: float = Field(default=MAX_ZOOM, ge=1, le=MAX_ZOOM)
     cache_mib: Annotated[
@@ -210,6 +218,7 @@ _PAPER: dict[str, Any] = {  # sections 2.3 and 2.5, Table 1
     "steps_per_epoch": None,
     "batch_size": 1,
     "sampler": "elastic",
+    "corrections": 1.0,
     "color": "paper",
     "zoom": 1.0,
     "jitter_px": 0,

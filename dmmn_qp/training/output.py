@@ -77,7 +77,11 @@ def save_as_model(
         state: The training's state.
         epoch: The epoch, from 1; 0 is the model that the training started from.
     """
-    start = {} if plan.start is None else {"started_from": {**plan.start._asdict(), "mean_iou": state.start_mean_iou}}
+    start: dict[str, Any] = {}
+    fingerprints = {record.fingerprint for record in dataset.slides("train")}
+    if plan.start is not None:
+        start = {"started_from": {**plan.start.for_card(), "mean_iou": state.start_mean_iou}}
+        fingerprints |= set(plan.start.known)  # its weights know these slides too
     card = ModelCard(
         name=out.name,
         network=plan.network,
@@ -92,10 +96,11 @@ def save_as_model(
             "iou": by_class(metrics.iou, dataset.class_map),
             **state.head,
         },
-        provenance=training_provenance(state.run, [r.fingerprint for r in dataset.slides("train")]) | start,
+        provenance=training_provenance(state.run, fingerprints) | start,
         created=now(),
         licence=plan.licence,
         attribution=plan.attribution,
+        accepted=plan.start is None,  # until it is compared with that one: `dmmn_qp.training.verdict`
     )
     save_model(out, card, module.stemmed)
     for name in state.replaced:

@@ -247,7 +247,7 @@ def training_draws(training: Sequence[PatchRef], class_map: ClassMap, options: T
     elastic = None
     if options.sampler == "elastic":
         elastic = ElasticRule.of_options(class_map, training, options.class_order, options.rates)
-    return TrainingDraws(training, options.sampler, options.seed, elastic)
+    return TrainingDraws(training, options.sampler, options.seed, elastic, options.corrections)
 
 
 def default_width(options: TrainOptions, device: torch.device) -> int:
@@ -340,28 +340,3 @@ def validation_examples(dataset: Dataset, plan: TrainingPlan, slides_roots: Sequ
         beyond=plan.convention.beyond,
         origins=plan.validated_on,
     )
-
-
-def say_plan(
-    plan: TrainingPlan,
-    module: SupervisedBranches,
-    device: torch.device,
-    processes: int,
-    class_map: ClassMap,
-    reporter: Reporter,
-) -> None:
-    """Prints what is about to happen."""
-    options, parameters = plan.options, sum(p.numel() for p in module.stemmed.parameters())
-    reporter.heading(f"Training {plan.network.architecture} (width {plan.network.width}, {parameters:,} parameters)")
-    several = f" in {processes} processes" if processes > 1 else ""
-    reporter.say(
-        f"  {len(plan.training)} training and {len(plan.validation)} validation patches, {len(class_map)} classes; "
-        f"{plan.course}, "
-        f"{device.type}{several}, {options.precision}, preset {options.preset}"
-    )
-    if plan.start is not None:
-        matched = f"classes matched by name: {', '.join(plan.start.matched) or 'none'}"
-        new = f"; new, with random weights: {', '.join(plan.start.new)}" if plan.start.new else ""
-        reporter.say(f'  starts from model "{plan.start.model}"; {matched}{new}')
-    if plan.balance is not None:
-        reporter.table(*plan.balance.rows())

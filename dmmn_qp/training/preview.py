@@ -22,6 +22,7 @@ from dmmn_qp.networks.devices import choose_device, memory_gib
 from dmmn_qp.reports.batch_sheet import SheetCell, draw_batch_sheet
 from dmmn_qp.slides.finding import SlidesRoot
 from dmmn_qp.specs import as_toml
+from dmmn_qp.training.announcing import say_plan
 from dmmn_qp.training.augment import AugmentRules
 from dmmn_qp.training.examples import PatchExamples
 from dmmn_qp.training.fine_tuning import inherited_from
@@ -33,7 +34,6 @@ from dmmn_qp.training.plan import (
     TrainingPlan,
     make_batches,
     make_plan,
-    say_plan,
     training_draws,
 )
 
@@ -115,7 +115,7 @@ def estimate(
     plan = make_plan(dataset, options, device, reporter)
     fabric = make_fabric(plan.options.model_copy(update={"devices": 1}), device)
     learner = Learner(dataset, plan, fabric)
-    say_plan(plan, learner.module, device, 1, dataset.class_map, reporter)
+    say_plan(plan, learner.module, device, 1, dataset, reporter)
     for line in as_toml("train", plan.options).split("\n"):
         printer.say(line)
     rows = [

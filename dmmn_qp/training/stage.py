@@ -21,6 +21,7 @@ from dmmn_qp.networks.dmmn_p import DmmnP
 from dmmn_qp.reports.html import REPORT_PAGE
 from dmmn_qp.slides.finding import SlidesRoot
 from dmmn_qp.training import judging
+from dmmn_qp.training.announcing import say_plan
 from dmmn_qp.training.checks import check_same_training, explained, step_note, warn_of_collapse
 from dmmn_qp.training.domain import describe_training_slides
 from dmmn_qp.training.examples import EpochDraws
@@ -32,11 +33,12 @@ from dmmn_qp.training.learner import Learner
 from dmmn_qp.training.log import TrainingLog, history_row
 from dmmn_qp.training.options import TrainOptions
 from dmmn_qp.training.output import Checkpoints, check_out, save_as_model
-from dmmn_qp.training.plan import TrainingPlan, make_batches, make_plan, say_plan
+from dmmn_qp.training.plan import TrainingPlan, make_batches, make_plan
 from dmmn_qp.training.reading import Batches
 from dmmn_qp.training.state import STATE, TrainingState, dataset_digest, load_state
 from dmmn_qp.training.stopping import StopRequest, agreed
 from dmmn_qp.training.validation import Validation, validate, write_report
+from dmmn_qp.training.verdict import give_verdict
 
 
 def train(
@@ -47,12 +49,14 @@ def train(
     *,
     overwrite: bool = False,
     resume: bool = False,
+    accept: bool = False,
     slides_roots: Sequence[SlidesRoot] = (),
 ) -> Path:
     """Trains a model and keeps the epoch with the highest mIoU on the validation slides.
 
-    A model that it starts from takes part as if it were an epoch before the first. What only shows the training, such
-    as pictures, logs and the report, never ends it.
+    A model that it starts from takes part as if it were an epoch before the first, and what came of the training is
+    compared with it at the end: where anything is clearly worse, the new model's card says that it is not accepted.
+    What only shows the training, such as pictures, logs and the report, never ends it.
 
     The state of the training is on disk after every epoch and every few minutes: stopped in whatever way, it goes on
     with ``resume`` to the same weights, bit for bit on a CPU.
@@ -65,6 +69,7 @@ def train(
         reporter: Where to report.
         overwrite: Whether an existing model may be replaced.
         resume: Whether to go on with the training that was interrupted in ``out``.
+        accept: Whether to accept the model whatever is worse than with the one that it started from.
         slides_roots: Where to look for slides that have been moved.
 
     Returns:
@@ -88,6 +93,7 @@ def train(
             at_the_end,
             overwrite=overwrite,
             resume=resume,
+            accept=accept,
             slides_roots=slides_roots,
         )
     return out
@@ -102,6 +108,7 @@ def _train(
     *,
     overwrite: bool,
     resume: bool,
+    accept: bool,
     slides_roots: Sequence[SlidesRoot],
 ) -> None:
     started = now()
@@ -124,7 +131,7 @@ def _train(
         learner.restore(before)
     checkpoints = Checkpoints(out, state, learner.snapshot, minutes=plan.options.save_minutes, writes=first)
 
-    say_plan(plan, learner.module, device, fabric.world_size, dataset.class_map, reporter)
+    say_plan(plan, learner.module, device, fabric.world_size, dataset, reporter)
     head = None
     if isinstance(learner.kept.stemmed.network, DmmnP):
         head = HeadTraining(dataset, plan, learner.kept.stemmed, fabric, slides_roots, reporter)
@@ -140,6 +147,7 @@ def _train(
     if plan.start is not None and (state.epoch, state.step) == (1, 0):
         start = judge()
         state.start_mean_iou = start.metrics.mean_iou
+        state.start = {name: tensor.cpu().clone() for name, tensor in learner.kept.stemmed.state_dict().items()}
     if not resume:
         checkpoints.begin(overwrite=overwrite)
     log = TrainingLog(out, dataset.class_map, plan.steps_per_epoch, state, reporter) if first else None
@@ -161,7 +169,7 @@ def _train(
                 checkpoints.save(epoch + 1, [])
 
     if log is not None:
-        _conclude(run, log, slides_roots)
+        _conclude(run, log, head, slides_roots, accept=accept)
     fabric.barrier()
 
 
@@ -282,7 +290,9 @@ def _keep_if_best(run: _Run, epoch: int, validation: Validation) -> bool:
     return improved
 
 
-def _conclude(run: _Run, log: TrainingLog, slides_roots: Sequence[SlidesRoot]) -> None:
+def _conclude(
+    run: _Run, log: TrainingLog, head: HeadTraining | None, slides_roots: Sequence[SlidesRoot], *, accept: bool
+) -> None:
     """Says what came of the training, writes its report, and removes what it could be resumed from."""
     log.close()
     state, reporter = run.state, run.reporter
@@ -294,8 +304,15 @@ def _conclude(run: _Run, log: TrainingLog, slides_roots: Sequence[SlidesRoot]) -
             f'no epoch was better than model "{run.plan.start.model}", which this training started from; the weights '
             "that are kept are that model's"
         )
+    worse: list[str] = []
+    if run.plan.start is not None:
+        with reporter.optional(f'the comparison with model "{run.plan.start.model}"'):
+            roots = tuple(slides_roots)
+            worse = give_verdict(
+                run.out, run.dataset, run.plan, state, run.fabric, head, roots, reporter, accept=accept
+            )
     with reporter.optional("what the card says of the training slides"):
         describe_training_slides(run.out, run.dataset, run.plan, run.fabric.device, slides_roots, reporter)
     with reporter.optional(f'"{run.out / REPORT_PAGE}"'):
-        write_report(run.out, run.dataset, run.plan, state, slides_roots)
+        write_report(run.out, run.dataset, run.plan, state, slides_roots, worse)
     (run.out / STATE).unlink()

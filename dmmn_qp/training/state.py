@@ -47,6 +47,7 @@ class TrainingState:
         tensors: States of the network, the average of its weights, the optimiser, the schedule and torch's generator.
         inherited: What it takes over from the model that it started from: `dmmn_qp.training.fine_tuning.as_kept`.
         head: Of the head that is in a network on a pretrained encoder: its steps, and what self-training added.
+        start: Tensors of the model that it started from, with outputs for the classes of the dataset.
         replaced: Files of an earlier model in the same folder, by path in it; they go when there is a new model.
     """
 
@@ -66,6 +67,7 @@ class TrainingState:
     inherited: dict[str, Any] = field(default_factory=dict)
     replaced: list[str] = field(default_factory=list)
     head: dict[str, Any] = field(default_factory=dict)
+    start: dict[str, Any] = field(default_factory=dict)
 
 
 def save_state(folder: Path, state: TrainingState) -> None:
@@ -135,6 +137,7 @@ def load_state(folder: Path) -> TrainingState:
         state = TrainingState(**{key: value for key, value in content.items() if key != "format"})
         state.options.setdefault("weight_average", 0)  # of an earlier version, which did not average
         state.options.setdefault("padding", "zeros")  # likewise, which knew no other
+        state.options.setdefault("corrections", 1.0)  # likewise, for which all patches were alike
         return state
     except (OSError, RuntimeError, ValueError, TypeError, EOFError, KeyError, UnpicklingError) as error:
         reason = " ".join(str(error).split())[:100]

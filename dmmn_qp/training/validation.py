@@ -131,9 +131,22 @@ def validate(
 
 
 def write_report(
-    out: Path, dataset: Dataset, plan: TrainingPlan, state: TrainingState, slides_roots: Sequence[SlidesRoot]
+    out: Path,
+    dataset: Dataset,
+    plan: TrainingPlan,
+    state: TrainingState,
+    slides_roots: Sequence[SlidesRoot],
+    worse: Sequence[str] = (),
 ) -> None:
     """Writes the report of the model that was kept, from what was found when it was validated.
+
+    Args:
+        out: The model.
+        dataset: Its dataset.
+        plan: Its training.
+        state: Where that ended.
+        slides_roots: Where to look for slides that have been moved.
+        worse: What is worse than with the model that it started from, a line each.
 
     Raises:
         DmmnQpError: A slide or the model cannot be read, or an earlier version kept no figures.
@@ -157,7 +170,7 @@ def write_report(
 
     started_from = None
     if plan.start is not None and state.start_mean_iou is not None:
-        started_from = StartedFrom(plan.start.model, plan.start.matched, plan.start.new, state.start_mean_iou)
+        started_from = StartedFrom(plan.start.model, plan.start.matched, plan.start.new, state.start_mean_iou, worse)
     classes: dict[int, list[str]] = {}
     for label, values in list(kept["best"].items())[:_MOST_CLASSES]:
         classes.setdefault(values["number"], []).append(dataset.class_map.names[label - 1])

@@ -1,0 +1,102 @@
+"""Whether other annotations support a label: what a head says of an area that was trained on all others.
+
+A head can learn two regions with swapped labels by heart. Then neither model gives them away, but nothing else that
+was annotated supports them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+import numpy as np
+import torch
+
+from dmmn_qp.networks.dmmn_p import CELL_PX
+from dmmn_qp.regions import Region
+from dmmn_qp.specs import UNLABELLED, LabelArray
+from dmmn_qp.training.cells import CELLS, MOST_CELLS, Cells, CellSource, Place
+from dmmn_qp.training.comparing import Area
+from dmmn_qp.training.head import fit_head
+
+STEPS: Final = 300
+PARTS: Final = 3
+"""Into so many parts doubtful areas are dealt; each is judged by a head that was trained without it."""
+
+MOST_AREAS: Final = 30
+"""So many doubtful areas are judged, the largest ones."""
+
+_CELLS_OF_AREA: Final = 2000
+
+
+def seen_without(
+    doubtful: Sequence[Area],
+    looked_at: Mapping[Place, LabelArray],
+    source: CellSource,
+    n_classes: int,
+    width: int,
+    seed: int,
+    device: torch.device,
+) -> list[tuple[Area, float, int]]:
+    """Trains heads on all annotations but some doubtful ones, and asks them for those.
+
+    Args:
+        doubtful: Areas of training tiles.
+        looked_at: Labels of the cells of these tiles.
+        source: What the encoder makes of them.
+        n_classes: Number of classes C.
+        width: Width of the head.
+        seed: Seed of what is random.
+        device: Where to compute.
+
+    Returns:
+        Of each area, `MOST_AREAS` at most: the area, the part of it that is right for a head that does not know it, and
+        the class that this head takes most of it for.
+    """
+    areas = sorted(doubtful, key=lambda area: (-area.size_px, area.slide_id, area.bounds_px))[:MOST_AREAS]
+    rng = np.random.default_rng(seed)
+    others = {place: labels.copy() for place, labels in looked_at.items()}
+    numbers = {place: np.zeros((CELLS, CELLS), np.uint8) for place in looked_at}
+    for number, area in enumerate(areas, start=1):
+        for place in looked_at:
+            cells = _cells_of(area, place, looked_at[place])
+            if cells is not None:
+                numbers[place][cells] = number
+                others[place][cells] = UNLABELLED
+    known = source.cells(others, n_classes, rng, [MOST_CELLS // n_classes] * n_classes)
+    held = {place: values for place, values in numbers.items() if values.any()}
+    unknown = source.cells(held, len(areas), rng, [_CELLS_OF_AREA] * len(areas))
+    labels = torch.tensor([area.label - 1 for area in areas])
+    part_of = torch.arange(len(areas)) % PARTS
+    found: list[tuple[Area, float, int]] = []
+    for part in range(min(PARTS, len(areas))):
+        rest = unknown.of(part_of[unknown.classes] != part)
+        learned = known.and_also(Cells(rest.vectors, labels[rest.classes], rest.weights, rest.groups, rest.corrected))
+        weights = fit_head(learned, None, n_classes, width, seed=seed, device=device, steps=STEPS).weights
+        first, bias, last, last_bias = weights
+        for number in torch.nonzero(part_of == part)[:, 0].tolist():
+            vectors = unknown.vectors[unknown.classes == number].float()
+            if len(vectors):
+                seen = (torch.relu(vectors @ first.T + bias) @ last.T + last_bias).argmax(1)
+                counts = torch.bincount(seen, minlength=n_classes)
+                right = float(counts[labels[number]]) / len(vectors)
+                found.append((areas[number], right, int(counts.argmax()) + 1))
+    return found
+
+
+def _cells_of(area: Area, place: Place, labels: LabelArray) -> tuple[np.ndarray, ...] | None:
+    """Rows and columns of the cells of an area in a tile; None where it is not in it."""
+    left, top, right, bottom = area.bounds_px
+    inside = Region(left, top, right - left, bottom - top).intersection(place.tile)
+    if place.slide_id != area.slide_id or inside is None:
+        return None
+    rows, columns = (
+        slice((start - corner) // CELL_PX, (end - corner) // CELL_PX)
+        for start, end, corner in (
+            (inside.y, inside.bottom, place.tile.y),
+            (inside.x, inside.right, place.tile.x),
+        )
+    )
+    own = np.zeros(labels.shape, np.bool_)
+    own[rows, columns] = labels[rows, columns] == area.label
+    return np.nonzero(own)
