@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
@@ -16,6 +17,7 @@ from dmmn_qp.files.locks import locked
 from dmmn_qp.folders.dataset import MANIFEST
 from dmmn_qp.folders.provenance import describe_run, now
 from dmmn_qp.importing.classes import labelling_of
+from dmmn_qp.importing.ledger import record_rounds
 from dmmn_qp.importing.opening import LeftOutSlide, OpenedSlide, error_of_all, opened_slide
 from dmmn_qp.importing.options import ImportOptions
 from dmmn_qp.importing.painting import paint_all
@@ -77,7 +79,7 @@ def import_annotations(
         InUseError: Another import writes the same dataset.
         DmmnQpError: Anything that the user can mend; nothing is written then.
     """
-    started = now()
+    started, began = now(), time.monotonic()
     if not check:
         check_free(out, overwrite=overwrite, marker=MANIFEST)
     rules = rules_of(options, prediction_folders(source_path, annotations, out, options.predicted_in))
@@ -132,6 +134,10 @@ def import_annotations(
             report = write_import_report(folder, imported, pixels, reporter)
             configuration = {**options.model_dump(mode="json"), "source": printable(str(source_path))}
             write_json(folder / RUN_FILE, describe_run("import", configuration, started, left_out=source.problems))
+        record_rounds(
+            out, prepared, labelling, rules.reading.predicted_in, options.person_seconds,
+            time.monotonic() - began, reporter,
+        )  # fmt: skip
     report_dataset(prepared, pixels, labelling.class_map, reporter)
     reporter.say(f"  {count_text(report.findings)}: see {out / REPORT_PAGE}")
     return report.findings
