@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from dmmn_qp.files import RUN_FILE
+from dmmn_qp.files.locks import is_held
 
 CARD: Final = "model.json"
 
@@ -37,6 +38,7 @@ class ModelGlance:
         accepted: Whether it may take the place of the models before it.
         mean_iou: mIoU on its validation patches; None where it does not tell.
         is_unfinished: Whether its training was interrupted, or is running.
+        is_running: Whether something works in the folder.
         is_damaged: Whether it has no card that can be read.
         seconds: How long it was trained; None where nobody knows.
         dataset_digest: Content of its dataset; None likewise.
@@ -50,6 +52,7 @@ class ModelGlance:
     accepted: bool = True
     mean_iou: float | None = None
     is_unfinished: bool = False
+    is_running: bool = False
     is_damaged: bool = False
     seconds: float | None = None
     dataset_digest: str | None = None
@@ -80,10 +83,17 @@ def newest(models: list[ModelGlance]) -> ModelGlance | None:
 
 def _glance(folder: Path) -> ModelGlance:
     card, run = read_object(folder / CARD), read_object(folder / RUN_FILE)
-    is_unfinished = (folder / UNFINISHED).is_file()
+    is_unfinished, is_running = (folder / UNFINISHED).is_file(), is_held(folder)
     name = _text(card.get("name")) or folder.name
     if not card:
-        return ModelGlance(folder, name, "", is_unfinished=is_unfinished, is_damaged=(folder / CARD).is_file())
+        return ModelGlance(
+            folder,
+            name,
+            "",
+            is_unfinished=is_unfinished,
+            is_running=is_running,
+            is_damaged=(folder / CARD).is_file(),
+        )
     provenance, validation = _object(card.get("provenance")), _object(card.get("validation"))
     run_id = _text(provenance.get("run_id")) or name
     is_its_run = run.get("run_id") == run_id
@@ -95,18 +105,19 @@ def _glance(folder: Path) -> ModelGlance:
         accepted=card.get("accepted") is not False,
         mean_iou=number(validation.get("mean_iou")),
         is_unfinished=is_unfinished,
+        is_running=is_running,
         seconds=number(run.get("seconds")) if is_its_run else None,
         dataset_digest=_text(run.get(DATASET_DIGEST)) if is_its_run else None,
         configuration=_object(run.get("configuration")) if is_its_run else None,
     )
 
 
-def read_object(path: Path) -> dict[str, Any]:
+def read_object(path: Path, max_bytes: int = MAX_BYTES) -> dict[str, Any]:
     """An object of JSON in a file; an empty one where it is missing, damaged, too long or something else."""
     try:
         with path.open("rb") as file:
-            content = file.read(MAX_BYTES + 1)
-        return _object(json.loads(content)) if len(content) <= MAX_BYTES else {}
+            content = file.read(max_bytes + 1)
+        return _object(json.loads(content)) if len(content) <= max_bytes else {}
     except (OSError, ValueError, RecursionError):
         return {}
 

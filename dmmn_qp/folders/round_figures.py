@@ -23,6 +23,10 @@ TOO_UNCERTAIN: Final = 0.05
 """A difference that is known no better than to five parts in a hundred says nothing of whether a curve is flat."""
 
 
+LEAST_OF_A_CLASS: Final = 0.01
+"""A class of which less of the checked area is left out of the mean: slivers along borders say nothing of it."""
+
+
 @dataclass(frozen=True, slots=True)
 class ClassShare:
     """One class in the checked area of a round.
@@ -102,7 +106,12 @@ class RoundFigures:
     @property
     def mean_share(self) -> float | None:
         """Mean of the classes' shares (mIoU of the checked area); None where nothing was checked."""
-        return sum(c.share for c in self.classes) / len(self.classes) if self.classes else None
+        shares = [c.share for c in self.classes if self.counts(c)]
+        return sum(shares) / len(shares) if shares else None
+
+    def counts(self, of_class: ClassShare) -> bool:
+        """Whether enough of a class was checked for its share to say something."""
+        return of_class.mm2 >= LEAST_OF_A_CLASS * self.checked_mm2
 
     @property
     def errors(self) -> tuple[Judged, ...]:

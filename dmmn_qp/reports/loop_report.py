@@ -18,7 +18,7 @@ from dmmn_qp.specs import ClassMap
 from dmmn_qp.version import __version__
 
 _TEMPLATE: Final = "loop_report.html.j2"
-_WIDTH, _HEIGHT = 440, 250
+_WIDTH, _HEIGHT = 400, 250
 _LEFT, _RIGHT, _TOP, _BOTTOM = 44, 14, 12, 34
 _MOST_TICKS: Final = 12
 _MOST_ERRORS: Final = 8
@@ -122,10 +122,11 @@ def _charts(
     points: Sequence[RoundFigures], names: Sequence[str], colors: dict[str, tuple[int, int, int]]
 ) -> list[Chart]:
     """All classes together, and each by itself."""
-    shares = [{c.name: c.share for c in r.classes} for r in points]
+    shares = [{c.name: c.share for c in r.classes if r.counts(c)} for r in points]
+    numbers = [r.number or 0 for r in points]
     whole = [r.share or 0.0 for r in points]
     lowest = min([*whole, *(r.mean_share or 0.0 for r in points)])
-    frame = _Frame(len(points), lowest)
+    frame = _Frame(numbers, lowest)
     x = frame.x
     bars = tuple(
         (x(i), frame.y(max(frame.lowest, s - r.uncertainty)), frame.y(min(1.0, s + r.uncertainty)))
@@ -140,7 +141,7 @@ def _charts(
             dashed=True,
         ),
     )
-    own = _Frame(len(points), min(s for of_round in shares for s in of_round.values()))
+    own = _Frame(numbers, min(s for of_round in shares for s in of_round.values()))
     of_classes = tuple(
         Line(name, colors[name], tuple((own.x(i), own.y(s[name])) for i, s in enumerate(shares) if name in s))
         for name in names
@@ -155,12 +156,12 @@ class _Frame:
     """Where shares and rounds lie in a chart.
 
     Args:
-        n: Number of rounds.
+        numbers: Of the rounds.
         lowest: The lowest share; the axis begins a little below.
     """
 
-    def __init__(self, n: int, lowest: float) -> None:
-        self._n = n
+    def __init__(self, numbers: Sequence[int], lowest: float) -> None:
+        self._numbers, self._n = numbers, len(numbers)
         self.lowest = max(0.0, min(0.9, floor((lowest - 0.03) * 10) / 10))
 
     def x(self, i: int) -> float:
@@ -174,9 +175,9 @@ class _Frame:
         return round(_TOP + inner * (1 - share) / (1 - self.lowest), 1)
 
     def x_ticks(self) -> tuple[tuple[float, int], ...]:
-        """Some of the rounds, from 1, the last among them."""
+        """Some of the rounds, the last among them."""
         step = -(-self._n // _MOST_TICKS)
-        return tuple((self.x(i), i + 1) for i in range(self._n) if (self._n - 1 - i) % step == 0)
+        return tuple((self.x(i), n) for i, n in enumerate(self._numbers) if (self._n - 1 - i) % step == 0)
 
     def y_ticks(self) -> tuple[tuple[float, int], ...]:
         """Round numbers of per cent."""

@@ -34,6 +34,16 @@ def curve_sentence(rounds: Sequence[RoundFigures]) -> str:
     return f"The curve still rises: {shares}, {_points(gain)} more. Another round pays."
 
 
+def curve_word(rounds: Sequence[RoundFigures]) -> str:
+    """The same in a word or two."""
+    points = checked_rounds(rounds)
+    if len(points) < ROUNDS_FOR_A_CURVE:
+        return "too early to tell whether that is its best"
+    gain, chance = gain_of(points)
+    words = {None: "too little checked to tell whether it is flat", False: "still rising"}
+    return words.get(is_flat(rounds), "falling" if gain < -chance else "flat")
+
+
 def errors_sentence(rounds: Sequence[RoundFigures]) -> str | None:
     """Which errors the last round had; None where nothing was checked, or all of it was right."""
     points = checked_rounds(rounds)
@@ -42,7 +52,7 @@ def errors_sentence(rounds: Sequence[RoundFigures]) -> str | None:
     last = points[-1]
     parts = [
         f"{percent_text(error.mm2 / last.checked_mm2)} ({mm2_text(error.mm2)} mm²) predicted as {error.predicted} "
-        + (f"is {error.said}" if error.said is not None else "is none of it")
+        + (f"is {error.said}" if error.said is not None else "was taken away")
         for error in last.errors[:_MOST_ERRORS]
     ]
     return f"What is wrong in {last.name}, of the area that was checked: {'; '.join(parts)}."
