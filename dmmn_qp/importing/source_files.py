@@ -40,19 +40,19 @@ def source_state(
         known: The same of before; a file of equal size and time is not read again.
 
     Returns:
-        By the file's path. Files that are not there, or may not be read, are left out.
+        By the file's name. Files that are not there, or may not be read, are left out.
     """
     state: dict[str, dict[str, Any]] = {}
-    for path in _files(source, annotations, options):
+    for name, path in _files(source, annotations, options):
         with suppress(OSError, ValueError):
             stat = path.stat()
             told: dict[str, Any] = {"size": stat.st_size, "modified_ns": stat.st_mtime_ns}
-            before = (known or {}).get(str(path))
+            before = (known or {}).get(name)
             if isinstance(before, dict) and all(before.get(key) == value for key, value in told.items()):
                 told["digest"] = before.get("digest")
             else:
                 told["digest"] = _digest(path)
-            state[str(path)] = told
+            state[name] = told
     return state
 
 
@@ -64,11 +64,11 @@ def changed_files(before: Mapping[str, Any], now: Mapping[str, Mapping[str, Any]
         now: The state now.
     """
 
-    def digest_of(state: Mapping[str, Any], path: str) -> object:
-        told = state.get(path)
+    def digest_of(state: Mapping[str, Any], name: str) -> object:
+        told = state.get(name)
         return told.get("digest") if isinstance(told, Mapping) else None
 
-    return [path for path in sorted({*before, *now}) if digest_of(before, path) != digest_of(now, path)]
+    return [name for name in sorted({*before, *now}) if digest_of(before, name) != digest_of(now, name)]
 
 
 def roots_as_typed(roots: Iterable[SlidesRoot]) -> list[str]:
@@ -76,21 +76,22 @@ def roots_as_typed(roots: Iterable[SlidesRoot]) -> list[str]:
     return [str(root.absolute()) if isinstance(root, Path) else f"{root.old}={root.new.absolute()}" for root in roots]
 
 
-def _files(source: Path, annotations: Path | None, options: ImportOptions) -> Iterator[Path]:
-    source = source.absolute()
+def _files(source: Path, annotations: Path | None, options: ImportOptions) -> Iterator[tuple[str, Path]]:
+    """The files, with their names: below the project or the folder of annotations, so that it may be moved."""
     if annotations is not None:
-        annotations = annotations.absolute()
-        yield from (
-            sorted(path for path in annotations.iterdir() if path.is_file()) if annotations.is_dir() else [annotations]
-        )
+        files = sorted(annotations.iterdir()) if annotations.is_dir() else [annotations]
+        yield from ((path.name, path) for path in files if path.is_file())
     else:
         with suppress(DmmnQpError):
             project = read_project(source)
-            yield project.path.absolute()
-            yield from (entry.data_path.absolute() for entry in project.entries)
-    for table in (options.split_file, options.mpp_csv):
+            yield project.path.name, project.path
+            for entry in project.entries:
+                path = entry.data_path
+                inside = path.is_relative_to(project.path.parent)
+                yield path.relative_to(project.path.parent).as_posix() if inside else str(path), path
+    for option, table in (("split_file", options.split_file), ("mpp_csv", options.mpp_csv)):
         if table is not None:
-            yield table.absolute()
+            yield f"{option}: {table.name}", table
 
 
 def _digest(path: Path) -> str:

@@ -155,7 +155,7 @@ def train_step(asked: RoundRequest, *, has_news: bool) -> Step:
     of_dataset = [m for m in models if digest is not None and m.dataset_digest == digest and not m.is_damaged]
     done = next((m for m in reversed(of_dataset) if not m.is_unfinished), None)
     if done is not None:
-        state = "" if done.accepted else ", which is not accepted"
+        state = "" if done.accepted else ", which is not accepted,"
         return Step("train", "", f"{shorten(done.name)}{state} was trained on this dataset", lambda reporter: None)
     interrupted = next((m for m in reversed(models) if m.is_unfinished), None)
     if interrupted is not None and digest is not None:
