@@ -112,6 +112,17 @@ def test_a_model_is_never_measured_by_what_it_has_learned_from(loop, here):
     assert "100 % had been right in round 2 (model r2), 43 % in round 1 (model r1)" in loop.output
 
 
+def test_later_corrections_change_no_earlier_round(loop, here):
+    erased = replace(LIGHT, geometry=box(60, 0, 100, 100), measurements={})  # 20 x 100 px are taken away
+    before = loop([*DRAWN, erased, DARK]).rounds[0]
+    assert pixels(before) == {("light", "light"): 4000, ("light", None): 2000}
+    filled = by_model(predicted(box(100, 0, 120, 100), "light"), "r2")
+    drawn = Annotation(box(110, 0, 120, 100), class_name="light", class_color=(230, 200, 225))
+    after, later = loop([*DRAWN, erased, DARK, drawn, replace(filled, locked=True)]).rounds
+    assert pixels(after) == pixels(before)
+    assert pixels(later) == {("light", "light"): 2000}
+
+
 @pytest.mark.parametrize("what", ["again", "without earlier files", "without the slide's objects"])
 def test_what_was_recorded_stays(loop, here, what):
     before = loop([*DRAWN, MOVED, DARK])
@@ -209,7 +220,7 @@ def round_of(share: float, objects: int = 10_000, kind: str = "model", run: str 
     judged = (Judged(predicted="a", said="a", mm2=10 * share), Judged(predicted="a", said="b", mm2=10 * (1 - share)))
     slide = SlideReview(
         slide="s", confirmed=objects, corrected=0, reclassified=0, reshaped=0, judged=judged,
-        squares_mm4=100 / objects, is_compared=True,
+        squares_mm4=tuple(100 / objects * part for part in (1, share, share)), is_compared=True,
     )  # fmt: skip
     return Round(kind=kind, model_run=run, slides=(slide,))
 
@@ -260,7 +271,23 @@ def test_shares_by_hand():
     )
 
 
-def test_large_objects_count_as_few():
+def test_uncertainty_by_hand():
+    # Two objects, of 3 and 1 mm2, of which 2 and 1 are right; one right and one wrong of 2 mm2 are added.
+    judged = (Judged(predicted="a", said="a", mm2=3), Judged(predicted="a", said="b", mm2=1))
+    slide = (
+        round_of(1)
+        .slides[0]
+        .model_copy(
+            update={"judged": judged, "confirmed": 1, "corrected": 1, "squares_mm4": (3 * 3 + 1, 3 * 2 + 1, 2 * 2 + 1)}
+        )
+    )
+    (r,) = figures_of(Ledger(rounds=(Round(kind="model", model_run="r", slides=(slide,)),)), PersonSeconds())
+    p = 5 / 8
+    squared = (2 - 3 * p) ** 2 + (1 - p) ** 2 + (2 - 2 * p) ** 2 + (2 * p) ** 2
+    assert r.uncertainty == pytest.approx(squared**0.5 / 8)
+
+
+def test_few_objects_are_uncertain():
     many, few = figures(0.5, objects=100)[0], figures(0.5, objects=4)[0]
     assert many.uncertainty == pytest.approx((0.25 / 102) ** 0.5)
     assert few.uncertainty == pytest.approx((0.25 / 6) ** 0.5)

@@ -93,15 +93,18 @@ class RoundFigures:
     def uncertainty(self) -> float:
         """Standard error of the share, if the objects were drawn at random; 1 where nothing was checked.
 
-        Objects of unequal size count as fewer ones of equal size: the square of their whole area divided by the sum of
-        their squared areas. One right and one wrong are added, so that few objects that are all right are no certainty.
+        It is that of a ratio of two sums over the objects, right area and area. Two objects of mean size are added, one
+        right and one wrong, so that few objects that are all right are no certainty.
         """
-        squares = sum(slide.squares_mm4 for slide in self.round.slides)
-        if self.share is None or not squares:
+        objects = self.confirmed + self.corrected
+        if not self.checked_mm2 or not objects:
             return 1.0
-        n = self.checked_mm2**2 / squares
-        p = (self.share * n + 1) / (n + 2)
-        return sqrt(p * (1 - p) / (n + 2))
+        mean = self.checked_mm2 / objects
+        whole = self.checked_mm2 + 2 * mean
+        p = (self.right_mm2 + mean) / whole
+        area, product, right = (sum(slide.squares_mm4[i] for slide in self.round.slides) for i in range(3))
+        residuals = right - 2 * p * product + p**2 * area + mean**2 * (p**2 + (1 - p) ** 2)
+        return sqrt(max(0.0, residuals)) / whole
 
     @property
     def mean_share(self) -> float | None:

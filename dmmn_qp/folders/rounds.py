@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final, Literal
+from typing import Annotated, Final, Literal
 
 from pydantic import Field, ValidationError
 
@@ -58,6 +58,9 @@ class Judged(FileModel):
     mm2: float = Field(ge=0, allow_inf_nan=False)
 
 
+_Square = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
 class SlideReview(FileModel):
     """What people made of one model's predictions on one slide.
 
@@ -68,7 +71,7 @@ class SlideReview(FileModel):
         reclassified: Those of them that got another class.
         reshaped: Those of them that got another outline.
         judged: The areas, by what was predicted and what was said.
-        squares_mm4: Sum of the squared areas of the objects.
+        squares_mm4: Sums over the objects of area x area, area x right area and right area x right area.
         is_compared: Whether with the outlines as they were predicted; else by the class of what was changed.
         unchecked: Areas that nobody vouched for.
     """
@@ -79,7 +82,7 @@ class SlideReview(FileModel):
     reclassified: int = Field(ge=0)
     reshaped: int = Field(ge=0)
     judged: tuple[Judged, ...]
-    squares_mm4: float = Field(ge=0, allow_inf_nan=False)
+    squares_mm4: tuple[_Square, _Square, _Square]
     is_compared: bool
     unchecked: int = Field(default=0, ge=0)
 

@@ -53,7 +53,7 @@ def reviewed_models(
     for annotation, verdict in left_out:
         if verdict.origin == "unchecked" and not verdict.is_outline and annotation.is_area:
             unchecked.setdefault(_model_run(annotation, verdict), []).append((annotation, verdict))
-    return tuple(_of_model(run, by_run.get(run, ()), taken, unchecked.get(run, ())) for run in {**by_run, **unchecked})
+    return tuple(_of_model(run, by_run.get(run, ()), unchecked.get(run, ())) for run in {**by_run, **unchecked})
 
 
 def _model_run(annotation: Annotation, verdict: Verdict) -> str | None:
@@ -62,14 +62,14 @@ def _model_run(annotation: Annotation, verdict: Verdict) -> str | None:
     return run if run is not None or verdict.original is None else verdict.original.model_run
 
 
-def _of_model(
-    run: str | None, group: Sequence[_Reviewed], taken: Sequence[Annotation], unchecked: Sequence[_Reviewed]
-) -> ReviewedModel:
+def _of_model(run: str | None, group: Sequence[_Reviewed], unchecked: Sequence[_Reviewed]) -> ReviewedModel:
     """What became of the predictions of one model."""
     areas: defaultdict[tuple[str, str | None], float] = defaultdict(float)
-    squares = 0.0
-    for found in _judged(run, group, taken):
-        squares += sum(found.values()) ** 2
+    squares = (0.0, 0.0, 0.0)
+    for found in _judged(run, group):
+        area = sum(found.values())
+        right = sum(px2 for (predicted, said), px2 in found.items() if predicted == said)
+        squares = squares[0] + area**2, squares[1] + area * right, squares[2] + right**2
         for pair, px2 in found.items():
             areas[pair] += px2
     corrected = [(a, v) for a, v in group if a.origin == "corrected"]
@@ -106,15 +106,12 @@ def _original(verdict: Verdict, run: str | None) -> Original | None:
     return original if original is not None and original.model_run in (None, run) else None
 
 
-def _judged(
-    run: str | None, group: Sequence[_Reviewed], taken: Sequence[Annotation]
-) -> Iterable[dict[tuple[str, str | None], float]]:
+def _judged(run: str | None, group: Sequence[_Reviewed]) -> Iterable[dict[tuple[str, str | None], float]]:
     """Areas in px2 by (predicted class, class now) of each object.
 
     What lies inside it was predicted as one class or another, and what was taken away from it was predicted as its own.
     """
-    classes = {verdict.predicted_as for _, verdict in group} | {annotation.class_name for annotation, _ in group}
-    areas = shapely.STRtree([a.geometry for a in taken if a.is_area and a.class_name in classes - {None}])
+    areas = shapely.STRtree([annotation.geometry for annotation, _ in group])
     for source, members in _by_source(run, group).items():
         predicted = [
             original
@@ -137,7 +134,10 @@ def _judged(
 
 
 def _lost_px2(original: Original, annotation: Annotation, areas: shapely.STRtree) -> float:
-    """What was taken away from a predicted object and given to no other."""
+    """What was taken away from a predicted object and given to no other of the same model.
+
+    What was drawn there, or corrected of a later model, does not count: it comes and goes with later rounds.
+    """
     lost = shapely.difference(original.geometry, annotation.geometry)
     others = areas.geometries[areas.query(lost)] if not lost.is_empty else ()
     if len(others):

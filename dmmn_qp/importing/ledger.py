@@ -143,6 +143,7 @@ def _seen_rounds(
 def _slide(item: Prepared, reviewed: ReviewedModel, labelling: Labelling) -> SlideReview:
     """What became of a model's predictions on a slide, by the names of the classes that are trained."""
     mm2_per_px2 = item.record.mpp**2 / _UM2_PER_MM2
+    squares, mm4 = reviewed.squares_px4, mm2_per_px2**2
     areas: dict[tuple[str, str | None], float] = {}
     for (predicted, said), px2 in reviewed.corrections.items():
         pair = _trained(predicted, labelling), said if said is None else _trained(said, labelling)
@@ -154,7 +155,7 @@ def _slide(item: Prepared, reviewed: ReviewedModel, labelling: Labelling) -> Sli
         reclassified=reviewed.reclassified,
         reshaped=reviewed.reshaped,
         judged=tuple(Judged(predicted=p, said=s, mm2=mm2) for (p, s), mm2 in areas.items()),
-        squares_mm4=reviewed.squares_px4 * mm2_per_px2**2,
+        squares_mm4=(squares[0] * mm4, squares[1] * mm4, squares[2] * mm4),
         is_compared=reviewed.is_compared,
         unchecked=reviewed.unchecked,
     )

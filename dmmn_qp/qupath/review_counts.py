@@ -24,7 +24,8 @@ class ReviewedModel:
         reclassified: those that got another class,
         reshaped: and those that got another outline.
         corrections: px2 of these areas, by what this model had predicted there and what it is now.
-        squares_px4: Sum of the squared areas of the objects: it tells how few large ones may make up the whole.
+        squares_px4: Sums over the objects of area x area, area x right area and right area x right area, for the
+            uncertainty of the share that was right.
         is_compared: Whether all that was changed is compared with the outlines as this model had predicted them; else
             by its class alone.
         unchecked: Areas that nobody vouched for.
@@ -37,7 +38,7 @@ class ReviewedModel:
     reclassified: int = 0
     reshaped: int = 0
     corrections: Corrections = field(default_factory=dict)
-    squares_px4: float = 0.0
+    squares_px4: tuple[float, float, float] = (0.0, 0.0, 0.0)
     is_compared: bool = True
     unchecked: int = 0
 

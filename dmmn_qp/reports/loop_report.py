@@ -19,7 +19,7 @@ from dmmn_qp.version import __version__
 
 _TEMPLATE: Final = "loop_report.html.j2"
 _WIDTH, _HEIGHT = 400, 250
-_LEFT, _RIGHT, _TOP, _BOTTOM = 44, 14, 12, 34
+_LEFT, _RIGHT, _TOP, _BOTTOM = 54, 10, 12, 28
 _MOST_TICKS: Final = 12
 _MOST_ERRORS: Final = 8
 _MOST_ROUNDS: Final = 8

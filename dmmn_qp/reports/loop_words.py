@@ -25,7 +25,7 @@ def curve_sentence(rounds: Sequence[RoundFigures]) -> str:
         case None:
             return (
                 f"It cannot be told whether the curve is flat: {shares}, but so few areas were checked that the "
-                f"difference is known to {_points(chance)} at best. Lock more of what is right."
+                f"difference is known to about ± {_points(chance)} only. Lock more of what is right."
             )
         case True if gain < -chance:
             return f"The curve falls: {shares}. Look at what was corrected last, and whether it was harder tissue."
