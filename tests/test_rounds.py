@@ -172,6 +172,13 @@ def test_classes_have_the_names_that_are_trained(loop, here):
     assert pixels(one) == {("pale", "pale"): 6000, ("dark", "pale"): 8000}
 
 
+def test_what_is_said_to_be_no_tissue_is_taken_away(loop, here):
+    (one,) = loop([*DRAWN, LOCKED, replace(DARK, class_name="Ignore*")]).rounds
+    assert pixels(one) == {("light", "light"): 6000, ("dark", None): 8000}
+    (one,) = loop([*DRAWN, LOCKED, replace(DARK, class_name="fat")], "--drop", "fat").rounds
+    assert pixels(one) == {("light", "light"): 6000, ("dark", None): 8000}
+
+
 def test_a_person_may_be_faster(loop, here):
     (here / "fast.toml").write_text("[import.person_seconds]\nlooked_at = 60\ndrawn_object = 0\ndrawn_mm = 0\n")
     loop([*DRAWN, LOCKED], "--config", "fast.toml")

@@ -146,7 +146,7 @@ def _slide(item: Prepared, reviewed: ReviewedModel, labelling: Labelling) -> Sli
     squares, mm4 = reviewed.squares_px4, mm2_per_px2**2
     areas: dict[tuple[str, str | None], float] = {}
     for (predicted, said), px2 in reviewed.corrections.items():
-        pair = _trained(predicted, labelling), said if said is None else _trained(said, labelling)
+        pair = labelling.targets.get(predicted) or predicted, _said(said, labelling)
         areas[pair] = areas.get(pair, 0.0) + px2 * mm2_per_px2
     return SlideReview(
         slide=item.record.slide_id,
@@ -161,8 +161,9 @@ def _slide(item: Prepared, reviewed: ReviewedModel, labelling: Labelling) -> Sli
     )
 
 
-def _trained(name: str, labelling: Labelling) -> str:
-    return labelling.targets.get(name) or name
+def _said(name: str | None, labelling: Labelling) -> str | None:
+    """The class that a person gave, as it is trained; None where it is none, such as ``Ignore*``, or one left out."""
+    return None if name is None else labelling.targets.get(name, name)
 
 
 def _drawn(prepared: Sequence[Prepared], labelling: Labelling) -> Drawn:
