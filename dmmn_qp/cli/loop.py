@@ -92,11 +92,12 @@ def _asked(source: Path | None, places: Places, slides_root: list[str] | None, c
         ConfigError: There is no dataset that tells its source, and none is named, or an option is wrong.
     """
     from dmmn_qp.folders.model_glance import glance_models, newest
-    from dmmn_qp.workflows.earlier import earlier_import
+    from dmmn_qp.workflows.earlier import earlier_import, only_project
     from dmmn_qp.workflows.steps import RoundRequest
 
     file, earlier = load_config(config), earlier_import(places.dataset)
-    if source is None and earlier.source is None:
+    source = source or earlier.source or only_project(Path())
+    if source is None:
         raise ConfigError("no project is named, and no dataset tells one; run dmmn-qp round project.qpproj")
     model = newest(glance_models(places.models))
     trained = {} if model is None else (model.configuration or {})
@@ -104,7 +105,7 @@ def _asked(source: Path | None, places: Places, slides_root: list[str] | None, c
         name: value for name, value in trained.items() if name in TrainOptions.model_fields and name not in _OF_A_RUN
     }
     return RoundRequest(
-        source=source or earlier.source or Path(),
+        source=source,
         annotations=earlier.annotations,
         places=places,
         importing=import_options(ConfigFile.model_validate({"import": {**earlier.options, **file.import_}}), {}),

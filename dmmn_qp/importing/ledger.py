@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from dmmn_qp.console import Reporter
-from dmmn_qp.errors import DatasetError
+from dmmn_qp.errors import DmmnQpError
 from dmmn_qp.folders.model_glance import ModelGlance, glance_models, number
 from dmmn_qp.folders.person_time import PersonSeconds
 from dmmn_qp.folders.predictions import read_predictions
@@ -96,7 +96,7 @@ def record_rounds(
 
     try:
         ledger = update_ledger(folder, lambda before: _updated(before, seen), write)
-    except (DatasetError, OSError) as error:
+    except (DmmnQpError, OSError) as error:
         reporter.warn(f"the round is not recorded: {error}")
         return
     if any(slide.confirmed + slide.corrected for one in seen.rounds.values() for slide in one.slides):

@@ -62,5 +62,13 @@ def is_same_source(first: Path, second: Path) -> bool:
     return False
 
 
+def only_project(workspace: Path) -> Path | None:
+    """The name of the project in a folder; None where there is none, or several."""
+    with suppress(OSError):
+        found = [path for path in workspace.glob("*.qpproj") if not path.name.startswith(".")]
+        return Path(found[0].name) if len(found) == 1 else None
+    return None
+
+
 def _path(told: object) -> Path | None:
     return Path(told) if isinstance(told, str) and told and "\0" not in told else None

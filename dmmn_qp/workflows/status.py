@@ -23,7 +23,7 @@ from dmmn_qp.folders.rounds import loop_folder, read_ledger
 from dmmn_qp.importing.options import ImportOptions
 from dmmn_qp.importing.source_files import changed_files, source_state
 from dmmn_qp.reports.html import REPORT_FIGURES
-from dmmn_qp.workflows.earlier import EarlierImport, earlier_import, is_same_source
+from dmmn_qp.workflows.earlier import EarlierImport, earlier_import, is_same_source, only_project
 from dmmn_qp.workflows.places import Places
 from dmmn_qp.workflows.status_words import lines_of, next_command
 
@@ -169,7 +169,7 @@ def work_status(workspace: Path, project: Path | None = None, places: Places | N
     places = places or Places()
     dataset, problems = workspace / places.dataset, list[str]()
     earlier = earlier_import(dataset)
-    source = project or earlier.source or _only_project(workspace)
+    source = project or earlier.source or only_project(workspace)
     models = tuple(glance_models(workspace / places.models))
     model = newest(list(models))
     annotated, slides = _annotated(workspace, dataset, source, earlier)
@@ -197,13 +197,6 @@ def _or_line(find: Callable[[], Value], otherwise: Value, problems: list[str]) -
     except (DmmnQpError, OSError, ValueError) as error:
         problems.append(line_of(error))
         return otherwise
-
-
-def _only_project(workspace: Path) -> Path | None:
-    with suppress(OSError):
-        found = [path for path in workspace.glob("*.qpproj") if not path.name.startswith(".")]
-        return Path(found[0].name) if len(found) == 1 else None
-    return None
 
 
 def _annotated(

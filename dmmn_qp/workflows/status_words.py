@@ -87,7 +87,8 @@ def _trained(status: WorkStatus) -> str:
     model = status.model
     miou = "" if model.mean_iou is None else f", validation mIoU {model.mean_iou:.3f}"
     news = {True: "", False: "; the dataset is newer", None: "; whether the dataset is newer is not known"}
-    return f"{shorten(model.name)} of {_moment(model.created)}{miou}{news[status.is_trained]}{extra}"
+    newer = news[status.is_trained] if status.annotated.slides is not None else ""
+    return f"{shorten(model.name)} of {_moment(model.created)}{miou}{newer}{extra}"
 
 
 def _predicted(status: WorkStatus) -> str:
