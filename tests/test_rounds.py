@@ -172,6 +172,15 @@ def test_classes_have_the_names_that_are_trained(loop, here):
     assert pixels(one) == {("pale", "pale"): 6000, ("dark", "pale"): 8000}
 
 
+def test_marks_without_measure_are_bounded(loop):
+    """Whatever an exported file says of a model, the ledger stays small."""
+    endless = by_model(LIGHT, "r" * 100_000)
+    named = replace(DARK, locked=True, metadata={**DARK.metadata, METADATA_KEY: "n\n" * 100_000})
+    model, unknown = loop([*DRAWN, replace(endless, locked=True), named]).rounds
+    assert (unknown.kind, unknown.model_run) == ("unknown", None)
+    assert model.model_run == "r1" and len(model.model or "") <= 100
+
+
 def test_what_is_said_to_be_no_tissue_is_taken_away(loop, here):
     (one,) = loop([*DRAWN, LOCKED, replace(DARK, class_name="Ignore*")]).rounds
     assert pixels(one) == {("light", "light"): 6000, ("dark", None): 8000}
@@ -274,7 +283,7 @@ def test_shares_by_hand():
     assert [(e.predicted, e.said) for e in r.errors] == [("a", "b"), ("b", None)]
     assert errors_sentence([r]) == (
         "What is wrong in round 1, of the area that was checked: 20 % (2.00 mm²) predicted as a is b; "
-        "10.0 % (1.00 mm²) predicted as b was taken away."
+        "10.0 % (1.00 mm²) predicted as b was taken away. The weakest class is b, with 25 % of it right."
     )
 
 

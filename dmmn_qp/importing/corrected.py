@@ -24,6 +24,9 @@ from dmmn_qp.qupath.review_counts import ReviewedModel
 _LEAST_PX2: Final = 1.0
 """What outlines share that only touch, but for rounding."""
 
+_LONGEST_RUN: Final = 200
+"""Longest id of a training that is believed; ours have 36 characters, and older models their name instead."""
+
 _Reviewed = tuple[Annotation, Verdict]
 
 
@@ -59,7 +62,9 @@ def reviewed_models(
 def _model_run(annotation: Annotation, verdict: Verdict) -> str | None:
     """The training of the model that had predicted an object: by its own marks, else by those of the original."""
     run = annotation.metadata.get(MODEL_RUN_KEY)
-    return run if run is not None or verdict.original is None else verdict.original.model_run
+    if run is None and verdict.original is not None:
+        run = verdict.original.model_run
+    return run if run is None or len(run) <= _LONGEST_RUN else None
 
 
 def _of_model(run: str | None, group: Sequence[_Reviewed], unchecked: Sequence[_Reviewed]) -> ReviewedModel:

@@ -37,10 +37,12 @@ from dmmn_qp.importing.prepared import Labelling, Prepared
 from dmmn_qp.qupath.review_counts import ReviewedModel
 from dmmn_qp.reports.html import percent_text
 from dmmn_qp.reports.loop_report import write_loop_page
+from dmmn_qp.text import printable
 
 _MODELS: Final = "models"
 """Folder beside the dataset in which models are looked for."""
 
+_LONGEST_NAME: Final = 100
 _UM2_PER_MM2: Final = 1e6
 _UM_PER_MM: Final = 1e3
 
@@ -132,7 +134,7 @@ def _seen_rounds(
             one = found.get(key) or Round(
                 kind=key[0],
                 model_run=run,
-                model=reviewed.model,
+                model=None if run is None else printable(reviewed.model or "", _LONGEST_NAME) or None,
                 since=made.created if made is not None else "",
                 machine=Machine(train_s=made.seconds if made is not None else None, predict_s=predict_s.get(run or "")),
             )

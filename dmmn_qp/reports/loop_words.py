@@ -55,7 +55,12 @@ def errors_sentence(rounds: Sequence[RoundFigures]) -> str | None:
         + (f"is {error.said}" if error.said is not None else "was taken away")
         for error in last.errors[:_MOST_ERRORS]
     ]
-    return f"What is wrong in {last.name}, of the area that was checked: {'; '.join(parts)}."
+    wrong = f"What is wrong in {last.name}, of the area that was checked: {'; '.join(parts)}."
+    classes = [c for c in last.classes if last.counts(c)]
+    if len(classes) < 2:
+        return wrong
+    weakest = min(classes, key=lambda c: c.share)
+    return f"{wrong} The weakest class is {weakest.name}, with {100 * weakest.share:.0f} % of it right."
 
 
 def _points(difference: float) -> str:
