@@ -20,6 +20,7 @@ from dmmn_qp.importing.source_files import changed_files, source_state
 from dmmn_qp.importing.stage import import_annotations
 from dmmn_qp.predicting.inputs import SlideToPredict, slides_to_predict
 from dmmn_qp.predicting.options import PredictOptions
+from dmmn_qp.qupath.project import read_project
 from dmmn_qp.reports.wording import count_of
 from dmmn_qp.slides.finding import SlidesRoot
 from dmmn_qp.text import shorten
@@ -30,7 +31,6 @@ from dmmn_qp.workflows.places import Places, command
 PUSHED: Final = "pushed.json"
 """In the loop's folder: the predictions that rounds have pushed."""
 
-_PROJECT: Final = ".qpproj"
 _SLIDES: Final = "slides"
 
 
@@ -219,8 +219,7 @@ def _slides(asked: RoundRequest) -> list[SlideToPredict]:
     before = read_predictions(places.predictions)
     if not asked.all_images and not before.keys() - known:
         return slides
-    project = asked.source if asked.source.suffix == _PROJECT else asked.source / f"project{_PROJECT}"
-    images = slides_to_predict([str(project)], places.dataset, roots)
+    images = slides_to_predict([str(read_project(asked.source).path)], places.dataset, roots)
     return slides + [s for s in images if s.slide_id not in known and (asked.all_images or s.slide_id in before)]
 
 
