@@ -55,10 +55,12 @@ demo: $(READY)
 	@echo "Look at predictions/test-1.overview.png. In QuPath, open examples/demo/project.qpproj (it asks for the"
 	@echo "slides: they are in examples/demo/slides), open test-1 and drag predictions/test-1.geojson onto it."
 
-# A dataset or predictions are the demo's where run.json names its slides or project, and no slide from elsewhere.
+# A dataset or predictions are the demo's where run.json names its slides or project, and no slide from elsewhere. A
+# ledger in which nothing is checked goes with the dataset.
 clean:
 	rm -rf $(DEMO_MODEL) .pytest_cache .mypy_cache .ruff_cache .hypothesis build *.egg-info
 	@for made in dataset predictions; do \
 	  if grep -qs 'examples/demo/' $$made/run.json \
 	      && ! grep -E '"(path|source)":' $$made/run.json | grep -qv 'examples/demo/'; then \
 	    echo "rm -rf $$made"; rm -rf $$made; fi; done
+	@if [ -f loop/ledger.json ] && [ ! -e dataset ] && ! grep -q '"kind": "model"' loop/ledger.json; then rm -rf loop; fi

@@ -98,3 +98,7 @@ class InUseError(DmmnQpError):
 
 class OutputExistsError(DmmnQpError):
     """An output that exists already and may not be overwritten."""
+
+
+class RoundStoppedError(DmmnQpError):
+    """A round that stopped at one of its steps; the same command goes on there."""

@@ -51,6 +51,8 @@ def test_clean_removes_what_the_demo_made(place):
     dataset_of(place, "examples/demo/project.qpproj")
     predictions_of(place, DEMO, DEMO.replace("test", "val"))
     model = re.search(r"^DEMO_MODEL := (.*)$", MAKEFILE, re.MULTILINE)[1]
+    (place / "loop").mkdir()
+    write_json(place / "loop" / "ledger.json", {"rounds": [{"kind": "start"}]})
     for name in (model, "models/demo", "models/dmmn-m3-1", "build", ".ruff_cache"):
         (place / name).mkdir(parents=True)
     make(place, "clean")
@@ -66,9 +68,19 @@ def test_clean_removes_what_the_demo_made(place):
 def test_clean_leaves_what_is_yours(place, source, slides):
     dataset_of(place, source)
     predictions_of(place, *slides)
+    (place / "loop").mkdir()
+    write_json(place / "loop" / "ledger.json", {"rounds": [{"kind": "start"}]})
     make(place, "clean")
-    assert (place / "dataset" / RUN_FILE).is_file()
+    assert (place / "dataset" / RUN_FILE).is_file() and (place / "loop" / "ledger.json").is_file()
     assert (place / "predictions" / RUN_FILE).is_file()
+
+
+def test_clean_leaves_what_was_checked(place):
+    dataset_of(place, "examples/demo/project.qpproj")
+    (place / "loop").mkdir()
+    write_json(place / "loop" / "ledger.json", {"rounds": [{"kind": "start"}, {"kind": "model"}]})
+    make(place, "clean")
+    assert {path.name for path in place.iterdir()} == {"Makefile", "loop"}
 
 
 def test_clean_leaves_folders_that_tell_nothing(place):

@@ -12,6 +12,7 @@ import json
 import os
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
@@ -118,6 +119,19 @@ def locked(
     finally:
         if lock is not None:
             _release(lock)
+
+
+def is_held(target: Path) -> bool:
+    """Whether something works on a file or folder, by its last sign of life; it changes nothing and waits for nothing.
+
+    Args:
+        target: What may be worked on; it need not exist.
+    """
+    try:
+        age_s = time.time() - target.with_name(f".{target.name}.holder.json").stat().st_mtime
+    except OSError:
+        return False
+    return age_s < 3 * HEARTBEAT_S
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePath
@@ -206,6 +207,14 @@ class Dataset:
             raise DatasetError(
                 f'patch index "{path}" is missing or damaged ({shorten(str(error), 99)}); import again with --overwrite'
             ) from error
+
+
+def dataset_digest(folder: Path) -> str:
+    """Digest of what a dataset says: its classes, geometry, slides and patches."""
+    digest = hashlib.sha256()
+    for name in (MANIFEST, PATCHES):
+        digest.update((folder / name).read_bytes())
+    return digest.hexdigest()
 
 
 def slides_by_split(records: Iterable[SlideRecord]) -> dict[Split, list[str]]:

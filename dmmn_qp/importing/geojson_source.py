@@ -109,7 +109,7 @@ def read_geojson_folder(
                 views[slide] if slide in views else SlideView(slide),
                 other_kinds=taken.other_kinds,
                 review=taken.review,
-                corrections=taken.corrections,
+                models=taken.models,
                 problem=missing[slide][1] if slide in missing else None,
             )
             for slide, taken in annotated.items()

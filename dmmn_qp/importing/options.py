@@ -10,6 +10,7 @@ from dmmn_qp.annotations import ObjectKind
 from dmmn_qp.choices import OverlapRule, Reader, TakePredictions
 from dmmn_qp.files.paths import UserPath
 from dmmn_qp.flags import Flag
+from dmmn_qp.folders.person_time import PersonSeconds
 from dmmn_qp.qupath.notes import QUPATH_DIR_VARIABLE, ReadRules, full_class_name
 from dmmn_qp.specs import MIN_LABELLED_FRACTION, FileModel, PatchSpec
 from dmmn_qp.text import shorten
@@ -92,6 +93,7 @@ class ImportOptions(FileModel):
         take_predictions: Which of our own predictions become labels.
         predicted_in: Folder of predictions in which our own objects are looked for as they were predicted; None looks
             beside the dataset and in the project's folder.
+        person_seconds: How long a person takes, for the estimate in ``loop.html``.
     """
 
     mpps: Annotated[
@@ -215,6 +217,7 @@ class ImportOptions(FileModel):
             default="predictions/ beside the dataset and the project",
         ),
     ] = None
+    person_seconds: PersonSeconds = PersonSeconds()
 
     @model_validator(mode="after")
     def _makes_patches(self) -> Self:

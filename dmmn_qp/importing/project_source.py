@@ -164,7 +164,7 @@ def _project_slide(entry: ProjectEntry, taken: Taken, place: Path | SlideError |
         metadata=entry.metadata,
         other_kinds=taken.other_kinds,
         review=taken.review,
-        corrections=taken.corrections,
+        models=taken.models,
         problem=problem,
     )
 

@@ -3,28 +3,23 @@
 from __future__ import annotations
 
 import re
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-
-import shapely
-from shapely.geometry.base import BaseGeometry
 
 from dmmn_qp.annotations import Annotation, Origin
 from dmmn_qp.choices import TakePredictions
 from dmmn_qp.errors import AnnotationFileError
 from dmmn_qp.folders.predictions import FOLDER as PREDICTIONS_FOLDER
 from dmmn_qp.folders.predictions import polygon_files
+from dmmn_qp.importing.corrected import reviewed_models
 from dmmn_qp.qupath.notes import ReadResult, ReadRules
-from dmmn_qp.qupath.originals import Original, Originals, read_originals
+from dmmn_qp.qupath.originals import Originals, read_originals
 from dmmn_qp.qupath.review import Verdict, ids_of, is_prediction, possible_copies, review
-from dmmn_qp.qupath.review_counts import Corrections, ReviewCounts
+from dmmn_qp.qupath.review_counts import ReviewCounts, ReviewedModel
 
 _NUMBERED = re.compile(r"-\d+$")
-
-_LEAST_PX2 = 1.0
-"""What outlines share that only touch, but for rounding."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,12 +29,12 @@ class Reviewed:
     Attributes:
         objects: The objects, each with its origin.
         counts: Of all objects that were there.
-        corrections: Areas of what was corrected or confirmed, against what the model had said before.
+        models: What was corrected or confirmed, by the model that had predicted it.
     """
 
     objects: ReadResult
     counts: ReviewCounts = field(default_factory=ReviewCounts)
-    corrections: Corrections = field(default_factory=dict)
+    models: tuple[ReviewedModel, ...] = ()
 
 
 class Reviewer:
@@ -74,11 +69,12 @@ class Reviewer:
         elif not any(map(is_prediction, annotations)):
             return Reviewed(objects, ReviewCounts(drawn=sum(a.kind in self.rules.kinds for a in annotations)))
         verdicts = review(annotations, originals)
-        taken, kept_verdicts, left_out = [], [], []
+        taken, kept_verdicts, left_out, others = [], [], [], []
         for annotation, verdict in zip(annotations, verdicts, strict=True):
             origin = _origin_taken(annotation, verdict, self.rules.take_predictions)
             if origin is None:
                 left_out.append(annotation)
+                others.append((annotation, verdict))
             else:
                 taken.append(replace(annotation, origin=origin, predicted_as=verdict.predicted_as))
                 kept_verdicts.append(verdict)
@@ -88,7 +84,7 @@ class Reviewer:
                 [v for a, v in zip(annotations, verdicts, strict=True) if a.kind in self.rules.kinds],
                 [a for a in left_out if a.kind in self.rules.kinds],
             ),
-            _corrections(taken, kept_verdicts),
+            reviewed_models(taken, kept_verdicts, others),
         )
 
     def _files_of(self, names: Iterable[str]) -> list[Path]:
@@ -125,64 +121,6 @@ def _counts(verdicts: Sequence[Verdict], left_out: Sequence[Annotation]) -> Revi
         left_out=len(left_out),
         left_out_classes=frozenset(a.class_name for a in left_out if a.class_name is not None),
     )
-
-
-# ---- what was corrected into what
-
-
-def _corrections(taken: Sequence[Annotation], verdicts: Sequence[Verdict]) -> dict[tuple[str, str | None], float]:
-    """Areas in px2 by (predicted class, class now) of what somebody vouched for.
-
-    Each object is judged against the prediction that it comes from: what lies inside it was predicted as one class or
-    another, and what was taken away from it was predicted as its own.
-    """
-    reviewed = list(
-        {
-            (annotation.geometry.wkb, annotation.class_name): (annotation, verdict)  # a copy says nothing more
-            for annotation, verdict in zip(taken, verdicts, strict=True)
-            if annotation.origin in ("corrected", "confirmed") and annotation.is_area
-        }.values()
-    )
-    found: defaultdict[tuple[str, str | None], float] = defaultdict(float)
-    if not reviewed:
-        return {}
-    classes = {verdict.predicted_as for _, verdict in reviewed} | {annotation.class_name for annotation, _ in reviewed}
-    areas = shapely.STRtree([a.geometry for a in taken if a.is_area and a.class_name in classes - {None}])
-    for source, group in _by_source(reviewed).items():
-        predicted = _predicted_near(source, [annotation.geometry for annotation, _ in group])
-        tree = shapely.STRtree([original.geometry for original in predicted])
-        for annotation, verdict in group:
-            under = [predicted[i] for i in tree.query(annotation.geometry, predicate="intersects")]
-            if not under:
-                if verdict.predicted_as is not None:
-                    found[verdict.predicted_as, annotation.class_name] += annotation.geometry.area
-                continue
-            for original in under:
-                shared = shapely.intersection(annotation.geometry, original.geometry).area
-                found[original.class_name, annotation.class_name] += shared
-            if verdict.original is not None:
-                lost = shapely.difference(verdict.original.geometry, annotation.geometry)
-                others = areas.geometries[areas.query(lost)] if not lost.is_empty else ()
-                if len(others):
-                    lost = shapely.difference(lost, shapely.union_all(others))
-                found[verdict.original.class_name, None] += lost.area
-    return {pair: px2 for pair, px2 in found.items() if px2 >= _LEAST_PX2}
-
-
-def _by_source(
-    reviewed: Iterable[tuple[Annotation, Verdict]],
-) -> dict[Path | None, list[tuple[Annotation, Verdict]]]:
-    """The objects by the file that has them as they were predicted."""
-    grouped: dict[Path | None, list[tuple[Annotation, Verdict]]] = {}
-    for annotation, verdict in reviewed:
-        source = verdict.original.source if verdict.original is not None else None
-        grouped.setdefault(source, []).append((annotation, verdict))
-    return grouped
-
-
-def _predicted_near(source: Path | None, geometries: Sequence[BaseGeometry]) -> Sequence[Original]:
-    """What a prediction said where some outlines lie."""
-    return () if source is None else read_originals([source], frozenset(), {None: geometries})[0].others
 
 
 def check_folder(folder: Path) -> Path:

@@ -11,7 +11,7 @@ from dmmn_qp.errors import DmmnQpError
 from dmmn_qp.importing.reviewed import Reviewer
 from dmmn_qp.qupath.image_names import KindCounts, of_kinds, slide_ids
 from dmmn_qp.qupath.notes import ReadResult
-from dmmn_qp.qupath.review_counts import Corrections, ReviewCounts, total
+from dmmn_qp.qupath.review_counts import ReviewCounts, ReviewedModel, total
 from dmmn_qp.slides.names import NamedSlide
 from dmmn_qp.slides.view import SlideView
 
@@ -28,7 +28,7 @@ class SourceSlide:
         plane: The plane whose objects count.
         other_kinds: Objects left out because of their kind.
         review: Whose word its objects are.
-        corrections: Areas in px2 of what was corrected or confirmed, against what the model had said before.
+        models: What was corrected or confirmed of predictions, by the model that had predicted it.
         problem: Why its image cannot be imported, where the source can tell; its view opens nothing then.
     """
 
@@ -39,7 +39,7 @@ class SourceSlide:
     plane: Plane = DEFAULT_PLANE
     other_kinds: KindCounts = field(default_factory=KindCounts)
     review: ReviewCounts = field(default_factory=ReviewCounts)
-    corrections: Corrections = field(default_factory=dict)
+    models: tuple[ReviewedModel, ...] = ()
     problem: DmmnQpError | None = None
 
     @property
@@ -92,14 +92,14 @@ class Taken:
     objects: ReadResult
     other_kinds: KindCounts
     review: ReviewCounts
-    corrections: Corrections
+    models: tuple[ReviewedModel, ...]
 
 
 def take_reviewed(objects: ReadResult, names: Iterable[str], reviewer: Reviewer) -> Taken:
     """Takes of an image's objects what was drawn and what was reviewed, of the kinds asked for."""
     reviewed = reviewer.of(objects, names)
     wanted, n_others = of_kinds(reviewed.objects, reviewer.rules.kinds)
-    return Taken(wanted, n_others, reviewed.counts, reviewed.corrections)
+    return Taken(wanted, n_others, reviewed.counts, reviewed.models)
 
 
 def all_of(problems: Sequence[str]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
@@ -17,6 +18,7 @@ from dmmn_qp.folders.dataset import MANIFEST
 from dmmn_qp.folders.provenance import describe_run, now
 from dmmn_qp.importing.classes import labelling_of
 from dmmn_qp.importing.earlier import earlier_dataset
+from dmmn_qp.importing.ledger import record_rounds
 from dmmn_qp.importing.opening import LeftOutSlide, OpenedSlide, error_of_all, opened_slide
 from dmmn_qp.importing.options import ImportOptions
 from dmmn_qp.importing.painting import paint_all
@@ -24,6 +26,7 @@ from dmmn_qp.importing.prepared import Labelling, Prepared
 from dmmn_qp.importing.reviewed import prediction_folders
 from dmmn_qp.importing.rules import ImportRules, rules_of
 from dmmn_qp.importing.source import Source, all_of
+from dmmn_qp.importing.source_files import SLIDES_ROOTS, SOURCE_FILES, roots_as_typed, source_state
 from dmmn_qp.importing.sources import read_source
 from dmmn_qp.importing.splitting import with_splits
 from dmmn_qp.importing.summary import (
@@ -78,9 +81,10 @@ def import_annotations(
         InUseError: Another import writes the same dataset.
         DmmnQpError: Anything that the user can mend; nothing is written then.
     """
-    started = now()
+    started, began = now(), time.monotonic()
     if not check:
         check_free(out, overwrite=overwrite, marker=MANIFEST)
+    read_files = {} if check else source_state(source_path, annotations, options)
     rules = rules_of(options, prediction_folders(source_path, annotations, out, options.predicted_in))
     source = read_source(source_path, annotations, slides_roots, rules.reading, rules.pixel_sizes)
     everything = labelling_of(source, rules)
@@ -130,11 +134,22 @@ def import_annotations(
             write_tables(folder, prepared, labelling, source.problems, earlier)
             pixels = {item.record.slide_id: np.array(item.pixels, np.int64) for item in prepared}
             report = write_import_report(folder, imported, pixels, reporter)
-            configuration = {**options.model_dump(mode="json"), "source": printable(str(source_path))}
-            write_json(folder / RUN_FILE, describe_run("import", configuration, started, left_out=source.problems))
+            named = {"source": source_path, "annotations": annotations}
+            configuration = {**options.model_dump(mode="json"), **{key: _named(path) for key, path in named.items()}}
+            facts = {"left_out": source.problems, SOURCE_FILES: read_files, SLIDES_ROOTS: roots_as_typed(slides_roots)}
+            write_json(folder / RUN_FILE, describe_run("import", configuration, started, **facts))
+        record_rounds(
+            out, prepared, labelling, rules.reading.predicted_in, options.person_seconds,
+            time.monotonic() - began, reporter,
+        )  # fmt: skip
     report_dataset(prepared, pixels, labelling.class_map, reporter)
     reporter.say(f"  {count_text(report.findings)}: see {out / REPORT_PAGE}")
     return report.findings
+
+
+def _named(path: Path | None) -> str | None:
+    """A path as the user named it."""
+    return None if path is None else printable(str(path))
 
 
 @contextmanager

@@ -17,6 +17,7 @@ from dmmn_qp.importing.rules import ImportRules
 from dmmn_qp.importing.source import Source
 from dmmn_qp.labels.class_rules import ClassRules, case_variants, with_trained_classes
 from dmmn_qp.qupath.notes import ReadRules
+from dmmn_qp.qupath.review_counts import corrections_of
 from dmmn_qp.reports.inputs import DrawnSlide, Finding, ImportedData, ImportedSlide
 from dmmn_qp.reports.review import NOTHING_TO_DO, review_findings
 from dmmn_qp.reports.wording import count_of
@@ -58,7 +59,7 @@ def as_imported(
             plane=item.source.plane,
             other_kinds=item.source.other_kinds.total(),
             review=item.source.review,
-            corrections=item.source.corrections,
+            corrections=corrections_of(item.source.models),
         )
 
     resolved = source_path.resolve()

@@ -17,7 +17,7 @@ from shapely.geometry.base import BaseGeometry
 from dmmn_qp.annotations import Annotation
 from dmmn_qp.errors import AnnotationFileError
 from dmmn_qp.qupath.geojson_reader import objects_of, read_geojson
-from dmmn_qp.qupath.marks import CLASS_CODE, CLASS_KEY, METADATA_KEY, PERIMETER, RUN_KEY, is_marked
+from dmmn_qp.qupath.marks import CLASS_CODE, CLASS_KEY, METADATA_KEY, MODEL_RUN_KEY, PERIMETER, RUN_KEY, is_marked
 from dmmn_qp.qupath.notes import open_bytes
 from dmmn_qp.qupath.packed_json import FileContentError, TextStream, open_text
 
@@ -40,6 +40,8 @@ class Original:
         is_named_by_outline: Whether its id depends on the outline, so that an equal id means an equal outline; if not,
             predictions repeat their ids.
         source: The file.
+        model_run: The training of the model that predicted it; None where the file does not tell.
+        model: Name of that model; None likewise.
     """
 
     geometry: BaseGeometry
@@ -48,6 +50,8 @@ class Original:
     perimeter_um: float
     is_named_by_outline: bool
     source: Path
+    model_run: str | None = None
+    model: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +85,8 @@ def original_of(annotation: Annotation, source: Path) -> Original | None:
         perimeter_um=perimeter,
         is_named_by_outline=CLASS_CODE in annotation.measurements,
         source=source,
+        model_run=annotation.metadata.get(MODEL_RUN_KEY),
+        model=annotation.metadata.get(METADATA_KEY),
     )
 
 

@@ -13,6 +13,46 @@ Corrections = Mapping[tuple[str, str | None], float]
 
 
 @dataclass(frozen=True, slots=True)
+class ReviewedModel:
+    """What people made of the predictions of one model on one image.
+
+    Attributes:
+        model_run: The model's training; None where the objects do not tell it any more.
+        model: Its name; None likewise.
+        confirmed: Areas that were locked as they are.
+        corrected: Areas whose class or outline was changed, and of these:
+        reclassified: those that got another class,
+        reshaped: and those that got another outline.
+        corrections: px2 of these areas, by what this model had predicted there and what it is now.
+        squares_px4: Sums over the objects of area x area, area x right area and right area x right area, for the
+            uncertainty of the share that was right.
+        is_compared: Whether all that was changed is compared with the outlines as this model had predicted them; else
+            by its class alone.
+        unchecked: Areas that nobody vouched for.
+    """
+
+    model_run: str | None
+    model: str | None
+    confirmed: int = 0
+    corrected: int = 0
+    reclassified: int = 0
+    reshaped: int = 0
+    corrections: Corrections = field(default_factory=dict)
+    squares_px4: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    is_compared: bool = True
+    unchecked: int = 0
+
+
+def corrections_of(models: Iterable[ReviewedModel]) -> dict[tuple[str, str | None], float]:
+    """The corrections of the predictions of several models together."""
+    found: dict[tuple[str, str | None], float] = {}
+    for reviewed in models:
+        for pair, px2 in reviewed.corrections.items():
+            found[pair] = found.get(pair, 0.0) + px2
+    return found
+
+
+@dataclass(frozen=True, slots=True)
 class ReviewCounts:
     """How many objects of an image people drew, reviewed or never checked.
 

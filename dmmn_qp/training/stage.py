@@ -13,8 +13,9 @@ from lightning_fabric import Fabric
 from dmmn_qp.console import Reporter, duration
 from dmmn_qp.errors import DatasetError
 from dmmn_qp.files import RUN_FILE, write_json
-from dmmn_qp.folders.dataset import Dataset, slides_by_split
+from dmmn_qp.folders.dataset import Dataset, dataset_digest, slides_by_split
 from dmmn_qp.folders.model import is_whole
+from dmmn_qp.folders.model_glance import DATASET_DIGEST
 from dmmn_qp.folders.provenance import describe_run, now
 from dmmn_qp.networks.devices import choose_device
 from dmmn_qp.networks.dmmn_p import DmmnP
@@ -35,7 +36,7 @@ from dmmn_qp.training.options import TrainOptions
 from dmmn_qp.training.output import Checkpoints, check_out, save_as_model
 from dmmn_qp.training.plan import TrainingPlan, make_batches, make_plan
 from dmmn_qp.training.reading import Batches
-from dmmn_qp.training.state import STATE, TrainingState, dataset_digest, load_state
+from dmmn_qp.training.state import STATE, TrainingState, load_state
 from dmmn_qp.training.stopping import StopRequest, agreed
 from dmmn_qp.training.validation import Validation, validate, write_report
 from dmmn_qp.training.verdict import give_verdict
@@ -192,9 +193,10 @@ def _new_state(plan: TrainingPlan, dataset_folder: Path, device: torch.device, s
     options = plan.options.model_dump(mode="json")
     balance = None if plan.balance is None else plan.balance.model_dump(mode="json")
     slides = slides_by_split(Dataset(dataset_folder).slides())
-    run = describe_run("train", options, started, device=str(device), balance=balance, slides=slides)
-    inherited = as_kept(Inherited(plan.network, plan.convention, plan.licence, plan.attribution, plan.start))
     digest = dataset_digest(dataset_folder)
+    facts = {"device": str(device), "balance": balance, "slides": slides, DATASET_DIGEST: digest}
+    run = describe_run("train", options, started, **facts)
+    inherited = as_kept(Inherited(plan.network, plan.convention, plan.licence, plan.attribution, plan.start))
     return TrainingState(options, run, str(dataset_folder.absolute()), digest, inherited=inherited)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +12,6 @@ import torch
 
 from dmmn_qp.errors import ModelError
 from dmmn_qp.files import new_file
-from dmmn_qp.folders.dataset import MANIFEST, PATCHES
 from dmmn_qp.folders.model import CARD
 from dmmn_qp.networks.supervision import SupervisedBranches
 from dmmn_qp.training.averaging import WeightAverage
@@ -35,7 +33,7 @@ class TrainingState:
         options: The resolved `TrainOptions`, as JSON values.
         run: What ``run.json`` says of the run: its id, start and so on.
         dataset: Path of the dataset.
-        dataset_digest: `dataset_digest` of it.
+        dataset_digest: `dmmn_qp.folders.dataset.dataset_digest` of it.
         epoch: Epoch that is under way, from 1.
         step: Steps done in it.
         losses: Their losses.
@@ -144,14 +142,6 @@ def load_state(folder: Path) -> TrainingState:
         raise ModelError(
             f'training state "{path}" is damaged or of another version ({reason}); start again with --overwrite'
         ) from error
-
-
-def dataset_digest(folder: Path) -> str:
-    """Digest of what a dataset says: its classes, geometry, slides and patches."""
-    digest = hashlib.sha256()
-    for name in (MANIFEST, PATCHES):
-        digest.update((folder / name).read_bytes())
-    return digest.hexdigest()
 
 
 def snapshot(

@@ -1,0 +1,74 @@
+"""What the last import of a dataset was given, so that nobody need give it again."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from dmmn_qp.files import RUN_FILE
+from dmmn_qp.folders.dataset import MANIFEST
+from dmmn_qp.folders.model_glance import read_object
+from dmmn_qp.importing.options import ImportOptions
+from dmmn_qp.importing.source_files import SLIDES_ROOTS, SOURCE_FILES
+
+_SOURCE, _ANNOTATIONS = "source", "annotations"
+
+
+@dataclass(frozen=True, slots=True)
+class EarlierImport:
+    """The last import of a dataset, as far as the dataset tells.
+
+    Attributes:
+        source: What it was made of, as the user named it; None where that is not known.
+        annotations: ``--annotations``, likewise.
+        options: Its resolved options, by name.
+        slides_roots: Where slides were looked for, as typed.
+        files: What its files were (`dmmn_qp.importing.source_files.source_state`); None where that is not known.
+        finished: When it ended, UTC, ISO 8601; empty where that is not known.
+    """
+
+    source: Path | None = None
+    annotations: Path | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+    slides_roots: tuple[str, ...] = ()
+    files: Mapping[str, Any] | None = None
+    finished: str = ""
+
+
+def earlier_import(dataset: Path) -> EarlierImport:
+    """Reads what a dataset says of its import; nothing where there is none, or it is damaged."""
+    run = read_object(dataset / RUN_FILE) if (dataset / MANIFEST).is_file() else {}
+    told = run.get("configuration")
+    configuration = told if isinstance(told, dict) else {}
+    files, roots = run.get(SOURCE_FILES), run.get(SLIDES_ROOTS)
+    return EarlierImport(
+        source=_path(configuration.get(_SOURCE)),
+        annotations=_path(configuration.get(_ANNOTATIONS)),
+        options={name: value for name, value in configuration.items() if name in ImportOptions.model_fields},
+        slides_roots=tuple(root for root in roots if isinstance(root, str)) if isinstance(roots, list) else (),
+        files=files if isinstance(files, dict) else None,
+        finished=run["finished"] if isinstance(run.get("finished"), str) else "",
+    )
+
+
+def is_same_source(first: Path, second: Path) -> bool:
+    """Whether two paths are of one source: a project by its file or its folder, or the same slides."""
+    with suppress(OSError):
+        places = {(path if path.is_dir() else path.parent).resolve() for path in (first, second)}
+        return len(places) == 1
+    return False
+
+
+def only_project(workspace: Path) -> Path | None:
+    """The name of the project in a folder; None where there is none, or several."""
+    with suppress(OSError):
+        found = [path for path in workspace.glob("*.qpproj") if not path.name.startswith(".")]
+        return Path(found[0].name) if len(found) == 1 else None
+    return None
+
+
+def _path(told: object) -> Path | None:
+    return Path(told) if isinstance(told, str) and told and "\0" not in told else None
