@@ -55,7 +55,7 @@ SlidesRootOption = Annotated[
 
 DatasetOption = Annotated[Path, typer.Option("--dataset", help="Dataset folder made by import.", metavar="FOLDER")]
 
-PredictionsArgument = Annotated[Path, typer.Argument(help="Folder made by predict.")]
+PredictionsArgument = Annotated[Path, typer.Argument(help="Folder made by predict, or by suggest.")]
 
 QupathDirOption = Annotated[
     Path | None,

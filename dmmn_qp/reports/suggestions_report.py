@@ -42,8 +42,8 @@ class ShownRegion:
         reason: Why, in words.
         score: The weighted mean of the others.
         uncertainty: Rank of how unsure the model is, 0 to 1.
-        rarity: Rank of how little is annotated of what is predicted.
-        distance: Rank of how unlike what is annotated it looks.
+        rarity: How little is annotated of what is predicted, 0 to 1.
+        distance: Rank of how unlike what is annotated as its class it looks.
         shares: Predicted classes by their part of its tissue, the largest first.
     """
 

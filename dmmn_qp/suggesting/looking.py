@@ -13,13 +13,17 @@ from dmmn_qp.console import Reporter
 from dmmn_qp.errors import DmmnQpError
 from dmmn_qp.features.tissue import TissueDescriber
 from dmmn_qp.folders.dataset import Dataset
+from dmmn_qp.folders.label_raster import LabelRaster
 from dmmn_qp.folders.model import load_model
 from dmmn_qp.folders.predictions import model_of
+from dmmn_qp.labels.patches import PatchRef
 from dmmn_qp.networks.conventions import InputConvention
 from dmmn_qp.networks.devices import choose_bf16, choose_device
+from dmmn_qp.regions import Region
 from dmmn_qp.slides.finding import SlidesRoot
 from dmmn_qp.slides.forgiving import ForgivingSlide
-from dmmn_qp.suggesting.looks import Vectors, annotated_places, distances, scaled, vectors_at
+from dmmn_qp.specs import PatchGrid
+from dmmn_qp.suggesting.looks import Vectors, annotated_places, distances, label_of, scaled, vectors_at
 from dmmn_qp.suggesting.slides import PredictedSlide
 from dmmn_qp.suggesting.windows import Window
 
@@ -30,7 +34,7 @@ class Looks:
 
     Attributes:
         vectors: (windows, numbers), scaled; NaN where that is not known.
-        distances: (windows,) how unlike what is annotated they look; NaN where that is not known.
+        distances: (windows,) how unlike what is annotated as their class they look; NaN where that is not known.
         by: What looked, in words.
     """
 
@@ -62,7 +66,7 @@ def look_at(
     describer, by = _describer(folders, model, reporter)
     places = annotated_places(dataset.patches())
     found: Vectors = np.full((len(windows), describer.numbers), np.nan)
-    annotated: list[Vectors] = [np.zeros((0, describer.numbers))]
+    annotated: Vectors = np.full((len(places), describer.numbers), np.nan)
     with reporter.task("looking at tissue", len(windows) + len(places)) as task:
         for slide in slides:
             mine = [i for i, window in enumerate(windows) if window.slide_id == slide.slide_id]
@@ -71,24 +75,37 @@ def look_at(
                     grid = dataset.patch_spec.grid_of(opened.info.mpp, slide.slide_id)
                     found[mine] = vectors_at(describer, opened, grid, (_centre(windows[i]) for i in mine))
                 task.advance(len(mine))
-        size = dataset.patch_spec.size_px
         for slide_id in dict.fromkeys(place.slide_id for place in places):
-            record, mine_here = dataset.record(slide_id), [p for p in places if p.slide_id == slide_id]
+            mine, record = [i for i, p in enumerate(places) if p.slide_id == slide_id], dataset.record(slide_id)
             with (
                 reporter.optional(f"how what is annotated on {slide_id} looks"),
                 ForgivingSlide(dataset.open(record, slides_roots)) as opened,
             ):
                 grid = dataset.patch_spec.grid_of(record.mpp, slide_id)
-                centres = (((p.x + size / 2) * grid.downsample, (p.y + size / 2) * grid.downsample) for p in mine_here)
-                annotated.append(vectors_at(describer, opened, grid, centres))
-            task.advance(len(mine_here))
-    vectors, known = scaled(found, np.concatenate(annotated))
-    return Looks(vectors, distances(vectors, known), by)
+                centres = _centres_of([places[i] for i in mine], dataset, grid)
+                annotated[mine] = vectors_at(describer, opened, grid, centres)
+            task.advance(len(mine))
+    vectors, known = scaled(found, annotated)
+    classes = [dataset.class_map.names[label_of(place) - 1] for place in places]
+    return Looks(vectors, distances(vectors, [w.main_class for w in windows], known, classes), by)
+
+
+def _centres_of(places: Sequence[PatchRef], dataset: Dataset, grid: PatchGrid) -> list[tuple[float, float]]:
+    """The middle of what each patch of a slide shows of its class, (x, y) in level-0 px."""
+    size, found = grid.spec.size_px, []
+    with LabelRaster(dataset.mask_path(places[0].slide_id)) as mask:
+        for place in places:
+            rows, columns = np.nonzero(mask.read(Region(place.x, place.y, size, size)) == label_of(place))
+            x, y = (columns.mean(), rows.mean()) if len(rows) else (size / 2, size / 2)
+            found.append(((place.x + float(x)) * grid.downsample, (place.y + float(y)) * grid.downsample))
+    return found
 
 
 def _centre(window: Window) -> tuple[float, float]:
-    region = window.region
-    return region.x + region.width / 2, region.y + region.height / 2
+    """About where the middle of a window is: on a lattice of half its side, as neighbours look much the same."""
+    region, half = window.region, max(window.region.width, window.region.height) / 2
+    x, y = region.x + region.width / 2, region.y + region.height / 2
+    return round(x / half) * half, round(y / half) * half
 
 
 def _describer(folders: Sequence[Path], model: Path | None, reporter: Reporter) -> tuple[TissueDescriber, str]:

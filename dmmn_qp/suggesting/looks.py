@@ -17,11 +17,8 @@ from dmmn_qp.regions import Region
 from dmmn_qp.slides.base import Slide
 from dmmn_qp.specs import PatchGrid
 
-MOST_PLACES: Final = 240
+MOST_PLACES: Final = 120
 """Annotated places that are looked at, at most."""
-
-_NEAREST: Final = 3
-"""Annotated places over which the distance of a window is the mean: a single one may be a chance."""
 
 Vectors = NDArray[np.float64]
 """(places, numbers) float64; NaN where hardly any tissue is."""
@@ -31,6 +28,8 @@ def vectors_at(
     describer: TissueDescriber, slide: Slide, grid: PatchGrid, centres_px: Iterable[tuple[float, float]]
 ) -> Vectors:
     """Looks at places of a slide: at squares of `SIDE_PX` at about 1 um/px.
+
+    Places whose centres are the same are looked at once.
 
     Args:
         describer: What looks.
@@ -42,13 +41,19 @@ def vectors_at(
     scale = grid.downsample_of(magnification)
     rows, columns = grid.whole_shape(slide.info.width, slide.info.height, magnification)
     height, width = min(rows, SIDE_PX), min(columns, SIDE_PX)
-    found = []
+    nothing, seen, tiles = np.full(describer.numbers, np.nan), {}, []
     for x, y in centres_px:
         left, top = (round(at / scale - side / 2) for at, side in ((x, width), (y, height)))
-        tile = Region(min(max(left, 0), columns - width), min(max(top, 0), rows - height), width, height)
+        tiles.append(Region(min(max(left, 0), columns - width), min(max(top, 0), rows - height), width, height))
+    for tile in dict.fromkeys(tiles):
         vector = describer.vector(slide, grid, tile)
-        found.append(np.full(describer.numbers, np.nan) if vector is None else vector)
-    return np.array(found).reshape(len(found), describer.numbers)
+        seen[tile] = nothing if vector is None else vector
+    return np.array([seen[tile] for tile in tiles]).reshape(len(tiles), describer.numbers)
+
+
+def label_of(patch: PatchRef) -> int:
+    """The label that most of a patch has."""
+    return int(np.argmax(patch.label_counts[1:])) + 1
 
 
 def annotated_places(patches: Sequence[PatchRef], most: int = MOST_PLACES) -> list[PatchRef]:
@@ -61,7 +66,7 @@ def annotated_places(patches: Sequence[PatchRef], most: int = MOST_PLACES) -> li
     of_training = sorted((p for p in patches if p.split == "train"), key=lambda p: (p.slide_id, p.y, p.x))
     by_class: dict[int, list[PatchRef]] = {}
     for patch in of_training:
-        by_class.setdefault(int(np.argmax(patch.label_counts[1:])), []).append(patch)
+        by_class.setdefault(label_of(patch), []).append(patch)
     each = max(1, most // max(1, len(by_class)))
     chosen = []
     for label in sorted(by_class):
@@ -81,19 +86,30 @@ def scaled(windows: Vectors, annotated: Vectors) -> tuple[Vectors, Vectors]:
     return (windows - known.mean(axis=0)) / spread, (annotated - known.mean(axis=0)) / spread
 
 
-def distances(windows: Vectors, annotated: Vectors) -> NDArray[np.float64]:
-    """How unlike what is annotated each window looks: the mean distance to the nearest `_NEAREST` annotated places.
+def distances(
+    windows: Vectors, predicted: Sequence[str], annotated: Vectors, classes: Sequence[str]
+) -> NDArray[np.float64]:
+    """How unlike what is annotated as its predicted class each window looks.
+
+    It is the distance to the nearest place of that class, divided by that to the nearest of any other: below 1 for what
+    looks like its class, about 1 for what looks like nothing that is annotated, and above where it looks like another
+    class. So it tells errors, which the plain distance does not: glass and fat are far from everything, and right.
 
     Args:
         windows: (windows, numbers).
+        predicted: The class that most of each is predicted as.
         annotated: (places, numbers).
+        classes: The class of each.
 
     Returns:
-        (windows,), NaN where it is not known, everywhere if nothing is annotated.
+        (windows,), infinite where nothing is annotated of the class; NaN where it is not known, everywhere if less than
+        two classes are annotated.
     """
-    known = annotated[~np.isnan(annotated).any(axis=1)]
-    if not len(known) or not len(windows):
+    seen = ~np.isnan(annotated).any(axis=1)
+    known, of_place = annotated[seen], np.array(classes, object)[seen]
+    if len(set(of_place.tolist())) < 2 or not len(windows):
         return np.full(len(windows), np.nan)
     apart = np.sqrt(np.square(windows[:, None] - known[None]).mean(axis=2))
-    nearest = np.sort(apart, axis=1)[:, :_NEAREST]
-    return np.asarray(nearest.mean(axis=1))
+    is_own = np.array(predicted, object)[:, None] == of_place[None]
+    own, other = (np.where(mask, apart, np.inf).min(axis=1) for mask in (is_own, ~is_own))
+    return np.asarray(np.where(np.isnan(windows).any(axis=1), np.nan, own / np.maximum(other, 1e-9)))

@@ -28,9 +28,10 @@ class SuggestOptions(FileModel):
             leave it out; so small that a region in which somebody has drawn since is not suggested again.
         held_back: Whether slides for validation and test are looked at too.
         weight_uncertainty: Weight of how unsure the model is, which tells errors best (docs/suggest.md).
-        weight_rarity: Weight of predicted classes of which little is annotated.
-        weight_distance: Weight of how unlike what is annotated the tissue looks. It tells errors least, but finds what
-            the model is wrong about without being unsure.
+        weight_rarity: Weight of predicted classes of which little is annotated. With half as much as for uncertainty, a
+            class of which nothing is annotated outweighs being of middling uncertainty, and no more.
+        weight_distance: Weight of how unlike what is annotated as its class the tissue looks. It tells errors less
+            well, but others: what the model is wrong about without being unsure.
         spread: Weight of what makes regions unlike each other: their distance on the slide and in looks, other slides,
             other classes. 0 takes the highest scores, wherever they are.
     """
@@ -63,7 +64,7 @@ class SuggestOptions(FileModel):
         float, Flag("Weight of classes of which little is annotated.", metavar="W", panel=WEIGHTS_PANEL)
     ] = Field(default=0.5, ge=0, le=1000)
     weight_distance: Annotated[
-        float, Flag("Weight of how unlike what is annotated it looks.", metavar="W", panel=WEIGHTS_PANEL)
+        float, Flag("Weight of how unlike its class it looks.", metavar="W", panel=WEIGHTS_PANEL)
     ] = Field(default=0.25, ge=0, le=1000)
     spread: Annotated[float, Flag("Weight of regions being unlike each other.", metavar="W", panel=WEIGHTS_PANEL)] = (
         Field(default=0.5, ge=0, le=1000)

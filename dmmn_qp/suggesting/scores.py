@@ -1,4 +1,4 @@
-"""How much annotating each window would tell: three scores, brought to ranks, and their weighted mean."""
+"""How much annotating each window would tell: three scores of 0 to 1, and their weighted mean."""
 
 from __future__ import annotations
 
@@ -17,17 +17,18 @@ Ranks = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Scores:
-    """What speaks for each window, as ranks among all windows.
+    """What speaks for each window, 0 to 1.
 
     Attributes:
-        uncertainty: By the mean entropy of its tissue.
-        rarity: By how little is annotated of what it is predicted as.
-        distance: By how unlike what is annotated it looks.
+        uncertainty: Rank by the entropy of its tissue.
+        rarity: How little is annotated of what it is predicted as. It is no rank: where all classes are annotated about
+            alike, it is near 0 for all windows and decides nothing.
+        distance: Rank by how unlike what is annotated as its class it looks.
         total: Their weighted mean.
     """
 
     uncertainty: Ranks
-    rarity: Ranks
+    rarity: NDArray[np.float64]
     distance: Ranks
     total: NDArray[np.float64]
 
@@ -43,12 +44,12 @@ def scores_of(
     Args:
         windows: The windows.
         rarity_of_class: `rarity_by_class`.
-        distances: (windows,) how unlike what is annotated each looks; NaN where that is not known.
+        distances: (windows,) how unlike what is annotated as its class each looks; NaN where that is not known.
         weights: Of uncertainty, rarity and distance.
     """
     parts = (
         ranks(np.array([window.entropy for window in windows])),
-        ranks(np.array([rarity(window, rarity_of_class) for window in windows])),
+        np.array([rarity(window, rarity_of_class) for window in windows]),
         ranks(distances),
     )
     total = sum((weight * part for weight, part in zip(weights, parts, strict=True)), np.zeros(len(windows)))

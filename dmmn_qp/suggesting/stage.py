@@ -28,7 +28,7 @@ from dmmn_qp.suggesting.windows import Window, windows_of
 from dmmn_qp.suggesting.writing import check_out, write_suggestions
 
 MOST_LOOKED_AT: Final = 400
-"""Windows whose looks are compared with what is annotated, and among which is chosen: ten seconds' work."""
+"""Windows whose looks are compared with what is annotated, and among which is chosen: at most ten seconds' work."""
 
 
 def suggest(

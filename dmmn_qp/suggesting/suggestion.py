@@ -29,9 +29,9 @@ class Suggestion:
         reason: Why, in words.
         score: Weighted mean of the next three.
         uncertainty: Rank of how unsure the model is there, among all windows, 0 to 1.
-        rarity: Rank of how little is annotated of what is predicted there.
-        distance: Rank of how unlike what is annotated it looks; a half where that is not known.
-        entropy: Mean entropy of its tissue, 0 to 1.
+        rarity: How little is annotated of what is predicted there, 0 to 1.
+        distance: Rank of how unlike what is annotated as its class it looks; a half where that is not known.
+        entropy: How unsure the model is of its tissue, 0 to 1: `Window.entropy`.
         shares: Predicted classes by their part of its tissue, the largest first.
     """
 
@@ -100,11 +100,11 @@ def reason_of(
 
     Args:
         window: The window.
-        ranks: Of its uncertainty, rarity and distance.
+        ranks: Its uncertainty, rarity and distance.
         weights: Of the three.
         rarity_of_class: How rare each class is among what is annotated.
     """
-    words = (_unsure(window), _rare(window, rarity_of_class), "unlike what is annotated")
+    words = (_unsure(window), _rare(window, rarity_of_class), _unlike(window))
     counted = [i for i in range(3) if weights[i] > 0]
     order = sorted(counted, key=lambda i: -weights[i] * ranks[i])
     return "; ".join(words[i] for i in order if i == order[0] or ranks[i] >= _HIGH)
@@ -113,6 +113,10 @@ def reason_of(
 def _unsure(window: Window) -> str:
     names = [shorten(name, _LONGEST_NAME) for name in window.unsure[:2]]
     return f"unsure between {names[0]} and {names[1]}" if len(names) > 1 else f"unsure of {names[0]}"
+
+
+def _unlike(window: Window) -> str:
+    return f"unlike what is annotated as {shorten(window.main_class, _LONGEST_NAME)}"
 
 
 def _rare(window: Window, rarity_of_class: Mapping[str, float]) -> str:

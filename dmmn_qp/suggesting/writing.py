@@ -30,7 +30,7 @@ from dmmn_qp.suggesting.suggestion import Suggestion
 
 _COLUMNS: Final = (
     *("rank", "slide", "x_px", "y_px", "width_px", "height_px", "centre_x_px", "centre_y_px", "mm2", "reason"),
-    *("score", "uncertainty", "rarity", "distance", "mean_entropy", "predicted"),
+    *("score", "uncertainty", "rarity", "distance", "entropy", "predicted"),
 )
 
 
@@ -115,7 +115,7 @@ def _annotation(s: Suggestion, fingerprint: str) -> Annotation:
             "Suggestion uncertainty": round(s.uncertainty, 4),
             "Suggestion rarity": round(s.rarity, 4),
             "Suggestion distance": round(s.distance, 4),
-            "Mean entropy": round(s.entropy, 4),
+            "Suggestion entropy": round(s.entropy, 4),
         },
         metadata={METADATA_KEY: SUGGESTION_MARK},
     )
