@@ -69,7 +69,7 @@ def predict_and_suggest(
         reporter.say(f"  predicted first, with uncertainty: {', '.join(slide.slide_id for slide in missing)}")
         _predict(model, missing, out / PREDICTED, predicting or PredictOptions(), reporter)
     return suggest(
-        [folder for folder in (predictions, out / PREDICTED) if folder.is_dir()],
+        [predictions, *(folder for folder in (out / PREDICTED,) if folder.is_dir())],
         dataset,
         out,
         options,
@@ -96,7 +96,11 @@ def _slides(
     for slide in slides:
         if slide.problem is not None:
             reporter.warn(f"{slide.slide_id} is left out: {slide.problem}")
-    return [slide for slide in slides if slide.problem is None and slide.slide_id not in kept]
+    there = [slide for slide in slides if slide.problem is None]
+    left_out = [slide.slide_id for slide in there if slide.slide_id in kept]
+    if left_out:
+        reporter.say(f"  not predicted, because they are for validation or test: {', '.join(left_out)}")
+    return [slide for slide in there if slide.slide_id not in kept]
 
 
 def _missing(slides: Sequence[SlideToPredict], folders: Sequence[Path], model: Path) -> list[SlideToPredict]:
