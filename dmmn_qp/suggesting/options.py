@@ -30,10 +30,11 @@ class SuggestOptions(FileModel):
         weight_uncertainty: Weight of how unsure the model is, which tells errors best (docs/suggest.md).
         weight_rarity: Weight of predicted classes of which little is annotated. With half as much as for uncertainty, a
             class of which nothing is annotated outweighs being of middling uncertainty, and no more.
-        weight_distance: Weight of how unlike what is annotated as its class the tissue looks. It tells errors less
-            well, but others: what the model is wrong about without being unsure.
+        weight_distance: Weight of how unlike what is annotated as its class the tissue looks. It is meant for what the
+            model is wrong about without being unsure; it tells errors so little that it decides only between equals.
         spread: Weight of what makes regions unlike each other: their distance on the slide and in looks, other slides,
-            other classes. 0 takes the highest scores, wherever they are.
+            other classes. 0 takes the highest scores, wherever they are; 1 gives up an eighth of the errors that are
+            found for it (docs/suggest.md).
     """
 
     regions: Annotated[int | None, Flag("How many regions.", metavar="N", default=str(REGIONS))] = Field(
@@ -65,7 +66,7 @@ class SuggestOptions(FileModel):
     ] = Field(default=0.5, ge=0, le=1000)
     weight_distance: Annotated[
         float, Flag("Weight of how unlike its class it looks.", metavar="W", panel=WEIGHTS_PANEL)
-    ] = Field(default=0.25, ge=0, le=1000)
+    ] = Field(default=0.1, ge=0, le=1000)
     spread: Annotated[float, Flag("Weight of regions being unlike each other.", metavar="W", panel=WEIGHTS_PANEL)] = (
         Field(default=0.5, ge=0, le=1000)
     )
