@@ -22,7 +22,7 @@ from dmmn_qp.regions import Region
 from dmmn_qp.slides.files import fingerprint
 from dmmn_qp.specs import ClassMap
 from dmmn_qp.suggesting.cells import SlideCells
-from dmmn_qp.suggesting.choosing import budget, choose
+from dmmn_qp.suggesting.choosing import best_apart, budget, choose
 from dmmn_qp.suggesting.looks import annotated_places, distances
 from dmmn_qp.suggesting.options import SuggestOptions
 from dmmn_qp.suggesting.scores import ranks, rarity_by_class, scores_of
@@ -147,6 +147,13 @@ def test_each_kind_of_being_unlike_counts(others):
 def test_windows_that_look_alike_come_later():
     windows = [window(x=9000 * n) for n in range(4)]
     assert chosen(windows, [0.9, 0.8, 0.75, 0.1], 2, 1, looks=[0, 0, 5, 9]) == [0, 2]
+
+
+def test_the_best_are_not_all_of_one_place():
+    crowd = [window(x=25 * n) for n in range(9)]  # 0 to 200 px
+    windows = [*crowd, window(slide="b"), window(x=4000)]
+    assert best_apart(windows, np.array([0.9] * 9 + [0.5, 0.4]), 9) == [0, 2, 4, 6, 8, 9, 10]
+    assert best_apart(windows, np.array([0.9] * 9 + [0.5, 0.4]), 2) == [0, 2]
 
 
 def test_windows_do_not_overlap():

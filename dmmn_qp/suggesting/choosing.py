@@ -23,6 +23,9 @@ _NEAR, _ALIKE, _SAME_SLIDE, _SAME_CLASS = 0.3, 0.3, 0.2, 0.2
 _NEAR_SIDES: Final = 2.0
 """Distance in sides of a window at which nearness on the slide has fallen to exp(-1/2)."""
 
+_APART_SIDES: Final = 0.45
+"""Distance in sides of a window within which another one shows much the same; windows begin at quarters of it."""
+
 _ALIKE_QUANTILE: Final = 0.1
 """Windows as near in looks as this part of all pairs count as alike."""
 
@@ -65,6 +68,20 @@ def choose(
             square = np.square(looks - looks[best]).mean(axis=1)
             alike = np.maximum(alike, np.nan_to_num(np.exp(-square / (2 * apart**2))))
     return chosen
+
+
+def best_apart(windows: Sequence[Window], total: NDArray[np.float64], count: int) -> list[int]:
+    """The windows of the highest scores, none within half a side of a better one; numbers of them, the best first.
+
+    Else the many windows about one place that overlap would be all that is left of a large slide.
+    """
+    place, value = _Places(windows), np.array(total, float)
+    limit = math.exp(-((_APART_SIDES / _NEAR_SIDES) ** 2) / 2)
+    found: list[int] = []
+    while len(found) < count and np.isfinite(value).any():
+        found.append(int(np.argmax(value)))
+        value[place.nearness(found[-1]) > limit] = -np.inf
+    return found
 
 
 class _Places:

@@ -18,7 +18,7 @@ from dmmn_qp.folders.predictions import read_inputs
 from dmmn_qp.folders.provenance import describe_run, now
 from dmmn_qp.slides.finding import SlidesRoot
 from dmmn_qp.suggesting.cells import MOST_CELLS, cells_of
-from dmmn_qp.suggesting.choosing import budget, choose
+from dmmn_qp.suggesting.choosing import best_apart, budget, choose
 from dmmn_qp.suggesting.looking import Looks, look_at
 from dmmn_qp.suggesting.options import SuggestOptions
 from dmmn_qp.suggesting.scores import rarity_by_class, scores_of
@@ -171,7 +171,7 @@ def _most_promising(windows: Sequence[Window], rarity: Mapping[str, float], opti
         return list(windows)
     unknown = np.full(len(windows), np.nan)
     total = scores_of(windows, rarity, unknown, options.weights).total
-    best = np.argsort(-total, kind="stable")[: MOST_LOOKED_AT // 2]
+    best = np.array(best_apart(windows, total, MOST_LOOKED_AT // 2))
     others = np.setdiff1d(np.arange(len(windows)), best)
     spread = others[np.unique(np.linspace(0, len(others) - 1, MOST_LOOKED_AT - len(best)).round().astype(int))]
     return [windows[i] for i in np.sort(np.concatenate([best, spread])).tolist()]
