@@ -96,17 +96,16 @@ def predicted_slides(
         DatasetError: There is none.
     """
     found: dict[str, PredictedSlide] = {}
-    held: list[str] = []
-    others: list[str] = []
-    lacking = _without_uncertainty(folders)
+    held: set[str] = set()
+    others: set[str] = set()
     for folder in folders:
         inputs, predictions = read_inputs(folder), read_predictions(folder)
         for slide_id in _with_uncertainty(folder):
             record = _record_of(slide_id, inputs.get(slide_id), dataset)
             if not is_by(predictions.get(slide_id), weights):
-                others.append(slide_id)
+                others.add(slide_id)
             elif record is not None and record.split != "train" and not held_back:
-                held.append(slide_id)
+                held.add(slide_id)
             elif slide_id not in found:
                 try:
                     found[slide_id] = _slide(
@@ -114,17 +113,18 @@ def predicted_slides(
                     )
                 except (SlideError, DatasetError) as error:
                     reporter.warn(f"{slide_id} is left out: {error}")
-    if held:
-        reporter.say(f"  not looked at, because they are for validation or test: {', '.join(sorted(set(held)))}")
-    by_others = sorted(set(others) - found.keys())
-    if by_others:
-        reporter.say(f"  not looked at, because another model predicted them: {', '.join(by_others)}")
-    missing = sorted(lacking - found.keys() - set(held))
-    if missing:
-        reporter.say(f"  not looked at, because they were predicted without --uncertainty: {', '.join(missing)}")
+    left_out = {
+        "they are for validation or test": held,
+        "another model predicted them": others - found.keys(),
+        "they were predicted without --uncertainty": _without_uncertainty(folders) - found.keys() - held,
+    }
+    for why, names in left_out.items():
+        if names:
+            reporter.say(f"  not looked at, because {why}: {', '.join(sorted(names))}")
     if not found:
         shown = " and ".join(f'"{folder}"' for folder in folders)
-        why = "those that it has are for validation or test" if held and not (missing or by_others) else "it has none"
+        only_held = [names for names in left_out.values() if names] == [held]
+        why = "those that it has are for validation or test" if only_held else "it has none"
         raise DatasetError(
             f"{shown} must hold slides for training with <slide>.{UNCERTAINTY_SUFFIX}, but {why}; run dmmn-qp predict "
             "--uncertainty, or dmmn-qp suggest with --model"
@@ -172,8 +172,8 @@ def _slide(
     """
     if record is not None and (known is None or known.frame == record.frame):
         view, digest = record.view(dataset.locate(record, slides_roots)), record.fingerprint
-    elif known is not None:
-        view, digest = _view_of(slide_id, known, prediction, slides_roots), known.fingerprint
+    elif known is not None:  # of a slide in another frame than the dataset's, nobody knows what is annotated
+        view, digest, record = _view_of(slide_id, known, prediction, slides_roots), known.fingerprint, None
     else:
         raise SlideError(f'"{folder}" does not tell which file it was predicted from; predict it again')
     path = folder / f"{slide_id}.{LABELS_SUFFIX}"
