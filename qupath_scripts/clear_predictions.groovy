@@ -1,7 +1,7 @@
 /*
- * Removes the predictions of dmmn-qp from an image. Objects drawn in QuPath stay, and so does what was reviewed: what
- * is locked (right-click > Lock), has another class than was predicted, or another outline. The argument "all" removes
- * reviewed ones too ("locked" is an older word for it).
+ * Removes the predictions and suggested regions of dmmn-qp from an image. Objects drawn in QuPath stay, and so does
+ * what was reviewed: what is locked (right-click > Lock), has another class than was predicted, or another outline. The
+ * argument "all" removes reviewed predictions too ("locked" is an older word for it).
  *
  * For QuPath 0.4 to 0.7, from the script editor (Run, Run for project) or with `QuPath script`.
  * Licence: Apache-2.0.
@@ -53,9 +53,18 @@ def predictedCode = {   // null where the object does not say it
     name == null ? null : codeOf(name)
 }
 def classCode = { codeOf(it.getPathClass()?.toString()) }
+// A suggested region; it is ours for as long as nobody made anything of it.
+def isFromSuggestion = {
+    def marked = isMarked(it) ? it.getID().toString().substring(9, 13) == "0002" :
+        has(it, "Suggestion rank") && metadataOf(it)["dmmn_qp"] == "suggestion"
+    marked && predictedCode(it) == null
+}
+def isSuggestion = {
+    isFromSuggestion(it) && !it.isLocked() && has(it, "Suggestion rank") && it.getPathClass()?.toString() == "Region*"
+}
 def isUnchangedCopy = { isMeasured(it) && metadataOf(it).containsKey("dmmn_qp") && predictedCode(it) == classCode(it) }
 def ours = [*getAnnotationObjects(), *getDetectionObjects()]
-    .findAll { isMarked(it) ? !isTissue(it) : isUnchangedCopy(it) }
+    .findAll { isMarked(it) ? !isTissue(it) && !isFromSuggestion(it) : isUnchangedCopy(it) }
 boolean outlinesTold = ours.any { isMeasured(it) }   // else measurements were left out when they were exported
 def isReviewed = {
     def predicted = it.isLocked() ? null : predictedCode(it)
@@ -69,7 +78,9 @@ String kept = reviewed.size() + " reviewed ones kept (" + reviewed.count { it.is
 
 def removed = all ? ours : unchecked
 def tissue = getAnnotationObjects().findAll { isTissue(it) && (all || !it.isLocked()) }
-removeObjects([*removed, *tissue], true)
+def suggested = getAnnotationObjects().findAll { isSuggestion(it) }
+removeObjects([*removed, *tissue, *suggested], true)
 fireHierarchyUpdate()
 println getCurrentImageName() + ": " + removed.size() + " predictions removed, " +
-    (all ? "reviewed ones too" : kept) + (tissue.isEmpty() ? "" : "; the tissue's outline removed")
+    (all ? "reviewed ones too" : kept) + (tissue.isEmpty() ? "" : "; the tissue's outline removed") +
+    (suggested.isEmpty() ? "" : "; " + suggested.size() + " suggested regions removed")

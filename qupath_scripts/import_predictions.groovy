@@ -1,5 +1,5 @@
 /*
- * Shows the predictions of dmmn-qp in QuPath.
+ * Shows the predictions of dmmn-qp in QuPath, or with the folder "suggestions" as argument the regions it suggests.
  *
  * Reads <folder>/<slide>.geojson (or .geojson.gz), removes what an earlier import of dmmn-qp left in the image, and
  * adds the new objects. Objects drawn in QuPath stay, and so does what was reviewed: what is locked (right-click >
@@ -94,9 +94,18 @@ def predictedCode = {   // null where the object does not say it
     name == null ? null : codeOf(name)
 }
 def classCode = { codeOf(it.getPathClass()?.toString()) }
+// A suggested region; it is ours for as long as nobody made anything of it.
+def isFromSuggestion = {
+    def marked = isMarked(it) ? it.getID().toString().substring(9, 13) == "0002" :
+        has(it, "Suggestion rank") && metadataOf(it)["dmmn_qp"] == "suggestion"
+    marked && predictedCode(it) == null
+}
+def isSuggestion = {
+    isFromSuggestion(it) && !it.isLocked() && has(it, "Suggestion rank") && it.getPathClass()?.toString() == "Region*"
+}
 def isUnchangedCopy = { isMeasured(it) && metadataOf(it).containsKey("dmmn_qp") && predictedCode(it) == classCode(it) }
 def ours = [*getAnnotationObjects(), *getDetectionObjects()]
-    .findAll { isMarked(it) ? !isTissue(it) : isUnchangedCopy(it) }
+    .findAll { isMarked(it) ? !isTissue(it) && !isFromSuggestion(it) : isUnchangedCopy(it) }
 boolean outlinesTold = ours.any { isMeasured(it) }   // else measurements were left out when they were exported
 def isReviewed = {
     def predicted = it.isLocked() ? null : predictedCode(it)
@@ -107,6 +116,19 @@ String kept = reviewed.size() + " reviewed ones kept (" + reviewed.count { it.is
     (outlinesTold || ours.isEmpty() ? "" : "; no prediction in the image had its measurements, so that nobody can " +
     "tell which were changed, and all were kept")
 // ---- End of what is the same
+
+// Suggested regions take the place of earlier ones, and of nothing else.
+if (new File(predictions, "suggestions.csv").isFile()) {
+    def earlier = getAnnotationObjects().findAll { isSuggestion(it) }
+    def keptIds = (getAnnotationObjects() - earlier).collect { it.getID() } as Set
+    def suggested = added.findAll { !keptIds.contains(it.getID()) }
+    removeObjects(earlier, true)
+    addObjects(suggested)
+    fireHierarchyUpdate()
+    println getCurrentImageName() + ": " + suggested.size() + " suggested regions added, " + earlier.size() +
+        " of earlier runs removed"
+    return
+}
 
 // ---- Cutting: the same in import_predictions and run_dmmn
 // New outlines are cut by the reviewed ones, so that nothing lies doubled.
@@ -122,7 +144,7 @@ def isLarge = { it.getArea() >= 4 && it.getArea() >= 0.1 * it.getLength() }
 def renew = { object, geometry ->   // an id of ours made of the old one and the outline: equal cuts get equal ids
     def content = object.getID().toString() + geometry.norm().toText()
     def digest = UUID.nameUUIDFromBytes(content.getBytes("UTF-8")).toString()
-    def second = digest.substring(9, 13) == "0000" ? "0001" : digest.substring(9, 13)   // 0000 is tissue
+    def second = digest.substring(9, 13) in ["0000", "0002"] ? "0001" : digest.substring(9, 13)   // tissue, suggestions
     object.setID(UUID.fromString("d1337b0f-" + second + "-5" + digest.substring(15)))
 }
 def setOutline = { object, before, after ->

@@ -87,7 +87,7 @@ def test_untouched_predictions_change_nothing(round_of, order):
         assert (before / name).read_bytes() == (after / name).read_bytes(), name
     assert not (after / "masks" / "s.origin.tif").exists()
     assert "3 predicted areas that nobody checked are left out; lock those that are right" in round_of.output
-    assert "1 outline of the tissue, drawn by dmmn-qp, left out" in round_of.output
+    assert "1 outline of tissue or suggested regions, drawn by dmmn-qp, left out" in round_of.output
     assert "Tissue" not in counts(after)
 
 

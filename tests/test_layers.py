@@ -16,7 +16,7 @@ FLOORS: list[set[str]] = [
     {"features"},
     {"folders", "qupath"},
     {"models", "outputs", "pushing", "reports"},
-    {"evaluating", "importing", "predicting", "training"},
+    {"evaluating", "importing", "predicting", "suggesting", "training"},
     {"workflows"},
     {"cli"},
     {"__main__", "api"},
@@ -28,7 +28,7 @@ GROUND = {"console": {"errors", "text"}, "errors": {"text"}, "regions": {"errors
 """What on the ground floor may import what else there."""
 
 OPEN_FILES = {"features", "files", "slides", "folders", "qupath", "outputs", "reports", "models", "pushing"}
-OPEN_FILES |= FLOORS[6] | {"cli", "workflows"}
+OPEN_FILES |= FLOORS[6] | FLOORS[7] | FLOORS[8]
 """Who may open files."""
 
 

@@ -28,10 +28,11 @@ from dmmn_qp.predicting.inputs import slides_to_predict
 from dmmn_qp.predicting.options import PredictOptions
 from dmmn_qp.slides.finding import MovedPrefix, parse_slides_root
 from dmmn_qp.specs import as_toml
+from dmmn_qp.suggesting.options import SuggestOptions
 from dmmn_qp.training.options import TrainOptions
 from tests.conftest import two_tissues, write_tiff
 
-MODELS = {"import": ImportOptions, "train": TrainOptions, "predict": PredictOptions}
+MODELS = {"import": ImportOptions, "train": TrainOptions, "predict": PredictOptions, "suggest": SuggestOptions}
 GIVEN = {
     "import": {
         "mpps": ("1,2", [1, 2]),
@@ -125,7 +126,7 @@ def test_help_names_every_option_whole_in_80_columns(section):
 @pytest.mark.parametrize("section", SECTIONS)
 def test_help_prints_the_defaults_of_the_model(section):
     """None is typed as prose: another default of the model is another text of the help."""
-    text = " ".join(CliRunner().invoke(app, [section, "--help"], env={"COLUMNS": "80"}).output.split())
+    text = " ".join(CliRunner().invoke(app, [section, "--help"], env={"COLUMNS": "80"}).output.split()) + " --"
     for field, names in told(section):
         default = MODELS[section].model_fields[field].default
         if isinstance(default, int | float) and not isinstance(default, bool):
@@ -395,7 +396,7 @@ def test_commands_translate_and_call_in_ten_lines():
     ("text", "hint"),
     [
         ("[trian]\nepochs = 3", "did you mean [train]?"),
-        ("[xyz]\nepochs = 3", "[import], [train], [predict]"),
+        ("[xyz]\nepochs = 3", "[import], [train], [predict], [suggest]"),
         ("epochs = 3", "[epochs] is no table"),
         ("train = 3", "train should be a valid dictionary, not 3"),
     ],

@@ -24,9 +24,13 @@ from dmmn_qp.qupath.marks import (
     ID_PREFIX,
     METADATA_KEY,
     PERIMETER,
+    SUGGESTION_CLASS,
+    SUGGESTION_MARK,
+    SUGGESTION_RANK,
     class_code,
     is_marked,
     marked_id,
+    suggestion_id,
 )
 from tests.groovy import tools
 from tests.groovy.cases import (
@@ -205,6 +209,35 @@ def unlucky() -> str:
     return found
 
 
+def suggested(name: str, **changed: Any) -> Feature:
+    """A region as `suggest` writes it."""
+    said = {
+        "classification": {"name": SUGGESTION_CLASS, "color": [0, 0, 180]},
+        "measurements": {SUGGESTION_RANK: 1.0},
+        "metadata": {METADATA_KEY: SUGGESTION_MARK},
+    }
+    return feature(suggestion_id(name), at=(0, 0, 60, 60), **{**said, **changed})
+
+
+STROMA = {"name": "Stroma", "color": [0, 0, 0]}
+MADE_OF = [suggested("locked", isLocked=True), suggested("class", classification=STROMA)]
+MADE_OF += [suggested("shape", measurements={}), feature(uuid4(), at=(0, 0, 9, 9))]
+BY_CHANCE = predicted(str(marked_id("chance"))[:9] + "0002" + str(marked_id("chance"))[13:], at=(0, 0, 50, 100))
+
+
+def add_suggestions(scripts: Scripts) -> None:
+    there = [suggested("old"), suggested("again"), *MADE_OF, BY_CHANCE]
+    for version in VERSIONS:
+        folder = scripts.folder / f"suggest {version}" / "suggestions"
+        write(folder / "a.geojson", suggested("again"), suggested("new"), suggested("locked"))
+        (folder / "suggestions.csv").write_text("rank\n")
+        scripts.add(
+            f"suggest {version}", "import_predictions", image(objects=there), args=[str(folder)], version=version
+        )
+        add_import(scripts, f"beside suggestions {version}", there, SQUARE, version=version)
+        scripts.add(f"clear suggestions {version}", "clear_predictions", image(objects=there), version=version)
+
+
 @pytest.fixture(scope="module")
 def outcomes(tmp_path_factory: pytest.TempPathFactory) -> Scripts:
     groovy, scripts = find_groovy(), Scripts(tmp_path_factory.mktemp("scripts"))
@@ -242,6 +275,7 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> Scripts:
     broken = locked(0, 0, 50, 100)
     broken["geometry"]["coordinates"].append([[9, 9], [9, 9], [9, 9]])
     add_import(scripts, "broken", [broken, predicted(marked_id("u"))], SQUARE)
+    add_suggestions(scripts)
     scripts.run(groovy)
     return scripts
 
@@ -293,6 +327,19 @@ def test_all_of_ours_is_removed_when_asked_for(outcomes: Scripts, word: str, ver
     foreign = [history_id(n, h) for n, h in HISTORIES.items() if h.in_version(version) == "foreign"]
     assert ids(left(outcomes, name)) == foreign
     assert outcomes.outcomes[name]["text"].endswith("reviewed ones too; the tissue's outline removed\n")
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_suggestions_replace_suggestions_alone(outcomes: Scripts, version: str) -> None:
+    made_of = ids(MADE_OF)
+    after = ids(left(outcomes, f"suggest {version}"))
+    assert after == [*made_of, BY_CHANCE["id"], str(suggestion_id("again")), str(suggestion_id("new"))]
+    text = outcomes.outcomes[f"suggest {version}"]["text"]
+    assert text == "a.svs: 2 suggested regions added, 2 of earlier runs removed\n"
+    old = [str(suggestion_id("old")), str(suggestion_id("again"))]
+    assert ids(left(outcomes, f"beside suggestions {version}")) == [*old, *made_of, SQUARE["id"]]
+    assert ids(left(outcomes, f"clear suggestions {version}")) == made_of
+    assert "; 2 suggested regions removed" in outcomes.outcomes[f"clear suggestions {version}"]["text"]
 
 
 def test_without_any_measurements_all_is_kept_and_it_is_said(outcomes: Scripts) -> None:

@@ -1,4 +1,4 @@
-"""Options of the stages: defaults, presets, the TOML file ``[import] [train] [predict]``, and what was typed.
+"""Options of the stages: defaults, presets, the TOML file ``[import] [train] [predict] [suggest]``, and what was typed.
 
 An option on the command line, or an argument in Python, wins over the file, the file over a preset, and that over the
 default. What cannot be meant is an error that calls it as the user did: ``--as``, ``predict.object_kind`` or
@@ -22,11 +22,12 @@ from dmmn_qp.importing.options import ImportOptions
 from dmmn_qp.outputs.options import PolygonOptions
 from dmmn_qp.predicting.options import PredictOptions
 from dmmn_qp.specs import FileModel, Location, dotted, explain
+from dmmn_qp.suggesting.options import SuggestOptions
 from dmmn_qp.training.options import PRESETS, TrainOptions
 
-Section = Literal["import", "train", "predict"]
+Section = Literal["import", "train", "predict", "suggest"]
 
-SECTIONS: tuple[Section, ...] = ("import", "train", "predict")
+SECTIONS: tuple[Section, ...] = ("import", "train", "predict", "suggest")
 
 MAX_BYTES = 1024**2
 """Longest configuration that is read."""
@@ -43,6 +44,7 @@ class ConfigFile(FileModel):
     import_: dict[str, Any] = Field(default_factory=dict, alias="import")
     train: dict[str, Any] = Field(default_factory=dict)
     predict: dict[str, Any] = Field(default_factory=dict)
+    suggest: dict[str, Any] = Field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,6 +152,15 @@ def predict_options(file: ConfigFile, given: Given) -> PredictOptions:
         ConfigError: An option is unknown or out of range.
     """
     return _resolved(PredictOptions, _of_file("predict", file.predict), _of_user(PredictOptions, "predict", given))
+
+
+def suggest_options(file: ConfigFile, given: Given) -> SuggestOptions:
+    """Resolves what was given, file and defaults.
+
+    Raises:
+        ConfigError: An option is unknown or out of range.
+    """
+    return _resolved(SuggestOptions, _of_file("suggest", file.suggest), _of_user(SuggestOptions, "suggest", given))
 
 
 def polygon_options(given: Arguments) -> PolygonOptions:

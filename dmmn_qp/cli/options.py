@@ -24,7 +24,7 @@ ConfigOption = Annotated[
     Path | None,
     typer.Option(
         "--config",
-        help="TOML file with the sections import, train, predict; it knows more options than are listed here.",
+        help="TOML file with the sections import, train, predict, suggest; it knows more options than are listed here.",
         metavar="FILE",
         rich_help_panel=COMMON_PANEL,
     ),
@@ -55,7 +55,7 @@ SlidesRootOption = Annotated[
 
 DatasetOption = Annotated[Path, typer.Option("--dataset", help="Dataset folder made by import.", metavar="FOLDER")]
 
-PredictionsArgument = Annotated[Path, typer.Argument(help="Folder made by predict.")]
+PredictionsArgument = Annotated[Path, typer.Argument(help="Folder made by predict, or by suggest.")]
 
 QupathDirOption = Annotated[
     Path | None,

@@ -32,9 +32,9 @@ def push_command(
     slides_root: SlidesRootOption = None,
     qupath_dir: QupathDirOption = None,
 ) -> None:
-    """Writes predictions into a QuPath project, through QuPath itself.
+    """Writes predictions, or suggested regions, into a QuPath project, through QuPath itself.
 
-    Only earlier predictions that nobody reviewed are replaced. Close the project in QuPath first.
+    Only earlier ones of the same kind that nobody reviewed are replaced. Close the project in QuPath first.
     """
     from dmmn_qp.pushing.stage import push
 

@@ -82,11 +82,30 @@ class TissueDescriber:
         magnification = magnification_of(grid.spec)
         found: list[NDArray[np.float64]] = []
         for tile in tissue_tiles(slide, grid, magnification):
-            pixels = read_field(slide, grid, magnification, tile, self.convention.reduction)
-            color = color_of(pixels)
-            if color is not None:
-                found.append(np.concatenate([color, self._seen(pixels)]))
+            vector = self.vector(slide, grid, tile)
+            if vector is not None:
+                found.append(vector)
         return np.stack(found) if found else np.zeros((0, COLOR_NUMBERS))
+
+    @property
+    def numbers(self) -> int:
+        """How many numbers a vector has."""
+        return COLOR_NUMBERS + (ENCODER_NUMBERS if self.encoder is not None and self.device is not None else 0)
+
+    def vector(self, slide: Slide, grid: PatchGrid, tile: Region) -> NDArray[np.float64] | None:
+        """Describes one tile.
+
+        Args:
+            slide: The slide.
+            grid: The patch grid on it.
+            tile: In px of the magnification of `magnification_of`, at most `SIDE_PX` on each side.
+
+        Returns:
+            (`numbers`,) float64; None where there is hardly any tissue.
+        """
+        pixels = read_field(slide, grid, magnification_of(grid.spec), tile, self.convention.reduction)
+        color = color_of(pixels)
+        return None if color is None else np.concatenate([color, self._seen(pixels)])
 
     def _seen(self, pixels: RgbArray) -> NDArray[np.float64]:
         """What the encoder sees of a tile, in `ENCODER_NUMBERS` numbers; none without an encoder."""

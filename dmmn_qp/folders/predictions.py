@@ -113,6 +113,26 @@ def read_predictions(folder: Path) -> dict[str, Prediction]:
     return found
 
 
+def is_by(prediction: Prediction | None, weights_sha256: str | None) -> bool:
+    """Whether a model made a prediction, as far as both tell; where one of them does not, it may have.
+
+    Args:
+        prediction: What is recorded of it.
+        weights_sha256: Digest of the model's weights, as its card has it.
+    """
+    made_by = prediction.weights if prediction is not None else None
+    return made_by is None or weights_sha256 is None or weights_sha256.startswith(made_by)
+
+
+def model_of(folder: Path) -> Path | None:
+    """The model of the last run that predicted into a folder; None where it is not told, or not there any more."""
+    try:
+        model = Path(json.loads((folder / RUN_FILE).read_bytes())["configuration"]["model"])
+        return model if model.is_dir() else None
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return None
+
+
 _INPUTS: TypeAdapter[dict[str, PredictedInput]] = TypeAdapter(dict[str, PredictedInput])
 
 

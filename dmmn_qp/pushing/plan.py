@@ -19,7 +19,7 @@ from dmmn_qp.qupath.geojson_reader import objects_of
 from dmmn_qp.qupath.marks import is_locked
 from dmmn_qp.qupath.notes import parse_uuid
 from dmmn_qp.qupath.originals import read_originals
-from dmmn_qp.qupath.review import Verdict, ids_of, possible_copies, review
+from dmmn_qp.qupath.review import Verdict, ids_of, is_suggestion, possible_copies, review
 
 _SAME_AREA: Final = 1e-3
 
@@ -36,7 +36,7 @@ class Plan:
         before: All its objects, as GeoJSON.
         is_kept: Whether each of them stays.
         reviewed: Those of ours that stay, because somebody vouched for them or locked them.
-        added: The objects to add: those of the prediction but for what such as stay cover.
+        added: The objects to add: those of the prediction but for what such as stay cover, or the suggested regions.
         cut: How many of these were cut.
         doubtful: How many of ``reviewed`` nobody can tell to have been changed or not.
         problems: Files of earlier predictions that cannot be read.
@@ -90,6 +90,21 @@ def plan_of(before: Sequence[Feature], prediction: Sequence[Feature], earlier: S
     added, n_cut = cut(new, [annotation for i in reviewed if (annotation := objects[i]) is not None])
     doubtful = sum(verdict is not None and verdict.doubt == "no measurements" for _, verdict in judged)
     return Plan(before, is_kept, [before[i] for i in reviewed], added, n_cut, doubtful, problems)
+
+
+def plan_of_suggestions(before: Sequence[Feature], suggestions: Sequence[Feature]) -> Plan:
+    """Decides what becomes of an image's objects when suggested regions are put into it.
+
+    Only earlier suggestions make room, and of these none that somebody has locked, reshaped or given another class.
+
+    Args:
+        before: All its objects, as QuPath's own GeoJSON.
+        suggestions: The new ones.
+    """
+    objects = [next(iter(objects_of(dict(feature), "object").annotations), None) for feature in before]
+    is_kept = [annotation is None or not is_suggestion(annotation) for annotation in objects]
+    there = {parse_uuid(f.get("id")) for f, stays in zip(before, is_kept, strict=True) if stays} - {None}
+    return Plan(before, is_kept, [], [f for f in suggestions if parse_uuid(f.get("id")) not in there], cut=0)
 
 
 def _stays(feature: Feature, verdict: Verdict | None) -> bool:

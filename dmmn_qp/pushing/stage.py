@@ -1,4 +1,4 @@
-"""Puts predictions into a QuPath project, or makes one of them. QuPath itself writes; `push_plan` decides what.
+"""Puts predictions, or suggested regions, into a QuPath project. QuPath itself writes; `plan` decides what.
 
 Of a project only objects of our own earlier runs are ever removed, and of these only what nobody has vouched for.
 Before an image is written, its ``data.qpdata`` is copied; afterwards it is read again and its objects are counted and
@@ -21,10 +21,11 @@ from dmmn_qp.errors import DmmnQpError, ProjectError, WorkerLostError
 from dmmn_qp.files.failures import is_full_disk
 from dmmn_qp.files.locks import locked
 from dmmn_qp.folders.predictions import PredictedInput, polygon_files, predicted_polygons, read_inputs
+from dmmn_qp.folders.suggestions import is_of_suggestions
 from dmmn_qp.pushing.backup import back_up, put_back
 from dmmn_qp.pushing.features import read_features
 from dmmn_qp.pushing.matching import match
-from dmmn_qp.pushing.plan import Plan, difference, plan_of
+from dmmn_qp.pushing.plan import Plan, difference, plan_of, plan_of_suggestions
 from dmmn_qp.qupath.marks import is_locked
 from dmmn_qp.qupath.paquo_reader import PaquoProject
 from dmmn_qp.qupath.paquo_writer import PaquoWriter
@@ -78,7 +79,7 @@ def push(
     """Puts the predictions of a folder into the images of a project that they belong to.
 
     Args:
-        predictions: Folder made by `predict`.
+        predictions: Folder made by `predict`, or by `suggest`, whose regions replace earlier ones alone.
         project: ``project.qpproj`` or its folder.
         reporter: Where to report.
         slides: Ids of the slides to push; None for all of the folder.
@@ -107,14 +108,17 @@ def push(
     for entry in matched.values():
         writer.check_writable(entry.entry_id)
     del writer  # each image is written by a new one: it would keep the objects of all
-    reporter.heading(f'Writing predictions of {len(matched)} slides into "{opened.path}"')
+    what = "suggestions" if is_of_suggestions(predictions) else "predictions"
+    reporter.heading(f'Writing {what} of {len(matched)} slides into "{opened.path}"')
     with locked(opened.path, "a push", "wait until it has ended"):
-        backup, originals = back_up(opened, matched.values(), datetime.now()), polygon_files(predictions)
+        backup, originals = back_up(opened, matched.values(), datetime.now()), _originals(predictions)
         done: list[Pushed] = []
         with reporter.task("images", len(matched)) as task:
             for slide_id, entry in matched.items():
                 with _or_as_before(opened, entry, backup):
-                    plan = _push_one(opened, entry, files[slide_id], originals[slide_id], qupath_dir, resolve=resolve)
+                    plan = _push_one(
+                        opened, entry, files[slide_id], originals.get(slide_id), qupath_dir, resolve=resolve
+                    )
                 done.append(_pushed(plan, slide_id, entry))
                 for problem in plan.problems:
                     reporter.warn(problem)
@@ -132,6 +136,11 @@ def push(
             )
     reporter.say(f"  what the images were before is in {backup}")
     return done
+
+
+def _originals(folder: Path) -> dict[str, list[Path]]:
+    """Files in which our own objects may be found as they were predicted, by slide; none of a folder of suggestions."""
+    return {} if is_of_suggestions(folder) else polygon_files(folder)
 
 
 @contextmanager
@@ -163,13 +172,14 @@ def _push_one(
     project: QuPathProject,
     entry: ProjectEntry,
     file: Path,
-    earlier: Sequence[Path],
+    earlier: Sequence[Path] | None,
     qupath_dir: Path | None,
     *,
     resolve: bool,
 ) -> Plan:
-    """Writes one image and compares what is there then with what was planned."""
-    plan = plan_of(PaquoProject(project.path, qupath_dir).features(entry.entry_id), read_features(file), earlier)
+    """Writes one image and compares what is there then with what was planned; of suggestions, ``earlier`` is None."""
+    before, new = PaquoProject(project.path, qupath_dir).features(entry.entry_id), read_features(file)
+    plan = plan_of_suggestions(before, new) if earlier is None else plan_of(before, new, earlier)
     PaquoWriter(project.path, qupath_dir).replace(entry.entry_id, plan.added, plan.drops, resolve=resolve)
     problem = difference(plan, PaquoProject(project.path, qupath_dir).features(entry.entry_id))
     if problem is not None:

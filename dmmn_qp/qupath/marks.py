@@ -52,8 +52,20 @@ TISSUE_MARK: Final = "tissue"
 TISSUE_CLASS: Final = "Tissue"
 """Class of the tissue outline that we write, which is nothing to be trained on."""
 
+SUGGESTION_MARK: Final = "suggestion"
+"""What the metadata of a suggested region have in place of a model's name."""
+
+SUGGESTION_CLASS: Final = "Region*"
+"""Class of the suggested regions that we write, which QuPath ignores and which is nothing to be trained on."""
+
+SUGGESTION_RANK: Final = "Suggestion rank"
+"""Measurement of a suggested region, which it loses like all others when its outline is changed."""
+
 _OUTLINE_GROUP: Final = "0000"
 """The next four digits of the id of a tissue's outline, which is no prediction; other ids of ours never have them."""
+
+_SUGGESTION_GROUP: Final = "0002"
+"""The same for suggested regions; of ids of predictions, those of earlier versions may have them by chance."""
 
 _NEVER_OUTLINE: Final = "0001"
 
@@ -71,7 +83,7 @@ def marked_id(content: str) -> UUID:
     """
     digits = uuid5(_NAMESPACE, content).hex
     group, rest = digits[len(ID_PREFIX) : _GROUP_END], digits[_GROUP_END:]
-    return UUID(ID_PREFIX + (_NEVER_OUTLINE if group == _OUTLINE_GROUP else group) + rest)
+    return UUID(ID_PREFIX + (_NEVER_OUTLINE if group in (_OUTLINE_GROUP, _SUGGESTION_GROUP) else group) + rest)
 
 
 def outline_id(content: str) -> UUID:
@@ -81,6 +93,15 @@ def outline_id(content: str) -> UUID:
         content: What makes it this one: slide and outline.
     """
     return UUID(ID_PREFIX + _OUTLINE_GROUP + uuid5(_NAMESPACE, content).hex[_GROUP_END:])
+
+
+def suggestion_id(content: str) -> UUID:
+    """The id of a suggested region, recognised by :func:`is_suggestion_id`.
+
+    Args:
+        content: What makes it this one: slide and place.
+    """
+    return UUID(ID_PREFIX + _SUGGESTION_GROUP + uuid5(_NAMESPACE, content).hex[_GROUP_END:])
 
 
 def class_code(name: str) -> int:
@@ -119,6 +140,15 @@ def is_outline_id(object_id: UUID | None) -> bool:
     """Whether an id is that of an outline of ours which is no predicted object, as that of the tissue."""
     return (
         object_id is not None and is_marked(object_id) and object_id.hex[len(ID_PREFIX) : _GROUP_END] == _OUTLINE_GROUP
+    )
+
+
+def is_suggestion_id(object_id: UUID | None) -> bool:
+    """Whether an id is that of a suggested region."""
+    return (
+        object_id is not None
+        and is_marked(object_id)
+        and object_id.hex[len(ID_PREFIX) : _GROUP_END] == _SUGGESTION_GROUP
     )
 
 

@@ -35,11 +35,15 @@ from dmmn_qp.qupath.marks import (
     OUR_MEASUREMENTS,
     PERIMETER,
     RUN_KEY,
+    SUGGESTION_CLASS,
+    SUGGESTION_MARK,
+    SUGGESTION_RANK,
     TISSUE_CLASS,
     TISSUE_MARK,
     class_code,
     is_marked,
     is_outline_id,
+    is_suggestion_id,
 )
 from dmmn_qp.qupath.originals import Original, Originals
 
@@ -76,7 +80,7 @@ class Verdict:
         predicted_as: Class that the model had given it, where that is known.
         original: The object as it was predicted, where that is known.
         is_ours: Whether it is a prediction, or a copy of one that nobody changed.
-        is_outline: Whether it is an outline of ours that is no prediction, such as the tissue's.
+        is_outline: Whether it is an outline of ours that is no prediction: the tissue's, or a suggested region.
         doubt: Why it cannot be known whether somebody vouched for it; None where it is known.
     """
 
@@ -102,6 +106,25 @@ def is_tissue_outline(annotation: Annotation) -> bool:
     """Whether an object is the outline of the tissue that we write, under its own class."""
     marked = annotation.metadata.get(METADATA_KEY) == TISSUE_MARK or is_outline_id(annotation.annotation_id)
     return marked and annotation.class_name in (None, TISSUE_CLASS)
+
+
+def is_from_suggestion(annotation: Annotation) -> bool:
+    """Whether an object is a region that we suggested, or was one before somebody changed it."""
+    marked = annotation.metadata.get(METADATA_KEY) == SUGGESTION_MARK or is_suggestion_id(annotation.annotation_id)
+    return marked and CLASS_CODE not in annotation.measurements and CLASS_KEY not in annotation.metadata
+
+
+def is_suggestion(annotation: Annotation) -> bool:
+    """Whether an object is a region that we suggested, as it was: of its class, not locked and not reshaped.
+
+    All else is the user's, who has made something of it.
+    """
+    return (
+        is_from_suggestion(annotation)
+        and annotation.class_name == SUGGESTION_CLASS
+        and not annotation.locked
+        and SUGGESTION_RANK in annotation.measurements
+    )
 
 
 def possible_copies(annotations: Iterable[Annotation]) -> dict[str | None, list[BaseGeometry]]:
@@ -187,6 +210,8 @@ class _Review:
         """The verdict on an object with an id of ours, or on the tissue's outline; None for any other."""
         if is_tissue_outline(annotation):
             return Verdict("unchecked", is_outline=True)
+        if is_from_suggestion(annotation):
+            return Verdict("unchecked", is_outline=True) if is_suggestion(annotation) else _DRAWN
         if not is_marked(annotation.annotation_id):
             return None
         original = self._original_of(annotation)

@@ -62,7 +62,7 @@ class ReviewCounts:
         corrected: Predictions whose class or outline was changed.
         unchecked: Predictions that nobody vouched for.
         doubts: How many of ``unchecked`` may have been vouched for, by why it cannot be known.
-        outlines: Outlines of the tissue that we wrote.
+        outlines: Outlines of the tissue, and suggested regions, that we wrote.
         left_out: How many of all these are not taken.
         left_out_classes: Names of the classes of these.
     """

@@ -115,7 +115,7 @@ def review_findings(counts: ReviewCounts, reading: ReadRules) -> Iterator[Findin
         s = "s" if counts.outlines > 1 else ""
         yield Finding(
             severity="note",
-            message=f"{counts.outlines} outline{s} of the tissue, drawn by dmmn-qp, left out",
+            message=f"{counts.outlines} outline{s} of tissue or suggested regions, drawn by dmmn-qp, left out",
             way_out=NOTHING_TO_DO,
         )
 

@@ -1,1 +1,1 @@
-"""What several stages do together: where the work stands, and whole rounds of the loop."""
+"""What several stages do together: where the work stands, whole rounds of the loop, predicting before suggesting."""

@@ -9,7 +9,7 @@ from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import pytest
 from hypothesis import given
@@ -29,19 +29,33 @@ from dmmn_qp.folders.predictions import (
     predicted_polygons,
     read_inputs,
 )
+from dmmn_qp.folders.suggestions import TABLE
 from dmmn_qp.pushing import stage as pushing
 from dmmn_qp.pushing.backup import BACKUP_FOLDER, back_up
 from dmmn_qp.pushing.matching import match
 from dmmn_qp.pushing.new_project import new_project
-from dmmn_qp.pushing.plan import difference, plan_of
+from dmmn_qp.pushing.plan import difference, plan_of, plan_of_suggestions
 from dmmn_qp.pushing.stage import check_push, push
 from dmmn_qp.qupath import paquo_reader as paquo_project
+from dmmn_qp.qupath.geojson_reader import objects_of
 from dmmn_qp.qupath.geojson_writer import write_geojson
-from dmmn_qp.qupath.marks import METADATA_KEY, is_marked, is_ours, marked_id
+from dmmn_qp.qupath.marks import (
+    CLASS_CODE,
+    METADATA_KEY,
+    SUGGESTION_CLASS,
+    SUGGESTION_MARK,
+    SUGGESTION_RANK,
+    is_marked,
+    is_ours,
+    is_suggestion_id,
+    marked_id,
+    suggestion_id,
+)
 from dmmn_qp.qupath.notes import QUPATH_DIR_VARIABLE
 from dmmn_qp.qupath.paquo_reader import PaquoProject
 from dmmn_qp.qupath.paquo_writer import PaquoWriter
 from dmmn_qp.qupath.project import read_project
+from dmmn_qp.qupath.review import review
 from dmmn_qp.slides.files import fingerprint
 from dmmn_qp.slides.transformed import Rotate
 from dmmn_qp.specs import ClassMap
@@ -639,3 +653,88 @@ def test_what_happens_in_the_other_process_is_said_here():
         pushing.in_own_process(_ends, "ends")
     with pytest.raises(ProjectError, match="no disk"):
         pushing.in_own_process(_ends, "disk")
+
+
+# ---- suggested regions
+
+
+def suggested(rank: int, x: float, **more: Any) -> Annotation:
+    """A region as `suggest` writes it."""
+    said: dict[str, Any] = {
+        "class_name": SUGGESTION_CLASS,
+        "name": f"{rank:02d}. unsure of stroma",
+        "measurements": {SUGGESTION_RANK: float(rank)},
+        "metadata": {METADATA_KEY: SUGGESTION_MARK},
+    }
+    place = box(x, 2000, x + 300, 2300)
+    return Annotation(place, annotation_id=suggestion_id(f"{x}"), **{**said, **more})
+
+
+def write_suggested(folder: Path, **slides: list[Annotation]) -> Path:
+    write_predictions(folder, **slides)
+    (folder / TABLE).write_text("rank\n")
+    return folder
+
+
+def test_suggestions_replace_suggestions_alone(world: None, project: Path, tmp_path: Path) -> None:
+    reviewed = [predicted("stroma", 0), predicted("carcinoma", 500, locked=True)]
+    push(write_predictions(tmp_path / "p", train_1=reviewed), project, Reporter())
+    drawn = objects(project, "train-1")
+    folder = write_suggested(tmp_path / "s", train_1=[suggested(1, 0), suggested(2, 400), suggested(3, 800)])
+    (done,) = push(folder, project, Reporter())
+    assert (done.added, done.removed, done.untouched, done.cut) == (3, 0, len(drawn), 0)
+    after = objects(project, "train-1")
+    assert {i: after[i] for i in drawn} == drawn and len(after) == len(drawn) + 3
+    names = sorted(f["properties"]["name"] for i, f in after.items() if i not in drawn)
+    assert [name[:3] for name in names] == ["01.", "02.", "03."]
+
+    write_suggested(folder, train_1=[suggested(1, 400), suggested(2, 1200)])
+    (again,) = push(folder, project, Reporter())
+    assert (again.added, again.removed) == (2, 3)
+    write_suggested(folder, train_1=[])
+    (none,) = push(folder, project, Reporter())
+    assert (none.added, none.removed) == (0, 2) and objects(project, "train-1") == drawn
+
+
+def test_predictions_leave_suggestions_alone(world: None, project: Path, tmp_path: Path) -> None:
+    push(write_suggested(tmp_path / "s", train_1=[suggested(1, 0)]), project, Reporter())
+    before = objects(project, "train-1")
+    here = replace(predicted("stroma", 0), geometry=box(0, 2000, 400, 2400))
+    folder = write_predictions(tmp_path / "p", train_1=[here])
+    (done,) = push(folder, project, Reporter())
+    assert (done.added, done.removed, done.cut) == (1, 0, 0)
+    after = objects(project, "train-1")
+    assert {i: after[i] for i in before} == before
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"locked": True}, {"class_name": "stroma"}, {"measurements": {}}],
+    ids=["locked", "another class", "reshaped"],
+)
+def test_what_somebody_made_of_a_suggestion_stays(change: dict[str, Any]) -> None:
+    before = features(suggested(1, 0, **change), suggested(2, 400), predicted("stroma", 0))
+    plan = plan_of_suggestions(before, features(suggested(1, 0), suggested(2, 800)))
+    assert plan.is_kept == [True, False, True]
+    assert [f["id"] for f in plan.added] == [str(suggestion_id("800"))]
+    assert plan_of(before, features(predicted("stroma", 0))).is_kept == [True, True, False]
+    made, other, _ = review([*map(annotation_of, before)])
+    assert (made.origin, made.is_outline, other.is_outline) == ("drawn", False, True)
+
+
+def annotation_of(feature: dict[str, Any]) -> Annotation:
+    return objects_of(feature, "object").annotations[0]
+
+
+def test_a_prediction_with_the_digits_of_suggestions_by_chance_is_a_prediction() -> None:
+    digits = str(marked_id("x"))
+    unlucky = UUID(digits[:9] + "0002" + digits[13:])
+    old = Annotation(
+        box(0, 0, 9, 9),
+        class_name=SUGGESTION_CLASS,
+        annotation_id=unlucky,
+        measurements={CLASS_CODE: 1.0, "Perimeter µm": 36.0, SUGGESTION_RANK: 1.0},
+        metadata={METADATA_KEY: "model"},
+    )
+    (verdict,) = review([old])
+    assert is_suggestion_id(unlucky) and not verdict.is_outline

@@ -1,0 +1,1 @@
+"""`suggest`: where annotating next pays most."""
