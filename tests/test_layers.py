@@ -17,6 +17,7 @@ FLOORS: list[set[str]] = [
     {"folders", "qupath"},
     {"models", "outputs", "pushing", "reports"},
     {"evaluating", "importing", "predicting", "training"},
+    {"serving"},
     {"cli"},
     {"__main__", "api"},
     {""},
@@ -27,7 +28,7 @@ GROUND = {"console": {"errors", "text"}, "errors": {"text"}, "regions": {"errors
 """What on the ground floor may import what else there."""
 
 OPEN_FILES = {"features", "files", "slides", "folders", "qupath", "outputs", "reports", "models", "pushing"}
-OPEN_FILES |= FLOORS[6] | FLOORS[7]
+OPEN_FILES |= FLOORS[6] | {"serving", "cli"}
 """Who may open files."""
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -11,8 +13,36 @@ from dmmn_qp.folders.model import WEIGHTS, load_card
 from dmmn_qp.predicting.areas import outside_label
 from dmmn_qp.predicting.options import PredictOptions
 from dmmn_qp.predicting.predictor import Predictor, context_of, load_predictors
+from dmmn_qp.predicting.request import card_digest
 
 _DIGEST_CHUNK: Final = 2**20
+
+
+_OF_NETWORK: Final = (
+    "device", "devices", "context", "precision", "compile", "batch_size", "copies", "probabilities", "uncertainty",
+)  # fmt: skip
+"""The options on which a network that is ready to predict depends."""
+
+
+class KeptPredictors:
+    """Keeps a model ready for later calls: the one that was used last."""
+
+    def __init__(self) -> None:
+        self._made_of: tuple[object, ...] | None = None
+        self._predictors: list[Predictor] = []
+
+    def get(self, made_of: tuple[object, ...], load: Callable[[], list[Predictor]]) -> list[Predictor]:
+        """The model that is kept if it is the one that is wanted, else another one in its place.
+
+        Args:
+            made_of: What it depends on.
+            load: Makes it.
+        """
+        if made_of != self._made_of:
+            self._made_of, self._predictors = None, []  # the memory of one is given back before the other takes some
+            self._predictors = load()
+            self._made_of = made_of
+        return self._predictors
 
 
 class LazyModel:
@@ -25,12 +55,13 @@ class LazyModel:
         outside: Label of what is not predicted.
     """
 
-    def __init__(self, folder: Path, options: PredictOptions) -> None:
+    def __init__(self, folder: Path, options: PredictOptions, kept: KeptPredictors | None = None) -> None:
         """Reads the card.
 
         Args:
             folder: The model's folder.
             options: Resolved options.
+            kept: Where the network is kept for other calls, if it is.
 
         Raises:
             ModelError: The card or the weights are missing or damaged, or the model cannot see its context as asked.
@@ -42,6 +73,7 @@ class LazyModel:
         self.outside = outside_label(self.card.class_map, options.outside)
         self._folder = folder
         self._options = options
+        self._kept = kept or KeptPredictors()
         self._predictors: list[Predictor] = []
 
     @property
@@ -53,7 +85,8 @@ class LazyModel:
             ConfigError: The device is not there.
         """
         if not self._predictors:
-            self._predictors = load_predictors(self._folder, self._options)
+            made_of = (self.weights_digest, card_digest(self.card), *(getattr(self._options, n) for n in _OF_NETWORK))
+            self._predictors = self._kept.get(made_of, partial(load_predictors, self._folder, self._options))
         return self._predictors
 
     @property
