@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -11,6 +10,7 @@ from typing import Any, Final
 from dmmn_qp.errors import ModelError
 from dmmn_qp.folders.model import WEIGHTS, load_card
 from dmmn_qp.predicting.areas import outside_label
+from dmmn_qp.predicting.kept import Kept
 from dmmn_qp.predicting.options import PredictOptions
 from dmmn_qp.predicting.predictor import Predictor, context_of, load_predictors
 from dmmn_qp.predicting.request import card_digest
@@ -24,27 +24,6 @@ _OF_NETWORK: Final = (
 """The options on which a network that is ready to predict depends."""
 
 
-class KeptPredictors:
-    """Keeps a model ready for later calls: the one that was used last."""
-
-    def __init__(self) -> None:
-        self._made_of: tuple[object, ...] | None = None
-        self._predictors: list[Predictor] = []
-
-    def get(self, made_of: tuple[object, ...], load: Callable[[], list[Predictor]]) -> list[Predictor]:
-        """The model that is kept if it is the one that is wanted, else another one in its place.
-
-        Args:
-            made_of: What it depends on.
-            load: Makes it.
-        """
-        if made_of != self._made_of:
-            self._made_of, self._predictors = None, []  # the memory of one is given back before the other takes some
-            self._predictors = load()
-            self._made_of = made_of
-        return self._predictors
-
-
 class LazyModel:
     """A model of which the network is made when it is first needed.
 
@@ -53,15 +32,16 @@ class LazyModel:
         context: How its targets see what is around them, with ``auto`` decided.
         weights_digest: Digest of its weights.
         outside: Label of what is not predicted.
+        kept: What is kept for other calls.
     """
 
-    def __init__(self, folder: Path, options: PredictOptions, kept: KeptPredictors | None = None) -> None:
+    def __init__(self, folder: Path, options: PredictOptions, kept: Kept | None = None) -> None:
         """Reads the card.
 
         Args:
             folder: The model's folder.
             options: Resolved options.
-            kept: Where the network is kept for other calls, if it is.
+            kept: What is kept for other calls.
 
         Raises:
             ModelError: The card or the weights are missing or damaged, or the model cannot see its context as asked.
@@ -73,7 +53,7 @@ class LazyModel:
         self.outside = outside_label(self.card.class_map, options.outside)
         self._folder = folder
         self._options = options
-        self._kept = kept or KeptPredictors()
+        self.kept = kept or Kept()
         self._predictors: list[Predictor] = []
 
     @property
@@ -86,7 +66,7 @@ class LazyModel:
         """
         if not self._predictors:
             made_of = (self.weights_digest, card_digest(self.card), *(getattr(self._options, n) for n in _OF_NETWORK))
-            self._predictors = self._kept.get(made_of, partial(load_predictors, self._folder, self._options))
+            self._predictors = self.kept.predictors(made_of, partial(load_predictors, self._folder, self._options))
         return self._predictors
 
     @property

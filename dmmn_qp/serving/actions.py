@@ -23,7 +23,7 @@ from dmmn_qp.training.options import TrainOptions
 
 if TYPE_CHECKING:
     from dmmn_qp.predicting.inputs import SlideToPredict
-    from dmmn_qp.predicting.lazy_model import KeptPredictors
+    from dmmn_qp.predicting.kept import Kept
 
 Outcome = Mapping[str, Any]
 
@@ -80,7 +80,7 @@ class Actions:
         self._place = place
         self._slides = ProjectSlides(place.project, place.slides_roots, place.dataset)
         self._trained: Path | None = None
-        self._kept: KeptPredictors | None = None
+        self._kept: Kept | None = None
 
     def load(self, request: OfModel, reporter: Reporter) -> Outcome:
         """Reads a model, so that the first prediction need not."""
@@ -174,10 +174,10 @@ class Actions:
                         raise
         raise AssertionError("one of two tries returns or raises")
 
-    def _keeper(self) -> KeptPredictors:
-        from dmmn_qp.predicting.lazy_model import KeptPredictors
+    def _keeper(self) -> Kept:
+        from dmmn_qp.predicting.kept import Kept
 
-        self._kept = self._kept or KeptPredictors()
+        self._kept = self._kept or Kept()
         return self._kept
 
     def _model_of(self, request: OfModel) -> Path:

@@ -83,7 +83,7 @@ class Jobs:
                 raise InUseError("the process is about to end; start it again")
             if any(other.id == job.id for other in self._all()):
                 raise ConfigError(f'id "{printable(str(job.id))}" is that of a job that runs or waits; take another')
-            if len(self._waiting) >= MOST_WAITING:
+            if len(self._all()) > MOST_WAITING:
                 raise InUseError(f"{MOST_WAITING} jobs wait already; ask again when one is done")
             before = len(self._all())
             job.tell("accepted", before=before)
