@@ -310,7 +310,7 @@ def begin = {   // in JavaFX's thread
     def looked = { imageData, added ->
         def getAnnotationObjects = { imageData.getHierarchy().getAnnotationObjects() }
         def getDetectionObjects = { imageData.getHierarchy().getDetectionObjects() }
-        // ---- Ours, and reviewed: the same in import_predictions, run_dmmn and clear_predictions
+        // ---- Ours, and reviewed: the same in import_predictions, run_dmmn, clear_predictions and dmmn
         // Ours are known by their ids, which every QuPath from 0.4 on keeps. A copy has another id but, from QuPath 0.6 on, our
         // metadata too; it is ours for as long as it is what was predicted, and the user's once it was changed.
         def gson = GsonTools.getInstance()
@@ -356,7 +356,7 @@ def begin = {   // in JavaFX's thread
             (outlinesTold || ours.isEmpty() ? "" : "; no prediction in the image had its measurements, so that nobody can " +
             "tell which were changed, and all were kept")
         // ---- End of what is the same
-        // ---- Cutting: the same in import_predictions and run_dmmn
+        // ---- Cutting: the same in import_predictions, run_dmmn and dmmn
         // New outlines are cut by the reviewed ones, so that nothing lies doubled.
         def cutters = reviewed.findAll { it.hasROI() && it.getROI().isArea() }
         def isNear = { a, b ->   // on one plane, and their bounding boxes meet
@@ -584,8 +584,13 @@ def begin = {   // in JavaFX's thread
         def imageData = openImage()
         if (imageData == null)
             return
-        project.getEntry(imageData).saveImageData(imageData)   // what is on the screen is what is read
-        project.syncChanges()
+        try {
+            project.getEntry(imageData).saveImageData(imageData)   // what is on the screen is what is read
+            project.syncChanges()
+        } catch (IOException error) {
+            say("The image cannot be saved (" + error.getMessage() + "); nothing is imported.")
+            return
+        }
         def file = project.getPath().toString()
         run("Reading annotations", "import", [:], ["import", file, "--overwrite"]) {
             run("Training", "train", [:], ["train", *(model ? ["--from", model] : [])]) { reply ->

@@ -201,16 +201,6 @@ def test_without_the_process_the_command_does_it(outcomes: Windows) -> None:
     assert [line.split()[0] for line in called] == ["serve", "import", "train", "predict"]
 
 
-def test_the_window_shares_the_scripts_rules() -> None:
-    def blocks(path: Path) -> list[str]:
-        lines = [line.strip() for line in path.read_text("utf-8").splitlines()]
-        starts = [n for n, line in enumerate(lines) if line.startswith(("// ---- Ours, ", "// ---- Cutting"))]
-        return ["\n".join(lines[n : lines.index("// ---- End of what is the same", n)]) for n in starts]
-
-    other = next(path for path in tools.SCRIPTS if path.stem == "import_predictions")
-    assert len(blocks(WINDOW)) == 2 and blocks(WINDOW) == blocks(other)
-
-
 @contextmanager
 def screen() -> Iterator[str]:
     """A screen that nobody sees."""

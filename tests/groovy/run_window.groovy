@@ -45,8 +45,8 @@ def results = new JsonSlurper().parse(new File(args[0])).collect { told ->
     }
     QP.image = images[0]
     QP.updates = 0
-    QP.project = new QP.TheProject(folder: told.folder, imageList: images.collect {
-        new QP.Entry(imageName: new File(it.server.uri).name, image: it)
+    QP.project = new QP.TheProject(folder: told.folder, imageList: [images, told.images].transpose().collect { made, known ->
+        new QP.Entry(imageName: new File(made.server.uri).name, image: made, id: known.id)
     })
     def gui = new QuPathGUI(stage: inFx { new Stage() })
     QuPathGUI.instance = gui

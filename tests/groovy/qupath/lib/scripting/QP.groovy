@@ -80,7 +80,8 @@ class QP {
         String imageName
         Image image
         List saved   // ids of the objects when it was saved last
-        String getID() { String.valueOf(System.identityHashCode(this)) }
+        String id
+        String getID() { id ?: String.valueOf(System.identityHashCode(this)) }
         Collection<URI> getURIs() { image.server.getURIs() }
         Image readImageData() { image }
         void saveImageData(Image image) { saved = image.objects*.feature.collect { it.id } }
