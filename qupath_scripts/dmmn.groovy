@@ -201,7 +201,6 @@ def begin = {   // in JavaFX's thread
     def served = new Served(command: command, folder: home, say: say)
     def now = [job: null, plain: null]   // what runs: the id of the job, or a command
     def done = new WeakHashMap()         // image -> what its last prediction put in and took away
-    def suggested = new WeakHashMap()    // image -> ids of its regions
     def lastAreas = new WeakHashMap()    // image -> where it was predicted last; null for all of it
 
     def setBusy = { String text ->
@@ -539,8 +538,11 @@ def begin = {   // in JavaFX's thread
             say(objects.isEmpty() ? "Select what is right first." : objects.size() + " accepted (locked)")
         }
     }
-    def isRegion = { it.getPathClass()?.toString() == "Region*" }
-    def rankOf = { ((it.getName() ?: "").findAll(/\d+/)[0] ?: "999999999").take(9) as int }
+    def isRegion = { it.getPathClass()?.toString() == "Region*" && !it.isLocked() }
+    def isRanked = { it.hasMeasurements() && it.getMeasurementList().containsKey("Suggestion rank") }
+    // Ours, and nobody made anything of it.
+    def isSuggested = { isRegion(it) && isRanked(it) && it.getID().toString().startsWith("d1337b0f-0002-5") }
+    def rankOf = { isRanked(it) ? it.getMeasurementList().get("Suggestion rank") : Double.MAX_VALUE }
     suggestButton.setOnAction {
         def imageData = openImage()
         if (imageData == null)
@@ -552,11 +554,10 @@ def begin = {   // in JavaFX's thread
                 return
             }
             readObjects(imageData, reply["polygons"]) { read ->
-                def ids = read*.getID() as Set
-                def there = imageData.getHierarchy().getAnnotationObjects().findAll { isRegion(it) && !it.isLocked() }
-                def earlier = ids + (suggested[imageData] ?: [])
-                exchange(imageData, there.findAll { it.getID() in earlier }, read)
-                suggested[imageData] = ids
+                def there = imageData.getHierarchy().getAnnotationObjects()
+                def earlier = there.findAll { isSuggested(it) }
+                def ids = (there - earlier).collect { it.getID() } as Set
+                exchange(imageData, earlier, read.findAll { !ids.contains(it.getID()) })
                 say(read.size() + " regions suggested; Next region goes through them.")
             }
         }
@@ -565,7 +566,7 @@ def begin = {   // in JavaFX's thread
         def imageData = openImage()
         if (imageData == null)
             return
-        def regions = imageData.getHierarchy().getAnnotationObjects().findAll { isRegion(it) && !it.isLocked() }
+        def regions = imageData.getHierarchy().getAnnotationObjects().findAll { isRegion(it) }
             .sort { a, b -> rankOf(a) <=> rankOf(b) ?: a.getID() <=> b.getID() }
         if (regions.isEmpty()) {
             say("No region of the class Region* is left; Suggest makes some.")

@@ -72,13 +72,14 @@ class Place:
 class Actions:
     """What can be done, and the model that is kept from one time to the next.
 
-    Args:
+    Attributes:
         place: Where.
+        slides: The slides that requests may name.
     """
 
     def __init__(self, place: Place) -> None:
-        self._place = place
-        self._slides = ProjectSlides(place.project, place.slides_roots, place.dataset)
+        self.place = place
+        self.slides = ProjectSlides(place.project, place.slides_roots, place.dataset)
         self._trained: Path | None = None
         self._kept: Kept | None = None
 
@@ -86,8 +87,8 @@ class Actions:
         """Reads a model, so that the first prediction need not."""
         from dmmn_qp.predicting.lazy_model import LazyModel
 
-        folder = self._model_of(request)
-        model = LazyModel(folder, self._place.predict_options, self._keeper())
+        folder = self.model_of(request)
+        model = LazyModel(folder, self.place.predict_options, self._keeper())
         classes = [{"name": known.name, "color": list(known.color)} for known in model.card.class_map.classes]
         device = model.predictor.device.type
         reporter.say(f"Model {model.card.name} on {device}")
@@ -97,10 +98,10 @@ class Actions:
         """Predicts a slide, or what lies in areas of it, and says where the polygons are."""
         from dmmn_qp.folders.predictions import read_inputs, read_predictions
 
-        began, slide = time.monotonic(), self._slides.find(request)
-        folder = self._model_of(request)
+        began, slide = time.monotonic(), self.slides.find(request)
+        folder = self.model_of(request)
         whole = request.region is None and request.areas is None
-        out = self._place.predictions if whole else self._place.predictions / REGIONS_FOLDER
+        out = self.place.predictions if whole else self.place.predictions / REGIONS_FOLDER
         polygons = self._predicted(folder, slide, _areas_of(request), out, reporter)
         record, shown = read_predictions(out)[slide.slide_id], read_inputs(out)[slide.slide_id]
         return {
@@ -117,7 +118,7 @@ class Actions:
         """Reads what the project holds as it was saved."""
         from dmmn_qp.importing.stage import import_annotations
 
-        place = self._place
+        place = self.place
         findings = import_annotations(
             place.project,
             place.dataset,
@@ -134,7 +135,7 @@ class Actions:
         from dmmn_qp.training.holding import held_new
         from dmmn_qp.training.stage import train
 
-        place, start = self._place, None if request.fresh else self._start_of(request)
+        place, start = self.place, None if request.fresh else self._start_of(request)
         given = place.train_options.model_dump(exclude_unset=True)
         options = TrainOptions.model_validate({**given, **({} if start is None else {"start_from": start})})
         base = options.start_from
@@ -150,6 +151,8 @@ class Actions:
     def of_workflow(self, request: Request, reporter: Reporter) -> Outcome:
         """Does what several stages together do."""
         found = _function(request.op)
+        if request.op == "round":
+            self._kept = None
         return WORKFLOWS[request.op][2](found, self, request, reporter)
 
     def _predicted(
@@ -165,7 +168,7 @@ class Actions:
                 slide = replace(slide, roi=_written(Path(temporary) / "areas.geojson", areas))
             for overwrite in (False, True):
                 try:
-                    options, kept = self._place.predict_options, self._keeper()
+                    options, kept = self.place.predict_options, self._keeper()
                     return predict(folder, [slide], out, options, reporter, overwrite=overwrite, kept=kept)[
                         slide.slide_id
                     ]
@@ -180,22 +183,22 @@ class Actions:
         self._kept = self._kept or Kept()
         return self._kept
 
-    def _model_of(self, request: OfModel) -> Path:
+    def model_of(self, request: OfModel) -> Path:
         """The folder of the model that a request means."""
         from dmmn_qp.folders.model import newest_model
 
         if request.model is not None:
             return self._model_called(request.model)
-        return self._trained or self._place.model or newest_model(self._place.models)
+        return self._trained or self.place.model or newest_model(self.place.models)
 
     def _start_of(self, request: OfModel) -> Path | None:
         """The model to start from; None where there is none yet."""
         from dmmn_qp.errors import ModelError
 
         try:
-            return self._model_of(request)
+            return self.model_of(request)
         except ModelError:
-            if request.model is not None or any(self._place.models.glob("*/model.json")):
+            if request.model is not None or any(self.place.models.glob("*/model.json")):
                 raise
             return None
 
@@ -205,7 +208,7 @@ class Actions:
         Raises:
             ConfigError: There is none of this name.
         """
-        models = self._place.models
+        models = self.place.models
         names = sorted(p.parent.name for p in models.glob("*/model.json") if not p.parent.name.startswith("."))
         if name not in names:
             raise ConfigError(f'no model "{shorten(name)}" in "{models}", which holds {", ".join(names) or "none"}')
@@ -243,30 +246,54 @@ def _function(op: str) -> Callable[..., Any]:
 
 
 def _status(function: Callable[..., Any], actions: Actions, request: Request, reporter: Reporter) -> Outcome:
-    place = actions._place
+    place = actions.place
     return {"lines": function(place.workspace, place.project).lines()}
 
 
 def _round(function: Callable[..., Any], actions: Actions, request: Request, reporter: Reporter) -> Outcome:
-    place = actions._place
-    actions._kept = None
-    function(place.workspace, place.project, reporter)
-    return {}
+    """A round without a push: the project is open in QuPath."""
+    place = actions.place
+    steps, places = (import_module(f"dmmn_qp.workflows.{name}") for name in ("steps", "places"))
+    asked = steps.RoundRequest(
+        source=place.project,
+        annotations=None,
+        places=places.Places(place.dataset, place.predictions, place.models),
+        importing=place.import_options,
+        training=place.train_options,
+        predicting=place.predict_options,
+        slides_roots=place.slides_roots,
+    )
+    return {"steps": function(asked, reporter)}
 
 
 def _suggest(function: Callable[..., Any], actions: Actions, request: Suggest, reporter: Reporter) -> Outcome:
-    place = actions._place
-    out = place.workspace / "suggestions"
-    found = function(place.predictions, place.dataset, out, reporter, regions=request.regions)
-    files = {} if not out.is_dir() else {path.name.partition(".")[0]: path for path in sorted(out.glob("*.geojson"))}
+    """Suggests on the slide that is named, else on those of the dataset."""
+    place, out = actions.place, actions.place.workspace / "suggestions"
     named = request.image is not None or request.slide is not None
-    slide = actions._slides.find(request).slide_id if named else None
-    return {"suggestions": len(found), "slide": slide, "polygons": files.get(slide or "")}
+    slide = actions.slides.find(request).slide_id if named else None
+    options = import_module("dmmn_qp.suggesting.options").SuggestOptions(regions=request.regions)
+    found = function(
+        [] if slide is None else [slide],
+        place.predictions,
+        place.dataset,
+        out,
+        options,
+        reporter,
+        model=actions.model_of(request),
+        predicting=place.predict_options,
+        slides_roots=place.slides_roots,
+    )
+    polygons = None if slide is None else (out / f"{slide}.geojson").absolute()
+    return {
+        "suggestions": len(found),
+        "slide": slide,
+        "polygons": polygons if polygons is not None and polygons.is_file() else None,
+    }
 
 
 WORKFLOWS: Final[Mapping[str, tuple[str, str, Callable[..., Outcome]]]] = {
     "status": ("dmmn_qp.workflows.status", "work_status", _status),
-    "round": ("dmmn_qp.workflows.round", "play_round", _round),
+    "round": ("dmmn_qp.workflows.round", "run_round", _round),
     "suggest": ("dmmn_qp.workflows.suggesting", "predict_and_suggest", _suggest),
 }
 """Job -> module and function behind it, and how it is called."""
