@@ -20,7 +20,7 @@ all |= given.contains("all") || given.contains("locked")
 if (getCurrentImageData() == null)
     throw new IllegalStateException("no image is open")
 
-// ---- Ours, and reviewed: the same in import_predictions, run_dmmn and clear_predictions
+// ---- Ours, and reviewed: the same in import_predictions, run_dmmn, clear_predictions and dmmn
 // Ours are known by their ids, which every QuPath from 0.4 on keeps. A copy has another id but, from QuPath 0.6 on, our
 // metadata too; it is ours for as long as it is what was predicted, and the user's once it was changed.
 def gson = GsonTools.getInstance()

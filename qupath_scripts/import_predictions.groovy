@@ -61,7 +61,7 @@ if (shown > 1) {
 // Read before removing: a file that QuPath refuses then changes nothing.
 def added = PathIO.readObjects(file)
 
-// ---- Ours, and reviewed: the same in import_predictions, run_dmmn and clear_predictions
+// ---- Ours, and reviewed: the same in import_predictions, run_dmmn, clear_predictions and dmmn
 // Ours are known by their ids, which every QuPath from 0.4 on keeps. A copy has another id but, from QuPath 0.6 on, our
 // metadata too; it is ours for as long as it is what was predicted, and the user's once it was changed.
 def gson = GsonTools.getInstance()
@@ -130,7 +130,7 @@ if (new File(predictions, "suggestions.csv").isFile()) {
     return
 }
 
-// ---- Cutting: the same in import_predictions and run_dmmn
+// ---- Cutting: the same in import_predictions, run_dmmn and dmmn
 // New outlines are cut by the reviewed ones, so that nothing lies doubled.
 def cutters = reviewed.findAll { it.hasROI() && it.getROI().isArea() }
 def isNear = { a, b ->   // on one plane, and their bounding boxes meet

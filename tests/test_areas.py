@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 from uuid import UUID
 
 import numpy as np
@@ -26,10 +27,13 @@ from dmmn_qp.predicting.areas import (
 )
 from dmmn_qp.predicting.inputs import SlideToPredict
 from dmmn_qp.predicting.options import PredictOptions
+from dmmn_qp.predicting.slide import _write_strip
+from dmmn_qp.predicting.strips import LABELS, StripStore
 from dmmn_qp.qupath.geojson_reader import read_geojson
 from dmmn_qp.qupath.marks import is_outline_id
 from dmmn_qp.regions import Region
 from dmmn_qp.slides import open_slide
+from dmmn_qp.slides.once import Unreadable
 from dmmn_qp.slides.pixel_sizes import StatedMpp
 from dmmn_qp.slides.tissue import cleaned
 from dmmn_qp.slides.view import SlideView
@@ -411,3 +415,24 @@ def test_outline_for_qupath(opened, tmp_path):
     with opened(64, 64) as slide:
         write_outline(tmp_path / "none.geojson", tissue_area(slide, SPEC.grid_of(0.5)).tissue, "abc")
     assert json.loads((tmp_path / "none.geojson").read_text())["features"] == []
+
+
+def test_only_blocks_with_a_target_are_looked_at_pixel_by_pixel(tmp_path, monkeypatch):
+    """160 x 192 px in targets of 32 px and blocks of 64: an outline of 2 x 2 px in the target of row 2, column 3."""
+    grid, looked = PatchSpec(mpps=(0.5,), size_px=32, stride_px=32).grid_of(0.5), []
+    targets = np.zeros((5, 6), bool)
+    targets[2, 3] = True
+    area = Area(targets, outline=shapely.box(97, 65, 99, 67))
+    mask = Area.mask
+    monkeypatch.setattr(Area, "mask", lambda self, block, grid: (looked.append(block), mask(self, block, grid))[1])
+    strips = StripStore(tmp_path, (160, 192), 64, {"confidence": 0, LABELS: 0})
+    job = SimpleNamespace(
+        strips=strips, area=area, grid=grid, outside=7, unreadable=Unreadable(), block_width=64, shape=(160, 192)
+    )
+    for strip in range(strips.count):
+        _write_strip(job, strip, {kind: np.full_like(a, 9) for kind, a in strips.empty(strip).items()})
+    expected = np.full((160, 192), 7)
+    expected[65:67, 97:99] = 9
+    np.testing.assert_array_equal(np.vstack([*strips.strips()]), expected)
+    assert np.vstack([*strips.strips("confidence")]).sum() == 9 * 4
+    assert looked == [Region(64, 64, 64, 64)]

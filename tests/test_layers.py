@@ -18,6 +18,7 @@ FLOORS: list[set[str]] = [
     {"models", "outputs", "pushing", "reports"},
     {"evaluating", "importing", "predicting", "suggesting", "training"},
     {"workflows"},
+    {"serving"},
     {"cli"},
     {"__main__", "api"},
     {""},
@@ -28,7 +29,7 @@ GROUND = {"console": {"errors", "text"}, "errors": {"text"}, "regions": {"errors
 """What on the ground floor may import what else there."""
 
 OPEN_FILES = {"features", "files", "slides", "folders", "qupath", "outputs", "reports", "models", "pushing"}
-OPEN_FILES |= FLOORS[6] | FLOORS[7] | FLOORS[8]
+OPEN_FILES |= FLOORS[6] | FLOORS[7] | FLOORS[8] | FLOORS[9]
 """Who may open files."""
 
 

@@ -89,9 +89,9 @@ def outcomes(groovy: tools.Groovy, tmp_path_factory: pytest.TempPathFactory) -> 
 
 
 def test_scripts_compile_and_keep_the_linters_rules(groovy: tools.Groovy) -> None:
-    assert len(tools.SCRIPTS) == 4
+    assert len(tools.SCRIPTS) == 5
     result = groovy.compile_scripts(tools.SCRIPTS)
-    assert (result.returncode, result.stdout.split(": ")[-1].strip()) == (0, "4 of 4 scripts compile")
+    assert (result.returncode, result.stdout.split(": ")[-1].strip()) == (0, "5 of 5 scripts compile")
 
 
 @pytest.mark.parametrize("line", ['println "a', "def f( { }", "import qupath.lib.io.PathIOO"])
@@ -163,10 +163,10 @@ def test_export_of_a_whole_project(outcomes: Scripts) -> None:
 
 def test_scripts_know_the_same_frames() -> None:
     """A script stands alone in QuPath, so two of them have the same lines."""
-    begins, ends = "def frames = [", "    inner != null\n}\n"
-    texts = [path.read_text("utf-8") for path in tools.SCRIPTS]
+    begins, ends = "def frames = [", "inner != null\n}\n"
+    texts = ["\n".join(map(str.lstrip, path.read_text("utf-8").splitlines())) for path in tools.SCRIPTS]
     blocks = [text[text.index(begins) : text.index(ends)] for text in texts if begins in text]
-    assert len(blocks) == 2 and len(set(blocks)) == 1
+    assert len(blocks) == 3 and len(set(blocks)) == 1
 
 
 def test_no_outlines_of_another_frame_than_the_files(outcomes: Scripts) -> None:

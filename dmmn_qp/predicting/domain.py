@@ -17,6 +17,12 @@ def compare_with_training(call: Call, job: SlideJob) -> FromTraining | None:
     Returns:
         None where the model does not tell what they look like, the slide has no tissue, or it could not be measured.
     """
+    view = job.target.view
+    made_of = (job.fingerprint, job.info.mpp, view.frame, view.crop_to_bounds, call.model.weights_digest)
+    return call.model.kept.distance(made_of, lambda: _measured(call, job))
+
+
+def _measured(call: Call, job: SlideJob) -> FromTraining | None:
     domain, predictor = call.model.card.training_domain, call.model.predictor
     if domain is None:
         return None

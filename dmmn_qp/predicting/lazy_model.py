@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 import hashlib
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 from dmmn_qp.errors import ModelError
 from dmmn_qp.folders.model import WEIGHTS, load_card
 from dmmn_qp.predicting.areas import outside_label
+from dmmn_qp.predicting.kept import Kept
 from dmmn_qp.predicting.options import PredictOptions
 from dmmn_qp.predicting.predictor import Predictor, context_of, load_predictors
+from dmmn_qp.predicting.request import card_digest
 
 _DIGEST_CHUNK: Final = 2**20
+
+
+_OF_NETWORK: Final = (
+    "device", "devices", "context", "precision", "compile", "batch_size", "copies", "probabilities", "uncertainty",
+)  # fmt: skip
+"""The options on which a network that is ready to predict depends."""
 
 
 class LazyModel:
@@ -23,14 +32,16 @@ class LazyModel:
         context: How its targets see what is around them, with ``auto`` decided.
         weights_digest: Digest of its weights.
         outside: Label of what is not predicted.
+        kept: What is kept for other calls.
     """
 
-    def __init__(self, folder: Path, options: PredictOptions) -> None:
+    def __init__(self, folder: Path, options: PredictOptions, kept: Kept | None = None) -> None:
         """Reads the card.
 
         Args:
             folder: The model's folder.
             options: Resolved options.
+            kept: What is kept for other calls.
 
         Raises:
             ModelError: The card or the weights are missing or damaged, or the model cannot see its context as asked.
@@ -42,6 +53,7 @@ class LazyModel:
         self.outside = outside_label(self.card.class_map, options.outside)
         self._folder = folder
         self._options = options
+        self.kept = kept or Kept()
         self._predictors: list[Predictor] = []
 
     @property
@@ -53,7 +65,8 @@ class LazyModel:
             ConfigError: The device is not there.
         """
         if not self._predictors:
-            self._predictors = load_predictors(self._folder, self._options)
+            made_of = (self.weights_digest, card_digest(self.card), *(getattr(self._options, n) for n in _OF_NETWORK))
+            self._predictors = self.kept.predictors(made_of, partial(load_predictors, self._folder, self._options))
         return self._predictors
 
     @property

@@ -221,15 +221,19 @@ def _write_strip(job: SlideJob, strip: int, pixels: dict[str, NDArray[np.uint8]]
     region = job.strips.region(strip)
     if not job.area.is_whole:
         for block in _blocks(job, strip):
-            mask = job.area.mask(block, job.grid)
-            if mask is None:
-                continue
             part = block.intersection(region)
             assert part is not None
-            outside = ~mask[: part.height, : part.width]
+            is_outside = not _targets(job, block).any()  # all of it, which need not be looked at pixel by pixel
+            mask = None if is_outside else job.area.mask(block, job.grid)
+            if mask is None and not is_outside:
+                continue
             for kind, array in pixels.items():
                 cut = array[..., : part.height, part.x : part.right]
-                cut[..., outside] = job.outside if kind == LABELS else 0
+                value = job.outside if kind == LABELS else 0
+                if mask is None:
+                    cut[...] = value
+                else:
+                    cut[..., ~mask[: part.height, : part.width]] = value
     for lost in job.unreadable.lost:
         for array in pixels.values():
             _erase(array, lost, region, job.grid.downsample)

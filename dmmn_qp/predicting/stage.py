@@ -13,6 +13,7 @@ from dmmn_qp.files.failures import naming
 from dmmn_qp.folders.provenance import describe_run, now
 from dmmn_qp.predicting.call import Call
 from dmmn_qp.predicting.inputs import SlideToPredict
+from dmmn_qp.predicting.kept import Kept
 from dmmn_qp.predicting.lazy_model import LazyModel
 from dmmn_qp.predicting.options import PredictOptions
 from dmmn_qp.predicting.plan import make_plans
@@ -34,6 +35,7 @@ def predict(
     overwrite: bool = False,
     resume: bool = False,
     take_over: bool = False,
+    kept: Kept | None = None,
 ) -> dict[str, Path]:
     """Predicts slides one after the other; the files of one are written while the next is predicted.
 
@@ -53,6 +55,7 @@ def predict(
         resume: Whether it is an error when an interrupted prediction cannot go on, because the model, the slide or the
             options have changed; else it is begun again.
         take_over: Whether slides are predicted that another machine works on and shows no end.
+        kept: What is kept from one call to the next, the model among it.
 
     Returns:
         The polygons' file of each slide, those that were there included.
@@ -67,7 +70,10 @@ def predict(
     """
     started = now()
     rules = MppRules(options.mpp, options.force_mpp)
-    fatal = find_fatal([slide.path for slide in slides if slide.problem is None])
+    kept = kept or Kept()
+    paths = [slide.path for slide in slides if slide.problem is None]
+    fatal = find_fatal(kept.never_opened(paths))
+    kept.note_opened(path for path in paths if path not in fatal)
     slides = [
         replace(slide, view=slide.view.with_rules(rules), problem=slide.problem or fatal.get(slide.path))
         for slide in slides
@@ -75,7 +81,7 @@ def predict(
     if out.exists() and not out.is_dir():
         raise OutputExistsError(f'output "{out}" is a file; choose another folder with --out')
     run = describe_run("predict", {**options.model_dump(mode="json"), "model": str(model_folder)}, started)
-    model = LazyModel(model_folder, options)
+    model = LazyModel(model_folder, options, kept)
     call = Call(model, slides, out, options, run, reporter, overwrite, resume, take_over)
     try:
         with naming(out):

@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tarfile
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -45,13 +45,24 @@ class Groovy:
     java: str
     jars: Path
 
-    def run(self, *arguments: str | Path, main: str = "groovy.ui.GroovyMain") -> subprocess.CompletedProcess[str]:
-        """Runs a Groovy program; QuPath's classes are the stand-ins."""
+    def run(
+        self,
+        *arguments: str | Path,
+        main: str = "groovy.ui.GroovyMain",
+        javafx: Sequence[str] = (str(STAND_INS / "without_javafx"),),
+        env: Mapping[str, str] | None = None,
+    ) -> subprocess.CompletedProcess[str]:
+        """Runs a Groovy program; QuPath's classes are the stand-ins, and so are JavaFX's unless its jars are given."""
         lib = self.jars / "package" / "lib" / "java"
-        path = os.pathsep.join([f"{lib}/groovy/lib/*", f"{lib}/*", str(STAND_INS)])
+        path = os.pathsep.join([f"{lib}/groovy/lib/*", f"{lib}/*", *javafx, str(STAND_INS)])
         command = [self.java, "-Dfile.encoding=UTF-8", "-XX:TieredStopAtLevel=1", "-cp", path, main]
         return subprocess.run(
-            [*command, *map(str, arguments)], check=False, capture_output=True, text=True, timeout=300
+            [*command, *map(str, arguments)],
+            check=False,
+            capture_output=True,
+            text=True,
+            timeout=300,
+            env=None if env is None else {**os.environ, **env},
         )
 
     def compile_scripts(self, scripts: Sequence[Path]) -> subprocess.CompletedProcess[str]:

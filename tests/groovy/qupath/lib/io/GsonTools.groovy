@@ -8,7 +8,7 @@ class GsonTools {
     static Gson getInstance() { new Gson() }
 
     static class Gson {
-        String toJson(object) { JsonOutput.toJson(object.feature) }
+        String toJson(object) { JsonOutput.toJson(object instanceof Map ? object : object.feature) }
         Object fromJson(String text, Class type) { new JsonSlurper().parseText(text).asType(type) }
     }
 }

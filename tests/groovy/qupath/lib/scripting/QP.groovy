@@ -1,6 +1,7 @@
 package qupath.lib.scripting
 
 import groovy.json.JsonOutput
+import java.nio.file.Path
 import qupath.lib.roi.Outline
 import qupath.lib.roi.Roi
 
@@ -46,23 +47,44 @@ class QP {
         Hierarchy getHierarchy() { new Hierarchy(image: this) }
     }
 
+    static class Selection {
+        Image image
+        Set getSelectedObjects() { image.objects.findAll { it.selected } as LinkedHashSet }
+        void setSelectedObject(object) { image.objects.each { it.selected = it.is(object) } }
+    }
+
     static class Hierarchy {
         Image image
         Collection getAnnotationObjects() { image.objects.findAll { it.isAnnotation() } }
+        Collection getDetectionObjects() { image.objects.findAll { it.isDetection() } }
+        Selection getSelectionModel() { new Selection(image: image) }
+        boolean addObjects(Collection objects) { image.objects.addAll(objects) }
+        void removeObjects(Collection objects, boolean keepChildren) {
+            assert keepChildren
+            image.objects.removeAll { candidate -> objects.any { it.is(candidate) } }
+        }
+        void fireHierarchyChangedEvent(source) { QP.updates++ }
     }
 
     static class TheProject {
         String folder
         List<Entry> imageList = []
         List pathClasses = []
+        int saved
+        Path getPath() { Path.of(folder, "project.qpproj") }
+        Entry getEntry(Image image) { imageList.find { it.image.is(image) } }
+        void syncChanges() { saved++ }
     }
 
     static class Entry {
         String imageName
         Image image
-        String getID() { String.valueOf(System.identityHashCode(this)) }
+        List saved   // ids of the objects when it was saved last
+        String id
+        String getID() { id ?: String.valueOf(System.identityHashCode(this)) }
         Collection<URI> getURIs() { image.server.getURIs() }
         Image readImageData() { image }
+        void saveImageData(Image image) { saved = image.objects*.feature.collect { it.id } }
     }
 
     static class Server implements Closeable {
@@ -113,6 +135,8 @@ class QP {
         private Roi roi
         UUID getID() { UUID.fromString(feature.id) }
         void setID(UUID id) { feature.id = id.toString() }
+        void setLocked(boolean locked) { feature.properties.isLocked = locked }
+        String getName() { feature.properties.name }
         boolean isLocked() { feature.properties.isLocked == true }
         boolean isAnnotation() { feature.properties.objectType == "annotation" }
         boolean isDetection() { feature.properties.objectType == "detection" }

@@ -1,0 +1,311 @@
+"""What jobs do: the functions of the stages, on the project and the workspace that were named at the start."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from importlib import import_module
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any, Final, cast
+
+from dmmn_qp.console import Reporter
+from dmmn_qp.errors import ConfigError, PredictedOtherwiseError
+from dmmn_qp.importing.options import ImportOptions
+from dmmn_qp.predicting.options import PredictOptions
+from dmmn_qp.serving.requests import OfModel, Predict, Request, Suggest, Train
+from dmmn_qp.serving.slides import ProjectSlides
+from dmmn_qp.slides.finding import SlidesRoot
+from dmmn_qp.text import shorten
+from dmmn_qp.training.options import TrainOptions
+
+if TYPE_CHECKING:
+    from dmmn_qp.predicting.inputs import SlideToPredict
+    from dmmn_qp.predicting.kept import Kept
+
+Outcome = Mapping[str, Any]
+
+REGIONS_FOLDER: Final = "roi"
+"""In the predictions' folder, for those of regions: those of whole slides stay."""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a process works, and how; nothing of it comes from a request.
+
+    Attributes:
+        project: ``project.qpproj``.
+        workspace: The folder with ``dataset/``, ``models/`` and ``predictions/``.
+        model: The model to predict with; None for the newest accepted one in ``models/``.
+        slides_roots: Where to look for slides that have been moved.
+        import_options: How to import.
+        train_options: How to train.
+        predict_options: How to predict.
+    """
+
+    project: Path
+    workspace: Path
+    model: Path | None = None
+    slides_roots: tuple[SlidesRoot, ...] = ()
+    import_options: ImportOptions = field(default_factory=ImportOptions)
+    train_options: TrainOptions = field(default_factory=TrainOptions)
+    predict_options: PredictOptions = field(default_factory=PredictOptions)
+
+    @property
+    def dataset(self) -> Path:
+        """The dataset."""
+        return self.workspace / "dataset"
+
+    @property
+    def models(self) -> Path:
+        """Where models are."""
+        return self.workspace / "models"
+
+    @property
+    def predictions(self) -> Path:
+        """Where predictions go."""
+        return self.workspace / "predictions"
+
+
+class Actions:
+    """What can be done, and the model that is kept from one time to the next.
+
+    Attributes:
+        place: Where.
+        slides: The slides that requests may name.
+    """
+
+    def __init__(self, place: Place) -> None:
+        self.place = place
+        self.slides = ProjectSlides(place.project, place.slides_roots, place.dataset)
+        self._trained: Path | None = None
+        self._kept: Kept | None = None
+
+    def load(self, request: OfModel, reporter: Reporter) -> Outcome:
+        """Reads a model, so that the first prediction need not."""
+        from dmmn_qp.predicting.lazy_model import LazyModel
+
+        folder = self.model_of(request)
+        model = LazyModel(folder, self.place.predict_options, self._keeper())
+        classes = [{"name": known.name, "color": list(known.color)} for known in model.card.class_map.classes]
+        device = model.predictor.device.type
+        reporter.say(f"Model {model.card.name} on {device}")
+        return {"model": model.card.name, "folder": folder, "device": device, "classes": classes}
+
+    def predict(self, request: Predict, reporter: Reporter) -> Outcome:
+        """Predicts a slide, or what lies in areas of it, and says where the polygons are."""
+        from dmmn_qp.folders.predictions import read_inputs, read_predictions
+
+        began, slide = time.monotonic(), self.slides.find(request)
+        folder = self.model_of(request)
+        whole = request.region is None and request.areas is None
+        out = self.place.predictions if whole else self.place.predictions / REGIONS_FOLDER
+        polygons = self._predicted(folder, slide, _areas_of(request), out, reporter)
+        record, shown = read_predictions(out)[slide.slide_id], read_inputs(out)[slide.slide_id]
+        return {
+            "slide": slide.slide_id,
+            "polygons": polygons.absolute(),
+            "objects": (record.model_extra or {}).get("objects", {}).get("count"),
+            "width": shown.width,
+            "height": shown.height,
+            "model": record.model,
+            "seconds": round(time.monotonic() - began, 2),
+        }
+
+    def import_(self, request: Request, reporter: Reporter) -> Outcome:
+        """Reads what the project holds as it was saved."""
+        from dmmn_qp.importing.stage import import_annotations
+
+        place = self.place
+        findings = import_annotations(
+            place.project,
+            place.dataset,
+            place.import_options,
+            reporter,
+            slides_roots=place.slides_roots,
+            overwrite=True,
+        )
+        return {"dataset": place.dataset.absolute(), "findings": len(findings)}
+
+    def train(self, request: Train, reporter: Reporter) -> Outcome:
+        """Trains from a model, by default the last accepted one; anew where there is none."""
+        from dmmn_qp.folders.model import load_card
+        from dmmn_qp.training.holding import held_new
+        from dmmn_qp.training.stage import train
+
+        place, start = self.place, None if request.fresh else self._start_of(request)
+        given = place.train_options.model_dump(exclude_unset=True)
+        options = TrainOptions.model_validate({**given, **({} if start is None else {"start_from": start})})
+        base = options.start_from
+        architecture = options.architecture if base is None else load_card(base).network.architecture
+        self._kept = None  # its memory is needed, and the next prediction is with another one
+        with held_new(place.models, architecture) as folder:
+            train(place.dataset, folder, options, reporter, slides_roots=place.slides_roots)
+        card = load_card(folder)
+        if card.accepted:
+            self._trained = folder
+        return {"model": card.name, "folder": folder.absolute(), "accepted": card.accepted}
+
+    def of_workflow(self, request: Request, reporter: Reporter) -> Outcome:
+        """Does what several stages together do."""
+        found = _function(request.op)
+        if request.op == "round":
+            self._kept = None
+        return WORKFLOWS[request.op][2](found, self, request, reporter)
+
+    def _predicted(
+        self, folder: Path, slide: SlideToPredict, areas: list[Any] | None, out: Path, reporter: Reporter
+    ) -> Path:
+        """The polygons of a slide; those of another request make way, as copies in ``earlier/``."""
+        from dataclasses import replace
+
+        from dmmn_qp.predicting.stage import predict
+
+        with TemporaryDirectory(prefix="dmmn-qp-") as temporary:
+            if areas is not None:
+                slide = replace(slide, roi=_written(Path(temporary) / "areas.geojson", areas))
+            for overwrite in (False, True):
+                try:
+                    options, kept = self.place.predict_options, self._keeper()
+                    return predict(folder, [slide], out, options, reporter, overwrite=overwrite, kept=kept)[
+                        slide.slide_id
+                    ]
+                except PredictedOtherwiseError:
+                    if overwrite:
+                        raise
+        raise AssertionError("one of two tries returns or raises")
+
+    def _keeper(self) -> Kept:
+        from dmmn_qp.predicting.kept import Kept
+
+        self._kept = self._kept or Kept()
+        return self._kept
+
+    def model_of(self, request: OfModel) -> Path:
+        """The folder of the model that a request means."""
+        from dmmn_qp.folders.model import newest_model
+
+        if request.model is not None:
+            return self._model_called(request.model)
+        return self._trained or self.place.model or newest_model(self.place.models)
+
+    def _start_of(self, request: OfModel) -> Path | None:
+        """The model to start from; None where there is none yet."""
+        from dmmn_qp.errors import ModelError
+
+        try:
+            return self.model_of(request)
+        except ModelError:
+            if request.model is not None or any(self.place.models.glob("*/model.json")):
+                raise
+            return None
+
+    def _model_called(self, name: str) -> Path:
+        """A folder in ``models/`` by its name, which is compared with those that are there.
+
+        Raises:
+            ConfigError: There is none of this name.
+        """
+        models = self.place.models
+        names = sorted(p.parent.name for p in models.glob("*/model.json") if not p.parent.name.startswith("."))
+        if name not in names:
+            raise ConfigError(f'no model "{shorten(name)}" in "{models}", which holds {", ".join(names) or "none"}')
+        return models / name
+
+
+def _areas_of(request: Predict) -> list[Any] | None:
+    """The geometries that a request names."""
+    if request.region is None:
+        return request.areas
+    x, y, width, height = request.region
+    right, bottom = x + width, y + height
+    return [{"type": "Polygon", "coordinates": [[[x, y], [right, y], [right, bottom], [x, bottom], [x, y]]]}]
+
+
+def _written(path: Path, geometries: list[Any]) -> Path:
+    """Writes geometries as the stage reads them, which checks them."""
+    properties = {"objectType": "annotation"}
+    features = [{"type": "Feature", "geometry": found, "properties": properties} for found in geometries]
+    path.write_text(json.dumps({"type": "FeatureCollection", "features": features}), encoding="utf-8")
+    return path
+
+
+def _function(op: str) -> Callable[..., Any]:
+    """The function behind a job of several stages.
+
+    Raises:
+        ConfigError: This version has none.
+    """
+    module, name, _ = WORKFLOWS[op]
+    try:
+        return cast(Callable[..., Any], getattr(import_module(module), name))
+    except (ModuleNotFoundError, AttributeError):
+        raise ConfigError(f"{op} is not available in this version of dmmn-qp; use its commands instead") from None
+
+
+def _status(function: Callable[..., Any], actions: Actions, request: Request, reporter: Reporter) -> Outcome:
+    place = actions.place
+    return {"lines": function(place.workspace, place.project).lines()}
+
+
+def _round(function: Callable[..., Any], actions: Actions, request: Request, reporter: Reporter) -> Outcome:
+    """A round without a push: the project is open in QuPath."""
+    place = actions.place
+    steps, places = (import_module(f"dmmn_qp.workflows.{name}") for name in ("steps", "places"))
+    asked = steps.RoundRequest(
+        source=place.project,
+        annotations=None,
+        places=places.Places(place.dataset, place.predictions, place.models),
+        importing=place.import_options,
+        training=place.train_options,
+        predicting=place.predict_options,
+        slides_roots=place.slides_roots,
+    )
+    return {"steps": function(asked, reporter)}
+
+
+def _suggest(function: Callable[..., Any], actions: Actions, request: Suggest, reporter: Reporter) -> Outcome:
+    """Suggests on the slide that is named, else on those of the dataset."""
+    place, out = actions.place, actions.place.workspace / "suggestions"
+    named = request.image is not None or request.slide is not None
+    slide = actions.slides.find(request).slide_id if named else None
+    options = import_module("dmmn_qp.suggesting.options").SuggestOptions(regions=request.regions)
+    found = function(
+        [] if slide is None else [slide],
+        place.predictions,
+        place.dataset,
+        out,
+        options,
+        reporter,
+        model=actions.model_of(request),
+        predicting=place.predict_options,
+        slides_roots=place.slides_roots,
+    )
+    polygons = None if slide is None else (out / f"{slide}.geojson").absolute()
+    return {
+        "suggestions": len(found),
+        "slide": slide,
+        "polygons": polygons if polygons is not None and polygons.is_file() else None,
+    }
+
+
+WORKFLOWS: Final[Mapping[str, tuple[str, str, Callable[..., Outcome]]]] = {
+    "status": ("dmmn_qp.workflows.status", "work_status", _status),
+    "round": ("dmmn_qp.workflows.round", "run_round", _round),
+    "suggest": ("dmmn_qp.workflows.suggesting", "predict_and_suggest", _suggest),
+}
+"""Job -> module and function behind it, and how it is called."""
+
+
+def available() -> list[str]:
+    """The jobs that this version has."""
+    there = []
+    for op in WORKFLOWS:
+        try:
+            _function(op)
+            there.append(op)
+        except ConfigError:
+            continue
+    return ["load", "predict", "import", "train", *there]
