@@ -80,6 +80,14 @@ def read_tiles(folder: Path) -> list[TruthSlide]:
     return tiles
 
 
+def split_tiles(tiles: Sequence[TruthSlide], seed: int) -> tuple[list[TruthSlide], list[TruthSlide], list[TruthSlide]]:
+    """Half of the tiles for training, a fifth for validation, three tenths for testing; other ones for each seed."""
+    n_test, n_val = max(1, round(0.3 * len(tiles))), max(1, round(0.2 * len(tiles)))
+    order = np.roll(np.random.default_rng(0).permutation(len(tiles)), -seed * n_test)
+    test, val, train = ([tiles[i] for i in sorted(part)] for part in np.split(order, [n_test, n_test + n_val]))
+    return train, val, test
+
+
 def write_slide(folder: Path, slide: TruthSlide) -> Path:
     """Writes ``<name>.tif``, tiled and lossless, of one level; its resolution says the um/px."""
     folder.mkdir(parents=True, exist_ok=True)

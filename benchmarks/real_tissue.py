@@ -34,10 +34,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from scipy import ndimage
-from torch import nn
 
 from benchmarks.drawn import (
     Labels,
@@ -45,24 +42,19 @@ from benchmarks.drawn import (
     draw_share,
     read_rows,
     read_tiles,
+    split_tiles,
     write_annotations,
     write_rows,
     write_slide,
     write_truth,
 )
+from benchmarks.pixel_classifiers import Classifier, color_features, mlp, qda
 from dmmn_qp.labels.metrics import pair_counts
 
 SHARE = 0.2
 GLASS_PX = 192
-TEST_SHARE, VAL_SHARE = 0.3, 0.2
 PIXELS_OF_CLASS = 20_000
 """Drawn pixels of a class that a baseline learns from, at most."""
-
-Features = NDArray[np.float32]
-"""(pixels, numbers)."""
-
-Classifier = Callable[[Features, NDArray[np.uint8], int], Callable[[Features], NDArray[np.uint8]]]
-"""Features, their labels, and a seed -> what gives features labels."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,13 +69,9 @@ class Tissue:
     @classmethod
     def of_seed(cls, tiles: Sequence[TruthSlide], seed: int) -> Tissue:
         """Splits tiles and draws on them."""
-        order = np.roll(np.random.default_rng(0).permutation(len(tiles)), -seed * max(1, round(TEST_SHARE * len(tiles))))
-        n_test, n_val = max(1, round(TEST_SHARE * len(tiles))), max(1, round(VAL_SHARE * len(tiles)))
-        test, val, train = np.split(order, [n_test, n_test + n_val])
+        train, val, test = split_tiles(tiles, seed)
         rng = np.random.default_rng(1000 + seed)
-        drawn = {tiles[i].name: draw_share(tiles[i], SHARE, rng) for i in sorted(order)}
-        parts = ([tiles[i] for i in sorted(part)] for part in (train, val, test))
-        return cls(*parts, drawn)
+        return cls(train, val, test, {tile.name: draw_share(tile, SHARE, rng) for tile in tiles})
 
     def drawn_share(self) -> float:
         """Part of the training tiles that is drawn."""
@@ -129,9 +117,7 @@ def write_all(folder: Path, tissue: Tissue) -> None:
     write_rows(folder / "split.csv", [{"slide": t.name, "split": split} for split, tiles in splits for t in tiles])
 
 
-def by_commands(
-    folder: Path, tissue: Tissue, seed: int, train: Sequence[str], predict: Sequence[str]
-) -> dict[str, object]:
+def by_commands(folder: Path, tissue: Tissue, seed: int, train: Sequence[str]) -> dict[str, object]:
     """Imports, trains, predicts and evaluates in a folder, and reads the figures."""
     write_all(folder, tissue)
     names, cache, dataset, model, out = [t.name for t in tissue.test], folder / "cache", *places(folder)
@@ -144,7 +130,7 @@ def by_commands(
         "train", "--dataset", dataset, "--out", model, "--seed", seed, "--overwrite", *train, cache=cache
     )
     prediction = dmmn_qp(
-        "predict", *names, "--dataset", dataset, "--model", model, "--out", out, "--overwrite", *predict, cache=cache
+        "predict", *names, "--dataset", dataset, "--model", model, "--out", out, "--overwrite", cache=cache
     )
     dmmn_qp(
         *("evaluate", "--predictions", out, "--dataset", dataset, "--truth", folder / "truth"),
@@ -175,57 +161,6 @@ def figures(ious: dict[str, float], training: Cost, prediction: Cost) -> dict[st
 # ------------------------------------------------------------------------------------------------ colour alone
 
 
-def color_features(pixels: NDArray[np.uint8]) -> Features:
-    """(rows x columns, 27) optical densities, and their blurred means and spreads at 1 to 16 px."""
-    density = -np.log10((pixels.astype(np.float32) + 1) / 256)
-    found = [density]
-    for sigma in (1, 2, 4, 8, 16):
-        mean = ndimage.gaussian_filter(density, (sigma, sigma, 0))
-        grey = density.mean(axis=2)
-        spread = ndimage.gaussian_filter(grey**2, sigma) - ndimage.gaussian_filter(grey, sigma) ** 2
-        found += [mean, np.sqrt(np.maximum(spread, 0))[..., None]]
-    return np.concatenate(found, axis=2).reshape(-1, sum(part.shape[2] for part in found))
-
-
-def qda(features: Features, labels: NDArray[np.uint8], seed: int) -> Callable[[Features], NDArray[np.uint8]]:
-    """A Gaussian for each class, all classes equally likely; a little of the unit matrix keeps it from degenerating."""
-    del seed
-    gaussians = []
-    for label in np.unique(labels):
-        of_class = features[labels == label]
-        covariance = np.cov(of_class.T) + 1e-3 * np.eye(features.shape[1])
-        gaussians.append((label, of_class.mean(axis=0), np.linalg.inv(covariance), np.linalg.slogdet(covariance)[1]))
-
-    def classify(of: Features) -> NDArray[np.uint8]:
-        scores = [-np.einsum("ij,jk,ik->i", of - m, p, of - m, optimize=True) - d for _, m, p, d in gaussians]
-        return np.array([label for label, *_ in gaussians], np.uint8)[np.argmax(scores, axis=0)]
-
-    return classify
-
-
-def mlp(features: Features, labels: NDArray[np.uint8], seed: int) -> Callable[[Features], NDArray[np.uint8]]:
-    """Two hidden layers of 64; 1,000 steps of 1,024 pixels."""
-    torch.manual_seed(seed)
-    known = np.unique(labels)
-    network = nn.Sequential(
-        nn.Linear(features.shape[1], 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, len(known))
-    )
-    optimizer = torch.optim.AdamW(network.parameters(), 3e-3)
-    x, y = torch.from_numpy(features), torch.from_numpy(np.searchsorted(known, labels))
-    for _ in range(1000):
-        chosen = torch.randint(len(y), (1024,))
-        loss = nn.functional.cross_entropy(network(x[chosen]), y[chosen])
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-
-    def classify(of: Features) -> NDArray[np.uint8]:
-        with torch.inference_mode():
-            return known[network(torch.from_numpy(of)).argmax(dim=1).numpy()]
-
-    return classify
-
-
 def by_color(tissue: Tissue, seed: int, method: Classifier) -> dict[str, object]:
     """Learns from the drawn pixels of the training tiles, equally many of each class, and predicts the test tiles."""
     start, cpu = time.perf_counter(), time.process_time()
@@ -250,23 +185,19 @@ def by_color(tissue: Tissue, seed: int, method: Classifier) -> dict[str, object]
 
 def iou_of(counts: NDArray[np.int64], label: int) -> float:
     """IoU of a label, of pixels that have a true one."""
-    counts = counts[1:]
-    return float(counts[label - 1, label] / (counts[label - 1].sum() + counts[:, label].sum() - counts[label - 1, label]))
+    right, true, found = counts[label, label], counts[label].sum(), counts[1:, label].sum()
+    return float(right / (true + found - right))
 
 
 # ----------------------------------------------------------------------------------------------------- all runs
 
 BASELINES: dict[str, Classifier] = {"colour-qda": qda, "pixel-mlp": mlp}
 
-PRESETS: dict[str, dict[str, tuple[Sequence[str], Sequence[str]]]] = {
-    "fast": {
-        "fast --views 1": (("--views", "1"), ()),
-        "fast": ((), ()),
-        "fast, predict --views 3": ((), ("--views", "3")),
-    },
-    "scratch": {"scratch": (("--preset", "scratch"), ())},
+PRESETS: dict[str, dict[str, Sequence[str]]] = {
+    "fast": {"fast --views 1": ("--views", "1"), "fast": ()},
+    "scratch": {"scratch": ("--preset", "scratch")},
 }
-"""Preset -> name of a run -> what ``train`` and what ``predict`` is given beyond the defaults."""
+"""Preset -> name of a run -> what ``train`` is given beyond the defaults."""
 
 QUICK: dict[str, Sequence[str]] = {
     "fast": ("--self-training", "0"),
@@ -280,16 +211,17 @@ def runs_of(presets: Sequence[str], quick: bool) -> dict[str, Callable[[Path, Ti
     for name, method in BASELINES.items():
         found[name] = lambda folder, tissue, seed, method=method: by_color(tissue, seed, method)
     for preset in presets:
-        for name, (train, predict) in list(PRESETS[preset].items())[: 1 if quick else None]:
-            train = (*train, *(QUICK[preset] if quick else ()))
-            found[name] = lambda folder, tissue, seed, t=train, p=predict: by_commands(folder, tissue, seed, t, p)
+        for name, given in list(PRESETS[preset].items())[: 1 if quick else None]:
+            options = (*given, *(QUICK[preset] if quick else ()))
+            found[name] = lambda folder, tissue, seed, options=options: by_commands(folder, tissue, seed, options)
     return found
 
 
 def table(rows: Sequence[dict[str, str]], classes: Sequence[str]) -> str:
     """Means and spreads over the seeds, as Markdown."""
     lines = [
-        f"| | mIoU, mean ± deviation | each seed | {' | '.join(classes)} | training, CPU s (clock) | prediction, CPU s |",
+        f"| | mIoU, mean ± deviation | each seed | {' | '.join(classes)} | training, CPU s (clock) "
+        "| prediction, CPU s |",
         "|---" * (len(classes) + 5) + "|",
     ]
     for name in dict.fromkeys(row["run"] for row in rows):
