@@ -177,9 +177,9 @@ def draw_spots(slides: Sequence[TruthSlide], number: int, radius_px: int, rng: n
     drawn = [np.zeros_like(slide.truth) for slide in slides]
     for label in range(1, len(slides[0].classes.names) + 1):
         inner = [ndimage.binary_erosion(slide.truth == label, iterations=GAP_PX) for slide in slides]
-        places = np.array([(i, *place) for i, mask in enumerate(inner) for place in np.argwhere(mask)])
+        places = np.concatenate([np.insert(np.argwhere(mask), 0, i, axis=1) for i, mask in enumerate(inner)])
         left = number
-        for i, row, column in rng.permutation(places)[: 200 * number] if len(places) else ():
+        for i, row, column in places[rng.integers(len(places), size=200 * number)] if len(places) else ():
             rows = slice(max(0, row - radius_px), row + radius_px + 1)
             columns = slice(max(0, column - radius_px), column + radius_px + 1)
             y, x = np.arange(inner[i].shape[0])[rows, None], np.arange(inner[i].shape[1])[None, columns]

@@ -74,14 +74,18 @@ def correction(predicted: Labels, truth: Labels, mpp: float) -> Work:
         truth: (rows, columns) what is right; 0 is unknown, and never wrong.
         mpp: um/px.
     """
-    corrected = sum((_of_object(o, label, truth, mpp) for label, o in objects_of(predicted)), Work())
+    corrected = Work()
+    for label, where, mask in objects_of(predicted):
+        whole = np.zeros(truth.shape, np.bool_)
+        whole[where] = mask
+        corrected += _of_object(whole, label, truth, mpp)
     corrected += drawing(np.where(predicted == 0, truth, np.uint8(0)), mpp)
     return min(corrected, drawing(truth, mpp), key=lambda work: work.seconds)
 
 
 def drawing(labels: Labels, mpp: float) -> Work:
     """Draws every connected area of a class, but for the smallest."""
-    drawn = [part for _, part in objects_of(labels) if np.count_nonzero(part) * mpp**2 >= LEAST_UM2]
+    drawn = [part for _, _, part in objects_of(labels) if np.count_nonzero(part) * mpp**2 >= LEAST_UM2]
     return Work(drawn=len(drawn), drawn_mm=sum(outline_mm(part, mpp) for part in drawn))
 
 
@@ -103,12 +107,12 @@ def _outline(wrong: Mask, truth: Labels, mpp: float) -> Work:
     return min(parts, Work(reshaped=int(parts.drawn > 0)), key=lambda work: work.seconds)
 
 
-def objects_of(labels: Labels) -> Iterator[tuple[int, Mask]]:
-    """Label and mask of each connected area of a label."""
+def objects_of(labels: Labels) -> Iterator[tuple[int, tuple[slice, slice], Mask]]:
+    """Label, bounding box and mask within it of each connected area of a label."""
     for label in np.unique(labels[labels > 0]):
-        ids, count = ndimage.label(labels == label)
-        for number in range(1, count + 1):
-            yield int(label), ids == number
+        ids, _ = ndimage.label(labels == label)
+        for number, where in enumerate(ndimage.find_objects(ids), start=1):
+            yield int(label), where, ids[where] == number
 
 
 def outline_mm(mask: Mask, mpp: float) -> float:

@@ -13,7 +13,6 @@ import dmmn_qp
 from benchmarks.drawn import TruthSlide, split_tiles
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
-CROP_PX, CROPS = 1024, 2
 GLASS_PX = 192
 
 
@@ -30,14 +29,13 @@ class Tissue:
 
 def drawn_tissue(cache: Path, seed: int, *, quick: bool) -> Tissue:
     """Slides that a program drew: two for training, one for validation, two for testing; others for each seed."""
-    names = ["train-1", "val-1", "test-1"] if quick else [f"loop-{1 + (2 * seed + i) % 6}" for i in range(5)]
-    if not quick:
-        make_slides(cache, names)
-    folder, side, number = (EXAMPLES / "demo", 512, 1) if quick else (cache, CROP_PX, CROPS)
-    crops = [crop for name in names for crop in crops_of(folder, name, side)[:number]]
-    cuts = [1, 2] if quick else [2 * CROPS, 3 * CROPS]
-    train, val, test = crops[: cuts[0]], crops[cuts[0] : cuts[0] + 1], crops[cuts[1] :]
-    return Tissue("drawn", train, val, test, 128 if quick else 256)
+    if quick:
+        crops = [crop_of(EXAMPLES / "demo", name, 512) for name in ("train-1", "val-1", "test-1")]
+        return Tissue("drawn", crops[:1], crops[1:2], crops[2:], 128)
+    names = [f"loop-{1 + (2 * seed + i) % 6}" for i in range(5)]
+    make_slides(cache, names)
+    slides = [crop_of(cache, name) for name in names]
+    return Tissue("drawn", slides[:2], slides[2:3], slides[3:], 512)
 
 
 def make_slides(cache: Path, names: Sequence[str]) -> None:
@@ -50,13 +48,14 @@ def make_slides(cache: Path, names: Sequence[str]) -> None:
             print(generator.make_slide(name, cache), flush=True)
 
 
-def crops_of(folder: Path, name: str, side: int) -> list[TruthSlide]:
-    """Squares of a demo slide that do not overlap, those with the most even shares of classes first."""
+def crop_of(folder: Path, name: str, side: int | None = None) -> TruthSlide:
+    """A demo slide with its truth, or the square of it in which the shares of its classes are most even."""
     import make_demo_slides as generator  # type: ignore[import-not-found]
 
     classes = dmmn_qp.ClassMap.from_colors([(c.name, c.color) for c in generator.CLASSES.values()])
     truth = np.asarray(Image.open(folder / "truth" / f"{name}.png"))
     rows, columns = truth.shape
+    side = side or rows
     places = [(y, x) for y in range(0, rows - side + 1, side // 4) for x in range(0, columns - side + 1, side // 4)]
 
     def evenness(place: tuple[int, int]) -> float:
@@ -64,16 +63,10 @@ def crops_of(folder: Path, name: str, side: int) -> list[TruthSlide]:
         shares = np.bincount(truth[y : y + side, x : x + side].ravel(), minlength=7)[1:] / side**2
         return float(-(shares[shares > 0] * np.log(shares[shares > 0])).sum())
 
-    chosen: list[tuple[int, int]] = []
-    for y, x in sorted(places, key=evenness, reverse=True):
-        if all(abs(y - v) >= side or abs(x - u) >= side for v, u in chosen):
-            chosen.append((y, x))
+    y, x = max(places, key=evenness)
     with dmmn_qp.open_slide(folder / "slides" / f"{name}.tif") as slide:
-        pixels = [slide.read_level(0, dmmn_qp.Region(x, y, side, side)) for y, x in chosen]
-    return [
-        TruthSlide(f"{name}-{y}-{x}", p, truth[y : y + side, x : x + side].copy(), generator.MPP, classes)
-        for p, (y, x) in zip(pixels, chosen, strict=True)
-    ]
+        pixels = slide.read_level(0, dmmn_qp.Region(x, y, side, side))
+    return TruthSlide(name, pixels, truth[y : y + side, x : x + side].copy(), generator.MPP, classes)
 
 
 def real_tissue(tiles: Sequence[TruthSlide], seed: int) -> Tissue:
