@@ -1,17 +1,18 @@
 """Whether suggested regions save a person's time: a simulated pathologist corrects and trains, round by round.
 
-    python -m benchmarks.loop [--tiles FOLDER] [--out FOLDER] [--seeds 3] [--rounds 5] [--regions 3]
+    python -m benchmarks.loop [--tiles FOLDER] [--out FOLDER] [--seeds 3] [--rounds 4] [--regions 4]
                               [--choosers random,uncertainty,suggest] [--from-earlier] [--quick]
 
 Two tissues. "drawn": slides of ``examples/make_demo_slides.py`` of other seeds than the demo's (it needs scikit-image),
-six classes: two for training, one for validation, two for testing. "real", with ``--tiles``: those of
+six classes, of each 1 mm2: two for training, one for validation, two for testing. "real", with ``--tiles``: those of
 `benchmarks.real_tissue`, two classes. Slides for training, validation and testing are apart, and each seed tests
 others. What the encoder sees is remembered between rounds, so machine minutes are those of a process that stays.
 
-A run begins with five small areas of each class, about 30 um wide, on the slides for training together, and as many
-on those for validation, at random places. Each round trains (preset ``fast`` with ``--views 1 --self-training 0``, anew
-unless ``--from-earlier``), predicts, and chooses so many windows of a fixed size on the slides for training, on tissue
-and outside of what is annotated:
+A run begins with five small areas of each class, about 30 um wide, on the slides for training together, at random
+places. On slides for validation there are as many; on real tiles a fifth of each class, because ten small areas of two
+classes choose the length of a training at random. Each round trains (preset ``fast`` with ``--views 1 --self-training
+0``, anew unless ``--from-earlier``), predicts, and chooses so many windows on the slides for training, of 128 um (real
+tiles: 96), on tissue and outside of what is annotated:
 
 - random: any of them;
 - uncertainty: those of highest mean entropy, from the raster that ``predict --uncertainty`` writes, and nothing else;
@@ -43,6 +44,7 @@ from benchmarks import loop_curves as curves
 from benchmarks.drawn import (
     Labels,
     TruthSlide,
+    draw_share,
     draw_spots,
     read_rows,
     read_tiles,
@@ -81,15 +83,18 @@ class Settings:
 
 
 def start(tissue: Tissue, folder: Path, seed: int) -> State:
-    """Draws the first small areas."""
+    """Draws the first small areas, and what is there for validation."""
     rng, state = np.random.default_rng(seed), State(folder, {})
-    for slides in (tissue.train, tissue.val):
-        for slide, drawn in zip(
-            slides, draw_spots(slides, SPOTS, round(SPOT_RADIUS_UM / slides[0].mpp), rng), strict=True
-        ):
-            state.drawn[slide.name] = drawn
-            state.work += drawing(drawn, slide.mpp)
-            state.mm2 += np.count_nonzero(drawn) * slide.mpp**2 / 1e6
+    radius_px = round(SPOT_RADIUS_UM / tissue.train[0].mpp)
+    drawn = draw_spots(tissue.train, SPOTS, radius_px, rng)
+    if tissue.val_share:
+        drawn += [draw_share(slide, tissue.val_share, rng) for slide in tissue.val]
+    else:
+        drawn += draw_spots(tissue.val, SPOTS, radius_px, rng)
+    for slide, labels in zip((*tissue.train, *tissue.val), drawn, strict=True):
+        state.drawn[slide.name] = labels
+        state.work += drawing(labels, slide.mpp)
+        state.mm2 += np.count_nonzero(labels) * slide.mpp**2 / 1e6
     return state
 
 
@@ -219,8 +224,8 @@ def main() -> None:
     parser.add_argument("--tissues", default="drawn,real", help="which; real only with --tiles")
     parser.add_argument("--out", type=Path, default=Path("loop-benchmark"), help="folder for ledger, figure and runs")
     parser.add_argument("--seeds", type=int, default=3, help="how many choices of slides and first areas")
-    parser.add_argument("--rounds", type=int, default=5, help="rounds after the first training")
-    parser.add_argument("--regions", type=int, default=3, help="windows of a round")
+    parser.add_argument("--rounds", type=int, default=4, help="rounds after the first training")
+    parser.add_argument("--regions", type=int, default=4, help="windows of a round")
     parser.add_argument("--choosers", default="random,uncertainty,suggest", help="ways of choosing")
     parser.add_argument("--from-earlier", action="store_true", help="start each training from the model before")
     parser.add_argument("--figure", type=Path, help="PNG to draw; by default OUT/loop.png")
