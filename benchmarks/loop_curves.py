@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -35,9 +36,11 @@ def curve(rows: Sequence[Row], tissue: str, chooser: str, seed: str, x: str) -> 
 
 
 def seeds_of(rows: Sequence[Row], tissue: str, choosers: Sequence[str]) -> list[str]:
-    """Seeds of which all choosers have been run."""
-    sets = [{r["seed"] for r in rows if (r["tissue"], r["chooser"]) == (tissue, c)} for c in choosers]
-    return sorted(set.intersection(*sets)) if sets else []
+    """Seeds of which all choosers have been run to the end."""
+    counts = Counter((r["chooser"], r["seed"]) for r in rows if r["tissue"] == tissue and r["chooser"] in choosers)
+    most = max(counts.values(), default=0)
+    seeds = {seed for _, seed in counts}
+    return sorted(seed for seed in seeds if all(counts[chooser, seed] == most for chooser in choosers))
 
 
 def mean_curve(rows: Sequence[Row], tissue: str, chooser: str, seeds: Sequence[str], x: str) -> tuple[Floats, ...]:

@@ -148,6 +148,12 @@ def test_a_loss_is_called_a_loss(minutes, mious, said):
     assert said in loop_curves.minutes_table(rows, "t", ["random", "suggest"])[-1]
 
 
+def test_seeds_that_were_not_run_to_the_end_do_not_count():
+    rows = rows_of("random", [2, 6], [0.4, 0.5]) + rows_of("suggest", [2], [0.4])
+    assert loop_curves.seeds_of(rows, "t", ["random", "suggest"]) == []
+    assert loop_curves.seeds_of(rows, "t", ["random"]) == ["0"]
+
+
 def test_random_regions_that_gain_nothing_compare_with_nothing():
     rows = rows_of("random", [2, 6], [0.4, 0.3]) + rows_of("suggest", [2, 4], [0.4, 0.5])
     assert "nothing to compare" in loop_curves.minutes_table(rows, "t", ["random", "suggest"])[-1]
