@@ -9,12 +9,13 @@ import shutil
 import signal
 import threading
 import time
+import tracemalloc
 from pathlib import Path
 
 import pytest
 
 from dmmn_qp.errors import ConfigError, InUseError, SlideError
-from dmmn_qp.serving import lines, server
+from dmmn_qp.serving import server
 from dmmn_qp.serving.actions import WORKFLOWS, Actions, Place
 from dmmn_qp.serving.jobs import MOST_WAITING, Job, Jobs
 from dmmn_qp.serving.lines import LineTooLong, LineWriter, parse_object, read_lines
@@ -59,17 +60,15 @@ def test_lines_are_bounded_and_what_follows_a_long_one_is_read(size):
 
 
 def test_a_line_without_end_takes_no_memory():
-    pieces, held = iter([b"x" * 2**16] * 4096), []
+    pieces = iter([b"x" * 2**16] * 64)
 
     class Endless:
         def read(self, most):
             return next(pieces, b"")
 
-    import tracemalloc
-
     tracemalloc.start()
-    held = list(read_lines(Endless()))  # type: ignore[arg-type]
-    assert held == [] and tracemalloc.get_traced_memory()[1] < 4 * lines.MAX_LINE_BYTES
+    assert list(read_lines(Endless(), limit=2**17)) == []  # type: ignore[arg-type]
+    assert tracemalloc.get_traced_memory()[1] < 2**20
     tracemalloc.stop()
 
 
@@ -200,11 +199,21 @@ def test_models_are_named_and_no_paths(tmp_path, name):
 
 def running(jobs: Jobs, feed) -> list:
     """Runs jobs in this thread while another one feeds them; gives what was told."""
-    told: list = []
-    feeder = threading.Thread(target=lambda: (feed(told), jobs.end()))
+    told, errors = [], []
+
+    def feeding():
+        try:
+            feed(told)
+        except BaseException as error:
+            errors.append(error)
+        jobs.end()
+
+    feeder = threading.Thread(target=feeding)
     feeder.start()
     jobs.run()
     feeder.join()
+    if errors:
+        raise errors[0]
     return told
 
 
