@@ -62,8 +62,22 @@ def first_reached(xs: Floats, mious: Floats, level: float) -> float:
     return float("inf")
 
 
+def rising(mious: Floats) -> Floats:
+    """The nearest curve that never falls, so that a lucky round is no level that was reached (isotonic regression)."""
+    means: list[float] = []
+    counts: list[int] = []
+    for miou in mious.tolist():
+        means.append(miou)
+        counts.append(1)
+        while len(means) > 1 and means[-2] > means[-1]:
+            last, number = means.pop(), counts.pop()
+            means[-1] = (means[-1] * counts[-1] + last * number) / (counts[-1] + number)
+            counts[-1] += number
+    return np.repeat(means, counts)
+
+
 def relative_minutes(random: tuple[Floats, Floats], other: tuple[Floats, Floats]) -> list[tuple[float, float, float]]:
-    """Minutes after the common start for levels that random regions reach.
+    """Minutes after the common start for levels that random regions reach; of each curve, what is `rising`.
 
     Args:
         random: Minutes and mIoU of each round with random regions; the first is the start.
@@ -72,10 +86,13 @@ def relative_minutes(random: tuple[Floats, Floats], other: tuple[Floats, Floats]
     Returns:
         Level, minutes with random regions, and minutes with the others; of none, where random regions gain nothing.
     """
-    start, best = random[1][0], random[1].max()
-    levels = np.linspace(start, best, LEVELS + 1)[1:] if best > start else []
-    zero = random[0][0]
-    return [(float(lv), first_reached(*random, lv) - zero, first_reached(*other, lv) - zero) for lv in levels]
+    (minutes, mious), (their_minutes, theirs) = ((x, rising(y)) for x, y in (random, other))
+    levels = np.linspace(mious[0], mious[-1], LEVELS + 1)[1:] if mious[-1] > mious[0] else []
+    reached = [
+        (float(level), first_reached(minutes, mious, level), first_reached(their_minutes, theirs, level))
+        for level in levels
+    ]
+    return [(level, one - minutes[0], another - minutes[0]) for level, one, another in reached]
 
 
 def minutes_table(rows: Sequence[Row], tissue: str, choosers: Sequence[str]) -> list[str]:
@@ -119,7 +136,8 @@ def verdict(
     each = ", ".join("never" if np.isinf(r) else f"{r:.2f}" for r in of_seeds)
     worst = "never" if np.isinf(ratio) else f"{ratio:.2f}"
     return (
-        f"{tissue}, {other}: {worst} of the minutes of random regions (median of the levels; goal {GOAL}): {said}. "
+        f"{tissue}, {other}: {worst} of the minutes of random regions (median of the levels; goal {GOAL}; "
+        f"seeds: {len(seeds)}): {said}. "
         f"At each seed's best of random: {each}."
     )
 
@@ -143,13 +161,14 @@ def draw(path: Path, rows: Sequence[Row], tissues: Mapping[str, str], choosers: 
             axis.set_xlabel(name)
         row[0].set_ylabel("mIoU on unseen slides")
         row[0].set_title(tissues[tissue], loc="left")
-        row[0].legend(loc="lower right", frameon=False)
+    if drawn:
+        figure.legend(*axes[0][0].get_legend_handles_labels(), loc="outside upper right", ncols=4, frameon=False)
     with plain_text():
         figure.savefig(path)
 
 
 def _draw_panel(axis: Any, rows: Sequence[Row], tissue: str, choosers: Sequence[str], x: str) -> None:
-    """One panel: the mean of each chooser, round by round, with its spread; every seed's rounds as dots."""
+    """One panel: the mean of each chooser, round by round, with its spread."""
     seeds = seeds_of(rows, tissue, choosers)
     for i, chooser in enumerate(choosers):
         color = COLORS.get(chooser, f"C{i}")

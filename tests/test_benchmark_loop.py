@@ -129,23 +129,30 @@ def rows_of(chooser: str, minutes: list[float], mious: list[float]) -> list[dict
         (
             [2, 4, 6],
             [0.4, 0.6, 0.7],
-            "0.25 of the minutes of random regions (median of the levels; goal 0.6): the goal",
+            "0.25 of the minutes of random regions (median of the levels; goal 0.6; seeds: 1): the goal",
         ),
         (
             [2, 10, 20],
             [0.4, 0.5, 0.55],
-            "2.50 of the minutes of random regions (median of the levels; goal 0.6): a loss",
+            "2.50 of the minutes of random regions (median of the levels; goal 0.6; seeds: 1): a loss",
         ),
         (
             [2, 4, 6],
             [0.4, 0.41, 0.42],
-            "never of the minutes of random regions (median of the levels; goal 0.6): a loss",
+            "never of the minutes of random regions (median of the levels; goal 0.6; seeds: 1): a loss",
         ),
     ],
 )
 def test_a_loss_is_called_a_loss(minutes, mious, said):
     rows = rows_of("random", [2, 6, 10], [0.4, 0.5, 0.6]) + rows_of("suggest", minutes, mious)
     assert said in loop_curves.minutes_table(rows, "t", ["random", "suggest"])[-1]
+
+
+def test_a_lucky_round_is_no_level_that_was_reached():
+    assert loop_curves.rising(np.array([0.4, 0.8, 0.2, 0.6])).tolist() == pytest.approx([0.4, 0.5, 0.5, 0.6])
+    assert loop_curves.rising(np.array([0.4, 0.3, 0.2])).tolist() == pytest.approx([0.3, 0.3, 0.3])
+    rows = rows_of("random", [2, 6, 10], [0.4, 0.5, 0.6]) + rows_of("suggest", [2, 3, 10], [0.4, 0.6, 0.4])
+    assert "a loss" in loop_curves.minutes_table(rows, "t", ["random", "suggest"])[-1]
 
 
 def test_seeds_that_were_not_run_to_the_end_do_not_count():
