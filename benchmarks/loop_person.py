@@ -8,7 +8,7 @@ proportion.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from math import pi
 
 import cv2
@@ -17,13 +17,9 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from benchmarks.drawn import Labels
+from dmmn_qp.folders.person_time import PersonSeconds
 
 Mask = NDArray[np.bool_]
-
-SECONDS = {"looked_at": 3.0, "reclassified": 4.0, "reshaped": 20.0, "drawn": 5.0, "drawn_mm": 5.0}
-"""Seconds for finding, judging and locking a predicted object; for giving it another class besides; for changing its
-outline besides; for beginning an area; and for a mm of its outline.
-"""
 
 TOLERANCE_UM = 2.0
 """Half the width of a wrong strip along a border that nobody would correct."""
@@ -59,7 +55,7 @@ class Work:
     @property
     def seconds(self) -> float:
         """How long it took."""
-        return float(sum(SECONDS[f.name] * getattr(self, f.name) for f in fields(self)))
+        return 60 * PersonSeconds().minutes(**asdict(self))
 
 
 def correction(predicted: Labels, truth: Labels, mpp: float) -> Work:

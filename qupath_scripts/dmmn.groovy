@@ -342,9 +342,18 @@ def begin = {   // in JavaFX's thread
             name == null ? null : codeOf(name)
         }
         def classCode = { codeOf(it.getPathClass()?.toString()) }
+        // A suggested region; it is ours for as long as nobody made anything of it.
+        def isFromSuggestion = {
+            def marked = isMarked(it) ? it.getID().toString().substring(9, 13) == "0002" :
+                has(it, "Suggestion rank") && metadataOf(it)["dmmn_qp"] == "suggestion"
+            marked && predictedCode(it) == null
+        }
+        def isSuggestion = {
+            isFromSuggestion(it) && !it.isLocked() && has(it, "Suggestion rank") && it.getPathClass()?.toString() == "Region*"
+        }
         def isUnchangedCopy = { isMeasured(it) && metadataOf(it).containsKey("dmmn_qp") && predictedCode(it) == classCode(it) }
         def ours = [*getAnnotationObjects(), *getDetectionObjects()]
-            .findAll { isMarked(it) ? !isTissue(it) : isUnchangedCopy(it) }
+            .findAll { isMarked(it) ? !isTissue(it) && !isFromSuggestion(it) : isUnchangedCopy(it) }
         boolean outlinesTold = ours.any { isMeasured(it) }   // else measurements were left out when they were exported
         def isReviewed = {
             def predicted = it.isLocked() ? null : predictedCode(it)
@@ -369,7 +378,7 @@ def begin = {   // in JavaFX's thread
         def renew = { object, geometry ->   // an id of ours made of the old one and the outline: equal cuts get equal ids
             def content = object.getID().toString() + geometry.norm().toText()
             def digest = UUID.nameUUIDFromBytes(content.getBytes("UTF-8")).toString()
-            def second = digest.substring(9, 13) == "0000" ? "0001" : digest.substring(9, 13)   // 0000 is tissue
+            def second = digest.substring(9, 13) in ["0000", "0002"] ? "0001" : digest.substring(9, 13)   // tissue, suggestions
             object.setID(UUID.fromString("d1337b0f-" + second + "-5" + digest.substring(15)))
         }
         def setOutline = { object, before, after ->

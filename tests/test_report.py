@@ -433,7 +433,10 @@ def test_templates_are_shipped():
     assert patterns["dmmn_qp.reports"] == ["templates/*"]
     assert {f.name for f in (files("dmmn_qp.reports") / "templates").iterdir()} == {
         "import_report.html.j2",
+        "loop.css",
+        "loop_report.html.j2",
         "report.css",
+        "suggestions.html.j2",
         "training_report.html.j2",
     }
 

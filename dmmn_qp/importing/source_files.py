@@ -14,6 +14,7 @@ from dmmn_qp.errors import DmmnQpError
 from dmmn_qp.importing.options import ImportOptions
 from dmmn_qp.qupath.project import read_project
 from dmmn_qp.slides.finding import SlidesRoot
+from dmmn_qp.text import printable
 
 SOURCE_FILES: Final = "source_files"
 """Key of the dataset's ``run.json`` under which they are told."""
@@ -40,10 +41,11 @@ def source_state(
         known: The same of before; a file of equal size and time is not read again.
 
     Returns:
-        By the file's name. Files that are not there, or may not be read, are left out.
+        By the file's name, as it is shown. Files that are not there, or may not be read, are left out.
     """
     state: dict[str, dict[str, Any]] = {}
-    for name, path in _files(source, annotations, options):
+    for found, path in _files(source, annotations, options):
+        name = printable(found)
         with suppress(OSError, ValueError):
             stat = path.stat()
             told: dict[str, Any] = {"size": stat.st_size, "modified_ns": stat.st_mtime_ns}
@@ -73,7 +75,8 @@ def changed_files(before: Mapping[str, Any], now: Mapping[str, Mapping[str, Any]
 
 def roots_as_typed(roots: Iterable[SlidesRoot]) -> list[str]:
     """Each ``--slides-root`` as it may be typed again, wherever that is done."""
-    return [str(root.absolute()) if isinstance(root, Path) else f"{root.old}={root.new.absolute()}" for root in roots]
+    typed = (str(root.absolute()) if isinstance(root, Path) else f"{root.old}={root.new.absolute()}" for root in roots)
+    return [printable(text) for text in typed]
 
 
 def _files(source: Path, annotations: Path | None, options: ImportOptions) -> Iterator[tuple[str, Path]]:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from importlib import import_module
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final
 
 from dmmn_qp.console import Reporter
 from dmmn_qp.errors import ConfigError, PredictedOtherwiseError
@@ -24,6 +23,7 @@ from dmmn_qp.training.options import TrainOptions
 if TYPE_CHECKING:
     from dmmn_qp.predicting.inputs import SlideToPredict
     from dmmn_qp.predicting.kept import Kept
+    from dmmn_qp.workflows.steps import RoundRequest
 
 Outcome = Mapping[str, Any]
 
@@ -132,28 +132,70 @@ class Actions:
     def train(self, request: Train, reporter: Reporter) -> Outcome:
         """Trains from a model, by default the last accepted one; anew where there is none."""
         from dmmn_qp.folders.model import load_card
-        from dmmn_qp.training.holding import held_new
-        from dmmn_qp.training.stage import train
+        from dmmn_qp.workflows.training import train_anew
 
-        place, start = self.place, None if request.fresh else self._start_of(request)
-        given = place.train_options.model_dump(exclude_unset=True)
-        options = TrainOptions.model_validate({**given, **({} if start is None else {"start_from": start})})
-        base = options.start_from
-        architecture = options.architecture if base is None else load_card(base).network.architecture
+        start = None if request.fresh else self._start_of(request)
         self._kept = None  # its memory is needed, and the next prediction is with another one
-        with held_new(place.models, architecture) as folder:
-            train(place.dataset, folder, options, reporter, slides_roots=place.slides_roots)
+        folder = train_anew(self._asked(), start or self.place.train_options.start_from, reporter)
         card = load_card(folder)
         if card.accepted:
             self._trained = folder
         return {"model": card.name, "folder": folder.absolute(), "accepted": card.accepted}
 
-    def of_workflow(self, request: Request, reporter: Reporter) -> Outcome:
-        """Does what several stages together do."""
-        found = _function(request.op)
-        if request.op == "round":
-            self._kept = None
-        return WORKFLOWS[request.op][2](found, self, request, reporter)
+    def round(self, request: Request, reporter: Reporter) -> Outcome:
+        """Goes round the loop, but for the push: the project is open in QuPath."""
+        from dmmn_qp.workflows.round import run_round
+
+        self._kept = None
+        return {"steps": run_round(self._asked(), reporter)}
+
+    def status(self, request: Request, reporter: Reporter) -> Outcome:
+        """Says where the work stands."""
+        from dmmn_qp.workflows.status import work_status
+
+        return {"lines": work_status(self.place.workspace, self.place.project).lines()}
+
+    def suggest(self, request: Suggest, reporter: Reporter) -> Outcome:
+        """Suggests on the slide that is named, else on those of the dataset."""
+        from dmmn_qp.suggesting.options import SuggestOptions
+        from dmmn_qp.workflows.suggesting import predict_and_suggest
+
+        place, out = self.place, self.place.workspace / "suggestions"
+        named = request.image is not None or request.slide is not None
+        slide = self.slides.find(request).slide_id if named else None
+        found = predict_and_suggest(
+            [] if slide is None else [slide],
+            place.predictions,
+            place.dataset,
+            out,
+            SuggestOptions(regions=request.regions),
+            reporter,
+            model=self.model_of(request),
+            predicting=place.predict_options,
+            slides_roots=place.slides_roots,
+        )
+        polygons = None if slide is None else (out / f"{slide}.geojson").absolute()
+        return {
+            "suggestions": len(found),
+            "slide": slide,
+            "polygons": polygons if polygons is not None and polygons.is_file() else None,
+        }
+
+    def _asked(self) -> RoundRequest:
+        """What `round` and `train` work with."""
+        from dmmn_qp.workflows.places import Places
+        from dmmn_qp.workflows.steps import RoundRequest
+
+        place = self.place
+        return RoundRequest(
+            source=place.project,
+            annotations=None,
+            places=Places(place.dataset, place.predictions, place.models),
+            importing=place.import_options,
+            training=place.train_options,
+            predicting=place.predict_options,
+            slides_roots=place.slides_roots,
+        )
 
     def _predicted(
         self, folder: Path, slide: SlideToPredict, areas: list[Any] | None, out: Path, reporter: Reporter
@@ -230,82 +272,3 @@ def _written(path: Path, geometries: list[Any]) -> Path:
     features = [{"type": "Feature", "geometry": found, "properties": properties} for found in geometries]
     path.write_text(json.dumps({"type": "FeatureCollection", "features": features}), encoding="utf-8")
     return path
-
-
-def _function(op: str) -> Callable[..., Any]:
-    """The function behind a job of several stages.
-
-    Raises:
-        ConfigError: This version has none.
-    """
-    module, name, _ = WORKFLOWS[op]
-    try:
-        return cast(Callable[..., Any], getattr(import_module(module), name))
-    except (ModuleNotFoundError, AttributeError):
-        raise ConfigError(f"{op} is not available in this version of dmmn-qp; use its commands instead") from None
-
-
-def _status(function: Callable[..., Any], actions: Actions, request: Request, reporter: Reporter) -> Outcome:
-    place = actions.place
-    return {"lines": function(place.workspace, place.project).lines()}
-
-
-def _round(function: Callable[..., Any], actions: Actions, request: Request, reporter: Reporter) -> Outcome:
-    """A round without a push: the project is open in QuPath."""
-    place = actions.place
-    steps, places = (import_module(f"dmmn_qp.workflows.{name}") for name in ("steps", "places"))
-    asked = steps.RoundRequest(
-        source=place.project,
-        annotations=None,
-        places=places.Places(place.dataset, place.predictions, place.models),
-        importing=place.import_options,
-        training=place.train_options,
-        predicting=place.predict_options,
-        slides_roots=place.slides_roots,
-    )
-    return {"steps": function(asked, reporter)}
-
-
-def _suggest(function: Callable[..., Any], actions: Actions, request: Suggest, reporter: Reporter) -> Outcome:
-    """Suggests on the slide that is named, else on those of the dataset."""
-    place, out = actions.place, actions.place.workspace / "suggestions"
-    named = request.image is not None or request.slide is not None
-    slide = actions.slides.find(request).slide_id if named else None
-    options = import_module("dmmn_qp.suggesting.options").SuggestOptions(regions=request.regions)
-    found = function(
-        [] if slide is None else [slide],
-        place.predictions,
-        place.dataset,
-        out,
-        options,
-        reporter,
-        model=actions.model_of(request),
-        predicting=place.predict_options,
-        slides_roots=place.slides_roots,
-    )
-    polygons = None if slide is None else (out / f"{slide}.geojson").absolute()
-    return {
-        "suggestions": len(found),
-        "slide": slide,
-        "polygons": polygons if polygons is not None and polygons.is_file() else None,
-    }
-
-
-WORKFLOWS: Final[Mapping[str, tuple[str, str, Callable[..., Outcome]]]] = {
-    "status": ("dmmn_qp.workflows.status", "work_status", _status),
-    "round": ("dmmn_qp.workflows.round", "run_round", _round),
-    "suggest": ("dmmn_qp.workflows.suggesting", "predict_and_suggest", _suggest),
-}
-"""Job -> module and function behind it, and how it is called."""
-
-
-def available() -> list[str]:
-    """The jobs that this version has."""
-    there = []
-    for op in WORKFLOWS:
-        try:
-            _function(op)
-            there.append(op)
-        except ConfigError:
-            continue
-    return ["load", "predict", "import", "train", *there]

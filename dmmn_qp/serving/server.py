@@ -11,7 +11,7 @@ from functools import partial
 from typing import Any, BinaryIO, Final
 
 from dmmn_qp.errors import ConfigError, DmmnQpError
-from dmmn_qp.serving.actions import WORKFLOWS, Actions, Outcome, Place, available
+from dmmn_qp.serving.actions import Actions, Outcome, Place
 from dmmn_qp.serving.jobs import Job, Jobs, leave_at_once
 from dmmn_qp.serving.lines import MAX_LINE_BYTES, LineTooLong, LineWriter, parse_object, read_lines
 from dmmn_qp.serving.reporter import LineReporter
@@ -49,7 +49,9 @@ class Server:
             "predict": actions.predict,
             "import": actions.import_,
             "train": actions.train,
-            **dict.fromkeys(WORKFLOWS, actions.of_workflow),
+            "round": actions.round,
+            "status": actions.status,
+            "suggest": actions.suggest,
         }
 
     def run(self) -> None:
@@ -122,7 +124,7 @@ class Server:
 
     def _hello(self) -> dict[str, Any]:
         names = {"project": self._place.project.absolute(), "workspace": self._place.workspace.absolute()}
-        return {"protocol": PROTOCOL, "version": __version__, "process": os.getpid(), **names, "jobs": available()}
+        return {"protocol": PROTOCOL, "version": __version__, "process": os.getpid(), **names, "jobs": [*self._actions]}
 
     def _listed(self) -> dict[str, Any]:
         return {"jobs": self._jobs.listed()}

@@ -166,7 +166,11 @@ def train_step(asked: RoundRequest, *, has_news: bool) -> Step:
     base = newest([m for m in models if not m.is_unfinished])
     start = asked.training.start_from if base is None else base.folder
     told = command("train", dataset=places.given_dataset, from_=start)
-    return Step("train", told, None, lambda reporter: train_anew(asked, start, reporter))
+
+    def do(reporter: Reporter) -> None:
+        train_anew(asked, start, reporter)
+
+    return Step("train", told, None, do)
 
 
 def _digest(dataset: Path) -> str | None:

@@ -16,13 +16,16 @@ from dmmn_qp.training.state import load_state
 from dmmn_qp.workflows.steps import RoundRequest
 
 
-def train_anew(asked: RoundRequest, start: Path | None, reporter: Reporter) -> None:
+def train_anew(asked: RoundRequest, start: Path | None, reporter: Reporter) -> Path:
     """Trains a new model.
 
     Args:
         asked: What the round is asked for.
         start: The model to start from; None for none.
         reporter: Where to report.
+
+    Returns:
+        The model's folder.
 
     Raises:
         ConfigError: Several processes are asked for.
@@ -33,6 +36,7 @@ def train_anew(asked: RoundRequest, start: Path | None, reporter: Reporter) -> N
     with held_new(asked.places.models, architecture) as folder:
         train(asked.places.dataset, folder, options, reporter, slides_roots=asked.slides_roots)
         reporter.say(f"Wrote {folder}/")
+    return folder
 
 
 def resume_training(asked: RoundRequest, folder: Path, digest: str) -> Callable[[Reporter], None] | None:
