@@ -21,7 +21,7 @@ def serve_command(
         Path | None,
         typer.Option(help="Model folder.", metavar="FOLDER", show_default="the newest accepted one in models/"),
     ] = None,
-    device: Annotated[Device, typer.Option(help="Where to compute.")] = "auto",
+    device: Annotated[Device, typer.Option(help="Where to compute.", metavar="auto|cpu|cuda|mps")] = "auto",
     slides_root: SlidesRootOption = None,
     config: ConfigOption = None,
 ) -> None:

@@ -113,10 +113,13 @@ def predicted_slides(
                     )
                 except (SlideError, DatasetError) as error:
                     reporter.warn(f"{slide_id} is left out: {error}")
+    unknown = _without_uncertainty(folders) - found.keys()
+    if not held_back:
+        held |= unknown & {record.slide_id for record in dataset.slides() if record.split != "train"}
     left_out = {
         "they are for validation or test": held,
         "another model predicted them": others - found.keys(),
-        "they were predicted without --uncertainty": _without_uncertainty(folders) - found.keys() - held,
+        "they were predicted without --uncertainty": unknown - held,
     }
     for why, names in left_out.items():
         if names:

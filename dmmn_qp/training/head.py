@@ -30,6 +30,9 @@ AVERAGING = 0.98
 
 LEAST_DEVIATION = 1e-3
 
+AT_ONCE = 1024
+"""Cells that are judged at once: what is larger takes memory that the system clears each time."""
+
 
 @dataclass(slots=True)
 class Fitted:
@@ -201,7 +204,7 @@ class _Deck(NamedTuple):
         return self.numbers[torch.searchsorted(self.sums, places, right=True).clamp_max(len(self.numbers) - 1)]
 
 
-def _spread(vectors: Tensor, at_once: int = 8192) -> tuple[Tensor, Tensor]:
+def _spread(vectors: Tensor, at_once: int = AT_ONCE) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation of each dimension: (D,) and (D,), the latter at least `LEAST_DEVIATION`."""
     total = torch.zeros(2, vectors.shape[1], dtype=torch.float64)
     for part in torch.split(vectors, at_once):
@@ -218,7 +221,7 @@ def _average(kept: nn.Module, head: nn.Module, share: float) -> None:
             mean.lerp_(value, 1 - share)
 
 
-def mean_iou_on(head: nn.Module, cells: Cells, n_classes: int, at_once: int = 8192) -> float:
+def mean_iou_on(head: nn.Module, cells: Cells, n_classes: int, at_once: int = AT_ONCE) -> float:
     """Mean IoU on cells, each counted as often as it stands for others."""
     device = next(head.parameters()).device
     counts = torch.zeros(n_classes * n_classes, dtype=torch.float64)
