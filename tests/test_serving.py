@@ -336,8 +336,22 @@ def test_it_ends_with_its_parent(tmp_path, monkeypatch):
     monkeypatch.setattr(server, "_PARENT_POLL_S", 0.01)
     parents = iter([5, 5, 1])
     monkeypatch.setattr(server.os, "getppid", lambda: next(parents))
-    made._watch_parent(threading.Event())
+    made._over.clear()
+    made._watch_parent()
     assert made._jobs.has_ended
+    made._over.set()
+
+
+@pytest.mark.parametrize("ends", [True, False])
+def test_it_leaves_only_what_does_not_end(monkeypatch, ends):
+    made, left = server.Server(Place(DEMO / "project.qpproj", DEMO), io.BytesIO(), io.BytesIO()), threading.Event()
+    monkeypatch.setattr(server, "GRACE_S", (0.0, 0.05, 0.1))
+    monkeypatch.setattr(server, "leave_at_once", left.set)
+    made._over.clear()
+    made.end()
+    if ends:
+        made._over.set()
+    assert left.wait(0.5) is not ends
 
 
 def test_a_region_is_predicted_as_the_command_does_and_again_at_once(tmp_path):

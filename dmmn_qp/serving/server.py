@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import threading
-import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -43,6 +42,8 @@ class Server:
         self._writer = LineWriter(replies, self.end)
         self._jobs = Jobs()
         self._seen: deque[str | int] = deque(maxlen=_IDS_KEPT)
+        self._over = threading.Event()
+        self._over.set()  # until it runs
         actions = Actions(place)
         self._actions: dict[str, Callable[[Any, LineReporter], Outcome]] = {
             "load": actions.load,
@@ -56,14 +57,14 @@ class Server:
 
     def run(self) -> None:
         """Answers until the requests end, nobody reads the replies, the parent has gone, or it is told to."""
-        ending = threading.Event()
-        for work in (self._read, partial(self._watch_parent, ending)):
+        self._over.clear()
+        for work in (self._read, self._watch_parent):
             threading.Thread(target=work, daemon=True).start()
         self._writer.send({"id": None, "event": "hello", **self._hello()})
         try:
             self._jobs.run()
         finally:
-            ending.set()
+            self._over.set()
 
     def end(self) -> None:
         """Ends everything; of what runs, what goes on later is left."""
@@ -74,15 +75,16 @@ class Server:
     def _leave(self) -> None:
         """Becomes less patient with what does not end."""
         first, second, last = GRACE_S
-        time.sleep(second - first)
+        if self._over.wait(second - first):
+            return
         self._jobs.end()
-        time.sleep(last - second)
-        leave_at_once()
+        if not self._over.wait(last - second):
+            leave_at_once()
 
-    def _watch_parent(self, ending: threading.Event) -> None:
+    def _watch_parent(self) -> None:
         """Ends with the parent. Where the system does not tell (Windows), the end of the requests does."""
         parent = os.getppid()
-        while not ending.wait(_PARENT_POLL_S):
+        while not self._over.wait(_PARENT_POLL_S):
             if os.getppid() != parent:
                 self.end()
                 return
