@@ -96,14 +96,15 @@ def test_learned_labels_that_nothing_else_supports_were_swapped():
     small = replace(one, before=np.array([0, 10000]), after=np.array([10000, 0]))  # 0.0025 mm2, and learned
     assert doubtful([small], 0.5) == []
     both = [(one, 0.0, 2), (other, 0.05, 1), (third, 0.9, 1)]
-    assert [(w.label, w.called, w.loss) for w in unsupported(both, 0.5)] == [
+    assert [(w.label, w.called, w.loss) for w in unsupported(both, 0.5)[0]] == [
         (1, 2, "contradiction"),
         (2, 1, "contradiction"),
     ]
-    assert unsupported([(one, 0.0, 2), (third, 0.9, 1)], 0.5) == []  # the first of its kind
+    contradicting, alone = unsupported([(one, 0.0, 2), (third, 0.9, 1)], 0.5)  # the first of its kind
+    assert contradicting == [] and [(w.label, w.called) for w in alone] == [(1, 2)]
     unlearned = area(2, 10, split="train")
-    assert [w.after for w in unsupported([(unlearned, 0.0, 2)], 0.5)] == [0.1]
-    assert unsupported([(unlearned, 0.6, 1)], 0.5) == []  # others support it
+    assert [w.after for w in unsupported([(unlearned, 0.3, 2)], 0.5)[0]] == [0.1]
+    assert unsupported([(unlearned, 0.31, 2)], 0.5) == ([], [])  # others support it
 
 
 def test_a_head_that_is_not_told_says_what_it_sees():
@@ -129,7 +130,8 @@ def test_a_head_that_is_not_told_says_what_it_sees():
         for label, left in ((2, 80), (1, 600))
     ]
     right = replace(area(2, 98, split="train"), bounds_px=(0, 0, 400, 400))
-    seen = seen_without([*swapped, right], places, Source(), 2, 8, 0, torch.device("cpu"))
+    nothing = np.zeros((CELLS, CELLS), np.uint32)
+    seen = seen_without([*swapped, right], places, lambda _: nothing, Source(), 2, 8, 0, torch.device("cpu"))
     found = {(a.label, a.bounds_px[0]): (part, called) for a, part, called in seen}
     assert found[2, 80] == (pytest.approx(0, abs=0.05), 1) and found[1, 600] == (pytest.approx(0, abs=0.05), 2)
     assert found[1, 0] == (pytest.approx(1, abs=0.05), 1)
@@ -149,13 +151,17 @@ def test_an_area_is_what_hangs_together_of_one_class_and_origin():
     origins = np.where(truth > 0, ORIGINS["drawn"], 0).astype(np.uint8)
     origins[0, 3] = ORIGINS["corrected"]
     before, after = np.ones_like(truth), np.full_like(truth, 2)
-    found = list(areas_in(truth, origins, (before, after), 2, "s", "train", (100, 200), 4))
+    numbers = np.zeros(truth.shape, np.uint32)
+    found = list(areas_in(truth, origins, numbers, (before, after), 2, "s", "train", (100, 200), 4))
     assert [(a.label, a.origin, a.size_px, a.right_before, a.right_after, a.middle_px) for a in found] == [
         (1, "drawn", 48, 48, 0, (104, 204)),
         (1, "drawn", 16, 16, 0, (102, 214)),
         (2, "drawn", 32, 0, 32, (114, 208)),
         (2, "corrected", 16, 0, 16, (114, 202)),
     ]
+    numbers[:, 1:] = 7  # of two annotations that touch
+    found = list(areas_in(truth, origins, numbers, (before, after), 2, "s", "train", (100, 200), 4))
+    assert sorted((a.annotation, a.size_px) for a in found if a.label == 1) == [(0, 16), (0, 16), (7, 32)]
 
 
 # ---- through the command line

@@ -1,6 +1,6 @@
 """What two networks make of the areas that people labelled: the one that a training started from, and what came of it.
 
-An area is what hangs together of one class and of one origin, in one tile or one patch.
+An area is what hangs together of one annotation, of one class and of one origin, in one tile or one patch.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from dmmn_qp.slides.finding import SlidesRoot
 from dmmn_qp.specs import UNLABELLED, LabelArray
 from dmmn_qp.training.cells import CELLS, CellSource, Place, middles, places_of, targets_in
 from dmmn_qp.training.examples import EpochDraws, PatchExamples
+from dmmn_qp.training.objects import Objects
 from dmmn_qp.training.plan import TrainingPlan
 from dmmn_qp.training.reading import Batches
 
@@ -51,6 +52,7 @@ class Area:
         bounds_px: Left, top, right and bottom in grid px.
         before: (C,) grid px that the network before predicts as each class.
         after: The same of the network after.
+        annotation: Number of the annotation, as `Objects` has it; 0 for none.
     """
 
     slide_id: str
@@ -60,6 +62,7 @@ class Area:
     bounds_px: tuple[int, int, int, int]
     before: NDArray[np.int64]
     after: NDArray[np.int64]
+    annotation: int = 0
 
     @property
     def middle_px(self) -> tuple[int, int]:
@@ -132,17 +135,18 @@ def compared_cells(
         with LabelRaster(dataset.mask_path(place.slide_id)) as mask:
             cells = middles(mask.read(place.tile))
         labels[place, "val"] = np.where(targets_in(place.tile, own, size), cells, UNLABELLED).astype(np.uint8)
-    places = list(dict.fromkeys(place for place, _ in labels))
+    places, objects = list(dict.fromkeys(place for place, _ in labels)), Objects(dataset)
     for place, maps in source.seen(places):
         with torch.inference_mode():
             seen = [m.to(device) for m in maps]
             found = networks.labels(*(network.of_cells(seen, CELLS, CELLS)[0] for network in (first, second)))
         origins = middles(_origins(dataset, place.slide_id, place.tile))
+        numbers = objects.numbers(place.slide_id, place.tile, CELL_PX)
         corner = place.tile.x, place.tile.y
         for split in ("train", "val"):
             if (place, split) in labels:
                 truth = labels[place, split]
-                yield from areas_in(truth, origins, found, n_classes, place.slide_id, split, corner, CELL_PX)
+                yield from areas_in(truth, origins, numbers, found, n_classes, place.slide_id, split, corner, CELL_PX)
 
 
 def compared_patches(
@@ -176,7 +180,7 @@ def compared_patches(
     )
     draws = [Draw(i, seed=0) for i in range(len(patches))]
     batches = Batches(examples, EpochDraws(lambda _: draws), plan.options.batch_size, 0)
-    remaining = iter(patches)
+    remaining, objects = iter(patches), Objects(dataset)
     size, n_classes = dataset.patch_spec.size_px, len(dataset.class_map)
     for batch in batches:
         with torch.inference_mode(), fabric.autocast():
@@ -184,9 +188,10 @@ def compared_patches(
             logits = [network(images).float() for network in (networks.before, networks.after)]
         for target, before, after in zip(batch.targets, *logits, strict=True):
             patch = next(remaining)
-            origins = _origins(dataset, patch.slide_id, Region(patch.x, patch.y, size, size))
+            window, truth = Region(patch.x, patch.y, size, size), target[0].numpy()
+            origins, numbers = _origins(dataset, patch.slide_id, window), objects.numbers(patch.slide_id, window)
             found, corner = networks.labels(before, after), (patch.x, patch.y)
-            yield from areas_in(target[0].numpy(), origins, found, n_classes, patch.slide_id, patch.split, corner, 1)
+            yield from areas_in(truth, origins, numbers, found, n_classes, patch.slide_id, patch.split, corner, 1)
 
 
 def chosen_patches(dataset: Dataset, plan: TrainingPlan) -> list[PatchRef]:
@@ -204,6 +209,7 @@ def chosen_patches(dataset: Dataset, plan: TrainingPlan) -> list[PatchRef]:
 def areas_in(
     truth: LabelArray,
     origins: LabelArray,
+    numbers: NDArray[np.uint32],
     found: tuple[LabelArray, LabelArray],
     n_classes: int,
     slide_id: str,
@@ -216,6 +222,7 @@ def areas_in(
     Args:
         truth: Labels, 0 where there is none.
         origins: Values of `ORIGINS` of the same shape.
+        numbers: Of the annotations, of the same shape.
         found: What the network before and that after predict there.
         n_classes: Number of classes C.
         slide_id: The slide.
@@ -223,20 +230,21 @@ def areas_in(
         corner_px: Corner of the window in grid px.
         step_px: Grid px on a side of an entry.
     """
-    combined = np.where(truth == UNLABELLED, 0, origins.astype(np.uint16) * 256 + truth)
+    combined = np.where(truth == UNLABELLED, 0, (numbers.astype(np.uint64) * 256 + origins) * 256 + truth)
     for value in np.unique(combined[combined > 0]).tolist():
-        numbers, n_areas = ndimage.label(combined == value, _TOUCHING)
-        here = numbers > 0
-        own = numbers[here].astype(np.int64) - 1
+        parts, n_areas = ndimage.label(combined == value, _TOUCHING)
+        here = parts > 0
+        own = parts[here].astype(np.int64) - 1
         before, after = (
             np.bincount(own * n_classes + labels[here] - 1, minlength=n_areas * n_classes).reshape(n_areas, n_classes)
             for labels in found
         )
-        for area, place in enumerate(ndimage.find_objects(numbers)):
+        for area, place in enumerate(ndimage.find_objects(parts)):
             (top, bottom), (left, right) = ((part.start * step_px, part.stop * step_px) for part in place)
             bounds = (left + corner_px[0], top + corner_px[1], right + corner_px[0], bottom + corner_px[1])
             counts = before[area] * step_px**2, after[area] * step_px**2
-            yield Area(slide_id, split, value % 256, _OF_VALUE[value // 256], bounds, *counts)
+            origin = _OF_VALUE[value // 256 % 256]
+            yield Area(slide_id, split, value % 256, origin, bounds, *counts, annotation=value // 256**2)
 
 
 def _origins(dataset: Dataset, slide_id: str, window: Region) -> LabelArray:

@@ -6,11 +6,12 @@ was annotated supports them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from dmmn_qp.networks.dmmn_p import CELL_PX
 from dmmn_qp.regions import Region
@@ -32,6 +33,7 @@ _CELLS_OF_AREA: Final = 2000
 def seen_without(
     doubtful: Sequence[Area],
     looked_at: Mapping[Place, LabelArray],
+    numbers_at: Callable[[Place], NDArray[np.uint32]],
     source: CellSource,
     n_classes: int,
     width: int,
@@ -43,6 +45,7 @@ def seen_without(
     Args:
         doubtful: Areas of training tiles.
         looked_at: Labels of the cells of these tiles.
+        numbers_at: Numbers of the annotations of the cells of a tile.
         source: What the encoder makes of them.
         n_classes: Number of classes C.
         width: Width of the head.
@@ -57,9 +60,12 @@ def seen_without(
     rng = np.random.default_rng(seed)
     others = {place: labels.copy() for place, labels in looked_at.items()}
     numbers = {place: np.zeros((CELLS, CELLS), np.uint8) for place in looked_at}
-    for number, area in enumerate(areas, start=1):
-        for place in looked_at:
-            cells = _cells_of(area, place, looked_at[place])
+    for place, labels_there in looked_at.items():
+        here = [(i, area) for i, area in enumerate(areas, start=1) if area.slide_id == place.slide_id]
+        annotations = numbers_at(place) if here else None
+        for number, area in here:
+            assert annotations is not None
+            cells = _cells_of(area, place, labels_there, annotations)
             if cells is not None:
                 numbers[place][cells] = number
                 others[place][cells] = UNLABELLED
@@ -84,11 +90,13 @@ def seen_without(
     return found
 
 
-def _cells_of(area: Area, place: Place, labels: LabelArray) -> tuple[np.ndarray, ...] | None:
+def _cells_of(
+    area: Area, place: Place, labels: LabelArray, annotations: NDArray[np.uint32]
+) -> tuple[np.ndarray, ...] | None:
     """Rows and columns of the cells of an area in a tile; None where it is not in it."""
     left, top, right, bottom = area.bounds_px
     inside = Region(left, top, right - left, bottom - top).intersection(place.tile)
-    if place.slide_id != area.slide_id or inside is None:
+    if inside is None:
         return None
     rows, columns = (
         slice((start - corner) // CELL_PX, (end - corner) // CELL_PX)
@@ -98,5 +106,5 @@ def _cells_of(area: Area, place: Place, labels: LabelArray) -> tuple[np.ndarray,
         )
     )
     own = np.zeros(labels.shape, np.bool_)
-    own[rows, columns] = labels[rows, columns] == area.label
+    own[rows, columns] = (labels[rows, columns] == area.label) & (annotations[rows, columns] == area.annotation)
     return np.nonzero(own)

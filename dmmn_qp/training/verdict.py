@@ -7,18 +7,23 @@ from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 from lightning_fabric import Fabric
+from numpy.typing import NDArray
 
 from dmmn_qp.console import Reporter
 from dmmn_qp.errors import TrainingError
 from dmmn_qp.folders.acceptance import MOST_WORSE, Acceptance, WorseArea
 from dmmn_qp.folders.dataset import Dataset
 from dmmn_qp.folders.model import load_model, set_acceptance
+from dmmn_qp.networks.dmmn_p import CELL_PX
 from dmmn_qp.slides.finding import SlidesRoot
 from dmmn_qp.text import shorten
 from dmmn_qp.training.acceptance import UNLEARNED, Judgement, Worse, contradictions, doubtful, judge, unsupported
+from dmmn_qp.training.cells import Place
 from dmmn_qp.training.comparing import Area, Networks, compared_cells, compared_patches
 from dmmn_qp.training.frozen import HeadTraining
+from dmmn_qp.training.objects import Objects
 from dmmn_qp.training.plan import TrainingPlan
 from dmmn_qp.training.state import TrainingState
 from dmmn_qp.training.supporting import seen_without
@@ -67,8 +72,9 @@ def give_verdict(
     mpp = dataset.patch_spec.mpps[0]
     judgement = judge(areas, mpp, plan.validated_on, kept, trained)
     doubts = doubtful(areas, mpp, _new_labels(dataset, plan))
+    alone: list[Worse] = []
     if head is not None and head.looked_at and not plan.epochs:
-        found = unsupported(_seen_without(doubts, head, plan), mpp)
+        found, alone = unsupported(_seen_without(doubts, head, dataset, plan), mpp)
     else:
         found = contradictions(doubts, mpp)
     judgement = replace(judgement, worse=(*judgement.worse, *found))
@@ -76,6 +82,8 @@ def give_verdict(
     set_acceptance(out, _for_card(judgement, dataset, plan, by_hand=accept), accepted=accepted)
     lines = [worse_line(worse, dataset) for worse in judgement.worse]
     _say(lines, out, plan.start.model, reporter, accepted=accepted)
+    for worse in alone[:_SAID]:
+        reporter.warn(f"{worse_line(worse, dataset)} If so, nothing is to be done")
     return lines
 
 
@@ -103,12 +111,20 @@ def _new_labels(dataset: Dataset, plan: TrainingPlan) -> tuple[int, ...]:
     return tuple(dataset.class_map.names.index(name) + 1 for name in plan.start.new)
 
 
-def _seen_without(doubts: Sequence[Area], head: HeadTraining, plan: TrainingPlan) -> list[tuple[Area, float, int]]:
+def _seen_without(
+    doubts: Sequence[Area], head: HeadTraining, dataset: Dataset, plan: TrainingPlan
+) -> list[tuple[Area, float, int]]:
     """What heads make of doubtful areas that were trained without them."""
     if not doubts:
         return []
-    n_classes, seed = len(plan.draws.label_counts), plan.options.seed
-    return seen_without(doubts, head.looked_at, head.source, n_classes, plan.network.width, seed, head.device)
+    n_classes, seed, objects = len(plan.draws.label_counts), plan.options.seed, Objects(dataset)
+
+    def numbers_at(place: Place) -> NDArray[np.uint32]:
+        return objects.numbers(place.slide_id, place.tile, CELL_PX)
+
+    return seen_without(
+        doubts, head.looked_at, numbers_at, head.source, n_classes, plan.network.width, seed, head.device
+    )
 
 
 def _for_card(judgement: Judgement, dataset: Dataset, plan: TrainingPlan, *, by_hand: bool) -> Acceptance:
