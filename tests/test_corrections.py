@@ -176,5 +176,5 @@ def test_the_head_knows_which_cells_were_corrected(corrected):
     head = head_training(Dataset(corrected / "dataset"))
     labels = head._labels(head._plan.training, tuple(ORIGINS))
     ((place, cells),) = head._corrected(labels).items()
-    assert place.slide_id == "a" and cells.sum() == 70 // 4 * 64 + 64  # a cell counts by its middle
-    assert cells[0, 75] and cells[63, 92] and not cells[64, 75] and not cells[0, 74] and not cells[0, 93]
+    assert place.slide_id == "a" and cells.sum() == 17 * 64  # whose middles are 302 to 366
+    assert cells[0, 75] and cells[63, 91] and not cells[64, 75] and not cells[0, 74] and not cells[0, 92]

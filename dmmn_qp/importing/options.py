@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, NonNegativeInt, StringConstraints, model_validator
@@ -227,3 +228,8 @@ class ImportOptions(FileModel):
     def patch_spec(self) -> PatchSpec:
         """Returns the patch geometry."""
         return PatchSpec(mpps=self.mpps, stride_px=self.stride_px)
+
+    @property
+    def tables(self) -> dict[str, Path | None]:
+        """The tables that options name, by the option."""
+        return {"split_file": self.split_file, "mpp_csv": self.mpp_csv}

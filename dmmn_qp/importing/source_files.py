@@ -11,7 +11,6 @@ from typing import Any, Final
 import orjson
 
 from dmmn_qp.errors import DmmnQpError
-from dmmn_qp.importing.options import ImportOptions
 from dmmn_qp.qupath.project import read_project
 from dmmn_qp.slides.finding import SlidesRoot
 from dmmn_qp.text import printable
@@ -30,21 +29,24 @@ _CHUNK: Final = 2**20
 
 
 def source_state(
-    source: Path, annotations: Path | None, options: ImportOptions, known: Mapping[str, Any] | None = None
+    source: Path,
+    annotations: Path | None,
+    tables: Mapping[str, Path | None],
+    known: Mapping[str, Any] | None = None,
 ) -> dict[str, dict[str, Any]]:
     """Size, time and digest of each file of annotations that an import reads, and of its tables.
 
     Args:
         source: What the user points at.
         annotations: What the user names as ``--annotations``, if anything.
-        options: The options, which may name tables.
+        tables: The tables that options name, by the option; None for none.
         known: The same of before; a file of equal size and time is not read again.
 
     Returns:
         By the file's name, as it is shown. Files that are not there, or may not be read, are left out.
     """
     state: dict[str, dict[str, Any]] = {}
-    for found, path in _files(source, annotations, options):
+    for found, path in _files(source, annotations, tables):
         name = printable(found)
         with suppress(OSError, ValueError):
             stat = path.stat()
@@ -79,7 +81,7 @@ def roots_as_typed(roots: Iterable[SlidesRoot]) -> list[str]:
     return [printable(text) for text in typed]
 
 
-def _files(source: Path, annotations: Path | None, options: ImportOptions) -> Iterator[tuple[str, Path]]:
+def _files(source: Path, annotations: Path | None, tables: Mapping[str, Path | None]) -> Iterator[tuple[str, Path]]:
     """The files, with their names: below the project or the folder of annotations, so that it may be moved."""
     if annotations is not None:
         files = sorted(annotations.iterdir()) if annotations.is_dir() else [annotations]
@@ -92,7 +94,7 @@ def _files(source: Path, annotations: Path | None, options: ImportOptions) -> It
                 path = entry.data_path
                 inside = path.is_relative_to(project.path.parent)
                 yield path.relative_to(project.path.parent).as_posix() if inside else str(path), path
-    for option, table in (("split_file", options.split_file), ("mpp_csv", options.mpp_csv)):
+    for option, table in tables.items():
         if table is not None:
             yield f"{option}: {table.name}", table
 

@@ -84,7 +84,7 @@ def import_annotations(
     started, began = now(), time.monotonic()
     if not check:
         check_free(out, overwrite=overwrite, marker=MANIFEST)
-    read_files = {} if check else source_state(source_path, annotations, options)
+    read_files = {} if check else source_state(source_path, annotations, options.tables)
     rules = rules_of(options, prediction_folders(source_path, annotations, out, options.predicted_in))
     source = read_source(source_path, annotations, slides_roots, rules.reading, rules.pixel_sizes)
     everything = labelling_of(source, rules)

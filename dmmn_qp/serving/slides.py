@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
-from urllib.request import url2pathname
 
 from dmmn_qp.errors import SlideError
 from dmmn_qp.predicting.inputs import SlideToPredict, slides_to_predict
@@ -104,6 +103,6 @@ def _names_of(entry: ProjectEntry, slide: SlideToPredict) -> frozenset[str]:
 def _comparable(text: str) -> frozenset[str]:
     """A path or URI of a file in one form, as text: nothing is looked for on disk."""
     if text.lower().startswith("file:"):
-        parts = urlsplit(text)
-        text = url2pathname(parts.path) if os.name == "nt" else unquote(parts.path)
+        text = unquote(urlsplit(text).path)
+        text = text.lstrip("/") if os.name == "nt" else text  # /C:/slides/a.svs
     return frozenset({os.path.normcase(os.path.normpath(text))})

@@ -241,7 +241,7 @@ def _changed(workspace: Path, source: Path | None, earlier: EarlierImport) -> tu
     annotations = None if earlier.annotations is None else workspace / earlier.annotations
     with suppress(OSError):
         return tuple(
-            changed_files(earlier.files, source_state(workspace / source, annotations, options, earlier.files))
+            changed_files(earlier.files, source_state(workspace / source, annotations, options.tables, earlier.files))
         )
     return None
 

@@ -133,7 +133,9 @@ def _has_news(asked: RoundRequest, earlier: EarlierImport) -> bool:
     if any(earlier.options.get(name) != value for name, value in now.items() if name not in _WITHOUT_INFLUENCE):
         return True
     return bool(
-        changed_files(earlier.files, source_state(asked.source, asked.annotations, asked.importing, earlier.files))
+        changed_files(
+            earlier.files, source_state(asked.source, asked.annotations, asked.importing.tables, earlier.files)
+        )
     )
 
 
