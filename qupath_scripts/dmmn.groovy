@@ -348,9 +348,6 @@ def begin = {   // in JavaFX's thread
                 has(it, "Suggestion rank") && metadataOf(it)["dmmn_qp"] == "suggestion"
             marked && predictedCode(it) == null
         }
-        def isSuggestion = {
-            isFromSuggestion(it) && !it.isLocked() && has(it, "Suggestion rank") && it.getPathClass()?.toString() == "Region*"
-        }
         def isUnchangedCopy = { isMeasured(it) && metadataOf(it).containsKey("dmmn_qp") && predictedCode(it) == classCode(it) }
         def ours = [*getAnnotationObjects(), *getDetectionObjects()]
             .findAll { isMarked(it) ? !isTissue(it) && !isFromSuggestion(it) : isUnchangedCopy(it) }

@@ -100,9 +100,6 @@ def isFromSuggestion = {
         has(it, "Suggestion rank") && metadataOf(it)["dmmn_qp"] == "suggestion"
     marked && predictedCode(it) == null
 }
-def isSuggestion = {
-    isFromSuggestion(it) && !it.isLocked() && has(it, "Suggestion rank") && it.getPathClass()?.toString() == "Region*"
-}
 def isUnchangedCopy = { isMeasured(it) && metadataOf(it).containsKey("dmmn_qp") && predictedCode(it) == classCode(it) }
 def ours = [*getAnnotationObjects(), *getDetectionObjects()]
     .findAll { isMarked(it) ? !isTissue(it) && !isFromSuggestion(it) : isUnchangedCopy(it) }
@@ -115,6 +112,11 @@ def (reviewed, unchecked) = ours.split { isReviewed(it) }
 String kept = reviewed.size() + " reviewed ones kept (" + reviewed.count { it.isLocked() } + " locked)" +
     (outlinesTold || ours.isEmpty() ? "" : "; no prediction in the image had its measurements, so that nobody can " +
     "tell which were changed, and all were kept")
+// ---- End of what is the same
+// ---- Suggested: the same in import_predictions and clear_predictions
+def isSuggestion = {
+    isFromSuggestion(it) && !it.isLocked() && has(it, "Suggestion rank") && it.getPathClass()?.toString() == "Region*"
+}
 // ---- End of what is the same
 
 // Suggested regions take the place of earlier ones, and of nothing else.

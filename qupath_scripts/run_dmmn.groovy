@@ -139,9 +139,6 @@ def isFromSuggestion = {
         has(it, "Suggestion rank") && metadataOf(it)["dmmn_qp"] == "suggestion"
     marked && predictedCode(it) == null
 }
-def isSuggestion = {
-    isFromSuggestion(it) && !it.isLocked() && has(it, "Suggestion rank") && it.getPathClass()?.toString() == "Region*"
-}
 def isUnchangedCopy = { isMeasured(it) && metadataOf(it).containsKey("dmmn_qp") && predictedCode(it) == classCode(it) }
 def ours = [*getAnnotationObjects(), *getDetectionObjects()]
     .findAll { isMarked(it) ? !isTissue(it) && !isFromSuggestion(it) : isUnchangedCopy(it) }

@@ -515,7 +515,7 @@ def without_indents(text: str) -> str:
     return "\n".join(line.lstrip() for line in text.splitlines())
 
 
-@pytest.mark.parametrize(("title", "times"), [("Ours, and reviewed", 4), ("Cutting", 3)])
+@pytest.mark.parametrize(("title", "times"), [("Ours, and reviewed", 4), ("Cutting", 3), ("Suggested", 2)])
 def test_scripts_share_one_text(title: str, times: int) -> None:
     """Each script is complete in itself, so what they have in common stands in each of them."""
     pattern = re.compile(rf"// ---- {title}: the same in .*?// ---- End of what is the same", re.DOTALL)
