@@ -21,6 +21,8 @@ from tests.qupath.conftest import project  # noqa: F401 (a fixture)
 from tests.qupath.test_pushing import predicted, write_predictions
 from tests.test_prediction_resume import make_model, texture
 
+pytestmark = pytest.mark.engine
+
 FULL = 0
 """Of the sizes, a disk without any room."""
 

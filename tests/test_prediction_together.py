@@ -59,6 +59,7 @@ def environment():
     return {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
 
 
+@pytest.mark.engine
 def test_many_processes_lose_nothing(here, model):
     """As of a cluster array, each with slides of its own; 4 x 5 slides of 3 classes are 60 rows, and the unlabelled."""
     command = [sys.executable, "-c", MANY, model, here / "p"]
@@ -76,6 +77,7 @@ def test_many_processes_lose_nothing(here, model):
     assert "<slide>.geojson" in (here / "p/README.txt").read_text() and not hidden(here / "p")
 
 
+@pytest.mark.engine
 def test_two_predictions_of_the_same_slides(here, model):
     """Each slide is predicted once; the other process says who has what, and ends well if anything was left to it."""
     for seed, name in enumerate("ab"):

@@ -90,6 +90,7 @@ def same_weights(one, other):
     return one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
 
 
+@pytest.mark.engine
 def test_kills_change_nothing(tiny, here):
     """Killed while a state is written, within an epoch, and between a model's weights and its card."""
     python("-m", "dmmn_qp", *tiny, "--out", "straight")
@@ -126,6 +127,7 @@ cli.run()
 """The command line, killed when the weights of the second epoch are in place and their card is not."""
 
 
+@pytest.mark.engine
 def test_kill_between_weights_and_card(tiny, here):
     """Nobody takes them for a model, and the training goes on to one, even where no later epoch is better."""
     assert python("-c", KILLED_BETWEEN, *tiny, "--out", "killed", check=False).returncode == -signal.SIGKILL
@@ -141,6 +143,7 @@ def test_kill_between_weights_and_card(tiny, here):
     assert load_model(here / "killed")[0].validation["epoch"] == 2 and is_whole(here / "killed")
 
 
+@pytest.mark.engine
 def test_kill_before_the_beginning_is_saved(workspace, tiny, here):
     """Nothing is in the way of another try, and what was to be replaced is still there."""
     assert python("-c", KILLED, "save_state", 1, *tiny, "--out", "new", check=False).returncode == -signal.SIGKILL

@@ -78,6 +78,7 @@ def test_what_the_encoder_has_seen_is_not_looked_at_again(trained, workspace, he
     assert history_of(Path("again")) == history_of(folder / "m")
 
 
+@pytest.mark.engine
 def test_a_kill_changes_nothing(trained, workspace, here):
     folder, _ = trained
     command = ("train", "--dataset", workspace / "dataset", "--precision", "fp32", "--out", "killed")
