@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import sys
 import warnings
 from collections.abc import Callable, Iterator
@@ -32,6 +33,10 @@ COLORS = {"dark": (90, 20, 110), "light": (230, 200, 225)}
 
 SHARED = Path(os.environ.get("DMMN_QP_SHARED", REPOSITORY.parent / "shared"))
 """Test material that may not be part of the project; beside the repository where there is any."""
+
+
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # as a shell does to what it starts in the background
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
