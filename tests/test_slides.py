@@ -1,6 +1,7 @@
 """Every reader gives the pixels that the file was made from, at the borders and outside too."""
 
 import struct
+import threading
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -16,6 +17,7 @@ from dmmn_qp.slides.base import Slide, read_field, read_overview
 from dmmn_qp.slides.cached import CachedFields, TileBudget, tiles_bytes
 from dmmn_qp.slides.files import fingerprint, slide_file
 from dmmn_qp.slides.folders import list_slides
+from dmmn_qp.slides.openslide_reader import OpenSlideReader
 from dmmn_qp.slides.pixel_sizes import StatedMpp
 from dmmn_qp.slides.transformed import Crop, Flip, Placement, Rotate, TransformedSlide
 from dmmn_qp.slides.view import SlideView
@@ -581,3 +583,30 @@ def test_a_view_opens_the_slide_that_was_annotated_alone(tmp_path):
         assert (slide.info.width, slide.info.height) == (2, 4)
     with pytest.raises(SlideError, match=r"has 2 x 4 px, but the annotated one has 4 x 2; .* pass --slides-root"):
         replace(turned, size_px=(4, 2)).open()
+
+
+def test_a_slide_is_closed_when_no_other_thread_reads_it(monkeypatch):
+    """OpenSlide would end the process."""
+    reader = OpenSlideReader(CMU_1)
+    begun, goes_on, done = threading.Event(), threading.Event(), []
+    read = reader._slide.read_region
+
+    def slow(*given):
+        begun.set()
+        goes_on.wait(10)
+        return read(*given)
+
+    monkeypatch.setattr(reader._slide, "read_region", slow)
+    reading = threading.Thread(target=lambda: done.append(reader.read_level(0, Region(0, 0, 64, 64)).shape))
+    closing = threading.Thread(target=reader.close)
+    reading.start()
+    assert begun.wait(10)
+    closing.start()
+    closing.join(0.1)
+    assert closing.is_alive()
+    goes_on.set()
+    closing.join(10)
+    reading.join(10)
+    assert not closing.is_alive() and done == [(64, 64, 3)]
+    with pytest.raises(SlideError, match="closed"):
+        reader.read_level(0, Region(0, 0, 64, 64))

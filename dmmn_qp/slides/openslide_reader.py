@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final, Self
@@ -48,6 +49,7 @@ class OpenSlideReader:
         mpp: StatedMpp | float | None = None,
         crop_to_bounds: bool = True,
     ) -> None:
+        self._changed, self._reads, self._is_closed = threading.Condition(), 0, False
         try:
             self._slide = openslide.OpenSlide(str(path))
         except (openslide.OpenSlideError, OSError) as error:
@@ -105,7 +107,13 @@ class OpenSlideReader:
     def _read(self, level: int, inside: Region) -> RgbArray:
         step = self._steps[level]  # OpenSlide's own number, by which it finds the pixel of the level
         location = (round(inside.x * step) + self.info.origin_px[0], round(inside.y * step) + self.info.origin_px[1])
-        slide = self._slide
+        with self._reading():
+            slide = self._slide
+            return self._read_region(slide, location, level, inside)
+
+    def _read_region(
+        self, slide: openslide.OpenSlide, location: tuple[int, int], level: int, inside: Region
+    ) -> RgbArray:
         try:
             rgba = slide.read_region(location, level, (inside.width, inside.height))
         except (openslide.OpenSlideError, OSError) as error:
@@ -122,8 +130,26 @@ class OpenSlideReader:
             with contextlib.suppress(openslide.OpenSlideError, OSError):
                 self._slide = openslide.OpenSlide(str(self.info.path))
 
+    @contextlib.contextmanager
+    def _reading(self) -> Iterator[None]:
+        """Keeps the slide open; OpenSlide ends the process where one is closed that another thread reads."""
+        with self._changed:
+            if self._is_closed:
+                raise SlideError(f'slide "{self.info.path}" was closed before it was read; open it again')
+            self._reads += 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._reads -= 1
+                self._changed.notify_all()
+
     def close(self) -> None:
-        """Releases the file."""
+        """Releases the file, as soon as no other thread reads it."""
+        with self._changed:
+            self._is_closed = True
+            while self._reads:
+                self._changed.wait()
         self._slide.close()
 
     def __enter__(self) -> Self:
