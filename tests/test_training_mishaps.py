@@ -141,6 +141,12 @@ os._exit(0)
 """In a process of its own: torch tells of the death of a reader wherever the main thread is just then."""
 
 
+@pytest.mark.parametrize("error", [ConnectionResetError(104, "Connection reset by peer"), EOFError()])
+def test_a_reading_process_killed_while_it_hands_over_a_batch(tmp_path, error):
+    with pytest.raises(TrainingError, match="a reading process was killed"), explained(tmp_path):
+        raise error
+
+
 def test_a_killed_reading_process_is_said_with_the_way_out(tmp_path):
     (tmp_path / STATE).touch()
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}

@@ -39,7 +39,7 @@ def explained(out: Path) -> Iterator[None]:
     """
     try:
         yield
-    except (OSError, RuntimeError, MemoryError) as error:
+    except (OSError, RuntimeError, MemoryError, EOFError) as error:
         reason = _reason_of(error, out)
         if reason is None:
             raise
@@ -56,6 +56,8 @@ def way_on(out: Path) -> str:
 def _reason_of(error: Exception, out: Path) -> str | None:
     """What has happened, and what to do before the training goes on; None where nothing more is known than it says."""
     text = str(error)
+    if isinstance(error, _OF_PIPES):
+        return _READER_KILLED
     if isinstance(error, OSError):
         if error.errno in FULL_DISK:
             return f'no space is left on the disk of "{error.filename or out}" to write the training; free some'
@@ -74,12 +76,16 @@ def _reason_of(error: Exception, out: Path) -> str | None:
     return None
 
 
+_READER_KILLED = (
+    "a reading process was killed, most likely because memory ran out; read with less (--workers 0, --cache 64), or "
+    "free some"
+)
+
+_OF_PIPES = (ConnectionResetError, ConnectionAbortedError, ConnectionRefusedError, EOFError)
+"""What the main process meets of a reading process that is killed while it hands over a batch."""
+
 _KNOWN = (
-    (
-        "DataLoader worker .*(killed|exited)",
-        "a reading process was killed, most likely because memory ran out; read with less (--workers 0, --cache 64), "
-        "or free some",
-    ),
+    ("DataLoader worker .*(killed|exited)", _READER_KILLED),
     (
         "too many open files|ancillary data",
         "too many files are open; raise the limit (ulimit -n 4096) or read without processes (--workers 0)",
