@@ -29,13 +29,11 @@ from __future__ import annotations
 import argparse
 import os
 import shutil
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -52,10 +50,11 @@ from benchmarks.drawn import (
     write_rows,
     write_slide,
 )
-from benchmarks.loop_choosers import Quiet, State, Window, chooser_of, read_raster
+from benchmarks.loop_choosers import Quiet, State, Window, chooser_of
 from benchmarks.loop_memory import remembered_encoder
 from benchmarks.loop_person import Work, correction, drawing, shown
-from benchmarks.loop_tissues import EXAMPLES, Tissue, drawn_tissue, real_tissue
+from benchmarks.loop_tissues import Tissue, drawn_tissue, real_tissue
+from benchmarks.prediction import labels_of
 from dmmn_qp.labels.metrics import pair_counts
 
 SPOTS, SPOT_RADIUS_UM = 5, 15.0
@@ -76,11 +75,6 @@ class Settings:
     regions: int
     from_earlier: bool
 
-    @property
-    def train(self) -> dict[str, Any]:
-        """Options of the trainings."""
-        return {"self_training": 0}
-
 
 def start(tissue: Tissue, folder: Path, seed: int) -> State:
     """Draws the first small areas, and what is there for validation."""
@@ -98,7 +92,7 @@ def start(tissue: Tissue, folder: Path, seed: int) -> State:
     return state
 
 
-def train_and_predict(tissue: Tissue, state: State, seed: int, train: dict[str, Any]) -> float:
+def train_and_predict(tissue: Tissue, state: State, seed: int, start_from: Path | None = None) -> float:
     """Imports what is annotated, trains, predicts slides for training and testing, and returns the mIoU of these."""
     splits: list[dict[str, object]] = []
     for split, of in (("train", tissue.train), ("val", tissue.val)):
@@ -117,7 +111,8 @@ def train_and_predict(tissue: Tissue, state: State, seed: int, train: dict[str, 
         workers=1,
         reporter=Quiet(),
     )
-    dmmn_qp.train(dataset, model, seed=seed, views=1, workers=0, overwrite=True, reporter=Quiet(), **train)
+    options = {"seed": seed, "views": 1, "self_training": 0, "workers": 0, "start_from": start_from}
+    dmmn_qp.train(dataset, model, overwrite=True, reporter=Quiet(), **options)
     slides = [state.folder / "slides" / f"{slide.name}.tif" for slide in tissue.train]
     dmmn_qp.predict_slides(
         slides, model, state.folder / "predictions", uncertainty=True, overwrite=True, reporter=Quiet()
@@ -150,7 +145,7 @@ def correct(tissue: Tissue, state: State, windows: Sequence[Window]) -> None:
         chosen = [window for window in windows if window[0] == slide.name]
         if not chosen:
             continue
-        predicted = read_raster(state.folder / "predictions" / f"{slide.name}.labels.ome.tif")
+        predicted = labels_of(state.folder / "predictions" / f"{slide.name}.labels.ome.tif")
         seen = shown(in_numbers_of(slide, predicted, state.names), slide.mpp)
         for _, x, y, side in chosen:
             here = slice(y, y + side), slice(x, x + side)
@@ -173,22 +168,22 @@ def row_of(run: tuple[str, int, str], number: int, windows: int, state: State, r
     }
 
 
-def begin(tissue: Tissue, folder: Path, seed: int, train: dict[str, Any]) -> tuple[State, float]:
+def begin(tissue: Tissue, folder: Path, seed: int) -> tuple[State, float]:
     """The first round, which all ways of choosing have in common: where it leaves the run, and the mIoU."""
     shutil.rmtree(folder, ignore_errors=True)
     for slide in (*tissue.train, *tissue.val):
         write_slide(folder / "slides", slide)
     state = start(tissue, folder, seed)
-    return state, train_and_predict(tissue, state, seed, train)
+    return state, train_and_predict(tissue, state, seed)
 
 
-def everything(tissue: Tissue, begun: State, seed: int, train: dict[str, Any]) -> Iterator[dict[str, object]]:
+def everything(tissue: Tissue, begun: State, seed: int) -> Iterator[dict[str, object]]:
     """The bound: everything is annotated on the slides for training."""
     state = copy_of(begun, curves.FULL)
     state.drawn |= {slide.name: slide.truth for slide in tissue.train}
     state.work = sum((drawing(slide.truth, slide.mpp) for slide in tissue.train), Work())
     state.mm2 = sum(np.count_nonzero(slide.truth) * slide.mpp**2 / 1e6 for slide in tissue.train)
-    yield row_of((tissue.key, seed, curves.FULL), 0, 0, state, train_and_predict(tissue, state, seed, train))
+    yield row_of((tissue.key, seed, curves.FULL), 0, 0, state, train_and_predict(tissue, state, seed))
 
 
 def by_rounds(
@@ -201,12 +196,11 @@ def by_rounds(
     for number in range(1, given.rounds + 1):
         windows = choose(tissue, state, given.regions, 1000 * seed + number, options)
         correct(tissue, state, windows)
-        earlier = {}
-        if given.from_earlier:
-            shutil.rmtree(state.folder / "earlier", ignore_errors=True)
-            (state.folder / "model").rename(state.folder / "earlier")
-            earlier = {"start_from": state.folder / "earlier"}
-        reached = train_and_predict(tissue, state, seed, {**given.train, **earlier})
+        earlier = state.folder / "earlier" if given.from_earlier else None
+        if earlier is not None:
+            shutil.rmtree(earlier, ignore_errors=True)
+            (state.folder / "model").rename(earlier)
+        reached = train_and_predict(tissue, state, seed, earlier)
         yield row_of(run, number, len(windows), state, reached)
 
 
@@ -239,7 +233,6 @@ def main() -> None:
 
 def simulate(given: argparse.Namespace) -> None:
     """Runs what is missing in the ledger, and shows what it says."""
-    sys.path.insert(0, str(EXAMPLES))
     choosers = given.choosers.split(",")
     settings = Settings(1 if given.quick else given.rounds, given.regions, given.from_earlier)
     tissues = tissues_of(given)
@@ -274,11 +267,11 @@ def complete_ledger(
     if not missing:
         return
     tissue, folder = make(seed), out / "runs" / f"{key}-{seed}"
-    begun = begin(tissue, folder, seed, given.train)
+    begun = begin(tissue, folder, seed)
     for chooser in missing:
         rows = [row for row in rows if (row["tissue"], row["seed"], row["chooser"]) != (key, str(seed), chooser)]
         if chooser == curves.FULL:
-            run = everything(tissue, begun[0], seed, given.train)
+            run = everything(tissue, begun[0], seed)
         else:
             run = by_rounds(tissue, begun, seed, chooser, given)
         for row in run:

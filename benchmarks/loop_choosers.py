@@ -9,14 +9,13 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 from rich.console import Console
 
 import dmmn_qp
 from benchmarks.drawn import Labels
 from benchmarks.loop_person import Work
 from benchmarks.loop_tissues import Tissue
-from dmmn_qp.folders.label_raster import LabelRaster
+from benchmarks.prediction import labels_of
 from dmmn_qp.slides.tissue import tissue_mask
 
 MIN_TISSUE, MAX_ANNOTATED = 0.5, 0.05
@@ -46,13 +45,6 @@ class State:
     mm2: float = 0.0
     machine_s: float = 0.0
     cpu_s: float = 0.0
-
-
-def read_raster(path: Path) -> NDArray[np.uint8]:
-    """The finest level of a raster of one channel."""
-    with LabelRaster(path) as raster:
-        rows, columns = raster.shape
-        return raster.read(dmmn_qp.Region(0, 0, columns, rows))
 
 
 def candidates(tissue: Tissue, state: State) -> list[Window]:
@@ -87,9 +79,7 @@ def at_random(tissue: Tissue, state: State, number: int, seed: int, options: dic
 
 def by_entropy(tissue: Tissue, state: State, number: int, seed: int, options: dict[str, float]) -> list[Window]:
     """The windows of highest mean entropy."""
-    rasters = {
-        s.name: read_raster(state.folder / "predictions" / f"{s.name}.uncertainty.ome.tif") for s in tissue.train
-    }
+    rasters = {s.name: labels_of(state.folder / "predictions" / f"{s.name}.uncertainty.ome.tif") for s in tissue.train}
 
     def entropy(window: Window) -> float:
         name, x, y, side = window
@@ -103,13 +93,13 @@ def by_suggest(tissue: Tissue, state: State, number: int, seed: int, options: di
     from dmmn_qp.suggesting.options import SuggestOptions
     from dmmn_qp.suggesting.stage import suggest
 
-    chosen = SuggestOptions(
-        regions=number,
-        window_um=tissue.window_px * tissue.train[0].mpp,
-        min_tissue=MIN_TISSUE,
-        max_annotated=MAX_ANNOTATED,
-        **options,  # type: ignore[arg-type]
-    )
+    fixed = {
+        "regions": number,
+        "window_um": tissue.window_px * tissue.train[0].mpp,
+        "min_tissue": MIN_TISSUE,
+        "max_annotated": MAX_ANNOTATED,
+    }
+    chosen = SuggestOptions.model_validate(fixed | options)
     out = state.folder / "suggestions"
     shutil.rmtree(out, ignore_errors=True)
     found = suggest(state.folder / "predictions", state.folder / "dataset", out, chosen, Quiet())

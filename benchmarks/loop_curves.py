@@ -26,6 +26,7 @@ COLORS = {"random": "#666666", "uncertainty": "#1b7fbd", "suggest": "#c8102e"}
 
 Row = Mapping[str, str]
 Floats = NDArray[np.float64]
+Curve = tuple[Floats, Floats, Floats]
 
 
 def curve(rows: Sequence[Row], tissue: str, chooser: str, seed: str, x: str) -> tuple[Floats, Floats]:
@@ -43,7 +44,7 @@ def seeds_of(rows: Sequence[Row], tissue: str, choosers: Sequence[str]) -> list[
     return sorted(seed for seed in seeds if all(counts[chooser, seed] == most for chooser in choosers))
 
 
-def mean_curve(rows: Sequence[Row], tissue: str, chooser: str, seeds: Sequence[str], x: str) -> tuple[Floats, ...]:
+def mean_curve(rows: Sequence[Row], tissue: str, chooser: str, seeds: Sequence[str], x: str) -> Curve:
     """Means over seeds of x and mIoU, round by round, and the deviation of the mIoU."""
     of_seeds = [curve(rows, tissue, chooser, seed, x) for seed in seeds]
     rounds = min(len(xs) for xs, _ in of_seeds)
@@ -104,7 +105,7 @@ def minutes_table(rows: Sequence[Row], tissue: str, choosers: Sequence[str]) -> 
     lines = [f"| mIoU ({tissue}) | random, min | {' | '.join(f'{o}, min (of random)' for o in others)} |"]
     lines.append("|---" * (len(others) + 2) + "|")
     curves = {c: mean_curve(rows, tissue, c, seeds, "person_min")[:2] for c in choosers}
-    compared = {o: relative_minutes(curves["random"], curves[o]) for o in others}  # type: ignore[arg-type]
+    compared = {o: relative_minutes(curves["random"], curves[o]) for o in others}
     for i in range(LEVELS if all(compared.values()) else 0):
         cells = [_cell(compared[o][i]) for o in others]
         level, minutes, _ = compared[others[0]][i]
@@ -120,7 +121,7 @@ def _cell(found: tuple[float, float, float]) -> str:
 def verdict(
     rows: Sequence[Row], tissue: str, other: str, seeds: Sequence[str], compared: list[tuple[float, float, float]]
 ) -> str:
-    """A sentence on whether the goal is reached, at the best level of random regions; seed by seed beside it."""
+    """A sentence on whether the goal is reached, by the median of the levels, and of each seed at its best one."""
     if not compared:
         return f"{tissue}, {other}: random regions gain nothing, so there is nothing to compare."
     of_seeds = []

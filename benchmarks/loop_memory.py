@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from hashlib import blake2b
+from unittest.mock import patch
 
 import torch
 from torch import Tensor
@@ -18,7 +19,8 @@ def remembered_encoder() -> Iterator[None]:
 
     A long simulation looks at the same slides dozens of times. About 50 MB a mm2 are kept in memory.
     """
-    see, memory = DmmnP.see, {}
+    see = DmmnP.see
+    memory: dict[str, list[Tensor]] = {}
 
     def remember(self: DmmnP, images: Sequence[Tensor]) -> list[Tensor]:
         if torch.is_grad_enabled():
@@ -32,8 +34,5 @@ def remembered_encoder() -> Iterator[None]:
             memory[key] = see(self, images)
         return list(memory[key])
 
-    DmmnP.see = remember  # type: ignore[method-assign]
-    try:
+    with patch.object(DmmnP, "see", remember):
         yield
-    finally:
-        DmmnP.see = see  # type: ignore[method-assign]

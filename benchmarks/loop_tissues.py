@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
+from types import ModuleType
+from unittest.mock import patch
 
 import numpy as np
 from PIL import Image
@@ -51,10 +55,15 @@ def drawn_tissue(cache: Path, seed: int, *, quick: bool) -> Tissue:
     return Tissue("drawn", slides[:2], slides[2:3], slides[3:], 256)
 
 
+def demo_generator() -> ModuleType:
+    """``examples/make_demo_slides.py``, which belongs to no package."""
+    with patch.object(sys, "path", [str(EXAMPLES), *sys.path]):
+        return import_module("make_demo_slides")
+
+
 def make_slides(cache: Path, names: Sequence[str]) -> None:
     """Draws slides that are not there yet; half a minute each."""
-    import make_demo_slides as generator  # type: ignore[import-not-found]
-
+    generator = demo_generator()
     for name in names:
         if not (cache / "truth" / f"{name}.png").is_file():
             generator.SLIDES[name] = None
@@ -63,8 +72,7 @@ def make_slides(cache: Path, names: Sequence[str]) -> None:
 
 def crop_of(folder: Path, name: str, side: int) -> TruthSlide:
     """The square of a demo slide in which the shares of its classes are most even, with its truth."""
-    import make_demo_slides as generator  # type: ignore[import-not-found]
-
+    generator = demo_generator()
     classes = dmmn_qp.ClassMap.from_colors([(c.name, c.color) for c in generator.CLASSES.values()])
     truth = np.asarray(Image.open(folder / "truth" / f"{name}.png"))
     rows, columns = truth.shape

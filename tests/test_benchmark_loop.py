@@ -216,7 +216,7 @@ def test_the_loop_runs_and_goes_on(tmp_path, monkeypatch, capsys):
     assert "of the minutes of random regions" in capsys.readouterr().out
 
 
-def quick_round(tissue: Tissue, state: State, seed: int, train: dict[str, object]) -> float:
+def quick_round(tissue: Tissue, state: State, seed: int, start_from: Path | None = None) -> float:
     """Stands for training and prediction: predicts what is annotated, and else the first class, most unsurely below."""
     from dmmn_qp.outputs.pyramids import write_label_pyramid
 
