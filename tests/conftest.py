@@ -112,6 +112,14 @@ def write_features(path: Path, features: list[dict[str, object]]) -> Path:
 
 
 @pytest.fixture(scope="session", autouse=True)
+def no_waiting_for_the_disk() -> Iterator[None]:
+    """A fifth of the time would be spent on it. That it is waited for has tests of its own (`test_files.py`)."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda _: None)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
 def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """What encoders have seen is kept for these tests alone."""
     with pytest.MonkeyPatch.context() as patch:
