@@ -16,6 +16,7 @@ from dmmn_qp.folders.label_raster import LabelRaster
 from dmmn_qp.folders.model import load_card
 from dmmn_qp.folders.predictions import read_inputs
 from dmmn_qp.folders.provenance import describe_run, now
+from dmmn_qp.folders.suggestions import PAGE, Suggestion
 from dmmn_qp.slides.finding import SlidesRoot
 from dmmn_qp.suggesting.cells import MOST_CELLS, cells_of
 from dmmn_qp.suggesting.choosing import best_apart, budget, choose
@@ -23,7 +24,7 @@ from dmmn_qp.suggesting.looking import Looks, look_at
 from dmmn_qp.suggesting.options import SuggestOptions
 from dmmn_qp.suggesting.scores import rarity_by_class, scores_of
 from dmmn_qp.suggesting.slides import PredictedSlide, predicted_slides
-from dmmn_qp.suggesting.suggestion import Suggestion, suggestions_of
+from dmmn_qp.suggesting.suggestion import suggestions_of
 from dmmn_qp.suggesting.windows import Window, windows_of
 from dmmn_qp.suggesting.writing import check_out, write_suggestions
 
@@ -198,6 +199,6 @@ def _say(
     for s in suggestions:
         reporter.say(f"  {s.name}  ({s.slide_id} at {s.region.x}, {s.region.y})")
     reporter.say(
-        f"Wrote {out}/ (look at {out}/suggestions.html). Into QuPath: dmmn-qp push {out} --into project.qpproj, or "
+        f"Wrote {out}/ (look at {out}/{PAGE}). Into QuPath: dmmn-qp push {out} --into project.qpproj, or "
         "drag <slide>.geojson onto the open slide"
     )

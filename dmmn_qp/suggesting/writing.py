@@ -15,18 +15,16 @@ from dmmn_qp.files import RUN_FILE, write_json
 from dmmn_qp.files.failures import naming
 from dmmn_qp.files.tables import write_table
 from dmmn_qp.folders.predictions import INPUTS, PredictedInput
-from dmmn_qp.folders.suggestions import PREDICTED, TABLE, is_of_suggestions
+from dmmn_qp.folders.suggestions import PREDICTED, TABLE, Suggestion, is_of_suggestions
 from dmmn_qp.qupath.classes import QUPATH_COLORS
 from dmmn_qp.qupath.geojson_writer import write_geojson
 from dmmn_qp.qupath.marks import METADATA_KEY, SUGGESTION_CLASS, SUGGESTION_MARK, SUGGESTION_RANK, suggestion_id
 from dmmn_qp.reports.suggestions_report import (
-    ShownRegion,
     SlideWithRegions,
     draw_slide_with_regions,
     write_suggestions_report,
 )
 from dmmn_qp.suggesting.slides import PredictedSlide
-from dmmn_qp.suggesting.suggestion import Suggestion
 
 _COLUMNS: Final = (
     *("rank", "slide", "x_px", "y_px", "width_px", "height_px", "centre_x_px", "centre_y_px", "mm2", "reason"),
@@ -84,7 +82,7 @@ def write_suggestions(
     shown = [slide for slide in slides if any(s.slide_id == slide.slide_id for s in suggestions)]
     with reporter.optional("the page of suggestions"):
         pictures = [_drawn(slide, suggestions, reporter) for slide in shown]
-        write_suggestions_report(out, [_shown(s) for s in suggestions], pictures, notes)
+        write_suggestions_report(out, suggestions, pictures, notes)
     told = {name: image.model_dump(mode="json") for name, image in inputs.items()}
     write_json(out / RUN_FILE, {**run, INPUTS: told})
 
@@ -94,7 +92,7 @@ def _write_table(out: Path, suggestions: Sequence[Suggestion]) -> None:
     for s in suggestions:
         r = s.region
         predicted = "; ".join(f"{name} {100 * share:.0f} %" for name, share in s.shares)
-        place = (r.x, r.y, r.width, r.height, r.x + r.width // 2, r.y + r.height // 2)
+        place = (r.x, r.y, r.width, r.height, *s.centre_px)
         scores = (round(value, 4) for value in (s.score, s.uncertainty, s.rarity, s.distance, s.entropy))
         rows.append((s.rank, s.slide_id, *place, round(s.mm2, 6), s.reason, *scores, predicted))
     write_table(out / TABLE, _COLUMNS, rows)
@@ -131,10 +129,3 @@ def _drawn(slide: PredictedSlide, suggestions: Sequence[Suggestion], reporter: R
         reporter.warn(f"pictures of {slide.slide_id} are left out: {error}")
     right, bottom = max(r.right for r in regions.values()), max(r.bottom for r in regions.values())
     return SlideWithRegions(slide.slide_id, None, (right, bottom), slide.class_map, {})
-
-
-def _shown(s: Suggestion) -> ShownRegion:
-    size = (s.region.width * s.mpp, s.region.height * s.mpp)
-    return ShownRegion(
-        s.rank, s.slide_id, s.region, size, s.reason, s.score, s.uncertainty, s.rarity, s.distance, s.shares
-    )

@@ -10,14 +10,13 @@ from dmmn_qp.errors import ModelError, PartlyPredictedError
 from dmmn_qp.folders.dataset import Dataset
 from dmmn_qp.folders.model import load_card, newest_model
 from dmmn_qp.folders.predictions import LABELS_SUFFIX, UNCERTAINTY_SUFFIX, is_by, read_predictions
-from dmmn_qp.folders.suggestions import PREDICTED
+from dmmn_qp.folders.suggestions import PREDICTED, Suggestion
 from dmmn_qp.predicting.inputs import SlideToPredict, slides_to_predict
 from dmmn_qp.predicting.options import PredictOptions
 from dmmn_qp.predicting.stage import predict
 from dmmn_qp.slides.finding import SlidesRoot
 from dmmn_qp.suggesting.options import SuggestOptions
 from dmmn_qp.suggesting.stage import suggest
-from dmmn_qp.suggesting.suggestion import Suggestion
 from dmmn_qp.suggesting.writing import check_out
 
 
