@@ -13,7 +13,7 @@ import pytest
 from dmmn_qp.console import Reporter
 from dmmn_qp.errors import DatasetError
 from dmmn_qp.folders.dataset import Dataset
-from dmmn_qp.folders.predictions import LABELS_SUFFIX, UNCERTAINTY_SUFFIX, PredictedInput, Prediction
+from dmmn_qp.folders.predictions import LABELS_SUFFIX, UNCERTAINTY_SUFFIX, PredictedInput, Prediction, read_inputs
 from dmmn_qp.outputs.pyramids import write_label_pyramid, write_probability_pyramid
 from dmmn_qp.qupath.geojson_reader import read_geojson
 from dmmn_qp.qupath.marks import is_suggestion_id, marked_id, suggestion_id
@@ -330,6 +330,17 @@ def test_old_suggestions_go_and_strangers_stay_away(world):
     )
     line = fails("suggest", "--dataset", world / "dataset", "--out", world / "slides")
     assert "holds no suggestions" in line
+
+
+def test_what_a_region_is_on_is_told_by_the_prediction_that_was_looked_at(world):
+    """`push` finds the image by it; another folder may have a prediction of another file of that name."""
+    (world / "other").mkdir()
+    other = write_tiff(world / "other" / "new.tif", two_tissues(seed=99))
+    predicted(world / "users", other, UNSURE["new"])
+    (world / "users" / f"new.{UNCERTAINTY_SUFFIX}").unlink()
+    suggest([world / "users", world / "predictions"], world / "dataset", world / "out", OPTIONS, Reporter())
+    told = read_inputs(world / "out")
+    assert told == {name: read_inputs(world / "predictions")[name] for name in ("a", "new")}
 
 
 def test_no_place_for_a_window_says_what_to_do(world):

@@ -40,7 +40,7 @@ class PredictedSlide:
         fingerprint: Digest of its file.
         class_map: The predicted classes.
         record: The same slide in the dataset; None where it is not in it.
-        prediction: What ``run.json`` says of its prediction; None for nothing.
+        image: What it was predicted from; None where ``run.json`` does not tell.
     """
 
     slide_id: str
@@ -49,7 +49,7 @@ class PredictedSlide:
     fingerprint: str
     class_map: ClassMap
     record: SlideRecord | None = None
-    prediction: Prediction | None = None
+    image: PredictedInput | None = None
 
     @property
     def labels_path(self) -> Path:
@@ -181,7 +181,7 @@ def _slide(
         raise SlideError(f'"{folder}" does not tell which file it was predicted from; predict it again')
     path = folder / f"{slide_id}.{LABELS_SUFFIX}"
     class_map = prediction.class_map if prediction is not None else None
-    return PredictedSlide(slide_id, folder, view, digest, class_map or _class_map_of(path, dataset), record, prediction)
+    return PredictedSlide(slide_id, folder, view, digest, class_map or _class_map_of(path, dataset), record, known)
 
 
 def _view_of(

@@ -14,7 +14,6 @@ from dmmn_qp.errors import DatasetError, SlideError
 from dmmn_qp.folders.dataset import Dataset
 from dmmn_qp.folders.label_raster import LabelRaster
 from dmmn_qp.folders.model import load_card
-from dmmn_qp.folders.predictions import read_inputs
 from dmmn_qp.folders.provenance import describe_run, now
 from dmmn_qp.folders.suggestions import PAGE, Suggestion
 from dmmn_qp.slides.finding import SlidesRoot
@@ -84,9 +83,7 @@ def suggest(
     chosen = choose(windows, scores.total, looks.vectors, budget(options, looked.window_mm2), options.spread)
     suggestions = suggestions_of(windows, chosen, scores, options.weights, rarity, looked.mpps)
     run = describe_run("suggest", options.model_dump(mode="json"), started, dataset=str(dataset))
-    inputs = {name: image for folder in reversed(folders) for name, image in read_inputs(folder).items()}
-    seen = {slide.slide_id: inputs[slide.slide_id] for slide in slides if slide.slide_id in inputs}
-    write_suggestions(out, suggestions, slides, seen, run, _notes(looked, slides, looks, options), reporter)
+    write_suggestions(out, suggestions, slides, run, _notes(looked, slides, looks, options), reporter)
     _say(suggestions, looked, slides, out, reporter)
     return suggestions
 

@@ -14,7 +14,7 @@ from dmmn_qp.errors import DatasetError, OutputExistsError, SlideError
 from dmmn_qp.files import RUN_FILE, write_json
 from dmmn_qp.files.failures import naming
 from dmmn_qp.files.tables import write_table
-from dmmn_qp.folders.predictions import INPUTS, PredictedInput
+from dmmn_qp.folders.predictions import INPUTS
 from dmmn_qp.folders.suggestions import PREDICTED, TABLE, Suggestion, is_of_suggestions
 from dmmn_qp.qupath.classes import QUPATH_COLORS
 from dmmn_qp.qupath.geojson_writer import write_geojson
@@ -50,7 +50,6 @@ def write_suggestions(
     out: Path,
     suggestions: Sequence[Suggestion],
     slides: Sequence[PredictedSlide],
-    inputs: Mapping[str, PredictedInput],
     run: Mapping[str, Any],
     notes: Sequence[str],
     reporter: Reporter,
@@ -64,7 +63,6 @@ def write_suggestions(
         out: The folder; see `check_out`.
         suggestions: By rank.
         slides: The slides that were looked at.
-        inputs: What each was predicted from, as far as it is known, so that `push` finds its image.
         run: What was run.
         notes: For the page: what was looked at and how.
         reporter: Where to warn of what is left out.
@@ -83,8 +81,8 @@ def write_suggestions(
     with reporter.optional("the page of suggestions"):
         pictures = [_drawn(slide, suggestions, reporter) for slide in shown]
         write_suggestions_report(out, suggestions, pictures, notes)
-    told = {name: image.model_dump(mode="json") for name, image in inputs.items()}
-    write_json(out / RUN_FILE, {**run, INPUTS: told})
+    told = {slide.slide_id: slide.image.model_dump(mode="json") for slide in slides if slide.image is not None}
+    write_json(out / RUN_FILE, {**run, INPUTS: told})  # `push` finds the image of each by it
 
 
 def _write_table(out: Path, suggestions: Sequence[Suggestion]) -> None:
