@@ -27,7 +27,7 @@ from dmmn_qp.suggesting.looks import annotated_places, distances
 from dmmn_qp.suggesting.options import SuggestOptions
 from dmmn_qp.suggesting.scores import ranks, rarity_by_class, scores_of
 from dmmn_qp.suggesting.stage import suggest
-from dmmn_qp.suggesting.suggestion import reason_of
+from dmmn_qp.suggesting.suggestion import reason_of, suggestions_of
 from dmmn_qp.suggesting.windows import Window, starts, windows_of
 from tests.conftest import fails, invoke, rectangle, two_tissues, write_features, write_tiff
 
@@ -369,6 +369,14 @@ def test_ids_of_predictions_are_none_of_suggestions():
     assert is_suggestion_id(made) and made == suggestion_id("suggestion/x")
     by_chance = marked_id("21191")  # whose digits would be those of suggestions
     assert not is_suggestion_id(by_chance) and by_chance.hex[8:12] == "0001"
+
+
+def test_names_sort_as_ranks_do():
+    windows = [window(x=100 * n) for n in range(100)]
+    scores = scores_of(windows, {}, np.full(100, np.nan), (1, 1, 1))
+    names = [s.name for s in suggestions_of(windows, range(100), scores, (1, 1, 1), {}, {"a": 0.5})]
+    assert names == sorted(names) and names[0].startswith("001. ")
+    assert suggestions_of(windows, [0], scores, (1, 1, 1), {}, {"a": 0.5})[0].name.startswith("01. ")
 
 
 def test_places_stand_for_all_classes(world):

@@ -27,6 +27,7 @@ class Suggestion:
 
     Attributes:
         rank: 1 for the first to annotate.
+        of: How many are suggested together.
         slide_id: The slide.
         region: In level-0 px of QuPath's frame.
         mpp: um/px of the slide at level 0.
@@ -40,6 +41,7 @@ class Suggestion:
     """
 
     rank: int
+    of: int
     slide_id: str
     region: Region
     mpp: float
@@ -54,7 +56,7 @@ class Suggestion:
     @property
     def name(self) -> str:
         """What QuPath shows; names sort as ranks do."""
-        return f"{self.rank:02d}. {self.reason}"
+        return f"{self.rank:0{max(2, len(str(self.of)))}d}. {self.reason}"
 
     @property
     def centre_px(self) -> tuple[int, int]:

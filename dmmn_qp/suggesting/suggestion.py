@@ -28,6 +28,7 @@ def suggestions_of(
     return [
         Suggestion(
             rank=rank,
+            of=len(chosen),
             slide_id=windows[i].slide_id,
             region=windows[i].region,
             mpp=mpps[windows[i].slide_id],
