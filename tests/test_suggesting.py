@@ -5,13 +5,15 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
+import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from dmmn_qp.console import Reporter
-from dmmn_qp.errors import DatasetError
+from dmmn_qp.errors import DatasetError, InUseError
+from dmmn_qp.files.locks import briefly_locked
 from dmmn_qp.folders.dataset import Dataset
 from dmmn_qp.folders.predictions import LABELS_SUFFIX, UNCERTAINTY_SUFFIX, PredictedInput, Prediction, read_inputs
 from dmmn_qp.outputs.pyramids import write_label_pyramid, write_probability_pyramid
@@ -341,6 +343,24 @@ def test_what_a_region_is_on_is_told_by_the_prediction_that_was_looked_at(world)
     suggest([world / "users", world / "predictions"], world / "dataset", world / "out", OPTIONS, Reporter())
     told = read_inputs(world / "out")
     assert told == {name: read_inputs(world / "predictions")[name] for name in ("a", "new")}
+
+
+def test_what_a_killed_run_left_is_no_reason_to_stop(world):
+    """It was killed while it wrote the table, which makes the folder one of suggestions."""
+    left = world / "out" / ".0123abcd.part.suggestions.csv"
+    left.parent.mkdir()
+    left.write_text("rank")
+    os.utime(left, (0, 0))
+    suggested(world)
+    assert not left.exists() and (world / "out" / "suggestions.csv").is_file()
+
+
+def test_two_runs_write_one_after_the_other(world, monkeypatch):
+    monkeypatch.setattr("dmmn_qp.files.locks.WAIT_S", 0.1)
+    with briefly_locked(world / "out"), pytest.raises(InUseError):
+        suggested(world)
+    assert not list((world / "out").iterdir())
+    assert suggested(world)
 
 
 def test_no_place_for_a_window_says_what_to_do(world):

@@ -11,8 +11,9 @@ import shapely
 from dmmn_qp.annotations import Annotation
 from dmmn_qp.console import Reporter
 from dmmn_qp.errors import DatasetError, OutputExistsError, SlideError
-from dmmn_qp.files import RUN_FILE, write_json
+from dmmn_qp.files import RUN_FILE, final_name, remove_new_files, write_json
 from dmmn_qp.files.failures import naming
+from dmmn_qp.files.locks import briefly_locked
 from dmmn_qp.files.tables import write_table
 from dmmn_qp.folders.predictions import INPUTS
 from dmmn_qp.folders.suggestions import PREDICTED, TABLE, Suggestion, is_of_suggestions
@@ -40,7 +41,9 @@ def check_out(out: Path) -> None:
     """
     if out.exists() and not out.is_dir():
         raise OutputExistsError(f'output "{out}" is a file; choose another folder with --out')
-    if out.is_dir() and not is_of_suggestions(out) and any(path.name != PREDICTED for path in out.iterdir()):
+    if not out.is_dir() or is_of_suggestions(out):
+        return
+    if any(path.name != PREDICTED and final_name(path.name) is None for path in out.iterdir()):
         raise OutputExistsError(
             f'output folder "{out}" exists and holds no suggestions (it has no {TABLE}); choose another with --out'
         )
@@ -54,7 +57,7 @@ def write_suggestions(
     notes: Sequence[str],
     reporter: Reporter,
 ) -> None:
-    """Writes all files, in place of those that an earlier run wrote.
+    """Writes all files, in place of those that an earlier run wrote; of two runs at a time, one after the other.
 
     Every slide that was looked at gets a file of outlines, an empty one too, so that what was suggested on it before
     goes when it is pushed.
@@ -69,20 +72,22 @@ def write_suggestions(
     """
     with naming(out):
         out.mkdir(parents=True, exist_ok=True)
-    _write_table(out, suggestions)  # first, because it marks the folder as ours
-    named = {f"{slide.slide_id}.geojson" for slide in slides}
-    for stale in sorted(out.glob("*.geojson")):
-        if stale.name not in named:
-            stale.unlink()
-    for slide in slides:
-        own = [s for s in suggestions if s.slide_id == slide.slide_id]
-        write_geojson(out / f"{slide.slide_id}.geojson", [_annotation(s, slide.fingerprint) for s in own])
-    shown = [slide for slide in slides if any(s.slide_id == slide.slide_id for s in suggestions)]
-    with reporter.optional("the page of suggestions"):
-        pictures = [_drawn(slide, suggestions, reporter) for slide in shown]
-        write_suggestions_report(out, suggestions, pictures, notes)
-    told = {slide.slide_id: slide.image.model_dump(mode="json") for slide in slides if slide.image is not None}
-    write_json(out / RUN_FILE, {**run, INPUTS: told})  # `push` finds the image of each by it
+    with briefly_locked(out.resolve()):  # which has a name, whatever the user calls it
+        remove_new_files(out)
+        _write_table(out, suggestions)  # first, because it marks the folder as ours
+        named = {f"{slide.slide_id}.geojson" for slide in slides}
+        for stale in sorted(out.glob("*.geojson")):
+            if stale.name not in named:
+                stale.unlink()
+        for slide in slides:
+            own = [s for s in suggestions if s.slide_id == slide.slide_id]
+            write_geojson(out / f"{slide.slide_id}.geojson", [_annotation(s, slide.fingerprint) for s in own])
+        shown = [slide for slide in slides if any(s.slide_id == slide.slide_id for s in suggestions)]
+        with reporter.optional("the page of suggestions"):
+            pictures = [_drawn(slide, suggestions, reporter) for slide in shown]
+            write_suggestions_report(out, suggestions, pictures, notes)
+        told = {slide.slide_id: slide.image.model_dump(mode="json") for slide in slides if slide.image is not None}
+        write_json(out / RUN_FILE, {**run, INPUTS: told})  # `push` finds the image of each by it
 
 
 def _write_table(out: Path, suggestions: Sequence[Suggestion]) -> None:
