@@ -16,7 +16,7 @@ from dmmn_qp.folders.label_raster import LabelRaster
 from dmmn_qp.folders.suggestions import PAGE, Suggestion
 from dmmn_qp.regions import Region
 from dmmn_qp.reports.html import page_environment
-from dmmn_qp.slides.base import Slide, read_overview
+from dmmn_qp.slides.base import Slide, level_for, read_overview
 from dmmn_qp.specs import ClassMap
 from dmmn_qp.version import __version__
 
@@ -89,10 +89,7 @@ def _draw_region(
 ) -> RegionPicture:
     """One region at `_REGION_PX`, read at the level of the slide that is fine enough."""
     wanted = max(1.0, max(region.width, region.height) / _REGION_PX)
-    level = max(
-        (n for n in range(len(opened.info.level_downsamples)) if max(opened.info.scale_of(n)) <= wanted), default=0
-    )
-    across, down = opened.info.scale_of(level)
+    level, (across, down) = level_for(opened.info, wanted)
     source = Region(
         round(region.x / across),
         round(region.y / down),
