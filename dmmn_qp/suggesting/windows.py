@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dmmn_qp.regions import Region
+from dmmn_qp.slides.tissue import part_covered
 from dmmn_qp.suggesting.cells import SlideCells
 
 STEPS: Final = 4
@@ -144,11 +145,4 @@ class _Bounds:
 
     def mean(self, mask: NDArray[np.bool_]) -> NDArray[np.float64]:
         """Part of each window that a mask covers."""
-        sums = np.pad(mask, ((1, 0), (1, 0))).astype(np.int32).cumsum(axis=0).cumsum(axis=1)
-        inside = (
-            sums[np.ix_(self.bottom, self.right)]
-            - sums[np.ix_(self.top, self.right)]
-            - sums[np.ix_(self.bottom, self.left)]
-            + sums[np.ix_(self.top, self.left)]
-        )
-        return np.asarray(inside / ((self.bottom - self.top)[:, None] * (self.right - self.left)))
+        return part_covered(mask, self.top, self.bottom, self.left, self.right)
