@@ -76,7 +76,7 @@ def test_windows_are_on_tissue_and_outside_what_is_annotated():
     assert set(found(cells())) - set(found(cells(annotated=annotated))) == {(0, 0)}
     assert (0, 0) in found(cells(annotated=annotated), max_annotated=1 / 16)
     pale = found(cells(tissue=tissue))[20, 0]
-    assert pale.tissue == 0.5 and pale.shares == (("tumor", 1),)  # glass has no say
+    assert pale.shares == (("tumor", 1),)  # glass has no say
 
 
 def test_ranks():
@@ -93,7 +93,7 @@ def test_classes_with_little_annotation_are_rare():
 
 
 def window(x: int = 0, y: int = 0, slide: str = "a", name: str = "tumor", entropy: float = 0.5, unsure=None) -> Window:
-    return Window(slide, Region(x, y, 100, 100), 1.0, 0.0, entropy, ((name, 1.0),), unsure or (name,))
+    return Window(slide, Region(x, y, 100, 100), entropy, ((name, 1.0),), unsure or (name,))
 
 
 def test_a_score_is_the_weighted_mean_of_ranks():

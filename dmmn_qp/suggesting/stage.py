@@ -84,7 +84,7 @@ def suggest(
     suggestions = suggestions_of(windows, chosen, scores, options.weights, rarity, looked.mpps)
     run = describe_run("suggest", options.model_dump(mode="json"), started, dataset=str(dataset))
     write_suggestions(out, suggestions, slides, run, _notes(looked, slides, looks, options), reporter)
-    _say(suggestions, looked, slides, out, reporter)
+    _say(suggestions, looked, out, reporter)
     return suggestions
 
 
@@ -95,16 +95,14 @@ class _Looked:
     Attributes:
         windows: They, by slide and then row by row.
         mpps: um/px of each slide that could be read.
-        side_px: Side of a window in level-0 px, by slide.
-        window_mm2: Area of the largest.
     """
 
     windows: list[Window]
     mpps: Mapping[str, float]
-    side_px: Mapping[str, int]
 
     @property
     def window_mm2(self) -> float:
+        """Area of the largest."""
         return max(w.region.width * w.region.height * self.mpps[w.slide_id] ** 2 for w in self.windows) / 1e6
 
 
@@ -118,7 +116,6 @@ def _windows_of_all(
     """
     windows: list[Window] = []
     mpps: dict[str, float] = {}
-    sides: dict[str, int] = {}
     with reporter.task("looking at slides", len(slides)) as task:
         for slide in slides:
             try:
@@ -135,7 +132,7 @@ def _windows_of_all(
                     min_tissue=options.min_tissue,
                     max_annotated=options.max_annotated,
                 )
-                mpps[slide.slide_id], sides[slide.slide_id] = info.mpp, side_px
+                mpps[slide.slide_id] = info.mpp
             except (SlideError, DatasetError) as error:
                 reporter.warn(f"{slide.slide_id} is left out: {error}")
             task.advance(note=slide.slide_id)
@@ -144,7 +141,7 @@ def _windows_of_all(
             f"no region of {options.window_um:g} um is {100 * options.min_tissue:g} % tissue and at most "
             f"{100 * options.max_annotated:g} % annotated; pass a smaller --window-um, or --max-annotated 0.2"
         )
-    return _Looked(windows, mpps, sides)
+    return _Looked(windows, mpps)
 
 
 def _labelled_um2(dataset: Dataset) -> dict[str, float]:
@@ -185,12 +182,9 @@ def _notes(looked: _Looked, slides: Sequence[PredictedSlide], looks: Looks, opti
     ]
 
 
-def _say(
-    suggestions: Sequence[Suggestion], looked: _Looked, slides: Sequence[PredictedSlide], out: Path, reporter: Reporter
-) -> None:
+def _say(suggestions: Sequence[Suggestion], looked: _Looked, out: Path, reporter: Reporter) -> None:
     """Prints what is suggested, and how it gets into QuPath."""
-    sides = sorted({looked.side_px[slide.slide_id] for slide in slides if slide.slide_id in looked.side_px})
-    px = " or ".join(map(str, sides))
+    px = " or ".join(map(str, sorted({s.region.width for s in suggestions})))
     mm2 = sum(s.mm2 for s in suggestions)
     reporter.say(f"  {len(suggestions)} of {len(looked.windows):,} windows, {px} px a side, {mm2:.3g} mm2 together")
     for s in suggestions:

@@ -32,8 +32,6 @@ class Window:
     Attributes:
         slide_id: The slide.
         region: In level-0 px of QuPath's frame.
-        tissue: Part of it that is tissue.
-        annotated: Part of it that is annotated.
         entropy: How unsure the model is of its tissue, 0 to 1: the mean of the entropy's mean and of its upper quantile
             (`UNSURE`).
         shares: Predicted classes by their part of its tissue, the largest first.
@@ -42,8 +40,6 @@ class Window:
 
     slide_id: str
     region: Region
-    tissue: float
-    annotated: float
     entropy: float
     shares: tuple[tuple[str, float], ...]
     unsure: tuple[str, ...]
@@ -101,8 +97,6 @@ def windows_of(
             Window(
                 slide_id,
                 Region(int(lefts[column]), int(tops[row]), width, height),
-                float(tissue[row, column]),
-                float(annotated[row, column]),
                 (least + float(entropy.mean())) / 2 / 255,
                 tuple((names[i], float(counts[i] / counts.sum())) for i in _largest_first(counts)),
                 tuple(
