@@ -21,7 +21,7 @@ from dmmn_qp.folders.predictions import (
 )
 from dmmn_qp.qupath.classes import default_color
 from dmmn_qp.slides.base import Slide
-from dmmn_qp.slides.files import fingerprint
+from dmmn_qp.slides.files import has_fingerprint
 from dmmn_qp.slides.finding import SlideFinder, SlidesRoot, Wanted, path_of_text
 from dmmn_qp.slides.forgiving import ForgivingSlide
 from dmmn_qp.slides.pixel_sizes import StatedMpp
@@ -189,19 +189,12 @@ def _view_of(
 ) -> SlideView:
     """A slide that no dataset has, as it was predicted."""
     stored = path_of_text(known.path) or PurePath(known.path)
-    wanted = Wanted(stored.name, stored, accept=lambda path: _is_file_of(path, known))
+    wanted = Wanted(stored.name, stored, accept=lambda path: has_fingerprint(path, known.fingerprint))
     path = SlideFinder(slides_roots).find({slide_id: wanted})[slide_id]
     asked = (prediction.request or {}).get("um_per_px") if prediction is not None else None
     mpp = StatedMpp(stored=asked, stored_by="the prediction") if isinstance(asked, float) else StatedMpp()
     size = None if known.width is None or known.height is None else (known.width, known.height)
     return SlideView(path, known.crop_to_bounds, known.frame, mpp, size)
-
-
-def _is_file_of(path: Path, known: PredictedInput) -> bool:
-    try:
-        return fingerprint(path) == known.fingerprint
-    except (SlideError, OSError):
-        return False
 
 
 def _class_map_of(labels: Path, dataset: Dataset) -> ClassMap:
