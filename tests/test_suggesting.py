@@ -5,15 +5,17 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
+import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from dmmn_qp.console import Reporter
-from dmmn_qp.errors import DatasetError
+from dmmn_qp.errors import DatasetError, InUseError
+from dmmn_qp.files.locks import briefly_locked
 from dmmn_qp.folders.dataset import Dataset
-from dmmn_qp.folders.predictions import LABELS_SUFFIX, UNCERTAINTY_SUFFIX, PredictedInput, Prediction
+from dmmn_qp.folders.predictions import LABELS_SUFFIX, UNCERTAINTY_SUFFIX, PredictedInput, Prediction, read_inputs
 from dmmn_qp.outputs.pyramids import write_label_pyramid, write_probability_pyramid
 from dmmn_qp.qupath.geojson_reader import read_geojson
 from dmmn_qp.qupath.marks import is_suggestion_id, marked_id, suggestion_id
@@ -27,7 +29,7 @@ from dmmn_qp.suggesting.looks import annotated_places, distances
 from dmmn_qp.suggesting.options import SuggestOptions
 from dmmn_qp.suggesting.scores import ranks, rarity_by_class, scores_of
 from dmmn_qp.suggesting.stage import suggest
-from dmmn_qp.suggesting.suggestion import reason_of
+from dmmn_qp.suggesting.suggestion import reason_of, suggestions_of
 from dmmn_qp.suggesting.windows import Window, starts, windows_of
 from tests.conftest import fails, invoke, rectangle, two_tissues, write_features, write_tiff
 
@@ -74,7 +76,7 @@ def test_windows_are_on_tissue_and_outside_what_is_annotated():
     assert set(found(cells())) - set(found(cells(annotated=annotated))) == {(0, 0)}
     assert (0, 0) in found(cells(annotated=annotated), max_annotated=1 / 16)
     pale = found(cells(tissue=tissue))[20, 0]
-    assert pale.tissue == 0.5 and pale.shares == (("tumor", 1),)  # glass has no say
+    assert pale.shares == (("tumor", 1),)  # glass has no say
 
 
 def test_ranks():
@@ -91,7 +93,7 @@ def test_classes_with_little_annotation_are_rare():
 
 
 def window(x: int = 0, y: int = 0, slide: str = "a", name: str = "tumor", entropy: float = 0.5, unsure=None) -> Window:
-    return Window(slide, Region(x, y, 100, 100), 1.0, 0.0, entropy, ((name, 1.0),), unsure or (name,))
+    return Window(slide, Region(x, y, 100, 100), entropy, ((name, 1.0),), unsure or (name,))
 
 
 def test_a_score_is_the_weighted_mean_of_ranks():
@@ -332,6 +334,35 @@ def test_old_suggestions_go_and_strangers_stay_away(world):
     assert "holds no suggestions" in line
 
 
+def test_what_a_region_is_on_is_told_by_the_prediction_that_was_looked_at(world):
+    """`push` finds the image by it; another folder may have a prediction of another file of that name."""
+    (world / "other").mkdir()
+    other = write_tiff(world / "other" / "new.tif", two_tissues(seed=99))
+    predicted(world / "users", other, UNSURE["new"])
+    (world / "users" / f"new.{UNCERTAINTY_SUFFIX}").unlink()
+    suggest([world / "users", world / "predictions"], world / "dataset", world / "out", OPTIONS, Reporter())
+    told = read_inputs(world / "out")
+    assert told == {name: read_inputs(world / "predictions")[name] for name in ("a", "new")}
+
+
+def test_what_a_killed_run_left_is_no_reason_to_stop(world):
+    """It was killed while it wrote the table, which makes the folder one of suggestions."""
+    left = world / "out" / ".0123abcd.part.suggestions.csv"
+    left.parent.mkdir()
+    left.write_text("rank")
+    os.utime(left, (0, 0))
+    suggested(world)
+    assert not left.exists() and (world / "out" / "suggestions.csv").is_file()
+
+
+def test_two_runs_write_one_after_the_other(world, monkeypatch):
+    monkeypatch.setattr("dmmn_qp.files.locks.WAIT_S", 0.1)
+    with briefly_locked(world / "out"), pytest.raises(InUseError):
+        suggested(world)
+    assert not list((world / "out").iterdir())
+    assert suggested(world)
+
+
 def test_no_place_for_a_window_says_what_to_do(world):
     (world / "predictions" / f"new.{UNCERTAINTY_SUFFIX}").unlink()
     with pytest.raises(DatasetError, match="--window-um, or --max-annotated"):
@@ -358,6 +389,14 @@ def test_ids_of_predictions_are_none_of_suggestions():
     assert is_suggestion_id(made) and made == suggestion_id("suggestion/x")
     by_chance = marked_id("21191")  # whose digits would be those of suggestions
     assert not is_suggestion_id(by_chance) and by_chance.hex[8:12] == "0001"
+
+
+def test_names_sort_as_ranks_do():
+    windows = [window(x=100 * n) for n in range(100)]
+    scores = scores_of(windows, {}, np.full(100, np.nan), (1, 1, 1))
+    names = [s.name for s in suggestions_of(windows, range(100), scores, (1, 1, 1), {}, {"a": 0.5})]
+    assert names == sorted(names) and names[0].startswith("001. ")
+    assert suggestions_of(windows, [0], scores, (1, 1, 1), {}, {"a": 0.5})[0].name.startswith("01. ")
 
 
 def test_places_stand_for_all_classes(world):

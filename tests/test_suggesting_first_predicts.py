@@ -10,7 +10,7 @@ import pytest
 
 from dmmn_qp.folders.dataset import Dataset
 from dmmn_qp.folders.model import load_card
-from dmmn_qp.folders.predictions import is_by, read_predictions
+from dmmn_qp.folders.predictions import is_by, read_inputs, read_predictions
 from tests.conftest import fails, invoke, two_tissues, write_tiff
 
 
@@ -29,10 +29,10 @@ def made(workspace: Path, tmp_path_factory: pytest.TempPathFactory):
     write_tiff(folder / "new.tif", two_tissues(seed=9))
     (model,) = (path.parent for path in (workspace / "models").glob("*/model.json"))
 
-    def run(*slides: object):
+    def run(*slides: object, predictions: Path = workspace / "predictions", out: Path = folder / "suggestions"):
         return invoke(
-            *("suggest", *slides, "--predictions", workspace / "predictions", "--dataset", workspace / "dataset"),
-            *("--model", model, "--out", folder / "suggestions", "--window-um", "64", "--regions", "3"),
+            *("suggest", *slides, "--predictions", predictions, "--dataset", workspace / "dataset"),
+            *("--model", model, "--out", out, "--window-um", "64", "--regions", "3"),
         )
 
     before = contents(workspace / "predictions")
@@ -64,6 +64,17 @@ def test_what_another_model_predicted_is_predicted_again(made):
     again = run(folder / "new.tif")
     assert again.exit_code == 0 and "predicted first, with uncertainty: new\n" in again.output
     assert read_predictions(folder / "suggestions" / "predicted")["new"].weights != "0" * 32
+
+
+def test_another_file_of_the_same_name_is_another_slide(made, tmp_path, workspace):
+    folder, _, run, _ = made
+    other = write_tiff(tmp_path / "new.tif", two_tissues(seed=10))
+    again = run(other)
+    assert again.exit_code == 0 and "predicted first, with uncertainty: new\n" in again.output
+    assert read_inputs(folder / "suggestions")["new"].path == str(other)
+    users = run(folder / "new.tif", predictions=folder / "suggestions" / "predicted", out=folder / "third")
+    assert users.exit_code == 0 and "new is left out" in users.output and "another file of that name" in users.output
+    assert not (folder / "third" / "predicted").exists()
 
 
 def test_slides_for_validation_are_not_even_predicted(made, workspace):

@@ -18,7 +18,7 @@ from dmmn_qp.networks.dmmn_p import DmmnP
 from dmmn_qp.networks.encoders import PretrainedEncoder
 from dmmn_qp.regions import Region
 from dmmn_qp.slides.base import RgbArray, Slide, overview_downsample, read_field, read_overview
-from dmmn_qp.slides.tissue import TISSUE_CHROMA, tissue_mask
+from dmmn_qp.slides.tissue import TISSUE_CHROMA, part_covered, tissue_mask
 from dmmn_qp.specs import PatchGrid, PatchSpec
 
 TILES = 24
@@ -172,15 +172,11 @@ def covered(
     mask: NDArray[np.bool_], tops: NDArray[np.float64], lefts: NDArray[np.float64], height: float, width: float
 ) -> NDArray[np.float64]:
     """Part of each tile that a mask covers: (tops, lefts); all in pixels of the mask."""
-    sums = np.pad(mask, ((1, 0), (1, 0))).astype(np.int64).cumsum(axis=0).cumsum(axis=1)
     rows, columns = mask.shape
     top, left = (starts.astype(np.int64) for starts in (tops, lefts))
     bottom = np.clip((tops + height).astype(np.int64), top + 1, rows)
     right = np.clip((lefts + width).astype(np.int64), left + 1, columns)
-    inside = (
-        sums[np.ix_(bottom, right)] - sums[np.ix_(top, right)] - sums[np.ix_(bottom, left)] + sums[np.ix_(top, left)]
-    )
-    return np.asarray(inside / ((bottom - top)[:, None] * (right - left)))
+    return part_covered(mask, top, bottom, left, right)
 
 
 def color_of(pixels: RgbArray) -> NDArray[np.float64] | None:

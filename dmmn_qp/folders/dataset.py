@@ -14,14 +14,14 @@ from pydantic import Field, TypeAdapter, ValidationError
 
 from dmmn_qp.annotations import ORIGINS, Origin
 from dmmn_qp.choices import Split
-from dmmn_qp.errors import DatasetError, SlideError
+from dmmn_qp.errors import DatasetError
 from dmmn_qp.files.paths import user_path
 from dmmn_qp.files.tables import write_table
 from dmmn_qp.folders.label_raster import LabelRaster
 from dmmn_qp.labels.patches import PatchRef
 from dmmn_qp.regions import Region
 from dmmn_qp.slides.base import Slide
-from dmmn_qp.slides.files import fingerprint
+from dmmn_qp.slides.files import has_fingerprint
 from dmmn_qp.slides.finding import SlideFinder, SlidesRoot, Wanted, path_of_text
 from dmmn_qp.slides.pixel_sizes import THE_DATASET, StatedMpp
 from dmmn_qp.slides.transformed import Change
@@ -163,7 +163,7 @@ class Dataset:
         if roots not in self._finders:
             self._finders[roots] = SlideFinder(roots)
         stored = path_of_text(record.path) or PurePath(record.path)
-        wanted = Wanted(stored.name, stored, accept=lambda path: _has_fingerprint(path, record.fingerprint))
+        wanted = Wanted(stored.name, stored, accept=lambda path: has_fingerprint(path, record.fingerprint))
         return self._finders[roots].find({record.slide_id: wanted})[record.slide_id]
 
     def open(self, record: SlideRecord, slides_roots: Sequence[SlidesRoot] = ()) -> Slide:
@@ -236,13 +236,6 @@ def write_patches(folder: Path, patches: Iterable[PatchRef], n_classes: int) -> 
     header = ["slide_id", "split", "x", "y", "fixed", "corrected", *(f"label_{i}" for i in range(n_classes + 1))]
     rows = ([p.slide_id, p.split, p.x, p.y, int(p.fixed), p.corrected, *p.label_counts] for p in patches)
     write_table(folder / PATCHES, header, rows)
-
-
-def _has_fingerprint(path: Path, wanted: str) -> bool:
-    try:
-        return fingerprint(path) == wanted
-    except (SlideError, OSError):  # a folder of that name, or a file that may not be read
-        return False
 
 
 def _patch_from_row(row: dict[str, str], records: dict[str, SlideRecord]) -> PatchRef:

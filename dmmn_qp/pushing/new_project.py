@@ -17,7 +17,7 @@ from dmmn_qp.pushing.matching import file_name_of
 from dmmn_qp.pushing.stage import pointing_to_scripts
 from dmmn_qp.qupath.geojson_reader import objects_of
 from dmmn_qp.qupath.paquo_writer import NewImage, create_project, start_to_write
-from dmmn_qp.slides.files import fingerprint
+from dmmn_qp.slides.files import has_fingerprint
 from dmmn_qp.slides.finding import SlideFinder, SlidesRoot, Wanted, path_of_text
 
 # ---- a new project
@@ -88,15 +88,11 @@ def new_project(
 
 
 def _find_inputs(inputs: Mapping[str, PredictedInput], slides_roots: Sequence[SlidesRoot]) -> dict[str, Path]:
-    def is_it(known: PredictedInput, path: Path) -> bool:
-        try:
-            return fingerprint(path) == known.fingerprint
-        except OSError:
-            return False
-
     return SlideFinder(slides_roots).find(
         {
-            slide_id: Wanted(file_name_of(known), path_of_text(known.path), accept=partial(is_it, known))
+            slide_id: Wanted(
+                file_name_of(known), path_of_text(known.path), accept=partial(has_fingerprint, wanted=known.fingerprint)
+            )
             for slide_id, known in inputs.items()
         }
     )

@@ -13,10 +13,10 @@ from PIL import Image
 
 from dmmn_qp.files import new_file
 from dmmn_qp.folders.label_raster import LabelRaster
-from dmmn_qp.folders.suggestions import PAGE
+from dmmn_qp.folders.suggestions import PAGE, Suggestion
 from dmmn_qp.regions import Region
 from dmmn_qp.reports.html import page_environment
-from dmmn_qp.slides.base import Slide, read_overview
+from dmmn_qp.slides.base import Slide, level_for, read_overview
 from dmmn_qp.specs import ClassMap
 from dmmn_qp.version import __version__
 
@@ -28,40 +28,6 @@ _MOST_PICTURES: Final = 60
 
 _JPEG_QUALITY: Final = 80
 _FILL_ALPHA: Final = 110
-
-
-@dataclass(frozen=True, slots=True)
-class ShownRegion:
-    """A region as the page shows it.
-
-    Attributes:
-        rank: 1 for the first to annotate.
-        slide_id: The slide.
-        region: In level-0 px of QuPath's frame.
-        size_um: Its sides in um.
-        reason: Why, in words.
-        score: The weighted mean of the others.
-        uncertainty: Rank of how unsure the model is, 0 to 1.
-        rarity: How little is annotated of what is predicted, 0 to 1.
-        distance: Rank of how unlike what is annotated as its class it looks.
-        shares: Predicted classes by their part of its tissue, the largest first.
-    """
-
-    rank: int
-    slide_id: str
-    region: Region
-    size_um: tuple[float, float]
-    reason: str
-    score: float
-    uncertainty: float
-    rarity: float
-    distance: float
-    shares: tuple[tuple[str, float], ...]
-
-    @property
-    def centre_px(self) -> tuple[int, int]:
-        """(x, y) in level-0 px, to jump to."""
-        return self.region.x + self.region.width // 2, self.region.y + self.region.height // 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,10 +89,7 @@ def _draw_region(
 ) -> RegionPicture:
     """One region at `_REGION_PX`, read at the level of the slide that is fine enough."""
     wanted = max(1.0, max(region.width, region.height) / _REGION_PX)
-    level = max(
-        (n for n in range(len(opened.info.level_downsamples)) if max(opened.info.scale_of(n)) <= wanted), default=0
-    )
-    across, down = opened.info.scale_of(level)
+    level, (across, down) = level_for(opened.info, wanted)
     source = Region(
         round(region.x / across),
         round(region.y / down),
@@ -155,7 +118,7 @@ def _jpeg(picture: Image.Image) -> bytes:
 
 
 def write_suggestions_report(
-    folder: Path, regions: Sequence[ShownRegion], slides: Sequence[SlideWithRegions], notes: Sequence[str]
+    folder: Path, regions: Sequence[Suggestion], slides: Sequence[SlideWithRegions], notes: Sequence[str]
 ) -> Path:
     """Writes the page.
 
@@ -179,7 +142,7 @@ def write_suggestions_report(
             pictures=pictures,
             classes=classes,
             of_slide={s.slide_id: [r for r in regions if r.slide_id == s.slide_id] for s in slides},
-            mm2=sum(r.size_um[0] * r.size_um[1] for r in regions) / 1e6,
+            mm2=sum(r.mm2 for r in regions),
             notes=notes,
             made_by=f"dmmn-qp {__version__}",
         )

@@ -78,17 +78,21 @@ def fingerprint(path: Path) -> str:
     return digest.hexdigest()[:32]
 
 
+def has_fingerprint(path: Path, wanted: str) -> bool:
+    """Whether a path is the slide of a `fingerprint`; what cannot be read as one, such as a folder, is not."""
+    try:
+        return fingerprint(path) == wanted
+    except (OSError, SlideError):
+        return False
+
+
 def check_unchanged(path: Path, known: str) -> None:
     """Refuses a slide whose file became another one since its `fingerprint` was taken.
 
     Raises:
         SlideChangedError: It was cut, is written anew, or is gone.
     """
-    try:
-        is_same = fingerprint(path) == known
-    except (OSError, SlideError):
-        is_same = False
-    if not is_same:
+    if not has_fingerprint(path, known):
         raise SlideChangedError(
             f'slide "{path}" was cut or changed while it was read; copy the file again from its source, and repeat the '
             "command when it is there to its end"

@@ -74,6 +74,32 @@ def cleaned(
     return np.asarray(away <= margin_px + 1e-3)
 
 
+def part_covered(
+    mask: NDArray[np.bool_],
+    top: NDArray[np.int64],
+    bottom: NDArray[np.int64],
+    left: NDArray[np.int64],
+    right: NDArray[np.int64],
+) -> NDArray[np.float64]:
+    """Part of each box that a mask covers.
+
+    Args:
+        mask: (rows, columns) bool, fewer than 2**31 pixels.
+        top: (M,) first row of the boxes.
+        bottom: (M,) row behind their last.
+        left: (N,) first column.
+        right: (N,) column behind their last.
+
+    Returns:
+        (M, N) 0 to 1.
+    """
+    sums = np.pad(mask, ((1, 0), (1, 0))).cumsum(axis=0, dtype=np.int32).cumsum(axis=1, dtype=np.int32)
+    inside = (
+        sums[np.ix_(bottom, right)] - sums[np.ix_(top, right)] - sums[np.ix_(bottom, left)] + sums[np.ix_(top, left)]
+    )
+    return np.asarray(inside / ((bottom - top)[:, None] * (right - left)))
+
+
 def _parts(mask: NDArray[np.bool_], connectivity: int) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
     """Returns the number of each pixel's connected part, 0 outside the mask, and the pixels of each number."""
     _, numbers, statistics, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=connectivity)

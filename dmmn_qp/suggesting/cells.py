@@ -30,7 +30,7 @@ CELLS_PER_WINDOW: Final = 64
 """Cells along the side of a window, where the slide is not too large for it: 8 um of 500."""
 
 MOST_CELLS: Final = 4096
-"""Cells along the longer side of a slide, at most: five arrays of 16 MB."""
+"""Cells along the longer side of a slide, at most: arrays of 16 MB, and while tissue is found some 250 MB in all."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

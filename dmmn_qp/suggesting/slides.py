@@ -21,7 +21,7 @@ from dmmn_qp.folders.predictions import (
 )
 from dmmn_qp.qupath.classes import default_color
 from dmmn_qp.slides.base import Slide
-from dmmn_qp.slides.files import fingerprint
+from dmmn_qp.slides.files import has_fingerprint
 from dmmn_qp.slides.finding import SlideFinder, SlidesRoot, Wanted, path_of_text
 from dmmn_qp.slides.forgiving import ForgivingSlide
 from dmmn_qp.slides.pixel_sizes import StatedMpp
@@ -40,7 +40,7 @@ class PredictedSlide:
         fingerprint: Digest of its file.
         class_map: The predicted classes.
         record: The same slide in the dataset; None where it is not in it.
-        prediction: What ``run.json`` says of its prediction; None for nothing.
+        image: What it was predicted from; None where ``run.json`` does not tell.
     """
 
     slide_id: str
@@ -49,7 +49,7 @@ class PredictedSlide:
     fingerprint: str
     class_map: ClassMap
     record: SlideRecord | None = None
-    prediction: Prediction | None = None
+    image: PredictedInput | None = None
 
     @property
     def labels_path(self) -> Path:
@@ -181,7 +181,7 @@ def _slide(
         raise SlideError(f'"{folder}" does not tell which file it was predicted from; predict it again')
     path = folder / f"{slide_id}.{LABELS_SUFFIX}"
     class_map = prediction.class_map if prediction is not None else None
-    return PredictedSlide(slide_id, folder, view, digest, class_map or _class_map_of(path, dataset), record, prediction)
+    return PredictedSlide(slide_id, folder, view, digest, class_map or _class_map_of(path, dataset), record, known)
 
 
 def _view_of(
@@ -189,19 +189,12 @@ def _view_of(
 ) -> SlideView:
     """A slide that no dataset has, as it was predicted."""
     stored = path_of_text(known.path) or PurePath(known.path)
-    wanted = Wanted(stored.name, stored, accept=lambda path: _is_file_of(path, known))
+    wanted = Wanted(stored.name, stored, accept=lambda path: has_fingerprint(path, known.fingerprint))
     path = SlideFinder(slides_roots).find({slide_id: wanted})[slide_id]
     asked = (prediction.request or {}).get("um_per_px") if prediction is not None else None
     mpp = StatedMpp(stored=asked, stored_by="the prediction") if isinstance(asked, float) else StatedMpp()
     size = None if known.width is None or known.height is None else (known.width, known.height)
     return SlideView(path, known.crop_to_bounds, known.frame, mpp, size)
-
-
-def _is_file_of(path: Path, known: PredictedInput) -> bool:
-    try:
-        return fingerprint(path) == known.fingerprint
-    except (SlideError, OSError):
-        return False
 
 
 def _class_map_of(labels: Path, dataset: Dataset) -> ClassMap:

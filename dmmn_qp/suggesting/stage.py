@@ -14,8 +14,8 @@ from dmmn_qp.errors import DatasetError, SlideError
 from dmmn_qp.folders.dataset import Dataset
 from dmmn_qp.folders.label_raster import LabelRaster
 from dmmn_qp.folders.model import load_card
-from dmmn_qp.folders.predictions import read_inputs
 from dmmn_qp.folders.provenance import describe_run, now
+from dmmn_qp.folders.suggestions import PAGE, Suggestion
 from dmmn_qp.slides.finding import SlidesRoot
 from dmmn_qp.suggesting.cells import MOST_CELLS, cells_of
 from dmmn_qp.suggesting.choosing import best_apart, budget, choose
@@ -23,7 +23,7 @@ from dmmn_qp.suggesting.looking import Looks, look_at
 from dmmn_qp.suggesting.options import SuggestOptions
 from dmmn_qp.suggesting.scores import rarity_by_class, scores_of
 from dmmn_qp.suggesting.slides import PredictedSlide, predicted_slides
-from dmmn_qp.suggesting.suggestion import Suggestion, suggestions_of
+from dmmn_qp.suggesting.suggestion import suggestions_of
 from dmmn_qp.suggesting.windows import Window, windows_of
 from dmmn_qp.suggesting.writing import check_out, write_suggestions
 
@@ -83,10 +83,8 @@ def suggest(
     chosen = choose(windows, scores.total, looks.vectors, budget(options, looked.window_mm2), options.spread)
     suggestions = suggestions_of(windows, chosen, scores, options.weights, rarity, looked.mpps)
     run = describe_run("suggest", options.model_dump(mode="json"), started, dataset=str(dataset))
-    inputs = {name: image for folder in reversed(folders) for name, image in read_inputs(folder).items()}
-    seen = {slide.slide_id: inputs[slide.slide_id] for slide in slides if slide.slide_id in inputs}
-    write_suggestions(out, suggestions, slides, seen, run, _notes(looked, slides, looks, options), reporter)
-    _say(suggestions, looked, slides, out, reporter)
+    write_suggestions(out, suggestions, slides, run, _notes(looked, slides, looks, options), reporter)
+    _say(suggestions, looked, out, reporter)
     return suggestions
 
 
@@ -97,16 +95,14 @@ class _Looked:
     Attributes:
         windows: They, by slide and then row by row.
         mpps: um/px of each slide that could be read.
-        side_px: Side of a window in level-0 px, by slide.
-        window_mm2: Area of the largest.
     """
 
     windows: list[Window]
     mpps: Mapping[str, float]
-    side_px: Mapping[str, int]
 
     @property
     def window_mm2(self) -> float:
+        """Area of the largest."""
         return max(w.region.width * w.region.height * self.mpps[w.slide_id] ** 2 for w in self.windows) / 1e6
 
 
@@ -120,7 +116,6 @@ def _windows_of_all(
     """
     windows: list[Window] = []
     mpps: dict[str, float] = {}
-    sides: dict[str, int] = {}
     with reporter.task("looking at slides", len(slides)) as task:
         for slide in slides:
             try:
@@ -137,7 +132,7 @@ def _windows_of_all(
                     min_tissue=options.min_tissue,
                     max_annotated=options.max_annotated,
                 )
-                mpps[slide.slide_id], sides[slide.slide_id] = info.mpp, side_px
+                mpps[slide.slide_id] = info.mpp
             except (SlideError, DatasetError) as error:
                 reporter.warn(f"{slide.slide_id} is left out: {error}")
             task.advance(note=slide.slide_id)
@@ -146,7 +141,7 @@ def _windows_of_all(
             f"no region of {options.window_um:g} um is {100 * options.min_tissue:g} % tissue and at most "
             f"{100 * options.max_annotated:g} % annotated; pass a smaller --window-um, or --max-annotated 0.2"
         )
-    return _Looked(windows, mpps, sides)
+    return _Looked(windows, mpps)
 
 
 def _labelled_um2(dataset: Dataset) -> dict[str, float]:
@@ -187,17 +182,14 @@ def _notes(looked: _Looked, slides: Sequence[PredictedSlide], looks: Looks, opti
     ]
 
 
-def _say(
-    suggestions: Sequence[Suggestion], looked: _Looked, slides: Sequence[PredictedSlide], out: Path, reporter: Reporter
-) -> None:
+def _say(suggestions: Sequence[Suggestion], looked: _Looked, out: Path, reporter: Reporter) -> None:
     """Prints what is suggested, and how it gets into QuPath."""
-    sides = sorted({looked.side_px[slide.slide_id] for slide in slides if slide.slide_id in looked.side_px})
-    px = " or ".join(map(str, sides))
+    px = " or ".join(map(str, sorted({s.region.width for s in suggestions})))
     mm2 = sum(s.mm2 for s in suggestions)
     reporter.say(f"  {len(suggestions)} of {len(looked.windows):,} windows, {px} px a side, {mm2:.3g} mm2 together")
     for s in suggestions:
         reporter.say(f"  {s.name}  ({s.slide_id} at {s.region.x}, {s.region.y})")
     reporter.say(
-        f"Wrote {out}/ (look at {out}/suggestions.html). Into QuPath: dmmn-qp push {out} --into project.qpproj, or "
+        f"Wrote {out}/ (look at {out}/{PAGE}). Into QuPath: dmmn-qp push {out} --into project.qpproj, or "
         "drag <slide>.geojson onto the open slide"
     )

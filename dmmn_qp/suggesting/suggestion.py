@@ -1,12 +1,11 @@
-"""A suggested region, in numbers and in words."""
+"""Chosen windows as suggestions, with the reasons in words."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Final
 
-from dmmn_qp.regions import Region
+from dmmn_qp.folders.suggestions import Suggestion
 from dmmn_qp.suggesting.scores import Scores
 from dmmn_qp.suggesting.windows import Window
 from dmmn_qp.text import shorten
@@ -15,47 +14,6 @@ _HIGH: Final = 0.9
 """Rank from which on a second reason is named too."""
 
 _LONGEST_NAME: Final = 40
-
-
-@dataclass(frozen=True, slots=True)
-class Suggestion:
-    """A region that is worth annotating.
-
-    Attributes:
-        rank: 1 for the first to annotate.
-        slide_id: The slide.
-        region: In level-0 px of QuPath's frame.
-        mpp: um/px of the slide at level 0.
-        reason: Why, in words.
-        score: Weighted mean of the next three.
-        uncertainty: Rank of how unsure the model is there, among all windows, 0 to 1.
-        rarity: How little is annotated of what is predicted there, 0 to 1.
-        distance: Rank of how unlike what is annotated as its class it looks; a half where that is not known.
-        entropy: How unsure the model is of its tissue, 0 to 1: `Window.entropy`.
-        shares: Predicted classes by their part of its tissue, the largest first.
-    """
-
-    rank: int
-    slide_id: str
-    region: Region
-    mpp: float
-    reason: str
-    score: float
-    uncertainty: float
-    rarity: float
-    distance: float
-    entropy: float
-    shares: tuple[tuple[str, float], ...]
-
-    @property
-    def name(self) -> str:
-        """What QuPath shows; names sort as ranks do."""
-        return f"{self.rank:02d}. {self.reason}"
-
-    @property
-    def mm2(self) -> float:
-        """Its area."""
-        return self.region.width * self.region.height * self.mpp**2 / 1e6
 
 
 def suggestions_of(
@@ -70,6 +28,7 @@ def suggestions_of(
     return [
         Suggestion(
             rank=rank,
+            of=len(chosen),
             slide_id=windows[i].slide_id,
             region=windows[i].region,
             mpp=mpps[windows[i].slide_id],

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dmmn_qp.regions import Region
+from dmmn_qp.slides.tissue import part_covered
 from dmmn_qp.suggesting.cells import SlideCells
 
 STEPS: Final = 4
@@ -31,8 +32,6 @@ class Window:
     Attributes:
         slide_id: The slide.
         region: In level-0 px of QuPath's frame.
-        tissue: Part of it that is tissue.
-        annotated: Part of it that is annotated.
         entropy: How unsure the model is of its tissue, 0 to 1: the mean of the entropy's mean and of its upper quantile
             (`UNSURE`).
         shares: Predicted classes by their part of its tissue, the largest first.
@@ -41,8 +40,6 @@ class Window:
 
     slide_id: str
     region: Region
-    tissue: float
-    annotated: float
     entropy: float
     shares: tuple[tuple[str, float], ...]
     unsure: tuple[str, ...]
@@ -100,8 +97,6 @@ def windows_of(
             Window(
                 slide_id,
                 Region(int(lefts[column]), int(tops[row]), width, height),
-                float(tissue[row, column]),
-                float(annotated[row, column]),
                 (least + float(entropy.mean())) / 2 / 255,
                 tuple((names[i], float(counts[i] / counts.sum())) for i in _largest_first(counts)),
                 tuple(
@@ -144,11 +139,4 @@ class _Bounds:
 
     def mean(self, mask: NDArray[np.bool_]) -> NDArray[np.float64]:
         """Part of each window that a mask covers."""
-        sums = np.pad(mask, ((1, 0), (1, 0))).astype(np.int32).cumsum(axis=0).cumsum(axis=1)
-        inside = (
-            sums[np.ix_(self.bottom, self.right)]
-            - sums[np.ix_(self.top, self.right)]
-            - sums[np.ix_(self.bottom, self.left)]
-            + sums[np.ix_(self.top, self.left)]
-        )
-        return np.asarray(inside / ((self.bottom - self.top)[:, None] * (self.right - self.left)))
+        return part_covered(mask, self.top, self.bottom, self.left, self.right)

@@ -11,22 +11,21 @@ import shapely
 from dmmn_qp.annotations import Annotation
 from dmmn_qp.console import Reporter
 from dmmn_qp.errors import DatasetError, OutputExistsError, SlideError
-from dmmn_qp.files import RUN_FILE, write_json
+from dmmn_qp.files import RUN_FILE, final_name, remove_new_files, write_json
 from dmmn_qp.files.failures import naming
+from dmmn_qp.files.locks import briefly_locked
 from dmmn_qp.files.tables import write_table
-from dmmn_qp.folders.predictions import INPUTS, PredictedInput
-from dmmn_qp.folders.suggestions import PREDICTED, TABLE, is_of_suggestions
+from dmmn_qp.folders.predictions import INPUTS
+from dmmn_qp.folders.suggestions import PREDICTED, TABLE, Suggestion, is_of_suggestions
 from dmmn_qp.qupath.classes import QUPATH_COLORS
 from dmmn_qp.qupath.geojson_writer import write_geojson
 from dmmn_qp.qupath.marks import METADATA_KEY, SUGGESTION_CLASS, SUGGESTION_MARK, SUGGESTION_RANK, suggestion_id
 from dmmn_qp.reports.suggestions_report import (
-    ShownRegion,
     SlideWithRegions,
     draw_slide_with_regions,
     write_suggestions_report,
 )
 from dmmn_qp.suggesting.slides import PredictedSlide
-from dmmn_qp.suggesting.suggestion import Suggestion
 
 _COLUMNS: Final = (
     *("rank", "slide", "x_px", "y_px", "width_px", "height_px", "centre_x_px", "centre_y_px", "mm2", "reason"),
@@ -42,7 +41,9 @@ def check_out(out: Path) -> None:
     """
     if out.exists() and not out.is_dir():
         raise OutputExistsError(f'output "{out}" is a file; choose another folder with --out')
-    if out.is_dir() and not is_of_suggestions(out) and any(path.name != PREDICTED for path in out.iterdir()):
+    if not out.is_dir() or is_of_suggestions(out):
+        return
+    if any(path.name != PREDICTED and final_name(path.name) is None for path in out.iterdir()):
         raise OutputExistsError(
             f'output folder "{out}" exists and holds no suggestions (it has no {TABLE}); choose another with --out'
         )
@@ -52,12 +53,11 @@ def write_suggestions(
     out: Path,
     suggestions: Sequence[Suggestion],
     slides: Sequence[PredictedSlide],
-    inputs: Mapping[str, PredictedInput],
     run: Mapping[str, Any],
     notes: Sequence[str],
     reporter: Reporter,
 ) -> None:
-    """Writes all files, in place of those that an earlier run wrote.
+    """Writes all files, in place of those that an earlier run wrote; of two runs at a time, one after the other.
 
     Every slide that was looked at gets a file of outlines, an empty one too, so that what was suggested on it before
     goes when it is pushed.
@@ -66,27 +66,28 @@ def write_suggestions(
         out: The folder; see `check_out`.
         suggestions: By rank.
         slides: The slides that were looked at.
-        inputs: What each was predicted from, as far as it is known, so that `push` finds its image.
         run: What was run.
         notes: For the page: what was looked at and how.
         reporter: Where to warn of what is left out.
     """
     with naming(out):
         out.mkdir(parents=True, exist_ok=True)
-    _write_table(out, suggestions)  # first, because it marks the folder as ours
-    named = {f"{slide.slide_id}.geojson" for slide in slides}
-    for stale in sorted(out.glob("*.geojson")):
-        if stale.name not in named:
-            stale.unlink()
-    for slide in slides:
-        own = [s for s in suggestions if s.slide_id == slide.slide_id]
-        write_geojson(out / f"{slide.slide_id}.geojson", [_annotation(s, slide.fingerprint) for s in own])
-    shown = [slide for slide in slides if any(s.slide_id == slide.slide_id for s in suggestions)]
-    with reporter.optional("the page of suggestions"):
-        pictures = [_drawn(slide, suggestions, reporter) for slide in shown]
-        write_suggestions_report(out, [_shown(s) for s in suggestions], pictures, notes)
-    told = {name: image.model_dump(mode="json") for name, image in inputs.items()}
-    write_json(out / RUN_FILE, {**run, INPUTS: told})
+    with briefly_locked(out.resolve()):  # which has a name, whatever the user calls it
+        remove_new_files(out)
+        _write_table(out, suggestions)  # first, because it marks the folder as ours
+        named = {f"{slide.slide_id}.geojson" for slide in slides}
+        for stale in sorted(out.glob("*.geojson")):
+            if stale.name not in named:
+                stale.unlink()
+        for slide in slides:
+            own = [s for s in suggestions if s.slide_id == slide.slide_id]
+            write_geojson(out / f"{slide.slide_id}.geojson", [_annotation(s, slide.fingerprint) for s in own])
+        shown = [slide for slide in slides if any(s.slide_id == slide.slide_id for s in suggestions)]
+        with reporter.optional("the page of suggestions"):
+            pictures = [_drawn(slide, suggestions, reporter) for slide in shown]
+            write_suggestions_report(out, suggestions, pictures, notes)
+        told = {slide.slide_id: slide.image.model_dump(mode="json") for slide in slides if slide.image is not None}
+        write_json(out / RUN_FILE, {**run, INPUTS: told})  # `push` finds the image of each by it
 
 
 def _write_table(out: Path, suggestions: Sequence[Suggestion]) -> None:
@@ -94,7 +95,7 @@ def _write_table(out: Path, suggestions: Sequence[Suggestion]) -> None:
     for s in suggestions:
         r = s.region
         predicted = "; ".join(f"{name} {100 * share:.0f} %" for name, share in s.shares)
-        place = (r.x, r.y, r.width, r.height, r.x + r.width // 2, r.y + r.height // 2)
+        place = (r.x, r.y, r.width, r.height, *s.centre_px)
         scores = (round(value, 4) for value in (s.score, s.uncertainty, s.rarity, s.distance, s.entropy))
         rows.append((s.rank, s.slide_id, *place, round(s.mm2, 6), s.reason, *scores, predicted))
     write_table(out / TABLE, _COLUMNS, rows)
@@ -131,10 +132,3 @@ def _drawn(slide: PredictedSlide, suggestions: Sequence[Suggestion], reporter: R
         reporter.warn(f"pictures of {slide.slide_id} are left out: {error}")
     right, bottom = max(r.right for r in regions.values()), max(r.bottom for r in regions.values())
     return SlideWithRegions(slide.slide_id, None, (right, bottom), slide.class_map, {})
-
-
-def _shown(s: Suggestion) -> ShownRegion:
-    size = (s.region.width * s.mpp, s.region.height * s.mpp)
-    return ShownRegion(
-        s.rank, s.slide_id, s.region, size, s.reason, s.score, s.uncertainty, s.rarity, s.distance, s.shares
-    )

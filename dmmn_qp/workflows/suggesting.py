@@ -9,15 +9,22 @@ from dmmn_qp.console import Reporter
 from dmmn_qp.errors import ModelError, PartlyPredictedError
 from dmmn_qp.folders.dataset import Dataset
 from dmmn_qp.folders.model import load_card, newest_model
-from dmmn_qp.folders.predictions import LABELS_SUFFIX, UNCERTAINTY_SUFFIX, is_by, read_predictions
-from dmmn_qp.folders.suggestions import PREDICTED
+from dmmn_qp.folders.predictions import (
+    LABELS_SUFFIX,
+    UNCERTAINTY_SUFFIX,
+    PredictedInput,
+    is_by,
+    read_inputs,
+    read_predictions,
+)
+from dmmn_qp.folders.suggestions import PREDICTED, Suggestion
 from dmmn_qp.predicting.inputs import SlideToPredict, slides_to_predict
 from dmmn_qp.predicting.options import PredictOptions
 from dmmn_qp.predicting.stage import predict
+from dmmn_qp.slides.files import has_fingerprint
 from dmmn_qp.slides.finding import SlidesRoot
 from dmmn_qp.suggesting.options import SuggestOptions
 from dmmn_qp.suggesting.stage import suggest
-from dmmn_qp.suggesting.suggestion import Suggestion
 from dmmn_qp.suggesting.writing import check_out
 
 
@@ -64,7 +71,8 @@ def predict_and_suggest(
             if not any(predictions.glob(f"*.{UNCERTAINTY_SUFFIX}")):
                 raise
             return suggest(predictions, dataset, out, options, reporter, slides_roots=slides_roots)
-    missing = _missing(_slides(names, dataset, options, slides_roots, reporter), [predictions, out / PREDICTED], model)
+    slides = _slides(names, dataset, options, slides_roots, reporter)
+    missing = _missing(slides, predictions, out / PREDICTED, model, reporter)
     if missing:
         reporter.say(f"  predicted first, with uncertainty: {', '.join(slide.slide_id for slide in missing)}")
         _predict(model, missing, out / PREDICTED, predicting or PredictOptions(), reporter)
@@ -103,17 +111,48 @@ def _slides(
     return [slide for slide in there if slide.slide_id not in kept]
 
 
-def _missing(slides: Sequence[SlideToPredict], folders: Sequence[Path], model: Path) -> list[SlideToPredict]:
-    """Slides of which no folder has what this model predicts, with its uncertainty."""
+def _missing(
+    slides: Sequence[SlideToPredict], predictions: Path, own: Path, model: Path, reporter: Reporter
+) -> list[SlideToPredict]:
+    """Slides of which no folder has what this model predicts, with its uncertainty.
+
+    Args:
+        slides: The slides.
+        predictions: The user's folder; where it has another file of a slide's name, the slide is left out.
+        own: The folder of predictions for suggestions alone; what it has of another file is replaced.
+        model: The model.
+        reporter: Where to say what is left out.
+    """
     weights = load_card(model).weights_sha256
-    there = {
+    (users, users_inputs), (ours, our_inputs) = (
+        (_with_uncertainty(folder, weights), read_inputs(folder)) for folder in (predictions, own)
+    )
+    missing = []
+    for slide in slides:
+        if slide.slide_id in users:
+            if _is_of_another_file(users_inputs.get(slide.slide_id), slide):
+                reporter.warn(
+                    f'{slide.slide_id} is left out: "{predictions}" has a prediction of another file of that name; '
+                    "rename one of the files, or pass another folder with --predictions"
+                )
+        elif slide.slide_id not in ours or _is_of_another_file(our_inputs.get(slide.slide_id), slide):
+            missing.append(slide)
+    return missing
+
+
+def _with_uncertainty(folder: Path, weights: str | None) -> set[str]:
+    """Slides of a folder that the model of these weights predicted with its uncertainty."""
+    return {
         slide_id
-        for folder in folders
         for slide_id, prediction in read_predictions(folder).items()
         if is_by(prediction, weights)
         and all((folder / f"{slide_id}.{suffix}").is_file() for suffix in (LABELS_SUFFIX, UNCERTAINTY_SUFFIX))
     }
-    return [slide for slide in slides if slide.slide_id not in there]
+
+
+def _is_of_another_file(image: PredictedInput | None, slide: SlideToPredict) -> bool:
+    """Whether a prediction is of another file than a slide is, as far as it tells."""
+    return image is not None and not has_fingerprint(slide.path, image.fingerprint)
 
 
 def _predict(
