@@ -10,12 +10,14 @@ import pytest
 import torch
 
 from dmmn_qp.annotations import ORIGINS
+from dmmn_qp.folders.dataset import Dataset
 from dmmn_qp.folders.model import load_card, newest_model
 from dmmn_qp.folders.provenance import FINGERPRINTS
 from dmmn_qp.regions import Region
 from dmmn_qp.training.acceptance import clear_loss, contradictions, doubtful, judge, unsupported
 from dmmn_qp.training.cells import CELLS, Cells, Place, picked
 from dmmn_qp.training.comparing import Area, areas_in
+from dmmn_qp.training.objects import Objects
 from dmmn_qp.training.supporting import seen_without
 from tests.conftest import FAST_TOML, fails, invoke, rectangle, write_features
 
@@ -223,6 +225,17 @@ def train(folder, dataset, out, *options):
     result = invoke("train", "--dataset", folder / dataset, "--out", folder / "models" / out, *config, *options)
     assert result.exit_code == 0, result.output
     return result
+
+
+def test_what_only_bounds_annotations_is_none_of_them(rounds, tmp_path):
+    folder, first = rounds
+    dataset = Dataset(shutil.copytree(folder / "good", tmp_path / "dataset"))
+    drawn = [rectangle(40, 40, 300, 200, "dark"), rectangle(420, 40, 300, 200, "light")]
+    write_features(
+        dataset.annotations_path(first), [*drawn, *(rectangle(0, 0, 768, 512, c) for c in ("Region*", "Training"))]
+    )
+    numbers = Objects(dataset).numbers(first, Region(0, 0, 768, 512))
+    assert np.unique(numbers).tolist() == [0, 1, 2]
 
 
 def test_an_honest_round_takes_the_place_of_the_old_model(rounds):
