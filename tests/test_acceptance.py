@@ -11,12 +11,13 @@ import torch
 
 from dmmn_qp.annotations import ORIGINS
 from dmmn_qp.folders.dataset import Dataset
-from dmmn_qp.folders.model import load_card, newest_model
+from dmmn_qp.folders.model import load_card, newest_model, set_acceptance
 from dmmn_qp.folders.provenance import FINGERPRINTS
 from dmmn_qp.regions import Region
 from dmmn_qp.training.acceptance import clear_loss, contradictions, doubtful, judge, unsupported
 from dmmn_qp.training.cells import CELLS, Cells, Place, picked
 from dmmn_qp.training.comparing import Area, areas_in
+from dmmn_qp.training.holding import held
 from dmmn_qp.training.objects import Objects
 from dmmn_qp.training.supporting import seen_without
 from tests.conftest import FAST_TOML, fails, invoke, rectangle, write_features
@@ -281,6 +282,17 @@ def test_accept_on_the_way(rounds):
     assert card.accepted and card.acceptance.by_hand and card.acceptance.worse
     assert "accepted by hand" in result.stderr
     shutil.rmtree(folder / "models" / "taken")
+
+
+def test_nobody_accepts_a_model_while_it_is_trained(rounds, tmp_path, monkeypatch):
+    """The card that is changed would be that of weights which the training has replaced meanwhile."""
+    model = shutil.copytree(rounds[0] / "models" / "old", tmp_path / "new")
+    set_acceptance(model, None, accepted=False)
+    with held(model):
+        assert "a training is running in" in fails("models", "accept", model)
+    monkeypatch.chdir(model)
+    assert invoke("models", "accept", ".").exit_code == 0 and load_card(model).accepted
+    assert [path.name for path in tmp_path.iterdir()] == ["new"]
 
 
 def test_a_model_from_nothing_is_compared_with_none(rounds):
