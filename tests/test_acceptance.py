@@ -14,6 +14,7 @@ from dmmn_qp.folders.dataset import Dataset
 from dmmn_qp.folders.model import load_card, newest_model, set_acceptance
 from dmmn_qp.folders.provenance import FINGERPRINTS
 from dmmn_qp.regions import Region
+from dmmn_qp.training import verdict
 from dmmn_qp.training.acceptance import clear_loss, contradictions, doubtful, judge, unsupported
 from dmmn_qp.training.cells import CELLS, Cells, Place, picked
 from dmmn_qp.training.comparing import Area, areas_in
@@ -282,6 +283,20 @@ def test_accept_on_the_way(rounds):
     assert card.accepted and card.acceptance.by_hand and card.acceptance.worse
     assert "accepted by hand" in result.stderr
     shutil.rmtree(folder / "models" / "taken")
+
+
+def test_what_could_not_be_compared_is_not_accepted(rounds, monkeypatch):
+    folder, _ = rounds
+
+    def refuse(*_):
+        raise OSError("a slide is away")
+
+    monkeypatch.setattr(verdict, "_areas", refuse)
+    said = " ".join(train(folder, "good", "unknown").stderr.split())
+    assert "without which the new one is not accepted, is left out, all else goes on (a slide is away)" in said
+    assert not load_card(folder / "models" / "unknown").accepted
+    assert "it could not be compared" in invoke("models", "show", folder / "models" / "unknown").stdout
+    shutil.rmtree(folder / "models" / "unknown")
 
 
 def test_nobody_accepts_a_model_while_it_is_trained(rounds, tmp_path, monkeypatch):
