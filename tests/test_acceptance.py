@@ -10,12 +10,16 @@ import pytest
 import torch
 
 from dmmn_qp.annotations import ORIGINS
-from dmmn_qp.folders.model import load_card, newest_model
+from dmmn_qp.folders.dataset import Dataset
+from dmmn_qp.folders.model import load_card, newest_model, set_acceptance
 from dmmn_qp.folders.provenance import FINGERPRINTS
 from dmmn_qp.regions import Region
+from dmmn_qp.training import verdict
 from dmmn_qp.training.acceptance import clear_loss, contradictions, doubtful, judge, unsupported
 from dmmn_qp.training.cells import CELLS, Cells, Place, picked
 from dmmn_qp.training.comparing import Area, areas_in
+from dmmn_qp.training.holding import held
+from dmmn_qp.training.objects import Objects
 from dmmn_qp.training.supporting import seen_without
 from tests.conftest import FAST_TOML, fails, invoke, rectangle, write_features
 
@@ -107,20 +111,30 @@ def test_learned_labels_that_nothing_else_supports_were_swapped():
     assert unsupported([(unlearned, 0.31, 2)], 0.5) == ([], [])  # others support it
 
 
+class _Looks:
+    """Stands in for an encoder: cells left of the middle look alike, so do those right of it, and strange ones do too.
+
+    Args:
+        strange: First column of what looks a little like the left, and a little like nothing else.
+    """
+
+    def __init__(self, strange=CELLS):
+        self.strange = strange
+
+    def cells(self, labels, n_classes, rng, most):
+        chosen, _ = picked(labels, n_classes, rng, most)
+        at = [(place, cells) for place, cells in chosen.items() if len(cells)]
+        classes = np.concatenate([labels[place][cells[:, 0], cells[:, 1]] for place, cells in at]).astype(int) - 1
+        column = np.concatenate([cells[:, 1] for _, cells in at])
+        strange = column >= self.strange
+        vectors = torch.from_numpy(np.c_[(column < 128) | strange, (column >= 128) & ~strange, strange]).float()
+        vectors += 0.1 * torch.randn(vectors.shape, generator=torch.Generator().manual_seed(0))
+        n = len(classes)
+        return Cells(vectors, torch.from_numpy(classes), torch.ones(n), torch.zeros(n), torch.zeros(n) > 0)
+
+
 def test_a_head_that_is_not_told_says_what_it_sees():
     """Two tiles of which the left half looks like class 1; one area on each side has the label of the other."""
-
-    class Source:
-        def cells(self, labels, n_classes, rng, most):
-            chosen, _ = picked(labels, n_classes, rng, most)
-            at = [(place, cells) for place, cells in chosen.items() if len(cells)]
-            classes = np.concatenate([labels[place][cells[:, 0], cells[:, 1]] for place, cells in at]).astype(int) - 1
-            column = np.concatenate([cells[:, 1] for _, cells in at])
-            vectors = torch.from_numpy(np.c_[column < 128, column >= 128]).float()
-            vectors += 0.1 * torch.randn(vectors.shape, generator=torch.Generator().manual_seed(0))
-            n = len(classes)
-            return Cells(vectors, torch.from_numpy(classes), torch.ones(n), torch.zeros(n), torch.zeros(n) > 0)
-
     labels = np.zeros((CELLS, CELLS), np.uint8)
     labels[:100, :100], labels[:100, 150:] = 1, 2
     labels[150:200, 20:70], labels[150:200, 150:200] = 2, 1  # swapped
@@ -131,10 +145,24 @@ def test_a_head_that_is_not_told_says_what_it_sees():
     ]
     right = replace(area(2, 98, split="train"), bounds_px=(0, 0, 400, 400))
     nothing = np.zeros((CELLS, CELLS), np.uint32)
-    seen = seen_without([*swapped, right], places, lambda _: nothing, Source(), 2, 8, 0, torch.device("cpu"))
+    seen = seen_without([*swapped, right], places, lambda _: nothing, _Looks(), 2, 8, 0, torch.device("cpu"))
     found = {(a.label, a.bounds_px[0]): (part, called) for a, part, called in seen}
     assert found[2, 80] == (pytest.approx(0, abs=0.05), 1) and found[1, 600] == (pytest.approx(0, abs=0.05), 2)
     assert found[1, 0] == (pytest.approx(1, abs=0.05), 1)
+
+
+def test_no_part_of_an_annotation_supports_another_part():
+    """One annotation on two tiles, which looks like class 1 and is labelled 2; and one that is right."""
+    labels, numbers = np.zeros((CELLS, CELLS), np.uint8), np.zeros((CELLS, CELLS), np.uint32)
+    labels[:100, :100], labels[:100, 150:200], labels[:, 240:] = 1, 2, 2
+    numbers[labels > 0], numbers[:, 240:] = 1, 7
+    places = {Place("s", Region(1024 * i, 0, 1024, 1024)): labels.copy() for i in range(2)}
+    wrong = [
+        replace(area(2, 98, split="train", label=2), bounds_px=(left, 0, left + 64, 1024), annotation=7)
+        for left in (960, 1984)
+    ]
+    seen = seen_without(wrong, places, lambda _: numbers, _Looks(strange=240), 2, 8, 0, torch.device("cpu"))
+    assert [(round(part, 1), called) for _, part, called in seen] == [(0, 1), (0, 1)]
 
 
 @pytest.mark.parametrize(("kept", "trained", "said"), [((0.9, 0.9), 0.7, True), ((0.9, 0.9), 0.86, False)])
@@ -201,6 +229,17 @@ def train(folder, dataset, out, *options):
     return result
 
 
+def test_what_only_bounds_annotations_is_none_of_them(rounds, tmp_path):
+    folder, first = rounds
+    dataset = Dataset(shutil.copytree(folder / "good", tmp_path / "dataset"))
+    drawn = [rectangle(40, 40, 300, 200, "dark"), rectangle(420, 40, 300, 200, "light")]
+    write_features(
+        dataset.annotations_path(first), [*drawn, *(rectangle(0, 0, 768, 512, c) for c in ("Region*", "Training"))]
+    )
+    numbers = Objects(dataset).numbers(first, Region(0, 0, 768, 512))
+    assert np.unique(numbers).tolist() == [0, 1, 2]
+
+
 def test_an_honest_round_takes_the_place_of_the_old_model(rounds):
     folder, _ = rounds
     result = train(folder, "good", "honest")
@@ -244,6 +283,31 @@ def test_accept_on_the_way(rounds):
     assert card.accepted and card.acceptance.by_hand and card.acceptance.worse
     assert "accepted by hand" in result.stderr
     shutil.rmtree(folder / "models" / "taken")
+
+
+def test_what_could_not_be_compared_is_not_accepted(rounds, monkeypatch):
+    folder, _ = rounds
+
+    def refuse(*_):
+        raise OSError("a slide is away")
+
+    monkeypatch.setattr(verdict, "_areas", refuse)
+    said = " ".join(train(folder, "good", "unknown").stderr.split())
+    assert "without which the new one is not accepted, is left out, all else goes on (a slide is away)" in said
+    assert not load_card(folder / "models" / "unknown").accepted
+    assert "it could not be compared" in invoke("models", "show", folder / "models" / "unknown").stdout
+    shutil.rmtree(folder / "models" / "unknown")
+
+
+def test_nobody_accepts_a_model_while_it_is_trained(rounds, tmp_path, monkeypatch):
+    """The card that is changed would be that of weights which the training has replaced meanwhile."""
+    model = shutil.copytree(rounds[0] / "models" / "old", tmp_path / "new")
+    set_acceptance(model, None, accepted=False)
+    with held(model):
+        assert "a training is running in" in fails("models", "accept", model)
+    monkeypatch.chdir(model)
+    assert invoke("models", "accept", ".").exit_code == 0 and load_card(model).accepted
+    assert [path.name for path in tmp_path.iterdir()] == ["new"]
 
 
 def test_a_model_from_nothing_is_compared_with_none(rounds):

@@ -75,6 +75,16 @@ def test_a_slide_keeps_its_split_under_another_name_and_after_it_was_gone(projec
     assert "test -> train since the earlier dataset: c" in project.said
 
 
+def test_two_slides_that_change_their_names_keep_their_splits(project):
+    project("a,train\nb,val\nc,test\n")
+    for folder, ending in (("slides", "tif"), ("geojson", "geojson")):
+        one, other, aside = (project.folder / folder / f"{name}.{ending}" for name in ("a", "b", "aside"))
+        one.rename(aside), other.rename(one), aside.rename(other)
+    assert project() == {"a": "val", "b": "train", "c": "test"}
+    project("a,train\nb,val\nc,test\n")
+    assert "val -> train since the earlier dataset: a;" in project.said
+
+
 def test_areas_that_change_their_split_are_said_in_mm2(project):
     """A slide 4,096 px wide, whose left half was for validation."""
     pixels = two_tissues(1024, 4096)

@@ -194,6 +194,26 @@ def test_strips_give_what_the_whole_gives(monkeypatch, height, width, channels_l
     assert not cuts
 
 
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
+@pytest.mark.parametrize(
+    ("mode", "seen"),
+    [
+        (torch.no_grad, torch.jit.trace),  # as models are exported
+        (torch.no_grad, lambda block, image: torch.export.export(block, (image,)).module()),
+        (torch.inference_mode, lambda block, image: torch.compile(block, backend="eager", fullgraph=True)),
+    ],
+    ids=["traced", "exported", "compiled"],
+)
+def test_graphs_that_others_see_hold_no_strips(monkeypatch, mode, seen):
+    torch.manual_seed(0)
+    block, image = efficientnet._Block(4, 4, 3, 1, 6).eval(), torch.rand(2, 4, 32, 64)
+    expected = block(image)
+    monkeypatch.setattr(efficientnet, "STRIP_BYTES", 1)
+    monkeypatch.setattr(efficientnet._Block, "_strip", lambda *_: pytest.fail("it is cut"))
+    with mode():
+        assert torch.allclose(seen(block, image)(image), expected, atol=1e-6)
+
+
 def test_lite1_is_deeper():
     lite0, lite1 = (build_encoder(name) for name in (LITE0, LITE1))
     assert len(lite0.blocks) == 1 + 2 + 2 + 3 + 3 + 4 + 1

@@ -21,6 +21,7 @@ from dmmn_qp.training.launch import make_fabric
 from dmmn_qp.training.options import TrainOptions
 from dmmn_qp.training.plan import make_module, make_plan
 from dmmn_qp.training.state import STATE
+from dmmn_qp.training.undrawn import open_cells
 from tests.conftest import fails, invoke, rectangle, two_tissues, write_features, write_tiff
 from tests.test_training import KILLED, history_of, python, same_weights, weights_of
 
@@ -172,7 +173,8 @@ def open_mask_of(head, slide_id, rows, columns):
     """Which cells of a slide are open to self-training, as one mask."""
     whole = np.zeros((-(-rows // 1024) * 256, -(-columns // 1024) * 256), bool)
     labels = head._labels(head._plan.training, ("drawn", "corrected", "confirmed", "predicted"))
-    for place, free in head._open_cells(labels).items():
+    found = open_cells(head._dataset, head._plan.training, list(labels), head._rng)
+    for place, free in found.items():
         if place.slide_id == slide_id:
             y, x = place.tile.y // CELL_PX, place.tile.x // CELL_PX
             whole[y : y + 256, x : x + 256] = free

@@ -12,7 +12,8 @@ Loss = Literal["validation", "reviewed", "drawn", "contradiction"]
 """What is worse.
 
 ``validation``: areas on validation slides. ``reviewed``: predictions that a person confirmed or corrected. ``drawn``:
-areas for training that a person drew. ``contradiction``: labels for training that neither model believes.
+areas for training that a person drew. ``contradiction``: labels for training that contradict all others: the new model
+did not learn them, or has two swapped ones by heart.
 """
 
 MOST_WORSE = 50

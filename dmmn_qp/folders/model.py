@@ -206,9 +206,7 @@ def add_training_domain(folder: Path, domain: TrainingDomain) -> None:
     Raises:
         ModelError: The card is missing or damaged, or would be larger than one may be.
     """
-    card = load_card(folder).model_copy(update={"training_domain": domain})
-    with new_file(folder / CARD) as new_card:
-        _write_card(new_card, card)
+    _change_card(folder, training_domain=domain)
 
 
 def set_acceptance(folder: Path, acceptance: Acceptance | None, *, accepted: bool) -> None:
@@ -222,7 +220,11 @@ def set_acceptance(folder: Path, acceptance: Acceptance | None, *, accepted: boo
     Raises:
         ModelError: The card is missing or damaged, or would be larger than one may be.
     """
-    card = load_card(folder).model_copy(update={"acceptance": acceptance, "accepted": accepted})
+    _change_card(folder, acceptance=acceptance, accepted=accepted)
+
+
+def _change_card(folder: Path, **changes: Any) -> None:
+    card = load_card(folder).model_copy(update=changes)
     with new_file(folder / CARD) as new_card:
         _write_card(new_card, card)
 

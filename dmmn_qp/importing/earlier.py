@@ -41,8 +41,8 @@ class Earlier:
     areas: Mapping[str, Mapping[Split, BaseGeometry]] = field(default_factory=dict)
 
     def split_of(self, record: SlideRecord) -> Split | None:
-        """The split that a slide had, under whatever name; None where it is new."""
-        return self.splits.get(record.slide_id, self.of_files.get(record.fingerprint))
+        """The split that a slide's file had, under whatever name; else that of its name; None where it is new."""
+        return self.of_files.get(record.fingerprint, self.splits.get(record.slide_id))
 
     def elsewhere(self, records: Iterable[SlideRecord]) -> dict[str, Split]:
         """What is to be remembered of files that are not among some slides."""

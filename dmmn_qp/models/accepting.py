@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from dmmn_qp.errors import ModelError
+from dmmn_qp.files.locks import locked
 from dmmn_qp.folders.model import ModelCard, load_card, set_acceptance
 
 
@@ -19,10 +20,13 @@ def accept_model(folder: Path) -> ModelCard:
 
     Raises:
         ModelError: The card is missing or damaged, or the model is accepted already.
+        InUseError: A training is running in it, which would write another card.
     """
-    card = load_card(folder)
-    if card.accepted:
-        raise ModelError(f'model "{folder}" is accepted already; dmmn-qp predict takes the newest accepted one')
-    acceptance = None if card.acceptance is None else card.acceptance.model_copy(update={"by_hand": True})
-    set_acceptance(folder, acceptance, accepted=True)
+    load_card(folder)  # no lock beside what is no model
+    with locked(folder.absolute(), "what accepts a model", "wait for its end", where=folder):
+        card = load_card(folder)
+        if card.accepted:
+            raise ModelError(f'model "{folder}" is accepted already; dmmn-qp predict takes the newest accepted one')
+        acceptance = None if card.acceptance is None else card.acceptance.model_copy(update={"by_hand": True})
+        set_acceptance(folder, acceptance, accepted=True)
     return card

@@ -30,7 +30,7 @@ _LOSSES: dict[Loss, str] = {
     "validation": "worse on validation areas",
     "reviewed": "worse on reviewed predictions",
     "drawn": "worse on annotations for training",
-    "contradiction": "labelled so, and not learned",
+    "contradiction": "labelled so, against all other annotations",
 }
 _MARGIN = 14  # characters of the left column
 _LONGEST = 2000  # characters of a line; what somebody else wrote may have any number

@@ -96,9 +96,11 @@ class _Block(nn.Module):
         return x + found if self.adds else found
 
     def _rows_of_strips(self, x: Tensor) -> int | None:
-        """Rows that it makes at once, in inference on a CPU; None for all of them."""
-        traced = torch.jit.is_tracing() or torch.compiler.is_compiling()  # type: ignore[attr-defined, no-untyped-call]
-        if traced or x.device.type != "cpu" or not torch.is_inference_mode_enabled():
+        """Rows that it makes at once, in inference on a CPU; None for all of them, and where others see the graph.
+
+        What is exported is traced outside of inference mode.
+        """
+        if torch.compiler.is_compiling() or x.device.type != "cpu" or not torch.is_inference_mode_enabled():
             return None
         row_bytes = x.shape[0] * x.shape[-1] * self.inner * x.element_size()
         if row_bytes * x.shape[-2] <= STRIP_BYTES:

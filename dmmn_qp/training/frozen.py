@@ -11,33 +11,26 @@ from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
-import shapely
 import torch
-from affine import Affine
 from lightning_fabric import Fabric
 from numpy.typing import NDArray
-from rasterio.features import rasterize
 
 from dmmn_qp.annotations import ORIGINS, Origin
 from dmmn_qp.console import Reporter
 from dmmn_qp.features.cache import FeatureCache, usual_cache
 from dmmn_qp.features.computing import TILE_PX, FeatureMaps, SeenSlide, tiles_over
-from dmmn_qp.features.tissue import covered, tissue_of
 from dmmn_qp.folders.dataset import Dataset
 from dmmn_qp.folders.label_raster import LabelRaster
-from dmmn_qp.labels.class_rules import takes_labels_away
 from dmmn_qp.labels.draws import Draw
 from dmmn_qp.labels.metrics import Metrics, confusion_matrix
 from dmmn_qp.labels.patches import PatchRef
 from dmmn_qp.networks.dmmn_p import CELL_PX, DmmnP
 from dmmn_qp.networks.stem import Stemmed
-from dmmn_qp.qupath.geojson_reader import read_geojson
 from dmmn_qp.regions import Region
 from dmmn_qp.reports.training_report import PatchVerdict
 from dmmn_qp.slides.finding import SlidesRoot
 from dmmn_qp.specs import UNLABELLED, LabelArray
 from dmmn_qp.training.cells import (
-    CELLS,
     MOST_CELLS,
     Cells,
     CellSource,
@@ -51,11 +44,9 @@ from dmmn_qp.training.examples import open_mask
 from dmmn_qp.training.head import Fitted, fit_head, head_of, put_into, steps_by_groups
 from dmmn_qp.training.judging import ShownPatches
 from dmmn_qp.training.plan import TrainingPlan, validation_examples
-from dmmn_qp.training.self_training import MOST_TISSUE_TILES, sure_cells
+from dmmn_qp.training.self_training import sure_cells
+from dmmn_qp.training.undrawn import open_cells
 from dmmn_qp.training.validation import WATCHED, Validation
-
-_LEAST_TISSUE = 0.3
-"""Part of a tile that must be tissue for self-training to look at it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +144,7 @@ class HeadTraining:
         start = head_of(self._network) if self._plan.start is not None else None
         best: tuple[float, tuple[torch.Tensor, ...]] | None = None
         training, added = drawn, ""
-        open_cells: dict[Place, NDArray[np.bool_]] | None = None
+        undrawn: dict[Place, NDArray[np.bool_]] | None = None
         for number in range(1, self._plan.rounds + 1):
             fitted = self._fit(training, judging, start)
             put_into(self._network, fitted.weights)
@@ -163,11 +154,12 @@ class HeadTraining:
                 best = validation.metrics.mean_iou, fitted.weights
             if number == self._plan.rounds:
                 break
-            if open_cells is None:
-                open_cells = self._open_cells(labels)
+            if undrawn is None:
+                roots = self._slides_roots
+                undrawn = open_cells(self._dataset, self._plan.training, list(labels), self._rng, roots)
             counts = torch.bincount(drawn.classes, minlength=n_classes).tolist()
-            with self._reporter.task("undrawn tissue", len(open_cells)) as task:
-                found = sure_cells(self.source, self._network, open_cells, counts, self._rng, task.advance)
+            with self._reporter.task("undrawn tissue", len(undrawn)) as task:
+                found = sure_cells(self.source, self._network, undrawn, counts, self._rng, task.advance)
             training = drawn.and_also(found.cells)
             mm2 = (CELL_PX * self._dataset.patch_spec.mpps[0]) ** 2 * 1e-6
             added = (
@@ -228,63 +220,6 @@ class HeadTraining:
                         found[place] = cells
         return found
 
-    def _open_cells(self, labels: Mapping[Place, LabelArray]) -> dict[Place, NDArray[np.bool_]]:
-        """Cells that self-training may label: undrawn tissue of training slides, off `Ignore*` and other splits."""
-        places = [*labels, *self._tissue_places(labels)]
-        found: dict[Place, NDArray[np.bool_]] = {}
-        of_slide: dict[str, list[Place]] = {}
-        for place in places:
-            of_slide.setdefault(place.slide_id, []).append(place)
-        for slide_id, own in of_slide.items():
-            record = self._dataset.record(slide_id)
-            grid = self._dataset.patch_spec.grid_of(record.mpp, slide_id)
-            rows, columns = grid.shape(record.width, record.height)
-            ignored = self._ignored(slide_id, grid.downsample)
-            with open_mask(self._dataset, slide_id, tuple(ORIGINS)) as mask:
-                for place in own:
-                    free = middles(mask.read(place.tile)) == UNLABELLED
-                    y, x = (np.arange(CELLS) * CELL_PX + start for start in (place.tile.y, place.tile.x))
-                    free &= (y < rows)[:, None] & (x < columns)
-                    free &= ~_burned(ignored, place.tile)
-                    targets = [patch for patch in self._plan.training if patch.slide_id == slide_id]
-                    if any(patch.fixed for patch in targets):  # beside areas of other splits
-                        free &= targets_in(place.tile, targets, self._dataset.patch_spec.size_px)
-                    if free.any():
-                        found[place] = free
-        return found
-
-    def _ignored(self, slide_id: str, downsample: float) -> list[shapely.Geometry]:
-        """Areas of classes that take labels away, in grid px."""
-        path = self._dataset.annotations_path(slide_id)
-        if not path.is_file():
-            return []
-        areas = [a.geometry for a in read_geojson(path).annotations if a.class_name and takes_labels_away(a.class_name)]
-        return [shapely.transform(area, lambda xy: xy / downsample) for area in areas]
-
-    def _tissue_places(self, labels: Mapping[Place, LabelArray]) -> list[Place]:
-        """Tiles of tissue without a drawing, the same number on each training slide as far as it has them."""
-        taken = set(labels)
-        slides = list(dict.fromkeys(place.slide_id for place in labels))
-        chosen: list[Place] = []
-        for i, slide_id in enumerate(slides):
-            if any(patch.fixed for patch in self._plan.training if patch.slide_id == slide_id):
-                continue
-            record = self._dataset.record(slide_id)
-            grid = self._dataset.patch_spec.grid_of(record.mpp, slide_id)
-            rows, columns = grid.shape(record.width, record.height)
-            with self._dataset.open(record, self._slides_roots) as slide:
-                tissue, downsample = tissue_of(slide)
-            scale = downsample / grid.downsample  # grid px per pixel of the mask
-            tops, lefts = (np.arange(0, length, TILE_PX) / scale for length in (rows, columns))
-            part = covered(tissue, tops, lefts, TILE_PX / scale, TILE_PX / scale)
-            tiles = np.argwhere(part >= _LEAST_TISSUE) * TILE_PX
-            places = [Place(slide_id, Region(int(x), int(y), TILE_PX, TILE_PX)) for y, x in tiles]
-            places = [place for place in places if place not in taken]
-            share = (MOST_TISSUE_TILES - len(chosen)) // (len(slides) - i)
-            order = self._rng.permutation(len(places))[:share]
-            chosen += [places[k] for k in np.sort(order)]
-        return chosen
-
     def validate(self) -> Validation:
         """Looks at the labelled pixels of the validation patches, each predicted with all of its surroundings."""
         n_classes, size = len(self._names), self._dataset.patch_spec.size_px
@@ -338,13 +273,3 @@ def _window(tiles: Mapping[Place, LabelArray], slide_id: str, target: Region) ->
             Place(slide_id, tile)
         ][part.y - tile.y : part.bottom - tile.y, part.x - tile.x : part.right - tile.x]
     return labels
-
-
-def _burned(areas: Sequence[shapely.Geometry], tile: Region) -> NDArray[np.bool_]:
-    """Which cells of a tile have their middle in areas given in grid px."""
-    near = [area for area in areas if area.intersects(shapely.box(tile.x, tile.y, tile.right, tile.bottom))]
-    if not near:
-        return np.zeros((CELLS, CELLS), np.bool_)
-    frame = Affine(CELL_PX, 0, tile.x, 0, CELL_PX, tile.y)
-    burned: NDArray[np.bool_] = rasterize(near, (CELLS, CELLS), transform=frame, all_touched=True, dtype=np.uint8) > 0
-    return burned

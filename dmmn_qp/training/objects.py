@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import lru_cache
 
 import numpy as np
@@ -9,7 +10,9 @@ import shapely
 from affine import Affine
 from numpy.typing import NDArray
 from rasterio.features import rasterize
+from shapely.geometry.base import BaseGeometry
 
+from dmmn_qp.annotations import Annotation
 from dmmn_qp.folders.dataset import Dataset
 from dmmn_qp.qupath.geojson_reader import read_geojson
 from dmmn_qp.regions import Region
@@ -17,8 +20,18 @@ from dmmn_qp.regions import Region
 _SLIDES_KEPT = 2
 
 
+def outlines_px(dataset: Dataset, slide_id: str, wanted: Callable[[Annotation], bool]) -> list[BaseGeometry]:
+    """Outlines of some annotations of a slide, in grid px; empty where the dataset has no file of them."""
+    path, record = dataset.annotations_path(slide_id), dataset.record(slide_id)
+    if not path.is_file():
+        return []
+    downsample = dataset.patch_spec.grid_of(record.mpp, slide_id).downsample
+    drawn = [annotation.geometry for annotation in read_geojson(path).annotations if wanted(annotation)]
+    return [shapely.transform(geometry, lambda xy: xy / downsample) for geometry in drawn]
+
+
 class Objects:
-    """The annotations of a dataset as numbers in grids.
+    """The annotated areas of trained classes of a dataset as numbers in grids.
 
     Args:
         dataset: The dataset.
@@ -50,8 +63,6 @@ class Objects:
         return numbers
 
     def _read(self, slide_id: str) -> shapely.STRtree:
-        """The outlines of a slide's annotations in grid px."""
-        path, record = self._dataset.annotations_path(slide_id), self._dataset.record(slide_id)
-        downsample = self._dataset.patch_spec.grid_of(record.mpp, slide_id).downsample
-        areas = [a.geometry for a in read_geojson(path).annotations if a.is_area] if path.is_file() else []
-        return shapely.STRtree([shapely.transform(area, lambda xy: xy / downsample) for area in areas])
+        """Those of a slide; what only bounds others, or says what they are for, is none of them."""
+        names = set(self._dataset.class_map.names)
+        return shapely.STRtree(outlines_px(self._dataset, slide_id, lambda a: a.is_area and a.class_name in names))

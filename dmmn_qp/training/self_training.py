@@ -19,9 +19,6 @@ LEAST_PROBABILITY = 0.9
 LEAST_OF_A_CLASS = 1000
 """So many cells of each class may be added; more only where more of it were drawn."""
 
-MOST_TISSUE_TILES = 40
-"""Tiles without a drawing that are looked at beside those with one, on all slides together."""
-
 
 @dataclass(frozen=True, slots=True)
 class Added:

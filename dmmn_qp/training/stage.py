@@ -308,7 +308,8 @@ def _conclude(
         )
     worse: list[str] = []
     if run.plan.start is not None:
-        with reporter.optional(f'the comparison with model "{run.plan.start.model}"'):
+        comparison = f'the comparison with model "{run.plan.start.model}", without which the new one is not accepted,'
+        with reporter.optional(comparison):
             roots = tuple(slides_roots)
             worse = give_verdict(
                 run.out, run.dataset, run.plan, state, run.fabric, head, roots, reporter, accept=accept

@@ -22,7 +22,10 @@ from dmmn_qp.training.head import fit_head
 
 STEPS: Final = 300
 PARTS: Final = 3
-"""Into so many parts doubtful areas are dealt; each is judged by a head that was trained without it."""
+"""Into so many parts doubtful areas are dealt; each is judged by a head that was trained without it.
+
+Areas of one annotation are in one part: none of them supports another.
+"""
 
 MOST_AREAS: Final = 30
 """So many doubtful areas are judged, the largest ones."""
@@ -73,9 +76,10 @@ def seen_without(
     held = {place: values for place, values in numbers.items() if values.any()}
     unknown = source.cells(held, len(areas), rng, [_CELLS_OF_AREA] * len(areas))
     labels = torch.tensor([area.label - 1 for area in areas])
-    part_of = torch.arange(len(areas)) % PARTS
+    drawn = {annotation: i for i, annotation in enumerate(dict.fromkeys(map(_annotation_of, areas)))}
+    part_of = torch.tensor([drawn[_annotation_of(area)] % PARTS for area in areas])
     found: list[tuple[Area, float, int]] = []
-    for part in range(min(PARTS, len(areas))):
+    for part in range(min(PARTS, len(drawn))):
         rest = unknown.of(part_of[unknown.classes] != part)
         learned = known.and_also(Cells(rest.vectors, labels[rest.classes], rest.weights, rest.groups, rest.corrected))
         weights = fit_head(learned, None, n_classes, width, seed=seed, device=device, steps=STEPS).weights
@@ -88,6 +92,11 @@ def seen_without(
                 right = float(counts[labels[number]]) / len(vectors)
                 found.append((areas[number], right, int(counts.argmax()) + 1))
     return found
+
+
+def _annotation_of(area: Area) -> tuple[object, ...]:
+    """What tells the annotation that an area is a part of; an area of none is one for itself."""
+    return area.slide_id, area.label, area.annotation or area.bounds_px
 
 
 def _cells_of(

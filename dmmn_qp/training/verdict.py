@@ -52,7 +52,7 @@ def give_verdict(
         plan: Its training.
         state: Where that ended.
         fabric: Device and precision.
-        head: Of a network on a pretrained encoder: the training of its head.
+        head: Of a network on a pretrained encoder: the training of its head, of which all rounds were in this process.
         slides_roots: Where to look for slides that have been moved.
         reporter: Where to report.
         accept: Whether a person accepts it whatever is worse.
@@ -66,6 +66,8 @@ def give_verdict(
     assert plan.start is not None
     if not state.start or state.start_mean_iou is None:
         raise TrainingError("the training was begun by an earlier version, which kept nothing of the model before")
+    if plan.epochs:
+        head = None  # the encoder has learned since
     areas = _areas(out, dataset, plan, state, fabric, head, slides_roots)
     trained = max(row["val_mean_iou"] for row in state.history)
     kept = (state.start_mean_iou, state.best)
@@ -73,7 +75,7 @@ def give_verdict(
     judgement = judge(areas, mpp, plan.validated_on, kept, trained)
     doubts = doubtful(areas, mpp, _new_labels(dataset, plan))
     alone: list[Worse] = []
-    if head is not None and head.looked_at and not plan.epochs:
+    if head is not None:
         found, alone = unsupported(_seen_without(doubts, head, dataset, plan), mpp)
     else:
         found = contradictions(doubts, mpp)
@@ -101,7 +103,7 @@ def _areas(
     before = deepcopy(after)
     before.load_state_dict(state.start)
     networks = Networks(before.eval(), after.eval(), _new_labels(dataset, plan))
-    if head is not None and head.looked_at and not plan.epochs:
+    if head is not None:
         return list(compared_cells(dataset, plan, head.source, head.looked_at, networks))
     return list(compared_patches(dataset, plan, networks, fabric, slides_roots))
 
