@@ -206,6 +206,25 @@ def test_a_damaged_ledger_is_left_as_it_is(loop, here, content):
     assert (here / "loop" / "ledger.json").read_text() == content
 
 
+REVIEW = {"slide": "t", "confirmed": 1, "corrected": 0, "reclassified": 0, "reshaped": 0, "is_compared": True}
+HUGE = [
+    {**REVIEW, "judged": [{"predicted": "a", "said": "a", "mm2": 1e308}], "squares_mm4": [1, 1, 1]},
+    {**REVIEW, "judged": [], "squares_mm4": [1, 1, 1], "confirmed": 10**400},
+    {**REVIEW, "judged": [], "squares_mm4": [1e308] * 3},
+]
+
+
+@pytest.mark.parametrize("review", HUGE)
+def test_figures_that_nobody_can_have_are_damage(loop, here, review):
+    (here / "loop").mkdir()
+    rounds = [{"kind": "model", "model_run": "r0", "slides": [review, review]}]
+    (here / "loop" / "ledger.json").write_text(json.dumps({"rounds": rounds}))
+    put(here / "geojson" / "s.geojson", [*DRAWN, LOCKED])
+    for result in (CliRunner().invoke(*import_call()), invoke("status")):
+        assert result.exit_code == 0, result.output
+        assert "damaged or of another version" in " ".join(result.output.split())
+
+
 def import_call():
     from dmmn_qp.cli.app import app
 
