@@ -247,6 +247,13 @@ def test_where_the_ledger_lies(dataset, folder):
     assert loop_folder(Path(dataset)) == Path(folder)
 
 
+def test_the_ledger_lies_beside_a_dataset_that_is_not_named(tmp_path, monkeypatch):
+    (tmp_path / "dataset" / "masks").mkdir(parents=True)
+    for inside, named in (("dataset", "."), ("dataset/masks", "..")):
+        monkeypatch.chdir(tmp_path / inside)
+        assert loop_folder(Path(named)) == tmp_path / "loop"
+
+
 # ---- figures
 
 
@@ -345,6 +352,14 @@ def test_the_page_is_safe_whatever_is_in_it():
     )
     assert "<script" not in page and "\u202e" not in page and page.count("<svg") == 2
     assert "default-src 'none'" in page and not re.search(r'(src|href)="(?!data:)', page)
+
+
+def test_a_page_of_so_many_classes_that_none_counts():
+    judged = tuple(Judged(predicted=str(i), said=str(i), mm2=1) for i in range(200))
+    one = round_of(1).model_copy(update={"slides": (round_of(1).slides[0].model_copy(update={"judged": judged}),)})
+    assert "100.0 %" in render_loop_page(
+        figures_of(Ledger(rounds=(one,)), PersonSeconds()), ClassMap.from_colors([("0", (1, 2, 3))]), PersonSeconds()
+    )
 
 
 def test_a_page_of_nothing():

@@ -45,10 +45,8 @@ QuPath 0.4 leaves them once the files of the prediction are gone."""
 
 def loop_folder(dataset: Path) -> Path:
     """The folder of a dataset's ledger: ``loop/`` beside one called ``dataset``, else ``<name>-loop/``."""
-    name = dataset.name or dataset.resolve().name
-    return (dataset if dataset.name else dataset.resolve()).with_name(
-        _USUAL if name == _USUAL_DATASET else f"{name}-{_USUAL}"
-    )
+    named = dataset.resolve() if dataset.name in ("", "..") else dataset
+    return named.with_name(_USUAL if named.name == _USUAL_DATASET else f"{named.name}-{_USUAL}")
 
 
 class Judged(FileModel):

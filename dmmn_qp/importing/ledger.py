@@ -87,7 +87,7 @@ def record_rounds(
         reporter: Where to report.
     """
     folder = loop_folder(out)
-    models = {model.run_id: model for model in glance_models(out.parent / _MODELS)}
+    models = {model.run_id: model for model in glance_models(folder.parent / _MODELS)}
     seen = _Seen(_seen_rounds(prepared, labelling, models, predicted_in), _drawn(prepared, labelling), seconds)
 
     def write(ledger: Ledger) -> None:
