@@ -13,6 +13,7 @@ import pytest
 
 from dmmn_qp.cli.loop import _asked
 from dmmn_qp.files.locks import locked
+from dmmn_qp.importing.source_files import source_state
 from dmmn_qp.training import verdict
 from dmmn_qp.training.acceptance import Judgement
 from dmmn_qp.workflows.places import Places
@@ -207,6 +208,14 @@ def test_pushed_once(after, monkeypatch):
 
 
 # ---- status
+
+
+def test_only_what_an_import_reads_of_a_folder_is_looked_at(tmp_path):
+    """Not the slides that may lie beside the annotations, which would be read to their end."""
+    for name in ("s.geojson", "t.json", "u.zip", "classes.csv", "s.svs", "run.json", ".s.geojson", "notes.txt"):
+        (tmp_path / name).write_text("{}")
+    assert set(source_state(tmp_path, tmp_path, {})) == {"s.geojson", "t.json", "u.zip", "classes.csv"}
+    assert set(source_state(tmp_path, tmp_path / "s.geojson", {})) == {"s.geojson", "classes.csv"}
 
 
 def test_status_says_the_next_command_at_every_step(here):

@@ -206,6 +206,25 @@ def test_a_damaged_ledger_is_left_as_it_is(loop, here, content):
     assert (here / "loop" / "ledger.json").read_text() == content
 
 
+REVIEW = {"slide": "t", "confirmed": 1, "corrected": 0, "reclassified": 0, "reshaped": 0, "is_compared": True}
+HUGE = [
+    {**REVIEW, "judged": [{"predicted": "a", "said": "a", "mm2": 1e308}], "squares_mm4": [1, 1, 1]},
+    {**REVIEW, "judged": [], "squares_mm4": [1, 1, 1], "confirmed": 10**400},
+    {**REVIEW, "judged": [], "squares_mm4": [1e308] * 3},
+]
+
+
+@pytest.mark.parametrize("review", HUGE)
+def test_figures_that_nobody_can_have_are_damage(loop, here, review):
+    (here / "loop").mkdir()
+    rounds = [{"kind": "model", "model_run": "r0", "slides": [review, review]}]
+    (here / "loop" / "ledger.json").write_text(json.dumps({"rounds": rounds}))
+    put(here / "geojson" / "s.geojson", [*DRAWN, LOCKED])
+    for result in (CliRunner().invoke(*import_call()), invoke("status")):
+        assert result.exit_code == 0, result.output
+        assert "damaged or of another version" in " ".join(result.output.split())
+
+
 def import_call():
     from dmmn_qp.cli.app import app
 
@@ -226,6 +245,13 @@ def test_many_at_once_lose_nothing(tmp_path):
 @pytest.mark.parametrize(("dataset", "folder"), [("dataset", "loop"), ("a/dataset", "a/loop"), ("x", "x-loop")])
 def test_where_the_ledger_lies(dataset, folder):
     assert loop_folder(Path(dataset)) == Path(folder)
+
+
+def test_the_ledger_lies_beside_a_dataset_that_is_not_named(tmp_path, monkeypatch):
+    (tmp_path / "dataset" / "masks").mkdir(parents=True)
+    for inside, named in (("dataset", "."), ("dataset/masks", "..")):
+        monkeypatch.chdir(tmp_path / inside)
+        assert loop_folder(Path(named)) == tmp_path / "loop"
 
 
 # ---- figures
@@ -326,6 +352,14 @@ def test_the_page_is_safe_whatever_is_in_it():
     )
     assert "<script" not in page and "\u202e" not in page and page.count("<svg") == 2
     assert "default-src 'none'" in page and not re.search(r'(src|href)="(?!data:)', page)
+
+
+def test_a_page_of_so_many_classes_that_none_counts():
+    judged = tuple(Judged(predicted=str(i), said=str(i), mm2=1) for i in range(200))
+    one = round_of(1).model_copy(update={"slides": (round_of(1).slides[0].model_copy(update={"judged": judged}),)})
+    assert "100.0 %" in render_loop_page(
+        figures_of(Ledger(rounds=(one,)), PersonSeconds()), ClassMap.from_colors([("0", (1, 2, 3))]), PersonSeconds()
+    )
 
 
 def test_a_page_of_nothing():

@@ -13,7 +13,6 @@ from dmmn_qp.cli.config import ConfigFile, import_options, load_config, predict_
 from dmmn_qp.cli.help import Command
 from dmmn_qp.cli.options import (
     DATASET,
-    MODELS,
     PREDICTIONS,
     ConfigOption,
     DatasetOption,
@@ -75,7 +74,7 @@ def round_command(
     from dmmn_qp.workflows.round import plan_round, run_round
 
     reporter = Reporter()
-    asked = _asked(source, Places(dataset, predictions, MODELS), slides_root, config)
+    asked = _asked(source, Places(dataset, predictions), slides_root, config)
     asked = replace(asked, push=push, all_images=all_images, qupath_dir=qupath_dir)
     asked = replace(asked, annotations=annotations or asked.annotations)
     if not dry_run:

@@ -10,15 +10,12 @@ import typer
 
 from dmmn_qp.cli.help import COMMON_PANEL
 from dmmn_qp.qupath.notes import QUPATH_DIR_VARIABLE
+from dmmn_qp.workflows import places
 
 if TYPE_CHECKING:
     from dmmn_qp.slides.finding import SlidesRoot
 
-DATASET = Path("dataset")
-
-MODELS = Path("models")
-
-PREDICTIONS = Path("predictions")
+DATASET, MODELS, PREDICTIONS = places.DATASET, places.MODELS, places.PREDICTIONS
 
 ConfigOption = Annotated[
     Path | None,

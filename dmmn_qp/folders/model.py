@@ -20,6 +20,7 @@ from dmmn_qp.features.domain import TrainingDomain
 from dmmn_qp.files import check_free, new_file, new_folder, write_json
 from dmmn_qp.files.failures import FULL_DISK
 from dmmn_qp.files.locks import locked
+from dmmn_qp.folders import model_glance
 from dmmn_qp.folders.acceptance import Acceptance
 from dmmn_qp.folders.encoder_origin import EncoderOrigin, attach_origin, encoder_in, is_unchanged
 from dmmn_qp.folders.encoder_weights import find_weights, load_encoder
@@ -39,7 +40,7 @@ from dmmn_qp.networks.stem import NamesParts, Stemmed
 from dmmn_qp.specs import ClassMap, FileModel, PatchSpec, explain
 from dmmn_qp.text import shorten
 
-CARD = "model.json"
+CARD = model_glance.CARD
 
 WEIGHTS = "weights.safetensors"
 
@@ -52,8 +53,7 @@ MAX_RESERVED_OUTPUTS = 8
 MAX_CARD_BYTES = 4 * 2**20
 """Largest card: some 50,000 names of slides. The worst content of that length takes 250 MiB when it is read."""
 
-DEMO_MODEL = "demo"
-"""Folder of the model that comes with the project; it is never taken unless it is named."""
+DEMO_MODEL = model_glance.SHIPPED
 
 
 class NetworkOptions(FileModel):

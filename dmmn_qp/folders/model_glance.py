@@ -11,6 +11,9 @@ from typing import Any, Final
 from dmmn_qp.files import RUN_FILE
 from dmmn_qp.files.locks import is_held
 
+FOLDER: Final = "models"
+"""Name of a folder of model folders, unless the user gives it another."""
+
 CARD: Final = "model.json"
 
 UNFINISHED: Final = "resume.pt"
@@ -124,8 +127,9 @@ def read_object(path: Path, max_bytes: int = MAX_BYTES) -> dict[str, Any]:
 
 def number(value: object) -> float | None:
     """A finite number of at least 0; None for what is none."""
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    return float(value) if is_number and 0 <= value < 1e12 else None  # type: ignore[operator, arg-type]
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    return float(value) if 0 <= value < 1e12 else None
 
 
 def _object(value: object) -> dict[str, Any]:

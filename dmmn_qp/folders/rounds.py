@@ -28,7 +28,16 @@ LOOP_PAGE: Final = "loop.html"
 MAX_LEDGER_BYTES: Final = 64 * 2**20
 """Largest ledger that is read: some hundred thousand slides in rounds."""
 
-_USUAL_DATASET: Final = "dataset"
+_AMOUNT: Final = 1e30
+"""Largest mm2, mm or seconds that are believed: more than any slide can have, and sums and squares stay finite."""
+
+_Count = Annotated[int, Field(ge=0, le=10**9)]
+_Amount = Annotated[float, Field(ge=0, le=_AMOUNT, allow_inf_nan=False)]
+_Square = Annotated[float, Field(ge=0, le=_AMOUNT**2, allow_inf_nan=False)]
+
+DATASET_FOLDER: Final = "dataset"
+"""Name of a dataset, unless the user gives it another."""
+
 _USUAL: Final = "loop"
 
 RoundKind = Literal["start", "model", "unknown"]
@@ -38,10 +47,8 @@ QuPath 0.4 leaves them once the files of the prediction are gone."""
 
 def loop_folder(dataset: Path) -> Path:
     """The folder of a dataset's ledger: ``loop/`` beside one called ``dataset``, else ``<name>-loop/``."""
-    name = dataset.name or dataset.resolve().name
-    return (dataset if dataset.name else dataset.resolve()).with_name(
-        _USUAL if name == _USUAL_DATASET else f"{name}-{_USUAL}"
-    )
+    named = dataset.resolve() if dataset.name in ("", "..") else dataset
+    return named.with_name(_USUAL if named.name == DATASET_FOLDER else f"{named.name}-{_USUAL}")
 
 
 class Judged(FileModel):
@@ -55,10 +62,7 @@ class Judged(FileModel):
 
     predicted: str
     said: str | None
-    mm2: float = Field(ge=0, allow_inf_nan=False)
-
-
-_Square = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+    mm2: _Amount
 
 
 class SlideReview(FileModel):
@@ -77,14 +81,14 @@ class SlideReview(FileModel):
     """
 
     slide: str
-    confirmed: int = Field(ge=0)
-    corrected: int = Field(ge=0)
-    reclassified: int = Field(ge=0)
-    reshaped: int = Field(ge=0)
+    confirmed: _Count
+    corrected: _Count
+    reclassified: _Count
+    reshaped: _Count
     judged: tuple[Judged, ...]
     squares_mm4: tuple[_Square, _Square, _Square]
     is_compared: bool
-    unchecked: int = Field(default=0, ge=0)
+    unchecked: _Count = 0
 
 
 class Drawn(FileModel):
@@ -96,9 +100,9 @@ class Drawn(FileModel):
         outline_mm: Length of their outlines.
     """
 
-    areas: int = Field(default=0, ge=0)
-    mm2: float = Field(default=0.0, ge=0, allow_inf_nan=False)
-    outline_mm: float = Field(default=0.0, ge=0, allow_inf_nan=False)
+    areas: _Count = 0
+    mm2: _Amount = 0.0
+    outline_mm: _Amount = 0.0
 
     def since(self, before: Drawn) -> Drawn:
         """What is more than before; never less than nothing."""
@@ -118,9 +122,9 @@ class Machine(FileModel):
         predict_s: The predictions that were seen.
     """
 
-    import_s: float | None = Field(default=None, ge=0, allow_inf_nan=False)
-    train_s: float | None = Field(default=None, ge=0, allow_inf_nan=False)
-    predict_s: float | None = Field(default=None, ge=0, allow_inf_nan=False)
+    import_s: _Amount | None = None
+    train_s: _Amount | None = None
+    predict_s: _Amount | None = None
 
 
 class Round(FileModel):

@@ -6,9 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from dmmn_qp.errors import AnnotationFileError, DmmnQpError, ProjectError, SlideError
-from dmmn_qp.files import RUN_FILE
-from dmmn_qp.folders.predictions import OTHERS_SUFFIX
 from dmmn_qp.importing.export_tables import exported_colors, exported_views
+from dmmn_qp.importing.geojson_files import geojson_files
 from dmmn_qp.importing.reviewed import Reviewer
 from dmmn_qp.importing.source import (
     Source,
@@ -20,19 +19,15 @@ from dmmn_qp.importing.source import (
     with_project_order,
 )
 from dmmn_qp.outputs.writers import is_output
-from dmmn_qp.qupath.geojson_reader import GEOJSON_SUFFIXES, read_geojson
+from dmmn_qp.qupath.geojson_reader import read_geojson
 from dmmn_qp.qupath.image_names import KindCounts, slide_ids
 from dmmn_qp.qupath.notes import ReadRules
-from dmmn_qp.qupath.packed_json import is_roi_set
 from dmmn_qp.qupath.review_counts import ReviewCounts
 from dmmn_qp.slides.finding import SlidesRoot
 from dmmn_qp.slides.folders import list_slides, without_pictures_of_slides
 from dmmn_qp.slides.names import NamedSlide, SlideNames
 from dmmn_qp.slides.readers import slide_suffixes
 from dmmn_qp.slides.view import SlideView
-
-_NO_ANNOTATIONS = (RUN_FILE, "evaluation.json")
-"""JSON that lies beside predictions, whose folder may be that of the annotations when it was corrected."""
 
 
 def read_geojson_folder(
@@ -62,7 +57,7 @@ def read_geojson_folder(
         raise AnnotationFileError(f'annotations "{annotations}" do not exist; check --annotations')
     found = list_slides(path, recursive=rules.recursive) if path.is_dir() else [path]
     slides, beside = without_pictures_of_slides([slide for slide in found if not is_output(slide.name)])
-    files, notes, problems = _geojson_files(annotations)
+    files, notes, problems = geojson_files(annotations)
     if not slides:
         way_out = "" if rules.recursive else "; pass --recursive to search the folders in it"
         known = " ".join(sorted(slide_suffixes()))
@@ -167,53 +162,3 @@ def _matched(
 
 def _named(slide: Path) -> NamedSlide:
     return NamedSlide(slide, (slide_ids([slide.name])[0],))
-
-
-def _geojson_files(annotations: Path) -> tuple[dict[str, Path], list[str], list[str]]:
-    """GeoJSON files by their name without the ending.
-
-    Returns:
-        The files, what else is there that somebody may have meant, and which files have the same name.
-    """
-    candidates = [annotations]
-    if annotations.is_dir():
-        found = sorted(annotations.iterdir())
-        candidates = [path for path in found if path.name not in _NO_ANNOTATIONS and not path.name.startswith(".")]
-    files: dict[str, Path] = {}
-    twice: dict[str, str] = {}
-    others: list[Path] = []
-    of_imagej: list[Path] = []
-    for path in candidates:
-        suffix = next((s for s in GEOJSON_SUFFIXES if path.name.lower().endswith(s)), None)
-        if not path.is_file():
-            continue
-        if path.suffix.lower() == ".roi" or is_roi_set(path):
-            of_imagej.append(path)
-            continue
-        if suffix is None:
-            others.append(path)
-            continue
-        name = path.name[: -len(suffix)]
-        if name.endswith(OTHERS_SUFFIX) and any(
-            p.name.startswith(name.removesuffix(OTHERS_SUFFIX)) for p in candidates
-        ):
-            continue
-        if name in files:
-            twice[name] = (
-                f'annotations "{files[name]}" and "{path}" are for the same slide; keep one of them in the folder'
-            )
-        files.setdefault(name, path)
-    notes: list[str] = []
-    if of_imagej:
-        more = f" and {len(of_imagej) - 1} more" if len(of_imagej) > 1 else ""
-        notes.append(
-            f'outlines of ImageJ are not read ("{of_imagej[0]}"{more}): drop them onto their images in QuPath (0.4 or '
-            "later), give them classes, and export them as GeoJSON"
-        )
-    if not files and others:
-        endings = ", ".join(sorted({path.suffix.lower() or path.name for path in others})[:5])
-        notes.append(
-            f'no GeoJSON in "{annotations}", but files that end in {endings}: export the annotations from QuPath '
-            "(File > Export objects as GeoJSON)"
-        )
-    return {name: path for name, path in files.items() if name not in twice}, notes, list(twice.values())

@@ -15,6 +15,7 @@ from typing import Final
 
 from dmmn_qp.console import Reporter
 from dmmn_qp.errors import DmmnQpError
+from dmmn_qp.folders.model_glance import FOLDER as MODELS_FOLDER
 from dmmn_qp.folders.model_glance import ModelGlance, glance_models, number
 from dmmn_qp.folders.person_time import PersonSeconds
 from dmmn_qp.folders.predictions import read_predictions
@@ -38,9 +39,6 @@ from dmmn_qp.qupath.review_counts import ReviewedModel
 from dmmn_qp.reports.html import percent_text
 from dmmn_qp.reports.loop_report import write_loop_page
 from dmmn_qp.text import printable
-
-_MODELS: Final = "models"
-"""Folder beside the dataset in which models are looked for."""
 
 _LONGEST_NAME: Final = 100
 _UM2_PER_MM2: Final = 1e6
@@ -87,7 +85,7 @@ def record_rounds(
         reporter: Where to report.
     """
     folder = loop_folder(out)
-    models = {model.run_id: model for model in glance_models(out.parent / _MODELS)}
+    models = {model.run_id: model for model in glance_models(folder.parent / MODELS_FOLDER)}
     seen = _Seen(_seen_rounds(prepared, labelling, models, predicted_in), _drawn(prepared, labelling), seconds)
 
     def write(ledger: Ledger) -> None:

@@ -11,6 +11,8 @@ from typing import Any, Final
 import orjson
 
 from dmmn_qp.errors import DmmnQpError
+from dmmn_qp.importing.export_tables import CLASSES, FRAMES, PIXEL_SIZES
+from dmmn_qp.importing.geojson_files import geojson_files
 from dmmn_qp.qupath.project import read_project
 from dmmn_qp.slides.finding import SlidesRoot
 from dmmn_qp.text import printable
@@ -84,8 +86,10 @@ def roots_as_typed(roots: Iterable[SlidesRoot]) -> list[str]:
 def _files(source: Path, annotations: Path | None, tables: Mapping[str, Path | None]) -> Iterator[tuple[str, Path]]:
     """The files, with their names: below the project or the folder of annotations, so that it may be moved."""
     if annotations is not None:
-        files = sorted(annotations.iterdir()) if annotations.is_dir() else [annotations]
-        yield from ((path.name, path) for path in files if path.is_file())
+        folder = annotations if annotations.is_dir() else annotations.parent
+        files, _, _ = geojson_files(annotations)
+        for path in (*files.values(), *(folder / name for name in (PIXEL_SIZES, FRAMES, CLASSES))):
+            yield path.name, path
     else:
         with suppress(DmmnQpError):
             project = read_project(source)

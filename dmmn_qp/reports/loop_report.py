@@ -141,7 +141,7 @@ def _charts(
             dashed=True,
         ),
     )
-    own = _Frame(numbers, min(s for of_round in shares for s in of_round.values()))
+    own = _Frame(numbers, min((s for of_round in shares for s in of_round.values()), default=1.0))
     of_classes = tuple(
         Line(name, colors[name], tuple((own.x(i), own.y(s[name])) for i, s in enumerate(shares) if name in s))
         for name in names

@@ -13,10 +13,11 @@ import torch
 from dmmn_qp.errors import ModelError
 from dmmn_qp.files import new_file
 from dmmn_qp.folders.model import CARD
+from dmmn_qp.folders.model_glance import UNFINISHED
 from dmmn_qp.networks.supervision import SupervisedBranches
 from dmmn_qp.training.averaging import WeightAverage
 
-STATE = "resume.pt"
+STATE = UNFINISHED
 """In the model's folder for as long as its training is not finished."""
 
 _FORMAT = 1

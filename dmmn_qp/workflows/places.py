@@ -7,9 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-DATASET: Final = Path("dataset")
-MODELS: Final = Path("models")
-PREDICTIONS: Final = Path("predictions")
+from dmmn_qp.folders.model_glance import FOLDER as MODELS_FOLDER
+from dmmn_qp.folders.predictions import FOLDER as PREDICTIONS_FOLDER
+from dmmn_qp.folders.rounds import DATASET_FOLDER
+
+DATASET: Final = Path(DATASET_FOLDER)
+MODELS: Final = Path(MODELS_FOLDER)
+PREDICTIONS: Final = Path(PREDICTIONS_FOLDER)
 
 
 @dataclass(frozen=True, slots=True)
