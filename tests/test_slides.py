@@ -2,12 +2,14 @@
 
 import struct
 import threading
+import weakref
 from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
 import pytest
 import tifffile
+from openslide import OpenSlide
 from PIL import Image
 
 from dmmn_qp.errors import PixelSizeError, SlideError
@@ -587,26 +589,24 @@ def test_a_view_opens_the_slide_that_was_annotated_alone(tmp_path):
 
 def test_a_slide_is_closed_when_no_other_thread_reads_it(monkeypatch):
     """OpenSlide would end the process."""
-    reader = OpenSlideReader(CMU_1)
     begun, goes_on, done = threading.Event(), threading.Event(), []
-    read = reader._slide.read_region
+    read = OpenSlide.read_region
 
     def slow(*given):
         begun.set()
         goes_on.wait(10)
         return read(*given)
 
-    monkeypatch.setattr(reader._slide, "read_region", slow)
+    monkeypatch.setattr(OpenSlide, "read_region", slow)
+    reader = OpenSlideReader(CMU_1)
+    is_open = weakref.ref(reader._slide)
     reading = threading.Thread(target=lambda: done.append(reader.read_level(0, Region(0, 0, 64, 64)).shape))
-    closing = threading.Thread(target=reader.close)
     reading.start()
     assert begun.wait(10)
-    closing.start()
-    closing.join(0.1)
-    assert closing.is_alive()
-    goes_on.set()
-    closing.join(10)
-    reading.join(10)
-    assert not closing.is_alive() and done == [(64, 64, 3)]
+    reader.close()
     with pytest.raises(SlideError, match="closed"):
         reader.read_level(0, Region(0, 0, 64, 64))
+    assert is_open() is not None and not done
+    goes_on.set()
+    reading.join(10)
+    assert done == [(64, 64, 3)] and is_open() is None
