@@ -22,6 +22,7 @@ from dmmn_qp.serving.lines import LineTooLong, LineWriter, parse_object, read_li
 from dmmn_qp.serving.reporter import LineReporter
 from dmmn_qp.serving.requests import KINDS, OfSlide, Predict, readable_id, request_of
 from dmmn_qp.serving.slides import ProjectSlides
+from dmmn_qp.training.stopping import StopRequest
 from tests.conftest import DEMO, REPOSITORY, moved_demo
 from tests.serving import Served
 
@@ -284,6 +285,45 @@ def test_the_queue_is_bounded_and_an_id_is_one_jobs():
     told = running(jobs, feed)
     assert told[-1] == ("a", "cancelled")
     assert (1, "done") not in told  # what waits at the end is forgotten
+
+
+def test_a_job_that_is_stopped_twice_ends_no_other():
+    def feed(told):
+        def stubborn():
+            try:
+                endless()
+            except KeyboardInterrupt:
+                signal.raise_signal(signal.SIGINT)  # the second signal, after which nobody asked any more
+
+        jobs.submit(job("a", stubborn, told))
+        jobs.submit(job("b", dict, told))
+        time.sleep(0.05)
+        jobs.cancel("a")
+        wait_for(told, "b", "done")
+
+    jobs = Jobs()
+    assert [reply for reply in running(jobs, feed) if reply[1] != "accepted"] == [("a", "cancelled"), ("b", "done")]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("knows_signals", [False, True])
+def test_a_signal_from_elsewhere_ends_everything(number, knows_signals):
+    def work():
+        if knows_signals:  # as a training does
+            with StopRequest() as stop:
+                signal.raise_signal(number)
+            assert stop.requested
+            raise KeyboardInterrupt("stopped after a step")
+        signal.raise_signal(number)
+
+    def feed(told):
+        jobs.submit(job("a", work, told))
+        jobs.submit(job("b", dict, told))
+        wait_for(told, "a", "cancelled")
+        time.sleep(0.05)
+
+    jobs = Jobs()
+    assert [reply for reply in running(jobs, feed) if reply[1] != "accepted"] == [("a", "cancelled")]
 
 
 def test_signals_are_as_before_in_the_end():
