@@ -1,5 +1,6 @@
 """Every reader gives the pixels that the file was made from, at the borders and outside too."""
 
+import _thread
 import struct
 import threading
 import weakref
@@ -9,7 +10,7 @@ from functools import partial
 import numpy as np
 import pytest
 import tifffile
-from openslide import OpenSlide
+from openslide import OpenSlide, lowlevel
 from PIL import Image
 
 from dmmn_qp.errors import PixelSizeError, SlideError
@@ -17,6 +18,7 @@ from dmmn_qp.regions import Region
 from dmmn_qp.slides import SLIDE_READERS, open_slide, tiff_tiles, tifffile_reader
 from dmmn_qp.slides.base import Slide, read_field, read_overview
 from dmmn_qp.slides.cached import CachedFields, TileBudget, tiles_bytes
+from dmmn_qp.slides.closing import opened
 from dmmn_qp.slides.files import fingerprint, slide_file
 from dmmn_qp.slides.folders import list_slides
 from dmmn_qp.slides.openslide_reader import OpenSlideReader
@@ -24,7 +26,7 @@ from dmmn_qp.slides.pixel_sizes import StatedMpp
 from dmmn_qp.slides.transformed import Crop, Flip, Placement, Rotate, TransformedSlide
 from dmmn_qp.slides.view import SlideView
 from dmmn_qp.specs import PatchSpec
-from tests.conftest import CMU_1, DEMO
+from tests.conftest import CMU_1, DEMO, two_tissues, write_tiff
 from tests.slide_files import OME, write_dicom, write_leica, write_pyramid
 
 
@@ -599,7 +601,7 @@ def test_a_slide_is_closed_when_no_other_thread_reads_it(monkeypatch):
 
     monkeypatch.setattr(OpenSlide, "read_region", slow)
     reader = OpenSlideReader(CMU_1)
-    is_open = weakref.ref(reader._slide)
+    is_open = weakref.ref(reader._open[0])
     reading = threading.Thread(target=lambda: done.append(reader.read_level(0, Region(0, 0, 64, 64)).shape))
     reading.start()
     assert begun.wait(10)
@@ -610,3 +612,34 @@ def test_a_slide_is_closed_when_no_other_thread_reads_it(monkeypatch):
     goes_on.set()
     reading.join(10)
     assert done == [(64, 64, 3)] and is_open() is None
+
+
+def looked_at(path):
+    with opened(path):
+        pass
+
+
+@pytest.mark.parametrize("use", [lambda path: open_slide(path).close(), looked_at], ids=["read", "looked at"])
+@pytest.mark.parametrize("kind", ["aperio", "generic-tiff"])
+def test_no_signal_is_met_while_a_slide_is_closed(tmp_path, monkeypatch, use, kind):
+    """Signals are met in the main thread; openslide would close the slide once more, or lose the signal."""
+    closed_in, close = [], lowlevel.close
+
+    def noted(slide):
+        closed_in.append(threading.get_ident())
+        close(slide)
+
+    monkeypatch.setattr(lowlevel, "close", noted)
+    use(CMU_1 if kind == "aperio" else write_tiff(tmp_path / "s.tif", two_tissues()))
+    assert closed_in and threading.get_ident() not in closed_in
+
+
+def test_a_slide_is_closed_when_the_process_ends_and_begins_no_thread(monkeypatch):
+    def refuse(*_):
+        raise RuntimeError("can't create new thread at interpreter shutdown")
+
+    monkeypatch.setattr(_thread, "start_new_thread", refuse)
+    reader = OpenSlideReader(CMU_1)
+    is_open = weakref.ref(reader._open[0])
+    reader.close()
+    assert is_open() is None

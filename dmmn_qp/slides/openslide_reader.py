@@ -13,6 +13,7 @@ import openslide
 from dmmn_qp.errors import SlideError
 from dmmn_qp.regions import Region
 from dmmn_qp.slides.base import RgbArray, SlideInfo, read_inside
+from dmmn_qp.slides.closing import undisturbed
 from dmmn_qp.slides.pixel_sizes import StatedMpp
 
 _HALF_OPAQUE = 128  # OpenSlide gives 0 or 255, and between them only where it interpolates
@@ -48,6 +49,7 @@ class OpenSlideReader:
         mpp: StatedMpp | float | None = None,
         crop_to_bounds: bool = True,
     ) -> None:
+        self._open: list[openslide.OpenSlide] = []  # none where it is closed
         try:
             slide = openslide.OpenSlide(str(path))
         except (openslide.OpenSlideError, OSError) as error:
@@ -69,9 +71,9 @@ class OpenSlideReader:
             _check_tiles(path, properties, len(self._sizes))
             pixel_size = StatedMpp.of(mpp).resolve(path.name, _file_mpp(properties))
         except SlideError:
-            slide.close()
+            undisturbed(slide.close)
             raise
-        self._slide: openslide.OpenSlide | None = slide
+        self._open.append(slide)
         self.vendor = str(properties.get(openslide.PROPERTY_NAME_VENDOR, ""))
         """What OpenSlide calls the format."""
         is_whole = (x, y, width, height) == (0, 0, full_width, full_height)
@@ -103,7 +105,7 @@ class OpenSlideReader:
     def _read(self, level: int, inside: Region) -> RgbArray:
         step = self._steps[level]  # OpenSlide's own number, by which it finds the pixel of the level
         location = (round(inside.x * step) + self.info.origin_px[0], round(inside.y * step) + self.info.origin_px[1])
-        slide = self._slide
+        slide = next(iter(self._open), None)
         if slide is None:
             raise SlideError(f'slide "{self.info.path}" was closed before it was read; open it again')
         try:
@@ -118,9 +120,9 @@ class OpenSlideReader:
 
     def _open_again(self, failed: openslide.OpenSlide) -> None:
         """Opens the slide again: after an error OpenSlide reads nothing more. Others may still use ``failed``."""
-        if self._slide is failed:
+        if failed in self._open:
             with contextlib.suppress(openslide.OpenSlideError, OSError):
-                self._slide = openslide.OpenSlide(str(self.info.path))
+                self._open[:] = [openslide.OpenSlide(str(self.info.path))]
 
     def close(self) -> None:
         """Releases the file, as soon as no other thread reads it.
@@ -128,7 +130,7 @@ class OpenSlideReader:
         It is let go and not closed: openslide closes what nobody holds any more, and OpenSlide would end the process if
         a slide was closed that another thread reads.
         """
-        self._slide = None
+        undisturbed(self._open.clear)
 
     def __enter__(self) -> Self:
         return self
