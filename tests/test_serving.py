@@ -10,6 +10,7 @@ import signal
 import threading
 import time
 import tracemalloc
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,7 @@ from dmmn_qp.serving.reporter import LineReporter
 from dmmn_qp.serving.requests import KINDS, OfSlide, Predict, readable_id, request_of
 from dmmn_qp.serving.slides import ProjectSlides
 from dmmn_qp.training.stopping import StopRequest
+from dmmn_qp.workflows import round as round_
 from tests.conftest import DEMO, REPOSITORY, moved_demo
 from tests.serving import Served
 
@@ -192,6 +194,26 @@ def test_models_are_named_and_no_paths(tmp_path, name):
     request = request_of({"id": 1, "op": "load", "model": name})
     with pytest.raises(ConfigError, match="which holds demo"):
         actions.load(request, LineReporter(lambda *event, **content: None))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("accepted", "used"), [(True, "new"), (False, "given"), (None, "given")])
+@pytest.mark.parametrize("stopped", [False, True])
+def test_a_round_that_made_a_better_model_has_it_used(tmp_path, monkeypatch, accepted, used, stopped):
+    def run_round(asked, reporter):
+        if accepted is not None:
+            card = {**json.loads((MODEL / "model.json").read_text()), "name": "new", "accepted": accepted}
+            shutil.copytree(MODEL, tmp_path / "models" / "new")
+            (tmp_path / "models" / "new" / "model.json").write_text(json.dumps(card))
+        if stopped:  # in its predictions
+            raise KeyboardInterrupt
+        return ["train"]
+
+    monkeypatch.setattr(round_, "run_round", run_round)
+    actions = Actions(Place(DEMO / "project.qpproj", tmp_path, model=tmp_path / "given"))
+    request = request_of({"id": 1, "op": "load"})
+    with pytest.raises(KeyboardInterrupt) if stopped else nullcontext():
+        actions.round(request, LineReporter(lambda *event, **content: None))
+    assert actions.model_of(request).name == used  # type: ignore[arg-type]
 
 
 # ---- jobs
