@@ -10,6 +10,7 @@ import signal
 import threading
 import time
 import tracemalloc
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,8 @@ from dmmn_qp.serving.lines import LineTooLong, LineWriter, parse_object, read_li
 from dmmn_qp.serving.reporter import LineReporter
 from dmmn_qp.serving.requests import KINDS, OfSlide, Predict, readable_id, request_of
 from dmmn_qp.serving.slides import ProjectSlides
+from dmmn_qp.training.stopping import StopRequest
+from dmmn_qp.workflows import round as round_
 from tests.conftest import DEMO, REPOSITORY, moved_demo
 from tests.serving import Served
 
@@ -193,6 +196,26 @@ def test_models_are_named_and_no_paths(tmp_path, name):
         actions.load(request, LineReporter(lambda *event, **content: None))  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize(("accepted", "used"), [(True, "new"), (False, "given"), (None, "given")])
+@pytest.mark.parametrize("stopped", [False, True])
+def test_a_round_that_made_a_better_model_has_it_used(tmp_path, monkeypatch, accepted, used, stopped):
+    def run_round(asked, reporter):
+        if accepted is not None:
+            card = {**json.loads((MODEL / "model.json").read_text()), "name": "new", "accepted": accepted}
+            shutil.copytree(MODEL, tmp_path / "models" / "new")
+            (tmp_path / "models" / "new" / "model.json").write_text(json.dumps(card))
+        if stopped:  # in its predictions
+            raise KeyboardInterrupt
+        return ["train"]
+
+    monkeypatch.setattr(round_, "run_round", run_round)
+    actions = Actions(Place(DEMO / "project.qpproj", tmp_path, model=tmp_path / "given"))
+    request = request_of({"id": 1, "op": "load"})
+    with pytest.raises(KeyboardInterrupt) if stopped else nullcontext():
+        actions.round(request, LineReporter(lambda *event, **content: None))
+    assert actions.model_of(request).name == used  # type: ignore[arg-type]
+
+
 # ---- jobs
 
 
@@ -284,6 +307,45 @@ def test_the_queue_is_bounded_and_an_id_is_one_jobs():
     told = running(jobs, feed)
     assert told[-1] == ("a", "cancelled")
     assert (1, "done") not in told  # what waits at the end is forgotten
+
+
+def test_a_job_that_is_stopped_twice_ends_no_other():
+    def feed(told):
+        def stubborn():
+            try:
+                endless()
+            except KeyboardInterrupt:
+                signal.raise_signal(signal.SIGINT)  # the second signal, after which nobody asked any more
+
+        jobs.submit(job("a", stubborn, told))
+        jobs.submit(job("b", dict, told))
+        time.sleep(0.05)
+        jobs.cancel("a")
+        wait_for(told, "b", "done")
+
+    jobs = Jobs()
+    assert [reply for reply in running(jobs, feed) if reply[1] != "accepted"] == [("a", "cancelled"), ("b", "done")]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("knows_signals", [False, True])
+def test_a_signal_from_elsewhere_ends_everything(number, knows_signals):
+    def work():
+        if knows_signals:  # as a training does
+            with StopRequest() as stop:
+                signal.raise_signal(number)
+            assert stop.requested
+            raise KeyboardInterrupt("stopped after a step")
+        signal.raise_signal(number)
+
+    def feed(told):
+        jobs.submit(job("a", work, told))
+        jobs.submit(job("b", dict, told))
+        wait_for(told, "a", "cancelled")
+        time.sleep(0.05)
+
+    jobs = Jobs()
+    assert [reply for reply in running(jobs, feed) if reply[1] != "accepted"] == [("a", "cancelled")]
 
 
 def test_signals_are_as_before_in_the_end():

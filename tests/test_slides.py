@@ -1,13 +1,16 @@
 """Every reader gives the pixels that the file was made from, at the borders and outside too."""
 
+import _thread
 import struct
 import threading
+import weakref
 from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
 import pytest
 import tifffile
+from openslide import OpenSlide, lowlevel
 from PIL import Image
 
 from dmmn_qp.errors import PixelSizeError, SlideError
@@ -15,6 +18,7 @@ from dmmn_qp.regions import Region
 from dmmn_qp.slides import SLIDE_READERS, open_slide, tiff_tiles, tifffile_reader
 from dmmn_qp.slides.base import Slide, read_field, read_overview
 from dmmn_qp.slides.cached import CachedFields, TileBudget, tiles_bytes
+from dmmn_qp.slides.closing import opened
 from dmmn_qp.slides.files import fingerprint, slide_file
 from dmmn_qp.slides.folders import list_slides
 from dmmn_qp.slides.openslide_reader import OpenSlideReader
@@ -22,7 +26,7 @@ from dmmn_qp.slides.pixel_sizes import StatedMpp
 from dmmn_qp.slides.transformed import Crop, Flip, Placement, Rotate, TransformedSlide
 from dmmn_qp.slides.view import SlideView
 from dmmn_qp.specs import PatchSpec
-from tests.conftest import CMU_1, DEMO
+from tests.conftest import CMU_1, DEMO, two_tissues, write_tiff
 from tests.slide_files import OME, write_dicom, write_leica, write_pyramid
 
 
@@ -587,26 +591,55 @@ def test_a_view_opens_the_slide_that_was_annotated_alone(tmp_path):
 
 def test_a_slide_is_closed_when_no_other_thread_reads_it(monkeypatch):
     """OpenSlide would end the process."""
-    reader = OpenSlideReader(CMU_1)
     begun, goes_on, done = threading.Event(), threading.Event(), []
-    read = reader._slide.read_region
+    read = OpenSlide.read_region
 
     def slow(*given):
         begun.set()
         goes_on.wait(10)
         return read(*given)
 
-    monkeypatch.setattr(reader._slide, "read_region", slow)
+    monkeypatch.setattr(OpenSlide, "read_region", slow)
+    reader = OpenSlideReader(CMU_1)
+    is_open = weakref.ref(reader._open[0])
     reading = threading.Thread(target=lambda: done.append(reader.read_level(0, Region(0, 0, 64, 64)).shape))
-    closing = threading.Thread(target=reader.close)
     reading.start()
     assert begun.wait(10)
-    closing.start()
-    closing.join(0.1)
-    assert closing.is_alive()
-    goes_on.set()
-    closing.join(10)
-    reading.join(10)
-    assert not closing.is_alive() and done == [(64, 64, 3)]
+    reader.close()
     with pytest.raises(SlideError, match="closed"):
         reader.read_level(0, Region(0, 0, 64, 64))
+    assert is_open() is not None and not done
+    goes_on.set()
+    reading.join(10)
+    assert done == [(64, 64, 3)] and is_open() is None
+
+
+def looked_at(path):
+    with opened(path):
+        pass
+
+
+@pytest.mark.parametrize("use", [lambda path: open_slide(path).close(), looked_at], ids=["read", "looked at"])
+@pytest.mark.parametrize("kind", ["aperio", "generic-tiff"])
+def test_no_signal_is_met_while_a_slide_is_closed(tmp_path, monkeypatch, use, kind):
+    """Signals are met in the main thread; openslide would close the slide once more, or lose the signal."""
+    closed_in, close = [], lowlevel.close
+
+    def noted(slide):
+        closed_in.append(threading.get_ident())
+        close(slide)
+
+    monkeypatch.setattr(lowlevel, "close", noted)
+    use(CMU_1 if kind == "aperio" else write_tiff(tmp_path / "s.tif", two_tissues()))
+    assert closed_in and threading.get_ident() not in closed_in
+
+
+def test_a_slide_is_closed_when_the_process_ends_and_begins_no_thread(monkeypatch):
+    def refuse(*_):
+        raise RuntimeError("can't create new thread at interpreter shutdown")
+
+    monkeypatch.setattr(_thread, "start_new_thread", refuse)
+    reader = OpenSlideReader(CMU_1)
+    is_open = weakref.ref(reader._open[0])
+    reader.close()
+    assert is_open() is None

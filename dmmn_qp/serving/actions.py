@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -80,7 +81,7 @@ class Actions:
     def __init__(self, place: Place) -> None:
         self.place = place
         self.slides = ProjectSlides(place.project, place.slides_roots, place.dataset)
-        self._trained: Path | None = None
+        self._model = place.model  # until another one is accepted
         self._kept: Kept | None = None
 
     def load(self, request: OfModel, reporter: Reporter) -> Outcome:
@@ -136,10 +137,9 @@ class Actions:
 
         start = None if request.fresh else self._start_of(request)
         self._kept = None  # its memory is needed, and the next prediction is with another one
-        folder = train_anew(self._asked(), start or self.place.train_options.start_from, reporter)
+        with self._takes_a_better_model():
+            folder = train_anew(self._asked(), start or self.place.train_options.start_from, reporter)
         card = load_card(folder)
-        if card.accepted:
-            self._trained = folder
         return {"model": card.name, "folder": folder.absolute(), "accepted": card.accepted}
 
     def round(self, request: Request, reporter: Reporter) -> Outcome:
@@ -147,7 +147,8 @@ class Actions:
         from dmmn_qp.workflows.round import run_round
 
         self._kept = None
-        return {"steps": run_round(self._asked(), reporter)}
+        with self._takes_a_better_model():
+            return {"steps": run_round(self._asked(), reporter)}
 
     def status(self, request: Request, reporter: Reporter) -> Outcome:
         """Says where the work stands."""
@@ -231,7 +232,24 @@ class Actions:
 
         if request.model is not None:
             return self._model_called(request.model)
-        return self._trained or self.place.model or newest_model(self.place.models)
+        return self._model or newest_model(self.place.models)
+
+    @contextmanager
+    def _takes_a_better_model(self) -> Iterator[None]:
+        """Goes on with the newest accepted model if there is another one now, even where what made it was stopped."""
+        before = self._last_accepted()
+        try:
+            yield
+        finally:
+            if self._last_accepted() != before:
+                self._model = None
+
+    def _last_accepted(self) -> Path | None:
+        """The folder of the newest accepted model; None where there is none."""
+        from dmmn_qp.folders.model_glance import glance_models, newest
+
+        found = newest(glance_models(self.place.models))
+        return None if found is None else found.folder
 
     def _start_of(self, request: OfModel) -> Path | None:
         """The model to start from; None where there is none yet."""

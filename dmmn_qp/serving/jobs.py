@@ -140,6 +140,7 @@ class Jobs:
                 self._changed.wait(_POLL_S)
             if self._ended:
                 return None
+            self._asked = False
             self._running = self._waiting.popleft()
             return self._running
 
@@ -148,10 +149,12 @@ class Jobs:
         try:
             event, content = self._outcome(job)
         except KeyboardInterrupt as stopped:
+            self._stoppable = False  # before anything is called, in which another signal could be met
             event, content = "cancelled", {"text": printable(str(stopped)) or _STOPPED}
         finally:
             self._stoppable = False
         with self._changed:
+            self._ended |= event == "cancelled" and not job.is_cancelled  # a stage met a signal from elsewhere itself
             self._running = None
         job.tell(event, **content)
 
@@ -176,9 +179,7 @@ class Jobs:
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         """Stops the job that was cancelled, if it still runs; a signal from elsewhere ends everything."""
-        if number == signal.SIGINT and self._asked:
-            self._asked = False
-        else:
+        if number != signal.SIGINT or not self._asked:
             self._ended = True
             self._waiting.clear()
             if self._running is not None:

@@ -18,6 +18,7 @@ import tifffile
 from dmmn_qp.errors import SlideError
 from dmmn_qp.regions import Region
 from dmmn_qp.slides.base import RgbArray, read_inside
+from dmmn_qp.slides.closing import opened
 from dmmn_qp.slides.ome_xml import is_ome_tiff
 from dmmn_qp.slides.openslide_reader import PLAIN_PAGES, OpenSlideReader
 from dmmn_qp.slides.pixel_sizes import StatedMpp
@@ -58,8 +59,8 @@ def is_direct_tiff(path: Path) -> bool:
             page = image.page
             if page.index != 0 or page is not file.pages.first or not _is_upright(page):
                 return False
-        openslide.OpenSlide(str(path)).close()
-        return True
+        with opened(path):
+            return True
     except (SlideError, openslide.OpenSlideError):
         return False  # the reader that is asked next says why
     except Exception:  # of any kind: OpenSlide reads what tifffile does not understand

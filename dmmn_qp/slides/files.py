@@ -10,6 +10,7 @@ from pathlib import Path
 import openslide
 
 from dmmn_qp.errors import SlideChangedError, SlideError
+from dmmn_qp.slides.closing import opened
 
 DICOM_SUFFIX = ".dcm"
 
@@ -49,7 +50,7 @@ def first_of_each_series(paths: Iterable[Path]) -> list[Path]:
     first: dict[str, Path] = {}
     for file in sorted(p for p in paths if is_dicom(p)):
         try:
-            with openslide.OpenSlide(str(file)) as slide:
+            with opened(file) as slide:
                 first.setdefault(slide.properties.get("dicom.SeriesInstanceUID", str(file)), file)
         except (openslide.OpenSlideError, OSError):
             first.setdefault(str(file), file)  # opening it will say why

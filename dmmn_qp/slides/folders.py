@@ -14,6 +14,7 @@ from PIL import Image
 
 from dmmn_qp.errors import SlideError
 from dmmn_qp.files import RUN_FILE
+from dmmn_qp.slides.closing import opened
 from dmmn_qp.slides.files import DICOM_SUFFIX, first_of_each_series, is_slide_folder, slide_file
 from dmmn_qp.slides.names import normal_name
 from dmmn_qp.slides.ome_xml import is_tiff
@@ -124,7 +125,7 @@ def _size_px(path: Path) -> tuple[int, int] | None:
             with tifffile.TiffFile(file) as tiff:
                 return find_image(file, tiff)[0].size
         if openslide.OpenSlide.detect_format(str(file)) is not None:
-            with openslide.OpenSlide(str(file)) as slide:
+            with opened(file) as slide:
                 width, height = slide.dimensions
                 return width, height
         with Image.open(file) as picture:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final, Self
@@ -14,6 +13,7 @@ import openslide
 from dmmn_qp.errors import SlideError
 from dmmn_qp.regions import Region
 from dmmn_qp.slides.base import RgbArray, SlideInfo, read_inside
+from dmmn_qp.slides.closing import undisturbed
 from dmmn_qp.slides.pixel_sizes import StatedMpp
 
 _HALF_OPAQUE = 128  # OpenSlide gives 0 or 255, and between them only where it interpolates
@@ -49,13 +49,13 @@ class OpenSlideReader:
         mpp: StatedMpp | float | None = None,
         crop_to_bounds: bool = True,
     ) -> None:
-        self._changed, self._reads, self._is_closed = threading.Condition(), 0, False
+        self._open: list[openslide.OpenSlide] = []  # none where it is closed
         try:
-            self._slide = openslide.OpenSlide(str(path))
+            slide = openslide.OpenSlide(str(path))
         except (openslide.OpenSlideError, OSError) as error:
             raise SlideError(f'slide "{path}" cannot be read by OpenSlide ({_one_line(error)})') from error
-        properties = self._slide.properties
-        full_width, full_height = self._slide.dimensions
+        properties = slide.properties
+        full_width, full_height = slide.dimensions
         x = y = 0
         width, height = full_width, full_height
         if crop_to_bounds:
@@ -63,16 +63,19 @@ class OpenSlideReader:
             y = _integer(properties.get(openslide.PROPERTY_NAME_BOUNDS_Y), 0)
             width = min(_integer(properties.get(openslide.PROPERTY_NAME_BOUNDS_WIDTH), width), full_width - x)
             height = min(_integer(properties.get(openslide.PROPERTY_NAME_BOUNDS_HEIGHT), height), full_height - y)
-        self._sizes = tuple(self._slide.level_dimensions)
-        self._steps = tuple(self._slide.level_downsamples)
+        self._sizes = tuple(slide.level_dimensions)
+        self._steps = tuple(slide.level_downsamples)
         try:
             if not self._sizes or len(self._sizes) != len(self._steps):
                 raise SlideError(f'slide "{path}" was cut or replaced while it was opened; try again')
             _check_tiles(path, properties, len(self._sizes))
             pixel_size = StatedMpp.of(mpp).resolve(path.name, _file_mpp(properties))
         except SlideError:
-            self._slide.close()
+            undisturbed(slide.close)
             raise
+        self._open.append(slide)
+        self.vendor = str(properties.get(openslide.PROPERTY_NAME_VENDOR, ""))
+        """What OpenSlide calls the format."""
         is_whole = (x, y, width, height) == (0, 0, full_width, full_height)
         sizes = self._sizes if is_whole and self.vendor in PLAIN_PAGES else ()
         self.info = SlideInfo(
@@ -92,11 +95,6 @@ class OpenSlideReader:
         """(width, height) of each level of the file, whatever its bounds."""
         return self._sizes
 
-    @property
-    def vendor(self) -> str:
-        """What OpenSlide calls the format."""
-        return str(self._slide.properties.get(openslide.PROPERTY_NAME_VENDOR, ""))
-
     def read_level(self, level: int, region: Region) -> RgbArray:
         """See `Slide.read_level`."""
         width, height = (max(1, round(side / self._steps[level])) for side in (self.info.width, self.info.height))
@@ -107,13 +105,9 @@ class OpenSlideReader:
     def _read(self, level: int, inside: Region) -> RgbArray:
         step = self._steps[level]  # OpenSlide's own number, by which it finds the pixel of the level
         location = (round(inside.x * step) + self.info.origin_px[0], round(inside.y * step) + self.info.origin_px[1])
-        with self._reading():
-            slide = self._slide
-            return self._read_region(slide, location, level, inside)
-
-    def _read_region(
-        self, slide: openslide.OpenSlide, location: tuple[int, int], level: int, inside: Region
-    ) -> RgbArray:
+        slide = next(iter(self._open), None)
+        if slide is None:
+            raise SlideError(f'slide "{self.info.path}" was closed before it was read; open it again')
         try:
             rgba = slide.read_region(location, level, (inside.width, inside.height))
         except (openslide.OpenSlideError, OSError) as error:
@@ -126,31 +120,17 @@ class OpenSlideReader:
 
     def _open_again(self, failed: openslide.OpenSlide) -> None:
         """Opens the slide again: after an error OpenSlide reads nothing more. Others may still use ``failed``."""
-        if self._slide is failed:
+        if failed in self._open:
             with contextlib.suppress(openslide.OpenSlideError, OSError):
-                self._slide = openslide.OpenSlide(str(self.info.path))
-
-    @contextlib.contextmanager
-    def _reading(self) -> Iterator[None]:
-        """Keeps the slide open; OpenSlide ends the process where one is closed that another thread reads."""
-        with self._changed:
-            if self._is_closed:
-                raise SlideError(f'slide "{self.info.path}" was closed before it was read; open it again')
-            self._reads += 1
-        try:
-            yield
-        finally:
-            with self._changed:
-                self._reads -= 1
-                self._changed.notify_all()
+                self._open[:] = [openslide.OpenSlide(str(self.info.path))]
 
     def close(self) -> None:
-        """Releases the file, as soon as no other thread reads it."""
-        with self._changed:
-            self._is_closed = True
-            while self._reads:
-                self._changed.wait()
-        self._slide.close()
+        """Releases the file, as soon as no other thread reads it.
+
+        It is let go and not closed: openslide closes what nobody holds any more, and OpenSlide would end the process if
+        a slide was closed that another thread reads.
+        """
+        undisturbed(self._open.clear)
 
     def __enter__(self) -> Self:
         return self
