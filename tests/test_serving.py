@@ -348,6 +348,24 @@ def test_a_signal_from_elsewhere_ends_everything(number, knows_signals):
     assert [reply for reply in running(jobs, feed) if reply[1] != "accepted"] == [("a", "cancelled")]
 
 
+def test_a_signal_from_elsewhere_ends_everything_after_a_job_was_cancelled_too():
+    def feed(told):
+        jobs.submit(job("a", endless, told))
+        time.sleep(0.05)
+        jobs.cancel("a")
+        wait_for(told, "a", "cancelled")
+        time.sleep(0.05)
+        os.kill(os.getpid(), signal.SIGINT)
+        for _ in range(1000):
+            if jobs.has_ended:
+                return
+            time.sleep(0.005)
+        raise AssertionError("it waits for more")
+
+    jobs = Jobs()
+    running(jobs, feed)
+
+
 def test_signals_are_as_before_in_the_end():
     before = signal.getsignal(signal.SIGINT)
     running(Jobs(), lambda told: None)

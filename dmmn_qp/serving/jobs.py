@@ -135,12 +135,11 @@ class Jobs:
     def _next(self) -> Job | None:
         """The next job, as soon as there is one; None at the end."""
         with self._changed:
-            self._running = None
+            self._running, self._asked = None, False  # what `cancel` sent before is met by now
             while not self._waiting and not self._ended:
                 self._changed.wait(_POLL_S)
             if self._ended:
                 return None
-            self._asked = False
             self._running = self._waiting.popleft()
             return self._running
 
