@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from dmmn_qp.console import Reporter
 from dmmn_qp.errors import ConfigError, PredictedOtherwiseError
+from dmmn_qp.folders.suggestions import FOLDER as SUGGESTIONS_FOLDER
 from dmmn_qp.importing.options import ImportOptions
 from dmmn_qp.predicting.options import PredictOptions
 from dmmn_qp.serving.requests import OfModel, Predict, Request, Suggest, Train
@@ -20,6 +21,7 @@ from dmmn_qp.serving.slides import ProjectSlides
 from dmmn_qp.slides.finding import SlidesRoot
 from dmmn_qp.text import shorten
 from dmmn_qp.training.options import TrainOptions
+from dmmn_qp.workflows import places
 
 if TYPE_CHECKING:
     from dmmn_qp.predicting.inputs import SlideToPredict
@@ -57,17 +59,17 @@ class Place:
     @property
     def dataset(self) -> Path:
         """The dataset."""
-        return self.workspace / "dataset"
+        return self.workspace / places.DATASET
 
     @property
     def models(self) -> Path:
         """Where models are."""
-        return self.workspace / "models"
+        return self.workspace / places.MODELS
 
     @property
     def predictions(self) -> Path:
         """Where predictions go."""
-        return self.workspace / "predictions"
+        return self.workspace / places.PREDICTIONS
 
 
 class Actions:
@@ -161,7 +163,7 @@ class Actions:
         from dmmn_qp.suggesting.options import SuggestOptions
         from dmmn_qp.workflows.suggesting import predict_and_suggest
 
-        place, out = self.place, self.place.workspace / "suggestions"
+        place, out = self.place, self.place.workspace / SUGGESTIONS_FOLDER
         named = request.image is not None or request.slide is not None
         slide = self.slides.find(request).slide_id if named else None
         found = predict_and_suggest(

@@ -26,6 +26,7 @@ from dmmn_qp.slides.finding import SlidesRoot
 from dmmn_qp.suggesting.options import SuggestOptions
 from dmmn_qp.suggesting.stage import suggest
 from dmmn_qp.suggesting.writing import check_out
+from dmmn_qp.workflows.places import MODELS
 
 
 def predict_and_suggest(
@@ -37,7 +38,7 @@ def predict_and_suggest(
     reporter: Reporter,
     *,
     model: Path | None = None,
-    models: Path = Path("models"),
+    models: Path = MODELS,
     predicting: PredictOptions | None = None,
     slides_roots: Sequence[SlidesRoot] = (),
 ) -> list[Suggestion]:
