@@ -20,7 +20,7 @@ from dmmn_qp.cli.options import (
     parsed_slides_roots,
 )
 from dmmn_qp.console import Reporter
-from dmmn_qp.folders.suggestions import FOLDER
+from dmmn_qp.folders.names import SUGGESTIONS
 from dmmn_qp.suggesting.options import SuggestOptions
 
 
@@ -40,7 +40,7 @@ def suggest_command(
     model: Annotated[
         Path | None, typer.Option(help="Model folder.", metavar="FOLDER", show_default="the newest in models/")
     ] = None,
-    out: Annotated[Path, typer.Option(help="Folder to write into.", metavar="FOLDER")] = Path(FOLDER),
+    out: Annotated[Path, typer.Option(help="Folder to write into.", metavar="FOLDER")] = Path(SUGGESTIONS),
     *,
     given: Given,
     slides_root: SlidesRootOption = None,

@@ -11,9 +11,6 @@ from typing import Any, Final
 from dmmn_qp.files import RUN_FILE
 from dmmn_qp.files.locks import is_held
 
-FOLDER: Final = "models"
-"""Name of a folder of model folders, unless the user gives it another."""
-
 CARD: Final = "model.json"
 
 UNFINISHED: Final = "resume.pt"

@@ -89,9 +89,6 @@ class Prediction(BaseModel):
 PREDICTIONS = "predictions"
 """Key of ``run.json`` under which the predictions are told, by slide."""
 
-FOLDER = "predictions"
-"""Name of a folder of predictions, unless the user gives it another."""
-
 EARLIER = "earlier"
 """Folder in a folder of predictions: ``<run id>/<slide>.geojson.gz`` with polygons that were replaced."""
 

@@ -16,6 +16,7 @@ from pydantic import Field, ValidationError
 from dmmn_qp.errors import DatasetError
 from dmmn_qp.files import write_json
 from dmmn_qp.files.locks import briefly_locked
+from dmmn_qp.folders import names
 from dmmn_qp.specs import FileModel, explain
 from dmmn_qp.text import shorten
 
@@ -35,9 +36,6 @@ _Count = Annotated[int, Field(ge=0, le=10**9)]
 _Amount = Annotated[float, Field(ge=0, le=_AMOUNT, allow_inf_nan=False)]
 _Square = Annotated[float, Field(ge=0, le=_AMOUNT**2, allow_inf_nan=False)]
 
-DATASET_FOLDER: Final = "dataset"
-"""Name of a dataset, unless the user gives it another."""
-
 _USUAL: Final = "loop"
 
 RoundKind = Literal["start", "model", "unknown"]
@@ -48,7 +46,7 @@ QuPath 0.4 leaves them once the files of the prediction are gone."""
 def loop_folder(dataset: Path) -> Path:
     """The folder of a dataset's ledger: ``loop/`` beside one called ``dataset``, else ``<name>-loop/``."""
     named = dataset.resolve() if dataset.name in ("", "..") else dataset
-    return named.with_name(_USUAL if named.name == DATASET_FOLDER else f"{named.name}-{_USUAL}")
+    return named.with_name(_USUAL if named.name == names.DATASET else f"{named.name}-{_USUAL}")
 
 
 class Judged(FileModel):

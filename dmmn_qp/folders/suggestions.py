@@ -8,9 +8,6 @@ from typing import Final
 
 from dmmn_qp.regions import Region
 
-FOLDER: Final = "suggestions"
-"""Name of a folder of suggestions, unless the user gives it another."""
-
 TABLE: Final = "suggestions.csv"
 """The suggested regions by rank; a folder that has it is one of suggestions. QuPath's scripts look for it too."""
 

@@ -15,8 +15,8 @@ from typing import Final
 
 from dmmn_qp.console import Reporter
 from dmmn_qp.errors import DmmnQpError
-from dmmn_qp.folders.model_glance import FOLDER as MODELS_FOLDER
 from dmmn_qp.folders.model_glance import ModelGlance, glance_models, number
+from dmmn_qp.folders.names import MODELS
 from dmmn_qp.folders.person_time import PersonSeconds
 from dmmn_qp.folders.predictions import read_predictions
 from dmmn_qp.folders.provenance import now
@@ -85,7 +85,7 @@ def record_rounds(
         reporter: Where to report.
     """
     folder = loop_folder(out)
-    models = {model.run_id: model for model in glance_models(folder.parent / MODELS_FOLDER)}
+    models = {model.run_id: model for model in glance_models(folder.parent / MODELS)}
     seen = _Seen(_seen_rounds(prepared, labelling, models, predicted_in), _drawn(prepared, labelling), seconds)
 
     def write(ledger: Ledger) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from dmmn_qp.annotations import Annotation, Origin
 from dmmn_qp.choices import TakePredictions
 from dmmn_qp.errors import AnnotationFileError
-from dmmn_qp.folders.predictions import FOLDER as PREDICTIONS_FOLDER
+from dmmn_qp.folders.names import PREDICTIONS
 from dmmn_qp.folders.predictions import polygon_files
 from dmmn_qp.importing.corrected import reviewed_models
 from dmmn_qp.qupath.notes import ReadResult, ReadRules
@@ -151,7 +151,7 @@ def prediction_folders(
     if predicted_in is not None:
         return (check_folder(predicted_in),)
     project = source_path if source_path.is_dir() else source_path.parent
-    places = [out.parent / PREDICTIONS_FOLDER, project / PREDICTIONS_FOLDER]
+    places = [out.parent / PREDICTIONS, project / PREDICTIONS]
     if annotations is not None:
         places.append(annotations if annotations.is_dir() else annotations.parent)
     return tuple({place.resolve(): place for place in places if place.is_dir()}.values())

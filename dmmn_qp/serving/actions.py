@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from dmmn_qp.console import Reporter
 from dmmn_qp.errors import ConfigError, PredictedOtherwiseError
-from dmmn_qp.folders.suggestions import FOLDER as SUGGESTIONS_FOLDER
+from dmmn_qp.folders.names import SUGGESTIONS
 from dmmn_qp.importing.options import ImportOptions
 from dmmn_qp.predicting.options import PredictOptions
 from dmmn_qp.serving.requests import OfModel, Predict, Request, Suggest, Train
@@ -163,7 +163,7 @@ class Actions:
         from dmmn_qp.suggesting.options import SuggestOptions
         from dmmn_qp.workflows.suggesting import predict_and_suggest
 
-        place, out = self.place, self.place.workspace / SUGGESTIONS_FOLDER
+        place, out = self.place, self.place.workspace / SUGGESTIONS
         named = request.image is not None or request.slide is not None
         slide = self.slides.find(request).slide_id if named else None
         found = predict_and_suggest(

@@ -7,13 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from dmmn_qp.folders.model_glance import FOLDER as MODELS_FOLDER
-from dmmn_qp.folders.predictions import FOLDER as PREDICTIONS_FOLDER
-from dmmn_qp.folders.rounds import DATASET_FOLDER
+from dmmn_qp.folders import names
 
-DATASET: Final = Path(DATASET_FOLDER)
-MODELS: Final = Path(MODELS_FOLDER)
-PREDICTIONS: Final = Path(PREDICTIONS_FOLDER)
+DATASET: Final = Path(names.DATASET)
+MODELS: Final = Path(names.MODELS)
+PREDICTIONS: Final = Path(names.PREDICTIONS)
 
 
 @dataclass(frozen=True, slots=True)
