@@ -3,6 +3,7 @@
 import gzip
 import itertools
 import json
+import threading
 from functools import cache
 from uuid import UUID
 
@@ -17,6 +18,7 @@ from scipy import ndimage
 from shapely.geometry import shape
 
 from dmmn_qp.annotations import Annotation
+from dmmn_qp.errors import DatasetError
 from dmmn_qp.folders.label_raster import LabelRaster
 from dmmn_qp.labels.painter import LabelPainter
 from dmmn_qp.outputs.made_objects import MadeObjects, OfClass
@@ -34,6 +36,7 @@ from dmmn_qp.vectors.outlines import Outlines, join, starts
 from dmmn_qp.vectors.polygonize import polygonize
 from dmmn_qp.vectors.simplify import LONGEST_PX, simplify_arcs
 from dmmn_qp.vectors.sources import ArrayLabels
+from dmmn_qp.vectors.tracing import trace_strip
 from tests.conftest import DEMO, fails, invoke, two_tissues, write_tiff
 
 NONE = frozenset()
@@ -190,6 +193,47 @@ def test_corner_neighbours_are_apart_and_skipped_labels_missing():
     found = traced(np.array([[1, 2], [2, 1]], np.uint8), skip=frozenset({2}))
     bounds = [(label, p.bounds) for label, p in zip(found.labels.tolist(), found.geometries(), strict=True)]
     assert sorted(bounds) == [(1, (0.0, 0.0, 1.0, 1.0)), (1, (1.0, 1.0, 2.0, 2.0))]
+
+
+@pytest.mark.parametrize(
+    ("cores", "most_px", "at_once"), [(1, 2**27, 1), (3, 2**27, 3), (64, 2**27, 4), (64, 20_000, 2)]
+)
+def test_strips_are_traced_side_by_side_and_come_in_order(monkeypatch, cores, most_px, at_once):
+    """As many as there are cores for, and memory; what comes out is the same."""
+    labels = map_of(5)
+    expected = traced(labels, cell_px=32, strip_px=32)
+    lock, meeting = threading.Lock(), threading.Barrier(at_once)
+    running: list[int] = []
+    most: list[int] = []
+
+    def traced_together(pixels, above, top, *others):
+        with lock:
+            running.append(top)
+            most.append(len(running))
+        if top < 32 * at_once:
+            meeting.wait(30)  # the first ones meet only where they run at once
+        strip = trace_strip(pixels, above, top, *others)
+        with lock:
+            running.remove(top)
+        return strip
+
+    monkeypatch.setattr("dmmn_qp.vectors.polygonize.available_cores", lambda: cores)
+    monkeypatch.setattr("dmmn_qp.vectors.polygonize.MOST_PX_AT_ONCE", most_px)
+    monkeypatch.setattr("dmmn_qp.vectors.polygonize.trace_strip", traced_together)
+    found = traced(labels, cell_px=32, strip_px=32)
+    assert max(most) == at_once
+    assert np.array_equal(found.xy, expected.xy) and np.array_equal(found.anchors, expected.anchors)
+
+
+def test_a_map_that_cannot_be_read_to_its_end_says_so():
+    class Cut(ArrayLabels):
+        def read(self, window):
+            if window.y >= 128:
+                raise DatasetError("cut")
+            return super().read(window)
+
+    with pytest.raises(DatasetError, match="cut"):
+        list(polygonize(Cut(map_of(5)), cell_px=32, strip_px=32))
 
 
 def test_strips_must_end_on_the_grid():

@@ -12,15 +12,26 @@ be split, and no arc leaves its cell, which bounds the work on it. These vertice
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Final
 
+from dmmn_qp.engines.cores import available_cores
 from dmmn_qp.regions import Region
 from dmmn_qp.specs import UNLABELLED
 from dmmn_qp.vectors.cracks import CELL_PX
 from dmmn_qp.vectors.outlines import Outlines
 from dmmn_qp.vectors.sources import LabelSource
 from dmmn_qp.vectors.splitting import split
-from dmmn_qp.vectors.tracing import Border, Tracer
+from dmmn_qp.vectors.tracing import Border, TracedStrip, Tracer, trace_strip
+
+MOST_AT_ONCE: Final = 4
+"""Strips that are traced side by side, by threads: numpy computes without the interpreter's lock, but what puts the
+outlines together is one thread."""
+
+MOST_PX_AT_ONCE: Final = 2**27
+"""Pixels of these together, unless one strip alone has more: a pixel takes about 8 bytes while it is traced."""
 
 
 def polygonize(
@@ -55,14 +66,29 @@ def polygonize(
     """
     if strip_px % cell_px:
         raise ValueError(f"strip_px {strip_px} is no multiple of cell_px {cell_px}")
-    rows, columns = source.shape
-    tracer = Tracer(rows, columns, cell_px, simplify_px, keep_grid=max_vertices is not None or simplify_px > 0)
-    for y in range(0, rows, strip_px):
-        pixels = source.read(Region(0, y, columns, min(strip_px, rows - y)))
-        tracer.add_strip(pixels, y)
+    tracer = Tracer(keep_grid=max_vertices is not None or simplify_px > 0)
+    for strip in _traced(source, strip_px, cell_px, simplify_px):
+        tracer.add(strip)
         found = tracer.take_complete(skip)
         if borders is not None:
             borders.append(tracer.take_borders())
         tracer.forget_complete()
         if len(found):
             yield found if max_vertices is None else split(found, max_vertices, cell_px)
+
+
+def _traced(source: LabelSource, strip_px: int, cell_px: int, simplify_px: float) -> Iterator[TracedStrip]:
+    """Traces the strips of a map, some at a time, and yields them from top to bottom; they are read one by one."""
+    rows, columns = source.shape
+    above = None
+    waiting: deque[Future[TracedStrip]] = deque()
+    at_once = max(1, min(MOST_AT_ONCE, available_cores(), MOST_PX_AT_ONCE // (strip_px * columns)))
+    with ThreadPoolExecutor(at_once) as threads:
+        for y in range(0, rows, strip_px):
+            pixels = source.read(Region(0, y, columns, min(strip_px, rows - y)))
+            waiting.append(threads.submit(trace_strip, pixels, above, y, (rows, columns), cell_px, simplify_px))
+            above = pixels[-1].copy()
+            if len(waiting) >= at_once:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()

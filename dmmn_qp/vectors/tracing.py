@@ -47,15 +47,119 @@ class Border:
     lengths_px: Integers
 
 
+@dataclass(frozen=True, slots=True)
+class TracedStrip:
+    """What some rows of a map say by themselves: their arcs, of which those at the seams go on elsewhere.
+
+    Attributes:
+        cracks: The vertices.
+        arcs: The arcs between them.
+        x: (points,) column of the points of all arcs that are left after simplifying, one arc after the other.
+        y: (points,) row.
+        offsets: (arcs + 1,) where each arc starts.
+        firsts: (arcs,) y << 32 | x of the first vertex of the whole arc, row by row.
+        lengths: (arcs,) before simplifying, px.
+        labels: (2 * arcs,) label right of each half-arc.
+        west: Half-arcs of this strip that tie a hole to what is around it, each the partner of one of ``east``.
+        east: Half-arcs that face them.
+    """
+
+    cracks: Cracks
+    arcs: Arcs
+    x: npt.NDArray[np.int32]
+    y: npt.NDArray[np.int32]
+    offsets: Integers
+    firsts: Integers
+    lengths: Integers
+    labels: npt.NDArray[np.int16]
+    west: Integers
+    east: Integers
+
+
+def trace_strip(
+    pixels: LabelArray,
+    above: npt.NDArray[np.uint8] | None,
+    top: int,
+    shape: tuple[int, int],
+    cell: int,
+    tolerance_px: float,
+) -> TracedStrip:
+    """Traces the arcs of some rows; nothing but them and the row above them is needed.
+
+    Args:
+        pixels: Labels of the rows.
+        above: Labels of the row above; None at the top of the map.
+        top: First row.
+        shape: (rows, columns) of the map.
+        cell: Distance of the lines of the grid.
+        tolerance_px: See `polygonize`.
+    """
+    rows, columns = shape
+    cracks = Cracks(pixels, above, top, rows, cell)
+    arcs = Arcs(cracks)
+    keep = np.ones(len(arcs.vertices), bool)
+    x, y = cracks.x[arcs.vertices], cracks.y[arcs.vertices]
+    edges = np.abs(np.diff(x)) + np.abs(np.diff(y))
+    edges = np.append(edges, 0)
+    edges[arcs.offsets[1:] - 1] = 0
+    lengths = np.add.reduceat(edges, arcs.offsets[:-1]) if len(arcs) else np.zeros(0, np.int64)
+    firsts = np.minimum.reduceat(y << 32 | x, arcs.offsets[:-1]) if len(arcs) else np.zeros(0, np.int64)
+    west, east = _facing(cracks, arcs, x, y, columns)
+    if tolerance_px > 0 and len(arcs):
+        stride, locked = columns + 1, _locked(x, y, arcs.offsets, shape)
+        keys = cracks.y * stride + cracks.x
+        keep = simplify_arcs(x, y, arcs.offsets, arcs.vertices, keys, stride, locked, tolerance_px)
+    kept = np.add.reduceat(keep, arcs.offsets[:-1], dtype=np.int64) if len(arcs) else np.zeros(0, np.int64)
+    return TracedStrip(
+        cracks,
+        arcs,
+        x[keep].astype(np.int32),
+        y[keep].astype(np.int32),
+        starts(kept),
+        firsts,
+        lengths,
+        _labels_right_of(cracks, arcs, pixels, above),
+        west,
+        east,
+    )
+
+
+def _locked(x: Integers, y: Integers, offsets: Integers, shape: tuple[int, int]) -> npt.NDArray[np.bool_]:
+    """Points next to the right and bottom border, which stay: the slide may cut the last pixels there."""
+    locked = np.zeros(len(x), bool)
+    at_border = (x == shape[1]) | (y == shape[0])
+    for end, inner in ((offsets[:-1], offsets[:-1] + 1), (offsets[1:] - 1, offsets[1:] - 2)):
+        locked[inner[at_border[end]]] = True
+    return locked
+
+
+def _facing(cracks: Cracks, arcs: Arcs, x: Integers, y: Integers, columns: int) -> tuple[Integers, Integers]:
+    """Pairs of half-arcs of a strip that face each other across a row of one region, from its right end to its left
+    end; one for the leftmost edge of each arc. They tie holes to what is around them.
+    """
+    vertical = np.flatnonzero((np.diff(x) == 0) & (np.diff(arcs.of_points) == 0))
+    if not len(vertical):
+        return np.zeros(0, np.int64), np.zeros(0, np.int64)
+    order = vertical[np.lexsort((x[vertical], arcs.of_points[vertical]))]
+    edge = order[np.flatnonzero(np.diff(arcs.of_points[order], prepend=-1))]
+    edge = edge[x[edge] > 0]
+    row = np.minimum(y[edge], y[edge + 1])
+    west = 2 * arcs.of_points[edge] + (y[edge + 1] < y[edge])
+    width = columns + 1
+    walls = cracks.walls
+    left = walls[np.searchsorted(walls, (row - cracks.top) * width + x[edge]) - 1] % width
+    at = cracks.by_column[np.searchsorted(cracks.column_keys, (left << 32) | row, side="right") - 1]
+    return west, arcs.half_arc_of(4 * at + DOWN) ^ 1
+
+
 class Tracer:
     """The arcs of regions that are not complete yet.
 
     Half-arc ``2 * arc + side`` has its region on the right: side 0 runs as the arc does, side 1 the other way.
     """
 
-    def __init__(self, rows: int, columns: int, cell: int, tolerance: float, *, keep_grid: bool) -> None:
-        self.rows, self.columns, self.cell = rows, columns, cell
-        self.tolerance, self.keep_grid = tolerance, keep_grid
+    def __init__(self, *, keep_grid: bool) -> None:
+        self.keep_grid = keep_grid
         self.x = self.y = np.zeros(0, np.int32)
         self.offsets = np.zeros(1, np.int64)
         self.firsts = np.zeros(0, np.int64)  # (arcs,) y << 32 | x of the first vertex of the whole arc, row by row
@@ -66,71 +170,22 @@ class Tracer:
         self.anchors = np.zeros(0, np.int64)
         self.meeting = np.zeros(0, bool)  # whether it starts where regions may meet themselves
         self.on_line = np.zeros(0, bool)  # whether it starts where nothing but a line of the grid makes a vertex
-        self.above: npt.NDArray[np.uint8] | None = None
         self.seam_x = self.seam_leave = self.seam_arrive = np.zeros(0, np.int64)
         self.complete = np.zeros(0, bool)
 
-    def add_strip(self, pixels: LabelArray, top: int) -> None:
-        """Traces the arcs of some rows and joins them to those above."""
-        cracks = Cracks(pixels, self.above, top, self.rows, self.cell)
-        arcs = Arcs(cracks)
+    def add(self, strip: TracedStrip) -> None:
+        """Joins the arcs of the next rows to those above."""
         n_old = len(self.firsts)
-        keep = np.ones(len(arcs.vertices), bool)
-        x, y = cracks.x[arcs.vertices], cracks.y[arcs.vertices]
-        edges = np.abs(np.diff(x)) + np.abs(np.diff(y))
-        edges = np.append(edges, 0)
-        edges[arcs.offsets[1:] - 1] = 0
-        lengths = np.add.reduceat(edges, arcs.offsets[:-1]) if len(arcs) else np.zeros(0, np.int64)
-        firsts = np.minimum.reduceat(y << 32 | x, arcs.offsets[:-1]) if len(arcs) else np.zeros(0, np.int64)
-        west, east = self._facing(cracks, arcs, x, y)
-        if self.tolerance > 0 and len(arcs):
-            keep = simplify_arcs(
-                x,
-                y,
-                arcs.offsets,
-                arcs.vertices,
-                cracks.y * (self.columns + 1) + cracks.x,
-                self.columns + 1,
-                self._locked(x, y, arcs.offsets),
-                self.tolerance,
-            )
-        kept = np.add.reduceat(keep, arcs.offsets[:-1], dtype=np.int64) if len(arcs) else np.zeros(0, np.int64)
-        self.x = np.concatenate([self.x, x[keep].astype(np.int32)])
-        self.y = np.concatenate([self.y, y[keep].astype(np.int32)])
-        self.offsets = np.concatenate([self.offsets, self.offsets[-1] + starts(kept)[1:]])
-        self.firsts = np.concatenate([self.firsts, firsts])
-        self.lengths = np.concatenate([self.lengths, lengths])
-        self._join(cracks, arcs, pixels, 2 * n_old, west, east)
-        self.above = pixels[-1].copy()
+        self.x = np.concatenate([self.x, strip.x])
+        self.y = np.concatenate([self.y, strip.y])
+        self.offsets = np.concatenate([self.offsets, self.offsets[-1] + strip.offsets[1:]])
+        self.firsts = np.concatenate([self.firsts, strip.firsts])
+        self.lengths = np.concatenate([self.lengths, strip.lengths])
+        self._join(strip, 2 * n_old)
 
-    def _locked(self, x: Integers, y: Integers, offsets: Integers) -> npt.NDArray[np.bool_]:
-        """Points next to the right and bottom border, which stay: the slide may cut the last pixels there."""
-        locked = np.zeros(len(x), bool)
-        at_border = (x == self.columns) | (y == self.rows)
-        for end, inner in ((offsets[:-1], offsets[:-1] + 1), (offsets[1:] - 1, offsets[1:] - 2)):
-            locked[inner[at_border[end]]] = True
-        return locked
-
-    def _facing(self, cracks: Cracks, arcs: Arcs, x: Integers, y: Integers) -> tuple[Integers, Integers]:
-        """Pairs of half-arcs of this strip that face each other across a row of one region, from its right end to its
-        left end; one for the leftmost edge of each arc. They tie holes to what is around them.
-        """
-        vertical = np.flatnonzero((np.diff(x) == 0) & (np.diff(arcs.of_points) == 0))
-        if not len(vertical):
-            return np.zeros(0, np.int64), np.zeros(0, np.int64)
-        order = vertical[np.lexsort((x[vertical], arcs.of_points[vertical]))]
-        edge = order[np.flatnonzero(np.diff(arcs.of_points[order], prepend=-1))]
-        edge = edge[x[edge] > 0]
-        row = np.minimum(y[edge], y[edge + 1])
-        west = 2 * arcs.of_points[edge] + (y[edge + 1] < y[edge])
-        width = self.columns + 1
-        walls = cracks.walls
-        left = walls[np.searchsorted(walls, (row - cracks.top) * width + x[edge]) - 1] % width
-        at = cracks.by_column[np.searchsorted(cracks.column_keys, (left << 32) | row, side="right") - 1]
-        return west, arcs.half_arc_of(4 * at + DOWN) ^ 1
-
-    def _join(self, cracks: Cracks, arcs: Arcs, pixels: LabelArray, base: int, west: Integers, east: Integers) -> None:
+    def _join(self, strip: TracedStrip, base: int) -> None:
         """Adds the half-arcs of a strip, finds which follows which, and which belong to one region."""
+        cracks, arcs, west, east = strip.cracks, strip.arcs, strip.west, strip.east
         n_new = 2 * len(arcs)
         n = base + n_new
         leave = np.full(4 * len(cracks.x), -1)
@@ -155,7 +210,7 @@ class Tracer:
             known = cracks.bits[on_seam]
             self.meeting[self.seam_leave] = known == 15
             self.on_line[self.seam_leave] = known == 12
-        self.labels = np.concatenate([self.labels, _labels_right_of(cracks, arcs, pixels, self.above)])
+        self.labels = np.concatenate([self.labels, strip.labels])
         self.anchors = np.concatenate([self.anchors, np.full(n_new, -1)])
         self.next = after
 
