@@ -21,6 +21,9 @@ RATE = 1e-3
 WEIGHT_DECAY = 1e-2
 BATCH = 512
 STEPS_BETWEEN_CHECKS = 50
+LEAST_STEPS = 200
+"""Few cells may like any number of steps best, and what fewer steps than these lose is more than they ever win."""
+
 MOST_STEPS = 1000
 PATIENCE = 8
 """So many checks without a better one end it."""
@@ -133,7 +136,7 @@ def fit_head(
         width: Width H of the hidden layer.
         seed: Seed of weights and draws.
         device: Where to compute.
-        steps: Steps to take; None for as many as are best on ``judging``, at most `MOST_STEPS`.
+        steps: Steps to take; None for as many as are best on ``judging``, `LEAST_STEPS` to `MOST_STEPS`.
         start: Layers to begin with; random ones unless given.
         corrections: How many times as often as others of its class a corrected cell is drawn.
 
@@ -174,7 +177,7 @@ def fit_head(
             )
         found = math.nan if judging is None else mean_iou_on(kept, judging, n_classes)
         curve.append(found)
-        if steps is not None or not best.steps or found > best.mean_iou:
+        if steps is not None or (step >= LEAST_STEPS and (not best.steps or found > best.mean_iou)):
             best = Fitted(kept.weights(), step, found, loss=float(np.mean(losses)))
         losses = []
         waited = len(curve) - best.steps // STEPS_BETWEEN_CHECKS
@@ -258,7 +261,8 @@ def steps_by_groups(
         return _USUAL_STEPS
     shortest = min(map(len, curves))
     means = np.mean([curve[:shortest] for curve in curves], axis=0)
-    return (int(means.argmax()) + 1) * STEPS_BETWEEN_CHECKS
+    first = LEAST_STEPS // STEPS_BETWEEN_CHECKS - 1
+    return (first + int(means[first:].argmax()) + 1) * STEPS_BETWEEN_CHECKS
 
 
 _PARTS = 3
