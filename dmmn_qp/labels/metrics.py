@@ -8,6 +8,14 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from dmmn_qp.labels.tallies import (
+    accuracy,
+    class_iou,
+    class_precision,
+    class_recall,
+    mean_of_classes,
+    tallies_of,
+)
 from dmmn_qp.specs import UNLABELLED
 
 Confusion = NDArray[np.int64]
@@ -73,36 +81,28 @@ class Metrics:
     @classmethod
     def from_confusion(cls, confusion: Confusion) -> Metrics:
         """Computes the figures."""
-        hits = np.diag(confusion).astype(float)
-        true, predicted = confusion.sum(axis=1), confusion.sum(axis=0)[: hits.size]
-        union = true + predicted - hits
-        with np.errstate(invalid="ignore", divide="ignore"):
-            iou, recall, precision = hits / union, hits / true, hits / predicted
-        precision[predicted == 0] = 0.0
-        for figures in (iou, recall, precision):
-            figures[true == 0] = np.nan
-        return cls(confusion, iou, recall, precision)
+        tallies = tallies_of(confusion)
+        return cls(confusion, class_iou(tallies), class_recall(tallies), class_precision(tallies))
 
     @property
     def mean_iou(self) -> float:
         """Mean over the classes that have true pixels; NaN when none has."""
-        return _nan_mean(self.iou)
+        return float(mean_of_classes(self.iou))
 
     @property
     def mean_recall(self) -> float:
         """Mean over the classes that have true pixels; NaN when none has."""
-        return _nan_mean(self.recall)
+        return float(mean_of_classes(self.recall))
 
     @property
     def mean_precision(self) -> float:
         """Mean over the classes that have true pixels; NaN when none has."""
-        return _nan_mean(self.precision)
+        return float(mean_of_classes(self.precision))
 
     @property
     def accuracy(self) -> float:
         """Share of the labelled pixels that are right; NaN when there are none."""
-        total = self.confusion.sum()
-        return float(np.trace(self.confusion) / total) if total else float("nan")
+        return float(accuracy(tallies_of(self.confusion)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,8 +159,3 @@ def compare_by_name(
     if skip_unpredicted:
         confusion[:, -1] = 0
     return NamedMetrics(classes, others, Metrics.from_confusion(confusion), unpredicted, labelled)
-
-
-def _nan_mean(values: NDArray[np.float64]) -> float:
-    defined = values[~np.isnan(values)]
-    return float(defined.mean()) if defined.size else float("nan")
