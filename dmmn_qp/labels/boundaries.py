@@ -97,7 +97,7 @@ class BoundaryCounter:
         present = np.zeros(256, np.bool_)
         for labels, border in zip((true, found), borders, strict=True):
             present[np.unique(labels[border])] = True
-        for label in np.flatnonzero(present[1 : self.classes + 1]) + 1:
+        for label in (np.flatnonzero(present[1 : self.classes + 1]) + 1).tolist():
             sides = tuple((labels == label) & border for labels, border in zip((true, found), borders, strict=True))
             self._add_strips(label - 1, true == label, found == label, true != UNLABELLED, sides, core)
             for one, other in (sides, sides[::-1]):

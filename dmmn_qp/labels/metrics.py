@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -105,57 +105,27 @@ class Metrics:
         return float(accuracy(tallies_of(self.confusion)))
 
 
-@dataclass(frozen=True, slots=True)
-class NamedMetrics:
-    """Figures of classes that truth and prediction may number differently.
-
-    Attributes:
-        classes: Names of the true classes, C of them; the rows of the matrix and its first columns.
-        others: Names of predicted classes that the truth does not have; the columns that follow.
-        metrics: The figures; the last column of the matrix, after the others, counts pixels without a prediction.
-        unpredicted: True pixels without a prediction, whether they were counted or left out.
-        labelled: True pixels, those that were left out included.
-    """
-
-    classes: tuple[str, ...]
-    others: tuple[str, ...]
-    metrics: Metrics
-    unpredicted: int
-    labelled: int
-
-
-def compare_by_name(
-    counts: Sequence[PairCounts],
-    truth: Mapping[int, str],
-    predicted: Sequence[Sequence[str]],
-    *,
-    exclude: Collection[str] = (),
-    skip_unpredicted: bool = False,
-) -> NamedMetrics:
-    """Joins truth and predictions by the exact names of the classes.
+def confusion_by_name(
+    counts: PairCounts, true: Mapping[int, str], found: Mapping[int, str], columns: Sequence[str], classes: int
+) -> Confusion:
+    """Joins true and predicted values by the exact names of their classes.
 
     Args:
-        counts: Of each slide.
-        truth: Name of each true value from 1 on; several may share one. 0 is not counted.
-        predicted: Of each slide, the names of the predicted labels from 1 on; several may share one.
-        exclude: True classes whose pixels do not count.
-        skip_unpredicted: Whether true pixels without a prediction do not count either; else they are misses.
+        counts: Pixels by value.
+        true: Name of each true value; several may share one. Values without a name do not count.
+        found: Name of each predicted value, likewise.
+        columns: The true classes that count, and predicted classes that the truth does not have.
+        classes: How many of them are true.
+
+    Returns:
+        (classes, columns + 1); the last column counts what has no prediction.
     """
-    classes = tuple(name for name in dict.fromkeys(truth.values()) if name not in exclude)
-    others = tuple(dict.fromkeys(name for names in predicted for name in names if name not in classes))
-    columns = {name: column for column, name in enumerate((*classes, *others))}
-    rows = np.zeros((_VALUES, len(classes)), np.int64)
-    for value, name in truth.items():
-        if name in classes:
-            rows[value, columns[name]] = 1
-    confusion = np.zeros((len(classes), len(columns) + 1), np.int64)
-    for of_slide, names in zip(counts, predicted, strict=True):
-        joined = np.zeros((_VALUES, len(columns) + 1), np.int64)
-        joined[UNLABELLED, -1] = 1
-        for label, name in enumerate(names, start=1):
-            joined[label, columns[name]] = 1
-        confusion += rows.T @ of_slide @ joined
-    unpredicted, labelled = int(confusion[:, -1].sum()), int(confusion.sum())
-    if skip_unpredicted:
-        confusion[:, -1] = 0
-    return NamedMetrics(classes, others, Metrics.from_confusion(confusion), unpredicted, labelled)
+    places = {name: column for column, name in enumerate(columns)}
+    rows, joined = np.zeros((_VALUES, classes), np.int64), np.zeros((_VALUES, len(columns) + 1), np.int64)
+    for value, name in true.items():
+        if places.get(name, classes) < classes:
+            rows[value, places[name]] = 1
+    joined[UNLABELLED, -1] = 1
+    for value, name in found.items():
+        joined[value, places[name]] = 1
+    return np.asarray(rows.T @ counts @ joined)

@@ -86,7 +86,8 @@ class _Side:
             New number of each area above and of each area of the strip (0 stays 0), the strip's own numbers of its
             pixels, and the pixels of each new number.
         """
-        count, numbers = cv2.connectedComponents(mask, connectivity=4, ltype=cv2.CV_32S)
+        count, found = cv2.connectedComponents(mask, connectivity=4, ltype=cv2.CV_32S)
+        numbers = np.asarray(found, np.int32)
         above, here = len(self.areas) - 1, count - 1
         pairs = np.zeros((0, 2), np.int64)
         if self.last is not None:
