@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Final
 
 from pydantic import Field
 
+from dmmn_qp.files.paths import UserPath
 from dmmn_qp.flags import Flag
 from dmmn_qp.specs import FileModel
 
@@ -77,7 +77,7 @@ class EvaluateOptions(FileModel):
         ),
     ] = ()
     roi: Annotated[
-        Path | None,
+        UserPath | None,
         Flag(
             "GeoJSON of areas outside of which nothing counts, or folder of <slide>.geojson.",
             metavar="PATH",

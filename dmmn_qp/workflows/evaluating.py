@@ -16,11 +16,8 @@ from dmmn_qp.evaluating.stage import evaluate
 from dmmn_qp.files import write_json
 from dmmn_qp.folders.dataset import Dataset
 from dmmn_qp.folders.evaluation import EVALUATION, FOLDER, Evaluation, write_evaluation
-from dmmn_qp.folders.model import load_card
 from dmmn_qp.folders.predictions import LABELS_SUFFIX, read_predictions
-from dmmn_qp.predicting.inputs import slides_to_predict
 from dmmn_qp.predicting.options import PredictOptions
-from dmmn_qp.predicting.stage import predict
 from dmmn_qp.reports.evaluation_json import evaluation_as_json
 from dmmn_qp.slides.finding import SlidesRoot
 from dmmn_qp.workflows.places import PREDICTIONS
@@ -145,6 +142,10 @@ def _predicted(request: EvaluationRequest, place: Path, reporter: Reporter, over
     """The folder of each model's predictions, which are made where they are not there."""
     if not request.models:
         return []
+    from dmmn_qp.folders.model import load_card  # whoever only compares need not wait for torch
+    from dmmn_qp.predicting.inputs import slides_to_predict
+    from dmmn_qp.predicting.stage import predict
+
     records = chosen_slides(Dataset(request.dataset), request.split, request.options.slides)
     slide_ids = [record.slide_id for record in records]
     folders = []
