@@ -4,10 +4,11 @@ import itertools
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
+from dmmn_qp.labels import boundaries
 from dmmn_qp.labels.boundaries import (
     DISTANCE_BINS,
     BoundaryCounter,
@@ -223,16 +224,15 @@ def boundaries_plainly(true, found, c, rules):
     rows, columns = true.shape
     strips, borders = [], []
     for labels in (true, found):
-        others = np.argwhere((labels != c) & (labels != 0))
-        near = np.zeros(true.shape, bool)
-        border = []
-        for y, x in np.argwhere(labels == c):
-            near[y, x] = len(others) and np.hypot(*(others - (y, x)).T).min() <= rules.width_px
+        every, near = [], np.zeros(true.shape, bool)
+        for y, x in np.argwhere(labels > 0):
             sides = [(y - 1, x), (y + 1, x), (y, x - 1), (y, x + 1)]
-            if any(0 <= v < rows and 0 <= u < columns and labels[v, u] not in (0, c) for v, u in sides):
-                border.append((y, x))
+            if any(0 <= v < rows and 0 <= u < columns and labels[v, u] not in (0, labels[y, x]) for v, u in sides):
+                every.append((y, x))
+        for y, x in np.argwhere(labels == c):
+            near[y, x] = bool(every) and np.hypot(*(np.array(every) - (y, x)).T).min() <= rules.width_px - 1
         strips.append(near)
-        borders.append(np.array(border).reshape(-1, 2))
+        borders.append(np.array([at for at in every if labels[at] == c]).reshape(-1, 2))
     distances = []
     for one, other in (borders, borders[::-1]):
         for point in one:
@@ -241,16 +241,23 @@ def boundaries_plainly(true, found, c, rules):
     return (strips[0] & strips[1]).sum(), (strips[0] | strips[1]).sum(), distances
 
 
-@settings(max_examples=8, deadline=None)
-@given(seed=st.integers(0, 10_000), grain=st.integers(2, 9), strip=st.sampled_from([7, 16, 40]))
-def test_boundaries_are_those_of_the_whole_whatever_the_strips(seed, grain, strip):
-    true, found = blobs(seed, (40, 34), grain=grain)
-    rules = BoundaryRules(width_um=1.0, limit_um=3.0, mpp=0.5)
+@settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    seed=st.integers(0, 10_000),
+    grain=st.integers(2, 9),
+    strip=st.sampled_from([7, 16, 40]),
+    few=st.sampled_from([0, 40_000]),
+)
+def test_boundaries_are_those_of_the_whole_whatever_the_strips(monkeypatch, seed, grain, strip, few):
+    """And whether few border pixels are looked for or many."""
+    monkeypatch.setattr(boundaries, "_FEW", few)
+    true, found = blobs(seed, (40, 24), grain=grain)
+    rules = BoundaryRules(width_um=1.5, limit_um=3.0, mpp=0.5)
     counter = BoundaryCounter(3, rules)
     halo = rules.halo_px
     for y in range(0, 40, strip):
         top, bottom = max(0, y - halo), min(40, y + strip + halo)
-        counter.add(true[top:bottom], found[top:bottom], Region(0, y - top, 34, min(strip, 40 - y)))
+        counter.add(true[top:bottom], found[top:bottom], Region(0, y - top, 24, min(strip, 40 - y)))
     for c in (1, 2, 3):
         both, either, distances = boundaries_plainly(true, found, c, rules)
         sums = counter.sums[c - 1]

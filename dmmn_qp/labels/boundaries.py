@@ -10,6 +10,7 @@ from typing import Any, Final
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+from scipy.spatial import cKDTree
 
 from dmmn_qp.regions import Region
 from dmmn_qp.specs import UNLABELLED, LabelArray
@@ -18,6 +19,9 @@ DISTANCE_BINS: Final = 1000
 """Steps in which distances are kept for their percentiles."""
 
 _TILE_PX: Final = 1024
+
+_FEW: Final = 40_000
+"""Border pixels up to which it is faster to look for the nearest than to know the distance of all pixels."""
 
 _BOTH, _EITHER, _SUM, _NUMBER = range(4)
 
@@ -59,7 +63,8 @@ class BoundaryCounter:
     """Adds up strips and distances of one slide.
 
     The border of a class are those of its pixels that have a neighbour, above, below, left or right, of another class.
-    Where nothing counts, or the slide ends, is no border.
+    Where nothing counts, or the slide ends, is no border. The strip of a class are those of its pixels that are at most
+    its width, less one pixel, from a border: the border itself is one pixel wide.
 
     Attributes:
         classes: Number of classes.
@@ -94,44 +99,25 @@ class BoundaryCounter:
         borders = _borders(true), _borders(found)
         if not (borders[0].any() or borders[1].any()):
             return
-        present = np.zeros(256, np.bool_)
-        for labels, border in zip((true, found), borders, strict=True):
-            present[np.unique(labels[border])] = True
-        for label in (np.flatnonzero(present[1 : self.classes + 1]) + 1).tolist():
-            sides = tuple((labels == label) & border for labels, border in zip((true, found), borders, strict=True))
-            self._add_strips(label - 1, true == label, found == label, true != UNLABELLED, sides, core)
-            for one, other in (sides, sides[::-1]):
-                self._add_distances(label - 1, one, other, core)
-
-    def _add_strips(
-        self, i: int, true: Mask, found: Mask, counted: Mask, borders: tuple[Mask, ...], core: Region
-    ) -> None:
-        reach = ceil(self.rules.width_px) + 1
-        window = _box(borders[0] | borders[1], reach)
-        inside = window.intersection(core) if window is not None else None
-        if window is None or inside is None:
-            return
-        part = _slices(window)
-        strips = [_strip(area[part], counted[part], self.rules.width_px) for area in (true, found)]
-        here = _slices(Region(inside.x - window.x, inside.y - window.y, inside.width, inside.height))
-        one, other = strips[0][here], strips[1][here]
-        self.sums[i, _BOTH] += np.count_nonzero(one & other)
-        self.sums[i, _EITHER] += np.count_nonzero(one | other)
+        here = _slices(core)
+        strips = [np.where(_near(b, self.rules.width_px - 1)[here], labels[here], np.uint8(0))
+                  for labels, b in zip((true, found), borders, strict=True)]  # fmt: skip
+        for label in range(1, self.classes + 1):
+            sides = [(labels == label) & border for labels, border in zip((true, found), borders, strict=True)]
+            one, other = (strip == label for strip in strips)
+            self.sums[label - 1, _BOTH] += np.count_nonzero(one & other)
+            self.sums[label - 1, _EITHER] += np.count_nonzero(one | other)
+            self._add_distances(label - 1, sides[0], sides[1], core)
+            self._add_distances(label - 1, sides[1], sides[0], core)
 
     def _add_distances(self, i: int, border: Mask, other: Mask, core: Region) -> None:
         """Adds the distance from each border pixel in the core to the other border."""
         rules = self.rules
         wanted = np.zeros_like(border)
         wanted[_slices(core)] = border[_slices(core)]
-        window = _box(wanted, rules.halo_px)
-        if window is None:
+        if not wanted.any():
             return
-        part = _slices(window)
-        where, target = wanted[part], other[part]
-        if target.any():
-            distances = _distance_to(target)[where] * rules.mpp
-        else:
-            distances = np.full(np.count_nonzero(where), rules.limit_um)
+        distances = _distances(wanted, other, rules.halo_px) * rules.mpp
         distances = np.minimum(distances, rules.limit_um)
         steps = np.minimum(distances / rules.limit_um * DISTANCE_BINS, DISTANCE_BINS - 1).astype(np.int64)
         self.sums[i, _SUM] += distances.sum(dtype=np.float64)
@@ -178,17 +164,39 @@ def _neighbours() -> Iterator[tuple[tuple[slice, slice], tuple[slice, slice]]]:
     yield (slice(None), slice(None, -1)), (slice(None), slice(1, None))
 
 
-def _strip(area: Mask, counted: Mask, width_px: float) -> Mask:
-    """Pixels of an area that are at most so far from one that counts and is not of it."""
-    beyond = counted & ~area
-    if not beyond.any():
-        return np.zeros_like(area)
-    return area & (_distance_to(beyond) <= width_px)
+def _near(border: Mask, reach_px: float) -> Mask:
+    """Pixels that are at most so far from a border."""
+    near = np.zeros_like(border)
+    window = _box(border, ceil(reach_px) + 1)
+    if window is not None:
+        near[_slices(window)] = _distance_to(border[_slices(window)]) <= reach_px
+    return near
 
 
 def _distance_to(target: Mask) -> NDArray[np.float32]:
     """Distance of each pixel's centre to the nearest of the target, in px."""
     return np.asarray(cv2.distanceTransform((~target).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE))
+
+
+def _distances(wanted: Mask, target: Mask, limit_px: int) -> NDArray[np.float64]:
+    """Distance of each wanted pixel's centre to the nearest of the target, in px; infinite beyond the limit."""
+    if np.count_nonzero(target) <= _FEW and np.count_nonzero(wanted) <= _FEW:
+        points = _points(target)
+        if not len(points):
+            return np.full(np.count_nonzero(wanted), np.inf)
+        found, _ = cKDTree(points).query(_points(wanted), distance_upper_bound=limit_px + 1)
+        return np.asarray(found)
+    window = _box(wanted, limit_px)
+    assert window is not None
+    part = _slices(window)
+    if not target[part].any():
+        return np.full(np.count_nonzero(wanted), np.inf)
+    return _distance_to(target[part])[wanted[part]].astype(np.float64)
+
+
+def _points(mask: Mask) -> NDArray[np.int64]:
+    """(n, 2) row and column of what is set."""
+    return np.stack(np.divmod(np.flatnonzero(mask), mask.shape[1]), axis=1)
 
 
 def _box(mask: Mask, margin: int) -> Region | None:

@@ -51,11 +51,11 @@ class ObjectCounter:
         """
         present = np.zeros(256, np.bool_)
         for labels in (true, found):
-            present |= np.bincount(labels.ravel(), minlength=256) > 0
+            present |= cv2.calcHist([labels], [0], None, [256], [0, 256]).ravel() > 0
         for label in range(1, self.classes + 1):
             if present[label] or label in self._of_class:
                 counter = self._of_class.setdefault(label, _ClassCounter(self.min_px))
-                self.sums[label - 1] += counter.add((true == label).view(np.uint8), (found == label).view(np.uint8))
+                self.sums[label - 1] += counter.add(true == label, found == label)
                 if counter.is_idle:
                     del self._of_class[label]
 
@@ -67,58 +67,104 @@ class ObjectCounter:
         return self.sums
 
 
+@dataclass(frozen=True, slots=True)
+class _Runs:
+    """Runs of set pixels in the rows of a mask, from its first row to its last.
+
+    Attributes:
+        starts: First pixel of each in the flat mask.
+        ends: Pixel behind the last one.
+    """
+
+    starts: Integers
+    ends: Integers
+
+    @classmethod
+    def of(cls, mask: NDArray[np.bool_]) -> _Runs:
+        """Finds the runs of a mask."""
+        rows, columns = mask.shape
+        edged = np.zeros((rows, columns + 1), np.bool_)
+        edged[:, 1:] = mask
+        flat = edged.ravel()
+        ends = np.flatnonzero(flat[1:] != flat[:-1]) + 1
+        if len(ends) % 2:
+            ends = np.append(ends, flat.size)
+        return cls(*(places - 1 - (places - 1) // (columns + 1) for places in (ends[::2], ends[1::2])))
+
+    def touching(self, columns: int) -> tuple[Integers, Integers]:
+        """Pairs of runs of which the second lies below the first, by number, in masks of so many columns."""
+        first = np.searchsorted(self.ends, self.starts + columns, "right")
+        count = np.searchsorted(self.starts, self.ends + columns, "left") - first
+        upper = np.repeat(np.arange(len(count)), count)
+        before = np.cumsum(count) - count
+        return upper, np.arange(len(upper)) - before[upper] + first[upper]
+
+    def at(self, places: Integers) -> Integers:
+        """Number of the run that holds each pixel."""
+        return np.searchsorted(self.starts, places, "right") - 1
+
+
 @dataclass(slots=True)
 class _Side:
     """Areas of one side that reach the last row.
 
     Attributes:
-        last: (columns,) number of the area of each pixel of the last row, from 1 on; None before the first strip.
-        areas: Pixels of each so far; those of number 0 play no part.
+        last: Runs of the last row, as places in a row.
+        of_last: Number of the area of each of these runs, from 1 on.
+        areas: Pixels of each area so far; those of number 0 play no part.
     """
 
-    last: Integers | None = None
+    last: _Runs = field(default_factory=lambda: _Runs(_NONE, _NONE))
+    of_last: Integers = field(default_factory=lambda: _NONE)
     areas: Integers = field(default_factory=lambda: np.zeros(1, np.int64))
 
-    def extended(self, mask: NDArray[np.uint8]) -> tuple[Integers, Integers, NDArray[np.int32], Integers]:
-        """Joins a strip's areas to those above.
+    def extended(self, runs: _Runs, shape: tuple[int, int]) -> tuple[Integers, Integers, Integers]:
+        """Joins a strip's runs to the areas above.
+
+        Args:
+            runs: Those of the strip.
+            shape: Its (rows, columns).
 
         Returns:
-            New number of each area above and of each area of the strip (0 stays 0), the strip's own numbers of its
-            pixels, and the pixels of each new number.
+            New number of each area above (0 stays 0) and of each run, and the pixels of each new number.
         """
-        count, found = cv2.connectedComponents(mask, connectivity=4, ltype=cv2.CV_32S)
-        numbers = np.asarray(found, np.int32)
-        above, here = len(self.areas) - 1, count - 1
-        pairs = np.zeros((0, 2), np.int64)
-        if self.last is not None:
-            touch = (self.last > 0) & (numbers[0] > 0)
-            pairs = np.unique(np.stack([self.last[touch] - 1, numbers[0][touch] - 1 + above], axis=1), axis=0)
-        ones = np.ones(len(pairs), np.int8)
-        graph = coo_array((ones, (pairs[:, 0], pairs[:, 1])), shape=(above + here, above + here))
+        rows, columns = shape
+        above, here = len(self.areas) - 1, len(runs.starts)
+        with_last = _Runs(
+            np.concatenate([self.last.starts - columns, runs.starts]),
+            np.concatenate([self.last.ends - columns, runs.ends]),
+        )
+        nodes = np.concatenate([self.of_last - 1, np.arange(here) + above])
+        upper, lower = (nodes[ends] for ends in with_last.touching(columns))
+        graph = coo_array((np.ones(len(upper), np.int8), (upper, lower)), shape=(above + here, above + here))
         joined, of = connected_components(graph, directed=False) if above + here else (0, _NONE)
         new = np.asarray(of, np.int64) + 1
-        of_above, of_here = (np.concatenate([[0], part]) for part in (new[:above], new[above:]))
+        of_above, of_here = np.concatenate([[0], new[:above]]), new[above:]
         areas = np.zeros(joined + 1, np.int64)
         np.add.at(areas, of_above, self.areas)
-        np.add.at(areas, of_here, np.bincount(numbers.ravel(), minlength=count))
+        np.add.at(areas, of_here, runs.ends - runs.starts)
         areas[0] = 0
-        self.last = of_here[numbers[-1]]
-        return of_above, of_here, numbers, areas
+        first = (rows - 1) * columns
+        in_last = runs.starts >= first
+        self.last = _Runs(runs.starts[in_last] - first, runs.ends[in_last] - first)
+        self.of_last = of_here[in_last]
+        return of_above, of_here, areas
+
+    def forget_last(self) -> None:
+        """Takes the last row for the last of the slide."""
+        self.last, self.of_last = _Runs(_NONE, _NONE), _NONE
 
     def keep(self, kept: NDArray[np.bool_], areas: Integers) -> Integers:
         """Keeps some areas and numbers them anew; returns the number of each, 0 for what is forgotten."""
         renumbered = np.where(kept, np.cumsum(kept), 0)
         self.areas = np.concatenate([[0], areas[kept]])
-        assert self.last is not None
-        self.last = renumbered[self.last]
+        self.of_last = renumbered[self.of_last]
         return renumbered
 
     def reaches(self, number: int) -> NDArray[np.bool_]:
         """Which of so many areas reach the last row."""
         reached = np.zeros(number, np.bool_)
-        if self.last is not None:
-            reached[self.last] = True
-        reached[0] = False
+        reached[self.of_last] = True
         return reached
 
 
@@ -136,12 +182,13 @@ class _ClassCounter:
         """Whether no area reaches the last row."""
         return len(self._true.areas) == len(self._found.areas) == 1 and not len(self._shared.pixels)
 
-    def add(self, true: NDArray[np.uint8], found: NDArray[np.uint8]) -> ObjectSums:
+    def add(self, true: NDArray[np.bool_], found: NDArray[np.bool_]) -> ObjectSums:
         """Adds a strip; returns what of the areas is complete."""
-        true_above, true_here, true_numbers, true_areas = self._true.extended(true)
-        found_above, found_here, found_numbers, found_areas = self._found.extended(found)
-        both = (true_numbers > 0) & (found_numbers > 0)
-        here = _Shared.counted(true_here[true_numbers[both]], found_here[found_numbers[both]], len(found_areas))
+        true_runs, found_runs, both = (_Runs.of(mask) for mask in (true, found, true & found))
+        true_above, true_here, true_areas = self._true.extended(true_runs, true.shape)
+        found_above, found_here, found_areas = self._found.extended(found_runs, found.shape)
+        numbers = true_here[true_runs.at(both.starts)], found_here[found_runs.at(both.starts)]
+        here = _Shared.counted(*numbers, both.ends - both.starts, len(found_areas))
         earlier = self._shared.renumbered(true_above, found_above)
         shared = _Shared.joined(earlier, here, len(found_areas))
         return self._judge(shared, true_areas, found_areas)
@@ -149,8 +196,7 @@ class _ClassCounter:
     def finish(self) -> ObjectSums:
         """Judges all that is left."""
         for side in (self._true, self._found):
-            if side.last is not None:
-                side.last = np.zeros_like(side.last)
+            side.forget_last()
         return self._judge(self._shared, self._true.areas, self._found.areas)
 
     def _judge(self, shared: _Shared, true_areas: Integers, found_areas: Integers) -> ObjectSums:
@@ -193,10 +239,12 @@ class _Shared:
     complete: Integers
 
     @classmethod
-    def counted(cls, true: Integers, found: Integers, found_count: int) -> _Shared:
-        """Counts pixels by the numbers of their areas."""
-        keys, pixels = np.unique(true * found_count + found, return_counts=True)
-        return cls(keys // found_count, keys % found_count, pixels.astype(np.int64), np.zeros(len(keys), np.int64))
+    def counted(cls, true: Integers, found: Integers, lengths: Integers, found_count: int) -> _Shared:
+        """Adds up runs of pixels by the numbers of their areas."""
+        keys, of = np.unique(true * found_count + found, return_inverse=True)
+        pixels = np.zeros(len(keys), np.int64)
+        np.add.at(pixels, of, lengths)
+        return cls(keys // found_count, keys % found_count, pixels, np.zeros(len(keys), np.int64))
 
     @classmethod
     def joined(cls, one: _Shared, other: _Shared, found_count: int) -> _Shared:
