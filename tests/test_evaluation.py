@@ -12,12 +12,14 @@ from PIL import Image
 
 from dmmn_qp.annotations import ORIGINS
 from dmmn_qp.errors import DatasetError
+from dmmn_qp.evaluating.figures import Samples, figures_of
+from dmmn_qp.evaluating.options import EvaluateOptions
 from dmmn_qp.evaluating.truth import VALUES_FILE, read_values
 from dmmn_qp.folders.dataset import DatasetManifest, SlideRecord, write_manifest
 from dmmn_qp.folders.label_raster import create_label_raster
 from dmmn_qp.folders.predictions import LABELS_SUFFIX
 from dmmn_qp.folders.provenance import was_trained_on
-from dmmn_qp.labels.metrics import Metrics, NamedMetrics, compare_by_name, pair_counts
+from dmmn_qp.labels.metrics import confusion_by_name, pair_counts
 from dmmn_qp.outputs.pyramids import write_label_pyramid
 from dmmn_qp.regions import Region
 from dmmn_qp.reports.evaluation_tables import table_lines
@@ -318,7 +320,7 @@ def test_a_stray_pixel_of_a_class_without_truth_is_in_no_mean(here):
     of = found["annotated"]
     assert (of["mean_iou"], of["mean_recall"], of["mean_precision"]) == (0.875, 0.875, 1)
     assert [of["classes"]["c"][key] for key in ("iou", "recall", "precision")] == [None] * 3
-    assert re.search(r"^  3 c +- +- +-$", result.stdout, re.MULTILINE)
+    assert re.search(r"^  3 c +- +- +- +-$", result.stdout, re.MULTILINE)
 
 
 def codes(*rows):
@@ -618,12 +620,16 @@ def printed(names, others=(), confusion=None):
         confusion = np.zeros((n, n + len(others) + 1), np.int64)
         confusion[:, :n] = np.eye(n, dtype=np.int64) * 100
         confusion[0, n:] = 7
-    return [
-        *table_lines(
-            NamedMetrics(tuple(names), tuple(others), Metrics.from_confusion(confusion), 7, int(confusion.sum())),
-            skipped=False,
-        )
-    ]
+    found = figures_of(
+        [confusion],
+        names,
+        others,
+        Samples.of(["s"], [0.5], EvaluateOptions()),
+        labelled=int(confusion.sum()),
+        unpredicted=7,
+        skip_unpredicted=False,
+    )
+    return [*table_lines(found, skipped=False)]
 
 
 NINE = [f"{tissue} {part}" for tissue in ("tumour", "normal", "necrosis") for part in ("gland", "stroma", "vessel")]
@@ -655,7 +661,6 @@ def test_tables_fit_80_columns_and_name_every_class_apart(names, others):
 
 def test_pairs_are_joined_by_name():
     truth, predicted = np.array([[1, 1, 2, 0, 7]], np.uint8), np.array([[2, 0, 1, 1, 3]], np.uint8)
-    named = compare_by_name([pair_counts(truth, predicted)], {1: "a", 2: "b", 7: "a"}, [("b", "a", "z")])
-    assert (named.classes, named.others) == (("a", "b"), ("z",))
-    assert named.metrics.confusion.tolist() == [[1, 0, 1, 1], [0, 1, 0, 0]]  # a: once right, once z, once nothing
-    assert (named.unpredicted, named.labelled) == (1, 4)
+    counts = pair_counts(truth, predicted)
+    confusion = confusion_by_name(counts, {1: "a", 2: "b", 7: "a"}, {1: "b", 2: "a", 3: "z"}, ("a", "b", "z"), 2)
+    assert confusion.tolist() == [[1, 0, 1, 1], [0, 1, 0, 0]]  # a: once right, once z, once nothing

@@ -20,6 +20,7 @@ from dmmn_qp.cli import app
 from dmmn_qp.cli.config import SECTIONS, Arguments, ConfigFile, import_options, load_config, train_options
 from dmmn_qp.cli.model_options import default_text, flag_of, option_names, with_options
 from dmmn_qp.errors import ConfigError, DatasetError
+from dmmn_qp.evaluating.options import EvaluateOptions
 from dmmn_qp.files.paths import user_path, user_text
 from dmmn_qp.files.tables import TableForm, read_table
 from dmmn_qp.flags import Flag
@@ -32,7 +33,13 @@ from dmmn_qp.suggesting.options import SuggestOptions
 from dmmn_qp.training.options import TrainOptions
 from tests.conftest import two_tissues, write_tiff
 
-MODELS = {"import": ImportOptions, "train": TrainOptions, "predict": PredictOptions, "suggest": SuggestOptions}
+MODELS = {
+    "import": ImportOptions,
+    "train": TrainOptions,
+    "predict": PredictOptions,
+    "suggest": SuggestOptions,
+    "evaluate": EvaluateOptions,
+}
 GIVEN = {
     "import": {
         "mpps": ("1,2", [1, 2]),
@@ -71,6 +78,14 @@ GIVEN = {
         "tissue_only": (False, False),
         "object_kind": ("detection", "detection"),
         "context": ("seamless", "seamless"),
+    },
+    "evaluate": {
+        "maps": ("tumor=Tumor", ["tumor=Tumor"]),
+        "exclude": ("Artefact", ["Artefact"]),
+        "slides": ("a-*", ["a-*"]),
+        "roi": ("areas", "areas"),
+        "by": ("scanner", ["scanner"]),
+        "boundary_um": ("0", 0),
     },
 }
 """What is typed after an option (of switches: on or off), and the same in TOML."""

@@ -1,4 +1,4 @@
-"""Options of the stages: defaults, presets, the TOML file ``[import] [train] [predict] [suggest]``, and what was typed.
+"""Options of the stages: defaults, presets, the TOML file with a table for each, and what was typed.
 
 An option on the command line, or an argument in Python, wins over the file, the file over a preset, and that over the
 default. What cannot be meant is an error that calls it as the user did: ``--as``, ``predict.object_kind`` or
@@ -18,6 +18,7 @@ from pydantic import Field, ValidationError
 
 from dmmn_qp.cli.model_options import option_of
 from dmmn_qp.errors import ConfigError
+from dmmn_qp.evaluating.options import EvaluateOptions
 from dmmn_qp.importing.options import ImportOptions
 from dmmn_qp.outputs.options import PolygonOptions
 from dmmn_qp.predicting.options import PredictOptions
@@ -25,9 +26,9 @@ from dmmn_qp.specs import FileModel, Location, dotted, explain
 from dmmn_qp.suggesting.options import SuggestOptions
 from dmmn_qp.training.options import PRESETS, TrainOptions
 
-Section = Literal["import", "train", "predict", "suggest"]
+Section = Literal["import", "train", "predict", "suggest", "evaluate"]
 
-SECTIONS: tuple[Section, ...] = ("import", "train", "predict", "suggest")
+SECTIONS: tuple[Section, ...] = ("import", "train", "predict", "suggest", "evaluate")
 
 MAX_BYTES = 1024**2
 """Longest configuration that is read."""
@@ -45,6 +46,7 @@ class ConfigFile(FileModel):
     train: dict[str, Any] = Field(default_factory=dict)
     predict: dict[str, Any] = Field(default_factory=dict)
     suggest: dict[str, Any] = Field(default_factory=dict)
+    evaluate: dict[str, Any] = Field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,6 +163,15 @@ def suggest_options(file: ConfigFile, given: Given) -> SuggestOptions:
         ConfigError: An option is unknown or out of range.
     """
     return _resolved(SuggestOptions, _of_file("suggest", file.suggest), _of_user(SuggestOptions, "suggest", given))
+
+
+def evaluate_options(file: ConfigFile, given: Given) -> EvaluateOptions:
+    """Resolves what was given, file and defaults.
+
+    Raises:
+        ConfigError: An option is unknown or out of range.
+    """
+    return _resolved(EvaluateOptions, _of_file("evaluate", file.evaluate), _of_user(EvaluateOptions, "evaluate", given))
 
 
 def polygon_options(given: Arguments) -> PolygonOptions:

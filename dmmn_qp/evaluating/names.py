@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from dmmn_qp.errors import ConfigError
-from dmmn_qp.evaluating.options import EvaluationRules
+from dmmn_qp.evaluating.options import EvaluateOptions
 from dmmn_qp.evaluating.predicted import PredictedLabels
 from dmmn_qp.evaluating.truth import Truth
 from dmmn_qp.labels.class_rules import namesake, nearest_name
@@ -16,20 +16,25 @@ from dmmn_qp.text import printable
 
 
 def pairs_of(
-    predicted: Mapping[str, PredictedLabels], truths: Sequence[Truth], rules: EvaluationRules
+    predicted: Sequence[Mapping[str, PredictedLabels]], truths: Sequence[Truth], options: EvaluateOptions
 ) -> list[tuple[str, str]]:
     """Reads the predicted and the true class of each ``--map``.
 
+    Args:
+        predicted: The slides of each model.
+        truths: What they are compared with.
+        options: How to compare.
+
     Raises:
-        ConfigError: A rule names a class that does not exist, or contradicts another.
+        ConfigError: An option names a class that does not exist, or contradicts another.
     """
-    found = list(dict.fromkeys(name for p in predicted.values() for name in p.names))
+    found = list(dict.fromkeys(name for model in predicted for p in model.values() for name in p.names))
     true = list(dict.fromkeys(name for truth in truths for name in truth.classes.values()))
-    for name in rules.exclude:
+    for name in options.exclude:
         _check_name(name, true, "true", f'--exclude "{printable(name)}"')
-    if set(true) <= set(rules.exclude):
+    if set(true) <= set(options.exclude):
         raise ConfigError("--exclude leaves no class to compare; name fewer")
-    pairs = [_pair(text, found, true) for text in rules.maps]
+    pairs = [_pair(text, found, true) for text in options.maps]
     for truth in truths:
         given: dict[str, str] = {}
         for name, true_name in pairs:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dmmn_qp.errors import DatasetError, DmmnQpError
-from dmmn_qp.evaluating.options import EvaluationRules
+from dmmn_qp.evaluating.options import EvaluateOptions
 from dmmn_qp.files import RUN_FILE
 from dmmn_qp.folders.dataset import Dataset, SlideRecord
 from dmmn_qp.folders.label_raster import names_in_file, read_class_names
@@ -121,13 +121,13 @@ def check_models(
     folder: Path,
     predicted: Mapping[str, PredictedLabels],
     records: Sequence[SlideRecord],
-    rules: EvaluationRules,
+    options: EvaluateOptions,
     warn: Callable[[str], None],
-) -> None:
-    """Checks that one model predicted all slides, and says which of them it was trained on.
+) -> list[str]:
+    """Checks that one model predicted all slides; says, and returns, on which of them it was trained.
 
     Raises:
-        DatasetError: Several did, against the rules.
+        DatasetError: Several did, against the options.
     """
     recorded = {slide_id: p.record for slide_id, p in predicted.items() if p.record is not None}
     unknown = [slide_id for slide_id in predicted if slide_id not in recorded]
@@ -143,7 +143,7 @@ def check_models(
             f'{listed(slides)} by "{printable(recorded[slides[0]].model)}" ({kind} {printable(model[:8])})'
             for model, slides in models.items()
         )
-        if not rules.mixed_models:
+        if not options.mixed_models:
             raise DatasetError(
                 f"the slides were predicted by different models: {by_model}; predict them again with one model and "
                 "--overwrite, or pass --mixed-models"
@@ -154,6 +154,7 @@ def check_models(
     ]
     if trained:
         warn(f"the model was trained on these slides: {listed(trained)}; its figures there flatter it")
+    return trained
 
 
 def _was_trained_on(folder: Path, prediction: Prediction, record: SlideRecord) -> bool:

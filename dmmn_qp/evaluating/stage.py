@@ -6,40 +6,32 @@ Classes of truth and predictions meet by their names; the numbers in the files a
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-from dmmn_qp.annotations import Origin
+from dmmn_qp.annotations import Color, Origin
 from dmmn_qp.choices import Split
 from dmmn_qp.console import Reporter
 from dmmn_qp.errors import DatasetError
-from dmmn_qp.evaluating.counting import count_pairs, labelled_pixels
+from dmmn_qp.evaluating.chosen import chosen_slides, counted_areas, evaluated_slides
+from dmmn_qp.evaluating.comparing import Compared, Counted, TruthSide, compare, count_all, sample_kind
+from dmmn_qp.evaluating.describing import describe_models, describe_truths, settings_of
+from dmmn_qp.evaluating.folders import Predictions, checked, find_predictions
 from dmmn_qp.evaluating.names import pairs_of, unmatched_classes, warn_of_unmatched, with_true_names
-from dmmn_qp.evaluating.options import EvaluationRules
-from dmmn_qp.evaluating.predicted import (
-    PredictedLabels,
-    check_inputs,
-    check_models,
-    find_prediction,
-    warn_of_assumed_classes,
-)
+from dmmn_qp.evaluating.options import EvaluateOptions
+from dmmn_qp.evaluating.sides import model_side, truth_side
 from dmmn_qp.evaluating.truth import Truth, annotated_truth, full_truth
-from dmmn_qp.folders.dataset import Dataset
-from dmmn_qp.folders.predictions import read_predictions
-from dmmn_qp.labels.metrics import NamedMetrics, compare_by_name
-from dmmn_qp.reports.evaluation_tables import figures_as_json, listed, table_lines
-
-EVALUATION = "evaluation.json"
-
-_COUNTED: tuple[tuple[Origin, str, str], ...] = (
-    ("drawn", "annotated", "annotated pixels"),
-    ("corrected", "corrected", "corrected predictions"),
-    ("confirmed", "confirmed", "confirmed predictions"),
-)
-"""Origin, key in the JSON, and title of what a person said; what nobody checked is no truth."""
+from dmmn_qp.folders.dataset import Dataset, SlideRecord
+from dmmn_qp.folders.evaluation import EvaluatedSlide, Evaluation, Unmatched
+from dmmn_qp.folders.provenance import describe_run, now
+from dmmn_qp.qupath.classes import distinct_colors
+from dmmn_qp.reports.evaluation_tables import listed, model_lines, truth_lines
+from dmmn_qp.slides.finding import SlidesRoot
+from dmmn_qp.text import printable
+from dmmn_qp.vectors.sources import LabelSource
 
 
-class _Warnings:
+class Warnings:
     """Warns, and keeps what was said."""
 
     def __init__(self, reporter: Reporter) -> None:
@@ -47,128 +39,169 @@ class _Warnings:
         self._reporter = reporter
 
     def __call__(self, line: str) -> None:
+        """Warns of something."""
         self.lines.append(line)
         self._reporter.warn(line)
 
+    def of(self, name: str | None) -> Callable[[str], None]:
+        """Warns of what concerns one of several models."""
+        return self if name is None else lambda line: self(f"{printable(name)}: {line}")
+
+
+@dataclass(slots=True)
+class _Work:
+    """What is compared, and what came of it so far."""
+
+    options: EvaluateOptions
+    dataset: Dataset
+    records: Sequence[SlideRecord]
+    slides: Sequence[EvaluatedSlide]
+    models: Sequence[Predictions]
+    truths: Sequence[Truth]
+    pairs: Sequence[tuple[str, str]]
+    regions: Mapping[str, LabelSource]
+    reporter: Reporter
+    warn: Warnings
+    compared: list[Compared] = field(default_factory=list)
+    counted: list[Counted] = field(default_factory=list)
+    unchecked: int = 0
+
 
 def evaluate(
-    predictions: Path,
+    predictions: Path | Sequence[Path],
     dataset_folder: Path,
     split: Split,
     truth: Path | None,
     reporter: Reporter,
-    rules: EvaluationRules | None = None,
-) -> dict[str, Any]:
+    options: EvaluateOptions | None = None,
+    *,
+    slides_roots: Sequence[SlidesRoot] = (),
+) -> Evaluation:
     """Compares the predicted labels of a split's slides with what people said of them.
 
     Args:
-        predictions: Folder of `dmmn-qp predict`.
+        predictions: Folder of `dmmn-qp predict`, or several, which are compared on the same pixels.
         dataset_folder: The dataset with the annotations' masks.
         split: Which slides.
         truth: Folder of ``<slide>.png`` label maps at the resolution of the predictions, or one such file; 0 is not
             counted, and the classes of other values stand in a ``classes.csv`` beside them, else the dataset's.
         reporter: Where to print the tables.
-        rules: How to compare.
-
-    Returns:
-        What was said: ``annotated`` (drawn by people), ``corrected``, ``confirmed`` and ``truth`` are figures, or None
-        where there are no such pixels; the others say of what.
+        options: How to compare.
+        slides_roots: Folders to search for slides that have been moved, where they are looked at.
 
     Raises:
         DatasetError: There are no such slides or no truth of them, or a prediction or truth map is missing, does not
             fit, or is of another file.
-        ConfigError: The rules name a class that does not exist.
+        ConfigError: The options name a class, slide or key that does not exist.
     """
-    rules, warn = rules or EvaluationRules(), _Warnings(reporter)
+    started, options, warn = now(), options or EvaluateOptions(), Warnings(reporter)
+    folders = [predictions] if isinstance(predictions, Path) else [*predictions]
     dataset = Dataset(dataset_folder)
-    records = dataset.slides(split)
-    if not records:
-        raise DatasetError(f'dataset "{dataset_folder}" has no slide for {split}; choose another with --split')
-    recorded = read_predictions(predictions)
-    predicted = {r.slide_id: find_prediction(predictions, r.slide_id, recorded, dataset) for r in records}
-    check_inputs(predictions, records, warn)
-    check_models(predictions, predicted, records, rules, warn)
-    warn_of_assumed_classes(predicted, dataset, warn)
-    truths = [annotated_truth(dataset, records)] + (
-        [full_truth(truth, records, dataset, warn)] if truth is not None else []
-    )
-    pairs = pairs_of(predicted, truths, rules)
-    result: dict[str, Any] = {
-        "split": split,
-        "slides": [r.slide_id for r in records],
-        "predictions": {slide_id: _as_json(p) for slide_id, p in predicted.items()},
-        "map": [{"predicted": name, "true": true_name} for name, true_name in pairs],
-        "excluded": list(rules.exclude),
-        "skip_unpredicted": rules.skip_unpredicted,
-        "warnings": warn.lines,
-    }
-    result |= _compare([(truth, with_true_names(predicted, truth, pairs)) for truth in truths], rules, reporter, warn)
-    if all(result.get(key) is None for key in ("truth", *(key for _, key, _ in _COUNTED))):
+    records = chosen_slides(dataset, split, options.slides)
+    models = find_predictions(folders, records, dataset)
+    names = _names_if_several(models)
+    models = [checked(m, records, options, dataset, warn.of(name)) for m, name in zip(models, names, strict=True)]
+    truths = [annotated_truth(dataset, records)]
+    truths += [full_truth(truth, records, dataset, warn)] if truth is not None else []
+    pairs = pairs_of([model.labels for model in models], truths, options)
+    slides = evaluated_slides(dataset, records, options, slides_roots, warn)
+    regions = counted_areas(dataset, records, options)
+    work = _Work(options, dataset, records, slides, models, truths, pairs, regions, reporter, warn)
+    for one in truths:
+        _compare(work, one)
+    if not any(figures for compared in work.compared for figures in compared.figures):
         raise DatasetError(
             f'dataset "{dataset_folder}" has no labelled pixel on the slides for {split} that counts; choose another '
             "split with --split, or pass the full truth with --truth"
         )
-    return result
+    return _evaluation(work, split, started)
 
 
-def _compare(
-    compared: Sequence[tuple[Truth, Mapping[str, PredictedLabels]]],
-    rules: EvaluationRules,
-    reporter: Reporter,
-    warn: Callable[[str], None],
-) -> dict[str, Any]:
-    """Counts, prints and returns the figures of each truth, and in the annotations of each origin."""
-    results: dict[str, Any] = {}
-    for truth, predicted in compared:
-        slides = listed([*predicted])
-        counts = {slide_id: count_pairs(predicted[slide_id], truth, slide_id) for slide_id in predicted}
-        unmatched = unmatched_classes(truth, predicted, rules.exclude)
-        warn_of_unmatched(unmatched, truth, predicted, warn)
-        counted = _COUNTED if truth.name == "the dataset" else (("drawn", "truth", "full truth"),)
-        for origin, key, title in counted:
-            named = compare_by_name(
-                [of_slide[origin] for of_slide in counts.values()],
-                truth.classes,
-                [p.names for p in predicted.values()],
-                exclude=rules.exclude,
-                skip_unpredicted=rules.skip_unpredicted,
-            )
-            results[key] = _result(named, truth, unmatched)
-            if not named.metrics.confusion.sum():
-                results[key] = None
-                if origin == "drawn":
-                    warn(_nothing(title, slides, named))
-                continue
-            reporter.heading(f"{slides}: {title} ({int(named.metrics.confusion.sum()):,} px)")
-            for line in table_lines(named, skipped=rules.skip_unpredicted):
-                reporter.say(line)
-        if truth.origins:
-            results["unchecked_pixels"] = unchecked = sum(labelled_pixels(c["unchecked"]) for c in counts.values())
-            if unchecked:
-                reporter.say(f"  {unchecked:,} px of predictions that nobody has checked do not count")
-    return results
+def _names_if_several(models: Sequence[Predictions]) -> list[str | None]:
+    return [model.name if len(models) > 1 else None for model in models]
 
 
-def _result(named: NamedMetrics, truth: Truth, unmatched: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        **figures_as_json(named),
-        "values": {str(value): name for value, name in truth.classes.items()},
-        "values_from": truth.classes_from,
-        "unmatched": dict(unmatched),
+def _compare(work: _Work, truth: Truth) -> None:
+    """Counts, prints and keeps the figures of each model against one truth, and in annotations of each origin."""
+    true_names = [with_true_names(model.labels, truth, work.pairs) for model in work.models]
+    sides = [model_side(m.name, m.labels, named) for m, named in zip(work.models, true_names, strict=True)]
+    side = truth_side(truth, work.regions)
+    counted = count_all(side, sides, work.slides, work.options, work.reporter)
+    work.counted.append(counted)
+    unmatched = []
+    for name, named in zip(_names_if_several(work.models), true_names, strict=True):
+        found = unmatched_classes(truth, named, work.options.exclude)
+        warn_of_unmatched(found, truth, named, work.warn.of(name))
+        unmatched.append(Unmatched.model_validate(found))
+    for origin, (kind, _) in side.kinds.items():
+        compared = compare(counted, origin, kind, unmatched, work.options)
+        work.compared.append(compared)
+        _print(work, side, origin, compared)
+    if truth.origins:
+        work.unchecked = counted.labelled("unchecked")
+        if work.unchecked:
+            work.reporter.say(f"  {work.unchecked:,} px of predictions that nobody has checked do not count")
+
+
+def _print(work: _Work, side: TruthSide, origin: Origin, compared: Compared) -> None:
+    """Prints the tables of one kind of truth; says of what was drawn, or is full, why there are none."""
+    title, slides = side.kinds[origin][1], listed([record.slide_id for record in work.records])
+    names = [printable(model.name) for model in work.models]
+    several = len(names) > 1
+    for name, figures, unpredicted in zip(names, compared.figures, compared.unpredicted, strict=True):
+        of_model = f"{name} on " if several else ""
+        if figures is None:
+            if origin == "drawn":
+                why = "each of them is without a prediction" if unpredicted else "there are none"
+                work.warn(f"{of_model}{slides}: no figures of {title}, because {why}")
+            continue
+        work.reporter.heading(f"{of_model}{slides}: {title} ({figures.pooled.pixels:,} px)")
+        skipped, confidence = work.options.skip_unpredicted, work.options.confidence
+        for line in truth_lines(figures, skipped=skipped, confidence=confidence):
+            work.reporter.say(line)
+    there = [(name, figures) for name, figures in zip(names, compared.figures, strict=True) if figures is not None]
+    if len(there) > 1:
+        work.reporter.heading(f"models on the same {there[0][1].pooled.pixels:,} px: {title}")
+        for line in model_lines(there, compared.comparisons):
+            work.reporter.say(line)
+
+
+def _colors(work: _Work) -> dict[str, Color]:
+    """Colours of all classes, the dataset's first; a class without any gets one."""
+    known: dict[str, Color] = dict(work.dataset.class_map.colors)
+    for model in work.models:
+        for predicted in model.labels.values():
+            if predicted.record is not None and predicted.record.class_map is not None:
+                known = {**predicted.record.class_map.colors, **known}
+    names = [n for truth in work.truths for n in truth.classes.values()]
+    names += [n for model in work.models for predicted in model.labels.values() for n in predicted.names]
+    return {**distinct_colors(name for name in names if name not in known), **known}
+
+
+def _evaluation(work: _Work, split: Split, started: str) -> Evaluation:
+    sides = [truth_side(truth, {}) for truth in work.truths]
+    configuration = {
+        **work.options.model_dump(mode="json"),
+        "predictions": [str(model.folder) for model in work.models],
+        "dataset": str(work.dataset.folder),
+        "split": split,
     }
-
-
-def _nothing(title: str, slides: str, named: NamedMetrics) -> str:
-    why = "each of them is without a prediction" if named.unpredicted else "there are none"
-    return f"{slides}: no figures of {title}, because {why}"
-
-
-def _as_json(predicted: PredictedLabels) -> dict[str, Any]:
-    record = predicted.record
-    return {
-        "classes": list(predicted.names),
-        "classes_from": predicted.names_from,
-        "model": record and record.model,
-        "model_run": record and record.model_run,
-        "weights": record and record.weights,
-    }
+    many = len(work.records) > 1
+    title = (
+        f"{' and '.join(printable(m.name) for m in work.models)} on {len(work.records)} slide{'s' * many} for {split}"
+    )
+    models = describe_models(work.models, work.slides, work.compared, work.counted[-1])
+    settings = settings_of(work.options, work.pairs, sample_kind(work.slides), len({s.case for s in work.slides}))
+    return Evaluation(
+        title=title,
+        split=split,
+        dataset=str(work.dataset.folder.absolute()),
+        slides=tuple(work.slides),
+        colors=_colors(work),
+        settings=settings,
+        truths=describe_truths(sides, work.slides),
+        models=tuple(model.model_copy(update={"unchecked_pixels": work.unchecked}) for model in models),
+        comparisons=tuple(c for compared in work.compared for c in compared.comparisons),
+        warnings=tuple(work.warn.lines),
+        provenance=describe_run("evaluate", configuration, started),
+    )

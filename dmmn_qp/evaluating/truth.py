@@ -70,18 +70,26 @@ def _truth_maps(truth: Path, records: Sequence[SlideRecord], dataset: Dataset) -
         return {records[0].slide_id: truth}
     if not truth.exists():
         raise DatasetError(f'truth "{truth}" does not exist; check --truth')
+    maps = files_of_slides(dataset, records, truth, TRUTH_SUFFIXES)
+    missing = next((r.slide_id for r in records if r.slide_id not in maps), None)
+    if missing is not None:
+        raise DatasetError(f'no truth map of slide "{missing}" in "{truth}"; it must be named {missing}.png')
+    return maps
+
+
+def files_of_slides(
+    dataset: Dataset, records: Sequence[SlideRecord], folder: Path, suffixes: tuple[str, ...]
+) -> dict[str, Path]:
+    """Files of slides in a folder, by the slides' names in file names; those that have one.
+
+    Raises:
+        DatasetError: A name stands for several slides of the dataset.
+    """
     numbers = {r.slide_id: number for number, r in enumerate(dataset.slides())}
     names = SlideNames(NamedSlide(path_of_text(r.path) or PurePath(r.path), (r.slide_id,)) for r in dataset.slides())
-    files = files_by_name(truth) if truth.is_dir() else {}
-    maps: dict[str, Path] = {}
-    for record in records:
-        path = names.file_of(numbers[record.slide_id], files, TRUTH_SUFFIXES, DatasetError)
-        if path is None:
-            raise DatasetError(
-                f'no truth map of slide "{record.slide_id}" in "{truth}"; it must be named {record.slide_id}.png'
-            )
-        maps[record.slide_id] = path
-    return maps
+    files = files_by_name(folder) if folder.is_dir() else {}
+    found = {r.slide_id: names.file_of(numbers[r.slide_id], files, suffixes, DatasetError) for r in records}
+    return {slide_id: path for slide_id, path in found.items() if path is not None}
 
 
 def read_values(path: Path) -> dict[int, str]:

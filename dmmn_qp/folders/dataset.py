@@ -58,6 +58,8 @@ class SlideRecord(FileModel):
         frame: Crops, turns and flips that QuPath puts around the file, the one next to the file first.
         fingerprint: Digest that tells whether a file found later is the same slide.
         split: Which split the slide belongs to.
+        case: The case it belongs to; None in datasets of earlier versions.
+        metadata: Key-value pairs that the project has of it.
     """
 
     slide_id: str = Field(min_length=1, pattern=r"^[^/\\\x00]+$")
@@ -69,6 +71,8 @@ class SlideRecord(FileModel):
     frame: tuple[Change, ...] = ()
     fingerprint: str
     split: Split
+    case: str | None = None
+    metadata: dict[str, str] = Field(default_factory=dict)
 
     def view(self, path: Path) -> SlideView:
         """The slide in the frame, and of the pixel size, with which it was imported.

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from itertools import islice
+from typing import Final
 
 from dmmn_qp.annotations import Annotation
 from dmmn_qp.folders.dataset import SlideRecord
@@ -15,6 +17,12 @@ from dmmn_qp.labels.patches import PatchRef, in_split_areas, index_patches
 from dmmn_qp.labels.splits import split_areas
 from dmmn_qp.slides.pixel_sizes import PixelSize
 from dmmn_qp.specs import ClassMap, PatchGrid
+
+MOST_KEYS: Final = 100
+"""So many key-value pairs of a slide are kept."""
+
+MOST_CHARACTERS: Final = 200
+"""Longer keys and values are not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,8 +94,15 @@ def prepare(opened: OpenedSlide, labelling: Labelling) -> Prepared:
         frame=source.view.frame,
         fingerprint=opened.fingerprint,
         split="train",
+        metadata=_kept(source.metadata),
     )
     return Prepared(source, annotations, record, grid, painter, pixel_size=info.pixel_size)
+
+
+def _kept(metadata: Mapping[str, str]) -> dict[str, str]:
+    """The metadata that go into a dataset: by what slides can be taken together in an evaluation, not whole texts."""
+    short = {key: text for key, text in metadata.items() if max(len(key), len(text)) <= MOST_CHARACTERS}
+    return dict(islice(sorted(short.items()), MOST_KEYS))
 
 
 def patches_of(item: Prepared, labelling: Labelling, looked_at: Callable[[int], None]) -> tuple[PatchRef, ...]:

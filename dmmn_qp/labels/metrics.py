@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from dmmn_qp.labels.tallies import (
+    accuracy,
+    class_iou,
+    class_precision,
+    class_recall,
+    mean_of_classes,
+    tallies_of,
+)
 from dmmn_qp.specs import UNLABELLED
 
 Confusion = NDArray[np.int64]
@@ -73,94 +81,51 @@ class Metrics:
     @classmethod
     def from_confusion(cls, confusion: Confusion) -> Metrics:
         """Computes the figures."""
-        hits = np.diag(confusion).astype(float)
-        true, predicted = confusion.sum(axis=1), confusion.sum(axis=0)[: hits.size]
-        union = true + predicted - hits
-        with np.errstate(invalid="ignore", divide="ignore"):
-            iou, recall, precision = hits / union, hits / true, hits / predicted
-        precision[predicted == 0] = 0.0
-        for figures in (iou, recall, precision):
-            figures[true == 0] = np.nan
-        return cls(confusion, iou, recall, precision)
+        tallies = tallies_of(confusion)
+        return cls(confusion, class_iou(tallies), class_recall(tallies), class_precision(tallies))
 
     @property
     def mean_iou(self) -> float:
         """Mean over the classes that have true pixels; NaN when none has."""
-        return _nan_mean(self.iou)
+        return float(mean_of_classes(self.iou))
 
     @property
     def mean_recall(self) -> float:
         """Mean over the classes that have true pixels; NaN when none has."""
-        return _nan_mean(self.recall)
+        return float(mean_of_classes(self.recall))
 
     @property
     def mean_precision(self) -> float:
         """Mean over the classes that have true pixels; NaN when none has."""
-        return _nan_mean(self.precision)
+        return float(mean_of_classes(self.precision))
 
     @property
     def accuracy(self) -> float:
         """Share of the labelled pixels that are right; NaN when there are none."""
-        total = self.confusion.sum()
-        return float(np.trace(self.confusion) / total) if total else float("nan")
+        return float(accuracy(tallies_of(self.confusion)))
 
 
-@dataclass(frozen=True, slots=True)
-class NamedMetrics:
-    """Figures of classes that truth and prediction may number differently.
-
-    Attributes:
-        classes: Names of the true classes, C of them; the rows of the matrix and its first columns.
-        others: Names of predicted classes that the truth does not have; the columns that follow.
-        metrics: The figures; the last column of the matrix, after the others, counts pixels without a prediction.
-        unpredicted: True pixels without a prediction, whether they were counted or left out.
-        labelled: True pixels, those that were left out included.
-    """
-
-    classes: tuple[str, ...]
-    others: tuple[str, ...]
-    metrics: Metrics
-    unpredicted: int
-    labelled: int
-
-
-def compare_by_name(
-    counts: Sequence[PairCounts],
-    truth: Mapping[int, str],
-    predicted: Sequence[Sequence[str]],
-    *,
-    exclude: Collection[str] = (),
-    skip_unpredicted: bool = False,
-) -> NamedMetrics:
-    """Joins truth and predictions by the exact names of the classes.
+def confusion_by_name(
+    counts: PairCounts, true: Mapping[int, str], found: Mapping[int, str], columns: Sequence[str], classes: int
+) -> Confusion:
+    """Joins true and predicted values by the exact names of their classes.
 
     Args:
-        counts: Of each slide.
-        truth: Name of each true value from 1 on; several may share one. 0 is not counted.
-        predicted: Of each slide, the names of the predicted labels from 1 on; several may share one.
-        exclude: True classes whose pixels do not count.
-        skip_unpredicted: Whether true pixels without a prediction do not count either; else they are misses.
+        counts: Pixels by value.
+        true: Name of each true value; several may share one. Values without a name do not count.
+        found: Name of each predicted value, likewise.
+        columns: The true classes that count, and predicted classes that the truth does not have.
+        classes: How many of them are true.
+
+    Returns:
+        (classes, columns + 1); the last column counts what has no prediction.
     """
-    classes = tuple(name for name in dict.fromkeys(truth.values()) if name not in exclude)
-    others = tuple(dict.fromkeys(name for names in predicted for name in names if name not in classes))
-    columns = {name: column for column, name in enumerate((*classes, *others))}
-    rows = np.zeros((_VALUES, len(classes)), np.int64)
-    for value, name in truth.items():
-        if name in classes:
-            rows[value, columns[name]] = 1
-    confusion = np.zeros((len(classes), len(columns) + 1), np.int64)
-    for of_slide, names in zip(counts, predicted, strict=True):
-        joined = np.zeros((_VALUES, len(columns) + 1), np.int64)
-        joined[UNLABELLED, -1] = 1
-        for label, name in enumerate(names, start=1):
-            joined[label, columns[name]] = 1
-        confusion += rows.T @ of_slide @ joined
-    unpredicted, labelled = int(confusion[:, -1].sum()), int(confusion.sum())
-    if skip_unpredicted:
-        confusion[:, -1] = 0
-    return NamedMetrics(classes, others, Metrics.from_confusion(confusion), unpredicted, labelled)
-
-
-def _nan_mean(values: NDArray[np.float64]) -> float:
-    defined = values[~np.isnan(values)]
-    return float(defined.mean()) if defined.size else float("nan")
+    places = {name: column for column, name in enumerate(columns)}
+    rows, joined = np.zeros((_VALUES, classes), np.int64), np.zeros((_VALUES, len(columns) + 1), np.int64)
+    for value, name in true.items():
+        if places.get(name, classes) < classes:
+            rows[value, places[name]] = 1
+    joined[UNLABELLED, -1] = 1
+    for value, name in found.items():
+        joined[value, places[name]] = 1
+    return np.asarray(rows.T @ counts @ joined)

@@ -1,0 +1,54 @@
+"""Which scanner a slide says it is of."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final
+
+import openslide
+import tifffile
+
+from dmmn_qp.text import shorten
+
+_GENERIC: Final = "generic-tiff"
+"""What OpenSlide calls files that say nothing of their maker."""
+
+_MODELS: Final = (
+    "aperio.ScanScope ID",
+    "hamamatsu.Product",
+    "leica.device-model",
+    "ventana.ScannerModel",
+    "tiff.Model",
+)
+"""Properties of OpenSlide that name a device or its kind, the first of them that there is."""
+
+_MAKER, _MODEL = 271, 272
+"""Tags of TIFF."""
+
+
+def scanner_of(path: Path) -> str | None:
+    """Names the maker of a slide, and its device where the file says it; None where it says nothing.
+
+    Args:
+        path: The slide.
+    """
+    try:
+        return _of_openslide(path) or _of_tiff(path)
+    except Exception:  # of any kind: what a damaged file says of its scanner is nothing
+        return None
+
+
+def _of_openslide(path: Path) -> str | None:
+    vendor = openslide.OpenSlide.detect_format(str(path))
+    if vendor is None or vendor == _GENERIC:
+        return None
+    with openslide.OpenSlide(str(path)) as slide:
+        model = next((slide.properties[name] for name in _MODELS if slide.properties.get(name)), "")
+    return shorten(f"{vendor} {model}".strip())
+
+
+def _of_tiff(path: Path) -> str | None:
+    with tifffile.TiffFile(path) as file:
+        tags = file.pages.first.tags
+        told = [str(tags[tag].value).strip() for tag in (_MAKER, _MODEL) if tag in tags]
+    return shorten(" ".join(filter(None, told))) or None
