@@ -125,7 +125,11 @@ class TrainOptions(FileModel):
     ] = Field(default=2, ge=0, le=10)
     width: Annotated[
         int | None,
-        Flag("Base width f of the network.", metavar="N", default="the usual one, but a quarter of it from scratch on a CPU"),
+        Flag(
+            "Base width f of the network.",
+            metavar="N",
+            default="the usual one, but a quarter of it from scratch on a CPU",
+        ),
     ] = Field(default=None, ge=1, le=256)
     norm: Norm = "batch"
     stem: Stem = "quarter"
