@@ -13,13 +13,15 @@ noise. No network sees a test slide before it is judged there, on the full truth
   same steps, preset ``scratch`` and, as in the paper, widths that give them comparable sizes; the epoch that is best on
   the slide for validation counts. DMMN-P learns as preset ``fast`` does.
 - amount: 1, 5, 25 and 100 % of each class drawn; with the paper's elastic balancing, with classes that take turns (the
-  default), and without balancing; one magnification (U-Net) against three; 1 um and 8 um left free inside borders.
+  default), and without balancing; one magnification (U-Net; DMMN-P at 20x alone) against three; 1 um and 8 um left
+  free inside borders.
 - context: main again, with stroma within 100 um of carcinoma as a class of its own. A target at 20x does not show so
   far: this class is made to need context.
 
 Each run, of a network and a seed and what is drawn, is OUT/runs/NAME.json; what is there is not run again, and the
 tables and figures are made of them: OUT/tables.md, OUT/*.png. Runs share the device in so many processes (``--jobs``).
-``--minutes`` begins no run later. ``--prepare`` only makes slides and datasets.
+``--minutes`` begins no run later. ``--prepare`` only makes slides and datasets. ``--small`` is for machines without a
+GPU: models are judged on the middle 1024 px of each test slide, and DMMN-P has one view and no self-training.
 """
 
 from __future__ import annotations
@@ -46,6 +48,9 @@ from dmmn_qp.engines.cores import available_cores
 PARTS = ("main", "amount", "context")
 QUICK_SHARES = (0.25, 1.0)
 
+SMALL_PX = 1024
+"""Of a small comparison, side of the squares on which models are judged."""
+
 
 def runs_of(parts: Sequence[str], seeds: int, networks: Sequence[str], shares: Sequence[float]) -> list[Run]:
     """All runs, the most telling first."""
@@ -66,7 +71,9 @@ def amounts_of(seed: int, shares: Sequence[float]) -> Iterator[Run]:
     for share in shares:
         for network in (M3, "unet", PRETRAINED):
             yield Run(network, seed, share)
+        yield Run(PRETRAINED, seed, share, magnifications=1)
     yield Run(M3, seed, gap="wide")
+    yield Run(PRETRAINED, seed, gap="wide")
     for share in shares:
         yield Run(M3, seed, share, "elastic")
         yield Run(M3, seed, share, "shuffled")
@@ -78,7 +85,7 @@ def run_all(runs: Sequence[Run], jobs: int, perform_one: partial[dict[str, Any]]
     Returns:
         How many failed.
     """
-    threads, failed, waiting = max(1, available_cores() // jobs), 0, list(runs)
+    threads, failed, waiting = int(os.environ["OMP_NUM_THREADS"]), 0, list(runs)
     with ProcessPoolExecutor(
         jobs, mp_context=get_context("spawn"), initializer=torch.set_num_threads, initargs=(threads,)
     ) as pool:
@@ -129,6 +136,8 @@ def main() -> None:
     )
     parser.add_argument("--figures", type=Path, help="folder for the figures; by default OUT")
     parser.add_argument("--prepare", action="store_true", help="only make slides and datasets")
+    parser.add_argument("--drawers", type=int, default=64, help="processes that make slides and datasets, at most")
+    parser.add_argument("--small", action="store_true", help="judge on parts of test slides; DMMN-P with one view")
     parser.add_argument("--quick", action="store_true", help="one seed, tiny slides, 2 steps; no figures of worth")
     given = parser.parse_args()
     raise SystemExit(compare(given, time.time() + 60 * given.minutes))
@@ -141,19 +150,20 @@ def compare(given: argparse.Namespace, end: float) -> int:
         How many runs failed.
     """
     out = given.out.absolute()
-    place = Workplace((given.slides or out / "slides").absolute(), given.quick)
+    place = Workplace((given.slides or out / "slides").absolute(), given.quick, SMALL_PX if given.small else None)
     seeds, shares = (1, QUICK_SHARES) if given.quick else (given.seeds, SHARES)
     runs = runs_of(given.parts.split(","), seeds, given.networks.split(","), shares)
-    make_all(place, [(run.tissue, run.share, run.gap, run.seed) for run in runs], seeds, available_cores())
+    make_all(place, [run.dataset for run in runs], seeds, min(given.drawers, available_cores()))
     if given.prepare:
         return 0
     (out / "runs").mkdir(parents=True, exist_ok=True)
     missing = [run for run in runs if not (out / "runs" / f"{run.name}.json").is_file()]
     steps, epochs, width = (2, 1, 2) if given.quick else (given.steps, given.epochs, given.width)
-    budget = Budget(steps, epochs, width, given.device, 0 if given.quick else given.readers)
+    small = given.small or given.quick
+    budget = Budget(steps, epochs, width, given.device, 0 if given.quick else given.readers, small)
     work = (given.work or out / "work").absolute()
     work.mkdir(parents=True, exist_ok=True)
-    os.environ["OMP_NUM_THREADS"] = str(max(1, available_cores() // given.jobs))
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, available_cores() // given.jobs)))
     print(f"{len(runs) - len(missing)} of {len(runs)} runs are there; {given.jobs} at a time", flush=True)
     perform_one = partial(perform, budget=budget, place=place, out=out, work=work)
     failed = run_all(missing, given.jobs, perform_one, out, end)

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image
 
-from benchmarks.architectures_run import M3, PICTURE_STEP, PICTURED_SEED, Run
+from benchmarks.architectures_run import M3, PICTURE_STEP, PICTURED_SEED, PRETRAINED, Run
 from benchmarks.architectures_slides import Scanner, Workplace, classes_of
 from benchmarks.architectures_tables import (
     LINES,
@@ -25,7 +25,7 @@ from benchmarks.architectures_tables import (
 )
 from dmmn_qp.figures import plain_text
 
-COLORS = ("#c8102e", "#1b7fbd", "#666666", "#2a9d4a", "#8a4fbf")
+COLORS = ("#c8102e", "#1b7fbd", "#666666", "#2a9d4a", "#8a4fbf", "#d88c00")
 SCANNERS: tuple[Scanner, ...] = ("same scanner", "other scanner")
 
 
@@ -78,10 +78,8 @@ def slides(rows: Sequence[Row], place: Workplace, out: Path) -> Figure:
     colors = np.array([(255, 255, 255), *(c.color for c in classes.classes)], np.uint8)
     for row, scanner in zip(axes, SCANNERS, strict=True):
         name = place.test(scanner)[0]
-        shown = [
-            ("slide", place.pixels(name)[::step, ::step]),
-            ("truth", colors[place.truth(name, "plain")][::step, ::step]),
-        ]
+        pixels, truth = place.judged(name, "plain")
+        shown = [("slide", pixels[::step, ::step]), ("truth", colors[truth][::step, ::step])]
         for network in there:
             run = Run(network, PICTURED_SEED)
             labels = np.asarray(Image.open(out / "predicted" / f"{run.name}-{name}.png"))
@@ -119,7 +117,8 @@ def amount(rows: Sequence[Row]) -> Figure:
         axis.set_xticks(SHARES, [f"{100 * share:g} %" for share in SHARES])
         axis.set_xlabel("share of each class that is drawn")
         axis.set_title(title, loc="left")
-        axis.legend(loc="lower right", fontsize=8, frameon=False)
+        if axis.get_legend_handles_labels()[0]:
+            axis.legend(loc="lower right", fontsize=8, frameon=False)
     panels[0].set_ylabel("mIoU on unseen slides")
     _draw_gaps(panels[2], rows)
     for axis in panels:
@@ -143,15 +142,19 @@ def _draw_line(axis: Any, rows: Sequence[Row], title: str, color: str) -> None:
 
 
 def _draw_gaps(axis: Any, rows: Sequence[Row]) -> None:
-    for x, gap in enumerate(("thin", "wide")):
-        reached = _mious(chosen(rows, network=M3, gap=gap))
-        axis.plot([x] * reached.size, reached, "o", color=COLORS[0], alpha=0.5)
-        if reached.size:
-            axis.plot([x - 0.2, x + 0.2], [reached.mean()] * 2, color=COLORS[0])
+    """Of both networks, a dot for each seed and a stroke for their mean."""
+    for network, color in ((M3, COLORS[0]), (PRETRAINED, COLORS[4])):
+        if not chosen(rows, network=network, gap="wide"):
+            continue
+        for x, gap in enumerate(("thin", "wide")):
+            reached = _mious(chosen(rows, network=network, gap=gap))
+            axis.plot([x] * reached.size, reached, "o", color=color, alpha=0.5)
+            if reached.size:
+                axis.plot([x - 0.2, x + 0.2], [reached.mean()] * 2, color=color)
     axis.set_xticks([0, 1], ["1 um", "8 um"])
     axis.set_xlim(-0.6, 1.6)
     axis.set_xlabel("left free inside borders")
-    axis.set_title("DMMN-M3, 25 % drawn", loc="left")
+    axis.set_title("gaps, 25 % drawn", loc="left")
 
 
 def _mious(runs: Sequence[Row]) -> NDArray[np.float64]:

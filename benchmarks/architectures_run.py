@@ -19,7 +19,17 @@ import torch
 from PIL import Image
 
 import dmmn_qp
-from benchmarks.architectures_slides import Gap, Scanner, TissueKey, Workplace, classes_of, dataset_key, drawn_mm2
+from benchmarks.architectures_slides import (
+    MPPS,
+    Gap,
+    Scanner,
+    TissueKey,
+    Wanted,
+    Workplace,
+    classes_of,
+    dataset_key,
+    drawn_mm2,
+)
 from benchmarks.drawn import Labels
 from benchmarks.loop_choosers import Quiet
 from dmmn_qp.files import write_json
@@ -34,9 +44,6 @@ Balance = Literal["balanced", "elastic", "shuffled"]
 
 M3, PRETRAINED = "dmmn-m3", "dmmn-p"
 """The paper's network, and the one on a pretrained encoder, which is not the paper's."""
-
-FEW_STEPS = 20
-"""With so few steps things are only tried out, and so the pretrained network leaves out its self-training."""
 
 PICTURED_SEED, PICTURE_STEP = 0, 3
 """Of which seed predictions are kept as pictures, and every how many px of them."""
@@ -53,6 +60,7 @@ class Run:
         sampler: How patches are drawn for training.
         gap: How much is left free between neighbours.
         tissue: Which classes.
+        magnifications: How many there are to be seen, finest first; SegNet and U-Net look at the finest in any case.
     """
 
     network: str
@@ -61,11 +69,17 @@ class Run:
     sampler: Balance = "balanced"
     gap: Gap = "thin"
     tissue: TissueKey = "plain"
+    magnifications: int = 3
+
+    @property
+    def dataset(self) -> Wanted:
+        """What it learns from."""
+        return self.tissue, self.share, self.gap, self.magnifications, self.seed
 
     @property
     def name(self) -> str:
         """Name of its file."""
-        return f"{self.network}-{self.sampler}-{dataset_key(self.tissue, self.share, self.gap, self.seed)}"
+        return f"{self.network}-{self.sampler}-{dataset_key(*self.dataset)}"
 
     @property
     def is_main(self) -> bool:
@@ -84,6 +98,7 @@ class Budget:
             of the device.
         device: Where it is trained.
         readers: Processes that read patches, of each run.
+        small: Whether the network on a pretrained encoder learns from one view, and not from undrawn tissue.
     """
 
     steps: int
@@ -91,15 +106,14 @@ class Budget:
     width_of_m3: int | None
     device: str
     readers: int
+    small: bool = False
 
 
 def train_options(run: Run, budget: Budget) -> dict[str, Any]:
     """What ``train`` is given."""
     given = {"seed": run.seed, "device": budget.device, "workers": budget.readers, "sampler": run.sampler}
     if run.network == PRETRAINED:
-        return (
-            {**given, "preset": "fast"} if budget.steps > FEW_STEPS else {**given, "preset": "fast", "self_training": 0}
-        )
+        return {**given, "preset": "fast", **({"views": 1, "self_training": 0} if budget.small else {})}
     if budget.width_of_m3 is not None:
         given["width"] = budget.width_of_m3 * ARCHITECTURES[run.network].paper_width // ARCHITECTURES[M3].paper_width
     steps = max(1, budget.steps // budget.epochs)
@@ -116,7 +130,7 @@ def perform(run: Run, budget: Budget, place: Workplace, out: Path, work: Path) -
     """Trains, predicts, counts, and writes ``OUT/runs/NAME.json`` when all is done."""
     begun, device = time.perf_counter(), choose_device(budget.device)  # type: ignore[arg-type]
     os.environ["DMMN_QP_CACHE"] = str(work / "cache")
-    dataset = Dataset(place.folder / "datasets" / dataset_key(run.tissue, run.share, run.gap, run.seed))
+    dataset = Dataset(place.folder / "datasets" / dataset_key(*run.dataset))
     model = work / run.name
     shutil.rmtree(model, ignore_errors=True)
     options = train_options(run, budget)
@@ -124,15 +138,16 @@ def perform(run: Run, budget: Budget, place: Workplace, out: Path, work: Path) -
         dmmn_qp.train(dataset, model, slides_roots=place.folder / "slides", reporter=Quiet(), **options)
     trained = time.perf_counter()
     loaded = dmmn_qp.load_model(model)
+    loaded.network.to(device)
     scanners: Sequence[Scanner] = get_args(Scanner) if run.is_main else ("same scanner",)
-    judged = {scanner: judge(run, loaded, place, scanner, out, budget.device) for scanner in scanners}
+    judged = {scanner: judge(run, loaded, place, scanner, out) for scanner in scanners}
     row = {
         **asdict(run),
         "width": loaded.card.network.width,
         "parameters": sum(tensor.numel() for tensor in loaded.network.parameters()),
         "steps": 0 if run.network == PRETRAINED else options["epochs"] * options["steps_per_epoch"],
         "drawn_mm2": round(drawn_mm2(dataset), 4),
-        "classes": list(dataset.class_map.names),
+        "classes": list(classes_of(run.tissue).names),
         "train_s": round(trained - begun, 1),
         "predict_s": round(time.perf_counter() - trained, 1),
         "machine": torch.cuda.get_device_name() if device.type == "cuda" else platform.processor() or "CPU",
@@ -155,15 +170,13 @@ def without_pictures() -> Iterator[None]:
         yield
 
 
-def judge(
-    run: Run, model: dmmn_qp.Model, place: Workplace, scanner: Scanner, out: Path, device: str
-) -> dict[str, list[list[int]]]:
+def judge(run: Run, model: dmmn_qp.Model, place: Workplace, scanner: Scanner, out: Path) -> dict[str, list[list[int]]]:
     """Counts a model's predictions on the full truth of each slide of a test set: true classes x predicted ones."""
     names = classes_of(run.tissue).names
     counts = {}
     for number, name in enumerate(place.test(scanner)):
-        truth = place.truth(name, run.tissue)
-        found = dmmn_qp.predict_array(place.pixels(name), 0.5, model, device=device)  # type: ignore[arg-type]
+        pixels, truth = place.judged(name, run.tissue)
+        found = dmmn_qp.predict_array(pixels, MPPS[0], model)
         joined = compare_by_name(
             [pair_counts(truth, found)], dict(enumerate(names, start=1)), [model.card.class_map.names]
         )

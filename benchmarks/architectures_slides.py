@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from multiprocessing import get_context
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Literal
 
 import numpy as np
@@ -38,8 +39,11 @@ TissueKey = Literal["plain", "context"]
 Gap = Literal["thin", "wide"]
 Scanner = Literal["same scanner", "other scanner"]
 
-Wanted = tuple[TissueKey, float, Gap, int]
-"""What a dataset is of: its classes, the share that is drawn, how near to borders, and the seed."""
+MPPS = (0.5, 1.0, 2.0)
+"""um/px of 20x, 10x and 5x."""
+
+Wanted = tuple[TissueKey, float, Gap, int, int]
+"""What a dataset is of: its classes, the share that is drawn, how near to borders, magnifications, and the seed."""
 
 GAPS_PX: dict[Gap, int] = {"thin": GAP_PX, "wide": 16}
 """How far inside its border an area is drawn: 1 um, or 8; between two neighbours twice that is left free."""
@@ -76,10 +80,12 @@ class Workplace:
     Attributes:
         folder: The folder.
         quick: Whether slides are parts of the demo's, for trying it out.
+        test_px: Side of the square in the middle of each test slide on which models are judged; None is the whole.
     """
 
     folder: Path
     quick: bool = False
+    test_px: int | None = None
 
     def train(self, seed: int) -> list[str]:
         """Slides for training; others for each seed."""
@@ -107,6 +113,14 @@ class Workplace:
     def pixels(self, name: str) -> NDArray[np.uint8]:
         """Its level 0."""
         return _pixels(self.folder / "slides" / f"{name}.tif")
+
+    def judged(self, name: str, tissue: TissueKey) -> tuple[NDArray[np.uint8], Labels]:
+        """Pixels and truth of that part of a test slide on which models are judged."""
+        pixels, truth = self.pixels(name), self.truth(name, tissue)
+        if self.test_px is None or self.test_px >= min(truth.shape):
+            return pixels, truth
+        rows, columns = (slice((side - self.test_px) // 2, (side + self.test_px) // 2) for side in truth.shape)
+        return pixels[rows, columns], truth[rows, columns]
 
     def read(self, name: str, tissue: TissueKey) -> TruthSlide:
         """A slide with all that is known."""
@@ -180,36 +194,49 @@ def make_slide(place: Workplace, name: str) -> None:
         Image.fromarray(known).save(place.folder / "truth" / key / f"{name}.png", optimize=True)
 
 
-def dataset_key(tissue: TissueKey, share: float, gap: Gap, seed: int) -> str:
+def dataset_key(tissue: TissueKey, share: float, gap: Gap, magnifications: int, seed: int) -> str:
     """Name of a dataset."""
-    return f"{tissue}-{100 * share:g}-{gap}-{seed}"
+    return f"{tissue}-{100 * share:g}-{gap}-{magnifications}x-{seed}"
+
+
+def drawing(place: Workplace, name: str, tissue: TissueKey, share: float, gap: Gap) -> Path:
+    """GeoJSON of what is drawn on a slide, which is drawn unless it is there."""
+    path = place.folder / "drawn" / f"{tissue}-{100 * share:g}-{gap}" / f"{name}.geojson"
+    if not path.is_file():
+        slide = place.read(name, tissue)
+        drawn = draw_share(slide, share, np.random.default_rng(zlib.crc32(name.encode())), SPACING_PX, GAPS_PX[gap])
+        with TemporaryDirectory(dir=place.folder) as made:
+            write_annotations(Path(made), slide, drawn)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            (Path(made) / path.name).replace(path)
+    return path
 
 
 def make_dataset(place: Workplace, wanted: Wanted) -> None:
     """Draws that share of each class on the slides for training, and imports it."""
-    tissue, share, gap, seed = wanted
+    tissue, share, gap, magnifications, seed = wanted
     dataset = place.folder / "datasets" / dataset_key(*wanted)
-    made = dataset.with_name(f"{dataset.name}.part")
-    shutil.rmtree(made, ignore_errors=True)
-    splits: list[dict[str, object]] = []
-    for name in (*place.train(seed), place.val(seed)):
-        slide, rng = place.read(name, tissue), np.random.default_rng([seed, zlib.crc32(name.encode())])
-        of_slide, is_val = (VALIDATION_SHARE, True) if name == place.val(seed) else (share, False)
-        drawn = draw_share(slide, of_slide, rng, SPACING_PX, GAPS_PX["thin" if is_val else gap])
-        write_annotations(made / "drawn", slide, drawn)
-        splits.append({"slide": name, "split": "val" if is_val else "train"})
-    write_rows(made / "split.csv", splits)
-    dmmn_qp.import_annotations(
-        place.folder / "slides",
-        made / "dataset",
-        annotations=made / "drawn",
-        split_file=made / "split.csv",
-        workers=1,
-        reporter=Quiet(),
-    )
-    (made / "dataset" / "report.html").unlink(missing_ok=True)  # of which nobody looks at dozens
-    (made / "dataset").rename(dataset)
-    shutil.rmtree(made)
+    dataset.parent.mkdir(parents=True, exist_ok=True)
+    drawn = [drawing(place, name, tissue, share, gap) for name in place.train(seed)]
+    drawn.append(drawing(place, place.val(seed), tissue, VALIDATION_SHARE, "thin"))
+    with TemporaryDirectory(dir=place.folder) as made:
+        annotations, split_file, imported = Path(made) / "drawn", Path(made) / "split.csv", Path(made) / "dataset"
+        annotations.mkdir()
+        for path in drawn:
+            shutil.copy(path, annotations)
+        rows: list[dict[str, object]] = [{"slide": name, "split": "train"} for name in place.train(seed)]
+        write_rows(split_file, [*rows, {"slide": place.val(seed), "split": "val"}])
+        dmmn_qp.import_annotations(
+            place.folder / "slides",
+            imported,
+            annotations=annotations,
+            split_file=split_file,
+            mpps=MPPS[:magnifications],
+            workers=1,
+            reporter=Quiet(),
+        )
+        (imported / "report.html").unlink(missing_ok=True)  # of which nobody looks at dozens
+        imported.rename(dataset)
 
 
 def drawn_mm2(dataset: Dataset) -> float:

@@ -37,7 +37,13 @@ def metrics_of(row: Row, scanner: str = "same scanner") -> Metrics:
 
 def chosen(rows: Iterable[Row], **wanted: object) -> list[Row]:
     """Runs of which all that is said is true, by seed; of the main comparison where nothing else is said."""
-    usual: dict[str, object] = {"share": 0.25, "sampler": "balanced", "gap": "thin", "tissue": "plain"}
+    usual: dict[str, object] = {
+        "share": 0.25,
+        "sampler": "balanced",
+        "gap": "thin",
+        "tissue": "plain",
+        "magnifications": 3,
+    }
     right = {**usual, **wanted}
     return sorted((row for row in rows if all(row[k] == v for k, v in right.items())), key=lambda row: row["seed"])
 
@@ -115,11 +121,12 @@ def against_single(rows: Sequence[Row], tissue: str) -> list[str]:
 
 
 LINES: dict[str, dict[str, object]] = {
-    "DMMN-M3, classes take turns (the default)": {"network": M3, "sampler": "balanced"},
+    "DMMN-M3, classes take turns (the default)": {"network": M3},
     "DMMN-M3, elastic balancing (the paper's)": {"network": M3, "sampler": "elastic"},
     "DMMN-M3, no balancing": {"network": M3, "sampler": "shuffled"},
-    "U-Net, classes take turns": {"network": "unet", "sampler": "balanced"},
-    "DMMN-P (pretrained)": {"network": PRETRAINED, "sampler": "balanced"},
+    "U-Net, 20x alone": {"network": "unet"},
+    "DMMN-P (pretrained)": {"network": PRETRAINED},
+    "DMMN-P, 20x alone": {"network": PRETRAINED, "magnifications": 1},
 }
 """What is compared over shares of the area that is drawn."""
 
@@ -131,25 +138,28 @@ def by_share(rows: Sequence[Row]) -> list[str]:
         cells = [spread(mean_values(chosen(rows, share=share, **wanted), _miou)) for share in SHARES]
         if set(cells) != {"-"}:
             lines.append(f"| {title} | {' | '.join(cells)} |")
-    mm2 = [np.mean([row["drawn_mm2"] for row in chosen(rows, share=share, network=M3)] or [np.nan]) for share in SHARES]
-    lines.append(f"| drawn, mm2 | {' | '.join(f'{area:.3f}' for area in mm2)} |")
+    drawn = {row["share"]: row["drawn_mm2"] for row in rows if row["tissue"] == "plain" and row["gap"] == "thin"}
+    lines.append(f"| drawn, mm2 | {' | '.join(f'{drawn[share]:.2f}' if share in drawn else '-' for share in SHARES)} |")
     return lines
 
 
 def by_gap(rows: Sequence[Row]) -> list[str]:
     """Thin gaps between neighbours against wide ones, at the same share of the area: Markdown."""
-    lines = ["| DMMN-M3, 25 % drawn | mIoU | each seed |", "|---|---|---|"]
-    for gap, title in (("thin", "1 um inside borders"), ("wide", "8 um inside borders")):
-        reached = mean_values(chosen(rows, network=M3, gap=gap), _miou)
-        lines.append(f"| {title} | {spread(reached)} | {', '.join(f'{value:.3f}' for value in reached)} |")
-    return lines
+    lines = ["| 25 % drawn | left free inside borders | mIoU | each seed |", "|---|---|---|---|"]
+    for network in (M3, PRETRAINED):
+        for gap, width in (("thin", "1 um"), ("wide", "8 um")):
+            reached = mean_values(chosen(rows, network=network, gap=gap), _miou)
+            if reached and chosen(rows, network=network, gap="wide"):
+                each = ", ".join(f"{value:.3f}" for value in reached)
+                lines.append(f"| {TITLES[network].partition(' (')[0]} | {width} | {spread(reached)} | {each} |")
+    return lines if len(lines) > 2 else []
 
 
 def everything(rows: Sequence[Row], paper: dict[str, str]) -> str:
     """All tables, as Markdown."""
     parts = [["# Networks compared", "", _machine(rows)]]
     for tissue, title in (("plain", "The paper's six classes"), ("context", "Seven classes, one of them by context")):
-        if chosen(rows, tissue=tissue, network="unet") or chosen(rows, tissue=tissue, network=M3):
+        if any(chosen(rows, tissue=tissue, network=network) for network in SIX):
             parts += [[f"## {title}"], comparison(rows, tissue, paper), of_classes(rows, tissue)]
             parts += [
                 ["On the other scanner:"],
@@ -158,8 +168,7 @@ def everything(rows: Sequence[Row], paper: dict[str, str]) -> str:
             ]
     if any(row["share"] != 0.25 or row["sampler"] != "balanced" for row in rows):
         parts += [["## How much to draw"], by_share(rows)]
-    if chosen(rows, network=M3, gap="wide"):
-        parts.append(by_gap(rows))
+    parts.append(by_gap(rows))
     return "\n\n".join("\n".join(part) for part in parts if part) + "\n"
 
 
