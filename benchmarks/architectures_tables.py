@@ -29,10 +29,22 @@ TITLES = {
 SHARES = (0.01, 0.05, 0.25, 1.0)
 
 
+LEAST_PART = 0.01
+"""A class with less of the pixels of a test set is left out there, as the paper does: by chance it would weigh as much
+as all others.
+"""
+
+
 def metrics_of(row: Row, scanner: str = "same scanner") -> Metrics:
-    """Figures of a run on all slides of a test set together."""
-    counts = row["confusion"][scanner].values()
-    return Metrics.from_confusion(np.sum([np.array(of_slide, np.int64) for of_slide in counts], axis=0))
+    """Figures of a run on all slides of a test set together; classes that are hardly there have none."""
+    counts = np.sum([np.array(of_slide, np.int64) for of_slide in row["confusion"][scanner].values()], axis=0)
+    counts[counts.sum(axis=1) < LEAST_PART * counts.sum()] = 0
+    return Metrics.from_confusion(counts)
+
+
+def left_out(row: Row, scanner: str) -> list[str]:
+    """Names of the classes that have no figures."""
+    return [name for name, iou in zip(row["classes"], metrics_of(row, scanner).iou, strict=True) if np.isnan(iou)]
 
 
 def chosen(rows: Iterable[Row], **wanted: object) -> list[Row]:
@@ -97,10 +109,15 @@ def of_classes(rows: Sequence[Row], tissue: str, scanner: str = "same scanner") 
     for network in NETWORKS:
         runs = chosen(rows, network=network, tissue=tissue)
         if runs and not lines:
-            lines = [f"| IoU | {' | '.join(runs[0]['classes'])} |", "|---" * (1 + len(runs[0]["classes"])) + "|"]
+            lines = [f"| IoU, {scanner} | {' | '.join(runs[0]['classes'])} |"]
+            lines += ["|---" * (1 + len(runs[0]["classes"])) + "|"]
         if runs:
             ious = np.mean(mean_values(runs, lambda m: m.iou, scanner), axis=0)
-            lines.append(f"| {TITLES[network]} | {' | '.join(f'{iou:.3f}' for iou in ious)} |")
+            cells = ["-" if np.isnan(iou) else f"{iou:.3f}" for iou in ious]
+            lines.append(f"| {TITLES[network]} | {' | '.join(cells)} |")
+    missing = left_out(chosen(rows, tissue=tissue)[0], scanner)
+    if missing:
+        lines += ["", f"Left out, with less than {100 * LEAST_PART:g} % of the pixels: {', '.join(missing)}."]
     return lines
 
 
@@ -162,7 +179,6 @@ def everything(rows: Sequence[Row], paper: dict[str, str]) -> str:
         if any(chosen(rows, tissue=tissue, network=network) for network in SIX):
             parts += [[f"## {title}"], comparison(rows, tissue, paper), of_classes(rows, tissue)]
             parts += [
-                ["On the other scanner:"],
                 of_classes(rows, tissue, "other scanner"),
                 against_single(rows, tissue),
             ]

@@ -82,6 +82,19 @@ def test_what_is_said_of_amounts_is_of_those_runs_alone():
     assert tables.by_gap(rows)[2:] == ["| DMMN-M3 | 1 um | 0.667 | 0.667 |", "| DMMN-M3 | 8 um | 0.429 | 0.429 |"]
 
 
+def test_classes_that_are_hardly_there_are_named_and_left_out():
+    """Of 1000 pixels 9 are y, which would make the mean (990/999 + 0)/2."""
+    row = row_of(Run(M3, 0), 0, 0)
+    row["confusion"]["same scanner"] = {"a": [[990, 1], [9, 0]]}
+    assert tables.metrics_of(row).mean_iou == 990 / 991
+    assert tables.left_out(row, "same scanner") == ["y"]
+    assert tables.of_classes([row], "plain")[2:] == [
+        "| DMMN-M3 | 0.999 | - |", "", "Left out, with less than 1 % of the pixels: y.",
+    ]  # fmt: skip
+    row["confusion"]["same scanner"] = {"a": [[989, 1], [10, 0]]}
+    assert tables.left_out(row, "same scanner") == []
+
+
 def test_stroma_beside_carcinoma_is_what_a_target_cannot_see():
     generator = slides.demo_generator()
     truth = np.full((4, 600), generator.STROMA, np.uint8)
