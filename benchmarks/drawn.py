@@ -25,6 +25,9 @@ from dmmn_qp.files import new_file
 Labels = NDArray[np.uint8]
 """(rows, columns): 1 is the first class, 0 is unknown."""
 
+Window = tuple[slice, slice]
+"""Rows and columns."""
+
 TILE_MPP = 0.5
 """um/px of the tiles of `read_tiles`: they were scanned at 20x."""
 
@@ -88,8 +91,8 @@ def split_tiles(tiles: Sequence[TruthSlide], seed: int) -> tuple[list[TruthSlide
     return train, val, test
 
 
-def write_slide(folder: Path, slide: TruthSlide) -> Path:
-    """Writes ``<name>.tif``, tiled and lossless, of one level; its resolution says the um/px."""
+def write_slide(folder: Path, slide: TruthSlide, jpeg_quality: int | None = None) -> Path:
+    """Writes ``<name>.tif``, tiled and of one level, lossless unless a quality is given; it says its um/px."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{slide.name}.tif"
     per_cm = 1e4 / slide.mpp
@@ -98,7 +101,8 @@ def write_slide(folder: Path, slide: TruthSlide) -> Path:
         slide.pixels,
         tile=(256, 256),
         photometric="rgb",
-        compression="deflate",
+        compression="deflate" if jpeg_quality is None else "jpeg",
+        compressionargs=None if jpeg_quality is None else {"level": jpeg_quality},
         resolution=(per_cm, per_cm),
         resolutionunit="centimeter",
         metadata=None,
@@ -123,42 +127,49 @@ def write_annotations(folder: Path, slide: TruthSlide, drawn: Labels) -> None:
     dmmn_qp.write_geojson(folder / f"{slide.name}.geojson", objects)
 
 
-def parts_of(truth: Labels, spacing_px: float, rng: np.random.Generator) -> Iterator[tuple[int, NDArray[np.bool_]]]:
+def parts_of(
+    truth: Labels, spacing_px: float, rng: np.random.Generator, gap_px: int = GAP_PX
+) -> Iterator[tuple[int, Window, NDArray[np.bool_]]]:
     """Cuts a truth into parts that a hand would draw in one go.
 
     Every connected area of a class is cut along the borders of a Voronoi diagram of random points, about so far apart,
-    and drawn `GAP_PX` inside what is left; parts under `LEAST_PX` are none.
+    and drawn so far inside what is left; parts under `LEAST_PX` are none.
 
     Yields:
-        Label and mask of each part, in random order.
+        Label of each part, where it is, and its mask there; in random order.
     """
     rows, columns = truth.shape
     number = max(1, round(rows * columns / spacing_px**2))
     points = rng.uniform((0, 0), (rows, columns), (number, 2))
-    cells = cKDTree(points).query(np.indices(truth.shape).reshape(2, -1).T)[1].reshape(truth.shape)
+    cells = cKDTree(points).query(np.indices(truth.shape).reshape(2, -1).T, workers=-1)[1].reshape(truth.shape)
     found = []
-    for label in np.unique(truth[truth > 0]):
-        for cell in np.unique(cells[truth == label]):
-            ids, count = ndimage.label((truth == label) & (cells == cell))
-            found += [(int(label), ids == number) for number in range(1, count + 1)]
+    for cell, window in enumerate(ndimage.find_objects(cells + 1)):
+        of_cell = np.where(cells[window] == cell, truth[window], 0) if window else np.zeros(0, np.uint8)
+        for label in np.unique(of_cell[of_cell > 0]):
+            ids, count = ndimage.label(of_cell == label)
+            found += [(int(label), window, ids == number) for number in range(1, count + 1)]
+    found.sort(key=lambda part: part[0])
     for place in rng.permutation(len(found)):
-        label, part = found[place]
-        inner = ndimage.binary_erosion(part, iterations=GAP_PX)
+        label, window, part = found[place]
+        inner = ndimage.binary_erosion(part, iterations=gap_px)
         if np.count_nonzero(inner) >= LEAST_PX:
-            yield label, inner
+            yield label, window, inner
 
 
-def draw_share(slide: TruthSlide, share: float, rng: np.random.Generator, spacing_px: float = 100) -> Labels:
+def draw_share(
+    slide: TruthSlide, share: float, rng: np.random.Generator, spacing_px: float = 100, gap_px: int = GAP_PX
+) -> Labels:
     """Draws parts at random until of each class that share of its area is drawn, and one part at least.
 
     Returns:
         Labels; 0 is what was not drawn.
     """
     wanted = {int(label): share * np.count_nonzero(slide.truth == label) for label in np.unique(slide.truth) if label}
-    drawn = np.zeros_like(slide.truth)
-    for label, part in parts_of(slide.truth, spacing_px, rng):
-        if np.count_nonzero(drawn == label) < wanted[label]:
-            drawn[part] = label
+    drawn, done = np.zeros_like(slide.truth), dict.fromkeys(wanted, 0)
+    for label, window, part in parts_of(slide.truth, spacing_px, rng, gap_px):
+        if done[label] < wanted[label]:
+            drawn[window][part] = label
+            done[label] += np.count_nonzero(part)
     return drawn
 
 

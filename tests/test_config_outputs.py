@@ -33,7 +33,7 @@ def test_paper_preset_is_the_papers():
     for architecture, width in (("dmmn-m3", 32), ("unet", 64)):
         options = train_options(load_config(None), {"preset": "paper", "architecture": architecture})
         assert default_width(options, torch.device("cpu")) == width
-    for preset, given, width in (("scratch", {}, 8), ("fast", {}, 64), ("fast", {"architecture": "unet"}, 8)):
+    for preset, given, width in (("scratch", {}, 8), ("fast", {}, 64), ("fast", {"architecture": "unet"}, 16)):
         options = train_options(load_config(None), {"preset": preset, **given})
         assert default_width(options, torch.device("cpu")) == width
 

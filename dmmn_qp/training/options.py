@@ -53,8 +53,8 @@ class TrainOptions(FileModel):
         views: Of such an architecture: turned and mirrored copies of an image over which the encoder's maps are
             averaged.
         self_training: Of such an architecture: rounds in which the head learns what it was sure of on undrawn tissue.
-        width: Base width f; None takes the usual one of the architecture, but 8 on a CPU with the presets ``fast`` and
-            ``scratch`` for networks from scratch.
+        width: Base width f; None takes the usual one of the architecture, but a quarter of it on a CPU with the presets
+            ``fast`` and ``scratch`` for networks from scratch.
         norm: Normalisation after each convolution; a pretrained encoder has none.
         stem: Resolution at which the network computes; behind a pretrained encoder there is none.
         padding: What convolutions see beyond the border of a map; a pretrained encoder has its own.
@@ -125,7 +125,11 @@ class TrainOptions(FileModel):
     ] = Field(default=2, ge=0, le=10)
     width: Annotated[
         int | None,
-        Flag("Base width f of the network.", metavar="N", default="the usual one, but 8 from scratch on a CPU"),
+        Flag(
+            "Base width f of the network.",
+            metavar="N",
+            default="the usual one, but a quarter of it from scratch on a CPU",
+        ),
     ] = Field(default=None, ge=1, le=256)
     norm: Norm = "batch"
     stem: Stem = "quarter"
