@@ -12,7 +12,8 @@ from dmmn_qp.folders.calibrated import Calibrated
 from dmmn_qp.folders.dataset import Dataset
 from dmmn_qp.folders.label_raster import LabelRaster
 from dmmn_qp.folders.model import load_card, load_model, set_calibrated
-from dmmn_qp.labels.temperature import calibration_error, confidences, fitted_temperature, log_loss
+from dmmn_qp.labels.calibration import expected_calibration_error, reliability_sums
+from dmmn_qp.labels.temperature import confidences, fitted_temperature, log_loss
 from dmmn_qp.models.export import describe_export
 from dmmn_qp.networks.tempering import class_chances, tempered
 from dmmn_qp.predicting.array import predict_pixels
@@ -59,7 +60,8 @@ def test_temperature_has_the_least_loss_and_loss_is_cross_entropy():
     ],
 )
 def test_calibration_error_by_hand(confidence, right, error):
-    assert calibration_error(np.array(confidence), np.array(right, bool), bins=10) == pytest.approx(error)
+    sums = reliability_sums(np.array(confidence), np.array(right, bool), bins=10)
+    assert expected_calibration_error(sums) == pytest.approx(error)
 
 
 def test_tempering_one_softmax_is_dividing_its_logits_and_the_likeliest_class_stays():

@@ -58,6 +58,7 @@ class SlideRecord(FileModel):
         frame: Crops, turns and flips that QuPath puts around the file, the one next to the file first.
         fingerprint: Digest that tells whether a file found later is the same slide.
         split: Which split the slide belongs to.
+        case: The case it belongs to; None in datasets of earlier versions.
     """
 
     slide_id: str = Field(min_length=1, pattern=r"^[^/\\\x00]+$")
@@ -69,6 +70,7 @@ class SlideRecord(FileModel):
     frame: tuple[Change, ...] = ()
     fingerprint: str
     split: Split
+    case: str | None = None
 
     def view(self, path: Path) -> SlideView:
         """The slide in the frame, and of the pixel size, with which it was imported.
@@ -152,6 +154,13 @@ class Dataset:
             raise DatasetError(
                 f'dataset "{self.folder}" has no slide "{slide_id}"; it has {", ".join(sorted(self._records))}'
             ) from None
+
+    def cases(self) -> dict[str, str]:
+        """The case of each slide, as it was imported; where nobody told, slides of one file are of one case."""
+        first_of_file: dict[str, str] = {}
+        for record in self.manifest.slides:
+            first_of_file.setdefault(record.fingerprint, record.slide_id)
+        return {r.slide_id: r.case or first_of_file[r.fingerprint] for r in self.manifest.slides}
 
     def locate(self, record: SlideRecord, slides_roots: Sequence[SlidesRoot] = ()) -> Path:
         """Finds a slide again as `SlideFinder` does; only a file with its fingerprint is the slide.

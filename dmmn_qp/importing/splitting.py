@@ -87,14 +87,14 @@ def with_splits(
         splits |= kept
     splits = {slide_id: splits.get(slide_id, "train") for slide_id in cases}
     check_cases(splits, cases)
-    settled = [_settled(item, splits[item.record.slide_id]) for item in prepared]
+    settled = [_settled(item, splits[item.record.slide_id], cases[item.record.slide_id]) for item in prepared]
     return settled, [*notes, *moved_findings(settled, earlier)]
 
 
-def _settled(item: Prepared, split: Split) -> Prepared:
+def _settled(item: Prepared, split: Split, case: str) -> Prepared:
     return replace(
         item,
-        record=item.record.model_copy(update={"split": split}),
+        record=item.record.model_copy(update={"split": split, "case": case}),
         patches=tuple(p if p.fixed else replace(p, split=split) for p in item.patches),
     )
 

@@ -8,9 +8,6 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-BINS: Final = 15
-"""Bins of confidence, of equal width, for the expected calibration error."""
-
 _STEPS: Final = 30  # halvings: to 1e-8
 _AT_ONCE: Final = 2**20  # values
 
@@ -55,19 +52,6 @@ def log_loss(logits: Logits, classes: NDArray[np.int64], temperature: float) -> 
 def confidences(logits: Logits, temperature: float) -> NDArray[np.float64]:
     """Probability of the likeliest class of each pixel at a temperature: (N,)."""
     return np.concatenate([_chances(part, 1 / temperature).max(axis=1) for part in _parts(logits)])
-
-
-def calibration_error(confidence: NDArray[np.float64], right: NDArray[np.bool_], bins: int = BINS) -> float:
-    """Expected calibration error: by how much confidence and accuracy differ in a bin, as the mean over all pixels.
-
-    Args:
-        confidence: (N,) probability of the predicted class.
-        right: (N,) whether it is the true one.
-        bins: Number of bins of equal width; a pixel on a border belongs to the lower one.
-    """
-    places = np.clip(np.ceil(confidence * bins).astype(np.int64) - 1, 0, bins - 1)
-    surplus = np.bincount(places, confidence, bins) - np.bincount(places, right, bins)
-    return float(np.abs(surplus).sum() / len(confidence))
 
 
 def _expected(logits: Logits, sharpness: float) -> float:

@@ -16,8 +16,9 @@ from dmmn_qp.folders.calibrated import LEAST_TEMPERATURE, MOST_TEMPERATURE, Cali
 from dmmn_qp.folders.dataset import Dataset
 from dmmn_qp.folders.model import ModelCard, load_card, set_calibrated
 from dmmn_qp.folders.provenance import now, was_trained_on
+from dmmn_qp.labels.calibration import expected_calibration_error, reliability_sums
 from dmmn_qp.labels.patches import PatchRef
-from dmmn_qp.labels.temperature import Logits, calibration_error, confidences, fitted_temperature, log_loss
+from dmmn_qp.labels.temperature import Logits, confidences, fitted_temperature, log_loss
 from dmmn_qp.predicting.options import PredictOptions
 from dmmn_qp.predicting.predictor import Predictor, load_predictors
 from dmmn_qp.slides.finding import SlidesRoot
@@ -177,7 +178,8 @@ def _fitted(pixels: _Pixels, slides: int, options: PredictOptions) -> Calibrated
     logits, classes = pixels
     temperature = round(fitted_temperature(logits, classes, LEAST_TEMPERATURE, MOST_TEMPERATURE), 4)
     right = logits.argmax(axis=1) == classes
-    errors = [calibration_error(confidences(logits, t), right) for t in (1.0, temperature)]
+    sums = [reliability_sums(confidences(logits, t), right) for t in (1.0, temperature)]
+    errors = [float(expected_calibration_error(of_one)) for of_one in sums]
     losses = [log_loss(logits, classes, t) for t in (1.0, temperature)]
     return Calibrated(
         temperature=temperature,
