@@ -11,7 +11,7 @@ import torch
 from dmmn_qp.folders.calibrated import Calibrated
 from dmmn_qp.folders.dataset import Dataset
 from dmmn_qp.folders.label_raster import LabelRaster
-from dmmn_qp.folders.model import load_card, load_model, set_calibrated
+from dmmn_qp.folders.model import load_card, set_calibrated
 from dmmn_qp.labels.calibration import expected_calibration_error, reliability_sums
 from dmmn_qp.labels.temperature import confidences, fitted_temperature, log_loss
 from dmmn_qp.models.export import describe_export
@@ -141,8 +141,8 @@ def test_temperature_is_fitted_to_the_annotated_pixels_of_validation_slides(mode
     weights = (model / "weights.safetensors").read_bytes()
     result = invoke("models", "calibrate", "m")
     assert result.exit_code == 0, result.output
-    found, (_, network) = load_card(model).calibrated, load_model(model)
-    assert (model / "weights.safetensors").read_bytes() == weights and network is not None
+    found = load_card(model).calibrated
+    assert (model / "weights.safetensors").read_bytes() == weights
     with LabelRaster(Dataset(here / "dataset").mask_path(apart)) as mask:
         rows, columns = mask.shape
         assert found.pixels == np.count_nonzero(mask.read(Region(0, 0, columns, rows))) and found.slides == 1
@@ -150,8 +150,6 @@ def test_temperature_is_fitted_to_the_annotated_pixels_of_validation_slides(mode
     assert found.temperature > 1
     assert f"temperature {found.temperature:.3f}" in invoke("models", "show", "m").output
     assert describe_export(load_card(model))["output"]["temperature"] == found.temperature
-    again = invoke("models", "calibrate", "m")  # the same pixels, whatever is in the card
-    assert load_card(model).calibrated.model_dump(exclude={"created"}) == found.model_dump(exclude={"created"}), again
 
 
 def test_slides_of_the_training_calibrate_nothing(model, workspace):

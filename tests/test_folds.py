@@ -7,6 +7,7 @@ from math import nan
 import numpy as np
 import pytest
 
+from dmmn_qp.console import Reporter
 from dmmn_qp.errors import DatasetError
 from dmmn_qp.folders.dataset import Dataset
 from dmmn_qp.folders.folds import CrossValidation, FoldRecord, FoldResult, read_folds
@@ -19,6 +20,7 @@ from dmmn_qp.predicting.options import PredictOptions
 from dmmn_qp.regions import Region
 from dmmn_qp.reports.fold_table import fold_table
 from dmmn_qp.training.learner import Learner
+from dmmn_qp.training.options import TrainOptions
 from dmmn_qp.workflows import folds as workflow
 from tests.conftest import fails, invoke, rectangle, tiny_training, two_tissues, write_features, write_tiff
 from tests.predicting import SwitchedOffError, switched_off
@@ -31,7 +33,7 @@ def cases(*pixels):
     return {f"case {i}": np.array(of_case, np.int64) for i, of_case in enumerate(pixels)}
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(2))
 @pytest.mark.parametrize(
     ("pixels", "number"),
     [
@@ -187,6 +189,15 @@ def test_cases_stay_together_and_models_are_judged_on_what_they_did_not_see(whol
     assert "mean of classes" in said and "fold 2: held out" in said
 
 
+def test_no_seed_divides_a_case(dataset):
+    for seed in range(8):
+        options = TrainOptions(preset="scratch", seed=seed)
+        asked = workflow.FoldsRequest(dataset, dataset.parent / "none", 4 if seed % 2 else 2, options)
+        for fold in workflow.divide(asked, Reporter()).folds:
+            for chosen in (fold.held_out, fold.validation):
+                assert ("p1_a" in chosen) == ("p1_b" in chosen)
+
+
 @pytest.mark.engine  # two trainings more
 def test_after_a_kill_the_same_command_goes_on_where_it_was(whole, command, dataset, monkeypatch):
     """Switched off in the second step of the second training, it neither trains the first again nor loses the step."""
@@ -216,6 +227,7 @@ def test_after_a_kill_the_same_command_goes_on_where_it_was(whole, command, data
 def test_what_is_finished_is_not_trained_again_and_nothing_else_takes_its_place(whole, command, dataset, monkeypatch):
     out = dataset.parent / "whole"
     monkeypatch.setattr(workflow, "train", None)
+    monkeypatch.setattr(workflow, "predicted_annotations", None)
     again = invoke(*command, "--out", out)
     assert again.exit_code == 0 and again.output.endswith(whole[1][whole[1].index("mean of classes") :]), again.output
     assert "other options (seed)" in fails(*command, "--out", out, "--seed", 1)

@@ -104,36 +104,35 @@ def train_command(
     from dmmn_qp.training import launch
 
     launch.launched()  # before anything is said: of several processes only the first one speaks
-    reporter, place = Reporter(), _Place(dataset, out, parsed_slides_roots(slides_root), overwrite, take_over)
+    reporter, place = Reporter(), _Place(dataset, out, parsed_slides_roots(slides_root), overwrite, take_over, resume)
     others: dict[str, object] = {"--config": config, "--show-batch": show, "--dry-run": dry_run}
     others |= {"--overwrite": overwrite, "--folds": folds, "--without-test": without_test}
     if folds is not None or without_test or (not resume and (show is not None or dry_run)):
-        _instead(
-            place, train_options(load_config(config), given), reporter, folds, show, {**others, "--resume": resume}
-        )
+        _instead(place, train_options(load_config(config), given), reporter, folds, show, others)
     else:
         start = _interrupted(given, others) if resume else _new(train_options(load_config(config), given))
-        _train(place, start, reporter, resume=resume, accept=accept)
+        _train(place, start, reporter, accept=accept)
 
 
 @dataclass(frozen=True, slots=True)
 class _Place:
-    """Where a command reads and writes."""
+    """Where a command reads and writes, and what it may do there."""
 
     dataset: Path
     out: Path | None
     roots: tuple[SlidesRoot, ...]
     overwrite: bool
     take_over: bool
+    resume: bool
 
 
-def _train(place: _Place, start: Start, reporter: Reporter, *, resume: bool, accept: bool) -> None:
+def _train(place: _Place, start: Start, reporter: Reporter, *, accept: bool) -> None:
     """Trains one model."""
     from dmmn_qp.training import stage
 
     with start(place.dataset, place.out, place.take_over) as training:
         stage.train(
-            *training, reporter, slides_roots=place.roots, overwrite=place.overwrite, resume=resume, accept=accept
+            *training, reporter, slides_roots=place.roots, overwrite=place.overwrite, resume=place.resume, accept=accept
         )
     _say_way_on(reporter, training.dataset, training.folder, place.out)
 
@@ -154,7 +153,7 @@ def _instead(
         return
     if show is not None:
         raise ConfigError("--show-batch is about one training; leave out --folds")
-    if others["--resume"]:
+    if place.resume:
         raise ConfigError("a cross-validation goes on by the command that began it; leave out --resume")
     from dmmn_qp.reports.fold_table import fold_lines, fold_table
     from dmmn_qp.workflows.folds import CROSS_VALIDATION, FoldsRequest, cross_validate, divide, say_folds
