@@ -10,6 +10,7 @@ import pytest
 from dmmn_qp.console import Reporter
 from dmmn_qp.errors import DatasetError
 from dmmn_qp.folders.dataset import Dataset
+from dmmn_qp.folders.divided import write_divided
 from dmmn_qp.folders.folds import CrossValidation, FoldRecord, FoldResult, read_folds
 from dmmn_qp.folders.label_raster import LabelRaster
 from dmmn_qp.labels.folds import choose_folds
@@ -196,6 +197,17 @@ def test_no_seed_divides_a_case(dataset):
         for fold in workflow.divide(asked, Reporter()).folds:
             for chosen in (fold.held_out, fold.validation):
                 assert ("p1_a" in chosen) == ("p1_b" in chosen)
+
+
+def test_slides_without_annotations_stay_as_they_are(dataset, tmp_path):
+    write_divided(Dataset(dataset), tmp_path / "other", {"p4_a": "test"})
+    rows = (tmp_path / "other" / "patches.csv").read_text().splitlines(keepends=True)
+    (tmp_path / "other" / "patches.csv").write_text("".join(row for row in rows if not row.startswith("p4_a")))
+    asked = workflow.FoldsRequest(tmp_path / "other", tmp_path / "none", 3, TrainOptions(preset="scratch"))
+    found = workflow.divide(asked, Reporter())
+    assert sorted(s for fold in found.folds for s in fold.held_out) == sorted(SLIDES[:-1])
+    splits = workflow._splits(found.folds[0], Dataset(tmp_path / "other"), asked)
+    assert "p4_a" not in splits and splits.keys() == set(SLIDES[:-1])
 
 
 @pytest.mark.engine  # two trainings more

@@ -32,7 +32,7 @@ from dmmn_qp.folders.model_glance import number, read_object
 from dmmn_qp.folders.provenance import describe_run, now, was_trained_on
 from dmmn_qp.labels.folds import choose_folds
 from dmmn_qp.labels.metrics import confusion_matrix
-from dmmn_qp.labels.patches import class_pixels
+from dmmn_qp.labels.patches import PatchRef, class_pixels
 from dmmn_qp.predicting.options import PredictOptions
 from dmmn_qp.predicting.predictor import load_predictors
 from dmmn_qp.slides.finding import SlidesRoot
@@ -82,13 +82,7 @@ def divide(asked: FoldsRequest, reporter: Reporter) -> CrossValidation:
     """
     _check(asked)
     dataset = Dataset(asked.dataset)
-    part = {r.slide_id for r in dataset.slides() if not (asked.without_test and r.split == "test")}
-    cases = {slide_id: case for slide_id, case in dataset.cases().items() if slide_id in part}
-    patches = dataset.patches()
-    pixels: dict[str, NDArray[np.int64]] = {}
-    for slide_id, case in cases.items():
-        own = class_pixels((p for p in patches if p.slide_id == slide_id), dataset.class_map)
-        pixels[case] = pixels.get(case, np.int64(0)) + own
+    cases, pixels = _taking_part(dataset, asked)
     validated = asked.options.validate_on == "val"
     names = dataset.class_map.names
     folds = choose_folds(pixels, names, asked.number, asked.options.seed, validated=validated)
@@ -110,6 +104,24 @@ def divide(asked: FoldsRequest, reporter: Reporter) -> CrossValidation:
         classes=names,
         folds=records,
     )
+
+
+def _taking_part(dataset: Dataset, asked: FoldsRequest) -> tuple[dict[str, str], dict[str, NDArray[np.int64]]]:
+    """The case of each slide that takes part, and (C,) labelled pixels per class of each case.
+
+    Cases without any annotation stay as they are: there is nothing to learn from, or to judge by.
+    """
+    wanted = {r.slide_id for r in dataset.slides() if not (asked.without_test and r.split == "test")}
+    cases = {slide_id: case for slide_id, case in dataset.cases().items() if slide_id in wanted}
+    patches: dict[str, list[PatchRef]] = {slide_id: [] for slide_id in cases}
+    for patch in dataset.patches():
+        if patch.slide_id in patches:
+            patches[patch.slide_id].append(patch)
+    pixels: dict[str, NDArray[np.int64]] = {}
+    for slide_id, case in cases.items():
+        pixels[case] = pixels.get(case, np.int64(0)) + class_pixels(patches[slide_id], dataset.class_map)
+    pixels = {case: own for case, own in pixels.items() if own.any()}
+    return {slide_id: case for slide_id, case in cases.items() if case in pixels}, pixels
 
 
 def say_folds(validation: CrossValidation, reporter: Reporter) -> None:
@@ -247,10 +259,7 @@ def _fold(
 
 
 def _splits(fold: FoldRecord, dataset: Dataset, asked: FoldsRequest) -> Mapping[str, Split]:
-    splits: dict[str, Split] = {}
-    for record in dataset.slides():
-        if not (asked.without_test and record.split == "test"):
-            splits[record.slide_id] = "train"
+    splits: dict[str, Split] = dict.fromkeys(_taking_part(dataset, asked)[0], "train")
     return splits | dict.fromkeys(fold.held_out, "test") | dict.fromkeys(fold.validation, "val")
 
 
