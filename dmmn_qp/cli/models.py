@@ -13,11 +13,21 @@ import typer
 
 from dmmn_qp.choices import ExportFormat
 from dmmn_qp.cli.app import app
+from dmmn_qp.cli.config import ConfigFile, predict_options
 from dmmn_qp.cli.help import Command, Group
-from dmmn_qp.cli.options import MODELS, OverwriteOption, shown_option
+from dmmn_qp.cli.options import (
+    DATASET,
+    MODELS,
+    DatasetOption,
+    OverwriteOption,
+    SlidesRootOption,
+    parsed_slides_roots,
+    shown_option,
+)
 from dmmn_qp.console import Reporter
 
 if TYPE_CHECKING:
+    from dmmn_qp.folders.calibrated import Calibrated
     from dmmn_qp.folders.model import ModelCard
     from dmmn_qp.networks.describe import Description
 
@@ -127,6 +137,35 @@ def accept_model_command(model: ModelArgument) -> None:
     Reporter().say(f'Accepted "{shorten(card.name)}" {said}; dmmn-qp predict takes it if it is the newest')
 
 
+@models_app.command("calibrate", cls=Command)
+def calibrate_model_command(
+    model: ModelArgument,
+    dataset: DatasetOption = DATASET,
+    slides_root: SlidesRootOption = None,
+    views: Annotated[int, typer.Option(help="The --views that predict will be given.", metavar="1|3|8")] = 1,
+    device: Annotated[str, typer.Option(help="Where to compute.", metavar="auto|cpu|cuda|mps")] = "auto",
+    remove: Annotated[bool, typer.Option("--remove", help="Take it out of the card again.")] = False,
+) -> None:
+    """Makes probabilities mean what they say, by the validation slides of the dataset; labels stay as they are."""
+    from dmmn_qp.workflows.calibrating import calibrate, uncalibrate
+
+    reporter, roots = Reporter(), parsed_slides_roots(slides_root)
+    if remove:
+        uncalibrate(model)
+        reporter.say(f"Wrote {model / 'model.json'}: its probabilities are again those of the network")
+        return
+    options = predict_options(ConfigFile(), {"views": str(views), "device": device})
+    _say_calibrated(reporter, model, calibrate(model, dataset, options, reporter, slides_roots=roots))
+
+
+def _say_calibrated(reporter: Reporter, model: Path, found: Calibrated) -> None:
+    from dmmn_qp.models.summary import calibrated_lines
+
+    for line in calibrated_lines(found):
+        reporter.say(f"  {line}")
+    reporter.say(f"Wrote {model / 'model.json'}: predict --probabilities and --uncertainty go by it from now on")
+
+
 @models_app.command("import-official", cls=Command)
 def import_official_command(
     file: Annotated[
@@ -229,6 +268,8 @@ def _say_exported(reporter: Reporter, path: Path, card: ModelCard) -> None:
         f"Wrote {path}: RGB 0 .. 255 (batch, 3, {side_px}, {side_px}) float32 at {mpp:g} um/px -> "
         f"logits (batch, {len(card.class_map)}, {card.patch_spec.size_px}, {card.patch_spec.size_px}) of its middle"
     )
+    if card.temperature is not None:
+        reporter.say(f"  logits / {card.temperature:g} before softmax are calibrated; the file says so too")
     if card.licence:
         reporter.say(f"  licence of the model: {card.licence}")
     if card.encoder_credit:

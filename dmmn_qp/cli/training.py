@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, NamedTuple
 
@@ -25,8 +26,9 @@ from dmmn_qp.cli.options import (
     shown_option,
 )
 from dmmn_qp.console import Reporter
+from dmmn_qp.errors import ConfigError
 from dmmn_qp.slides.finding import SlidesRoot
-from dmmn_qp.training.options import TrainOptions
+from dmmn_qp.training.options import TRAINING_PANEL, TrainOptions
 
 
 @app.command("train", cls=Command)
@@ -67,6 +69,26 @@ def train_command(
             rich_help_panel=COMMON_PANEL,
         ),
     ] = False,
+    folds: Annotated[
+        int | None,
+        typer.Option(
+            "--folds",
+            help="Train so many models instead, each without a part of the cases, and judge it on these.",
+            metavar="N",
+            min=2,
+            max=100,
+            show_default=False,
+            rich_help_panel=TRAINING_PANEL,
+        ),
+    ] = None,
+    without_test: Annotated[
+        bool,
+        typer.Option(
+            "--without-test",
+            help="With --folds: leave slides of the split test out.",
+            rich_help_panel=TRAINING_PANEL,
+        ),
+    ] = False,
     overwrite: OverwriteOption = False,
     take_over: TakeOverOption = False,
     accept: Annotated[
@@ -79,18 +101,74 @@ def train_command(
     ] = False,
 ) -> None:
     """Trains a network on a dataset and keeps the best epoch."""
-    from dmmn_qp.training import launch, stage
+    from dmmn_qp.training import launch
 
     launch.launched()  # before anything is said: of several processes only the first one speaks
-    reporter, roots = Reporter(), parsed_slides_roots(slides_root)
-    others = {"--config": config, "--show-batch": show, "--dry-run": dry_run, "--overwrite": overwrite}
-    if not resume and (show is not None or dry_run):
-        _preview(dataset, show, train_options(load_config(config), given), reporter, roots)
+    reporter, place = Reporter(), _Place(dataset, out, parsed_slides_roots(slides_root), overwrite, take_over, resume)
+    others: dict[str, object] = {"--config": config, "--show-batch": show, "--dry-run": dry_run}
+    others |= {"--overwrite": overwrite, "--folds": folds, "--without-test": without_test}
+    if folds is not None or without_test or (not resume and (show is not None or dry_run)):
+        _instead(place, train_options(load_config(config), given), reporter, folds, show, others)
+    else:
+        start = _interrupted(given, others) if resume else _new(train_options(load_config(config), given))
+        _train(place, start, reporter, accept=accept)
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where a command reads and writes, and what it may do there."""
+
+    dataset: Path
+    out: Path | None
+    roots: tuple[SlidesRoot, ...]
+    overwrite: bool
+    take_over: bool
+    resume: bool
+
+
+def _train(place: _Place, start: Start, reporter: Reporter, *, accept: bool) -> None:
+    """Trains one model."""
+    from dmmn_qp.training import stage
+
+    with start(place.dataset, place.out, place.take_over) as training:
+        stage.train(
+            *training, reporter, slides_roots=place.roots, overwrite=place.overwrite, resume=place.resume, accept=accept
+        )
+    _say_way_on(reporter, training.dataset, training.folder, place.out)
+
+
+def _instead(
+    place: _Place,
+    options: TrainOptions,
+    reporter: Reporter,
+    folds: int | None,
+    show: Path | None,
+    others: Mapping[str, object],
+) -> None:
+    """Trains nothing, but shows something; or trains a model for each fold."""
+    if folds is None and others["--without-test"]:
+        raise ConfigError("--without-test is about folds; pass --folds 5 too, or leave it out")
+    if folds is None:
+        _preview(place.dataset, show, options, reporter, place.roots)
         return
-    start = _interrupted(given, others) if resume else _new(train_options(load_config(config), given))
-    with start(dataset, out, take_over) as training:
-        stage.train(*training, reporter, slides_roots=roots, overwrite=overwrite, resume=resume, accept=accept)
-    _say_way_on(reporter, training.dataset, training.folder, out)
+    if show is not None:
+        raise ConfigError("--show-batch is about one training; leave out --folds")
+    if place.resume:
+        raise ConfigError("a cross-validation goes on by the command that began it; leave out --resume")
+    from dmmn_qp.reports.fold_table import fold_lines, fold_table
+    from dmmn_qp.workflows.folds import CROSS_VALIDATION, FoldsRequest, cross_validate, divide, say_folds
+
+    out, without_test = place.out or CROSS_VALIDATION, bool(others["--without-test"])
+    asked = FoldsRequest(place.dataset, out, folds, options, without_test, place.roots)
+    if others["--dry-run"]:
+        say_folds(divide(asked, reporter), reporter)
+        return
+    found = cross_validate(asked, reporter, overwrite=place.overwrite, take_over=place.take_over)
+    reporter.table(*fold_table(found))
+    for line in fold_lines(found):
+        reporter.say(line)
+    way_on = shown_option("--dataset", place.dataset, DATASET)
+    reporter.say(f"Wrote {out}/ (folds.csv, and a model for each fold)  To train on all: dmmn-qp train{way_on}")
 
 
 class _Training(NamedTuple):

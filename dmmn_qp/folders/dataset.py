@@ -157,6 +157,13 @@ class Dataset:
                 f'dataset "{self.folder}" has no slide "{slide_id}"; it has {", ".join(sorted(self._records))}'
             ) from None
 
+    def cases(self) -> dict[str, str]:
+        """The case of each slide, as it was imported; where nobody told, slides of one file are of one case."""
+        first_of_file: dict[str, str] = {}
+        for record in self.manifest.slides:
+            first_of_file.setdefault(record.fingerprint, record.slide_id)
+        return {r.slide_id: r.case or first_of_file[r.fingerprint] for r in self.manifest.slides}
+
     def locate(self, record: SlideRecord, slides_roots: Sequence[SlidesRoot] = ()) -> Path:
         """Finds a slide again as `SlideFinder` does; only a file with its fingerprint is the slide.
 

@@ -22,6 +22,7 @@ from dmmn_qp.files.failures import FULL_DISK
 from dmmn_qp.files.locks import locked
 from dmmn_qp.folders import model_glance
 from dmmn_qp.folders.acceptance import Acceptance
+from dmmn_qp.folders.calibrated import Calibrated
 from dmmn_qp.folders.encoder_origin import EncoderOrigin, attach_origin, encoder_in, is_unchanged
 from dmmn_qp.folders.encoder_weights import find_weights, load_encoder
 from dmmn_qp.folders.weights_file import (
@@ -105,6 +106,7 @@ class ModelCard(FileModel):
         training_domain: What the tissue of the training slides looks like; None where it is not known.
         accepted: Whether it may take the place of the models before it, where none is named.
         acceptance: How it compares with the model that its training started from; None where it started from none.
+        calibrated: How its logits become probabilities; None where nobody calibrated it.
     """
 
     format_version: Literal[1] = 1
@@ -123,6 +125,12 @@ class ModelCard(FileModel):
     training_domain: TrainingDomain | None = None
     accepted: bool = True
     acceptance: Acceptance | None = None
+    calibrated: Calibrated | None = None
+
+    @property
+    def temperature(self) -> float | None:
+        """What its logits are divided by before they become probabilities; None divides by nothing."""
+        return None if self.calibrated is None else self.calibrated.temperature
 
     @property
     def encoder_credit(self) -> str | None:
@@ -227,6 +235,24 @@ def _change_card(folder: Path, **changes: Any) -> None:
     card = load_card(folder).model_copy(update=changes)
     with new_file(folder / CARD) as new_card:
         _write_card(new_card, card)
+
+
+def set_calibrated(folder: Path, weights_sha256: str | None, calibrated: Calibrated | None) -> None:
+    """Says in the card of a model, whose weights stay as they are, how its logits become probabilities.
+
+    Args:
+        folder: The model.
+        weights_sha256: Digest of the weights that it was found for, as their card has it.
+        calibrated: How; None for no other way than softmax.
+
+    Raises:
+        ModelError: The card is missing or damaged, or the weights are others meanwhile.
+    """
+    card = load_card(folder)
+    if card.weights_sha256 != weights_sha256:
+        raise ModelError(f'model "{folder}" has other weights than a moment ago; repeat the command')
+    with new_file(folder / CARD) as new_card:
+        _write_card(new_card, card.model_copy(update={"calibrated": calibrated}))
 
 
 def _write_card(path: Path, card: ModelCard) -> None:

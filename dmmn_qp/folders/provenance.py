@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import platform
 import sys
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
+from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
@@ -49,9 +52,25 @@ def describe_run(stage: str, configuration: Mapping[str, Any], started: str, **f
         "finished": now(),
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "libraries": {name: _version_of(name) for name in LIBRARIES},
+        "libraries": library_versions(),
+        "code": code_digest(),
         **facts,
     }
+
+
+def library_versions() -> dict[str, str | None]:
+    """Version of each library that results may depend on; None of one that is not there."""
+    return {name: _version_of(name) for name in LIBRARIES}
+
+
+@lru_cache(maxsize=1)
+def code_digest() -> str:
+    """A digest of the package's source files: what is installed may be newer than its version says."""
+    digest, package = hashlib.sha256(), Path(__file__).parents[1]
+    for path in sorted(package.rglob("*.py")):
+        digest.update(path.relative_to(package).as_posix().encode() + b"\0")
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:16]
 
 
 FINGERPRINTS = "training_fingerprints"

@@ -149,7 +149,9 @@ def describe_export(card: ModelCard) -> dict[str, Any]:
             "name": "logits",
             "shape": ["batch", len(card.class_map), spec.size_px, spec.size_px],
             "type": "float32",
-            "values": "logits of the classes; the place of the largest + 1 is the label",
+            "values": "logits of the classes; the place of the largest + 1 is the label; divided by the temperature, "
+            "where there is one, their softmax is the calibrated probability",
+            "temperature": card.temperature,
             "um_per_px": spec.mpps[0],
             "corner_in_field_px": [(side - spec.size_px) // 2] * 2,
         },

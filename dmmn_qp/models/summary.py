@@ -9,6 +9,7 @@ from typing import Any
 from dmmn_qp.choices import Norm, Padding, Stem
 from dmmn_qp.features.domain import TrainingDomain
 from dmmn_qp.folders.acceptance import Loss
+from dmmn_qp.folders.calibrated import Calibrated
 from dmmn_qp.folders.model import ModelCard, NetworkOptions, load_model
 from dmmn_qp.folders.provenance import FINGERPRINTS
 from dmmn_qp.networks import ARCHITECTURES
@@ -101,6 +102,7 @@ class ModelSummary:
             ),
             ("input", _input_lines(card.input)),
             ("validation", _validation_lines(card.validation)),
+            *([("calibrated", calibrated_lines(card.calibrated))] if card.calibrated is not None else []),
             *([("accepted", lines)] if (lines := _acceptance_lines(card)) else []),
             ("licence", [text for text in (card.licence or "none stated", card.attribution) if text]),
             *([("encoder", _encoder_lines(card))] if card.encoder is not None else []),
@@ -189,6 +191,17 @@ def _validation_lines(validation: dict[str, Any]) -> list[str]:
         else:
             lines.append(f"{name} {_shown(value)}")
     return lines or ["no figures"]
+
+
+def calibrated_lines(found: Calibrated) -> list[str]:
+    """How the logits of a model become probabilities, and how much better these are."""
+    on = f"{found.pixels:,} annotated pixels of {found.slides} {'slide' if found.slides == 1 else 'slides'}"
+    views = f", mean over {found.views} views" if found.views > 1 else ""
+    return [
+        f"temperature {found.temperature:.3f}, fitted to {on}{views}",
+        f"expected calibration error {_arrow(found.error_before, found.error_after)}, "
+        f"log loss {_arrow(found.loss_before, found.loss_after)}",
+    ]
 
 
 def _acceptance_lines(card: ModelCard) -> list[str]:

@@ -62,7 +62,12 @@ def predict_pixels(
                 if kind not in arrays:
                     arrays[kind] = np.zeros((*values.shape[:-2], rows, columns), np.uint8)
                 arrays[kind][..., block.y : block.y + height, block.x : block.x + width] = values[..., :height, :width]
-    return BlockPrediction(**arrays)
+    return BlockPrediction(
+        labels=arrays["labels"],
+        confidence=arrays.get("confidence"),
+        probabilities=arrays.get("probabilities"),
+        entropy=arrays.get("entropy"),
+    )
 
 
 def _predictor(model: Path | tuple[ModelCard, Stemmed], options: PredictOptions) -> Predictor:

@@ -72,7 +72,13 @@ class Call:
             card=card_digest(card),
             class_map=card.class_map,
             request=request_of(
-                slide, options, mpp=mpp, context=self.model.context, precision=precision, regions=regions
+                slide,
+                options,
+                mpp=mpp,
+                context=self.model.context,
+                precision=precision,
+                regions=regions,
+                temperature=card.temperature,
             ),
             polygons=polygons_request(options),
         )

@@ -16,6 +16,7 @@ from dmmn_qp.networks.blocks import even_part
 from dmmn_qp.networks.conventions import class_logits, network_input, predicted_labels
 from dmmn_qp.networks.devices import autocast
 from dmmn_qp.networks.stem import TakesMargins
+from dmmn_qp.networks.tempering import class_chances, logits_of, tempered
 from dmmn_qp.networks.views import VIEWS, as_seen, turned_back
 from dmmn_qp.predicting.overlapping import Corner, Layout, blended, enlarged_bands, turned
 from dmmn_qp.predicting.predictor import Predictor
@@ -35,15 +36,17 @@ class BlockPrediction:
         confidence: Probability of the predicted class, 255 is 1; None unless probabilities or entropy are wanted.
         probabilities: (C, height, width), that of each class; None unless wanted.
         entropy: Entropy of the probabilities, 255 is log C; None unless wanted.
+        logits: (C, height, width) float32, those of each class; None unless wanted.
     """
 
     labels: NDArray[np.uint8]
     confidence: NDArray[np.uint8] | None = None
     probabilities: NDArray[np.uint8] | None = None
     entropy: NDArray[np.uint8] | None = None
+    logits: NDArray[np.float32] | None = None
 
     def arrays(self) -> dict[str, NDArray[np.uint8]]:
-        """Those that are not None, by name."""
+        """Those of bytes that are not None, by name."""
         named = {
             "probabilities": self.probabilities,
             "entropy": self.entropy,
@@ -58,6 +61,8 @@ def predict_fields(
     targets: NDArray[np.bool_],
     predictor: Predictor,
     place: tuple[Region, Layout] | None = None,
+    *,
+    logits: bool = False,
 ) -> Callable[[], BlockPrediction]:
     """Predicts the targets of a block.
 
@@ -66,6 +71,7 @@ def predict_fields(
         targets: (rows, columns) of the block's targets, those to predict.
         predictor: The model.
         place: Where the block lies among the overlapping targets of its slide; None where none overlap.
+        logits: Whether logits are wanted.
 
     Returns:
         A function that waits for the device and brings the result; until then a GPU can be given more work.
@@ -73,12 +79,12 @@ def predict_fields(
     canvas = _Canvas.of(targets, predictor.card.patch_spec.size_px, place)
     with torch.inference_mode(), autocast(predictor.device, predictor.bf16):
         pixels = [torch.from_numpy(f).to(predictor.device, non_blocking=True).permute(2, 0, 1)[None] for f in fields]
-        block = _Block(predictor, targets.shape)
+        block = _Block(predictor, targets.shape, logits=logits)
         if predictor.turned:
             block.put([canvas.offset], _mean_of_turned(pixels, canvas, predictor))
         else:
-            for corners, logits in _pieces(pixels, canvas, predictor):
-                block.put([(canvas.offset[0] + y, canvas.offset[1] + x) for y, x in corners], logits)
+            for corners, found in _pieces(pixels, canvas, predictor):
+                block.put([(canvas.offset[0] + y, canvas.offset[1] + x) for y, x in corners], found)
     return lambda: block.result(targets)
 
 
@@ -120,7 +126,7 @@ class _Canvas:
 class _Block:
     """The growing result of a block, on the device."""
 
-    def __init__(self, predictor: Predictor, shape: tuple[int, int]) -> None:
+    def __init__(self, predictor: Predictor, shape: tuple[int, int], *, logits: bool = False) -> None:
         self.predictor = predictor
         self.size = predictor.card.patch_spec.size_px
         self.classes = len(predictor.card.class_map)
@@ -134,6 +140,7 @@ class _Block:
         self.confidence = zeros(rows, columns) if keeps else None
         self.probabilities = zeros(self.classes, rows, columns) if predictor.probabilities else None
         self.entropy = zeros(rows, columns) if predictor.uncertainty else None
+        self.logits = zeros(self.classes, rows, columns).float() if logits else None
 
     def put(self, corners: Sequence[tuple[int, int]], values: Tensor) -> None:
         """Places logits (B, reserved + C, h, w) at B corners, or with ``turned`` probabilities (B, C, h, w).
@@ -141,9 +148,12 @@ class _Block:
         What leaves the block is left out.
         """
         self._place(self.labels, corners, predicted_labels(values, self.classes))
+        turned, temperature = self.predictor.turned, self.predictor.card.temperature
+        if self.logits is not None:
+            self._place(self.logits, corners, logits_of(values) if turned else class_logits(values, self.classes))
         if self.confidence is None:
             return
-        chances = values if self.predictor.turned else class_logits(values, self.classes).float().softmax(1)
+        chances = tempered(values, temperature) if turned else class_chances(values, self.classes, temperature)
         self._place(self.confidence, corners, _as_byte(chances.amax(1)))
         if self.probabilities is not None:
             self._place(self.probabilities, corners, _as_byte(chances))
@@ -161,16 +171,16 @@ class _Block:
         """The result in the machine's memory; nothing where nothing was to be predicted."""
         arrays = [
             None if t is None else t.cpu().numpy()
-            for t in (self.labels, self.confidence, self.probabilities, self.entropy)
+            for t in (self.labels, self.confidence, self.probabilities, self.entropy, self.logits)
         ]
         if not targets.all():  # what is seamless, turned or overlaps reaches beyond them
             wanted = targets.repeat(self.size, 0).repeat(self.size, 1)
             for array in arrays:
                 if array is not None:
                     array[..., ~wanted] = UNLABELLED
-        labels, confidence, probabilities, entropy = arrays
+        labels, confidence, probabilities, entropy, logits = arrays
         assert labels is not None
-        return BlockPrediction(labels, confidence, probabilities, entropy)
+        return BlockPrediction(labels, confidence, probabilities, entropy, logits)
 
 
 def _as_byte(share: Tensor) -> Tensor:
@@ -186,7 +196,7 @@ def _mean_of_turned(pixels: Sequence[Tensor], canvas: _Canvas, predictor: Predic
         copy = canvas.turned(size, view.quarters, mirrored=view.mirrored)
         found = torch.zeros(1, classes, *copy.shape, device=predictor.device)
         for corners, logits in _pieces([as_seen(p, view) for p in pixels], copy, predictor):
-            chances = class_logits(logits, classes).float().softmax(1)
+            chances = class_chances(logits, classes)
             height, width = chances.shape[-2:]
             for i, (y, x) in enumerate(corners):
                 found[..., y : y + height, x : x + width] = chances[i]

@@ -65,7 +65,8 @@ class LazyModel:
             ConfigError: The device is not there.
         """
         if not self._predictors:
-            made_of = (self.weights_digest, card_digest(self.card), *(getattr(self._options, n) for n in _OF_NETWORK))
+            of_card = card_digest(self.card), self.card.temperature
+            made_of = (self.weights_digest, *of_card, *(getattr(self._options, n) for n in _OF_NETWORK))
             self._predictors = self.kept.predictors(made_of, partial(load_predictors, self._folder, self._options))
         return self._predictors
 

@@ -43,8 +43,9 @@ def request_of(
     context: Context,
     precision: str | None,
     regions: BaseGeometry | None,
+    temperature: float | None = None,
 ) -> dict[str, Any]:
-    """What the labels of a slide depend on besides its file and the model.
+    """What the rasters of a slide depend on besides its file, and the network and classes of the model.
 
     Args:
         target: The slide.
@@ -53,12 +54,14 @@ def request_of(
         context: How targets see what is around them, with ``auto`` decided.
         precision: ``fp32`` or ``bf16``; None where any will do.
         regions: The areas outside which nothing is predicted, in level-0 px; None for none.
+        temperature: At which the model's logits become probabilities; None where nobody calibrated it.
 
     Returns:
         As JSON. What has no influence is None: the options of the tissue where none is sought, and the label outside
         where there is no outside.
     """
     seeks_tissue = options.tissue_only or options.tissue_outline
+    tempers = temperature is not None and (options.probabilities or options.uncertainty)
     return {
         "um_per_px": mpp,
         "context": context,
@@ -66,6 +69,7 @@ def request_of(
         **{name: getattr(options, name) for name in _FLAGS},
         "tta": options.copies == 8,
         **({"views": options.copies} if options.copies not in (1, 8) else {}),
+        **({"temperature": temperature} if tempers else {}),
         **{name: _as_json(getattr(options, name)) if seeks_tissue else None for name in _TISSUE},
         **({_TISSUE_BORDER: "outline"} if options.tissue_only else {}),
         "outside": options.outside if is_restricted(target, options) else None,
@@ -201,6 +205,9 @@ def _request_differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> I
         yield f"in {_shown(before['precision'])} instead of {_shown(now['precision'])}"
     if before.get("views", 1) != now.get("views", 1) and not differs("tta"):
         yield f"with --views {_shown(before.get('views', 1))} instead of {_shown(now.get('views', 1))}"
+    temperatures = [request.get("temperature") for request in (before, now)]
+    if _has_chances(before) and _has_chances(now) and temperatures[0] != temperatures[1]:
+        yield "with probabilities at temperature {} instead of {}".format(*(_shown(t or 1.0) for t in temperatures))
     for name in _FLAGS:
         if differs(name) and (now[name] or name not in _EXTRA_FILES):
             yield f"{'without' if now[name] else 'with'} {_option(name)}"
@@ -209,6 +216,10 @@ def _request_differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> I
             yield f"with {_option(name)} {_shown(before[name])} instead of {_shown(now[name])}"
     if differs("regions"):
         yield _region_difference(before, now)
+
+
+def _has_chances(request: Mapping[str, Any]) -> bool:
+    return bool(request.get("probabilities") or request.get("uncertainty"))
 
 
 def _region_difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:

@@ -94,9 +94,10 @@ def _job(call: Call, slide: SlideToPredict) -> SlideJob:
 def _key(call: Call, job: SlideJob) -> dict[str, Any]:
     """Everything that a strip depends on."""
     model, predictor = call.model, call.model.predictor
+    temperature = model.card.temperature if predictor.probabilities or predictor.uncertainty else None
     return {
         "weights": model.weights_digest,
-        "card": model.card.model_dump(mode="json", exclude={"provenance", "name", "training_domain"}),
+        "card": model.card.model_dump(mode="json", exclude={"provenance", "name", "training_domain", "calibrated"}),
         "slide": job.fingerprint,
         "grid": [job.grid.downsample, *job.shape],
         "frame": [repr(change) for change in job.target.view.frame] + [job.target.view.crop_to_bounds],
@@ -106,6 +107,7 @@ def _key(call: Call, job: SlideJob) -> dict[str, Any]:
         "device": predictor.device.type,
         "tta": predictor.views == 8,
         **({"views": predictor.views} if predictor.views not in (1, 8) else {}),
+        **({} if temperature is None else {"temperature": temperature}),
         "kinds": dict(job.strips.channels),
         "outside": model.outside,
         "area": _area_digest(job.area),

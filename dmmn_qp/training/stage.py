@@ -195,6 +195,9 @@ def _new_state(plan: TrainingPlan, dataset_folder: Path, device: torch.device, s
     slides = slides_by_split(Dataset(dataset_folder).slides())
     digest = dataset_digest(dataset_folder)
     facts = {"device": str(device), "balance": balance, "slides": slides, DATASET_DIGEST: digest}
+    facts["dataset"] = str(dataset_folder.absolute())
+    if plan.start is not None:
+        facts["start_weights"] = plan.start.weights_sha256
     run = describe_run("train", options, started, **facts)
     inherited = as_kept(Inherited(plan.network, plan.convention, plan.licence, plan.attribution, plan.start))
     return TrainingState(options, run, str(dataset_folder.absolute()), digest, inherited=inherited)
