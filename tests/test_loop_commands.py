@@ -148,7 +148,7 @@ def test_options_of_the_import_are_kept(after):
     run["configuration"] |= {"seed": 7, "of_another_version": 1}
     (after / "dataset" / "run.json").write_text(json.dumps(run | {"slides_roots": ["slides"]}))
     asked = _asked(None, Places(), None, None)
-    assert (asked.source, asked.annotations, asked.importing.seed) == (Path("slides"), Path("geojson"), 7)
+    assert (asked.sources, asked.annotations, asked.importing.seed) == ((Path("slides"),), Path("geojson"), 7)
     assert asked.slides_roots == (Path("slides"),)
     (after / "other.toml").write_text("[import]\nseed = 9\n")
     assert _asked(None, Places(), None, after / "other.toml").importing.seed == 9

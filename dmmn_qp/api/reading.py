@@ -10,7 +10,14 @@ from typing import TYPE_CHECKING, Any
 from numpy.typing import ArrayLike
 
 from dmmn_qp.annotations import Annotation
-from dmmn_qp.api.arguments import AnyPath, DmmnQpWarning, QuietReporter, optional_path, parsed_slides_roots
+from dmmn_qp.api.arguments import (
+    AnyPath,
+    DmmnQpWarning,
+    QuietReporter,
+    optional_path,
+    parsed_slides_roots,
+    paths_as_texts,
+)
 from dmmn_qp.console import Reporter
 from dmmn_qp.errors import ConfigError
 from dmmn_qp.files.paths import user_path
@@ -102,7 +109,7 @@ def open_slide(slide: AnyPath | ArrayLike, *, mpp: float | None = None) -> Slide
 
 
 def import_annotations(
-    source: AnyPath,
+    source: AnyPath | Sequence[AnyPath],
     out: AnyPath = "dataset",
     *,
     annotations: AnyPath | None = None,
@@ -114,7 +121,7 @@ def import_annotations(
     """Makes a dataset of everything that is annotated, as ``dmmn-qp import`` does.
 
     Args:
-        source: A QuPath project, a slide, or a folder of slides.
+        source: A QuPath project, or several for one dataset; or a slide, or a folder of slides.
         out: The dataset folder to write; ``report.html`` in it says what to mend, as a warning tells.
         annotations: Folder of GeoJSON files, for slides without a project.
         slides_roots: Where to look for slides that have been moved: folders, or ``OLD=NEW``.
@@ -136,7 +143,7 @@ def import_annotations(
 
     quiet, reporter = reporter is None, reporter or QuietReporter()
     findings = import_annotations(
-        user_path(source),
+        [user_path(path) for path in paths_as_texts(source)],
         user_path(out),
         import_options(ConfigFile(), Arguments("import_annotations", options)),
         reporter,

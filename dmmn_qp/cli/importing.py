@@ -27,9 +27,11 @@ from dmmn_qp.importing.options import ImportOptions
 @with_options(ImportOptions)
 def import_command(
     source: Annotated[
-        Path,
+        list[Path],
         typer.Argument(
-            metavar="SOURCE", help="project.qpproj, or slides (then with --annotations).", show_default=False
+            metavar="SOURCE...",
+            help="project.qpproj, or several; or slides (then with --annotations).",
+            show_default=False,
         ),
     ],
     annotations: Annotated[

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
@@ -29,9 +30,9 @@ if TYPE_CHECKING:
     from dmmn_qp.workflows.steps import RoundRequest
 
 SourceArgument = Annotated[
-    Path | None,
+    list[Path] | None,
     typer.Argument(
-        metavar="SOURCE",
+        metavar="SOURCE...",
         help="project.qpproj, or what the dataset was made of.",
         show_default="what the dataset was made of",
     ),
@@ -84,7 +85,9 @@ def round_command(
         reporter.say(step.command if step.skipped is None else f"# skipped: {step.name} ({step.skipped})")
 
 
-def _asked(source: Path | None, places: Places, slides_root: list[str] | None, config: Path | None) -> RoundRequest:
+def _asked(
+    named: Sequence[Path] | None, places: Places, slides_root: list[str] | None, config: Path | None
+) -> RoundRequest:
     """What a round is asked for, with the options of the stages of before.
 
     Raises:
@@ -95,8 +98,8 @@ def _asked(source: Path | None, places: Places, slides_root: list[str] | None, c
     from dmmn_qp.workflows.steps import RoundRequest
 
     file, earlier = load_config(config), earlier_import(places.dataset)
-    source = source or earlier.source or only_project(Path())
-    if source is None:
+    sources = tuple(named or earlier.sources or filter(None, [only_project(Path())]))
+    if not sources:
         raise ConfigError("no project is named, and no dataset tells one; run dmmn-qp round project.qpproj")
     model = newest(glance_models(places.models))
     trained = {} if model is None else (model.configuration or {})
@@ -104,7 +107,7 @@ def _asked(source: Path | None, places: Places, slides_root: list[str] | None, c
         name: value for name, value in trained.items() if name in TrainOptions.model_fields and name not in _OF_A_RUN
     }
     return RoundRequest(
-        source=source,
+        sources=sources,
         annotations=earlier.annotations,
         places=places,
         importing=import_options(ConfigFile.model_validate({"import": {**earlier.options, **file.import_}}), {}),
@@ -130,6 +133,6 @@ def status_command(
 
     from dmmn_qp.workflows.status import work_status
 
-    status, reporter = work_status(Path(), source, Places(dataset, predictions)), Reporter()
+    status, reporter = work_status(Path(), source or (), Places(dataset, predictions)), Reporter()
     for line in [json.dumps(status.as_json(), indent=2)] if as_json else status.lines():
         typer.echo(line) if as_json else reporter.say(line)

@@ -58,6 +58,7 @@ class SlideRecord(FileModel):
         frame: Crops, turns and flips that QuPath puts around the file, the one next to the file first.
         fingerprint: Digest that tells whether a file found later is the same slide.
         split: Which split the slide belongs to.
+        project: Which of several projects it is from, as it was named at import; None where there was one source.
         case: The case it belongs to; None in datasets of earlier versions.
         metadata: Key-value pairs that the project has of it.
     """
@@ -71,6 +72,7 @@ class SlideRecord(FileModel):
     frame: tuple[Change, ...] = ()
     fingerprint: str
     split: Split
+    project: str | None = None
     case: str | None = None
     metadata: dict[str, str] = Field(default_factory=dict)
 

@@ -10,9 +10,11 @@ from dmmn_qp.importing.export_tables import exported_colors, exported_views
 from dmmn_qp.importing.geojson_files import geojson_files
 from dmmn_qp.importing.reviewed import Reviewer
 from dmmn_qp.importing.source import (
+    NOTHING_TAKEN,
     Source,
     SourceSlide,
     Taken,
+    Unannotated,
     all_of,
     class_colors_of,
     take_reviewed,
@@ -22,7 +24,6 @@ from dmmn_qp.outputs.writers import is_output
 from dmmn_qp.qupath.geojson_reader import read_geojson
 from dmmn_qp.qupath.image_names import KindCounts, slide_ids
 from dmmn_qp.qupath.notes import ReadRules
-from dmmn_qp.qupath.review_counts import ReviewCounts
 from dmmn_qp.slides.finding import SlidesRoot
 from dmmn_qp.slides.folders import list_slides, without_pictures_of_slides
 from dmmn_qp.slides.names import NamedSlide, SlideNames
@@ -64,16 +65,16 @@ def read_geojson_folder(
         problems.append(f'no slide in "{path}"; known endings are {known}{way_out}')
         if not files:
             raise SlideError(problems[-1])
-    matched, missing, doubtful = _matched(slides, files, path)  # the second: of slides that are not there
+    matched, missing, doubtful, twice = _matched(slides, files, path)  # the second: of slides that are not there
     if annotations.is_file() and len(slides) == 1:
-        matched, missing, doubtful = {slides[0]: annotations}, {}, []
+        matched, missing, doubtful, twice = {slides[0]: annotations}, {}, [], set()
     problems += doubtful
     if path.is_file() and not matched and (problems or missing):  # of the one slide that is asked for
         raise AnnotationFileError(all_of([*problems, *(str(error) for _, error in missing.values())]))
     reviewer = Reviewer(rules)
     annotated: dict[Path, Taken] = {}
-    only_predicted: list[ReviewCounts] = []
-    other_kinds, n_empty = KindCounts(), 0
+    nothing_drawn = {slide: NOTHING_TAKEN for slide in slides if slide not in matched}
+    other_kinds = KindCounts()
     for slide, file in (matched | {slide: file for slide, (file, _) in missing.items()}).items():
         try:
             objects = read_geojson(file)
@@ -84,15 +85,14 @@ def read_geojson_folder(
         if taken.objects.annotations:
             annotated[slide] = taken
             continue
-        n_empty += slide in matched
+        nothing_drawn[slide] = taken
         if slide in missing:
             problems.append(str(missing[slide][1]))
         other_kinds += taken.other_kinds
         notes += [f'annotations "{file}": {note}' for note in taken.objects.warnings]
-        if taken.review.left_out:
-            only_predicted.append(taken.review)
     if problems and not annotated:
         raise AnnotationFileError(all_of(problems))
+    undrawn = {slide: taken for slide, taken in nothing_drawn.items() if slide not in missing | dict.fromkeys(twice)}
     tables = annotations if annotations.is_dir() else annotations.parent
     views = dict(zip(slides, exported_views(tables, [_named(slide) for slide in slides], set(files)), strict=True))
     colors = class_colors_of([taken.objects for taken in annotated.values()])
@@ -110,17 +110,41 @@ def read_geojson_folder(
             for slide, taken in annotated.items()
         ),
         class_colors=with_project_order(exported_colors(tables), colors),
-        without_annotations=sum(slide not in matched for slide in slides) + n_empty,
+        without_annotations=len(undrawn) + len(twice),
         problems=tuple(problems),
         warnings=(*(picture.line() for picture in beside), *notes, *reviewer.problems),
-        only_predicted=tuple(only_predicted),
+        only_predicted=tuple(taken.review for taken in nothing_drawn.values() if taken.review.left_out),
         other_kinds=other_kinds,
+        unannotated=_unannotated(undrawn, views),
+    )
+
+
+def _unannotated(undrawn: Mapping[Path, Taken], views: Mapping[Path, SlideView]) -> tuple[Unannotated, ...]:
+    """The slides that nothing is drawn on; their files are there."""
+    paths = {str(slide): slide for slide in undrawn}
+
+    def find(chosen: Sequence[Unannotated]) -> list[SourceSlide]:
+        found = [(paths[slide.key], undrawn[paths[slide.key]]) for slide in chosen]
+        return [
+            SourceSlide(
+                path.name,
+                taken.objects,
+                views[path],
+                other_kinds=taken.other_kinds,
+                review=taken.review,
+                models=taken.models,
+            )
+            for path, taken in found
+        ]
+
+    return tuple(
+        Unannotated(slide.name, slide, str(slide), find, review=taken.review) for slide, taken in undrawn.items()
     )
 
 
 def _matched(
     slides: Sequence[Path], files: Mapping[str, Path], place: Path
-) -> tuple[dict[Path, Path], dict[Path, tuple[Path, DmmnQpError]], list[str]]:
+) -> tuple[dict[Path, Path], dict[Path, tuple[Path, DmmnQpError]], list[str], set[Path]]:
     """The file of each slide that has one, in the order of the slides.
 
     Args:
@@ -129,8 +153,8 @@ def _matched(
         place: Where the slides are.
 
     Returns:
-        The files by slide; files whose slides are not there, by these slides' names, each with what is to be said; and
-        what is to be said of files that are two of one slide, or may be of several.
+        The files by slide; files whose slides are not there, by these slides' names, each with what is to be said;
+        what is to be said of files that are two of one slide, or may be of several; and the slides that have two.
     """
     names = SlideNames(map(_named, slides))
     matched: dict[int, list[Path]] = {}
@@ -157,7 +181,8 @@ def _matched(
         for i, files in sorted(matched.items())
         if len(files) > 1
     ]
-    return {slides[i]: matched[i][0] for i in sorted(matched) if len(matched[i]) == 1}, missing, problems
+    clear = {slides[i]: matched[i][0] for i in sorted(matched) if len(matched[i]) == 1}
+    return clear, missing, problems, {slides[i] for i in matched} - clear.keys()
 
 
 def _named(slide: Path) -> NamedSlide:

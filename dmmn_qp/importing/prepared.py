@@ -17,6 +17,7 @@ from dmmn_qp.labels.patches import PatchRef, in_split_areas, index_patches
 from dmmn_qp.labels.splits import split_areas
 from dmmn_qp.slides.pixel_sizes import PixelSize
 from dmmn_qp.specs import ClassMap, PatchGrid
+from dmmn_qp.text import printable
 
 MOST_KEYS: Final = 100
 """So many key-value pairs of a slide are kept."""
@@ -94,6 +95,7 @@ def prepare(opened: OpenedSlide, labelling: Labelling) -> Prepared:
         frame=source.view.frame,
         fingerprint=opened.fingerprint,
         split="train",
+        project=None if source.project is None else printable(str(source.project)),
         metadata=_kept(source.metadata),
     )
     return Prepared(source, annotations, record, grid, painter, pixel_size=info.pixel_size)

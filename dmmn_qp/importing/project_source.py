@@ -16,9 +16,11 @@ from dmmn_qp.errors import (
 )
 from dmmn_qp.importing.reviewed import Reviewer
 from dmmn_qp.importing.source import (
+    NOTHING_TAKEN,
     Source,
     SourceSlide,
     Taken,
+    Unannotated,
     all_of,
     class_colors_of,
     take_reviewed,
@@ -29,7 +31,6 @@ from dmmn_qp.qupath.notes import ReadResult, ReadRules
 from dmmn_qp.qupath.paquo_reader import PaquoProject
 from dmmn_qp.qupath.project import ProjectEntry, QuPathProject, find_each_slide, outside_finds, read_project
 from dmmn_qp.qupath.qpdata import read_qpdata, way_out_of_damage
-from dmmn_qp.qupath.review_counts import ReviewCounts
 from dmmn_qp.slides.finding import SlidesRoot
 from dmmn_qp.slides.view import SlideView
 from dmmn_qp.text import shorten
@@ -38,7 +39,7 @@ from dmmn_qp.text import shorten
 def read_qupath_project(
     path: Path, annotations: Path | None, slides_roots: Sequence[SlidesRoot], rules: ReadRules
 ) -> Source:
-    """Annotations of a QuPath project; slides without any are not searched for.
+    """Annotations of a QuPath project; slides without any are listed, but not searched for.
 
     Args:
         path: ``project.qpproj`` or its folder.
@@ -58,13 +59,14 @@ def read_qupath_project(
     project = read_project(path)
     reader, reviewer = _EntryReader(project, rules), Reviewer(rules)
     annotated: list[tuple[ProjectEntry, Taken]] = []
-    only_predicted: list[ReviewCounts] = []
+    nothing_drawn: list[tuple[ProjectEntry, Taken]] = []
     other_kinds, unread_objects = KindCounts(), 0
     problems: list[str] = []
     for entry in project.entries:
         announced = announced_objects(entry, rules.kinds)
         if announced == 0 or (announced is None and not entry.data_path.is_file()):
             unread_objects += entry.object_count or 0
+            nothing_drawn.append((entry, NOTHING_TAKEN))
             continue
         try:
             objects = reader.read(entry)
@@ -78,13 +80,13 @@ def read_qupath_project(
             continue
         other_kinds += taken.other_kinds
         reader.notes += [f'image "{shorten(entry.image_name)}": {note}' for note in taken.objects.warnings]
-        if taken.review.left_out:
-            only_predicted.append(taken.review)
-        elif announced and not objects.annotations:
+        if announced and not objects.annotations and not taken.review.left_out:
             problems.append(
                 f'image "{shorten(entry.image_name)}": its summary.json tells of {announced} objects, but '
                 f'"{entry.data_path}" holds none; {way_out_of_damage(entry.data_path)}'
             )
+            continue
+        nothing_drawn.append((entry, taken))
     if problems and not annotated:
         raise AnnotationFileError(all_of(problems))
     related = [entry for entry, _ in annotated if entry.unsupported_server is None]
@@ -95,9 +97,35 @@ def read_qupath_project(
         without_annotations=len(project.entries) - len(annotated) - len(problems),
         problems=tuple(problems),
         warnings=(*reader.notes, *reviewer.problems, *outside_finds(project, places, slides_roots)),
-        only_predicted=tuple(only_predicted),
+        only_predicted=tuple(taken.review for _, taken in nothing_drawn if taken.review.left_out),
         other_kinds=other_kinds,
         unread_objects=unread_objects,
+        unannotated=_unannotated(project, nothing_drawn, slides_roots),
+    )
+
+
+def _unannotated(
+    project: QuPathProject, nothing_drawn: Sequence[tuple[ProjectEntry, Taken]], slides_roots: Sequence[SlidesRoot]
+) -> tuple[Unannotated, ...]:
+    """The images that nothing is drawn on, with a function that looks for their files."""
+    images = {entry.entry_id: (entry, taken) for entry, taken in nothing_drawn}
+
+    def find(chosen: Sequence[Unannotated]) -> list[SourceSlide]:
+        of_them = [images[slide.key] for slide in chosen]
+        related = [entry for entry, _ in of_them if entry.unsupported_server is None]
+        places = find_each_slide(project, related, slides_roots)
+        return [_project_slide(entry, taken, places.get(entry.entry_id)) for entry, taken in of_them]
+
+    return tuple(
+        Unannotated(
+            entry.slide_name,
+            entry.slide_path or PurePath(entry.slide_name),
+            entry.entry_id,
+            find,
+            entry.metadata,
+            taken.review,
+        )
+        for entry, taken in nothing_drawn
     )
 
 

@@ -138,20 +138,20 @@ def check_folder(folder: Path) -> Path:
 
 
 def prediction_folders(
-    source_path: Path, annotations: Path | None, out: Path, predicted_in: Path | None = None
+    source_paths: Sequence[Path], annotations: Path | None, out: Path, predicted_in: Path | None = None
 ) -> tuple[Path, ...]:
     """Where our own objects may be found as they were predicted.
 
-    The folder that the user names; else ``predictions/`` beside the dataset and in the project's folder, and the folder
-    of the annotations, which may be that of predictions.
+    The folder that the user names; else ``predictions/`` beside the dataset and in the folder of each project, and the
+    folder of the annotations, which may be that of predictions.
 
     Raises:
         AnnotationFileError: The user names a folder without predictions.
     """
     if predicted_in is not None:
         return (check_folder(predicted_in),)
-    project = source_path if source_path.is_dir() else source_path.parent
-    places = [out.parent / PREDICTIONS, project / PREDICTIONS]
+    projects = [path if path.is_dir() else path.parent for path in source_paths]
+    places = [folder / PREDICTIONS for folder in (out.parent, *projects)]
     if annotations is not None:
         places.append(annotations if annotations.is_dir() else annotations.parent)
     return tuple({place.resolve(): place for place in places if place.is_dir()}.values())

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePath
+from typing import Final
 
 from dmmn_qp.annotations import DEFAULT_PLANE, Annotation, Color, Plane
 from dmmn_qp.errors import DmmnQpError
@@ -30,6 +31,7 @@ class SourceSlide:
         review: Whose word its objects are.
         models: What was corrected or confirmed of predictions, by the model that had predicted it.
         problem: Why its image cannot be imported, where the source can tell; its view opens nothing then.
+        project: The source that it is from, where there are several; else None.
     """
 
     name: str
@@ -41,6 +43,7 @@ class SourceSlide:
     review: ReviewCounts = field(default_factory=ReviewCounts)
     models: tuple[ReviewedModel, ...] = ()
     problem: DmmnQpError | None = None
+    project: Path | None = None
 
     @property
     def path(self) -> Path:
@@ -56,6 +59,34 @@ class SourceSlide:
         return (annotation.plane.z, annotation.plane.t) == (self.plane.z, self.plane.t)
 
 
+FindSlides = Callable[[Sequence["Unannotated"]], list[SourceSlide]]
+
+
+@dataclass(frozen=True, slots=True)
+class Unannotated:
+    """A slide of a source that has no object to learn from.
+
+    Attributes:
+        name: What the user calls it.
+        path: Its file, as far as it is known before it is looked for.
+        key: What its source knows it by.
+        find: Looks for the files of some such slides of the source; the same function for all of them.
+        metadata: Key-value pairs of the image.
+        review: Whose word its objects are, where nobody vouched for any.
+    """
+
+    name: str
+    path: PurePath
+    key: str
+    find: FindSlides = field(compare=False, repr=False)
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    review: ReviewCounts = field(default_factory=ReviewCounts)
+
+    def named(self) -> NamedSlide:
+        """Its names, as a person may write them in a table."""
+        return NamedSlide(self.path, (slide_ids([self.path.name])[0], self.name))
+
+
 @dataclass(frozen=True, slots=True)
 class Source:
     """The annotated slides of a source.
@@ -69,6 +100,7 @@ class Source:
         only_predicted: Whose word the objects are of slides that are left out because nobody vouched for any.
         other_kinds: Objects of slides that are left out because they have none of the kinds asked for.
         unread_objects: Number of objects of slides that were not read because they have none of the kinds asked for.
+        unannotated: The slides that are left out because nothing is drawn on them, as far as the source lists them.
     """
 
     slides: tuple[SourceSlide, ...]
@@ -79,6 +111,7 @@ class Source:
     only_predicted: tuple[ReviewCounts, ...] = ()
     other_kinds: KindCounts = field(default_factory=KindCounts)
     unread_objects: int = 0
+    unannotated: tuple[Unannotated, ...] = ()
 
     def all_counts(self) -> ReviewCounts:
         """Whose word all objects are, those that are left out included."""
@@ -93,6 +126,10 @@ class Taken:
     other_kinds: KindCounts
     review: ReviewCounts
     models: tuple[ReviewedModel, ...]
+
+
+NOTHING_TAKEN: Final = Taken(ReadResult(()), KindCounts(), ReviewCounts(), ())
+"""What is taken of an image without objects."""
 
 
 def take_reviewed(objects: ReadResult, names: Iterable[str], reviewer: Reviewer) -> Taken:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
@@ -13,6 +13,7 @@ import orjson
 from dmmn_qp.errors import DmmnQpError
 from dmmn_qp.importing.export_tables import CLASSES, FRAMES, PIXEL_SIZES
 from dmmn_qp.importing.geojson_files import geojson_files
+from dmmn_qp.importing.joining import source_labels
 from dmmn_qp.qupath.project import read_project
 from dmmn_qp.slides.finding import SlidesRoot
 from dmmn_qp.text import printable
@@ -31,7 +32,7 @@ _CHUNK: Final = 2**20
 
 
 def source_state(
-    source: Path,
+    sources: Sequence[Path],
     annotations: Path | None,
     tables: Mapping[str, Path | None],
     known: Mapping[str, Any] | None = None,
@@ -39,7 +40,7 @@ def source_state(
     """Size, time and digest of each file of annotations that an import reads, and of its tables.
 
     Args:
-        source: What the user points at.
+        sources: What the user points at.
         annotations: What the user names as ``--annotations``, if anything.
         tables: The tables that options name, by the option; None for none.
         known: The same of before; a file of equal size and time is not read again.
@@ -48,7 +49,7 @@ def source_state(
         By the file's name, as it is shown. Files that are not there, or may not be read, are left out.
     """
     state: dict[str, dict[str, Any]] = {}
-    for found, path in _files(source, annotations, tables):
+    for found, path in _files(sources, annotations, tables):
         name = printable(found)
         with suppress(OSError, ValueError):
             stat = path.stat()
@@ -83,7 +84,15 @@ def roots_as_typed(roots: Iterable[SlidesRoot]) -> list[str]:
     return [printable(text) for text in typed]
 
 
-def _files(source: Path, annotations: Path | None, tables: Mapping[str, Path | None]) -> Iterator[tuple[str, Path]]:
+def as_named(paths: Sequence[Path]) -> str | list[str]:
+    """Paths as the user named them; one of them as itself."""
+    names = [printable(str(path)) for path in paths]
+    return names[0] if len(names) == 1 else names
+
+
+def _files(
+    sources: Sequence[Path], annotations: Path | None, tables: Mapping[str, Path | None]
+) -> Iterator[tuple[str, Path]]:
     """The files, with their names: below the project or the folder of annotations, so that it may be moved."""
     if annotations is not None:
         folder = annotations if annotations.is_dir() else annotations.parent
@@ -91,16 +100,22 @@ def _files(source: Path, annotations: Path | None, tables: Mapping[str, Path | N
         for path in (*files.values(), *(folder / name for name in (PIXEL_SIZES, FRAMES, CLASSES))):
             yield path.name, path
     else:
-        with suppress(DmmnQpError):
-            project = read_project(source)
-            yield project.path.name, project.path
-            for entry in project.entries:
-                path = entry.data_path
-                inside = path.is_relative_to(project.path.parent)
-                yield path.relative_to(project.path.parent).as_posix() if inside else str(path), path
+        for source, label in zip(sources, source_labels(sources), strict=True):
+            prefix = f"{label}: " if len(sources) > 1 else ""
+            yield from ((prefix + name, path) for name, path in _files_of_project(source))
     for option, table in tables.items():
         if table is not None:
             yield f"{option}: {table.name}", table
+
+
+def _files_of_project(source: Path) -> Iterator[tuple[str, Path]]:
+    with suppress(DmmnQpError):
+        project = read_project(source)
+        yield project.path.name, project.path
+        for entry in project.entries:
+            path = entry.data_path
+            inside = path.is_relative_to(project.path.parent)
+            yield path.relative_to(project.path.parent).as_posix() if inside else str(path), path
 
 
 def _digest(path: Path) -> str:

@@ -76,10 +76,13 @@ def with_splits(
         item.record.slide_id: case_of(first_of_file[item.record.fingerprint], rules.case_pattern) for item in prepared
     }
     before = {item.record.slide_id: split for item in prepared if (split := earlier.split_of(item.record)) is not None}
-    if not splits:
+    drawn_on = {item.record.slide_id for item in prepared if item.source.objects.annotations}
+    if not splits.keys() & drawn_on:
         pixels = {item.record.slide_id: class_pixels(item.patches, class_map) for item in prepared}
-        splits = choose_splits(pixels, rules.seed, cases, before)
-        notes += _drawn_by_lot(splits, before, rules)
+        chosen = choose_splits(pixels, rules.seed, cases, {**before, **splits})
+        kept = {i: split for i, split in before.items() if i not in splits}
+        notes += _drawn_by_lot({i: split for i, split in chosen.items() if i not in splits}, kept, rules)
+        splits = chosen
     elif len(splits) < len(prepared):
         said = {cases[slide_id] for slide_id in splits}
         kept = {i: split for i, split in before.items() if i not in splits and cases[i] not in said}
@@ -184,14 +187,22 @@ def read_split_file(path: Path, slides: Mapping[str, NamedSlide]) -> dict[str, S
     Raises:
         DatasetError: The table cannot be read, contradicts itself, or names a slide that is not there.
     """
-    rows = [(row.where, row.cells["slide"], _split_of(row)) for row in read_table(path, _SPLIT_FORM)]
     ids = list(slides)
-    splits, unknown = SlideNames(slides.values()).values_by_slide(rows, DatasetError)
+    splits, unknown = SlideNames(slides.values()).values_by_slide(split_rows(path), DatasetError)
     for where, name in unknown:
         raise DatasetError(
             f'{where} names slide "{shorten(name)}", which is not annotated; the slides are {", ".join(ids)}'
         )
     return {ids[i]: split for i, split in splits.items()}
+
+
+def split_rows(path: Path) -> list[tuple[str, str, Split]]:
+    """Where each row of a table of splits stands, its slide and its split.
+
+    Raises:
+        DatasetError: The table cannot be read, or a split is misspelt.
+    """
+    return [(row.where, row.cells["slide"], _split_of(row)) for row in read_table(path, _SPLIT_FORM)]
 
 
 def _split_of(row: TableRow) -> Split:

@@ -25,9 +25,10 @@ from dmmn_qp.importing.painting import paint_all
 from dmmn_qp.importing.prepared import Labelling, Prepared
 from dmmn_qp.importing.reviewed import prediction_folders
 from dmmn_qp.importing.rules import ImportRules, rules_of
+from dmmn_qp.importing.several import findings_of_several
 from dmmn_qp.importing.source import Source, all_of
-from dmmn_qp.importing.source_files import SLIDES_ROOTS, SOURCE_FILES, roots_as_typed, source_state
-from dmmn_qp.importing.sources import read_source
+from dmmn_qp.importing.source_files import SLIDES_ROOTS, SOURCE_FILES, as_named, roots_as_typed, source_state
+from dmmn_qp.importing.sources import read_sources
 from dmmn_qp.importing.splitting import with_splits
 from dmmn_qp.importing.summary import (
     as_imported,
@@ -48,11 +49,10 @@ from dmmn_qp.reports.html import REPORT_PAGE, write_import_report
 from dmmn_qp.reports.inputs import Finding
 from dmmn_qp.slides.finding import SlidesRoot
 from dmmn_qp.slides.probing import find_fatal
-from dmmn_qp.text import printable
 
 
 def import_annotations(
-    source_path: Path,
+    source_path: Path | Sequence[Path],
     out: Path,
     options: ImportOptions,
     reporter: Reporter,
@@ -65,7 +65,7 @@ def import_annotations(
     """Makes a dataset of everything that is annotated.
 
     Args:
-        source_path: A QuPath project, a slide, or a folder of slides.
+        source_path: A QuPath project, several of which become one dataset; or a slide, or a folder of slides.
         out: The dataset folder to write.
         options: Resolved options.
         reporter: Where to report.
@@ -82,14 +82,15 @@ def import_annotations(
         DmmnQpError: Anything that the user can mend; nothing is written then.
     """
     started, began = now(), time.monotonic()
+    paths = [source_path] if isinstance(source_path, Path) else [*source_path]
     if not check:
         check_free(out, overwrite=overwrite, marker=MANIFEST)
-    read_files = {} if check else source_state(source_path, annotations, options.tables)
-    rules = rules_of(options, prediction_folders(source_path, annotations, out, options.predicted_in))
-    source = read_source(source_path, annotations, slides_roots, rules.reading, rules.pixel_sizes)
+    read_files = {} if check else source_state(paths, annotations, options.tables)
+    rules = rules_of(options, prediction_folders(paths, annotations, out, options.predicted_in))
+    source = read_sources(paths, annotations, slides_roots, rules.reading, rules.pixel_sizes, rules.splits)
     everything = labelling_of(source, rules)
     with nullcontext() if check else _held(out, overwrite=overwrite):
-        reporter.heading(f'Importing "{source_path}"')
+        reporter.heading("Importing " + ", ".join(f'"{path}"' for path in paths))
         source = _without_fatal(source)
         opened, left_out = _opened(source, rules, reporter)
         source = _without(source, left_out)
@@ -108,9 +109,9 @@ def import_annotations(
                 report_problems([str(slide.error) for slide in lost], reporter)
             earlier = earlier_dataset(out)
             prepared, split_notes = with_splits(prepared, labelling.class_map, rules.splits, earlier, left_out)
-            made_on_the_way = (*damage_findings(opened), *split_notes)
+            made_on_the_way = (*damage_findings(opened), *findings_of_several(opened), *split_notes)
             noted = (*source_findings(source, strict=options.strict), *made_on_the_way)
-            imported = as_imported(prepared, source_path, source, labelling, rules.reading, noted)
+            imported = as_imported(prepared, paths, source, labelling, rules.reading, noted)
             if check:
                 imported = with_only_drawn(imported, left_out, everything)
             if check or (options.strict and source.problems):
@@ -134,8 +135,8 @@ def import_annotations(
             write_tables(folder, prepared, labelling, source.problems, earlier)
             pixels = {item.record.slide_id: np.array(item.pixels, np.int64) for item in prepared}
             report = write_import_report(folder, imported, pixels, reporter)
-            named = {"source": source_path, "annotations": annotations}
-            configuration = {**options.model_dump(mode="json"), **{key: _named(path) for key, path in named.items()}}
+            named = {"source": as_named(paths), "annotations": annotations and as_named([annotations])}
+            configuration = {**options.model_dump(mode="json"), **named}
             facts = {"left_out": source.problems, SOURCE_FILES: read_files, SLIDES_ROOTS: roots_as_typed(slides_roots)}
             write_json(folder / RUN_FILE, describe_run("import", configuration, started, **facts))
         record_rounds(
@@ -145,11 +146,6 @@ def import_annotations(
     report_dataset(prepared, pixels, labelling.class_map, reporter)
     reporter.say(f"  {count_text(report.findings)}: see {out / REPORT_PAGE}")
     return report.findings
-
-
-def _named(path: Path | None) -> str | None:
-    """A path as the user named it."""
-    return None if path is None else printable(str(path))
 
 
 @contextmanager

@@ -29,7 +29,7 @@ LEFT_OUT = "it is left out until it is mended and imported again"
 
 def as_imported(
     prepared: Sequence[Prepared],
-    source_path: Path,
+    source_paths: Sequence[Path],
     source: Source,
     labelling: Labelling,
     reading: ReadRules,
@@ -39,7 +39,7 @@ def as_imported(
 
     Args:
         prepared: The slides.
-        source_path: What the user named.
+        source_paths: What the user named.
         source: What was found there.
         labelling: How objects became labels and patches.
         reading: What was read of it.
@@ -62,10 +62,10 @@ def as_imported(
             corrections=corrections_of(item.source.models),
         )
 
-    resolved = source_path.resolve()
+    resolved = [path.resolve() for path in source_paths]
     return ImportedData(
-        name=(resolved.parent if resolved.is_file() else resolved).name,
-        source=str(source_path),
+        name=", ".join((path.parent if path.is_file() else path).name for path in resolved),
+        source=", ".join(map(str, source_paths)),
         class_map=labelling.class_map,
         painting=labelling.painting,
         patching=labelling.patches,
@@ -203,7 +203,7 @@ def report_left_out(prepared: Sequence[Prepared], class_map: ClassMap, rules: Cl
                 f"{item.source.name}: labels are of plane z {plane.z}, t {plane.t} (--plane), pixels of the one plane "
                 "that is read from the slide; check that both show the same"
             )
-        if not item.patches:
+        if not item.patches and item.source.objects.annotations:
             reporter.warn(f"{item.source.name}: no target has enough annotation; nothing of it is used")
 
 

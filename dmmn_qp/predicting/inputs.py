@@ -9,6 +9,7 @@ from pathlib import Path
 from dmmn_qp.errors import PixelSizeError, SlideError
 from dmmn_qp.files.paths import user_text
 from dmmn_qp.folders.dataset import MANIFEST, Dataset, SlideRecord
+from dmmn_qp.predicting.among_projects import names_among_projects
 from dmmn_qp.predicting.input_files import is_pattern, is_slide, near_name_hint, slides_in_folder, slides_matching
 from dmmn_qp.predicting.input_table import read_input_table
 from dmmn_qp.qupath.geojson_reader import GEOJSON_SUFFIXES
@@ -196,6 +197,8 @@ class _Inputs:
             self._say(line)
         paths = {key: place for key, place in found.items() if isinstance(place, Path)}
         ids = project_slide_ids(project.entries, paths)
+        if any(record.project is not None for record in self._records.values()):
+            ids = names_among_projects(project, ids, paths, self._records)
         return [_of_entry(entry, ids[entry.entry_id], found.get(entry.entry_id)) for entry in project.entries]
 
     def _of_table(self, path: Path) -> list[SlideToPredict]:

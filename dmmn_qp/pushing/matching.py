@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path, PurePath
+from typing import Self
 
 from dmmn_qp.errors import ProjectError
 from dmmn_qp.folders.predictions import PredictedInput
@@ -14,6 +16,53 @@ from dmmn_qp.slides.finding import SlidesRoot, path_of_text
 from dmmn_qp.text import shorten
 
 # ---- which image
+
+
+@dataclass(frozen=True, slots=True)
+class _Fits:
+    """The images that a prediction may be of.
+
+    Attributes:
+        named: Those of its name.
+        reasons: Why each of these is not it, by ``entry_id``; None where it is, or nothing speaks against it.
+        chosen: Those that it is of.
+        is_sure: Whether that is told by more than a name.
+        is_exact: Whether its name is the very name of the only image chosen.
+    """
+
+    named: Sequence[ProjectEntry]
+    reasons: Mapping[str, str | None]
+    chosen: Sequence[ProjectEntry]
+    is_sure: bool
+    is_exact: bool
+
+    @classmethod
+    def of(
+        cls,
+        project: QuPathProject,
+        slide_id: str,
+        known: PredictedInput | None,
+        names: Mapping[str, str],
+        paths: Mapping[str, Path],
+    ) -> Self:
+        """Finds the images of a prediction."""
+        named = [e for e in project.entries if _is_named(e, slide_id, known, names[e.entry_id])]
+        reasons = {e.entry_id: _not_the_same(e, known, paths.get(e.entry_id)) for e in named}
+        fitting = [e for e in named if reasons[e.entry_id] is None]
+        exact = [e for e in fitting if names[e.entry_id] == slide_id]
+        chosen = exact if len(fitting) > 1 and len(exact) == 1 and known is None else fitting
+        return cls(named, reasons, chosen, known is not None, len(chosen) == 1 and chosen == exact)
+
+    def is_of_another_project(self, others: Iterable[_Fits]) -> bool:
+        """Whether other predictions have its images for sure: theirs is the file, or theirs the name of the same file.
+
+        So it is where slides of several projects, that were imported into one dataset, have one name.
+        """
+        theirs = [other.chosen[0].entry_id for other in others if other.is_sure and len(other.chosen) == 1]
+        if not self.chosen:
+            return bool(self.named) and all(entry.entry_id in theirs for entry in self.named)
+        exact = [other.chosen[0].entry_id for other in others if other.is_exact and other.is_sure]
+        return not self.is_exact and len(self.chosen) == 1 and self.chosen[0].entry_id in exact
 
 
 def match(
@@ -43,14 +92,12 @@ def match(
     names = project_slide_ids(project.entries, paths)
     matched: dict[str, ProjectEntry] = {}
     missing: list[str] = []
-    for slide_id in slides:
-        known = inputs.get(slide_id)
-        named = [e for e in project.entries if _is_named(e, slide_id, known, names[e.entry_id])]
-        reasons = {e.entry_id: _not_the_same(e, known, paths.get(e.entry_id)) for e in named}
-        fitting = [e for e in named if reasons[e.entry_id] is None]
-        exact = [e for e in fitting if names[e.entry_id] == slide_id]
-        chosen = exact if len(fitting) > 1 and len(exact) == 1 and known is None else fitting
-        if not named:
+    slides = [*slides]
+    fits = {slide_id: _Fits.of(project, slide_id, inputs.get(slide_id), names, paths) for slide_id in slides}
+    for slide_id, fit in fits.items():
+        named, chosen, reasons = fit.named, fit.chosen, fit.reasons
+        others = [other for name, other in fits.items() if name != slide_id]
+        if not named or fit.is_of_another_project(others):
             missing.append(f'no image of "{project.path}" is slide "{slide_id}"')
         elif not chosen:
             raise ProjectError(

@@ -46,7 +46,7 @@ def slide_findings(slide: ImportedSlide, data: ImportedData, sliver_um2: float) 
         yield Finding(
             severity="warning", slide=slide_id, message=slide.pixel_size.message, way_out=slide.pixel_size.way_out
         )
-    if not slide.patches:
+    if not slide.patches and slide.annotations:
         yield Finding(
             severity="warning",
             slide=slide_id,

@@ -123,7 +123,7 @@ class Actions:
 
         place = self.place
         findings = import_annotations(
-            place.project,
+            self._sources(),
             place.dataset,
             place.import_options,
             reporter,
@@ -156,7 +156,7 @@ class Actions:
         """Says where the work stands."""
         from dmmn_qp.workflows.status import work_status
 
-        return {"lines": work_status(self.place.workspace, self.place.project).lines()}
+        return {"lines": work_status(self.place.workspace, self._sources()).lines()}
 
     def suggest(self, request: Suggest, reporter: Reporter) -> Outcome:
         """Suggests on the slide that is named, else on those of the dataset."""
@@ -184,6 +184,15 @@ class Actions:
             "polygons": polygons if polygons is not None and polygons.is_file() else None,
         }
 
+    def _sources(self) -> tuple[Path, ...]:
+        """The project; with others where the dataset was made of several and it is one of them."""
+        from dmmn_qp.workflows.earlier import earlier_import, is_same_source
+
+        place = self.place
+        sources = tuple(place.workspace / source for source in earlier_import(place.dataset).sources)
+        among_others = len(sources) > 1 and any(is_same_source(source, place.project) for source in sources)
+        return sources if among_others else (place.project,)
+
     def _asked(self) -> RoundRequest:
         """What `round` and `train` work with."""
         from dmmn_qp.workflows.places import Places
@@ -191,7 +200,7 @@ class Actions:
 
         place = self.place
         return RoundRequest(
-            source=place.project,
+            sources=self._sources(),
             annotations=None,
             places=Places(place.dataset, place.predictions, place.models),
             importing=place.import_options,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +13,7 @@ from dmmn_qp.folders.dataset import MANIFEST
 from dmmn_qp.folders.model_glance import read_object
 from dmmn_qp.importing.options import ImportOptions
 from dmmn_qp.importing.source_files import SLIDES_ROOTS, SOURCE_FILES
+from dmmn_qp.text import shorten
 
 _SOURCE, _ANNOTATIONS = "source", "annotations"
 
@@ -22,7 +23,7 @@ class EarlierImport:
     """The last import of a dataset, as far as the dataset tells.
 
     Attributes:
-        source: What it was made of, as the user named it; None where that is not known.
+        sources: What it was made of, as the user named it; empty where that is not known.
         annotations: ``--annotations``, likewise.
         options: Its resolved options, by name.
         slides_roots: Where slides were looked for, as typed.
@@ -30,7 +31,7 @@ class EarlierImport:
         finished: When it ended, UTC, ISO 8601; empty where that is not known.
     """
 
-    source: Path | None = None
+    sources: tuple[Path, ...] = ()
     annotations: Path | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
     slides_roots: tuple[str, ...] = ()
@@ -45,7 +46,7 @@ def earlier_import(dataset: Path) -> EarlierImport:
     configuration = told if isinstance(told, dict) else {}
     files, roots = run.get(SOURCE_FILES), run.get(SLIDES_ROOTS)
     return EarlierImport(
-        source=_path(configuration.get(_SOURCE)),
+        sources=_paths(configuration.get(_SOURCE)),
         annotations=_path(configuration.get(_ANNOTATIONS)),
         options={name: value for name, value in configuration.items() if name in ImportOptions.model_fields},
         slides_roots=tuple(root for root in roots if isinstance(root, str)) if isinstance(roots, list) else (),
@@ -62,12 +63,28 @@ def is_same_source(first: Path, second: Path) -> bool:
     return False
 
 
+def are_same_sources(first: Sequence[Path], second: Sequence[Path]) -> bool:
+    """Whether some paths are of the same sources, in whatever order."""
+    return len(first) == len(second) and all(any(is_same_source(one, other) for other in second) for one in first)
+
+
+def listed_sources(sources: Sequence[Path]) -> str:
+    """Sources in one line, for people."""
+    return ", ".join(f'"{shorten(str(source))}"' for source in sources)
+
+
 def only_project(workspace: Path) -> Path | None:
     """The name of the project in a folder; None where there is none, or several."""
     with suppress(OSError):
         found = [path for path in workspace.glob("*.qpproj") if not path.name.startswith(".")]
         return Path(found[0].name) if len(found) == 1 else None
     return None
+
+
+def _paths(told: object) -> tuple[Path, ...]:
+    """What a dataset says of its sources: one as a text, or several; none where any of it is damaged."""
+    paths = [_path(one) for one in (told if isinstance(told, list) else [told])]
+    return tuple(path for path in paths if path is not None) if None not in paths else ()
 
 
 def _path(told: object) -> Path | None:

@@ -18,7 +18,7 @@ from dmmn_qp.folders.predictions import read_predictions
 from dmmn_qp.folders.rounds import loop_folder
 from dmmn_qp.text import shorten
 from dmmn_qp.workflows.earlier import earlier_import
-from dmmn_qp.workflows.steps import RoundRequest, Step, import_step, predict_step, push_step, train_step
+from dmmn_qp.workflows.steps import RoundRequest, Step, import_step, predict_step, push_step, slides_of, train_step
 
 _GOES_ON = "the same command goes on there"
 
@@ -97,7 +97,10 @@ def _check_project(asked: RoundRequest, name: str) -> None:
 
         slides = slides_to_predict([], asked.places.dataset, asked.slides_roots)
         inputs = {slide.slide_id: input_of(slide) for slide in slides if slide.problem is None}
-        check_push(asked.source, inputs, asked.slides_roots, asked.qupath_dir)
+        for source in asked.sources:
+            own = {slide_id: inputs[slide_id] for slide_id in slides_of(asked, source, inputs)}
+            if own or len(asked.sources) == 1:
+                check_push(source, own, asked.slides_roots, asked.qupath_dir)
 
 
 def _say_unaccepted(asked: RoundRequest, reporter: Reporter) -> None:

@@ -6,7 +6,7 @@ It changes nothing, and reads neither pixels nor weights.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,9 +21,9 @@ from dmmn_qp.folders.predictions import polygons_of, read_predictions
 from dmmn_qp.folders.round_figures import RoundFigures, figures_of
 from dmmn_qp.folders.rounds import loop_folder, read_ledger
 from dmmn_qp.importing.options import ImportOptions
-from dmmn_qp.importing.source_files import changed_files, source_state
+from dmmn_qp.importing.source_files import as_named, changed_files, source_state
 from dmmn_qp.reports.html import REPORT_FIGURES
-from dmmn_qp.workflows.earlier import EarlierImport, earlier_import, is_same_source, only_project
+from dmmn_qp.workflows.earlier import EarlierImport, are_same_sources, earlier_import, only_project
 from dmmn_qp.workflows.places import Places
 from dmmn_qp.workflows.status_words import lines_of, next_command
 
@@ -89,7 +89,7 @@ class WorkStatus:
 
     Attributes:
         places: The folders.
-        source: What is annotated: a project or slides; None where that is not known.
+        sources: What is annotated: projects or slides; empty where that is not known.
         annotations: ``--annotations`` of the last import; None for none.
         annotated: What is annotated.
         models: The model folders, the last made last.
@@ -102,7 +102,7 @@ class WorkStatus:
     """
 
     places: Places
-    source: Path | None
+    sources: tuple[Path, ...]
     annotations: Path | None
     annotated: Annotated
     models: tuple[ModelGlance, ...]
@@ -122,7 +122,7 @@ class WorkStatus:
         unfinished = [m.name for m in self.models if m.is_unfinished]
         last = next((r for r in reversed(self.rounds) if r.share is not None), None)
         return {
-            "source": None if self.source is None else str(self.source),
+            "source": as_named(self.sources) if self.sources else None,
             "annotated": {
                 "slides": self.annotated.slides,
                 "classes": self.annotated.classes,
@@ -158,26 +158,26 @@ class WorkStatus:
         }
 
 
-def work_status(workspace: Path, project: Path | None = None, places: Places | None = None) -> WorkStatus:
+def work_status(workspace: Path, projects: Sequence[Path] = (), places: Places | None = None) -> WorkStatus:
     """Finds out where the work stands; what is missing or damaged is said, and never raised.
 
     Args:
         workspace: The folder in which the commands are typed.
-        project: What is annotated; None takes what the dataset was made of, else the only project in the workspace.
+        projects: What is annotated; none takes what the dataset was made of, else the only project in the workspace.
         places: The folders as they are typed; the usual ones unless given.
     """
     places = places or Places()
     dataset, problems = workspace / places.dataset, list[str]()
     earlier = earlier_import(dataset)
-    source = project or earlier.source or only_project(workspace)
+    sources = tuple(projects) or earlier.sources or tuple(filter(None, [only_project(workspace)]))
     models = tuple(glance_models(workspace / places.models))
     model = newest(list(models))
-    annotated, slides = _annotated(workspace, dataset, source, earlier)
+    annotated, slides = _annotated(workspace, dataset, sources, earlier)
     nothing: tuple[RoundFigures, ...] = ()
     rounds = _or_line(lambda: (*figures_of(read_ledger(loop_folder(dataset)), PersonSeconds()),), nothing, problems)
     return WorkStatus(
         places=places,
-        source=source,
+        sources=sources,
         annotations=earlier.annotations,
         annotated=annotated,
         models=models,
@@ -200,7 +200,7 @@ def _or_line(find: Callable[[], Value], otherwise: Value, problems: list[str]) -
 
 
 def _annotated(
-    workspace: Path, dataset: Path, source: Path | None, earlier: EarlierImport
+    workspace: Path, dataset: Path, sources: Sequence[Path], earlier: EarlierImport
 ) -> tuple[Annotated, tuple[str, ...]]:
     """What is annotated, and the slides of the dataset."""
     if not (dataset / MANIFEST).is_file():
@@ -210,10 +210,9 @@ def _annotated(
     except (DatasetError, OSError) as error:
         return Annotated(problem=line_of(error)), ()
     figures = read_object(dataset / REPORT_FIGURES, _MAX_REPORT_BYTES)
-    changed = _changed(workspace, source, earlier)
-    problem = None
-    if source is not None and not (workspace / source).exists():
-        problem = f'"{source}" is not there any more'
+    changed = _changed(workspace, sources, earlier)
+    gone = [source for source in sources if not (workspace / source).exists()]
+    problem = f'"{gone[0]}" is not there any more' if gone else None
     slides = tuple(record.slide_id for record in manifest.slides)
     return Annotated(len(slides), len(manifest.class_map), _mm2(figures), earlier.finished, changed, problem), slides
 
@@ -228,11 +227,12 @@ def _mm2(figures: dict[str, Any]) -> float | None:
     return sum(known) if len(known) == len(areas) else None
 
 
-def _changed(workspace: Path, source: Path | None, earlier: EarlierImport) -> tuple[str, ...] | None:
+def _changed(workspace: Path, sources: Sequence[Path], earlier: EarlierImport) -> tuple[str, ...] | None:
     """The files that changed since the import; None where that cannot be known."""
-    if source is None or earlier.files is None or not (workspace / source).exists():
+    paths = [workspace / source for source in sources]
+    if not paths or earlier.files is None or not all(path.exists() for path in paths):
         return None
-    if earlier.source is not None and not is_same_source(workspace / source, workspace / earlier.source):
+    if earlier.sources and not are_same_sources(paths, [workspace / source for source in earlier.sources]):
         return None
     try:
         options = ImportOptions.model_validate(dict(earlier.options))
@@ -240,9 +240,7 @@ def _changed(workspace: Path, source: Path | None, earlier: EarlierImport) -> tu
         return None
     annotations = None if earlier.annotations is None else workspace / earlier.annotations
     with suppress(OSError):
-        return tuple(
-            changed_files(earlier.files, source_state(workspace / source, annotations, options.tables, earlier.files))
-        )
+        return tuple(changed_files(earlier.files, source_state(paths, annotations, options.tables, earlier.files)))
     return None
 
 

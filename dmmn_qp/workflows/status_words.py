@@ -34,20 +34,20 @@ def lines_of(status: WorkStatus) -> list[str]:
     room = MOST_LINES - len(parts) - 1 - 1  # the source and the next command
     if len(problems) > room:
         problems = [*problems[: room - 1], ("damaged", f"and {len(problems) - room + 1} more")]
-    source = "none named" if status.source is None else str(status.source)
+    source = ", ".join(map(str, status.sources)) or "none named"
     parts = [("source", source), *parts, *problems, ("next", next_command(status))]
     return [printable(f"{name:<9}  {text}") for name, text in parts]
 
 
 def next_command(status: WorkStatus) -> str:
     """The one command to type next."""
-    places, source = status.places, status.source or Path(_PROJECT_TO_NAME)
+    places, sources = status.places, status.sources or (Path(_PROJECT_TO_NAME),)
     if any(model.is_running for model in status.models):
-        return command("status", status.source, dataset=places.given_dataset, predictions=places.given_predictions)
+        return command("status", *status.sources, dataset=places.given_dataset, predictions=places.given_predictions)
     if status.annotated.slides is None:
         again = status.annotated.problem is not None
         told = {"annotations": status.annotations, "out": places.given_dataset}
-        return command("import", source, **told, overwrite=again)
+        return command("import", *sources, **told, overwrite=again)
     is_new = not status.annotated.changed and status.annotated.problem is None
     unfinished = [model for model in status.models if model.is_unfinished]
     if is_new and status.is_trained is not True and unfinished:
@@ -56,7 +56,7 @@ def next_command(status: WorkStatus) -> str:
         return command("train", dataset=places.given_dataset)
     if is_new and status.is_trained is not False and not status.predicted.current and not status.predicted.stale:
         return command("predict", dataset=places.given_dataset, out=places.given_predictions)
-    return command("round", source, dataset=places.given_dataset, predictions=places.given_predictions)
+    return command("round", *sources, dataset=places.given_dataset, predictions=places.given_predictions)
 
 
 def _annotated(status: WorkStatus) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +11,7 @@ from typing import Any, Final
 from dmmn_qp.console import Reporter
 from dmmn_qp.errors import ConfigError
 from dmmn_qp.files import write_json
-from dmmn_qp.folders.dataset import MANIFEST, dataset_digest
+from dmmn_qp.folders.dataset import MANIFEST, Dataset, dataset_digest
 from dmmn_qp.folders.model_glance import ModelGlance, glance_models, newest, read_object
 from dmmn_qp.folders.predictions import Prediction, polygons_of, read_predictions
 from dmmn_qp.folders.rounds import loop_folder
@@ -25,7 +25,7 @@ from dmmn_qp.reports.wording import count_of
 from dmmn_qp.slides.finding import SlidesRoot
 from dmmn_qp.text import shorten
 from dmmn_qp.training.options import TrainOptions
-from dmmn_qp.workflows.earlier import EarlierImport, is_same_source
+from dmmn_qp.workflows.earlier import EarlierImport, are_same_sources, is_same_source, listed_sources
 from dmmn_qp.workflows.places import Places, command
 
 PUSHED: Final = "pushed.json"
@@ -39,20 +39,20 @@ class RoundRequest:
     """What a round is asked for.
 
     Attributes:
-        source: What is annotated: a project, or slides with ``annotations``.
+        sources: What is annotated: projects, or slides with ``annotations``.
         annotations: Folder of GeoJSON files, for slides without a project.
         places: The folders.
         importing: Options of `import`.
         training: Options of `train`, but for the model to start from.
         predicting: Options of `predict`.
         slides_roots: Where to look for slides that have been moved.
-        push: Whether the project gets the predictions.
+        push: Whether the projects get the predictions.
         qupath_dir: QuPath's folder, for that.
         all_images: Whether every image of the project is predicted; else those of the dataset, and those that were
             predicted before.
     """
 
-    source: Path
+    sources: tuple[Path, ...]
     annotations: Path | None
     places: Places
     importing: ImportOptions
@@ -94,16 +94,16 @@ def import_step(asked: RoundRequest, earlier: EarlierImport) -> Step:
     """
     dataset = asked.places.dataset
     there = (dataset / MANIFEST).is_file()
-    if there and earlier.source is not None and not is_same_source(asked.source, earlier.source):
+    if there and earlier.sources and not are_same_sources(asked.sources, earlier.sources):
         raise ConfigError(
-            f'dataset "{dataset}" was made of "{shorten(str(earlier.source))}", not of "{asked.source}"; name another '
-            "folder with --dataset"
+            f'dataset "{dataset}" was made of {listed_sources(earlier.sources)}, not of '
+            f"{listed_sources(asked.sources)}; name another folder with --dataset"
         )
     skipped = f"nothing changed since {dataset}/ was made" if there and not _has_news(asked, earlier) else None
 
     def do(reporter: Reporter) -> None:
         import_annotations(
-            asked.source,
+            asked.sources,
             dataset,
             asked.importing,
             reporter,
@@ -113,7 +113,7 @@ def import_step(asked: RoundRequest, earlier: EarlierImport) -> Step:
         )
 
     told = command(
-        "import", asked.source, annotations=asked.annotations, out=asked.places.given_dataset, overwrite=there
+        "import", *asked.sources, annotations=asked.annotations, out=asked.places.given_dataset, overwrite=there
     )
     kept = "  # with the options of the import before" if _has_kept(earlier) else ""
     return Step("import", told + kept, skipped, do)
@@ -134,7 +134,7 @@ def _has_news(asked: RoundRequest, earlier: EarlierImport) -> bool:
         return True
     return bool(
         changed_files(
-            earlier.files, source_state(asked.source, asked.annotations, asked.importing.tables, earlier.files)
+            earlier.files, source_state(asked.sources, asked.annotations, asked.importing.tables, earlier.files)
         )
     )
 
@@ -191,9 +191,9 @@ def predict_step(asked: RoundRequest, *, has_news: bool) -> Step:
     from dmmn_qp.predicting.stage import predict
 
     places, model = asked.places, newest(glance_models(asked.places.models))
-    named = asked.source if asked.all_images and asked.is_project else None
+    named = asked.sources if asked.all_images and asked.is_project else ()
     told = command(
-        "predict", named, dataset=places.given_dataset, out=places.given_predictions, overwrite=True,
+        "predict", *named, dataset=places.given_dataset, out=places.given_predictions, overwrite=True,
     )  # fmt: skip
     if has_news or model is None:
         return Step("predict", told, None, lambda reporter: None)
@@ -225,7 +225,7 @@ def _slides(asked: RoundRequest) -> list[SlideToPredict]:
     before = read_predictions(places.predictions)
     if not asked.all_images and not before.keys() - known:
         return slides
-    images = slides_to_predict([str(read_project(asked.source).path)], places.dataset, roots)
+    images = slides_to_predict([str(read_project(source).path) for source in asked.sources], places.dataset, roots)
     return slides + [s for s in images if s.slide_id not in known and (asked.all_images or s.slide_id in before)]
 
 
@@ -243,17 +243,36 @@ def push_step(asked: RoundRequest, *, has_news: bool) -> Step:
     """
     from dmmn_qp.pushing.stage import push
 
-    places = asked.places
-    told = command("push", places.given_predictions, into=asked.source)
+    places, note = asked.places, loop_folder(asked.places.dataset) / PUSHED
+    told = " && ".join(command("push", places.given_predictions, into=source) for source in asked.sources)
     runs = {name: record.run_id for name, record in read_predictions(places.predictions).items()}
-    note = loop_folder(places.dataset) / PUSHED
-    project = str(asked.source.resolve())
-    before: Any = read_object(note).get(project)
-    if not has_news and isinstance(before, dict) and before.get(_SLIDES) == runs:
-        return Step("push", told, "the project has these predictions", lambda reporter: None)
+    theirs = {source: slides_of(asked, source, runs) for source in asked.sources}
+    pushed: dict[str, Any] = {
+        str(source.resolve()): {_SLIDES: {name: runs[name] for name in slides}} for source, slides in theirs.items()
+    }
+    before = read_object(note)
+    if not has_news and all(before.get(project) == slides for project, slides in pushed.items()):
+        has_them = "the project has" if len(asked.sources) == 1 else "the projects have"
+        return Step("push", told, f"{has_them} these predictions", lambda reporter: None)
 
     def do(reporter: Reporter) -> None:
-        push(places.predictions, asked.source, reporter, slides_roots=asked.slides_roots, qupath_dir=asked.qupath_dir)
-        write_json(note, {**read_object(note), project: {_SLIDES: runs}})
+        for source, slides in theirs.items():
+            if slides or len(theirs) == 1:
+                push(
+                    places.predictions, source, reporter, slides=slides, slides_roots=asked.slides_roots,
+                    qupath_dir=asked.qupath_dir,
+                )  # fmt: skip
+        write_json(note, {**read_object(note), **pushed})
 
     return Step("push", told, None, do)
+
+
+def slides_of(asked: RoundRequest, source: Path, names: Iterable[str]) -> list[str]:
+    """The slides among some that are of one of the projects, or of which the dataset does not say the project."""
+    projects = {record.slide_id: record.project for record in Dataset(asked.places.dataset).slides()}
+    others = {
+        project
+        for project in set(projects.values()) - {None}
+        if len(asked.sources) > 1 and not is_same_source(Path(str(project)), source)
+    }
+    return [name for name in names if projects.get(name) not in others]
