@@ -1,0 +1,112 @@
+"""A comparison as lines for a terminal of 80 columns."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Final
+
+from dmmn_qp.folders.comparison import Agreement, Comparison
+from dmmn_qp.folders.evaluation import Figure
+from dmmn_qp.reports.evaluation_tables import LINE
+from dmmn_qp.reports.wording import count_of
+from dmmn_qp.text import printable
+
+_MOST_PAIRS: Final = 10
+_MOST_REGIONS: Final = 5
+_CELL: Final = 9
+
+
+def comparison_lines(comparison: Comparison) -> Iterator[str]:
+    """The figures of all slides, of each class, of each pair of classes that are not one, and of each slide.
+
+    Args:
+        comparison: What came of it.
+    """
+    pooled, slides = comparison.pooled, comparison.slides
+    yield f"first   {printable(comparison.first)}"
+    yield f"second  {printable(comparison.second)}"
+    yield f"{count_of(len(slides), 'slide')}: both label {pooled.both_mm2:.3f} mm2 ({pooled.pixels:,} px)"
+    yield f"  they agree on {pooled.agreed_mm2:.3f} mm2, {_percent(pooled.agreement)}, kappa {_sure(pooled.kappa)}"
+    yield f"  mean Dice {_sure(pooled.mean_dice)}, mean IoU {_sure(pooled.mean_iou)}"
+    yield (
+        f"  not compared: {pooled.only_first_mm2:.3f} mm2 that only the first labels, "
+        f"{pooled.only_second_mm2:.3f} that only the second"
+    )
+    yield from _class_rows(pooled)
+    yield from _pair_rows(pooled)
+    if len(slides) > 1:
+        heads = ("both mm2", "agree", "kappa", "Dice")
+        rows = [
+            (s.slide_id, (_mm2(f.both_mm2), _percent(f.agreement), _value(f.kappa), _value(f.mean_dice)))
+            for s in slides
+            for f in (s.figures,)
+        ]
+        yield from _rows("slide", heads, rows)
+    yield from _region_rows(comparison)
+
+
+def _class_rows(figures: Agreement) -> Iterator[str]:
+    heads = ("1st mm2", "2nd mm2", "shared", "Dice", "IoU")
+    rows = [
+        (c.name, (_mm2(c.first_mm2), _mm2(c.second_mm2), _mm2(c.shared_mm2), _value(c.dice), _value(c.iou)))
+        for c in figures.classes
+    ]
+    yield from _rows("class", heads, rows)
+
+
+def _pair_rows(figures: Agreement) -> Iterator[str]:
+    """Pairs of classes, the largest areas first."""
+    if not figures.pairs:
+        return
+    rows = [(f"{pair.first} / {pair.second}", (_mm2(pair.mm2),)) for pair in figures.pairs[:_MOST_PAIRS]]
+    yield from _rows("first says / second says", ("mm2",), rows)
+    rest = figures.pairs[_MOST_PAIRS:]
+    if rest:
+        yield f"  and {count_of(len(rest), 'pair')} more with {sum(pair.mm2 for pair in rest):.3f} mm2"
+
+
+def _region_rows(comparison: Comparison) -> Iterator[str]:
+    """The largest areas of disagreement, with a point to jump to."""
+    found = [(slide.slide_id, region) for slide in comparison.slides for region in slide.regions]
+    found.sort(key=lambda one: -one[1].mm2)
+    if not found:
+        return
+    yield f"  largest of {count_of(len(found), 'area')} to look at (x, y in level-0 px):"
+    for slide_id, region in found[:_MOST_REGIONS]:
+        where = f"{region.mm2:.4f} mm2 at {region.x_px:.0f}, {region.y_px:.0f}"
+        what = printable(f"{slide_id}: {region.first} / {region.second}")
+        line = f"    {what}  {where}"
+        yield from [line] if len(line) <= LINE else [f"    {what}", f"      {where}"]
+
+
+def _rows(head: str, heads: Sequence[str], rows: Sequence[tuple[str, Sequence[str]]]) -> Iterator[str]:
+    """A table with whole names; the cells of a name that leaves no room for them follow below it."""
+    room = LINE - 2 - _CELL * len(heads)
+    names = [printable(name) for name, _ in rows]
+    width = min(room, max(len(head), *map(len, names)))
+    yield f"  {head:<{width}}" + "".join(f"{text:>{_CELL}}" for text in heads)
+    for name, (_, cells) in zip(names, rows, strict=True):
+        figures = "".join(f"{cell:>{_CELL}}" for cell in cells)
+        if len(name) <= width:
+            yield f"  {name:<{width}}{figures}"
+        else:
+            yield from (f"  {name}", f"  {'':<{width}}{figures}")
+
+
+def _mm2(area: float) -> str:
+    return f"{area:.3f}"
+
+
+def _value(figure: Figure) -> str:
+    return "-" if figure.value is None else f"{figure.value:.3f}"
+
+
+def _percent(figure: Figure) -> str:
+    return "-" if figure.value is None else f"{100 * figure.value:.1f} %"
+
+
+def _sure(figure: Figure) -> str:
+    """A figure with its interval, where it has one."""
+    if figure.value is None or figure.low is None or figure.high is None:
+        return _value(figure)
+    return f"{figure.value:.3f} ({figure.low:.3f} to {figure.high:.3f})"

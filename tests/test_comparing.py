@@ -1,0 +1,195 @@
+"""`dmmn-qp compare`: any two things by one ruler, in tables that a reader can check by hand."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import shapely
+from PIL import Image
+
+from dmmn_qp.folders.comparison import Comparison
+from dmmn_qp.labels.agreement import either_dice, either_iou
+from dmmn_qp.labels.metrics import confusion_matrix
+from dmmn_qp.labels.tallies import kappa, tallies_of
+from dmmn_qp.qupath.geojson_reader import read_geojson
+from tests.conftest import fails, invoke, rectangle, write_features
+from tests.projects import make_project, make_slide
+
+FIRST = [[1, 1, 1, 1, 0], [1, 1, 2, 2, 0], [2, 2, 2, 2, 2]]
+SECOND = [[1, 1, 2, 0, 0], [1, 1, 2, 2, 1], [1, 2, 2, 2, 3]]
+# first/second: aa 4, ab 1, ba 1, bb 5, bc 1; first alone 1 (a), second alone 1 (a)
+
+
+def write_map(folder, labels, name="s.png", table="value,class\n1,a\n2,b\n3,c\n"):
+    folder.mkdir(exist_ok=True)
+    Image.fromarray(np.array(labels, np.uint8)).save(folder / name)
+    if table is not None:
+        (folder / "classes.csv").write_text(table)
+    return folder
+
+
+def compared(*command):
+    shutil.rmtree("out", ignore_errors=True)
+    result = invoke("compare", *command, "--out", "out")
+    assert result.exit_code == 0, result.output
+    with open("out/comparison.json") as file:  # noqa: PTH123
+        return Comparison.model_validate_json(file.read()), result
+
+
+@pytest.fixture
+def maps(here):
+    return write_map(here / "one", FIRST), write_map(here / "two", SECOND)
+
+
+def test_table_by_hand(maps, here):
+    found, result = compared("one", "two", "--mpp", 100, "--min-area-um2", 0)
+    pooled, pixel = found.pooled, 0.01  # mm2
+    areas = (pooled.both_mm2, pooled.agreed_mm2, pooled.only_first_mm2, pooled.only_second_mm2)
+    assert (pooled.pixels, areas) == (12, pytest.approx((12 * pixel, 9 * pixel, pixel, pixel)))
+    assert [(p.first, p.second) for p in pooled.pairs] == [("a", "b"), ("b", "a"), ("b", "c")]
+    assert [p.mm2 for p in pooled.pairs] == pytest.approx([pixel] * 3)
+    assert pooled.agreement.value == 9 / 12
+    chance = (5 * 5 + 7 * 6) / 144
+    assert pooled.kappa.value == pytest.approx((9 / 12 - chance) / (1 - chance))
+    a, b, c = pooled.classes
+    assert (a.first_mm2, a.second_mm2, a.shared_mm2, a.dice.value) == pytest.approx((0.06, 0.06, 0.04, 8 / 10))
+    assert (b.iou.value, c.dice.value, c.second_mm2) == pytest.approx((5 / 8, 0, 0.01))
+    assert pooled.mean_dice.value == pytest.approx((8 / 10 + 10 / 13 + 0) / 3)
+    assert [(r.first, r.second) for r in found.slides[0].regions] == [("a", "b"), ("b", "a"), ("b", "c")]
+    assert all(len(line) <= 80 for line in result.stdout.splitlines())
+    assert "kappa 0.53" in result.stdout and "0.090 mm2, 75.0 %" in result.stdout
+
+
+def test_both_may_change_places(maps):
+    one, _ = compared("one", "two", "--mpp", 100)
+    other, _ = compared("two", "one", "--mpp", 100)
+    for name in ("kappa", "agreement", "mean_dice", "mean_iou"):
+        assert getattr(one.pooled, name).value == pytest.approx(getattr(other.pooled, name).value)
+    assert {(p.first, p.second, p.mm2) for p in one.pooled.pairs} == {
+        (p.second, p.first, p.mm2) for p in other.pooled.pairs
+    }
+
+
+def test_equal_to_scikit_learn():
+    metrics = pytest.importorskip("sklearn.metrics")
+    rng = np.random.default_rng(3)
+    first = rng.integers(1, 5, (50, 40)).astype(np.uint8)
+    second = np.where(rng.random(first.shape) < 0.6, first, rng.integers(1, 6, first.shape)).astype(np.uint8)
+    tallies, (x, y) = tallies_of(confusion_matrix(first, second, 5)), (first.ravel(), second.ravel())
+    assert kappa(tallies) == pytest.approx(metrics.cohen_kappa_score(x, y))
+    assert either_dice(tallies) == pytest.approx(metrics.f1_score(x, y, average=None))
+    assert either_iou(tallies) == pytest.approx(metrics.jaccard_score(x, y, average=None))
+
+
+def test_classes_of_other_names_and_classes_that_do_not_count(maps, here):
+    write_map(here / "two", SECOND, table="value,class\n1,A=x\n2,b\n3,c\n")
+    found, result = compared("one", "two", "--map", "A=x=a", "--exclude", "c")
+    assert found.maps == (("A=x", "a"),) and found.pooled.pixels == 11
+    assert [c.name for c in found.pooled.classes] == ["a", "b"] and found.pooled.only_second_mm2 == pytest.approx(1e-6)
+    _, result = compared("one", "two")
+    assert 'only "two" has the classes A=x' in result.stderr
+    assert 'did you mean "b"?' in fails("compare", "one", "two", "--exclude", "B")
+    assert 'no class "y"; they are a, b, c' in fails("compare", "one", "two", "--map", "b=y")
+
+
+@pytest.fixture
+def pathologists(here):
+    """Two projects on one folder of slides: what one calls dark is light for the other on a quarter of it."""
+    slide = make_slide(here / "slides" / "s.tif")
+    for name, dark in (("a", (0, 0, 200, 100)), ("b", (0, 0, 150, 100))):
+        light = (dark[2], 0, 250, 100)
+        make_project(here / name, {slide: (("dark", dark), ("light", light), (None, (0, 200, 9, 209)))})
+    return here
+
+
+def test_two_pathologists(pathologists):
+    found, _ = compared("a", "b")
+    (slide,) = found.slides
+    assert (slide.slide_id, slide.mpp, slide.grid_px, found.pooled.pixels) == ("s", 0.5, 1, 250 * 100)
+    assert found.pooled.agreement.value == pytest.approx(0.8)
+    assert [(p.first, p.second, p.mm2) for p in found.pooled.pairs] == [
+        ("dark", "light", pytest.approx(50 * 100 * 0.25e-6))
+    ]
+    (outline,) = read_geojson(pathologists / "out" / "s.geojson").annotations
+    assert outline.class_name == "Region*" and outline.name == "dark / light"
+    assert outline.geometry.equals(shapely.box(150, 0, 200, 100))
+    assert outline.geometry.contains(shapely.Point(slide.regions[0].x_px, slide.regions[0].y_px))
+
+
+def test_areas_to_jump_to_are_no_annotations(pathologists):
+    """Neither of a class, nor of somebody's hand, when they come back from QuPath."""
+    compared("a", "b")
+    (pathologists / "geojson").mkdir()
+    shutil.copy("out/s.geojson", "geojson/s.geojson")
+    line = fails("import", "slides", "--annotations", "geojson", "--region-class", "Region*")
+    assert "Region*" in line or "no annotated area" in line
+
+
+def test_polygons_are_painted_into_the_grid_of_a_map_and_of_a_dataset(pathologists):
+    labels = np.zeros((64, 64), np.uint8)  # a pixel is 4 level-0 px wide
+    labels[:25, :50] = 7
+    write_map(pathologists / "maps", labels, table="value,class\n7,dark\n")
+    found, _ = compared("a", "maps")
+    assert (found.slides[0].grid_px, found.pooled.pixels) == (4, 25 * 50)
+    (pathologists / "splits.csv").write_text("slide,split\ns,train\n")
+    assert invoke("import", "b", "--split-file", "splits.csv").exit_code == 0
+    same, _ = compared("dataset", "b")
+    assert (same.pooled.kappa.value, same.pooled.pixels) == (1, 250 * 100)
+
+
+def test_geojson_of_any_tool(pathologists):
+    features = [rectangle(0, 0, 200, 100, "dark"), rectangle(200, 0, 50, 100, "light"), rectangle(0, 0, 9, 9, "Tmp*")]
+    for feature in features:
+        del feature["properties"]["objectType"]
+    write_features(pathologists / "tool" / "s.geojson", features)
+    found, result = compared("tool", "a")
+    assert found.pooled.kappa.value == 1 and result.stderr == ""
+    found, result = compared("tool/s.geojson", "tool")  # nobody says anything of the slide
+    assert "nobody says the um/px of s" in result.stderr
+    found, result = compared("tool/s.geojson", "tool", "--slides", "slides")
+    assert result.stderr == "" and found.slides[0].mpp == 0.5
+
+
+@pytest.mark.parametrize(
+    ("prepare", "words"),
+    [
+        (lambda here: write_map(here / "two", SECOND, "t.png") and (here / "two" / "s.png").unlink(),
+         ["no slide in common", "first has s, the second t"]),
+        (lambda here: write_map(here / "two", SECOND[:2]), ["5 x 3 px", "5 x 2"]),
+        (lambda here: (here / "two" / "classes.csv").unlink(), ["does not say which classes", "classes.csv"]),
+        (lambda here: write_map(here / "two", [[9] * 5] * 3), ["holds the value 9", "does not name"]),
+        (lambda here: write_map(here / "two", [[0] * 5] * 3), ["label no pixel in common"]),
+        (lambda here: [file.unlink() for file in (here / "two").iterdir()], ["is no project, dataset"]),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_compared(maps, here, prepare, words):
+    prepare(here)
+    line = fails("compare", "one", "two")
+    assert all(word in line for word in words), line
+
+
+def test_images_of_other_sizes_are_refused(pathologists):
+    project = pathologists / "b" / "project.qpproj"
+    content = json.loads(project.read_text())
+    content["images"][0]["serverBuilder"]["metadata"] = {"width": 99, "height": 99}
+    project.write_text(json.dumps(content))
+    (pathologists / "slides" / "s.tif").rename(pathologists / "slides" / "moved.tif")
+    content = json.loads((pathologists / "a" / "project.qpproj").read_text())
+    content["images"][0]["serverBuilder"]["metadata"] = {"width": 256, "height": 256}
+    (pathologists / "a" / "project.qpproj").write_text(json.dumps(content))
+    assert "256 x 256 px in" in fails("compare", "a", "b")
+
+
+def test_folders_of_others_are_left_alone(maps, here):
+    (here / "mine").mkdir()
+    (here / "mine" / "thesis.txt").touch()
+    assert "holds something else" in fails("compare", "one", "two", "--out", "mine")
+    compared("one", "two")
+    assert "--overwrite" in fails("compare", "one", "two", "--out", "out")
+
+
+def test_hostile_names_do_nothing(maps, here):
+    write_map(here / "two", SECOND, table="value,class\n1,a\n2,\x1b[31mb\n3,=c\n")
+    _, result = compared("one", "two", "--min-area-um2", 0)
+    assert "\x1b" not in result.output and "\\x1b[31mb" in result.output
