@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -9,7 +10,7 @@ import typer
 
 from dmmn_qp.choices import Split
 from dmmn_qp.cli.app import app
-from dmmn_qp.cli.config import evaluate_options, load_config, predict_options
+from dmmn_qp.cli.config import evaluate_options, import_options, load_config, predict_options
 from dmmn_qp.cli.help import Command
 from dmmn_qp.cli.model_options import Given, with_options
 from dmmn_qp.cli.options import (
@@ -41,6 +42,15 @@ def evaluate_command(
     ] = None,
     dataset: DatasetOption = DATASET,
     split: Annotated[Split, typer.Option(help="Which slides.", metavar="train|val|test")] = "test",
+    annotations: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="QuPath project with a test set from elsewhere, in place of a dataset: all of its annotated slides "
+            "are for test; repeatable.",
+            metavar="PROJECT",
+            show_default=False,
+        ),
+    ] = None,
     truth: Annotated[
         Path | None,
         typer.Option(
@@ -78,4 +88,5 @@ def evaluate_command(
     options, predicting = evaluate_options(file, given), predict_options(file, {})
     folders, models = tuple(predictions or ()), tuple(model or ())
     request = EvaluationRequest(dataset, split, folders, models, truth, options, predicting, roots)
+    request = replace(request, annotations=tuple(annotations or ()), importing=import_options(file, {}))
     evaluate_into(request, EvaluationFiles(out, json_file, overwrite), Reporter())

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from dmmn_qp.choices import Split
 from dmmn_qp.importing.options import ImportOptions
 from dmmn_qp.labels.class_rules import ClassRules, PaintRules, PatchRules
 from dmmn_qp.qupath.notes import ReadRules
@@ -21,12 +22,14 @@ class SplitRules:
         table: CSV with the columns slide and split, which wins over the metadata; None for no such table.
         case_pattern: Regular expression on slide names that finds the case; None where every slide is its own case.
         seed: Seed of the draw, where nobody says the split of any slide.
+        all_for: The one split of all slides, whatever anybody says; None where it is said or drawn.
     """
 
     metadata_key: str = "split"
     table: Path | None = None
     case_pattern: str | None = None
     seed: int = 0
+    all_for: Split | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,12 +53,13 @@ class ImportRules:
     pixel_sizes: MppRules = field(default_factory=MppRules)
 
 
-def rules_of(options: ImportOptions, predicted_in: Sequence[Path] = ()) -> ImportRules:
+def rules_of(options: ImportOptions, predicted_in: Sequence[Path] = (), all_for: Split | None = None) -> ImportRules:
     """Turns options into rules.
 
     Args:
         options: Resolved options.
         predicted_in: Folders in which our own objects are looked for as they were predicted.
+        all_for: The one split of all slides; None where it is said or drawn.
     """
     return ImportRules(
         ReadRules(
@@ -70,6 +74,6 @@ def rules_of(options: ImportOptions, predicted_in: Sequence[Path] = ()) -> Impor
         ClassRules(options.classes, options.drop, options.merge_case, options.region_class),
         PaintRules(options.overlap, options.line_width_um, options.region_class),
         PatchRules(options.patch_spec(), options.min_labelled_fraction, options.split_areas),
-        SplitRules(options.split_key, options.split_file, options.case_pattern, options.seed),
+        SplitRules(options.split_key, options.split_file, options.case_pattern, options.seed, all_for),
         MppRules(options.mpp, options.force_mpp, options.mpp_csv),
     )

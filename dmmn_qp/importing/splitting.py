@@ -76,6 +76,8 @@ def with_splits(
         item.record.slide_id: case_of(first_of_file[item.record.fingerprint], rules.case_pattern) for item in prepared
     }
     before = {item.record.slide_id: split for item in prepared if (split := earlier.split_of(item.record)) is not None}
+    if rules.all_for is not None:
+        splits, notes = dict.fromkeys(cases, rules.all_for), []
     drawn_on = {item.record.slide_id for item in prepared if item.source.objects.annotations}
     if not splits.keys() & drawn_on:
         pixels = {item.record.slide_id: class_pixels(item.patches, class_map) for item in prepared}

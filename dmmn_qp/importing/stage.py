@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from dmmn_qp.choices import Split
 from dmmn_qp.console import Reporter
 from dmmn_qp.errors import AnnotationFileError, SlideError
 from dmmn_qp.files import RUN_FILE, check_free, new_folder, write_json
@@ -61,6 +62,7 @@ def import_annotations(
     slides_roots: Sequence[SlidesRoot] = (),
     overwrite: bool = False,
     check: bool = False,
+    all_for: Split | None = None,
 ) -> tuple[Finding, ...]:
     """Makes a dataset of everything that is annotated.
 
@@ -73,6 +75,7 @@ def import_annotations(
         slides_roots: Where to look for slides that have been moved.
         overwrite: Whether an existing dataset may be replaced.
         check: Only look: say all findings and write nothing.
+        all_for: The one split of all slides: such a dataset is none to train on, and no part of the loop.
 
     Returns:
         What somebody should look at, worst first.
@@ -86,7 +89,7 @@ def import_annotations(
     if not check:
         check_free(out, overwrite=overwrite, marker=MANIFEST)
     read_files = {} if check else source_state(paths, annotations, options.tables)
-    rules = rules_of(options, prediction_folders(paths, annotations, out, options.predicted_in))
+    rules = rules_of(options, prediction_folders(paths, annotations, out, options.predicted_in), all_for)
     source = read_sources(paths, annotations, slides_roots, rules.reading, rules.pixel_sizes, rules.splits)
     everything = labelling_of(source, rules)
     with nullcontext() if check else _held(out, overwrite=overwrite):
@@ -125,12 +128,13 @@ def import_annotations(
                 )
             report_notes(made_on_the_way, reporter)
             report_left_out(prepared, labelling.class_map, rules.classes, reporter)
-            training_pixels(
-                (p for item in prepared for p in item.patches),
-                labelling.class_map,
-                imported.covering_classes,
-                labelling.painting.overlap,
-            )
+            if all_for is None:
+                training_pixels(
+                    (p for item in prepared for p in item.patches),
+                    labelling.class_map,
+                    imported.covering_classes,
+                    labelling.painting.overlap,
+                )
             assert folder is not None
             write_tables(folder, prepared, labelling, source.problems, earlier)
             pixels = {item.record.slide_id: np.array(item.pixels, np.int64) for item in prepared}
@@ -139,10 +143,11 @@ def import_annotations(
             configuration = {**options.model_dump(mode="json"), **named}
             facts = {"left_out": source.problems, SOURCE_FILES: read_files, SLIDES_ROOTS: roots_as_typed(slides_roots)}
             write_json(folder / RUN_FILE, describe_run("import", configuration, started, **facts))
-        record_rounds(
-            out, prepared, labelling, rules.reading.predicted_in, options.person_seconds,
-            time.monotonic() - began, reporter,
-        )  # fmt: skip
+        if all_for is None:
+            record_rounds(
+                out, prepared, labelling, rules.reading.predicted_in, options.person_seconds,
+                time.monotonic() - began, reporter,
+            )  # fmt: skip
     report_dataset(prepared, pixels, labelling.class_map, reporter)
     reporter.say(f"  {count_text(report.findings)}: see {out / REPORT_PAGE}")
     return report.findings

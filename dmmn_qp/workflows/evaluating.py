@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
@@ -17,9 +17,11 @@ from dmmn_qp.files import write_json
 from dmmn_qp.folders.dataset import Dataset
 from dmmn_qp.folders.evaluation import EVALUATION, FOLDER, Evaluation, write_evaluation
 from dmmn_qp.folders.predictions import LABELS_SUFFIX, read_predictions
+from dmmn_qp.importing.options import ImportOptions
 from dmmn_qp.predicting.options import PredictOptions
 from dmmn_qp.reports.evaluation_json import evaluation_as_json
 from dmmn_qp.slides.finding import SlidesRoot
+from dmmn_qp.workflows.external import annotated_slides, check_without_dataset
 from dmmn_qp.workflows.places import PREDICTIONS
 
 PREDICTED: Final = "predicted"
@@ -39,6 +41,8 @@ class EvaluationRequest:
         options: How to compare.
         predicting: How models predict.
         slides_roots: Folders to search for slides that have been moved.
+        annotations: Projects whose slides take the place of the dataset's; empty for none.
+        importing: How these are read.
     """
 
     dataset: Path
@@ -49,6 +53,8 @@ class EvaluationRequest:
     options: EvaluateOptions = field(default_factory=EvaluateOptions)
     predicting: PredictOptions = field(default_factory=PredictOptions)
     slides_roots: tuple[SlidesRoot, ...] = ()
+    annotations: tuple[Path, ...] = ()
+    importing: ImportOptions = field(default_factory=ImportOptions)
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +132,11 @@ def evaluate_models(
         SlideError: A slide that must be predicted is missing or damaged.
     """
     folders = [*request.predictions] or ([] if request.models else [PREDICTIONS])
+    if request.annotations:
+        check_without_dataset(request.dataset, request.split)
+        place, roots = out or Path(FOLDER), request.slides_roots
+        read = annotated_slides(request.annotations, folders, request.models, place, request.importing, roots, reporter)
+        request = replace(request, dataset=read, split="test")
     folders += _predicted(request, (out or Path(FOLDER)) / PREDICTED, reporter, overwrite)
     return evaluate(
         folders,

@@ -1,0 +1,114 @@
+"""An external test set: projects that nobody imports, with predictions of their slides."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+from rich.console import Console
+
+from dmmn_qp.choices import Split
+from dmmn_qp.console import Reporter
+from dmmn_qp.errors import ConfigError, DatasetError
+from dmmn_qp.folders.dataset import Dataset
+from dmmn_qp.folders.model import load_card
+from dmmn_qp.folders.predictions import read_predictions
+from dmmn_qp.importing.options import ImportOptions
+from dmmn_qp.importing.sources import ANNOTATION_SOURCES
+from dmmn_qp.importing.stage import import_annotations
+from dmmn_qp.reports.wording import count_of
+from dmmn_qp.slides.finding import SlidesRoot
+from dmmn_qp.workflows.places import DATASET
+
+ANNOTATED: Final = "annotated"
+"""Folder in that of an evaluation: the annotations as a dataset, all of whose slides are for test."""
+
+
+def annotated_slides(
+    projects: Sequence[Path],
+    folders: Sequence[Path],
+    models: Sequence[Path],
+    out: Path,
+    options: ImportOptions,
+    slides_roots: Sequence[SlidesRoot],
+    reporter: Reporter,
+) -> Path:
+    """Reads what is drawn in projects, in the pixels of the predictions, whatever split the slides have there.
+
+    Args:
+        projects: The projects.
+        folders: Folders of predictions.
+        models: Models whose predictions are to be made.
+        out: Folder of the evaluation.
+        options: How annotations are read; the magnification is that of the predictions.
+        slides_roots: Where to look for slides that have been moved.
+        reporter: Told of what is left out.
+
+    Returns:
+        The dataset that was made of them, in ``annotated`` of the evaluation's folder.
+
+    Raises:
+        ConfigError: A path is no project.
+        DatasetError: The predictions are of different um/px, or do not tell them.
+        DmmnQpError: Anything in the projects that can be mended.
+    """
+    for path in projects:
+        if not path.exists() or not ANNOTATION_SOURCES["qupath-project"].wants(path, None):
+            raise ConfigError(
+                f'--annotations "{path}" is no QuPath project; compare other annotations with dmmn-qp compare, or '
+                "import them and pass --dataset"
+            )
+    asked = options.model_copy(update={"mpps": (_predicted_mpp(folders, models),), "min_labelled_fraction": 0.0})
+    place, reads = out / ANNOTATED, projects[0] if len(projects) == 1 else projects
+    quiet = _OnlyWarnings(reporter)
+    import_annotations(reads, place, asked, quiet, slides_roots=slides_roots, overwrite=True, all_for="test")
+    listed = ", ".join(f'"{path}"' for path in projects)
+    reporter.say(f"{count_of(len(Dataset(place).slides()), 'annotated slide')} of {listed} read into {place}/")
+    return place
+
+
+class _OnlyWarnings(Reporter):
+    """Passes warnings on, and nothing of what concerns training."""
+
+    def __init__(self, reporter: Reporter) -> None:
+        super().__init__(Console(quiet=True))
+        self._to = reporter
+
+    def warn(self, text: str) -> None:
+        """Passes a warning on."""
+        self._to.warn(text)
+
+
+def check_without_dataset(dataset: Path, split: Split) -> None:
+    """Refuses a dataset, or a split of it, beside projects that take its place.
+
+    Raises:
+        ConfigError: One is named.
+    """
+    if dataset != DATASET or split != "test":
+        raise ConfigError(
+            "--annotations takes the place of --dataset and --split: all annotated slides of a project are for test; "
+            "leave them out"
+        )
+
+
+def _predicted_mpp(folders: Sequence[Path], models: Sequence[Path]) -> float:
+    """The um/px of all predictions."""
+    said: dict[float, Path] = {}
+    for folder in folders:
+        for record in read_predictions(folder).values():
+            told = (record.request or {}).get("um_per_px")
+            if isinstance(told, int | float) and told > 0:
+                said.setdefault(float(told), folder)
+    for model in models:
+        said.setdefault(load_card(model).patch_spec.mpps[0], model)
+    if len(said) > 1:
+        (one, first), (other, second) = [*said.items()][:2]
+        raise DatasetError(
+            f'predictions of "{first}" have {one:g} um/px but those of "{second}" {other:g}; evaluate them one by one'
+        )
+    if not said:
+        listed = ", ".join(f'"{folder}"' for folder in folders)
+        raise DatasetError(f"{listed} holds no predictions that tell their um/px; predict first, or again")
+    return next(iter(said))

@@ -1,0 +1,90 @@
+"""`dmmn-qp evaluate --annotations`: a test set from elsewhere, which nobody imports."""
+
+import json
+
+import numpy as np
+import pytest
+
+from dmmn_qp.files import RUN_FILE, write_json
+from dmmn_qp.folders.dataset import Dataset
+from dmmn_qp.folders.evaluation import read_evaluation
+from dmmn_qp.folders.predictions import INPUTS, LABELS_SUFFIX, PREDICTIONS, PredictedInput, Prediction
+from dmmn_qp.outputs.pyramids import write_label_pyramid
+from dmmn_qp.slides.files import fingerprint
+from dmmn_qp.specs import ClassMap
+from tests.conftest import fails, invoke
+from tests.projects import make_project, make_slide
+
+CLASSES = ClassMap.from_colors([("light", (1, 2, 3)), ("dark", (4, 5, 6))])
+
+
+def predict(here, slide, labels, mpp=0.5, folder="predictions"):
+    (here / folder).mkdir(exist_ok=True)
+    name = slide.stem
+    write_label_pyramid(here / folder / f"{name}.{LABELS_SUFFIX}", [labels], labels.shape, mpp, CLASSES)
+    path = here / folder / RUN_FILE
+    run = json.loads(path.read_text()) if path.is_file() else {INPUTS: {}, PREDICTIONS: {}}
+    shown = PredictedInput(path=str(slide), fingerprint=fingerprint(slide), width=256, height=256)
+    made = Prediction(run_id="r", model="m", model_run="t", class_map=CLASSES, request={"um_per_px": mpp})
+    run[INPUTS][name], run[PREDICTIONS][name] = shown.model_dump(mode="json"), made.model_dump(mode="json")
+    write_json(path, run)
+
+
+@pytest.fixture
+def elsewhere(here):
+    """A project whose metadata say train, and predictions: of 100 x 100 px that are dark, 60 x 100 are found."""
+    slide = make_slide(here / "slides" / "s.tif")
+    areas = (("dark", (0, 0, 100, 100)), ("light", (100, 0, 200, 100)))
+    make_project(here / "p", {slide: areas}, {"s.tif": {"split": "train", "lab": "north"}})
+    labels = np.full((256, 256), 1, np.uint8)
+    labels[:100, :60] = 2
+    predict(here, slide, labels)
+    return here
+
+
+def test_all_annotated_slides_are_for_test(elsewhere):
+    result = invoke("evaluate", "--annotations", "p", "--by", "lab", "--out", "e")
+    assert result.exit_code == 0, result.output
+    assert '1 annotated slide of "p" read into e/annotated/' in result.stdout
+    assert "train" not in result.output and not (elsewhere / "loop").exists()
+    evaluation = read_evaluation(elsewhere / "e")
+    (model,) = evaluation.models
+    found = model.of("annotated")
+    assert {c.name: c.iou.value for c in found.pooled.classes} == {"dark": 0.6, "light": pytest.approx(100 / 140)}
+    assert found.pooled.pixels == 20_000 and [g.value for g in found.subgroups] == ["north"]
+    assert [r.split for r in Dataset(elsewhere / "e" / "annotated").slides()] == ["test"]
+    again = invoke("evaluate", "--annotations", "p/project.qpproj", "--out", "e", "--overwrite")
+    assert again.exit_code == 0, again.output
+
+
+def test_the_pixels_are_those_of_the_predictions(elsewhere):
+    labels = np.full((128, 128), 1, np.uint8)
+    predict(elsewhere, elsewhere / "slides" / "s.tif", labels, 1.0, "coarse")
+    result = invoke("evaluate", "--annotations", "p", "--predictions", "coarse")
+    assert result.exit_code == 0 and "5,000 px" in result.stdout, result.output
+    line = fails("evaluate", "--annotations", "p", "--predictions", "coarse", "--predictions", "predictions")
+    assert '"coarse" have 1 um/px but those of "predictions" 0.5' in line
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--annotations", "slides"), ['"slides" is no QuPath project', "dmmn-qp compare"]),
+        (("--annotations", "none.qpproj"), ["is no QuPath project"]),
+        (("--annotations", "p", "--split", "val"), ["takes the place of --dataset and --split"]),
+        (("--annotations", "p", "--dataset", "d"), ["takes the place of --dataset and --split"]),
+        (("--annotations", "p", "--predictions", "none"), ["holds no predictions"]),
+    ],
+)
+def test_what_does_not_go(elsewhere, options, words):
+    line = fails("evaluate", *options)
+    assert all(word in line for word in words), line
+
+
+def test_several_projects_are_one_test_set(elsewhere):
+    slide = make_slide(elsewhere / "q" / "slides" / "t.tif", 1)
+    make_project(elsewhere / "q", {slide: (("dark", (0, 0, 50, 50)),)})
+    predict(elsewhere, slide, np.full((256, 256), 2, np.uint8))
+    result = invoke("evaluate", "--annotations", "p", "--annotations", "q")
+    assert result.exit_code == 0, result.output
+    assert "2 annotated slides" in result.stdout and "22,500 px" in result.stdout
