@@ -13,6 +13,7 @@ from dmmn_qp.labels.agreement import either_dice, either_iou
 from dmmn_qp.labels.metrics import confusion_matrix
 from dmmn_qp.labels.tallies import kappa, tallies_of
 from dmmn_qp.qupath.geojson_reader import read_geojson
+from dmmn_qp.qupath.marks import METADATA_KEY, SUGGESTION_MARK, is_suggestion_id
 from tests.conftest import fails, invoke, rectangle, write_features
 from tests.projects import make_project, make_slide
 
@@ -87,6 +88,8 @@ def test_classes_of_other_names_and_classes_that_do_not_count(maps, here):
     found, result = compared("one", "two", "--map", "A=x=a", "--exclude", "c")
     assert found.maps == (("A=x", "a"),) and found.pooled.pixels == 11
     assert [c.name for c in found.pooled.classes] == ["a", "b"] and found.pooled.only_second_mm2 == pytest.approx(1e-6)
+    found, _ = compared("one", "two", "--map", "A=x=a", "--exclude", "a")
+    assert (found.pooled.pixels, found.pooled.agreement.value) == (6, pytest.approx(5 / 6))
     _, result = compared("one", "two")
     assert 'only "two" has the classes A=x' in result.stderr
     assert 'did you mean "b"?' in fails("compare", "one", "two", "--exclude", "B")
@@ -120,18 +123,22 @@ def test_two_pathologists(pathologists):
 def test_areas_to_jump_to_are_no_annotations(pathologists):
     """Neither of a class, nor of somebody's hand, when they come back from QuPath."""
     compared("a", "b")
+    (outline,) = read_geojson(pathologists / "out" / "s.geojson").annotations
+    assert is_suggestion_id(outline.annotation_id) and outline.metadata[METADATA_KEY] == SUGGESTION_MARK
     (pathologists / "geojson").mkdir()
     shutil.copy("out/s.geojson", "geojson/s.geojson")
-    line = fails("import", "slides", "--annotations", "geojson", "--region-class", "Region*")
-    assert "Region*" in line or "no annotated area" in line
+    assert "no annotated area" in fails("import", "slides", "--annotations", "geojson", "--take-predictions", "all")
 
 
 def test_polygons_are_painted_into_the_grid_of_a_map_and_of_a_dataset(pathologists):
     labels = np.zeros((64, 64), np.uint8)  # a pixel is 4 level-0 px wide
-    labels[:25, :50] = 7
-    write_map(pathologists / "maps", labels, table="value,class\n7,dark\n")
-    found, _ = compared("a", "maps")
-    assert (found.slides[0].grid_px, found.pooled.pixels) == (4, 25 * 50)
+    labels[:40, :30], labels[:40, 30:40] = 7, 9
+    write_map(pathologists / "maps", labels, table="value,class\n7,dark\n9,light\n")
+    found, _ = compared("a", "maps", "--min-area-um2", 0)
+    assert (found.slides[0].grid_px, found.pooled.pixels) == (4, 25 * 40)
+    assert found.pooled.agreement.value == 30 / 40
+    (outline,) = read_geojson(pathologists / "out" / "s.geojson").annotations
+    assert outline.geometry.equals(shapely.box(120, 0, 160, 100))
     (pathologists / "splits.csv").write_text("slide,split\ns,train\n")
     assert invoke("import", "b", "--split-file", "splits.csv").exit_code == 0
     same, _ = compared("dataset", "b")

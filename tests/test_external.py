@@ -9,6 +9,7 @@ from dmmn_qp.files import RUN_FILE, write_json
 from dmmn_qp.folders.dataset import Dataset
 from dmmn_qp.folders.evaluation import read_evaluation
 from dmmn_qp.folders.predictions import INPUTS, LABELS_SUFFIX, PREDICTIONS, PredictedInput, Prediction
+from dmmn_qp.folders.rounds import loop_folder
 from dmmn_qp.outputs.pyramids import write_label_pyramid
 from dmmn_qp.slides.files import fingerprint
 from dmmn_qp.specs import ClassMap
@@ -46,7 +47,7 @@ def test_all_annotated_slides_are_for_test(elsewhere):
     result = invoke("evaluate", "--annotations", "p", "--by", "lab", "--out", "e")
     assert result.exit_code == 0, result.output
     assert '1 annotated slide of "p" read into e/annotated/' in result.stdout
-    assert "train" not in result.output and not (elsewhere / "loop").exists()
+    assert "train" not in result.output and not loop_folder(elsewhere / "e" / "annotated").exists()
     evaluation = read_evaluation(elsewhere / "e")
     (model,) = evaluation.models
     found = model.of("annotated")

@@ -177,11 +177,11 @@ def report_left_out(prepared: Sequence[Prepared], class_map: ClassMap, rules: Cl
             f"classes {', '.join(repr(name) for name in variants)} differ only in case or blanks; if they are one "
             "class, pass --merge-case"
         )
-    for line in contradictions({item.source.name: item.pixel_size for item in prepared}):
+    for line in contradictions({_called(item): item.pixel_size for item in prepared}):
         reporter.warn(line)
     for item in prepared:
         for warning in item.source.objects.warnings:
-            reporter.warn(f"{item.source.name}: {warning}")
+            reporter.warn(f"{_called(item)}: {warning}")
         counts = {
             "without a class": sum(a.class_name is None for a in item.annotations),
             "of a class that QuPath ignores (*)": sum(
@@ -196,15 +196,20 @@ def report_left_out(prepared: Sequence[Prepared], class_map: ClassMap, rules: Cl
         }
         parts = ", ".join(f"{n} {what}" for what, n in counts.items() if n)
         if parts:
-            reporter.say(f"  {item.source.name}: not trained on: {parts}")
+            reporter.say(f"  {_called(item)}: not trained on: {parts}")
         plane = item.source.plane
         if (plane.z, plane.t) != (0, 0):
             reporter.warn(
-                f"{item.source.name}: labels are of plane z {plane.z}, t {plane.t} (--plane), pixels of the one plane "
+                f"{_called(item)}: labels are of plane z {plane.z}, t {plane.t} (--plane), pixels of the one plane "
                 "that is read from the slide; check that both show the same"
             )
         if not item.patches and item.source.objects.annotations:
-            reporter.warn(f"{item.source.name}: no target has enough annotation; nothing of it is used")
+            reporter.warn(f"{_called(item)}: no target has enough annotation; nothing of it is used")
+
+
+def _called(item: Prepared) -> str:
+    """What a slide is called in messages: among several projects by its name in the dataset, which is its alone."""
+    return item.source.name if item.source.project is None else item.record.slide_id
 
 
 def report_dataset(
