@@ -1,12 +1,16 @@
 """One dataset of several projects: whose each slide is, and what later commands make of it."""
 
 import json
+from pathlib import Path
 
 import pytest
 
+from dmmn_qp.console import Reporter
 from dmmn_qp.errors import ProjectError
-from dmmn_qp.folders.dataset import Dataset
-from dmmn_qp.folders.predictions import PredictedInput
+from dmmn_qp.files import RUN_FILE, write_json
+from dmmn_qp.folders.dataset import Dataset, SlideRecord
+from dmmn_qp.folders.predictions import PREDICTIONS, PredictedInput
+from dmmn_qp.importing.earlier import Earlier
 from dmmn_qp.importing.joining import source_labels
 from dmmn_qp.predicting.inputs import slides_to_predict
 from dmmn_qp.pushing.matching import match
@@ -43,14 +47,19 @@ def test_slides_of_one_name_are_told_apart_and_know_their_project(projects):
     assert "1 slide without annotations is left out" in result.stdout
 
 
-def test_splits_stay_with_the_files_whatever_the_order(projects):
-    for name in "ab":  # nobody says it any more
-        text = (projects / name / "project.qpproj").read_text()
-        (projects / name / "project.qpproj").write_text(text.replace('"split"', '"other"'))
-    (projects / "splits.csv").write_text("slide,split\na/slides/s.tif,train\nb/slides/s.tif,test\n")
-    records(*BOTH, "--split-file", "splits.csv")
-    found, _ = records(*BOTH[::-1], "--overwrite")
-    assert found == {"s": ("b", BOTH[1], "test"), "s-2": ("a", BOTH[0], "train")}
+def test_splits_stay_with_the_files_whatever_their_names(projects):
+    earlier = Earlier(splits={"s": "train"}, of_files={"1": "test"})
+    told = {"slide_id": "s", "path": "s.tif", "width": 1, "height": 1, "mpp": 1, "split": "val"}
+    assert earlier.split_of(SlideRecord(fingerprint="1", **told)) == "test"
+    assert earlier.split_of(SlideRecord(fingerprint="2", **told)) == "train"  # scanned again
+
+
+def test_names_stay_with_the_slides_whatever_the_order(projects):
+    found, _ = records(*BOTH)
+    assert records(*BOTH[::-1], "--overwrite")[0] == found
+    kept = make_project(projects / "c", {make_slide(projects / "c" / "slides" / "s.tif", 5): DARK_AND_LIGHT})
+    again, _ = records(kept, *BOTH, "--overwrite")
+    assert {name: again[name] for name in found} == found and again["s-3"][0] == "c"
 
 
 def test_one_file_in_two_projects_is_warned_of(projects):
@@ -110,13 +119,26 @@ def test_images_keep_the_names_of_the_dataset_when_they_are_predicted_and_pushed
         match(read_project(projects / "b"), ["s"], {"s": inputs["s"]}, said.append)
 
 
-def test_a_round_pushes_to_each_project_its_own_slides(projects):
+def test_a_round_pushes_to_each_project_its_own_slides(projects, monkeypatch):
     from dmmn_qp.cli.loop import _asked
+    from dmmn_qp.pushing import stage as pushing
     from dmmn_qp.workflows.places import Places
+    from dmmn_qp.workflows.steps import push_step
 
+    assert "dmmn-qp push --into b/project.qpproj" in invoke("round", *BOTH, "--push", "--dry-run").stdout
     records(*BOTH)
+    (projects / "predictions").mkdir()
+    made = {"run_id": "r", "model": "m", "model_run": "t"}
+    write_json(projects / "predictions" / RUN_FILE, {PREDICTIONS: {"s": made, "s-2": made}})
+    pushed = []
+    monkeypatch.setattr(pushing, "push", lambda _, into, reporter, *, slides, **how: pushed.append((str(into), slides)))
     asked = _asked(None, Places(), None, None)
-    assert [slides_of(asked, source, ["s", "s-2", "x"]) for source in asked.sources] == [["s", "x"], ["s-2", "x"]]
+    step = push_step(asked, has_news=False)
+    assert step.skipped is None
+    step.do(Reporter())
+    assert pushed == [(BOTH[0], ["s"]), (BOTH[1], ["s-2"])]
+    assert push_step(asked, has_news=False).skipped == "the projects have these predictions"
+    assert slides_of(asked, Path(BOTH[0]), ["s", "s-2", "not in the dataset"]) == ["s", "not in the dataset"]
 
 
 @pytest.mark.parametrize(

@@ -34,11 +34,13 @@ class Earlier:
         splits: Split of each of its slides.
         of_files: The same by the fingerprint of the file, of slides that only datasets before it held as well.
         areas: Of slides that were divided: the area of each split, in level-0 px.
+        records: Its slides.
     """
 
     splits: Mapping[str, Split] = field(default_factory=dict)
     of_files: Mapping[str, Split] = field(default_factory=dict)
     areas: Mapping[str, Mapping[Split, BaseGeometry]] = field(default_factory=dict)
+    records: tuple[SlideRecord, ...] = ()
 
     def split_of(self, record: SlideRecord) -> Split | None:
         """The split that a slide's file had, under whatever name; else that of its name; None where it is new."""
@@ -60,7 +62,7 @@ def earlier_dataset(out: Path) -> Earlier:
     except DmmnQpError:
         return Earlier()
     of_files = {**dataset.manifest.earlier_splits, **{record.fingerprint: record.split for record in records}}
-    return Earlier({record.slide_id: record.split for record in records}, of_files, areas)
+    return Earlier({record.slide_id: record.split for record in records}, of_files, areas, tuple(records))
 
 
 def moved_findings(prepared: Sequence[Prepared], earlier: Earlier) -> Iterator[Finding]:

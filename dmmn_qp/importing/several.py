@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
-from dmmn_qp.importing.joining import source_labels
+from dmmn_qp.folders.dataset import SlideRecord
+from dmmn_qp.importing.joining import place_of, source_labels
 from dmmn_qp.importing.opening import OpenedSlide
 from dmmn_qp.importing.unannotated import WHAT_FOR
 from dmmn_qp.qupath.image_names import slide_ids
@@ -18,6 +20,41 @@ from dmmn_qp.text import shorten
 _LISTED: Final = 5
 
 
+def with_earlier_names(opened: Sequence[OpenedSlide], records: Iterable[SlideRecord]) -> list[OpenedSlide]:
+    """Slides of several projects with the names that they had before, where these are told apart by numbers alone.
+
+    So predictions and the ledger stay those of their slides, whatever the order of the projects, and whatever else is
+    annotated by now.
+
+    Args:
+        opened: The slides with the names that their order gives them.
+        records: Slides of the dataset that is being replaced.
+    """
+    before = {(r.fingerprint, r.frame, _place(r.project)): r.slide_id for r in records}
+    named = {id(slide): slide.slide_id for slide in opened}
+    for group in _grouped((_stem_of(slide), slide) for slide in opened):
+        free = [slide.slide_id for slide in group]
+        known: dict[int, str] = {}
+        for slide in group:
+            project = slide.source.project
+            key = (slide.fingerprint, slide.source.view.frame, _place(None if project is None else str(project)))
+            name = before.get(key, before.get((*key[:2], None)))
+            if name in free:
+                known[id(slide)] = name
+                free.remove(name)
+        named |= {id(slide): known.get(id(slide)) or free.pop(0) for slide in group}
+    return [replace(slide, slide_id=named[id(slide)]) for slide in opened]
+
+
+def _place(project: str | None) -> Path | None:
+    return None if project is None else place_of(Path(project))
+
+
+def _stem_of(slide: OpenedSlide) -> str:
+    """The name that a slide would have alone, however it is written."""
+    return slide_ids([Path(slide.path).name])[0].casefold()
+
+
 def findings_of_several(opened: Sequence[OpenedSlide]) -> Iterator[Finding]:
     """Says which slides of several projects have one name or show one file, and which have no annotations.
 
@@ -27,7 +64,7 @@ def findings_of_several(opened: Sequence[OpenedSlide]) -> Iterator[Finding]:
     projects = list(dict.fromkeys(slide.source.project for slide in opened if slide.source.project is not None))
     labels = dict(zip(projects, source_labels(projects), strict=True))
     by_file = _grouped((slide.fingerprint, slide) for slide in opened)
-    by_name = _grouped((slide_ids([Path(slide.path).name])[0].casefold(), slide) for slide in opened)
+    by_name = _grouped((_stem_of(slide), slide) for slide in opened)
     if by_name:
         yield Finding(
             severity="note",

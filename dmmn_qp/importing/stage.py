@@ -26,7 +26,7 @@ from dmmn_qp.importing.painting import paint_all
 from dmmn_qp.importing.prepared import Labelling, Prepared
 from dmmn_qp.importing.reviewed import prediction_folders
 from dmmn_qp.importing.rules import ImportRules, rules_of
-from dmmn_qp.importing.several import findings_of_several
+from dmmn_qp.importing.several import findings_of_several, with_earlier_names
 from dmmn_qp.importing.source import Source, all_of
 from dmmn_qp.importing.source_files import SLIDES_ROOTS, SOURCE_FILES, as_named, roots_as_typed, source_state
 from dmmn_qp.importing.sources import read_sources
@@ -96,7 +96,8 @@ def import_annotations(
         reporter.heading("Importing " + ", ".join(f'"{path}"' for path in paths))
         source = _without_fatal(source)
         opened, left_out = _opened(source, rules, reporter)
-        source = _without(source, left_out)
+        earlier = earlier_dataset(out)
+        opened, source = with_earlier_names(opened, earlier.records), _without(source, left_out)
         if not opened and not check:
             raise error_of_all(source.problems, [slide.error for slide in left_out])
         labelling = labelling_of(source, rules) if opened and left_out else everything
@@ -110,7 +111,6 @@ def import_annotations(
                 raise error_of_all(source.problems, [slide.error for slide in left_out])
             if writes and not options.strict:
                 report_problems([str(slide.error) for slide in lost], reporter)
-            earlier = earlier_dataset(out)
             prepared, split_notes = with_splits(prepared, labelling.class_map, rules.splits, earlier, left_out)
             made_on_the_way = (*damage_findings(opened), *findings_of_several(opened), *split_notes)
             noted = (*source_findings(source, strict=options.strict), *made_on_the_way)

@@ -258,8 +258,9 @@ def push_step(asked: RoundRequest, *, has_news: bool) -> Step:
     def do(reporter: Reporter) -> None:
         for source, slides in theirs.items():
             if slides or len(theirs) == 1:
+                own = None if len(theirs) == 1 else slides
                 push(
-                    places.predictions, source, reporter, slides=slides, slides_roots=asked.slides_roots,
+                    places.predictions, source, reporter, slides=own, slides_roots=asked.slides_roots,
                     qupath_dir=asked.qupath_dir,
                 )  # fmt: skip
         write_json(note, {**read_object(note), **pushed})
@@ -269,10 +270,9 @@ def push_step(asked: RoundRequest, *, has_news: bool) -> Step:
 
 def slides_of(asked: RoundRequest, source: Path, names: Iterable[str]) -> list[str]:
     """The slides among some that are of one of the projects, or of which the dataset does not say the project."""
-    projects = {record.slide_id: record.project for record in Dataset(asked.places.dataset).slides()}
-    others = {
-        project
-        for project in set(projects.values()) - {None}
-        if len(asked.sources) > 1 and not is_same_source(Path(str(project)), source)
-    }
+    dataset = asked.places.dataset
+    if len(asked.sources) == 1 or not (dataset / MANIFEST).is_file():
+        return [*names]
+    projects = {record.slide_id: record.project for record in Dataset(dataset).slides()}
+    others = {p for p in projects.values() if p is not None and not is_same_source(Path(p), source)}
     return [name for name in names if projects.get(name) not in others]
