@@ -158,6 +158,13 @@ def test_geojson_of_any_tool(pathologists):
     assert result.stderr == "" and found.slides[0].mpp == 0.5
 
 
+def test_names_of_two_files_say_nothing_but_those_of_one_do(maps, here):
+    (here / "two" / "s.png").rename(here / "two" / "mine.png")
+    found, result = compared("one/s.png", "two/mine.png", "--mpp", 1)
+    assert found.pooled.pixels == 12 and 'slide "s" with "mine"' in result.stderr
+    assert "no slide in common" in fails("compare", "one", "two/mine.png")
+
+
 @pytest.mark.parametrize(
     ("prepare", "words"),
     [
@@ -167,6 +174,7 @@ def test_geojson_of_any_tool(pathologists):
         (lambda here: (here / "two" / "classes.csv").unlink(), ["does not say which classes", "classes.csv"]),
         (lambda here: write_map(here / "two", [[9] * 5] * 3), ["holds the value 9", "does not name"]),
         (lambda here: write_map(here / "two", [[0] * 5] * 3), ["label no pixel in common"]),
+        (lambda here: make_slide(here / "two" / "s.png"), ["is no label map", "8 bits"]),
         (lambda here: [file.unlink() for file in (here / "two").iterdir()], ["is no project, dataset"]),
     ],
 )  # fmt: skip

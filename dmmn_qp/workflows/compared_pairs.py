@@ -73,7 +73,7 @@ def paired(first: Side, second: Side) -> tuple[list[Pair], list[str], list[str]]
     Raises:
         DatasetError: A name stands for several slides, or both have none in common.
     """
-    if len(first.slides) == len(second.slides) == 1 and (first.is_one_file or second.is_one_file):
+    if first.is_one_file and second.is_one_file:
         return [Pair(first.slides[0].slide_id, first.slides[0], second.slides[0])], [], []
     names = SlideNames(slide.named for slide in first.slides)
     found: dict[int, LabelledSlide] = {}

@@ -12,6 +12,7 @@ import tifffile
 
 from dmmn_qp.annotations import DEFAULT_PLANE, Annotation, Plane
 from dmmn_qp.errors import DatasetError, DmmnQpError
+from dmmn_qp.evaluating.labelled import open_raster
 from dmmn_qp.evaluating.truth import TRUTH_SUFFIXES, VALUES_FILE, read_values
 from dmmn_qp.files import RUN_FILE
 from dmmn_qp.folders.dataset import MANIFEST, Dataset
@@ -236,6 +237,8 @@ def _geojson_stem(file: Path) -> str | None:
 def _of_map(file: Path) -> LabelledSlide:
     """A label map, whose classes stand in itself or in a table beside it."""
     table = file.parent / VALUES_FILE
+    with open_raster(file):  # which refuses what is no label map
+        pass
     told = read_class_names(file) if is_ome_tiff(file) else None
     if told is None and not table.is_file():
         raise DatasetError(

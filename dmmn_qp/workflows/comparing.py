@@ -135,9 +135,13 @@ def compare_into(
     if out is not None:
         check_free_for_comparison(out, overwrite=overwrite)
     started = now()
-    work = _Work(read_side_of(first, rules, reporter), read_side_of(second, rules, reporter), rules, reporter)
+    sides = [read_side(path, rules.slides_roots, reporter.warn) for path in (first, second)]
+    work = _Work(sides[0], sides[1], rules, reporter)
     pairs, only_first, only_second = paired(work.first, work.second)
     _warn_of_slides(work, only_first, only_second)
+    if work.first.is_one_file and work.second.is_one_file and pairs[0].first.slide_id != pairs[0].second.slide_id:
+        names = [printable(slide.slide_id) for slide in (pairs[0].first, pairs[0].second)]
+        work.warn(f'two files are compared as one, slide "{names[0]}" with "{names[1]}"')
     named = [tuple(dict.fromkeys(name for slide in side for name in slide.classes.values()))
              for side in ([p.first for p in pairs], [p.second for p in pairs])]  # fmt: skip
     meeting = meet((named[0], named[1]), rules.maps, rules.exclude, (first, second), work.warn)
@@ -158,11 +162,6 @@ def compare_into(
         _write(out, comparison, counted, overwrite=overwrite)
         reporter.say(f"Wrote {out}/: {COMPARISON}, and areas to jump to (<slide>.geojson)")
     return comparison
-
-
-def read_side_of(path: Path, rules: ComparisonRules, reporter: Reporter) -> Side:
-    """Reads one side, and warns of what cannot be read."""
-    return read_side(path, rules.slides_roots, reporter.warn)
 
 
 def _warn_of_slides(work: _Work, only_first: Sequence[str], only_second: Sequence[str]) -> None:
