@@ -29,7 +29,7 @@ def import_command(
     source: Annotated[
         list[Path],
         typer.Argument(
-            metavar="SOURCE...",
+            metavar="SOURCE",
             help="project.qpproj, or several; or slides (then with --annotations).",
             show_default=False,
         ),

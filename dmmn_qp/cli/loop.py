@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 SourceArgument = Annotated[
     list[Path] | None,
     typer.Argument(
-        metavar="SOURCE...",
+        metavar="SOURCE",
         help="project.qpproj, or what the dataset was made of.",
         show_default="what the dataset was made of",
     ),
