@@ -59,7 +59,7 @@ def test_table_by_hand(maps, here):
     assert pooled.mean_dice.value == pytest.approx((8 / 10 + 10 / 13 + 0) / 3)
     assert [(r.first, r.second) for r in found.slides[0].regions] == [("a", "b"), ("b", "a"), ("b", "c")]
     assert all(len(line) <= 80 for line in result.stdout.splitlines())
-    assert "kappa 0.53" in result.stdout and "0.090 mm2, 75.0 %" in result.stdout
+    assert "kappa 0.53" in result.stdout and "0.0900 mm2, 75.0 %" in result.stdout
 
 
 def test_both_may_change_places(maps):
@@ -163,6 +163,20 @@ def test_names_of_two_files_say_nothing_but_those_of_one_do(maps, here):
     found, result = compared("one/s.png", "two/mine.png", "--mpp", 1)
     assert found.pooled.pixels == 12 and 'slide "s" with "mine"' in result.stderr
     assert "no slide in common" in fails("compare", "one", "two/mine.png")
+
+
+def test_slides_of_one_name_in_several_projects(here):
+    for name in "ab":
+        slide = make_slide(here / name / "slides" / "s.tif", ord(name))
+        make_project(here / name, {slide: (("dark", (0, 0, 100, 100)),)}, {"s.tif": {"split": "train"}})
+    assert invoke("import", "a", "b").exit_code == 0
+    for name, rows in (("s", 10), ("s-2", 20)):
+        labels = np.zeros((256, 256), np.uint8)
+        labels[:rows, :100] = 1
+        write_map(here / "maps", labels, f"{name}.png", "value,class\n1,dark\n")
+    found, _ = compared("dataset", "maps")
+    assert {s.slide_id: s.figures.pixels for s in found.slides} == {"s": 1000, "s-2": 2000}
+    assert len(compared("dataset", "dataset")[0].slides) == 2
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from dmmn_qp.text import printable
 _MOST_PAIRS: Final = 10
 _MOST_REGIONS: Final = 5
 _CELL: Final = 9
+_LARGE_MM2: Final = 100
 
 
 def comparison_lines(comparison: Comparison) -> Iterator[str]:
@@ -25,12 +26,12 @@ def comparison_lines(comparison: Comparison) -> Iterator[str]:
     pooled, slides = comparison.pooled, comparison.slides
     yield f"first   {printable(comparison.first)}"
     yield f"second  {printable(comparison.second)}"
-    yield f"{count_of(len(slides), 'slide')}: both label {pooled.both_mm2:.3f} mm2 ({pooled.pixels:,} px)"
-    yield f"  they agree on {pooled.agreed_mm2:.3f} mm2, {_percent(pooled.agreement)}, kappa {_sure(pooled.kappa)}"
+    yield f"{count_of(len(slides), 'slide')}: both label {_mm2(pooled.both_mm2)} mm2 ({pooled.pixels:,} px)"
+    yield f"  they agree on {_mm2(pooled.agreed_mm2)} mm2, {_percent(pooled.agreement)}, kappa {_sure(pooled.kappa)}"
     yield f"  mean Dice {_sure(pooled.mean_dice)}, mean IoU {_sure(pooled.mean_iou)}"
     yield (
-        f"  not compared: {pooled.only_first_mm2:.3f} mm2 that only the first labels, "
-        f"{pooled.only_second_mm2:.3f} that only the second"
+        f"  not compared: only the first labels {_mm2(pooled.only_first_mm2)} mm2, "
+        f"only the second {_mm2(pooled.only_second_mm2)}"
     )
     yield from _class_rows(pooled)
     yield from _pair_rows(pooled)
@@ -62,7 +63,7 @@ def _pair_rows(figures: Agreement) -> Iterator[str]:
     yield from _rows("first says / second says", ("mm2",), rows)
     rest = figures.pairs[_MOST_PAIRS:]
     if rest:
-        yield f"  and {count_of(len(rest), 'pair')} more with {sum(pair.mm2 for pair in rest):.3f} mm2"
+        yield f"  and {count_of(len(rest), 'pair')} more with {_mm2(sum(pair.mm2 for pair in rest))} mm2"
 
 
 def _region_rows(comparison: Comparison) -> Iterator[str]:
@@ -73,7 +74,7 @@ def _region_rows(comparison: Comparison) -> Iterator[str]:
         return
     yield f"  largest of {count_of(len(found), 'area')} to look at (x, y in level-0 px):"
     for slide_id, region in found[:_MOST_REGIONS]:
-        where = f"{region.mm2:.4f} mm2 at {region.x_px:.0f}, {region.y_px:.0f}"
+        where = f"{_mm2(region.mm2)} mm2 at {region.x_px:.0f}, {region.y_px:.0f}"
         what = printable(f"{slide_id}: {region.first} / {region.second}")
         line = f"    {what}  {where}"
         yield from [line] if len(line) <= LINE else [f"    {what}", f"      {where}"]
@@ -94,7 +95,7 @@ def _rows(head: str, heads: Sequence[str], rows: Sequence[tuple[str, Sequence[st
 
 
 def _mm2(area: float) -> str:
-    return f"{area:.3f}"
+    return f"{area:.4f}" if area < _LARGE_MM2 else f"{area:.1f}"
 
 
 def _value(figure: Figure) -> str:

@@ -100,6 +100,9 @@ def paired(first: Side, second: Side) -> tuple[list[Pair], list[str], list[str]]
 
 def _number_of(slide: LabelledSlide, names: SlideNames, first: Side, second: Side) -> int | None:
     where = f'"{second.path}"'
+    exact = [i for i, other in enumerate(first.slides) if other.slide_id == slide.slide_id]
+    if len(exact) == 1 and not slide.named.path.parent.name:  # which alone may tell slides of one name apart
+        return exact[0]
     for name in dict.fromkeys((str(slide.named.path), *slide.named.names())):
         numbers = names.called(name, where, DatasetError)
         shown = [n for n in numbers if first.slides[n].frame == slide.frame] or numbers

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Final
 
@@ -84,11 +84,6 @@ class Side:
     path: Path
     slides: tuple[LabelledSlide, ...]
     is_one_file: bool = False
-    classes: tuple[str, ...] = field(init=False)
-
-    def __post_init__(self) -> None:
-        names = dict.fromkeys(name for slide in self.slides for name in slide.classes.values())
-        object.__setattr__(self, "classes", tuple(names))
 
 
 def read_side(path: Path, slides_roots: Sequence[SlidesRoot], warn: Warn) -> Side:
