@@ -12,8 +12,9 @@ import shapely
 from dmmn_qp.annotations import Annotation
 from dmmn_qp.console import Reporter
 from dmmn_qp.errors import SlideError
+from dmmn_qp.evaluating.worst import with_worst_regions
 from dmmn_qp.files.failures import naming
-from dmmn_qp.folders.counted_labels import CountedLabels
+from dmmn_qp.folders.counted_labels import CountedLabels, LabelOpener
 from dmmn_qp.folders.evaluation import (
     NOT_PREDICTED,
     EvaluatedSlide,
@@ -56,20 +57,28 @@ def write_evaluation_page(
     *,
     spec: PatchSpec,
     slides_roots: Sequence[SlidesRoot] = (),
-) -> None:
+    opener: LabelOpener | None = None,
+) -> Evaluation:
     """Writes `evaluation.html` and `worst_regions.geojson`; what cannot be drawn is left out with a warning.
 
     Args:
-        evaluation: The evaluation, with its worst regions (`with_worst_regions`).
+        evaluation: The evaluation.
         folder: Where it is.
         reporter: Where to warn.
         spec: How large a target is, and what a network sees of it.
         slides_roots: Folders to search for slides that have been moved.
+        opener: Opens the labels, where some are no rasters or not all of them count.
+
+    Returns:
+        The evaluation with its worst regions.
     """
+    opener = opener or LabelOpener()
     with reporter.optional(REGIONS):
+        evaluation = with_worst_regions(evaluation, spec, opener)
         write_worst_regions(evaluation, folder)
     with reporter.optional("the page of the evaluation"):
-        write_page(folder, evaluation, _drawn(evaluation, spec, slides_roots, reporter))
+        write_page(folder, evaluation, _drawn(evaluation, spec, opener, slides_roots, reporter))
+    return evaluation
 
 
 def write_worst_regions(evaluation: Evaluation, folder: Path) -> None:
@@ -130,11 +139,15 @@ def _annotation(slide: EvaluatedSlide, r: WorstRegion, rank: int, model: str | N
 
 
 def _drawn(
-    evaluation: Evaluation, spec: PatchSpec, slides_roots: Sequence[SlidesRoot], reporter: Reporter
+    evaluation: Evaluation,
+    spec: PatchSpec,
+    opener: LabelOpener,
+    slides_roots: Sequence[SlidesRoot],
+    reporter: Reporter,
 ) -> PagePictures:
     """All pictures; each slide is opened once."""
     truth = main_truth(evaluation)
-    drawer = _Drawer(evaluation, truth, spec)
+    drawer = _Drawer(evaluation, truth, spec, opener)
     slides: dict[str, tuple[Sequence[Tile], dict[int, Sequence[Tile]]]] = {}
     regions: dict[tuple[int, int], Sequence[Tile]] = {}
     size_px: dict[str, tuple[int, int]] = {}
@@ -184,7 +197,8 @@ def _opened(slide: EvaluatedSlide, slides_roots: Sequence[SlidesRoot], reporter:
 class _Drawer:
     """Draws slides and regions of an evaluation against one truth."""
 
-    def __init__(self, evaluation: Evaluation, truth: TruthDescription, spec: PatchSpec) -> None:
+    def __init__(self, evaluation: Evaluation, truth: TruthDescription, spec: PatchSpec, opener: LabelOpener) -> None:
+        self._opener = opener
         self._evaluation, self._spec, self._title = evaluation, spec, truth.title
         self._truths = {source.slide_id: source for source in truth.rasters}
         models = evaluation.models
@@ -200,12 +214,12 @@ class _Drawer:
         """Pictures of a slide and its truth, and those of each model; None where there is no truth of it."""
         if slide_id not in self._truths:
             return None
-        with CountedLabels(self._truths[slide_id]) as truth:
+        with self._opener.truth(self._truths[slide_id]) as truth:
             drawer = SlideDrawer(opened, truth, self._evaluation.colors)
         of_models: dict[int, Sequence[Tile]] = {}
         for n, sources in enumerate(self._sources):
             if slide_id in sources:
-                with CountedLabels(sources[slide_id]) as labels:
+                with self._predicted(n, sources[slide_id]) as labels:
                     of_models[n] = drawer.predicted(labels, self._meeting(slide_id, sources[slide_id]))
         return (drawer.tissue(), drawer.truth(self._title)), of_models
 
@@ -215,20 +229,24 @@ class _Drawer:
         for n, i, region in self._regions:
             source = self._sources[n].get(slide_id)
             if region.slide_id == slide_id and source is not None and slide_id in self._truths:
-                drawn[n, i] = self._region(region, opened, self._truths[slide_id], source)
+                drawn[n, i] = self._region(region, opened, self._truths[slide_id], source, n)
         return drawn
 
     def _region(
-        self, r: WorstRegion, opened: Slide | None, truth: LabelSource, source: PredictedLabelSource
+        self, r: WorstRegion, opened: Slide | None, truth: LabelSource, source: PredictedLabelSource, number: int
     ) -> list[Tile]:
         scale, side = source.downsample, self._spec.size_px
         target = Region(round(r.x_px / scale), round(r.y_px / scale), side, side)
         with ExitStack() as stack:
-            true, found = stack.enter_context(CountedLabels(truth)), stack.enter_context(CountedLabels(source))
+            true = stack.enter_context(self._opener.truth(truth))
+            found = stack.enter_context(self._predicted(number, source))
             meeting = self._meeting(r.slide_id, source)
             return draw_region(
                 opened, PatchGrid(self._spec, scale), target, true, found, meeting, self._evaluation.colors
             )
+
+    def _predicted(self, number: int, source: PredictedLabelSource) -> CountedLabels:
+        return self._opener.predicted(self._evaluation.models[number].predictions, source)
 
     def _meeting(self, slide_id: str, source: PredictedLabelSource) -> Meeting:
         settings = self._evaluation.settings

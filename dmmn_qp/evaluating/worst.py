@@ -7,12 +7,12 @@ memory hardly grows with the slide.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dmmn_qp.folders.counted_labels import CountedLabels
+from dmmn_qp.folders.counted_labels import LabelOpener
 from dmmn_qp.folders.evaluation import (
     NOT_PREDICTED,
     EvaluatedSlide,
@@ -23,10 +23,11 @@ from dmmn_qp.folders.evaluation import (
     TruthKind,
     WorstRegion,
 )
-from dmmn_qp.labels.meeting import Meeting
+from dmmn_qp.labels.meeting import Meeting, pair_numbers
 from dmmn_qp.regions import Region
 from dmmn_qp.reports.evaluation_words import main_truth
-from dmmn_qp.specs import MIN_LABELLED_FRACTION, LabelArray, PatchSpec
+from dmmn_qp.specs import MIN_LABELLED_FRACTION, PatchSpec
+from dmmn_qp.vectors.sources import LabelSource as Labels
 
 MOST: Final = 12
 """Regions that are listed of one model."""
@@ -38,19 +39,6 @@ _ROWS_AT_ONCE, _COLUMNS_AT_ONCE = 512, 4096
 
 Sums = NDArray[np.int32]
 """(rows, columns) int32: wrong pixels of each cell."""
-
-
-class Labels(Protocol):
-    """Labels of a slide on the grid, read window by window."""
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """(rows, columns)."""
-        ...
-
-    def read(self, window: Region) -> LabelArray:
-        """Labels of a window in grid px; 0 outside."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,32 +60,37 @@ class WrongWindow:
     predicted: str
 
 
-def with_worst_regions(evaluation: Evaluation, spec: PatchSpec) -> Evaluation:
+def with_worst_regions(evaluation: Evaluation, spec: PatchSpec, opener: LabelOpener | None = None) -> Evaluation:
     """Looks where each model is wrong most, against the most complete truth that there is.
 
     Args:
         evaluation: The evaluation.
         spec: How large a target is; regions are targets.
+        opener: Opens the labels.
 
     Raises:
         DatasetError: A raster is missing or damaged.
     """
     truth = main_truth(evaluation)
-    models = tuple(m.model_copy(update={"worst": _worst_of(evaluation, m, truth, spec)}) for m in evaluation.models)
+    opener = opener or LabelOpener()
+    models = tuple(
+        m.model_copy(update={"worst": _worst_of(evaluation, m, truth, spec, opener)}) for m in evaluation.models
+    )
     return evaluation.model_copy(update={"models": models})
 
 
 def _worst_of(
-    evaluation: Evaluation, model: ModelEvaluation, truth: TruthDescription, spec: PatchSpec
+    evaluation: Evaluation, model: ModelEvaluation, truth: TruthDescription, spec: PatchSpec, opener: LabelOpener
 ) -> tuple[WorstRegion, ...]:
     """The worst regions of one model on all slides; of equal ones that of the first slide."""
     truths = {source.slide_id: source for source in truth.rasters}
     found: list[WorstRegion] = []
     for predicted in model.rasters:
-        if predicted.slide_id in truths:
-            with CountedLabels(truths[predicted.slide_id]) as true, CountedLabels(predicted) as labels:
+        source = truths.get(predicted.slide_id)
+        if source is not None:
+            with opener.truth(source) as true, opener.predicted(model.predictions, predicted) as labels:
                 meeting = Meeting.of(
-                    truths[predicted.slide_id].values,
+                    source.values,
                     predicted.values,
                     exclude=evaluation.settings.exclude,
                     skip_unpredicted=evaluation.settings.skip_unpredicted,
@@ -142,14 +135,16 @@ def wrong_in_cells(truth: Labels, predicted: Labels, meeting: Meeting, cell: int
     """
     rows, columns = truth.shape
     sums = np.zeros((-(-rows // cell), -(-columns // cell)), np.int32)
+    wrong_pairs = meeting.wrong_pairs()
     at_once = (max(1, size // cell) * cell for size in (_ROWS_AT_ONCE, _COLUMNS_AT_ONCE))
     for tile in Region(0, 0, columns, rows).tiles(*at_once):
-        true, found = meeting.numbers(truth.read(tile), predicted.read(tile))
+        wrong = np.take(wrong_pairs, pair_numbers(truth.read(tile), predicted.read(tile)))
         down, across = -(-tile.height // cell), -(-tile.width // cell)
         padded = np.zeros((down * cell, across * cell), np.bool_)
-        padded[: tile.height, : tile.width] = (true != 0) & (true != found)
+        padded[: tile.height, : tile.width] = wrong
         y, x = tile.y // cell, tile.x // cell
-        sums[y : y + down, x : x + across] = padded.reshape(down, cell, across, cell).sum(axis=(1, 3), dtype=np.int32)
+        of_rows = padded.reshape(down, cell, -1).sum(axis=1, dtype=np.int32)  # first down, which is faster
+        sums[y : y + down, x : x + across] = of_rows.reshape(down, across, cell).sum(axis=2)
     return sums
 
 

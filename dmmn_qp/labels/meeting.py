@@ -64,6 +64,20 @@ class Meeting:
             true[found == 0] = 0
         return true, found
 
+    def wrong_pairs(self) -> NDArray[np.bool_]:
+        """(65536,) whether a pixel counts and is wrong, by 256 times its true value plus its predicted one."""
+        values = np.arange(_VALUES, dtype=np.uint8)
+        true, found = self.numbers(np.repeat(values, _VALUES), np.tile(values, _VALUES))
+        return (true != 0) & (true != found)
+
+
+def pair_numbers(truth: LabelArray, predicted: LabelArray) -> NDArray[np.uint16]:
+    """256 times the true value plus the predicted one, of each pixel."""
+    numbers = truth.astype(np.uint16)
+    numbers *= _VALUES
+    numbers += predicted
+    return numbers
+
 
 def _table(numbers: Mapping[int, int]) -> NDArray[np.int16]:
     """(256,) number of each value."""

@@ -19,14 +19,18 @@ MODEL_COLORS: Final[tuple[Rgb, ...]] = (
 
 _CELL: Final = 46
 _LONGEST_LABEL: Final = 22
-_LABEL_PX: Final = 6.6
+_LABEL_PX: Final = 7.2
 """Width of a letter of the labels, about."""
 
-_SLANT: Final = 0.7
+_SLANT: Final = 0.72
 """Height and width of a slanted letter, in widths of one."""
 
+_TITLE_PX: Final = 300
+"""Least width of a matrix, for its title."""
+
+_LEAST_MM2: Final = 1e-4
 _SIDE: Final = 190
-_EDGE: Final = 40
+_EDGE: Final = 48
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +94,7 @@ def _matrix(title: str, figures: Figures, shares: Sequence[Sequence[float | None
     columns = [shorten(name, _LONGEST_LABEL) for name in figures.columns]
     left = round(_LABEL_PX * max(map(len, rows)) + 30, 1)
     slanted = _SLANT * _LABEL_PX * max(map(len, columns))
-    top, right = round(slanted + 34, 1), round(max(8.0, slanted - _CELL / 2), 1)
+    top, right = round(slanted + 36, 1), round(max(8.0, slanted - _CELL / 2 + 12), 1)
     cells = tuple(
         Cell(
             left + j * _CELL,
@@ -111,7 +115,7 @@ def _matrix(title: str, figures: Figures, shares: Sequence[Sequence[float | None
         tuple((left + (j + 0.5) * _CELL, name) for j, name in enumerate(columns)),
         left,
         top,
-        round(left + len(columns) * _CELL + right, 1),
+        max(_TITLE_PX, round(left + len(columns) * _CELL + right, 1)),
         top + len(rows) * _CELL + 4,
     )
 
@@ -265,12 +269,17 @@ def _limits(models: Sequence[ModelEvaluation], kind: TruthKind, name: str) -> It
         if not differences:
             continue
         mean = sum(differences) / len(differences)
-        of = f"{model.name}: " if len(models) > 1 else ""
+        of = f"{shorten(model.name)}: " if len(models) > 1 else ""
         spread = ""
         if len(differences) > 2:
             sd = (sum((d - mean) ** 2 for d in differences) / (len(differences) - 1)) ** 0.5
-            spread = f" ({mean - 1.96 * sd:+.2g} to {mean + 1.96 * sd:+.2g})"
-        yield f"{of}mean difference {mean:+.2g} mm²{spread}".replace("-", "−")
+            spread = f" ({_signed(mean - 1.96 * sd)} to {_signed(mean + 1.96 * sd)})"
+        yield f"{of}mean difference {_signed(mean)} mm²{spread}"
+
+
+def _signed(mm2: float) -> str:
+    """A difference of areas with two digits; 0 for what is less than 100 um2."""
+    return f"{mm2:+.2g}".replace("-", "−") if abs(mm2) >= _LEAST_MM2 else "0"
 
 
 def _step(largest: float) -> float:

@@ -39,6 +39,7 @@ from dmmn_qp.reports.evaluation_words import (
     summary_sentences,
 )
 from dmmn_qp.reports.html import page_environment
+from dmmn_qp.text import shorten
 from dmmn_qp.version import __version__
 
 PAGE: Final = "evaluation.html"
@@ -83,7 +84,7 @@ def render_page(evaluation: Evaluation, pictures: PagePictures) -> str:
     script = (files("dmmn_qp.reports") / "templates" / _SCRIPT).read_text("utf-8")
     environment = page_environment()
     environment.filters |= {"figure": figure_text, "interval": interval_text, "signed": signed_text, "p": p_text}
-    environment.filters |= {"compared": figure_name, "told_apart": is_told_apart, "pale": pale}
+    environment.filters |= {"compared": figure_name, "told_apart": is_told_apart, "pale": pale, "short": shorten}
     environment.globals |= {"color_of": color_of, "shape_of": shape_of, "mark_path": mark_path}
     main = main_truth(evaluation)
     parts = parts_of(evaluation, main)

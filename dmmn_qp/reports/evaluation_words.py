@@ -5,7 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from dmmn_qp.folders.evaluation import Evaluation, Figure, Figures, ModelEvaluation, PairedComparison, TruthDescription
+from dmmn_qp.folders.evaluation import (
+    NOT_PREDICTED,
+    Evaluation,
+    Figure,
+    Figures,
+    ModelEvaluation,
+    PairedComparison,
+    TruthDescription,
+)
+from dmmn_qp.text import shorten
 
 DASH: Final = "–"
 _ALPHA: Final = 0.05
@@ -81,7 +90,11 @@ def _of_best(ranked: Sequence[tuple[ModelEvaluation, Figures]], truth: TruthDesc
     right = "" if figures.accuracy.value is None else f"{100 * figures.accuracy.value:.1f} % of the {truth.title}"
     interval = interval_text(figures.mean_iou)
     among = f" of {len(ranked)}" if len(ranked) > 1 else ""
-    best = f"The highest mIoU{among} is that of {model.name}" if among else f"The mIoU of {model.name} is"
+    best = (
+        f"The highest mIoU{among} is that of {shorten(model.name)}"
+        if among
+        else f"The mIoU of {shorten(model.name)} is"
+    )
     line = f"{best}{':' if among else ''} {figure_text(figures.mean_iou)}{f' ({interval})' if interval else ''}"
     return [f"{line}; it is right on {right}." if right else f"{line}."]
 
@@ -95,10 +108,14 @@ def _of_weakest(model: ModelEvaluation, figures: Figures) -> list[str]:
     name, row = figures.classes[i].name, figures.row_shares()[i]
     others = [(share, column) for column, share in zip(figures.columns, row, strict=True) if share and column != name]
     worst, taken_for = max(others, default=(0.0, ""))
-    line = f"Its weakest class is {name} with an IoU of {figure_text(figures.classes[i].iou)}"
+    line = f"Its weakest class is {shorten(name)} with an IoU of {figure_text(figures.classes[i].iou)}"
     if worst >= _CONFUSED:
-        line += f": {100 * worst:.0f} % of it is taken for {taken_for}"
+        line += f": {100 * worst:.0f} % of it {_taken_for(taken_for)}"
     return [line + "."]
+
+
+def _taken_for(name: str) -> str:
+    return "is not predicted at all" if name == NOT_PREDICTED else f"is taken for {shorten(name)}"
 
 
 def _main_comparisons(evaluation: Evaluation, best: str, truth: TruthDescription) -> list[PairedComparison]:
@@ -112,7 +129,7 @@ def _main_comparisons(evaluation: Evaluation, best: str, truth: TruthDescription
 
 
 def _of_comparison(c: PairedComparison) -> str:
-    told = f"{c.first} − {c.second}: {signed_text(c.difference.value)} mIoU"
+    told = f"{shorten(c.first)} − {shorten(c.second)}: {signed_text(c.difference.value)} mIoU"
     if c.p_value is None:
         return f"{told}; with so few {c.sample_kind} nobody can tell whether that is chance."
     kind = c.sample_kind if c.samples != 1 else c.sample_kind.removesuffix("s")
