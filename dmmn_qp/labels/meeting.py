@@ -68,7 +68,7 @@ class Meeting:
         """(65536,) whether a pixel counts and is wrong, by 256 times its true value plus its predicted one."""
         values = np.arange(_VALUES, dtype=np.uint8)
         true, found = self.numbers(np.repeat(values, _VALUES), np.tile(values, _VALUES))
-        return (true != 0) & (true != found)
+        return np.asarray((true != 0) & (true != found))
 
 
 def pair_numbers(truth: LabelArray, predicted: LabelArray) -> NDArray[np.uint16]:
