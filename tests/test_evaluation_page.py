@@ -342,12 +342,13 @@ def test_every_column_sorts(page, tmp_path):
                 assert len(set(known)) == 1 or known[0] == down[len(known) - 1]
 
 
-def test_a_missing_slide_is_left_out_with_a_warning(slide_files, tmp_path, capsys):
+def test_a_missing_slide_is_shown_as_labels_alone(slide_files, tmp_path, capsys):
     evaluation = made(tmp_path, slide_files)
     gone = evaluation.slides[0].image.model_copy(update={"path": str(tmp_path / "gone.tif")})
     slides = (evaluation.slides[0].model_copy(update={"image": gone}), evaluation.slides[1])
     write_evaluation_page(evaluation.model_copy(update={"slides": slides}), tmp_path, Reporter(), spec=SPEC)
-    assert "the tissue of p is left out of the page" in capsys.readouterr().err
+    said = capsys.readouterr()
+    assert f"{PAGE} shows the labels of p without its tissue" in said.out and said.err == ""
     assert (tmp_path / PAGE).read_text("utf-8").count("<article") == 2 + len(evaluation.models[0].worst)
 
 

@@ -31,7 +31,7 @@ from dmmn_qp.qupath.geojson_writer import write_geojson
 from dmmn_qp.qupath.marks import METADATA_KEY, SUGGESTION_CLASS, SUGGESTION_MARK, SUGGESTION_RANK, suggestion_id
 from dmmn_qp.regions import Region
 from dmmn_qp.reports.evaluation_pictures import SlideDrawer, Tile, draw_region
-from dmmn_qp.reports.evaluation_report import REGIONS, REGIONS_FOLDER, PagePictures, write_page
+from dmmn_qp.reports.evaluation_report import PAGE, REGIONS, REGIONS_FOLDER, PagePictures, write_page
 from dmmn_qp.reports.evaluation_words import main_truth
 from dmmn_qp.slides.base import Slide
 from dmmn_qp.slides.finding import SlidesRoot
@@ -187,7 +187,7 @@ def _opened(slide: EvaluatedSlide, slides_roots: Sequence[SlidesRoot], reporter:
         mpp = StatedMpp(listed=slide.mpp, listed_by="the evaluation")
         opened = view_of_image(slide.slide_id, slide.image, mpp, slides_roots).open()
     except SlideError as error:
-        reporter.warn(f"the tissue of {slide.slide_id} is left out of the page: {error}")
+        reporter.say(f"  {PAGE} shows the labels of {slide.slide_id} without its tissue: {error}")
         yield None
         return
     with ForgivingSlide(opened) as forgiving:

@@ -5,11 +5,13 @@ from __future__ import annotations
 from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from hashlib import sha256
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, Final
 
+from jinja2 import Template
 from markupsafe import Markup
 
 from dmmn_qp.files import new_file
@@ -82,14 +84,10 @@ def render_page(evaluation: Evaluation, pictures: PagePictures) -> str:
     Its one script sorts tables. The policy names it by its digest, so that no other can run.
     """
     script = (files("dmmn_qp.reports") / "templates" / _SCRIPT).read_text("utf-8")
-    environment = page_environment()
-    environment.filters |= {"figure": figure_text, "interval": interval_text, "signed": signed_text, "p": p_text}
-    environment.filters |= {"compared": figure_name, "told_apart": is_told_apart, "pale": pale, "short": shorten}
-    environment.globals |= {"color_of": color_of, "shape_of": shape_of, "mark_path": mark_path}
     main = main_truth(evaluation)
     parts = parts_of(evaluation, main)
     shown = _shown(evaluation, main, parts)
-    return environment.get_template(_TEMPLATE).render(
+    return _template().render(
         **shown,
         nav=_nav(evaluation, parts, shown),
         e=evaluation,
@@ -105,6 +103,16 @@ def render_page(evaluation: Evaluation, pictures: PagePictures) -> str:
         regions_folder=REGIONS_FOLDER,
         made_by=f"dmmn-qp {__version__}",
     )
+
+
+@cache
+def _template() -> Template:
+    """The template, which takes longer to compile than to fill."""
+    environment = page_environment()
+    environment.filters |= {"figure": figure_text, "interval": interval_text, "signed": signed_text, "p": p_text}
+    environment.filters |= {"compared": figure_name, "told_apart": is_told_apart, "pale": pale, "short": shorten}
+    environment.globals |= {"color_of": color_of, "shape_of": shape_of, "mark_path": mark_path}
+    return environment.get_template(_TEMPLATE)
 
 
 def _shown(evaluation: Evaluation, main: TruthDescription, parts: Sequence[Part]) -> dict[str, Any]:
