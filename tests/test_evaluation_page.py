@@ -206,6 +206,19 @@ def made(folder, files, names=NAMES, models=("a model",), slide_ids=("p", "q"), 
     return with_worst_regions(evaluation_of(folder, slides, names, models, **how), SPEC)
 
 
+def test_regions_of_all_slides_are_ranked_together(tmp_path):
+    truth = blocks((64, 64))
+    slides = {name: MadeSlide(truth, [blocks((64, 64), (0, 0, side, 2))]) for name, side in (("p", 20), ("q", 30))}
+    plain = evaluation_of(tmp_path, slides, NAMES, mpp=0.25)
+    sources = tuple(s.model_copy(update={"downsample": 2.0}) for s in plain.models[0].rasters)
+    coarse = plain.model_copy(update={"models": (plain.models[0].model_copy(update={"rasters": sources}),)})
+    first, second = with_worst_regions(coarse, SPEC).models[0].worst
+    assert [(r.slide_id, r.wrong_pixels, r.pixels) for r in (first, second)] == [("q", 900, 1024), ("p", 400, 1024)]
+    assert (first.true, first.predicted, first.kind) == ("a", "b", "truth")
+    assert (first.x_px, first.y_px, first.width_px, first.height_px) == (0, 0, 64, 64)  # level-0 px, of grid px of 2
+    assert first.wrong_mm2 == pytest.approx(900 * 0.25**2 / 1e6)
+
+
 CASES = {
     "one model": {},
     "three models": {"models": ("first", "second", "third"), "extras": True},
@@ -399,8 +412,9 @@ def test_agreement_by_hand(slide_files, tmp_path):
     assert chart.ticks[0] == (0, "0") and chart.ticks[-1][0] == chart.side
     top = float(chart.ticks[-1][1])
     assert max(max(c.true_mm2, c.predicted_mm2) for c in figures) <= top
-    x = chart.edge + chart.side * figures[0].true_mm2 / top
-    assert float(re.match(r"M([\d.]+),", chart.marks[0].path)[1]) == pytest.approx(x - 4.2, abs=0.06)
+    x, y = chart.edge + chart.side * figures[0].true_mm2 / top, 8 + chart.side * (1 - figures[0].predicted_mm2 / top)
+    drawn = re.match(r"M([\d.]+),([\d.]+)a", chart.marks[0].path)  # a circle begins at its left
+    assert [float(drawn[1]), float(drawn[2])] == pytest.approx([x - 4.2, y], abs=0.06)
     mean = sum(c.predicted_mm2 - c.true_mm2 for c in figures) / 2
     assert mean > 1e-4 and chart.notes == (f"mean difference +{mean:.2g} mm²",)
     assert agreement_of("none of them", (1, 2, 3), evaluation.models, "truth") is None

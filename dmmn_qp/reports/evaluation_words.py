@@ -87,16 +87,12 @@ def summary_sentences(evaluation: Evaluation) -> list[str]:
 
 def _of_best(ranked: Sequence[tuple[ModelEvaluation, Figures]], truth: TruthDescription) -> list[str]:
     model, figures = ranked[0]
-    right = "" if figures.accuracy.value is None else f"{100 * figures.accuracy.value:.1f} % of the {truth.title}"
-    interval = interval_text(figures.mean_iou)
-    among = f" of {len(ranked)}" if len(ranked) > 1 else ""
-    best = (
-        f"The highest mIoU{among} is that of {shorten(model.name)}"
-        if among
-        else f"The mIoU of {shorten(model.name)} is"
-    )
-    line = f"{best}{':' if among else ''} {figure_text(figures.mean_iou)}{f' ({interval})' if interval else ''}"
-    return [f"{line}; it is right on {right}." if right else f"{line}."]
+    name, interval = shorten(model.name), interval_text(figures.mean_iou)
+    best = f"The highest mIoU of {len(ranked)} is that of {name}:" if len(ranked) > 1 else f"The mIoU of {name} is"
+    line = f"{best} {figure_text(figures.mean_iou)}{f' ({interval})' if interval else ''}"
+    if figures.accuracy.value is None:
+        return [f"{line}."]
+    return [f"{line}; {100 * figures.accuracy.value:.1f} % of the compared pixels ({truth.title}) are right."]
 
 
 def _of_weakest(model: ModelEvaluation, figures: Figures) -> list[str]:
