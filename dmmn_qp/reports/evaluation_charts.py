@@ -17,7 +17,7 @@ MODEL_COLORS: Final[tuple[Rgb, ...]] = (
 )  # fmt: skip
 """Colours of the models in their order; beyond, they begin again, and marks are of another shape."""
 
-_CELL: Final = 46
+_CELL: Final = 42
 _LONGEST_LABEL: Final = 22
 _LABEL_PX: Final = 7.2
 """Width of a letter of the labels, about."""

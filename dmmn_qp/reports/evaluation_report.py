@@ -124,6 +124,8 @@ def _shown(evaluation: Evaluation, main: TruthDescription, parts: Sequence[Part]
         "titles": {truth.kind: truth.title for truth in evaluation.truths},
         "best": best,
         "best_mm2": compared_mm2(best) if best else 0.0,
+        "all_counts": main.is_full and not evaluation.settings.region,
+        "comparisons": sorted(evaluation.comparisons, key=lambda c: c.kind != main.kind),
         "sentences": summary_sentences(evaluation),
         "subgroups": subgroups_of(evaluation, main),
         "areas": areas_of(evaluation, main) if of_main else [],
