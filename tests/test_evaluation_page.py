@@ -24,6 +24,7 @@ from dmmn_qp.qupath.geojson_reader import read_geojson
 from dmmn_qp.qupath.review import is_suggestion
 from dmmn_qp.regions import Region
 from dmmn_qp.reports.evaluation_charts import agreement_of, calibration_of, rung_of
+from dmmn_qp.reports.evaluation_matrices import matrices_of
 from dmmn_qp.reports.evaluation_pictures import agreement_map
 from dmmn_qp.reports.evaluation_report import PAGE, REGIONS, REGIONS_FOLDER
 from dmmn_qp.reports.evaluation_words import main_truth, summary_sentences
@@ -32,7 +33,7 @@ from dmmn_qp.slides.pixel_sizes import StatedMpp
 from dmmn_qp.specs import PatchSpec
 from tests.browser import CHROMIUM, Browser
 from tests.conftest import two_tissues, write_tiff
-from tests.evaluations import MadeSlide, evaluation_of, write_raster
+from tests.evaluations import MadeSlide, evaluation_of, figures_of, write_raster
 
 SPEC = PatchSpec(size_px=32, mpps=(0.5, 1.0), stride_px=32)
 """Targets of 32 px, cells of 8."""
@@ -418,6 +419,20 @@ def test_agreement_by_hand(slide_files, tmp_path):
     mean = sum(c.predicted_mm2 - c.true_mm2 for c in figures) / 2
     assert mean > 1e-4 and chart.notes == (f"mean difference +{mean:.2g} mm²",)
     assert agreement_of("none of them", (1, 2, 3), evaluation.models, "truth") is None
+
+
+def test_matrices_by_hand():
+    confusion = np.array([[9_999, 1, 0, 0], [10, 20, 0, 10], [0, 0, 0, 0]])  # the last column: not predicted
+    of_rows, of_columns = matrices_of(figures_of(NAMES, confusion, 1e-6))
+    assert [c.text for c in of_rows.cells] == ["100", "<0.1", "", "", "25.0", "50.0", "", "25.0", "", "", "", ""]
+    assert [c.text for c in of_columns.cells][:8] == ["99.9", "4.8", "", "", "0.1", "95.2", "", "100"]
+    assert [(c.true, c.predicted) for c in of_rows.cells if c.is_right] == [(name, name) for name in NAMES]
+    assert [name for _, name in of_rows.columns] == [*NAMES, NOT_PREDICTED]
+    side = of_rows.cell
+    assert [(round(c.x - of_rows.left), round(c.y - of_rows.top)) for c in of_rows.cells[4:6]] == [
+        (0, side),
+        (side, side),
+    ]
 
 
 def test_rungs_and_calibration(slide_files, tmp_path):

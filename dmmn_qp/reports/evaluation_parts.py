@@ -17,14 +17,13 @@ from dmmn_qp.folders.evaluation import (
     TruthFigures,
 )
 from dmmn_qp.reports.evaluation_charts import (
-    Matrix,
     Rung,
     Square,
     agreement_of,
     calibration_of,
-    matrices_of,
     rung_of,
 )
+from dmmn_qp.reports.evaluation_matrices import Matrix, matrices_of
 from dmmn_qp.reports.evaluation_pictures import OTHER_COLOR
 
 _RUN_FACTS: Final = ("version", "started", "finished", "python", "platform")
