@@ -23,6 +23,9 @@ from dmmn_qp.specs import UNLABELLED
 NOT_TRAINED_COLOR: Final = (95, 95, 95)
 """Outline of what is drawn but labels nothing."""
 
+PALE: Final = 0.45
+"""Part of the tissue's colour in an area's, where labels lie over tissue."""
+
 _OVERVIEW_PX = 1024
 _JPEG_QUALITY = 82
 _FILL_ALPHA = 110
@@ -122,6 +125,34 @@ def draw_overlay(slide: ImportedSlide, data: ImportedData, size: tuple[int, int]
         else:
             pen.line(points, fill=color, width=2)
     return np.asarray(layer)
+
+
+def labels_over_tissue(
+    tissue: NDArray[np.uint8], labels: NDArray[np.uint8], colors: NDArray[np.uint8]
+) -> NDArray[np.uint8]:
+    """Labels over a picture, which is faded where nothing is labelled: (rows, columns, 3) uint8.
+
+    Args:
+        tissue: (rows, columns, 3) uint8 RGB.
+        labels: (rows, columns) uint8.
+        colors: (256, 3) uint8 colour of each label.
+    """
+    below = tissue.astype(np.float32)
+    above = colors.astype(np.float32)[labels]
+    mixed = np.where((labels != UNLABELLED)[..., None], (1 - PALE) * above + PALE * below, below * 0.6 + 255 * 0.4)
+    return np.asarray(mixed, np.uint8)
+
+
+def jpeg_of(pixels: NDArray[np.uint8], quality: int = 85) -> bytes:
+    """A picture as JPEG that keeps colours where areas are small.
+
+    Args:
+        pixels: (rows, columns, 3) uint8 RGB.
+        quality: Of the JPEG.
+    """
+    content = BytesIO()
+    Image.fromarray(pixels).save(content, "JPEG", quality=quality, subsampling=0, optimize=True)
+    return content.getvalue()
 
 
 def _lines(geometries: Sequence[BaseGeometry]) -> tuple[NDArray[np.object_], NDArray[np.int64]]:

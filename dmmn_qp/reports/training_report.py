@@ -18,13 +18,12 @@ from dmmn_qp.files import new_file
 from dmmn_qp.folders.model import ModelCard
 from dmmn_qp.labels.metrics import Metrics
 from dmmn_qp.reports.html import REPORT_PAGE, page_environment
-from dmmn_qp.specs import UNLABELLED, ClassMap
+from dmmn_qp.reports.pictures import PALE, labels_over_tissue
+from dmmn_qp.specs import ClassMap
 from dmmn_qp.version import __version__
 
 _TEMPLATE: Final = "training_report.html.j2"
 _GAP_PX: Final = 6
-_PALE: Final = 0.45
-"""Part of the tissue's colour in an area's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,11 +68,7 @@ class StartedFrom:
 
 def over_tissue(verdict: PatchVerdict, labels: NDArray[np.uint8], class_map: ClassMap) -> NDArray[np.uint8]:
     """Labels over the finest image, which is faded where nothing is labelled: (S, S, 3) uint8."""
-    colors = class_map.palette()[:, :3].astype(np.float32)
-    finest = verdict.images[0].astype(np.float32)
-    faded = finest * 0.6 + 255 * 0.4
-    mixed = np.where((labels != UNLABELLED)[..., None], (1 - _PALE) * colors[labels] + _PALE * finest, faded)
-    return np.asarray(mixed, np.uint8)
+    return labels_over_tissue(verdict.images[0], labels, class_map.palette()[:, :3])
 
 
 def draw_verdict(verdict: PatchVerdict, class_map: ClassMap) -> NDArray[np.uint8]:
@@ -87,7 +82,7 @@ def area_colors(verdicts: Sequence[PatchVerdict], class_map: ClassMap) -> list[t
     """The colour in which each class is seen in pictures of some patches, for their legend; over glass if in none."""
     labels = [labels for verdict in verdicts for labels in (verdict.truth, verdict.predicted)]
     shown = [over_tissue(v, labels, class_map) for v in verdicts for labels in (v.truth, v.predicted)]
-    over_glass = (class_map.palette()[:, :3] * (1 - _PALE) + 255 * _PALE).astype(np.uint8)
+    over_glass = (class_map.palette()[:, :3] * (1 - PALE) + 255 * PALE).astype(np.uint8)
     seen = seen_colors(np.array(shown, np.uint8), np.array(labels, np.uint8), over_glass)
     return [(int(red), int(green), int(blue)) for red, green, blue in seen[[c.label for c in class_map.classes]]]
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePath
+from pathlib import Path
 
 from dmmn_qp.console import Reporter
 from dmmn_qp.errors import DatasetError, SlideError
 from dmmn_qp.folders.dataset import Dataset, SlideRecord
 from dmmn_qp.folders.label_raster import read_class_names
+from dmmn_qp.folders.predicted_image import view_of_image
 from dmmn_qp.folders.predictions import (
     LABELS_SUFFIX,
     UNCERTAINTY_SUFFIX,
@@ -21,8 +22,7 @@ from dmmn_qp.folders.predictions import (
 )
 from dmmn_qp.qupath.classes import default_color
 from dmmn_qp.slides.base import Slide
-from dmmn_qp.slides.files import has_fingerprint
-from dmmn_qp.slides.finding import SlideFinder, SlidesRoot, Wanted, path_of_text
+from dmmn_qp.slides.finding import SlidesRoot
 from dmmn_qp.slides.forgiving import ForgivingSlide
 from dmmn_qp.slides.pixel_sizes import StatedMpp
 from dmmn_qp.slides.view import SlideView
@@ -188,13 +188,9 @@ def _view_of(
     slide_id: str, known: PredictedInput, prediction: Prediction | None, slides_roots: Sequence[SlidesRoot]
 ) -> SlideView:
     """A slide that no dataset has, as it was predicted."""
-    stored = path_of_text(known.path) or PurePath(known.path)
-    wanted = Wanted(stored.name, stored, accept=lambda path: has_fingerprint(path, known.fingerprint))
-    path = SlideFinder(slides_roots).find({slide_id: wanted})[slide_id]
     asked = (prediction.request or {}).get("um_per_px") if prediction is not None else None
     mpp = StatedMpp(stored=asked, stored_by="the prediction") if isinstance(asked, float) else StatedMpp()
-    size = None if known.width is None or known.height is None else (known.width, known.height)
-    return SlideView(path, known.crop_to_bounds, known.frame, mpp, size)
+    return view_of_image(slide_id, known, mpp, slides_roots)
 
 
 def _class_map_of(labels: Path, dataset: Dataset) -> ClassMap:
