@@ -16,7 +16,7 @@ from dmmn_qp.evaluating import worst
 from dmmn_qp.evaluating.page import write_evaluation_page, write_worst_regions
 from dmmn_qp.evaluating.worst import MOST, cell_px, with_worst_regions, worst_windows
 from dmmn_qp.folders.counted_labels import CountedLabels, LabelOpener
-from dmmn_qp.folders.evaluation import NOT_PREDICTED, Figure, LabelSource, PairedComparison
+from dmmn_qp.folders.evaluation import NOT_PREDICTED, Figure, LabelSource, PairedComparison, read_evaluation
 from dmmn_qp.folders.predicted_image import view_of_image
 from dmmn_qp.folders.predictions import PredictedInput
 from dmmn_qp.labels.meeting import Meeting
@@ -32,8 +32,9 @@ from dmmn_qp.slides.files import fingerprint
 from dmmn_qp.slides.pixel_sizes import StatedMpp
 from dmmn_qp.specs import PatchSpec
 from tests.browser import CHROMIUM, Browser
-from tests.conftest import two_tissues, write_tiff
+from tests.conftest import invoke, two_tissues, write_tiff
 from tests.evaluations import MadeSlide, evaluation_of, figures_of, write_raster
+from tests.test_evaluation import write_dataset, write_predictions
 
 SPEC = PatchSpec(size_px=32, mpps=(0.5, 1.0), stride_px=32)
 """Targets of 32 px, cells of 8."""
@@ -473,3 +474,24 @@ def test_full_truth_leads(slide_files, tmp_path):
     write_evaluation_page(both, tmp_path, Reporter(), spec=SPEC)
     text = (tmp_path / PAGE).read_text("utf-8")
     assert text.index("Classes: full truth") < text.index("Classes: annotated pixels")
+
+
+# ---------------------------------------------------------------- through the command line
+
+
+def test_evaluate_writes_the_page(here):
+    true = np.full((128, 128), "a")
+    found = true.copy()
+    found[:64], found[70:110, 70:110] = "b", "c"
+    write_dataset({"s": true}, NAMES)
+    write_predictions({"s": found}, NAMES)
+    ring = [[0, 64], [128, 64], [128, 128], [0, 128], [0, 64]]
+    area = {"type": "Feature", "geometry": {"type": "Polygon", "coordinates": [ring]}, "properties": {}}
+    (here / "roi.geojson").write_text(json.dumps({"type": "FeatureCollection", "features": [area]}))
+    result = invoke("evaluate", "--roi", "roi.geojson")
+    assert result.exit_code == 0 and f"look at evaluation/{PAGE}" in result.stdout
+    assert "shows the labels of s without its tissue" in result.stdout  # there is no such file
+    (region,) = read_evaluation(here / "evaluation").models[0].worst  # what lies above the area does not count
+    assert (region.true, region.predicted, region.wrong_pixels) == ("a", "c", 1600)
+    assert len(read_geojson(here / "evaluation" / REGIONS).annotations) == 1
+    assert Structure((here / "evaluation" / PAGE).read_text("utf-8")).tags.count("img") == 4 + 3

@@ -100,7 +100,7 @@ def _places(run: RecordedRun, dataset: Path | None) -> list[str]:
         roots = [word for root in run.slides_roots for word in ("--slides-root", root)]
         annotations = run.others["annotations"]
         named = [] if annotations is None else ["--annotations", annotations]
-        return [_argument(run.others["source"] or "SOURCE"), *named, *roots]
+        return [*map(_argument, run.sources or ("SOURCE",)), *named, *roots]
     if run.stage == "train":
         return [] if dataset is None else ["--dataset", str(dataset)]
     slides = [_argument(image.path) for image in slides_of(run).values()]

@@ -18,6 +18,9 @@ from dmmn_qp.qupath.project import read_project
 from dmmn_qp.slides.finding import SlidesRoot
 from dmmn_qp.text import printable
 
+SOURCE: Final = "source"
+"""Key of the configuration in a dataset's ``run.json`` that says what was imported: a text, or several."""
+
 SOURCE_FILES: Final = "source_files"
 """Key of the dataset's ``run.json`` under which they are told."""
 

@@ -28,7 +28,7 @@ from dmmn_qp.importing.reviewed import prediction_folders
 from dmmn_qp.importing.rules import ImportRules, rules_of
 from dmmn_qp.importing.several import findings_of_several, with_earlier_names
 from dmmn_qp.importing.source import Source, all_of
-from dmmn_qp.importing.source_files import SLIDES_ROOTS, SOURCE_FILES, as_named, roots_as_typed, source_state
+from dmmn_qp.importing.source_files import SLIDES_ROOTS, SOURCE, SOURCE_FILES, as_named, roots_as_typed, source_state
 from dmmn_qp.importing.sources import read_sources
 from dmmn_qp.importing.splitting import with_splits
 from dmmn_qp.importing.summary import (
@@ -139,7 +139,7 @@ def import_annotations(
             write_tables(folder, prepared, labelling, source.problems, earlier)
             pixels = {item.record.slide_id: np.array(item.pixels, np.int64) for item in prepared}
             report = write_import_report(folder, imported, pixels, reporter)
-            named = {"source": as_named(paths), "annotations": annotations and as_named([annotations])}
+            named = {SOURCE: as_named(paths), "annotations": annotations and as_named([annotations])}
             configuration = {**options.model_dump(mode="json"), **named}
             facts = {"left_out": source.problems, SOURCE_FILES: read_files, SLIDES_ROOTS: roots_as_typed(slides_roots)}
             write_json(folder / RUN_FILE, describe_run("import", configuration, started, **facts))

@@ -75,16 +75,16 @@ def _version(value: object) -> str:
 def _of_import(run: RecordedRun, dataset: Path | None, slides_roots: Sequence[SlidesRoot]) -> Iterator[Difference]:
     del dataset
     assert isinstance(run.options, ImportOptions)
-    source, annotations = (run.others.get(name) for name in ("source", "annotations"))
-    if source is not None and not run.elsewhere:
-        path = Path(source)
-        if not (path.is_file() or path.is_dir()):
-            yield Difference(f'"{shorten(source)}"', "read", MISSING)
-        else:
+    annotations = run.others.get("annotations")
+    if run.sources and not run.elsewhere:
+        paths = [*map(Path, run.sources)]
+        missing = [path for path in paths if not (path.is_file() or path.is_dir())]
+        yield from (Difference(f'"{shorten(str(path))}"', "read", MISSING) for path in missing)
+        if not missing:
             tables = {
                 name: table for name, table in run.options.tables.items() if table is not None and table.is_file()
             }
-            state = source_state(path, None if annotations is None else Path(annotations), tables)
+            state = source_state(paths, None if annotations is None else Path(annotations), tables)
             for name in changed_files(run.table(SOURCE_FILES), state):
                 yield Difference(f'annotations "{shorten(name)}"', "read", "changed" if name in state else MISSING)
     if (run.folder / MANIFEST).is_file():

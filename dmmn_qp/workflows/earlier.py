@@ -12,10 +12,10 @@ from dmmn_qp.files import RUN_FILE
 from dmmn_qp.folders.dataset import MANIFEST
 from dmmn_qp.folders.model_glance import read_object
 from dmmn_qp.importing.options import ImportOptions
-from dmmn_qp.importing.source_files import SLIDES_ROOTS, SOURCE_FILES
+from dmmn_qp.importing.source_files import SLIDES_ROOTS, SOURCE, SOURCE_FILES
 from dmmn_qp.text import shorten
 
-_SOURCE, _ANNOTATIONS = "source", "annotations"
+_ANNOTATIONS = "annotations"
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +46,7 @@ def earlier_import(dataset: Path) -> EarlierImport:
     configuration = told if isinstance(told, dict) else {}
     files, roots = run.get(SOURCE_FILES), run.get(SLIDES_ROOTS)
     return EarlierImport(
-        sources=_paths(configuration.get(_SOURCE)),
+        sources=_paths(configuration.get(SOURCE)),
         annotations=_path(configuration.get(_ANNOTATIONS)),
         options={name: value for name, value in configuration.items() if name in ImportOptions.model_fields},
         slides_roots=tuple(root for root in roots if isinstance(root, str)) if isinstance(roots, list) else (),

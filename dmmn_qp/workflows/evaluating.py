@@ -10,16 +10,19 @@ from typing import Final
 from dmmn_qp.choices import Split
 from dmmn_qp.console import Reporter
 from dmmn_qp.errors import ConfigError, OutputExistsError
-from dmmn_qp.evaluating.chosen import chosen_slides
+from dmmn_qp.evaluating.chosen import chosen_slides, counted_areas
 from dmmn_qp.evaluating.options import EvaluateOptions
+from dmmn_qp.evaluating.page import write_evaluation_page
 from dmmn_qp.evaluating.stage import evaluate
 from dmmn_qp.files import write_json
+from dmmn_qp.folders.counted_labels import LabelOpener
 from dmmn_qp.folders.dataset import Dataset
 from dmmn_qp.folders.evaluation import EVALUATION, FOLDER, Evaluation, write_evaluation
 from dmmn_qp.folders.predictions import LABELS_SUFFIX, read_predictions
 from dmmn_qp.importing.options import ImportOptions
 from dmmn_qp.predicting.options import PredictOptions
 from dmmn_qp.reports.evaluation_json import evaluation_as_json
+from dmmn_qp.reports.evaluation_report import PAGE
 from dmmn_qp.slides.finding import SlidesRoot
 from dmmn_qp.workflows.external import annotated_slides, check_without_dataset
 from dmmn_qp.workflows.places import PREDICTIONS
@@ -107,8 +110,20 @@ def evaluate_into(request: EvaluationRequest, files: EvaluationFiles, reporter: 
     if files.json_file is not None:
         write_json(files.json_file, evaluation_as_json(evaluation))
         reporter.say(f"Wrote {files.json_file}")
-    reporter.say(f"Wrote {write_evaluation(files.folder, evaluation)}")
+    write_evaluation(files.folder, evaluation)
+    evaluation = _with_page(evaluation, request, files.folder, reporter)
+    reporter.say(f"Wrote {write_evaluation(files.folder, evaluation)}; look at {files.folder / PAGE}")
     return evaluation
+
+
+def _with_page(evaluation: Evaluation, request: EvaluationRequest, folder: Path, reporter: Reporter) -> Evaluation:
+    """Writes the page and the worst regions; returns the evaluation with these."""
+    dataset = Dataset(evaluation.dataset or request.dataset)
+    records = chosen_slides(dataset, evaluation.split or request.split, request.options.slides)
+    opener = LabelOpener(regions=counted_areas(dataset, records, request.options))
+    return write_evaluation_page(
+        evaluation, folder, reporter, spec=dataset.patch_spec, slides_roots=request.slides_roots, opener=opener
+    )
 
 
 def evaluate_models(

@@ -12,7 +12,6 @@ from dmmn_qp.choices import Split
 from dmmn_qp.console import Reporter
 from dmmn_qp.errors import ConfigError, DatasetError
 from dmmn_qp.folders.dataset import Dataset
-from dmmn_qp.folders.model import load_card
 from dmmn_qp.folders.predictions import read_predictions
 from dmmn_qp.importing.options import ImportOptions
 from dmmn_qp.importing.sources import ANNOTATION_SOURCES
@@ -101,6 +100,8 @@ def _predicted_mpp(folders: Sequence[Path], models: Sequence[Path]) -> float:
             told = (record.request or {}).get("um_per_px")
             if isinstance(told, int | float) and told > 0:
                 said.setdefault(float(told), folder)
+    if models:
+        from dmmn_qp.folders.model import load_card  # whoever only compares need not wait for torch
     for model in models:
         said.setdefault(load_card(model).patch_spec.mpps[0], model)
     if len(said) > 1:

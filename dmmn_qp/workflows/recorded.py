@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from dmmn_qp.errors import ConfigError
 from dmmn_qp.files import RUN_FILE
 from dmmn_qp.importing.options import ImportOptions
-from dmmn_qp.importing.source_files import SLIDES_ROOTS, SOURCE_FILES
+from dmmn_qp.importing.source_files import SLIDES_ROOTS, SOURCE, SOURCE_FILES
 from dmmn_qp.predicting.options import PredictOptions
 from dmmn_qp.specs import FileModel, explain
 from dmmn_qp.text import printable, shorten
@@ -42,7 +42,7 @@ class Stage(NamedTuple):
 
 
 STAGES: Final[Mapping[str, Stage]] = {
-    "import": Stage(ImportOptions, ("source", "annotations")),
+    "import": Stage(ImportOptions, ("annotations",)),
     "train": Stage(TrainOptions),
     "predict": Stage(PredictOptions, ("model",)),
 }
@@ -57,6 +57,7 @@ class RecordedRun:
         stage: Key of `STAGES`.
         options: Its options.
         others: What else it was given, by name; texts.
+        sources: Of an import: what it was made of.
         slides_roots: Where slides were looked for, as typed.
         facts: All that the file says.
         elsewhere: What of it names a place that is not on a disk of this machine.
@@ -66,6 +67,7 @@ class RecordedRun:
     stage: str
     options: FileModel
     others: Mapping[str, str | None]
+    sources: tuple[str, ...] = ()
     slides_roots: tuple[str, ...] = ()
     facts: Mapping[str, Any] = field(default_factory=dict)
     elsewhere: tuple[str, ...] = ()
@@ -106,6 +108,8 @@ def read_run(path: Path) -> RecordedRun:
     if not isinstance(configuration, dict):
         raise ConfigError(f'"{path}" does not say the options of its run; name that of another run')
     known = STAGES[stage]
+    configuration = dict(configuration)
+    sources = _texts(configuration.pop(SOURCE, None), path) if stage == "import" else ()
     given = {name: value for name, value in configuration.items() if name not in known.others}
     others = {name: _text_or_none(configuration.get(name), name, path) for name in known.others}
     unknown = [name for name in given if name not in known.options.model_fields]
@@ -115,7 +119,7 @@ def read_run(path: Path) -> RecordedRun:
             "another version, or of a loop of one's own"
         )
     roots = facts.get(SLIDES_ROOTS, []) if stage == "import" else []
-    told = [given, others, roots, *(facts.get(name) for name in ("dataset", "inputs", SOURCE_FILES))]
+    told = [given, others, sources, roots, *(facts.get(name) for name in ("dataset", "inputs", SOURCE_FILES))]
     texts = _checked(told, path)
     try:
         options = known.options.model_validate(given)
@@ -123,7 +127,7 @@ def read_run(path: Path) -> RecordedRun:
         raise ConfigError(f'"{path}" has an impossible option: {explain(error)}; it was changed by hand') from error
     slides_roots = tuple(root for root in roots if isinstance(root, str)) if isinstance(roots, list) else ()
     elsewhere = tuple(dict.fromkeys(text for text in texts if _ELSEWHERE.match(text)))
-    return RecordedRun(path, stage, options, others, slides_roots, facts, elsewhere)
+    return RecordedRun(path, stage, options, others, sources, slides_roots, facts, elsewhere)
 
 
 def _facts(path: Path) -> dict[str, Any]:
@@ -148,6 +152,15 @@ def _text_or_none(value: object, name: str, path: Path) -> str | None:
     if value is None or (isinstance(value, str) and value):
         return value
     raise ConfigError(f'"{path}" names no single {name}, so its run cannot be reproduced; repeat the command by hand')
+
+
+def _texts(value: object, path: Path) -> tuple[str, ...]:
+    """A text or several; none for nothing."""
+    values = value if isinstance(value, list) else [] if value is None else [value]
+    texts = tuple(text for text in values if isinstance(text, str) and text)
+    if len(texts) != len(values):
+        raise ConfigError(f'"{path}" names no {SOURCE}, so its run cannot be reproduced; repeat the command by hand')
+    return texts
 
 
 def _checked(told: object, path: Path) -> list[str]:

@@ -87,7 +87,7 @@ def check_may_run(run: RecordedRun, dataset: Path | None) -> None:
         )
     if getattr(run.options, "devices", 1) > 1:
         raise ConfigError("the run took several devices, and reproduce takes one; repeat the command by hand")
-    if run.stage == "import" and run.others["source"] is None:
+    if run.stage == "import" and not run.sources:
         raise ConfigError(f'"{run.path}" does not say what was imported; repeat the command by hand')
     if run.stage == "train" and dataset is None:
         raise ConfigError(f'"{run.path}" does not say the dataset; name it with --dataset')
@@ -106,11 +106,10 @@ def check_may_run(run: RecordedRun, dataset: Path | None) -> None:
 def _import_again(
     run: RecordedRun, options: ImportOptions, out: Path, reporter: Reporter, slides_roots: Sequence[SlidesRoot]
 ) -> list[str]:
-    source, annotations = (run.others[name] for name in ("source", "annotations"))
-    assert source is not None
     roots = (*slides_roots, *map(parse_slides_root, run.slides_roots))
+    annotations = run.others["annotations"]
     named = None if annotations is None else Path(annotations)
-    import_annotations(Path(source), out, options, reporter, annotations=named, slides_roots=roots)
+    import_annotations([*map(Path, run.sources)], out, options, reporter, annotations=named, slides_roots=roots)
     if not (run.folder / MANIFEST).is_file():
         return [f'nothing to compare with: "{run.folder}" holds no dataset']
     same = dataset_digest(run.folder) == dataset_digest(out)
