@@ -159,6 +159,8 @@ def test_one_file_under_two_names_stays_in_one_split(here):
     for seed in range(5):
         assert invoke(*command, "--overwrite", "--out", f"d{seed}", "--seed", seed).exit_code == 0
         splits = {record.slide_id: record.split for record in Dataset(here / f"d{seed}").slides()}
+        cases = {record.slide_id: record.case for record in Dataset(here / f"d{seed}").slides()}
+        assert cases == {**{name: name for name in splits}, "s1": "s0"}
         assert splits["s0"] == splits["s1"] and set(splits.values()) == {"train", "val", "test"}
     (here / "splits.csv").write_text("slide,split\ns0,train\ns1,val\n")
     assert "one and the same file" in fails(*command, "--split-file", "splits.csv")

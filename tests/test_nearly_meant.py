@@ -57,6 +57,7 @@ def test_key_of_the_split_in_another_case(here, project, key):
     assert result.exit_code == 0, result.output
     meant = dict(zip(project.names, ["train", "val", "test", "train"], strict=True))
     assert splits_of(here / "dataset") == {re.sub(r"\.\w+$", "", n): split for n, split in meant.items()}
+    assert [record.metadata for record in Dataset(here / "dataset").slides()] == [{key: word} for word in words]
     said = f'image metadata "{key.strip()}" of 4 slides are read as "split"'
     assert said in result.output and said in (here / "dataset" / "report.json").read_text().replace('\\"', '"')
     assert "at random" not in result.output

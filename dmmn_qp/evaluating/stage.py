@@ -22,10 +22,10 @@ from dmmn_qp.evaluating.options import EvaluateOptions
 from dmmn_qp.evaluating.sides import model_side, truth_side
 from dmmn_qp.evaluating.truth import Truth, annotated_truth, full_truth
 from dmmn_qp.folders.dataset import Dataset, SlideRecord
-from dmmn_qp.folders.evaluation import EvaluatedSlide, Evaluation, Unmatched
+from dmmn_qp.folders.evaluation import EvaluatedSlide, Evaluation, TruthFigures, Unmatched
 from dmmn_qp.folders.provenance import describe_run, now
 from dmmn_qp.qupath.classes import distinct_colors
-from dmmn_qp.reports.evaluation_tables import listed, model_lines, truth_lines
+from dmmn_qp.reports.evaluation_tables import model_lines, truth_lines, which_slides
 from dmmn_qp.slides.finding import SlidesRoot
 from dmmn_qp.text import printable
 from dmmn_qp.vectors.sources import LabelSource
@@ -145,7 +145,7 @@ def _compare(work: _Work, truth: Truth) -> None:
 
 def _print(work: _Work, side: TruthSide, origin: Origin, compared: Compared) -> None:
     """Prints the tables of one kind of truth; says of what was drawn, or is full, why there are none."""
-    title, slides = side.kinds[origin][1], listed([record.slide_id for record in work.records])
+    title, slides = side.kinds[origin][1], which_slides([record.slide_id for record in work.records])
     names = [printable(model.name) for model in work.models]
     several = len(names) > 1
     for name, figures, unpredicted in zip(names, compared.figures, compared.unpredicted, strict=True):
@@ -157,13 +157,20 @@ def _print(work: _Work, side: TruthSide, origin: Origin, compared: Compared) -> 
             continue
         work.reporter.heading(f"{of_model}{slides}: {title} ({figures.pooled.pixels:,} px)")
         skipped, confidence = work.options.skip_unpredicted, work.options.confidence
-        for line in truth_lines(figures, skipped=skipped, confidence=confidence):
+        for line in truth_lines(figures, skipped=skipped, confidence=confidence, samples=_samples(work, figures)):
             work.reporter.say(line)
     there = [(name, figures) for name, figures in zip(names, compared.figures, strict=True) if figures is not None]
     if len(there) > 1:
         work.reporter.heading(f"models on the same {there[0][1].pooled.pixels:,} px: {title}")
         for line in model_lines(there, compared.comparisons):
             work.reporter.say(line)
+
+
+def _samples(work: _Work, figures: TruthFigures) -> str:
+    """What was drawn anew: ``4 cases``."""
+    there = {slide.slide_id for slide in figures.slides}
+    slides = [slide for slide in work.slides if slide.slide_id in there]
+    return f"{len({slide.case for slide in slides})} {sample_kind(slides)}"
 
 
 def _colors(work: _Work) -> dict[str, Color]:

@@ -35,15 +35,22 @@ def numbered_classes(class_map: ClassMap) -> str:
     return ", ".join(f"{c.label} {printable(c.name)}" for c in class_map.classes)
 
 
-def truth_lines(found: TruthFigures, *, skipped: bool, confidence: float) -> Iterator[str]:
+def which_slides(names: Sequence[str]) -> str:
+    """Slides in a heading: by their names where these are short."""
+    names_listed = listed(names)
+    return names_listed if len(names_listed) <= LINE // 2 else _slides(names)
+
+
+def truth_lines(found: TruthFigures, *, skipped: bool, confidence: float, samples: str) -> Iterator[str]:
     """All that one model reached against one kind of truth.
 
     Args:
         found: The figures.
         skipped: Whether pixels without a prediction were left out.
         confidence: Part of the resamples in an interval.
+        samples: What was drawn anew for them, such as ``4 cases``.
     """
-    yield from table_lines(found.pooled, skipped=skipped, confidence=confidence)
+    yield from table_lines(found.pooled, skipped=skipped, confidence=confidence, samples=samples)
     yield from _full_lines(found)
     if found.calibration is not None:
         error = found.calibration.expected_error
@@ -56,7 +63,7 @@ def truth_lines(found: TruthFigures, *, skipped: bool, confidence: float) -> Ite
         yield from _rows_of(printable(key, _LONGEST_LABEL), rows)
 
 
-def table_lines(figures: Figures, *, skipped: bool, confidence: float = 0.95) -> Iterator[str]:
+def table_lines(figures: Figures, *, skipped: bool, confidence: float = 0.95, samples: str = "") -> Iterator[str]:
     """The means, a row for each class, and the confusion matrix.
 
     Classes have numbers, by which the matrix names its columns: a name may be of any length. A matrix with more columns
@@ -66,6 +73,7 @@ def table_lines(figures: Figures, *, skipped: bool, confidence: float = 0.95) ->
         figures: The figures.
         skipped: Whether pixels without a prediction were left out.
         confidence: Part of the resamples in an interval.
+        samples: What was drawn anew for them.
     """
     yield (
         f"  mIoU {_figure(figures.mean_iou)}  mean recall {_figure(figures.mean_recall)}  "
@@ -77,8 +85,8 @@ def table_lines(figures: Figures, *, skipped: bool, confidence: float = 0.95) ->
     )
     if figures.mean_iou.low is not None:
         yield (
-            f"  {100 * confidence:g} % intervals: mIoU{_interval(figures.mean_iou)}  mean Dice"
-            f"{_interval(figures.mean_dice)}  kappa{_interval(figures.kappa)}"
+            f"  {100 * confidence:g} % intervals over {samples}: mIoU{_interval(figures.mean_iou)}  "
+            f"mean Dice{_interval(figures.mean_dice)}"
         )
     if figures.unpredicted_pixels:
         share = 100 * figures.unpredicted_pixels / figures.labelled_pixels
@@ -121,7 +129,8 @@ def model_lines(models: Sequence[tuple[str, TruthFigures]], comparisons: Sequenc
         if c.p_value is None:
             said = f"one of the {c.sample_kind} alone, so no test"
         else:
-            said = f"p {_p_value(c.p_value)}, {c.samples} {c.sample_kind} exchanged"
+            least = " (no less is possible with so few)" if c.p_value <= 2 / 2**c.samples else ""
+            said = f"p {_p_value(c.p_value)}{least}, {c.samples} {c.sample_kind} exchanged"
         yield from wrap(
             f"mIoU of {printable(c.first)} less that of {printable(c.second)}: {difference}, {said}",
             LINE,
