@@ -236,11 +236,11 @@ def test_plane_with_most_annotations(here):
     result = invoke(*command)
     assert result.exit_code == 0, result.output
     assert labelled(here) == {"a": 2 * 50 * 50}
-    assert "plane z 2, t 1 (--plane)" in result.stderr
+    assert "trained on plane z = 2, t = 1" in result.stderr
     assert "1 on another plane (--plane)" in result.output
     result = invoke(*command, "--plane", "0")
     assert labelled(here) == {"b": 90 * 90}
-    assert "2 on another plane" in result.output and "plane z" not in result.stderr
+    assert "2 on another plane" in result.output and "trained on plane z" not in result.stderr
     assert invoke(*command, "--plane", "2,1").exit_code == 0
     assert labelled(here) == {"a": 2 * 50 * 50}
     assert json.loads((here / "dataset" / "run.json").read_text())["configuration"]["plane"] == [2, 1]
