@@ -48,9 +48,9 @@ Channel = Annotated[int, Field(ge=0, le=255)]
 
 
 class FileModel(BaseModel):
-    """Base of everything that crosses a file boundary: frozen, and unknown keys are errors."""
+    """Base of everything that crosses a file boundary: frozen; unknown keys and numbers without end are errors."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 TypedViews = Annotated[Views, BeforeValidator(number_of_views)]

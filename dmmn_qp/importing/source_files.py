@@ -11,6 +11,7 @@ from typing import Any, Final
 import orjson
 
 from dmmn_qp.errors import DmmnQpError
+from dmmn_qp.files.paths import why_not_there
 from dmmn_qp.qupath.project import read_project
 from dmmn_qp.slides.finding import SlidesRoot
 from dmmn_qp.text import printable
@@ -49,6 +50,8 @@ def source_state(
     for found, path in _files(source, annotations, tables):
         name = printable(found)
         with suppress(OSError, ValueError):
+            if why_not_there(path):
+                continue
             stat = path.stat()
             told: dict[str, Any] = {"size": stat.st_size, "modified_ns": stat.st_mtime_ns}
             before = (known or {}).get(name)

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from dmmn_qp.annotations import Annotation, Plane
 from dmmn_qp.errors import AnnotationFileError, ProjectError
+from dmmn_qp.files.paths import why_not_there
 from dmmn_qp.importing.geojson_source import read_geojson_folder
 from dmmn_qp.importing.project_source import read_qupath_project
 from dmmn_qp.importing.source import Source
@@ -69,8 +70,10 @@ def read_source(
         AnnotationFileError: There is nothing on the plane asked for.
     """
     rules = rules or ReadRules()
-    if not path.exists():
-        raise ProjectError(f'"{path}" does not exist; give a project.qpproj, or a folder of slides with --annotations')
+    if why := why_not_there(path):
+        raise ProjectError(f'"{path}" {why}; give a project.qpproj, or a folder of slides with --annotations')
+    if annotations is not None and (why := why_not_there(annotations)):
+        raise AnnotationFileError(f'annotations "{annotations}" {why}; check --annotations')
     for kind in ANNOTATION_SOURCES.values():
         if kind.wants(path, annotations):
             source = _with_planes(kind.read(path, annotations, slides_roots, rules), rules)

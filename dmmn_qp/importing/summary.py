@@ -173,13 +173,13 @@ def report_left_out(prepared: Sequence[Prepared], class_map: ClassMap, rules: Cl
     """Says what is drawn but not trained on."""
     for item in prepared:
         counts = {
-            "without a class": sum(a.class_name is None for a in item.annotations),
+            "without a class": sum(a.class_name is None and a.is_area for a in item.annotations),
             "of a class that QuPath ignores (*)": sum(
                 (a.class_name or "").endswith("*") and a.class_name not in class_map.names for a in item.annotations
             ),
             "of a dropped class": sum(a.class_name in rules.drop for a in item.annotations),
             "that are lines or points": sum(
-                not a.is_area and a.class_name in class_map.names for a in item.annotations
+                not a.is_area and (a.class_name is None or a.class_name in class_map.names) for a in item.annotations
             ),
             "on another plane (--plane)": sum(not item.source.is_on_plane(a) for a in item.annotations),
             "of another kind (--kinds)": item.source.other_kinds.total(),
