@@ -11,10 +11,13 @@ from copy import copy
 from typing import Any, TextIO, cast
 
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderResult
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
-from rich.table import Table
+from rich.measure import Measurement
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TaskID
+from rich.progress import Task as BarTask
+from rich.table import Column, Table
+from rich.text import Text
 
 from dmmn_qp.errors import DmmnQpError
 from dmmn_qp.text import printable
@@ -28,6 +31,10 @@ WIDEST_TABLE = 1000
 _LONGEST_REASON = 300
 """Characters of an error that are shown in a warning."""
 
+_WIDEST_BAR, _NARROWEST_BAR, _SHORTEST_DESCRIPTION = 40, 4, 4
+_COUNT_AND_TIME = 18
+"""Columns that ``100/100 0:01:23`` takes with the blanks around."""
+
 
 def _plain(text: str) -> str:
     """A text as Rich prints it as it is: names come from files of others."""
@@ -37,8 +44,9 @@ def _plain(text: str) -> str:
 class Task:
     """A running task that can be advanced."""
 
-    def __init__(self, reporter: Reporter, description: str, total: int, done: int = 0) -> None:
+    def __init__(self, reporter: Reporter, description: str, total: int, done: int = 0, after: float = 0) -> None:
         self._reporter = reporter
+        self._after = after
         self._description = description
         self._total = total
         self._done = self._done_before = done
@@ -57,7 +65,8 @@ class Task:
 
         Args:
             amount: How much.
-            note: What to show beside it, such as the loss.
+            note: What to show beside it, such as the loss; of several things, with two blanks between them, the last
+                ones are left out where there is no room.
         """
         self._done += amount
         if self._bar is not None and self._bar_task is not None:
@@ -66,7 +75,7 @@ class Task:
         now = time.monotonic()
         if now - self._last_line >= LINE_INTERVAL_S and self._done < self._total:
             self._last_line = now
-            eta = self.seconds_per_unit * (self._total - self._done)
+            eta = self.seconds_per_unit * (self._total - self._done + self._after)
             self._reporter.say(
                 f"  {self._description}: {self._done}/{self._total}  {note}  ETA {duration(eta)}".rstrip()
             )
@@ -178,32 +187,95 @@ class Reporter:
         self._print(table, crop=False, soft_wrap=False)
 
     @contextmanager
-    def task(self, description: str, total: int, done: int = 0) -> Iterator[Task]:
+    def task(self, description: str, total: int, done: int = 0, after: float = 0) -> Iterator[Task]:
         """A task of ``total`` units: a bar that vanishes when it is done, or now and then a line.
 
         Args:
             description: What is being done.
             total: Number of units.
             done: How many of them were done before.
+            after: What the user waits for besides, in such units: the remaining time is that of all.
         """
-        task = Task(self, description, total, done)
+        task = Task(self, description, total, done, after)
         if not self._console.is_terminal:
             yield task
             return
-        with Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[note]}"),
-            console=self._console,
-            transient=True,
-        ) as bar:
+        with Progress(*_columns(self._console), console=self._console, transient=True) as bar:
             task._bar, task._bar_task = (
                 bar,
-                bar.add_task(_plain(description), total=total, completed=done, note=""),
+                bar.add_task(_plain(description), total=total, completed=done, note="", after=after),
             )
             yield task
+
+
+def _columns(console: Console) -> tuple[ProgressColumn, ...]:
+    """What is being done, a bar, count, remaining time, and what else is to be said of it.
+
+    Where there is no room for all, the bar becomes shorter, notes go, the last ones first, and the end of a long
+    description; count and time stay.
+    """
+    bar_width = min(_WIDEST_BAR, max(_NARROWEST_BAR, console.width // 4))
+    longest = max(_SHORTEST_DESCRIPTION, min(console.width // 2, console.width - bar_width - _COUNT_AND_TIME))
+    kept = Column(no_wrap=True)
+    return (
+        _Description(longest),
+        BarColumn(bar_width=bar_width, table_column=kept.copy()),
+        MofNCompleteColumn(table_column=kept.copy()),
+        _Remaining(table_column=kept.copy()),
+        _Notes(),
+    )
+
+
+class _Description(ProgressColumn):
+    """What is being done, which may be the name of a slide."""
+
+    def __init__(self, longest: int) -> None:
+        super().__init__(Column(no_wrap=True))
+        self._longest = longest
+
+    def render(self, task: BarTask) -> Text:
+        text = Text.from_markup(task.description)
+        text.truncate(self._longest, overflow="ellipsis")
+        return text
+
+
+class _Remaining(ProgressColumn):
+    """The time until all is done, with what comes after the task."""
+
+    max_refresh = 0.5
+
+    def render(self, task: BarTask) -> Text:
+        if not task.speed or task.remaining is None:
+            return Text("-:--:--", style="progress.remaining")
+        seconds = int((task.remaining + task.fields["after"]) / task.speed)
+        minutes, hours = seconds // 60 % 60, seconds // 3600
+        return Text(f"{hours}:{minutes:02d}:{seconds % 60:02d}", style="progress.remaining")
+
+
+class _Notes(ProgressColumn):
+    """What else is to be said, as much of it as there is room for."""
+
+    def render(self, task: BarTask) -> _Fitting:
+        return _Fitting(Text.from_markup(task.fields["note"]).plain.split("  "))
+
+
+class _Fitting:
+    """The first parts of a line that fit."""
+
+    def __init__(self, parts: list[str]) -> None:
+        self._parts = parts
+
+    def __rich_measure__(self, console: Console, options: ConsoleOptions) -> Measurement:
+        return Measurement(0, Text("  ".join(self._parts)).cell_len)
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        shown = Text()
+        for part in self._parts:
+            longer = Text("  ").join((shown, Text(part))) if shown else Text(part)
+            if longer.cell_len > options.max_width:
+                break
+            shown = longer
+        yield shown
 
 
 def _reason(error: Exception) -> str:

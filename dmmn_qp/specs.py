@@ -48,9 +48,9 @@ Channel = Annotated[int, Field(ge=0, le=255)]
 
 
 class FileModel(BaseModel):
-    """Base of everything that crosses a file boundary: frozen, and unknown keys are errors."""
+    """Base of everything that crosses a file boundary: frozen; unknown keys and numbers without end are errors."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 TypedViews = Annotated[Views, BeforeValidator(number_of_views)]
@@ -187,11 +187,22 @@ class PatchSpec(FileModel):
             raise PixelSizeError(
                 f'slide "{slide_name}" has {slide_mpp:g} um/px, coarser than the {self.mpps[0]:g} um/px that the '
                 f"patches need; use a scan of higher magnification, or a dataset and model imported with --mpps "
-                f"{slide_mpp:g} or coarser"
+                f"{mpps_text(slide_mpp, len(self.mpps))}"
             )
         whole = max(1, round(exact))
         snapped = abs(exact / whole - 1) <= self.mpp_tolerance
         return PatchGrid(self, float(whole) if snapped else exact)
+
+
+def mpps_text(finest: float, magnifications: int = 3) -> str:
+    """Magnifications as ``--mpps`` takes them, each twice as coarse as the one before: ``0.62,1.24,2.48``.
+
+    Args:
+        finest: um/px of the first; about that, so that a person can type it.
+        magnifications: Their number.
+    """
+    typed = float(f"{finest:.3g}")
+    return ",".join(f"{typed * 2**m:g}" for m in range(magnifications))
 
 
 class PatchGrid:

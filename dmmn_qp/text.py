@@ -9,6 +9,7 @@ that whoever prints, raises or writes need not remember.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 _UNPRINTABLE: Final = re.compile(
@@ -35,6 +36,14 @@ taken for the end of one. Apostrophes that stand there already count, so that ou
 
 _MARKED: Final = re.compile("(^|[;\t\r\n])'" + _FORMULA_BEGINS % "'")
 
+_QUOTED: Final = re.compile('"([^"]*)"')
+
+_NAME_OR_NUMBER: Final = re.compile(
+    r'"[^"]*"'  # a name
+    r"|(less than |\bmore than )?-?\d[\d,.]*( ?(µm²|mm²|px²|%))?"  # a number or an area
+    r"|\b(is|are|was|were|has|have|it|they|its|their|itself|themselves|does|do|an?)\b"  # what goes with a number
+)
+
 _NUMBER: Final = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 
 
@@ -57,6 +66,47 @@ def printable(text: str, limit: int | None = None) -> str:
 def shorten(text: str, limit: int = 60) -> str:
     """A name or a reason within a message; see `printable`."""
     return printable(text, limit)
+
+
+def count_of(n: int, one: str, many: str | None = None) -> str:
+    """``1 line``, ``2 lines``."""
+    return f"{n} {one if n == 1 else many or one + 's'}"
+
+
+def kind_of(text: str) -> str:
+    """What two sentences have in common that say the same of different things: only to be compared.
+
+    They may differ in names (in quotes), numbers, and what is in the singular for one and in the plural for several.
+    """
+    words = _NAME_OR_NUMBER.sub(" ", re.sub(r" and \d+ more", "", text)).split()
+    return " ".join(word.rstrip("es") for word in words)
+
+
+def one_of_each_kind(said: Iterable[tuple[str | None, str]]) -> list[str]:
+    """A line for each kind of sentence: the first one, how many more there are, and of what.
+
+    Args:
+        said: What it is about, if that is to stand before it, and what is said of it. Where nothing is to stand before
+            it, the first name in quotes is what it is about.
+    """
+    of_kind: dict[str, list[tuple[str | None, str]]] = {}
+    for subject, text in said:
+        of_kind.setdefault(kind_of(text), []).append((subject, text))
+    lines = []
+    for (subject, text), *others in of_kind.values():
+        line = text if subject is None else f"{subject}: {text}"
+        if others:
+            about = dict.fromkeys(other or (quoted[1] if (quoted := _QUOTED.search(t)) else "") for other, t in others)
+            names = names_text([name for name in about if name and name != subject])
+            line += f" ({len(others)} more like it{': ' if names else ''}{names})"
+        lines.append(line)
+    return lines
+
+
+def names_text(names: Sequence[str], most: int = 3) -> str:
+    """``a, b, c and 8 more``, each name shortened."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(shorten(name) for name in names[:most]) + more
 
 
 def words_of(error: BaseException) -> str:

@@ -359,7 +359,7 @@ class Runs:
         (lambda p: torch.save([1, 2], p), "hold no tensors with names"),
         (lambda p: torch.save({"x": 1}, p), "hold no tensors with names"),
         (lambda p: p.write_bytes(b"no weights"), "is not a file of weights that torch can read"),
-        (lambda p: p.with_suffix(".pth").mkdir(), "do not exist"),
+        (lambda p: p.with_suffix(".pth").mkdir(), "is no file"),
     ],
 )
 def test_files_that_are_not_read(tmp_path, content, said):

@@ -330,5 +330,5 @@ def test_a_slide_that_cannot_be_opened_says_so(here):
 def test_a_pipe_or_a_device_is_no_slide(here):
     """Reading them would never end."""
     os.mkfifo(here / "pipe.tif")
-    for name in ("pipe.tif", "/dev/zero"):
-        assert f'slide "{name}" is neither a file nor a folder' in fails("predict", name, "--model", "m")
+    for name, kind in (("pipe.tif", "pipe"), ("/dev/zero", "device")):
+        assert f'slide "{name}" is a {kind}, not a file' in fails("predict", name, "--model", "m")

@@ -138,23 +138,16 @@ def import_annotations(
     from dmmn_qp.cli.config import Arguments, ConfigFile, import_options
     from dmmn_qp.folders.dataset import Dataset
     from dmmn_qp.importing.stage import import_annotations
-    from dmmn_qp.reports.findings import count_text
-    from dmmn_qp.reports.html import REPORT_PAGE
 
-    quiet, reporter = reporter is None, reporter or QuietReporter()
-    findings = import_annotations(
+    import_annotations(
         [user_path(path) for path in paths_as_texts(source)],
         user_path(out),
         import_options(ConfigFile(), Arguments("import_annotations", options)),
-        reporter,
+        reporter or QuietReporter(),
         annotations=optional_path(annotations),
         slides_roots=parsed_slides_roots(slides_roots),
         overwrite=overwrite,
     )
-    to_report = [finding for finding in findings if finding.severity != "note"]
-    if quiet and to_report:
-        page = user_path(out) / REPORT_PAGE
-        reporter.warn(f"{count_text(to_report)}, the first: {to_report[0].line()} (all are in {page})")
     return Dataset(user_path(out))
 
 

@@ -47,8 +47,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     help="From a pathologist's partial annotations in QuPath to a trained segmentation model and back.",
-    epilog="With no options every command works in the current folder: import writes dataset/, train reads it and "
-    "writes models/<name>/, predict takes the newest model and writes predictions/.",
+    epilog="In the current folder import SOURCE writes dataset/; without options train reads it and writes "
+    "models/<name>/, and predict takes the newest model and writes predictions/.",
 )
 
 

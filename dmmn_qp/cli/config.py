@@ -19,6 +19,7 @@ from pydantic import Field, ValidationError
 from dmmn_qp.cli.model_options import option_of
 from dmmn_qp.errors import ConfigError
 from dmmn_qp.evaluating.options import EvaluateOptions
+from dmmn_qp.files.paths import why_not_there
 from dmmn_qp.importing.options import ImportOptions
 from dmmn_qp.outputs.options import PolygonOptions
 from dmmn_qp.predicting.options import PredictOptions
@@ -76,6 +77,8 @@ def load_config(path: Path | None) -> ConfigFile:
     """
     if path is None:
         return ConfigFile()
+    if why := why_not_there(path):
+        raise ConfigError(f'configuration "{path}" {why}; check --config')
     try:
         with path.open("rb") as file:
             content = file.read(MAX_BYTES + 1)
@@ -83,8 +86,6 @@ def load_config(path: Path | None) -> ConfigFile:
             raise ConfigError(f'configuration "{path}" is longer than {MAX_BYTES} bytes; keep only what differs in it')
         tables = tomllib.loads(content.decode())
         too_deep = _is_deeper(tables, MAX_DEPTH)
-    except FileNotFoundError:
-        raise ConfigError(f'configuration "{path}" does not exist; check --config') from None
     except OSError as error:
         raise ConfigError(
             f'configuration "{path}" cannot be read ({error.strerror or error}); check that it is a file and may '

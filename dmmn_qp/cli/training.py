@@ -230,9 +230,12 @@ def _interrupted(given: Given, others: Mapping[str, object]) -> Start:
 
 def _say_way_on(reporter: Reporter, dataset: Path, folder: Path, out: Path | None) -> None:
     from dmmn_qp.folders.model import load_card
+    from dmmn_qp.reports.html import REPORT_PAGE
 
+    report = folder / REPORT_PAGE
+    seen = f"; how good it is: {report}" if report.is_file() else ""
     if not load_card(folder).accepted:
-        reporter.say(f"Wrote {folder}/, which is not accepted")
+        reporter.say(f"Wrote {folder}/, which is not accepted{seen}")
         return
     way_on = shown_option("--dataset", dataset, DATASET) + shown_option("--model", out, None)
-    reporter.say(f"Wrote {folder}/  Next: dmmn-qp predict{way_on}")
+    reporter.say(f"Wrote {folder}/{seen}  Next: dmmn-qp predict{way_on}")

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePath
 
 from dmmn_qp.errors import DatasetError
+from dmmn_qp.files.paths import why_not_there
 from dmmn_qp.files.tables import TableForm, read_table
 from dmmn_qp.folders.dataset import Dataset, SlideRecord
 from dmmn_qp.reports.evaluation_tables import numbered_classes
@@ -68,8 +69,8 @@ def _truth_maps(truth: Path, records: Sequence[SlideRecord], dataset: Dataset) -
     """
     if truth.is_file() and len(records) == 1:
         return {records[0].slide_id: truth}
-    if not truth.exists():
-        raise DatasetError(f'truth "{truth}" does not exist; check --truth')
+    if why := why_not_there(truth):
+        raise DatasetError(f'truth "{truth}" {why}; check --truth')
     maps = files_of_slides(dataset, records, truth, TRUTH_SUFFIXES)
     missing = next((r.slide_id for r in records if r.slide_id not in maps), None)
     if missing is not None:

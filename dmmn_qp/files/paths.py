@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 import sys
 from os import PathLike
 from pathlib import Path
@@ -11,6 +12,10 @@ from typing import Annotated
 from pydantic import AfterValidator
 
 from dmmn_qp.errors import ConfigError
+from dmmn_qp.text import shorten
+
+_OPEN_PIPES = (Path("/dev/fd"), Path("/proc/self/fd"))
+"""Where a shell passes what another program writes: ``--config <(...)``."""
 
 
 def user_path(path: str | PathLike[str]) -> Path:
@@ -31,6 +36,25 @@ def user_path(path: str | PathLike[str]) -> Path:
                 f'the home folder that "{path}" begins with is not known; set HOME, or write the whole path'
             ) from None
         return written
+
+
+def why_not_there(path: Path) -> str | None:
+    """Why a path stands for no file or folder that can be read, as what follows it in a message; None where it does.
+
+    What would keep who opens it waiting forever, such as a pipe with a name, counts as none.
+    """
+    try:
+        mode = path.stat().st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        if path.is_symlink():
+            return f'is a link to "{shorten(str(path.readlink()), 200)}", which is not there'
+        return "does not exist"
+    except (OSError, ValueError) as error:
+        return f"cannot be reached ({getattr(error, 'strerror', None) or error})"
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode) or path.parent in _OPEN_PIPES):
+        kind = "pipe" if stat.S_ISFIFO(mode) else "device" if stat.S_ISCHR(mode) or stat.S_ISBLK(mode) else "socket"
+        return f"is a {kind}, not a file"
+    return None if os.access(path, os.R_OK) else "may not be read by you"
 
 
 def user_text(text: str) -> str:

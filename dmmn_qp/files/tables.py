@@ -13,7 +13,7 @@ from typing import Final
 
 from dmmn_qp.errors import ConfigError, DmmnQpError
 from dmmn_qp.files import new_file
-from dmmn_qp.files.paths import user_text
+from dmmn_qp.files.paths import user_text, why_not_there
 from dmmn_qp.text import shorten, spreadsheet_cell
 
 MAX_BYTES: Final = 16 * 1024**2
@@ -104,11 +104,11 @@ def write_table(path: Path, columns: Sequence[str], rows: Iterable[Sequence[obje
 
 
 def _text_of(path: Path, form: TableForm) -> str:
+    if why := why_not_there(path):
+        raise form.error(f'table "{path}" {why}; check the path')
     try:
         with path.open("rb") as file:
             data = file.read(MAX_BYTES + 1)
-    except FileNotFoundError:
-        raise form.error(f'table "{path}" does not exist; check the path') from None
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise form.error(

@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from dmmn_qp.errors import ModelError
-from dmmn_qp.files.paths import user_cache
+from dmmn_qp.files.paths import user_cache, why_not_there
 from dmmn_qp.folders.encoder_origin import FREE_LICENCES, EncoderOrigin, attach_origin, encoder_in
 from dmmn_qp.folders.torch_files import read_torch_file
 from dmmn_qp.networks.encoder_names import named_as_ours
@@ -196,7 +196,7 @@ def read_weights(path: Path) -> tuple[Mapping[str, Tensor], str]:
         ModelError: It is missing, damaged, larger than any encoder's, or holds other things than tensors.
     """
     if not path.is_file():
-        raise ModelError(f'weights "{path}" do not exist; check the path')
+        raise ModelError(f'file of weights "{path}" {why_not_there(path) or "is no file"}; check the path')
     if path.stat().st_size > MAX_FILE_BYTES:
         raise ModelError(f'weights "{path}" are larger than {MAX_FILE_BYTES // 2**30} GiB, as no encoder is')
     if path.suffix == SAFETENSORS:

@@ -37,6 +37,7 @@ class ModelGlance:
         created: When it was made, UTC, ISO 8601; empty where it does not tell.
         accepted: Whether it may take the place of the models before it.
         mean_iou: mIoU on its validation patches; None where it does not tell.
+        constant_mean_iou: That of saying one class everywhere; None likewise.
         is_unfinished: Whether its training was interrupted, or is running.
         is_running: Whether something works in the folder.
         is_damaged: Whether it has no card that can be read.
@@ -51,6 +52,7 @@ class ModelGlance:
     created: str = ""
     accepted: bool = True
     mean_iou: float | None = None
+    constant_mean_iou: float | None = None
     is_unfinished: bool = False
     is_running: bool = False
     is_damaged: bool = False
@@ -104,6 +106,7 @@ def _glance(folder: Path) -> ModelGlance:
         created=_text(card.get("created")) or "",
         accepted=card.get("accepted") is not False,
         mean_iou=number(validation.get("mean_iou")),
+        constant_mean_iou=number(validation.get("constant_mean_iou")),
         is_unfinished=is_unfinished,
         is_running=is_running,
         seconds=number(run.get("seconds")) if is_its_run else None,

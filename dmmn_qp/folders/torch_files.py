@@ -13,6 +13,7 @@ from typing import IO, Any, Final
 import torch
 
 from dmmn_qp.errors import ModelError
+from dmmn_qp.files.paths import why_not_there
 from dmmn_qp.text import shorten
 
 _ZIP: Final = b"PK\x03\x04"
@@ -44,7 +45,7 @@ def read_torch_file(
         ModelError: It is missing, damaged, wants more than numbers, or would unpack to more than it holds.
     """
     if not file.is_file():
-        raise ModelError(f'{what} "{file}" does not exist; check the path')
+        raise ModelError(f'{what} "{file}" {why_not_there(file) or "is no file"}; check the path')
     try:
         opened = file.open("rb")
     except OSError as error:

@@ -13,6 +13,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from dmmn_qp.errors import ModelError
+from dmmn_qp.files.paths import why_not_there
 from dmmn_qp.text import shorten
 
 MAX_HEADER_BYTES = 2**20
@@ -44,12 +45,21 @@ def check_header_length(path: Path) -> None:
         OSError: There is no such file.
         SafetensorError: Its header is longer than any network's.
     """
-    if not path.is_file():
-        raise FileNotFoundError("no such file")
+    check_there(path)
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
     if length > MAX_HEADER_BYTES:
         raise SafetensorError(f"a header of {length} bytes is longer than any network's")
+
+
+def check_there(path: Path) -> None:
+    """Refuses what is no file that can be read; a pipe would keep its reader waiting.
+
+    Raises:
+        OSError: It is none.
+    """
+    if not path.is_file() or why_not_there(path):
+        raise FileNotFoundError(why_not_there(path) or "is no file")
 
 
 def check_header(file: Any, expected: Mapping[str, Tensor], path: Path) -> None:
@@ -84,6 +94,7 @@ def check_digest(path: Path, sha256: str | None) -> None:
         ModelError: They are others.
         OSError: There are none.
     """
+    check_there(path)
     with path.open("rb") as file:
         if sha256 is None:
             return

@@ -40,12 +40,15 @@ def nothing_left(source: Source, targets: Mapping[str, str | None], reading: Rea
 def _not_trained(source: Source, targets: Mapping[str, str | None]) -> Iterator[str]:
     """Objects of the kinds asked for, by the first reason for which they label nothing."""
     unclassified: list[Annotation] = []
+    shapeless = 0
     ignored, left_out, points, elsewhere = (Counter[str]() for _ in range(4))
     for slide in source.slides:
         for annotation in slide.objects.annotations:
             name = annotation.class_name
-            if name is None:
+            if name is None and annotation.is_area:
                 unclassified.append(annotation)
+            elif name is None:
+                shapeless += 1
             elif targets.get(name) is None:
                 (ignored if name.endswith(STAR) else left_out)[name] += 1
             elif not slide.is_on_plane(annotation):
@@ -56,6 +59,8 @@ def _not_trained(source: Source, targets: Mapping[str, str | None]) -> Iterator[
         names = Counter(a.name for a in unclassified if a.name)
         called = f" (named {_listed(names)}, but a name is no class)" if names else ""
         yield f"{count_of(len(unclassified), 'annotation')} without a class{called}: set it in QuPath, and save"
+    if shapeless:
+        yield f"{count_of(shapeless, 'line or point', 'lines or points')} without a class: draw areas"
     for counts, what, way_out in (
         (ignored, "of classes that QuPath ignores", "give them classes without *"),
         (left_out, "of classes left out on your word", "leave out fewer with --drop, --region-class or --split-areas"),

@@ -11,6 +11,7 @@ from typing import Any, Final
 import orjson
 
 from dmmn_qp.errors import DmmnQpError
+from dmmn_qp.files.paths import why_not_there
 from dmmn_qp.importing.export_tables import CLASSES, FRAMES, PIXEL_SIZES
 from dmmn_qp.importing.geojson_files import geojson_files
 from dmmn_qp.importing.joining import source_labels
@@ -55,6 +56,8 @@ def source_state(
     for found, path in _files(sources, annotations, tables):
         name = printable(found)
         with suppress(OSError, ValueError):
+            if why_not_there(path):
+                continue
             stat = path.stat()
             told: dict[str, Any] = {"size": stat.st_size, "modified_ns": stat.st_mtime_ns}
             before = (known or {}).get(name)

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from dmmn_qp.annotations import Annotation, Plane
 from dmmn_qp.errors import AnnotationFileError, ProjectError
+from dmmn_qp.files.paths import why_not_there
 from dmmn_qp.importing.geojson_source import read_geojson_folder
 from dmmn_qp.importing.joining import check_together, joined, of_one_among_others, source_labels
 from dmmn_qp.importing.project_source import read_qupath_project
@@ -113,8 +114,10 @@ def read_sources(
 
 def _kind_of(path: Path, annotations: Path | None) -> AnnotationSource:
     """The kind of what the user points at."""
-    if not path.exists():
-        raise ProjectError(f'"{path}" does not exist; give a project.qpproj, or a folder of slides with --annotations')
+    if why := why_not_there(path):
+        raise ProjectError(f'"{path}" {why}; give a project.qpproj, or a folder of slides with --annotations')
+    if annotations is not None and (why := why_not_there(annotations)):
+        raise AnnotationFileError(f'annotations "{annotations}" {why}; check --annotations')
     for kind in ANNOTATION_SOURCES.values():
         if kind.wants(path, annotations):
             return kind

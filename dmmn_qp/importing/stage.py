@@ -45,7 +45,7 @@ from dmmn_qp.importing.summary import (
 from dmmn_qp.importing.writing import make_folders, write_tables
 from dmmn_qp.labels.patches import training_pixels
 from dmmn_qp.qupath.image_names import slide_ids
-from dmmn_qp.reports.findings import count_text, find_findings, report_findings
+from dmmn_qp.reports.findings import count_text, find_findings, report_findings, warn_of
 from dmmn_qp.reports.html import REPORT_PAGE, write_import_report
 from dmmn_qp.reports.inputs import Finding
 from dmmn_qp.slides.finding import SlidesRoot
@@ -128,6 +128,8 @@ def import_annotations(
                 )
             report_notes(made_on_the_way, reporter)
             report_left_out(prepared, labelling.class_map, rules.classes, reporter)
+            findings = find_findings(imported)
+            warn_of([finding for finding in findings if finding not in imported.noted], reporter)
             if all_for is None:
                 training_pixels(
                     (p for item in prepared for p in item.patches),
@@ -138,7 +140,7 @@ def import_annotations(
             assert folder is not None
             write_tables(folder, prepared, labelling, source.problems, earlier)
             pixels = {item.record.slide_id: np.array(item.pixels, np.int64) for item in prepared}
-            report = write_import_report(folder, imported, pixels, reporter)
+            write_import_report(folder, imported, pixels, reporter, findings)
             named = {SOURCE: as_named(paths), "annotations": annotations and as_named([annotations])}
             configuration = {**options.model_dump(mode="json"), **named}
             facts = {"left_out": source.problems, SOURCE_FILES: read_files, SLIDES_ROOTS: roots_as_typed(slides_roots)}
@@ -149,8 +151,8 @@ def import_annotations(
                 time.monotonic() - began, reporter,
             )  # fmt: skip
     report_dataset(prepared, pixels, labelling.class_map, reporter)
-    reporter.say(f"  {count_text(report.findings)}: see {out / REPORT_PAGE}")
-    return report.findings
+    reporter.say(f"  {count_text(findings)}: see {out / REPORT_PAGE}")
+    return findings
 
 
 @contextmanager

@@ -15,14 +15,15 @@ from dmmn_qp.importing.opening import LeftOutSlide, OpenedSlide
 from dmmn_qp.importing.prepared import Labelling, Prepared
 from dmmn_qp.importing.rules import ImportRules
 from dmmn_qp.importing.source import Source
-from dmmn_qp.labels.class_rules import ClassRules, case_variants, with_trained_classes
+from dmmn_qp.labels.class_rules import ClassRules, with_trained_classes
 from dmmn_qp.qupath.notes import ReadRules
 from dmmn_qp.qupath.review_counts import corrections_of
+from dmmn_qp.reports.findings import warn_of
 from dmmn_qp.reports.inputs import DrawnSlide, Finding, ImportedData, ImportedSlide
 from dmmn_qp.reports.review import NOTHING_TO_DO, review_findings
 from dmmn_qp.reports.wording import count_of
-from dmmn_qp.slides.pixel_sizes import contradictions
 from dmmn_qp.specs import ClassMap
+from dmmn_qp.text import one_of_each_kind
 
 LEFT_OUT = "it is left out until it is mended and imported again"
 
@@ -125,19 +126,18 @@ def source_findings(source: Source, *, strict: bool) -> tuple[Finding, ...]:
     return (*problems, *warnings)
 
 
-def report_notes(findings: Iterable[Finding], reporter: Reporter) -> None:
+def report_notes(findings: Sequence[Finding], reporter: Reporter) -> None:
     """Says findings as they are made: warnings as such, notes without a way out that is none."""
     for finding in findings:
-        if finding.severity == "warning":
-            reporter.warn(finding.line())
-        else:
+        if finding.severity == "note":
             reporter.say("  " + finding.line().removesuffix(f"; {NOTHING_TO_DO}"))
+    warn_of(findings, reporter)
 
 
 def report_problems(problems: Iterable[str], reporter: Reporter) -> None:
-    """Warns of what is left out."""
-    for problem in problems:
-        reporter.warn(f"{problem}; {LEFT_OUT}")
+    """Warns of what is left out, of each kind in one line."""
+    for line in one_of_each_kind((None, f"{problem}; {LEFT_OUT}") for problem in problems):
+        reporter.warn(line)
 
 
 def report_source(
@@ -153,14 +153,14 @@ def report_source(
         problems_end_it: Whether what cannot be read is an error at the end.
     """
     if not findings_follow:
-        for warning in source.warnings:
+        for warning in one_of_each_kind((None, warning) for warning in source.warnings):
             reporter.warn(warning)
         report_problems(source.problems if not problems_end_it else (), reporter)
     if source.without_annotations:
         without = count_of(source.without_annotations, "slide without annotations is", "slides without annotations are")
         reporter.say(f"  {without} left out")
     if not findings_follow:
-        report_notes(review_findings(source.all_counts(), rules.reading), reporter)
+        report_notes(tuple(review_findings(source.all_counts(), rules.reading)), reporter)
     objects = (a for slide in source.slides for a in slide.objects.annotations)
     if rules.painting.overlap == "depth" and not any(a.depth for a in objects):
         reporter.warn(
@@ -170,26 +170,16 @@ def report_source(
 
 
 def report_left_out(prepared: Sequence[Prepared], class_map: ClassMap, rules: ClassRules, reporter: Reporter) -> None:
-    """Says what is drawn but not trained on, what the readers had to repair, and which names look like slips."""
-    names = dict.fromkeys(a.class_name for item in prepared for a in item.annotations if a.class_name is not None)
-    for variants in case_variants(names):
-        reporter.warn(
-            f"classes {', '.join(repr(name) for name in variants)} differ only in case or blanks; if they are one "
-            "class, pass --merge-case"
-        )
-    for line in contradictions({_called(item): item.pixel_size for item in prepared}):
-        reporter.warn(line)
+    """Says what is drawn but not trained on."""
     for item in prepared:
-        for warning in item.source.objects.warnings:
-            reporter.warn(f"{_called(item)}: {warning}")
         counts = {
-            "without a class": sum(a.class_name is None for a in item.annotations),
+            "without a class": sum(a.class_name is None and a.is_area for a in item.annotations),
             "of a class that QuPath ignores (*)": sum(
                 (a.class_name or "").endswith("*") and a.class_name not in class_map.names for a in item.annotations
             ),
             "of a dropped class": sum(a.class_name in rules.drop for a in item.annotations),
             "that are lines or points": sum(
-                not a.is_area and a.class_name in class_map.names for a in item.annotations
+                not a.is_area and (a.class_name is None or a.class_name in class_map.names) for a in item.annotations
             ),
             "on another plane (--plane)": sum(not item.source.is_on_plane(a) for a in item.annotations),
             "of another kind (--kinds)": item.source.other_kinds.total(),
@@ -197,14 +187,6 @@ def report_left_out(prepared: Sequence[Prepared], class_map: ClassMap, rules: Cl
         parts = ", ".join(f"{n} {what}" for what, n in counts.items() if n)
         if parts:
             reporter.say(f"  {_called(item)}: not trained on: {parts}")
-        plane = item.source.plane
-        if (plane.z, plane.t) != (0, 0):
-            reporter.warn(
-                f"{_called(item)}: labels are of plane z {plane.z}, t {plane.t} (--plane), pixels of the one plane "
-                "that is read from the slide; check that both show the same"
-            )
-        if not item.patches and item.source.objects.annotations:
-            reporter.warn(f"{_called(item)}: no target has enough annotation; nothing of it is used")
 
 
 def _called(item: Prepared) -> str:

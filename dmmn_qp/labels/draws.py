@@ -371,6 +371,20 @@ def balanced_probabilities(
     return probabilities
 
 
+def shown_classes(
+    patches: Sequence[PatchRef], n_classes: int, min_fraction: float = MIN_CLASS_FRACTION
+) -> NDArray[np.bool_]:
+    """Which classes patches show: (P, C).
+
+    Args:
+        patches: The patch index.
+        n_classes: C.
+        min_fraction: Part of the target's pixels that a class must exceed.
+    """
+    counts = np.array([patch.label_counts for patch in patches], np.int64).reshape(-1, n_classes + 1)
+    return np.asarray(counts[:, 1:] > min_fraction * counts.sum(axis=1, keepdims=True))
+
+
 def class_weights(label_counts: NDArray[np.int64], rule: WeightRule) -> NDArray[np.float32]:
     """Weights of the classes in the loss.
 

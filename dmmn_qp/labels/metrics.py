@@ -28,6 +28,7 @@ PairCounts = NDArray[np.int64]
 
 _VALUES = 256
 _AT_ONCE = 2**22
+_SAME = 1e-9
 
 
 def confusion_matrix(truth: NDArray[np.uint8], predicted: NDArray[np.uint8], n_classes: int) -> Confusion:
@@ -88,6 +89,22 @@ class Metrics:
     def mean_iou(self) -> float:
         """Mean over the classes that have true pixels; NaN when none has."""
         return float(mean_of_classes(self.iou))
+
+    @property
+    def constant_class(self) -> int:
+        """Index of the class that is best said everywhere, if one must be: that with most true pixels."""
+        return int(self.confusion.sum(axis=1).argmax())
+
+    @property
+    def constant_mean_iou(self) -> float:
+        """The mean IoU of whoever says `constant_class` everywhere; NaN when no class has true pixels."""
+        true = self.confusion.sum(axis=1)
+        return float(true.max() / true.sum() / (true > 0).sum()) if true.any() else float("nan")
+
+    @property
+    def is_worthless(self) -> bool:
+        """Whether the mean IoU is no higher than without looking; never where there is nothing to tell apart."""
+        return int((self.confusion.sum(axis=1) > 0).sum()) > 1 and self.mean_iou <= self.constant_mean_iou + _SAME
 
     @property
     def mean_recall(self) -> float:

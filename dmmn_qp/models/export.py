@@ -24,7 +24,7 @@ from dmmn_qp.folders.model import ModelCard, load_card, load_model, room_for
 from dmmn_qp.folders.provenance import nameless_provenance
 from dmmn_qp.networks.conventions import class_logits, network_input
 from dmmn_qp.specs import PatchSpec
-from dmmn_qp.version import __version__
+from dmmn_qp.version import __version__, install_command
 
 METADATA = "dmmn_qp.json"
 """Name under which an exported file holds its description."""
@@ -206,7 +206,7 @@ def _write_onnx(module: nn.Module, side_px: int, description: dict[str, Any], pa
         import onnxscript  # noqa: F401
     except ImportError as error:
         raise ConfigError(
-            'exporting to ONNX needs more libraries; pip install "dmmn-qp[export]", or pass --format torchscript'
+            f"exporting to ONNX needs more libraries; {install_command('export')}, or pass --format torchscript"
         ) from error
     program = torch.onnx.export(
         module,

@@ -17,6 +17,7 @@ from dmmn_qp.errors import ConfigError, ModelError
 from dmmn_qp.networks.conventions import InputConvention
 from dmmn_qp.networks.patch_tokens import PatchTokens, is_plain_transformer
 from dmmn_qp.text import shorten
+from dmmn_qp.version import install_command
 
 TIMM: Final = "timm:"
 """Begins the names of encoders that timm builds."""
@@ -131,7 +132,7 @@ def _create(name: str) -> nn.Module:
     except Exception as error:  # it needs torchvision of torch's own build, and says so in many ways
         raise ConfigError(
             f'encoder "{shorten(name)}" needs timm, which cannot be imported ({shorten(str(error), 160)}); '
-            'pip install "dmmn-qp[timm]" beside a torchvision that fits torch'
+            f"{install_command('timm')} beside a torchvision that fits torch"
         ) from error
     arguments = {key: value for key, value in options.items() if key not in _COLOURS}
     for key in _LAYERS.keys() & arguments.keys():

@@ -82,7 +82,7 @@ def write_readme(
     names = [entry.name for entry in out.iterdir() if entry.is_file() and not entry.name.startswith(".")]
     about = {
         "Model": model_name,
-        "Licence": licence or "not stated; ask whoever made the model",
+        "Licence": licence or "not stated; ask whoever made the model, if it was not you",
         "Credit": attribution or "",
         "Encoder": encoder or "",
         "Pixels": f"about {mpp:g} um",

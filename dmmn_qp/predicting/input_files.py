@@ -86,7 +86,7 @@ def _may_be_slide(path: Path) -> bool:
 def near_name_hint(path: Path) -> str:
     """A question after a file of nearly that name beside it, for a message; empty where there is none."""
     try:
-        names = [p.name for p in path.parent.iterdir() if p.suffix.lower() in slide_suffixes()]
+        names = [p.name for p in path.parent.iterdir() if p.suffix.lower() in slide_suffixes() and is_slide(p)]
     except OSError:
         return ""
     near = difflib.get_close_matches(path.name, names, n=1)

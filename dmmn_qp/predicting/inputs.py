@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from dmmn_qp.errors import PixelSizeError, SlideError
-from dmmn_qp.files.paths import user_text
+from dmmn_qp.files.paths import user_text, why_not_there
 from dmmn_qp.folders.dataset import MANIFEST, Dataset, SlideRecord
 from dmmn_qp.predicting.among_projects import names_among_projects
 from dmmn_qp.predicting.input_files import is_pattern, is_slide, near_name_hint, slides_in_folder, slides_matching
@@ -165,9 +165,8 @@ class _Inputs:
         if exists:
             return SlideToPredict(slide_id, SlideView(path))
         others = f"; the dataset has {', '.join(self._records)}" if self._records else ""
-        missing = f'slide "{name}" does not exist; check the path{near_name_hint(path)}{others}'
-        if path.exists():
-            missing = f'slide "{name}" is neither a file nor a folder; name a slide file'
+        why = why_not_there(path) or "is no slide"
+        missing = f'slide "{name}" {why}; check the path{near_name_hint(path)}{others}'
         return SlideToPredict(slide_id or name, SlideView(path), problem=missing)
 
     def _of_record(self, record: SlideRecord, path: Path | None) -> SlideToPredict:

@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from dmmn_qp.errors import ModelError
 from dmmn_qp.folders.model import WEIGHTS, load_card
+from dmmn_qp.folders.weights_file import check_there
 from dmmn_qp.predicting.areas import outside_label
 from dmmn_qp.predicting.kept import Kept
 from dmmn_qp.predicting.options import PredictOptions
@@ -89,12 +90,13 @@ def _digest(path: Path) -> str:
     """
     digest = hashlib.sha256()
     try:
+        check_there(path)
         with path.open("rb") as file:
             while chunk := file.read(_DIGEST_CHUNK):
                 digest.update(chunk)
     except OSError as error:
         raise ModelError(
-            f'weights "{path}" are missing or cannot be read ({error.strerror}); take the whole folder again from its '
-            "source"
+            f'weights "{path}" are missing or cannot be read ({error.strerror or error}); take the whole folder again '
+            "from its source"
         ) from error
     return digest.hexdigest()[:32]

@@ -16,6 +16,7 @@ from uuid import UUID
 from dmmn_qp.annotations import Annotation, ObjectKind
 from dmmn_qp.choices import Reader, TakePredictions
 from dmmn_qp.errors import AnnotationFileError
+from dmmn_qp.files.paths import why_not_there
 
 _UUID: Final = re.compile(r"([0-9a-fA-F]{1,8})" + r"-([0-9a-fA-F]{1,4})" * 3 + r"-([0-9a-fA-F]{1,12})")
 _UUID_LENGTH: Final = 36
@@ -117,6 +118,9 @@ def open_bytes(path: Path, what: str, way_out: str) -> Iterator[BinaryIO]:
     Raises:
         AnnotationFileError: The file is missing or cannot be read, now or within the block.
     """
+    why = why_not_there(path)
+    if why is not None and path.exists():
+        raise _unreadable(path, what, ValueError(why))
     try:
         file = path.open("rb")
     except FileNotFoundError:

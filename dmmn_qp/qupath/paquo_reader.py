@@ -19,6 +19,7 @@ from dmmn_qp.qupath.notes import QUPATH_DIR_VARIABLE, ReadResult
 from dmmn_qp.qupath.project import data_path_of
 from dmmn_qp.qupath.qpdata import read_qpdata
 from dmmn_qp.text import shorten
+from dmmn_qp.version import install_command
 
 _COMPLETE_SINCE: Final = "0.5.0"
 """From this version on, QuPath's GeoJSON holds all that an object has."""
@@ -94,7 +95,7 @@ class PaquoProject:
 def start_qupath(qupath_dir: Path | None) -> tuple[str, ...]:
     """Starts QuPath's Java unless it runs; returns warnings about this QuPath."""
     if not is_installed():
-        raise ProjectError('paquo is not installed; pip install "dmmn-qp[paquo]"')
+        raise ProjectError(f"paquo is not installed; {install_command('paquo')}")
     if qupath_dir is not None:
         os.environ[QUPATH_DIR_VARIABLE] = str(qupath_dir.absolute())
     try:

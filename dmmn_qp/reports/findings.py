@@ -8,21 +8,17 @@ from dataclasses import replace
 from typing import Final
 
 from dmmn_qp.annotations import Annotation
-from dmmn_qp.choices import SPLITS, Split
 from dmmn_qp.console import Reporter
 from dmmn_qp.labels.class_rules import case_variants
-from dmmn_qp.labels.draws import MIN_CLASS_FRACTION
-from dmmn_qp.labels.patches import class_pixels, covered_text, uncover_text
+from dmmn_qp.reports.class_findings import class_findings
 from dmmn_qp.reports.inputs import SEVERITIES, AnySlide, Finding, ImportedData
 from dmmn_qp.reports.review import all_counts, review_findings
 from dmmn_qp.reports.slide_findings import annotation_findings, slide_findings
 from dmmn_qp.reports.wording import count_of, place_in
+from dmmn_qp.text import one_of_each_kind
 
 SLIVER_UM2: Final = 50.0
 """An area smaller than this, less than a nucleus or two, is hardly meant."""
-
-FEW_PATCHES: Final = 10
-"""A class that fewer training patches show is hardly learned."""
 
 
 def find_findings(data: ImportedData, *, sliver_um2: float = SLIVER_UM2) -> tuple[Finding, ...]:
@@ -46,6 +42,16 @@ def report_findings(findings: Sequence[Finding], reporter: Reporter) -> None:
     for finding in findings:
         reporter.say(f"  {finding.severity + ':':<8} {finding.line()}")
     reporter.say(count_text(findings))
+
+
+def warn_of(findings: Sequence[Finding], reporter: Reporter) -> None:
+    """Says the warnings among findings; of each kind on slides one line, however many there are."""
+    warnings = [finding for finding in findings if finding.severity == "warning"]
+    for finding in warnings:
+        if finding.slide is None:
+            reporter.warn(finding.line())
+    for line in one_of_each_kind((f.slide, f.said()) for f in warnings if f.slide is not None):
+        reporter.warn(line)
 
 
 def count_text(findings: Sequence[Finding]) -> str:
@@ -73,7 +79,6 @@ def _of_dataset(data: ImportedData) -> Iterator[Finding]:
             way_out=f"draw larger areas: more than {part:.0%} of a {size_px} x {size_px} px square",
         )
         return
-    pixels = {split: class_pixels((p for p in patches if p.split == split), data.class_map) for split in SPLITS}
     present = {split for slide in data.slides for split in slide.splits}
     if "val" not in present:
         yield Finding(
@@ -94,37 +99,9 @@ def _of_dataset(data: ImportedData) -> Iterator[Finding]:
             message=f'"{data.class_map.names[0]}" is the only class, which a network would predict everywhere',
             way_out="annotate what is not of it as well, as one class more such as Other; dmmn-qp train needs two",
         )
-    shown = _patches_that_show(data, "train")
-    for i, name in enumerate(data.class_map.names):
-        others = data.covering_classes(name) if not pixels["train"][i] else ()
-        if others:
-            yield Finding(
-                severity="error",
-                class_name=name,
-                message=f'"{name}" {covered_text(others)}',
-                way_out=f"{uncover_text(others, data.painting.overlap)} --drop {name}",
-            )
-        elif not pixels["train"][i]:
-            yield Finding(
-                severity="error",
-                class_name=name,
-                message=f'"{name}" has no pixel in the training split',
-                way_out=f"annotate it on a training slide, move a slide to that split, or leave it out: --drop {name}",
-            )
-        elif shown[i] < FEW_PATCHES:
-            yield Finding(
-                severity="warning",
-                class_name=name,
-                message=f'"{name}" is shown by only {count_of(shown[i], "training patch", "training patches")}',
-                way_out="annotate more of it, in different places and on different slides",
-            )
-        if "val" in present and not pixels["val"][i]:
-            yield Finding(
-                severity="warning",
-                class_name=name,
-                message=f'"{name}" has no pixel in the validation split, so the best epoch is chosen without it',
-                way_out="annotate some of it on a validation slide",
-            )
+    yield from class_findings(
+        patches, data.class_map, data.covering_classes, data.painting.overlap, is_validated="val" in present
+    )
 
 
 def _similar_names(data: ImportedData) -> Iterator[Finding]:
@@ -147,15 +124,3 @@ def _similar_names(data: ImportedData) -> Iterator[Finding]:
             message=f"{spellings} look like slips of one class name, but are different classes",
             way_out=f'set the class of the latter to "{names[0]}" in QuPath, or pass --merge-case',
         )
-
-
-def _patches_that_show(data: ImportedData, split: Split) -> list[int]:
-    """Number of patches of a split that show each class."""
-    threshold = MIN_CLASS_FRACTION * data.patching.spec.size_px**2
-    shown = [0] * len(data.class_map)
-    for slide in data.slides:
-        for patch in slide.patches:
-            if patch.split == split:
-                for i, n in enumerate(patch.label_counts[1:]):
-                    shown[i] += n > threshold
-    return shown

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from dmmn_qp.choices import SPLITS
 from dmmn_qp.console import Reporter
 from dmmn_qp.files import new_file, write_json
+from dmmn_qp.reports.findings import find_findings
 from dmmn_qp.reports.import_report import ImportReport, make_report
 from dmmn_qp.reports.inputs import SEVERITIES, Finding, ImportedData
 from dmmn_qp.reports.pictures import SlidePicture, blank_picture, draw_slide, picture_px
@@ -32,6 +33,7 @@ def write_import_report(
     data: ImportedData,
     label_pixels: Mapping[str, NDArray[np.int64]],
     reporter: Reporter | None = None,
+    findings: tuple[Finding, ...] | None = None,
 ) -> ImportReport:
     """Writes the report of an import into a dataset folder.
 
@@ -42,6 +44,7 @@ def write_import_report(
         data: What was imported.
         label_pixels: (C,) pixels of each class in the mask of each slide, by slide id.
         reporter: Where to warn; the terminal unless given.
+        findings: What somebody should look at; looked for unless given.
 
     Returns:
         The figures.
@@ -52,7 +55,8 @@ def write_import_report(
     for slide in data.slides:
         with reporter.optional(f'the picture of slide "{slide.record.slide_id}" in {REPORT_PAGE}'):
             pictures[slide.record.slide_id] = draw_slide(slide, data, size)
-    report = make_report(data, label_pixels, {slide_id: picture.tissue_mm2 for slide_id, picture in pictures.items()})
+    tissue_mm2 = {slide_id: picture.tissue_mm2 for slide_id, picture in pictures.items()}
+    report = make_report(data, label_pixels, tissue_mm2, find_findings(data) if findings is None else findings)
     with reporter.optional(REPORT_FIGURES):
         write_json(folder / REPORT_FIGURES, report.model_dump(mode="json"))
     with reporter.optional(REPORT_PAGE), new_file(folder / REPORT_PAGE) as temporary:

@@ -12,9 +12,8 @@ from pydantic import Field
 
 from dmmn_qp.choices import SPLITS, Split
 from dmmn_qp.labels.class_rules import is_tissue
-from dmmn_qp.labels.draws import MIN_CLASS_FRACTION, ElasticRule, balanced_probabilities, suggested_rates
+from dmmn_qp.labels.draws import ElasticRule, balanced_probabilities, shown_classes, suggested_rates
 from dmmn_qp.labels.patches import PatchRef
-from dmmn_qp.reports.findings import find_findings
 from dmmn_qp.reports.inputs import Finding, ImportedData, ImportedSlide
 from dmmn_qp.reports.review import CorrectionFigures, ReviewFigures, all_counts, correction_figures, review_figures
 from dmmn_qp.specs import FileModel
@@ -156,6 +155,7 @@ def make_report(
     data: ImportedData,
     label_pixels: Mapping[str, NDArray[np.int64]],
     tissue_mm2: Mapping[str, float],
+    findings: tuple[Finding, ...],
 ) -> ImportReport:
     """All figures.
 
@@ -163,6 +163,7 @@ def make_report(
         data: What was imported.
         label_pixels: (C,) pixels of each class in the mask of each slide, by slide id.
         tissue_mm2: Tissue of each slide, by slide id.
+        findings: What somebody should look at.
     """
     slides = tuple(
         _slide_figures(slide, data, label_pixels[slide.record.slide_id], tissue_mm2[slide.record.slide_id])
@@ -174,7 +175,7 @@ def make_report(
         without_annotations=data.without_annotations,
         left_out=data.problems,
         min_labelled_fraction=data.patching.min_labelled_fraction,
-        findings=find_findings(data),
+        findings=findings,
         classes=tuple(
             _class_figures(i, data, [slide.classes[i] for slide in slides]) for i in range(len(data.class_map))
         ),
@@ -193,7 +194,7 @@ def _slide_figures(
     record = slide.record
     pixel_mm2 = _pixel_mm2(slide)
     labels = Counter(data.label_of(slide, annotation) for annotation in slide.annotations)
-    shown = _shows(slide.patches, len(data.class_map)).sum(axis=0)
+    shown = shown_classes(slide.patches, len(data.class_map)).sum(axis=0)
     classes = []
     for i, tissue_class in enumerate(data.class_map.classes):
         area = float(pixels[i]) * pixel_mm2
@@ -237,7 +238,7 @@ def _class_figures(number: int, data: ImportedData, on_slides: list[SlideClassFi
     for slide, figures in zip(data.slides, on_slides, strict=True):
         for split in slide.splits:
             of_split = tuple(patch for patch in slide.patches if patch.split == split)
-            patches[split] += int(_shows(of_split, len(data.class_map))[:, number].sum())
+            patches[split] += int(shown_classes(of_split, len(data.class_map))[:, number].sum())
             if not slide.is_divided:
                 slides[split] += figures.annotations > 0
                 area_mm2[split] += figures.area_mm2
@@ -267,7 +268,7 @@ def class_balance(patches: list[PatchRef], names: tuple[str, ...]) -> tuple[Clas
     counts = np.array([patch.label_counts[1:] for patch in patches], np.float64)
     if not counts.sum(axis=0).all():
         return ()
-    shows = _shows(tuple(patches), len(names))
+    shows = shown_classes(patches, len(names))
     shuffled, balanced = np.full(len(patches), 1 / len(patches)), balanced_probabilities(patches)
     order = tuple(range(1, len(names) + 1))
     elastic = ElasticRule(order, suggested_rates(patches, order))
@@ -291,9 +292,3 @@ def class_balance(patches: list[PatchRef], names: tuple[str, ...]) -> tuple[Clas
 def _pixel_mm2(slide: ImportedSlide) -> float:
     """Area of a pixel of the slide's mask."""
     return (slide.painter.downsample * slide.record.mpp) ** 2 / _UM2_PER_MM2
-
-
-def _shows(patches: tuple[PatchRef, ...], n_classes: int) -> NDArray[np.bool_]:
-    """Which classes each patch shows: (P, C)."""
-    counts = np.array([patch.label_counts for patch in patches], np.int64).reshape(-1, n_classes + 1)
-    return np.asarray(counts[:, 1:] > MIN_CLASS_FRACTION * counts.sum(axis=1, keepdims=True))

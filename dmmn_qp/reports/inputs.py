@@ -54,8 +54,12 @@ class Finding(FileModel):
     def line(self) -> str:
         """The finding in one line, without its severity."""
         where = f"{self.slide}: " if self.slide is not None else ""
+        return where + self.said()
+
+    def said(self) -> str:
+        """The same without its slide."""
         place = f" (at {self.place[0]}, {self.place[1]})" if self.place is not None else ""
-        return f"{where}{self.message}{place}; {self.way_out}"
+        return f"{self.message}{place}; {self.way_out}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -131,6 +131,7 @@ def _not_trained(slide: AnySlide, data: ImportedData) -> Iterator[Finding]:
     """Annotations that label nothing, by reason; each is counted under its first reason."""
     slide_id = slide.slide_id
     unclassified: list[BaseGeometry] = []
+    shapeless: list[BaseGeometry] = []
     left_out: dict[str, list[BaseGeometry]] = defaultdict(list)
     ignored: dict[str, list[BaseGeometry]] = defaultdict(list)
     elsewhere: dict[str, list[BaseGeometry]] = defaultdict(list)
@@ -140,7 +141,7 @@ def _not_trained(slide: AnySlide, data: ImportedData) -> Iterator[Finding]:
         if data.purpose_of(annotation) is not None or data.label_of(slide, annotation) is not None:
             continue
         if name is None:
-            unclassified.append(geometry)
+            (unclassified if annotation.is_area else shapeless).append(geometry)
         elif name.endswith("*") and data.class_map.label_of(name) is None:
             ignored[name].append(geometry)
         elif name in data.left_out:
@@ -156,6 +157,15 @@ def _not_trained(slide: AnySlide, data: ImportedData) -> Iterator[Finding]:
             place=place_in(unclassified, slide),
             message=f"{count_of(len(unclassified), 'annotation')} without a class, not trained on",
             way_out="give a class in QuPath, or delete what is not needed",
+        )
+    if shapeless:
+        lines = count_of(len(shapeless), "line or point", "lines or points")
+        yield Finding(
+            severity="note",
+            slide=slide_id,
+            place=place_in(shapeless, slide),
+            message=f"{lines} without a class, labelling no pixel",
+            way_out="nothing to do",
         )
     for name, geometries in elsewhere.items():
         yield Finding(

@@ -153,6 +153,7 @@ def write_training_report(
     best: Sequence[tuple[str, PatchVerdict]],
     facts: Mapping[str, Any],
     started_from: StartedFrom | None = None,
+    advice: Sequence[str] = (),
 ) -> Path:
     """Writes the report into a model's folder.
 
@@ -165,6 +166,7 @@ def write_training_report(
         best: For each class, the validation patch that it gets right most; with the class, or several of one patch.
         facts: Further lines for the head of the page: what -> how much.
         started_from: The model that the training started from; None without one.
+        advice: What is wrong with the model and what to do about it, a line each.
 
     Returns:
         The page.
@@ -194,6 +196,7 @@ def write_training_report(
             areas=list(zip(card.class_map.names, area_colors(shown, card.class_map), strict=True)),
             facts=facts,
             started_from=started_from,
+            advice=advice,
             made_by=f"dmmn-qp {__version__}",
         )
     )

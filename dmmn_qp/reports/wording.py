@@ -8,6 +8,7 @@ from typing import Final
 from shapely.geometry.base import BaseGeometry
 
 from dmmn_qp.reports.inputs import AnySlide, ImportedData
+from dmmn_qp.text import count_of as count_of
 
 ClassKey = tuple[str, bool]
 """A class, and whether it was predicted there."""
@@ -49,8 +50,3 @@ def area_text(um2: float) -> str:
         return f"{um2:.0f} µm²" if um2 >= 1 else "less than 1 µm²"
     mm2 = um2 / _UM2_PER_MM2
     return f"{mm2:.3f} mm²" if mm2 < 1 else f"{mm2:.1f} mm²"
-
-
-def count_of(n: int, one: str, many: str | None = None) -> str:
-    """``1 line``, ``2 lines``."""
-    return f"{n} {one if n == 1 else many or one + 's'}"

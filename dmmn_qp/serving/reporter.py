@@ -48,8 +48,9 @@ class LineReporter(Reporter):
             self.say("  ".join(row))
 
     @contextmanager
-    def task(self, description: str, total: int, done: int = 0) -> Iterator[Task]:
+    def task(self, description: str, total: int, done: int = 0, after: float = 0) -> Iterator[Task]:
         """A task of which replies tell the progress."""
+        del after
         task = _ToldTask(self, description, total, done, self._tell)
         task.tell("")
         yield task

@@ -12,7 +12,7 @@ from typing import Final
 
 from dmmn_qp.errors import SlideError
 from dmmn_qp.files import RUN_FILE
-from dmmn_qp.files.paths import user_path, user_text
+from dmmn_qp.files.paths import user_path, user_text, why_not_there
 from dmmn_qp.slides.names import normal_name
 from dmmn_qp.text import shorten
 
@@ -97,7 +97,8 @@ class SlideFinder:
         folders = [root for root in roots if isinstance(root, Path)]
         for folder in folders:
             if not folder.is_dir():
-                raise SlideError(f'slides folder "{folder}" does not exist; pass an existing one as --slides-root')
+                why = why_not_there(folder) or "is no folder"
+                raise SlideError(f'slides folder "{folder}" {why}; pass an existing one as --slides-root')
         self._prefixes = [root for root in roots if isinstance(root, MovedPrefix)]
         self._searches = [
             _NameSearch(folders, depth=None, entries=None),

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import openslide
 
 from dmmn_qp.errors import SlideError
+from dmmn_qp.files.paths import why_not_there
 from dmmn_qp.slides.base import Slide
 from dmmn_qp.slides.direct_tiff import DirectTiffReader, is_direct_tiff
 from dmmn_qp.slides.files import slide_file
@@ -18,6 +19,7 @@ from dmmn_qp.slides.picture_reader import PictureReader
 from dmmn_qp.slides.pixel_sizes import StatedMpp
 from dmmn_qp.slides.tifffile_reader import TiffReader
 from dmmn_qp.slides.transformed import Change, TransformedSlide
+from dmmn_qp.slides.whole import check_end
 
 
 class SlideReader(NamedTuple):
@@ -79,10 +81,14 @@ def open_slide(
     """
     path = slide_file(path)
     if not path.is_file():
-        raise SlideError(f'slide "{path}" does not exist; check the path or pass --slides-root')
+        raise SlideError(f'slide "{path}" {why_not_there(path) or "is no file"}; check the path or pass --slides-root')
     for reader in SLIDE_READERS.values():
         if reader.wants(path):
-            slide = reader.open(path, mpp=mpp, crop_to_bounds=crop_to_bounds)
+            try:
+                slide = reader.open(path, mpp=mpp, crop_to_bounds=crop_to_bounds)
+            except SlideError:
+                check_end(path)  # why it lacks a pixel size, or cannot be read
+                raise
             return _framed(slide, frame) if frame else slide
     raise SlideError(f'slide "{path}" is of no kind that {", ".join(SLIDE_READERS)} can read')
 

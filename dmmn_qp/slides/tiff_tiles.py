@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -16,6 +17,7 @@ from dmmn_qp.errors import SlideError
 from dmmn_qp.regions import Region
 from dmmn_qp.slides.base import RgbArray
 from dmmn_qp.slides.cached import TileBudget
+from dmmn_qp.text import count_of
 
 MAX_SEGMENT_BYTES = 512 * 1024**2
 """Largest tile or strip, decoded: it is decoded whole. Strips without compression are read in parts, however large."""
@@ -106,13 +108,21 @@ class TiffTiles:
         if page.dtype != np.uint8 or page.bitspersample not in (8, (8, 8, 8)):
             return f"{page.bitspersample} bits per sample ({page.dtype or 'of no known kind'}) instead of 8"
         if page.samplesperpixel != 3:
-            return f"{page.samplesperpixel} channel{'s' if page.samplesperpixel > 1 else ''} instead of RGB"
+            return f"{count_of(self._channels(page), 'channel')} instead of RGB"
         if page.photometric != RGB and not (page.photometric == YCBCR and page.compression == JPEG):
             name = getattr(page.photometric, "name", page.photometric)
             return f"colours of kind {name} instead of RGB"
         if page.imagedepth != 1:
             return f"{page.imagedepth} planes in one page"
         return None
+
+    def _channels(self, page: Any) -> int:
+        """How many channels the picture of a page has, which may be pages of their own."""
+        if page.samplesperpixel == 1:
+            with suppress(Exception):  # whatever tifffile raises of what it cannot make series of
+                axes, shape = self.file.series[0].axes, self.file.series[0].shape
+                return int(shape[axes.index("C")])
+        return int(page.samplesperpixel)
 
     def refused(self, page: Any) -> SlideError:
         """Returns what is said of a page that is no RGB of 8 bits."""

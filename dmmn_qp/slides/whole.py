@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import struct
+from collections.abc import Iterator
 from contextlib import suppress
 from itertools import islice
 from math import prod
@@ -17,6 +19,8 @@ from dmmn_qp.slides.files import slide_file
 from dmmn_qp.slides.ome_xml import is_tiff
 from dmmn_qp.slides.tiff_images import page_size
 
+BIG_TIFF = 43
+MAX_CLASSIC_BYTES = 2**32
 MAX_PAGES = 64
 """Pages of a TIFF that are looked at."""
 
@@ -41,7 +45,7 @@ def check_whole(path: Path, slide: Slide) -> tuple[str, ...]:
     file = slide_file(path)
     of_tiff = is_tiff(file)
     if of_tiff:
-        _check_end(path, file)
+        _check_pixels(path, file)
     right, bottom = slide.info.width - 1, slide.info.height - 1
     damage: list[SlideError] = []
     corners = dict.fromkeys([(0, 0), (right, 0), (0, bottom), (right, bottom)])
@@ -55,7 +59,49 @@ def check_whole(path: Path, slide: Slide) -> tuple[str, ...]:
     return tuple(str(error) for error in damage[:1])
 
 
-def _check_end(path: Path, file: Path) -> None:
+def check_end(path: Path) -> None:
+    """Refuses a TIFF that was cut, whether or not a reader can open it.
+
+    Raises:
+        SlideError: It was cut.
+    """
+    with suppress(OSError, struct.error):
+        file = slide_file(path)
+        if is_tiff(file):
+            size = file.stat().st_size
+            for offset in _directories(file):
+                if offset >= size:
+                    raise SlideError(
+                        f'slide "{path}" was cut: it goes on at byte {offset:,}, but the file has {size:,}; copy the '
+                        "file again from its source"
+                    )
+            _check_pixels(path, file)
+
+
+def _directories(file: Path) -> Iterator[int]:
+    """Bytes that the first directories of a TIFF must have, as the file says it, each as far as that can be read."""
+    with file.open("rb") as stream:
+        head = stream.read(16)
+        order = "<" if head[:2] == b"II" else ">"
+        is_big = struct.unpack_from(order + "H", head, 2)[0] == BIG_TIFF
+        if not is_big and file.stat().st_size > MAX_CLASSIC_BYTES:
+            return  # such as NDPI, which keeps half of its offsets elsewhere
+        count_form, entry_bytes, offset_form = ("Q", 20, "Q") if is_big else ("H", 12, "I")
+        (offset,) = struct.unpack_from(order + offset_form, head, 8 if is_big else 4)
+        for _ in range(MAX_PAGES):
+            if not offset:
+                return
+            entries = offset + struct.calcsize(order + count_form)
+            yield entries - 1
+            stream.seek(offset)
+            (count,) = struct.unpack(order + count_form, stream.read(entries - offset))
+            end = entries + entry_bytes * count + struct.calcsize(order + offset_form)
+            yield end - 1
+            stream.seek(entries + entry_bytes * count)
+            (offset,) = struct.unpack(order + offset_form, stream.read(struct.calcsize(order + offset_form)))
+
+
+def _check_pixels(path: Path, file: Path) -> None:
     """Refuses a TIFF in which a tile of the largest pages lies behind the end of the file.
 
     Raises:

@@ -6,8 +6,12 @@ import torch
 
 from dmmn_qp.console import Reporter
 from dmmn_qp.folders.dataset import Dataset
+from dmmn_qp.networks import ARCHITECTURES
 from dmmn_qp.networks.supervision import SupervisedBranches
-from dmmn_qp.text import shorten
+from dmmn_qp.reports.class_findings import class_findings
+from dmmn_qp.reports.findings import warn_of
+from dmmn_qp.specs import PatchSpec, mpps_text
+from dmmn_qp.text import count_of, shorten
 from dmmn_qp.training.fine_tuning import Start
 from dmmn_qp.training.plan import TrainingPlan
 
@@ -28,11 +32,14 @@ def say_plan(
     reporter.heading(f"Training {plan.network.architecture} (width {plan.network.width}, {parameters:,} parameters)")
     several = f" in {processes} processes" if processes > 1 else ""
     reporter.say(
-        f"  {len(plan.training)} training and {len(plan.validation)} validation patches, "
-        f"{len(dataset.class_map)} classes; "
+        f"  {len(plan.training)} training and "
+        f"{count_of(len(plan.validation), 'validation patch', 'validation patches')}, "
+        f"{count_of(len(dataset.class_map), 'class', 'classes')}; "
         f"{plan.course}, "
         f"{device.type}{several}, {options.precision}, preset {options.preset}"
     )
+    warn_of_classes(plan, dataset, reporter)
+    warn_of_one_magnification(plan, dataset.patch_spec, reporter)
     if plan.start is not None:
         matched = f"classes matched by name: {', '.join(plan.start.matched) or 'none'}"
         new = f"; new, with random weights: {', '.join(plan.start.new)}" if plan.start.new else ""
@@ -42,6 +49,23 @@ def say_plan(
         reporter.say(f"  {corrected}")
     if plan.balance is not None:
         reporter.table(*plan.balance.rows())
+
+
+def warn_of_classes(plan: TrainingPlan, dataset: Dataset, reporter: Reporter) -> None:
+    """Says again, as `import` does, of which classes there is too little to learn or to judge them."""
+    validation = [] if plan.options.validate_on == "train" else plan.validation
+    found = class_findings([*plan.training, *validation], dataset.class_map, is_validated=bool(validation))
+    warn_of(tuple(found), reporter)
+
+
+def warn_of_one_magnification(plan: TrainingPlan, spec: PatchSpec, reporter: Reporter) -> None:
+    """Says when a network of several magnifications is given one, and so is another network."""
+    name = plan.network.architecture
+    if len(spec.mpps) == 1 and ARCHITECTURES[name].used(2) > 1:
+        reporter.warn(
+            f"{name} sees what lies around a target at further magnifications, but this dataset has only "
+            f"{spec.mpps[0]:g} um/px, so it sees as little as a U-Net; import with --mpps {mpps_text(spec.mpps[0])}"
+        )
 
 
 def warn_of_known(dataset: Dataset, start: Start, reporter: Reporter) -> None:

@@ -144,14 +144,14 @@ def too_large(module: SupervisedBranches, images: list[Tensor], batch_size: int,
     )
 
 
-def warn_of_collapse(only_class: list[str | None], options: TrainOptions, reporter: Reporter) -> None:
+def warn_of_collapse(only_class: list[str | None], options: TrainOptions, report: Path, reporter: Reporter) -> None:
     """Says when the network has predicted one class only for some epochs."""
     latest = only_class[-EPOCHS_OF_COLLAPSE:]
     if len(latest) == EPOCHS_OF_COLLAPSE and latest[0] is not None and len(set(latest)) == 1:
         reporter.warn(
             f'the network has predicted only "{latest[0]}" for {EPOCHS_OF_COLLAPSE} epochs; most likely the learning '
             f"rate ({options.learning_rate or RATE:g}) is too high or too low, or the classes are too unequal: see "
-            "the balance in dataset/report.html"
+            f"the balance in {report}"
         )
 
 

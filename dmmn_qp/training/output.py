@@ -91,6 +91,7 @@ def save_as_model(
         validation={
             "epoch": epoch,
             "mean_iou": metrics.mean_iou,
+            "constant_mean_iou": metrics.constant_mean_iou,
             "mean_recall": metrics.mean_recall,
             "mean_precision": metrics.mean_precision,
             "iou": by_class(metrics.iou, dataset.class_map),

@@ -28,6 +28,7 @@ from dmmn_qp.networks.supervision import SupervisedBranches
 from dmmn_qp.slides.cached import DEFAULT_BUDGET_BYTES, MIB
 from dmmn_qp.slides.finding import SlidesRoot
 from dmmn_qp.specs import ClassMap
+from dmmn_qp.text import count_of
 from dmmn_qp.training.augment import AugmentRules
 from dmmn_qp.training.examples import EpochDraws, PatchExamples
 from dmmn_qp.training.fine_tuning import Inherited, Start, freeze_encoders, from_kept, inherited_from, start_from
@@ -85,8 +86,14 @@ class TrainingPlan:
     @property
     def course(self) -> str:
         """Its rounds and epochs, in words."""
-        rounds = f"a head on what the encoder sees, {self.rounds - 1} rounds of self-training" if self.rounds else ""
-        epochs = f"{self.epochs} epochs of {self.steps_per_epoch} steps of {self.options.batch_size} patches"
+        rounds = ""
+        if self.rounds:
+            more = count_of(self.rounds - 1, "round")
+            rounds = f"a head on what the encoder sees, {more} of self-training"
+        epochs = (
+            f"{count_of(self.epochs, 'epoch')} of {count_of(self.steps_per_epoch, 'step')} of "
+            f"{count_of(self.options.batch_size, 'patch', 'patches')}"
+        )
         return "; ".join(part for part in (rounds, epochs if self.epochs else "") if part)
 
     @property
@@ -99,6 +106,15 @@ class TrainingPlan:
         """The rate of its epochs."""
         assert self.options.learning_rate is not None
         return self.options.learning_rate
+
+    @property
+    def validation_steps(self) -> float:
+        """About what a validation takes, in optimiser steps: it has no backward pass."""
+        return math.ceil(len(self.validation) / self.options.batch_size) / 3
+
+    def steps_after(self, epoch: int) -> float:
+        """About what the training takes after the steps of an epoch, in optimiser steps."""
+        return self.validation_steps + (self.last_epoch - epoch) * (self.steps_per_epoch + self.validation_steps)
 
     @property
     def total_steps(self) -> int:

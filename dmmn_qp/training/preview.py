@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Sequence
 from contextlib import closing
@@ -173,6 +172,5 @@ class _Tried:
                 seconds.append(time.monotonic() - clock)
                 clock = time.monotonic()
         step = min(seconds[1:] or seconds)
-        of_validation = step / 3 * math.ceil(len(plan.validation) / plan.options.batch_size)  # no backward pass
         self.reporter.say(f"  {step:.2f} s a step")
-        return plan.total_steps * step + plan.epochs * of_validation
+        return (plan.total_steps + plan.epochs * plan.validation_steps) * step

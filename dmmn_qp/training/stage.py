@@ -17,6 +17,7 @@ from dmmn_qp.folders.dataset import Dataset, dataset_digest, slides_by_split
 from dmmn_qp.folders.model import is_whole
 from dmmn_qp.folders.model_glance import DATASET_DIGEST
 from dmmn_qp.folders.provenance import describe_run, now
+from dmmn_qp.labels.metrics import Metrics
 from dmmn_qp.networks.devices import choose_device
 from dmmn_qp.networks.dmmn_p import DmmnP
 from dmmn_qp.reports.html import REPORT_PAGE
@@ -33,6 +34,7 @@ from dmmn_qp.training.launch import make_fabric
 from dmmn_qp.training.learner import Learner
 from dmmn_qp.training.log import TrainingLog, history_row
 from dmmn_qp.training.options import TrainOptions
+from dmmn_qp.training.outcome import miou_text, say_outcome
 from dmmn_qp.training.output import Checkpoints, check_out, save_as_model
 from dmmn_qp.training.plan import TrainingPlan, make_batches, make_plan
 from dmmn_qp.training.reading import Batches
@@ -154,7 +156,7 @@ def _train(
     log = TrainingLog(out, dataset.class_map, plan.steps_per_epoch, state, reporter) if first else None
     run = _Run(out, dataset, plan, fabric, learner, state, checkpoints, log, reporter)
     if start is not None and log is not None:
-        reporter.say(f"  val mIoU before the first step {start.metrics.mean_iou:.3f}")
+        reporter.say(f"  {miou_text(start.metrics, ' before the first step')}")
         _keep_if_best(run, 0, start)
     if head is not None and state.epoch <= plan.rounds:
         _train_head(run, head)
@@ -249,7 +251,8 @@ def _train_epoch(run: _Run, epoch: int, batches: Batches, draws: EpochDraws, sto
     losses = list(run.state.losses) if epoch == run.state.epoch else []
     draws.start(epoch, skip=len(losses) * options.batch_size // run.fabric.world_size)
     learner.start_epoch()
-    with run.reporter.task(f"epoch {epoch}/{run.plan.last_epoch}", steps, done=len(losses)) as task:
+    after = run.plan.steps_after(epoch)
+    with run.reporter.task(f"epoch {epoch}/{run.plan.last_epoch}", steps, done=len(losses), after=after) as task:
         for drawn in batches:
             losses.append(learner.step(drawn, epoch, len(losses)))
             task.advance(note=step_note(losses[-1], learner.optimizer, options.batch_size, task.seconds_per_unit))
@@ -277,11 +280,11 @@ def _end_epoch(
     what = "round" if epoch <= plan.rounds else "epoch"
     run.reporter.say(
         f"  {what} {epoch:>{len(str(plan.last_epoch))}}/{plan.last_epoch}  loss {state.history[-1]['loss']:.3f}  "
-        f"val mIoU {metrics.mean_iou:.3f}{' (best)' if improved else ''}  "
+        f"{miou_text(metrics)}{' (best)' if improved else ''}  "
         f"ETA {duration(elapsed / epoch * (plan.last_epoch - epoch))}"
     )
     log.epoch(epoch, metrics, validation.watched)
-    warn_of_collapse(log.only_class, plan.options, run.reporter)
+    warn_of_collapse(log.only_class, plan.options, run.dataset.folder / REPORT_PAGE, run.reporter)
 
 
 def _keep_if_best(run: _Run, epoch: int, validation: Validation) -> bool:
@@ -303,7 +306,11 @@ def _conclude(
     state, reporter = run.state, run.reporter
     state.seconds = run.checkpoints.elapsed()
     write_json(run.out / RUN_FILE, {**state.run, "finished": now(), "seconds": round(state.seconds, 1)})
-    reporter.say(f"  best validation mIoU {state.best:.3f}, after {duration(state.seconds)}")
+    if state.kept:
+        metrics = Metrics.from_confusion(state.kept["confusion"].numpy())
+        say_outcome(metrics, run.plan, run.dataset.class_map, state.seconds, reporter)
+    else:  # the best epoch is from an earlier version, which kept no figures
+        reporter.say(f"  best validation mIoU {state.best:.3f}, after {duration(state.seconds)}")
     if run.plan.start is not None and state.kept.get("epoch") == 0:
         reporter.warn(
             f'no epoch was better than model "{run.plan.start.model}", which this training started from; the weights '

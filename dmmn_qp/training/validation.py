@@ -26,6 +26,7 @@ from dmmn_qp.reports.training_report import PatchVerdict, StartedFrom, write_tra
 from dmmn_qp.slides.finding import SlidesRoot
 from dmmn_qp.specs import UNLABELLED, ClassMap
 from dmmn_qp.training.judging import ShownPatches, from_kept
+from dmmn_qp.training.outcome import advice
 from dmmn_qp.training.plan import TrainingPlan, validation_examples
 from dmmn_qp.training.reading import Batches
 from dmmn_qp.training.state import TrainingState
@@ -177,14 +178,16 @@ def write_report(
     best = {values["number"]: values for values in kept["best"].values()}
     head = kept.get("head") or {}
     facts = {"steps of the head": str(head["steps"]), "self-training": head["self_training"] or "none"} if head else {}
+    metrics = Metrics.from_confusion(kept["confusion"].numpy())
     epoch = f"{kept['epoch']} of {len(state.history)}" if kept["epoch"] else "none"
     write_training_report(
         out,
         load_card(out),
         state.history,
-        Metrics.from_confusion(kept["confusion"].numpy()),
+        metrics,
         worst=[verdict_of(values) for values in kept["worst"]],
         best=[(", ".join(names), verdict_of(best[number])) for number, names in classes.items()],
         facts={"round kept" if plan.rounds else "epoch kept": epoch, "time": duration(state.seconds), **facts},
         started_from=started_from,
+        advice=advice(metrics, plan, dataset.class_map),
     )

@@ -86,6 +86,7 @@ def _trained(status: WorkStatus) -> str:
         return "no model yet" + extra
     model = status.model
     miou = "" if model.mean_iou is None else f", validation mIoU {model.mean_iou:.3f}"
+    miou += f" (constant {model.constant_mean_iou:.3f})" if miou and model.constant_mean_iou is not None else ""
     news = {True: "", False: "; the dataset is newer", None: "; whether the dataset is newer is not known"}
     newer = news[status.is_trained] if status.annotated.slides is not None else ""
     return f"{shorten(model.name)} of {_moment(model.created)}{miou}{newer}{extra}"

@@ -1,0 +1,78 @@
+"""Warnings that decide the result are said by `import` and again by `train`; of one kind in one line."""
+
+import pytest
+
+from dmmn_qp.specs import PatchSpec, mpps_text
+from dmmn_qp.text import count_of, kind_of, names_text, one_of_each_kind
+from tests.conftest import invoke, rectangle, slides_with
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "alike"),
+    [
+        ('1 annotation of "a" is cut; look', '12 annotations of "b c" are cut; look', True),
+        ("1 patch shows it", "3 patches show it", True),
+        ("overlap by 12.5 µm² in 1 place", "overlap by 1,200 mm² in 30 places", True),
+        ("feature 1", "feature 3 and 12 more", True),
+        ("1 annotation that crosses itself", "2 annotations that cross themselves", True),
+        ('1 annotation of "a" is cut', '1 annotation of "a" is left out', False),
+        ("lost 5 µm²", "gained 5 µm²", False),
+    ],
+)
+def test_sentences_of_one_kind(one, other, alike):
+    assert (kind_of(one) == kind_of(other)) is alike
+
+
+def test_one_line_for_each_kind():
+    said = [(f"s{i}", f"{i + 1} areas without a class (at {i}, 7); set it") for i in range(6)]
+    assert one_of_each_kind([*said, ("s0", "is cut")]) == [
+        "s0: 1 areas without a class (at 0, 7); set it (5 more like it: s1, s2, s3 and 2 more)",
+        "s0: is cut",
+    ]
+    assert one_of_each_kind([(None, f'slide "{name}" is damaged') for name in "abb"]) == [
+        'slide "a" is damaged (2 more like it: b)'
+    ]
+    assert one_of_each_kind([("s", "is cut"), ("s", "is cut")]) == ["s: is cut (1 more like it)"]
+    assert names_text(["a", "b", "c"]) == "a, b, c" and count_of(1, "epoch") == "1 epoch"
+
+
+@pytest.fixture
+def sparse(here):
+    """Three slides for training, one of them with a second class, and one for validation; each has a nameless area."""
+    dark, nameless = rectangle(0, 0, 90, 99, "dark"), rectangle(0, 200, 50, 50, None)
+    light = rectangle(120, 0, 99, 99, "light")
+    command = slides_with(here, [[dark, light, nameless], *[[dark, nameless]] * 3], n=4)
+    (here / "split.csv").write_text("slide,split\ns0,train\ns1,val\ns2,train\ns3,train\n")
+    return (*command, "--split-file", "split.csv")
+
+
+TINY = ("train", "--dry-run", "--preset", "scratch", "--epochs", "1", "--batch-size", "1", "--width", "2")
+
+
+def test_import_and_train_say_what_decides_the_result(sparse):
+    result = invoke(*sparse)
+    assert result.exit_code == 0, result.output
+    told = [line.removeprefix("warning: ") for line in result.stderr.splitlines()]
+    few = '"light" is shown by only 1 training patch; annotate more of it, in different places and on different slides'
+    unseen = '"light" has no pixel in the validation split, so the best epoch is chosen without it'
+    assert few in told and any(line.startswith(unseen) for line in told)
+    (nameless,) = [line for line in told if "without a class" in line]
+    assert nameless.startswith("s0: 1 annotation") and nameless.endswith("(3 more like it: s1, s2, s3)")
+    result = invoke(*TINY)
+    assert result.exit_code == 0, result.output
+    assert few in result.stderr and unseen in result.stderr and "nameless" not in result.stderr
+    assert "; 1 epoch of 100 steps of 1 patch," in result.stdout and "--mpps" not in result.stderr
+
+
+@pytest.mark.parametrize(("architecture", "warned"), [("dmmn-m3", True), ("unet", False)])
+def test_several_magnifications_are_missed(sparse, architecture, warned):
+    assert invoke(*sparse, "--mpps", "0.5").exit_code == 0
+    assert ("import with --mpps 0.5,1,2" in invoke(*TINY, "--architecture", architecture).stderr) is warned
+
+
+@pytest.mark.parametrize(("mpp", "text"), [(1, "1,2,4"), (0.62, "0.62,1.24,2.48"), (0.498211, "0.498,0.996,1.992")])
+def test_coarser_magnifications_can_be_typed(mpp, text):
+    assert mpps_text(mpp) == text
+    spec = PatchSpec(mpps=tuple(map(float, text.split(","))))
+    assert spec.grid_of(mpp).downsample == 1
+    assert mpps_text(mpp, 1) == text.split(",", maxsplit=1)[0]
