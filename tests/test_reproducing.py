@@ -41,7 +41,7 @@ GIVEN = {
     "predict": {
         "batch_size": 3, "context": "patch", "precision": "fp32", "device": "cpu", "devices": 2, "compile": True,
         "workers": 2, "views": 3, "tta": True, "mpp": 0.3, "force_mpp": True, "tissue_only": True,
-        "tissue_min_area_um2": 1.0, "tissue_min_hole_um2": float("inf"), "tissue_margin_um": 2.5,
+        "tissue_min_area_um2": 1.0, "tissue_min_hole_um2": 1e12, "tissue_margin_um": 2.5,
         "roi_class": "Region*", "outside": "background",
         "probabilities": True, "uncertainty": True, "tissue_outline": True, "simplify_um": 0.0, "min_area_um2": 7.0,
         "min_hole_um2": 1.0, "merge": "class", "object_kind": "detection", "max_vertices": 500, "gzip": True,
@@ -195,7 +195,8 @@ def put(name, value):
         (lambda facts: facts.update(slides_roots=["file:///etc"]), "is on no disk of this machine"),
         (put("source", "a\x1b[2Jb"), "characters that cannot be shown"),
         (put("drop", ["x\ndmmn-qp clean"]), "characters that cannot be shown"),
-        (put("source", ["a", "b"]), "names no single source"),
+        (put("source", ["a", 7]), "names no source"),
+        (put("annotations", ["a", "b"]), "names no single annotations"),
         (put("source", None), "does not say what was imported"),
         (put("seed", "rm -rf"), "impossible option"),
         (put("seed", {"a": [1] * 10}), "impossible option"),

@@ -129,7 +129,8 @@ def import_annotations(
             report_notes(made_on_the_way, reporter)
             report_left_out(prepared, labelling.class_map, rules.classes, reporter)
             findings = find_findings(imported)
-            warn_of([finding for finding in findings if finding not in imported.noted], reporter)
+            told = [finding for finding in findings if finding not in imported.noted]
+            warn_of(told if all_for is None else [finding for finding in told if finding.slide is not None], reporter)
             if all_for is None:
                 training_pixels(
                     (p for item in prepared for p in item.patches),
