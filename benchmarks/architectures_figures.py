@@ -44,7 +44,7 @@ def draw_all(folder: Path, rows: Sequence[Row], place: Workplace, out: Path) -> 
 def save(path: Path, figure: Figure) -> Path:
     """Writes a figure."""
     with plain_text():
-        figure.savefig(path, dpi=110)
+        figure.savefig(path, dpi=80)
     return path
 
 
@@ -103,25 +103,27 @@ def figure_patch(color: tuple[int, int, int]) -> Any:
 
 
 def amount(rows: Sequence[Row]) -> Figure:
-    """Means of IoU against the share that is drawn: ways of balancing, and networks; thin gaps against wide ones."""
-    figure = Figure((12.5, 4.4), layout="constrained")
-    panels = figure.subplots(1, 3, width_ratios=(4, 4, 2), sharey=True)
+    """Means of IoU against the share that is drawn: balancing, and networks; thin gaps against wide ones.
+
+    What was run with a single share is no line.
+    """
     titles = [*LINES]
-    for axis, shown, title in (
-        (panels[0], titles[:3], "balancing"),
-        (panels[1], [titles[0], *titles[3:]], "networks"),
-    ):
-        for name in shown:
+    there = [title for title in titles if sum(bool(chosen(rows, share=s, **LINES[title])) for s in SHARES) > 1]
+    panels = {"balancing": titles[:3], "networks": [titles[0], *titles[3:]]}
+    shown = {panel: of for panel, names in panels.items() if len(of := [n for n in names if n in there]) > 1}
+    figure = Figure((4 * len(shown) + 3.5, 4.4), layout="constrained")
+    axes = figure.subplots(1, len(shown) + 1, width_ratios=[4] * len(shown) + [2], sharey=True, squeeze=False)[0]
+    for axis, (panel, names) in zip(axes, shown.items(), strict=False):
+        for name in names:
             _draw_line(axis, rows, name, COLORS[titles.index(name)])
         axis.set_xscale("log")
         axis.set_xticks(SHARES, [f"{100 * share:g} %" for share in SHARES])
         axis.set_xlabel("share of each class that is drawn")
-        axis.set_title(title, loc="left")
-        if axis.get_legend_handles_labels()[0]:
-            axis.legend(loc="lower right", fontsize=8, frameon=False)
-    panels[0].set_ylabel("mIoU on unseen slides")
-    _draw_gaps(panels[2], rows)
-    for axis in panels:
+        axis.set_title(panel, loc="left")
+        axis.legend(loc="lower right", fontsize=8, frameon=False)
+    axes[0].set_ylabel("mIoU on unseen slides")
+    _draw_gaps(axes[-1], rows)
+    for axis in axes:
         axis.grid(alpha=0.25)
         axis.spines[["top", "right"]].set_visible(False)
     return figure
@@ -131,8 +133,6 @@ def _draw_line(axis: Any, rows: Sequence[Row], title: str, color: str) -> None:
     """A mean with its spread; and each seed as a dot."""
     reached = {share: _mious(chosen(rows, share=share, **LINES[title])) for share in SHARES}
     there = [share for share in SHARES if reached[share].size]
-    if not there:
-        return
     means = np.array([reached[share].mean() for share in there])
     deviations = np.array([reached[share].std() for share in there])
     axis.fill_between(there, means - deviations, means + deviations, color=color, alpha=0.12, linewidth=0)

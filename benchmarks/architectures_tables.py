@@ -155,8 +155,8 @@ def by_share(rows: Sequence[Row]) -> list[str]:
         cells = [spread(mean_values(chosen(rows, share=share, **wanted), _miou)) for share in SHARES]
         if set(cells) != {"-"}:
             lines.append(f"| {title} | {' | '.join(cells)} |")
-    drawn = {row["share"]: row["drawn_mm2"] for row in rows if row["tissue"] == "plain" and row["gap"] == "thin"}
-    lines.append(f"| drawn, mm2 | {' | '.join(f'{drawn[share]:.2f}' if share in drawn else '-' for share in SHARES)} |")
+    areas = [[row["drawn_mm2"] for row in chosen(rows, share=share)] for share in SHARES]
+    lines.append(f"| drawn, mm2 | {' | '.join(f'{np.mean(mm2):.2f}' if mm2 else '-' for mm2 in areas)} |")
     return lines
 
 
@@ -177,11 +177,8 @@ def everything(rows: Sequence[Row], paper: dict[str, str]) -> str:
     parts = [["# Networks compared", "", _machine(rows)]]
     for tissue, title in (("plain", "The paper's six classes"), ("context", "Seven classes, one of them by context")):
         if any(chosen(rows, tissue=tissue, network=network) for network in SIX):
-            parts += [[f"## {title}"], comparison(rows, tissue, paper), of_classes(rows, tissue)]
-            parts += [
-                of_classes(rows, tissue, "other scanner"),
-                against_single(rows, tissue),
-            ]
+            parts += [[f"## {title}"], comparison(rows, tissue, paper), against_single(rows, tissue)]
+            parts += [of_classes(rows, tissue), of_classes(rows, tissue, "other scanner")]
     if any(row["share"] != 0.25 or row["sampler"] != "balanced" for row in rows):
         parts += [["## How much to draw"], by_share(rows)]
     parts.append(by_gap(rows))
