@@ -50,7 +50,7 @@ demo: $(READY)
 	dmmn-qp import examples/demo/project.qpproj --overwrite
 	dmmn-qp train --out $(DEMO_MODEL) --overwrite
 	dmmn-qp predict --overwrite
-	dmmn-qp evaluate --truth examples/demo/truth --json predictions/evaluation.json
+	dmmn-qp evaluate --truth examples/demo/truth --out predictions/evaluation --overwrite
 	@echo
 	@echo "Look at predictions/test-1.overview.png. In QuPath, open examples/demo/project.qpproj (it asks for the"
 	@echo "slides: they are in examples/demo/slides), open test-1 and drag predictions/test-1.geojson onto it."

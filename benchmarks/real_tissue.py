@@ -134,7 +134,7 @@ def by_commands(folder: Path, tissue: Tissue, seed: int, train: Sequence[str]) -
     )
     dmmn_qp(
         *("evaluate", "--predictions", out, "--dataset", dataset, "--truth", folder / "truth"),
-        *("--json", folder / "evaluation.json"),
+        *("--json", folder / "evaluation.json", "--out", folder / "evaluation", "--overwrite"),
         cache=cache,
     )
     found = json.loads((folder / "evaluation.json").read_text("utf-8"))["truth"]

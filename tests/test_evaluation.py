@@ -643,6 +643,7 @@ NINE = [f"{tissue} {part}" for tissue in ("tumour", "normal", "necrosis") for pa
         (NINE, ["benign epithelial", "other"]),
         ([f"c{i}" for i in range(40)], ["x"]),
         (["Immune cells: lymphocytes, dense " + c for c in "ABC"], []),
+        (["Carcinoma in situ of high grade with comedo necrosis, solid growth " + c for c in "ABC"], []),
     ],
 )
 def test_tables_fit_80_columns_and_name_every_class_apart(names, others):

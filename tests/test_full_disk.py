@@ -138,8 +138,8 @@ def test_import(disk, two_tissue_slides):
 
 def test_evaluate(disk, workspace):
     folders = ("--predictions", workspace / "predictions", "--dataset", workspace / "dataset")
-    command = ("evaluate", *folders, "--split", "train", "--out", disk / "e", "--overwrite")
-    assert_good(disk, on_small_disks(disk, (FULL, 64), command, ["e/evaluation.json"]), ["e/evaluation.json"])
+    command = ("evaluate", *folders, "--split", "train", "--out", disk / "e", "--overwrite", "--json", disk / "f.json")
+    assert_good(disk, on_small_disks(disk, (FULL, 16, 256), command, ["f.json"]), ["f.json"])  # the other tells times
 
 
 def test_shrinking_and_exporting_a_model(disk, workspace):
