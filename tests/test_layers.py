@@ -16,7 +16,7 @@ FLOORS: list[set[str]] = [
     {"features"},
     {"folders", "qupath"},
     {"models", "outputs", "pushing", "reports"},
-    {"evaluating", "importing", "predicting", "suggesting", "training"},
+    {"collecting", "evaluating", "importing", "predicting", "suggesting", "training"},
     {"workflows"},
     {"serving"},
     {"cli"},

@@ -12,7 +12,7 @@ from dmmn_qp.cli.app import app
 # isort: off
 # Each adds its commands to the program, in the order in which the help lists them.
 from dmmn_qp.cli import importing, training, predicting, qupath, suggesting, loop, evaluating, comparing, models  # noqa: F401
-from dmmn_qp.cli import reproducing, cleaning, serving  # noqa: F401
+from dmmn_qp.cli import collecting, reproducing, cleaning, serving  # noqa: F401
 # isort: on
 
 __all__ = ["app", "run"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -25,11 +26,12 @@ from dmmn_qp.cli.options import (
     parsed_slides_roots,
 )
 from dmmn_qp.console import Reporter
-from dmmn_qp.errors import PartlyPredictedError
+from dmmn_qp.errors import ConfigError, PartlyPredictedError
 from dmmn_qp.predicting.options import PredictOptions
 
 if TYPE_CHECKING:
     from dmmn_qp.predicting.inputs import SlideToPredict
+    from dmmn_qp.predicting.shards import Shard
     from dmmn_qp.slides.finding import SlidesRoot
 
 
@@ -81,6 +83,15 @@ def predict_command(
         ),
     ] = False,
     take_over: TakeOverOption = False,
+    shard: Annotated[
+        str | None,
+        typer.Option(
+            help="Predict one of N parts of the slides, such as 3/40, while others predict the others.",
+            metavar="K/N",
+            show_default=False,
+            rich_help_panel=COMMON_PANEL,
+        ),
+    ] = None,
     overwrite: OverwriteOption = False,
 ) -> None:
     """Segments whole slides and writes polygons for QuPath.
@@ -92,16 +103,32 @@ def predict_command(
     from dmmn_qp.predicting.inputs import slides_to_predict
     from dmmn_qp.predicting.stage import predict
 
-    options, reporter = predict_options(load_config(config), given), Reporter()
-    roots = parsed_slides_roots(slides_root)
+    options, reporter, roots = predict_options(load_config(config), given), Reporter(), parsed_slides_roots(slides_root)
+    part = _shard(shard, into)
     chosen = slides_to_predict(slides or [], dataset, roots, recursive=recursive, roi=roi, say=reporter.say)
     hand_on = _way_on(reporter) if into is None else _into_project(into, chosen, out, reporter, roots, qupath_dir)
-    model = model or newest_model(MODELS)
+    go = partial(predict, overwrite=overwrite, resume=resume, take_over=take_over, shard=part)
     try:
-        hand_on(predict(model, chosen, out, options, reporter, overwrite=overwrite, resume=resume, take_over=take_over))
+        hand_on(go(model or newest_model(MODELS), chosen, out, options, reporter))
     except PartlyPredictedError as error:
         hand_on(error.written)
         raise
+
+
+def _shard(text: str | None, into: Path | None) -> Shard | None:
+    """Reads ``--shard``.
+
+    Raises:
+        ConfigError: It is no shard, or several calls would write into one project.
+    """
+    from dmmn_qp.predicting.shards import Shard
+
+    if text is not None and into is not None:
+        raise ConfigError(
+            "--into writes into a project, which other shards would do at the same time; leave it out, and use "
+            "dmmn-qp push when all have ended"
+        )
+    return None if text is None else Shard.parse(text)
 
 
 HandOn = Callable[[Mapping[str, Path]], None]

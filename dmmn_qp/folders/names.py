@@ -11,3 +11,5 @@ MODELS: Final = "models"
 PREDICTIONS: Final = "predictions"
 
 SUGGESTIONS: Final = "suggestions"
+
+COHORT: Final = "cohort"

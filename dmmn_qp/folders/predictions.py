@@ -96,6 +96,15 @@ REGIONS = "roi"
 """Folder in a folder of predictions in which QuPath's script keeps those of selected regions."""
 
 
+def read_run(folder: Path) -> dict[str, Any]:
+    """What ``run.json`` of a folder says, unchecked; nothing where it is missing or damaged."""
+    try:
+        content = json.loads((folder / RUN_FILE).read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
 def read_predictions(folder: Path) -> dict[str, Prediction]:
     """What ``run.json`` says of each slide's prediction; what it does not say, or says damaged, is left out."""
     try:
@@ -150,7 +159,7 @@ def read_inputs(folder: Path) -> dict[str, PredictedInput]:
 
 
 def merged_inputs(folder: Path, new: Mapping[str, PredictedInput], without: Collection[str] = ()) -> dict[str, Any]:
-    """The images of a folder's predictions after some more, as ``run.json`` tells them.
+    """The images of a folder's predictions after some more, as ``run.json`` tells them, sorted by slide.
 
     Args:
         folder: The folder; of slides that are not in it any more, nothing is told.
@@ -162,14 +171,14 @@ def merged_inputs(folder: Path, new: Mapping[str, PredictedInput], without: Coll
     except AnnotationFileError:
         earlier = {}
     merged = {name: image for name, image in earlier.items() if name not in without and _is_there(folder, name)}
-    return {name: image.model_dump(mode="json") for name, image in {**merged, **new}.items()}
+    return {name: image.model_dump(mode="json") for name, image in sorted({**merged, **new}.items())}
 
 
 def merged_predictions(folder: Path, new: Mapping[str, Prediction], without: Collection[str] = ()) -> dict[str, Any]:
     """The predictions of a folder after some more, as ``run.json`` tells them; see `merged_inputs`."""
     earlier = read_predictions(folder)
     merged = {name: told for name, told in earlier.items() if name not in without and _is_there(folder, name)}
-    return {name: told.model_dump(mode="json", exclude_none=True) for name, told in {**merged, **new}.items()}
+    return {name: told.model_dump(mode="json", exclude_none=True) for name, told in sorted({**merged, **new}.items())}
 
 
 def _is_there(folder: Path, slide_id: str) -> bool:

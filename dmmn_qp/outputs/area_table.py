@@ -105,9 +105,9 @@ def count_areas(predicted: PredictedSlide) -> SlideAreas:
 def write_areas(out: Path, slides: Iterable[SlideAreas]) -> Path:
     """Writes ``areas.csv``: a row for each slide and class, with pixels, mm2 and % of the slide's tissue.
 
-    Rows of other slides that are in it already are kept, those of these slides are replaced. Only classes of tissue
-    (`is_tissue`) have a percentage; rows of earlier versions lack what those did not tell. A file of that name that
-    is not ours is left alone, and ours gets another name.
+    Rows of other slides that are in it already are kept, those of these slides are replaced, and all are sorted by
+    slide. Only classes of tissue (`is_tissue`) have a percentage; rows of earlier versions lack what those did not
+    tell. A file of that name that is not ours is left alone, and ours gets another name.
 
     Args:
         out: The folder of the predictions.
@@ -119,7 +119,7 @@ def write_areas(out: Path, slides: Iterable[SlideAreas]) -> Path:
     path = our_name(out / AREAS, lambda path: read_areas(path) is not None)
     rows = (read_areas(path) or {}) if path.exists() else {}
     rows.update({areas.slide_id: areas.rows() for areas in slides})
-    write_table(path, AREAS_COLUMNS, chain.from_iterable(rows.values()))
+    write_table(path, AREAS_COLUMNS, chain.from_iterable(rows[slide_id] for slide_id in sorted(rows)))
     return path
 
 

@@ -15,6 +15,7 @@ from dmmn_qp.predicting.inputs import SlideToPredict
 from dmmn_qp.predicting.lazy_model import LazyModel
 from dmmn_qp.predicting.options import PredictOptions
 from dmmn_qp.predicting.request import card_digest, polygons_request, request_of
+from dmmn_qp.predicting.shards import Shard
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +32,7 @@ class Call:
         overwrite: Whether finished predictions are made again and replaced.
         resume: Whether it is an error when an interrupted prediction cannot go on.
         take_over: Whether slides are predicted that another machine works on and shows no end.
+        shard: Which part of more slides these are; None where they are all.
     """
 
     model: LazyModel
@@ -42,6 +44,12 @@ class Call:
     overwrite: bool = False
     resume: bool = False
     take_over: bool = False
+    shard: Shard | None = None
+
+    @property
+    def is_of_one_slide(self) -> bool:
+        """Whether one slide is all that was asked for, so that its error is the error of the call."""
+        return len(self.slides) == 1 and self.shard is None
 
     @property
     def run_id(self) -> str:

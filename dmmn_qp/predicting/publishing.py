@@ -23,6 +23,7 @@ from dmmn_qp.folders.predictions import (
     merged_inputs,
     merged_predictions,
     read_predictions,
+    read_run,
 )
 from dmmn_qp.folders.provenance import now
 from dmmn_qp.outputs.area_table import SlideAreas, write_areas
@@ -125,6 +126,8 @@ def _write_run(
         PREDICTIONS: merged_predictions(call.out, records or {}, without),
         INPUTS: merged_inputs(call.out, images or {}, without),
     }
+    if call.shard is not None:
+        content = call.shard.with_others(content, read_run(call.out))
     write_json(call.out / RUN_FILE, content)
 
 

@@ -16,8 +16,9 @@ from dmmn_qp.predicting.inputs import SlideToPredict
 from dmmn_qp.predicting.kept import Kept
 from dmmn_qp.predicting.lazy_model import LazyModel
 from dmmn_qp.predicting.options import PredictOptions
-from dmmn_qp.predicting.plan import make_plans
+from dmmn_qp.predicting.plan import make_plans, refuse_equal_names
 from dmmn_qp.predicting.run import run_plans
+from dmmn_qp.predicting.shards import Shard
 from dmmn_qp.predicting.summary import conclude
 from dmmn_qp.slides.pixel_sizes import MppRules
 from dmmn_qp.slides.probing import find_fatal
@@ -36,6 +37,7 @@ def predict(
     resume: bool = False,
     take_over: bool = False,
     kept: Kept | None = None,
+    shard: Shard | None = None,
 ) -> dict[str, Path]:
     """Predicts slides one after the other; the files of one are written while the next is predicted.
 
@@ -56,9 +58,10 @@ def predict(
             options have changed; else it is begun again.
         take_over: Whether slides are predicted that another machine works on and shows no end.
         kept: What is kept from one call to the next, the model among it.
+        shard: Which part of the slides to predict, while other calls predict the others; None for all.
 
     Returns:
-        The polygons' file of each slide, those that were there included.
+        The polygons' file of each slide, those that were there included; nothing for a shard without slides.
 
     Raises:
         ModelError: The model is missing or damaged.
@@ -69,6 +72,8 @@ def predict(
             some of several.
     """
     started = now()
+    if shard is not None and not (slides := _part_of(slides, shard, reporter)):
+        return {}
     rules = MppRules(options.mpp, options.force_mpp)
     kept = kept or Kept()
     paths = [slide.path for slide in slides if slide.problem is None]
@@ -82,10 +87,22 @@ def predict(
         raise OutputExistsError(f'output "{out}" is a file; choose another folder with --out')
     run = describe_run("predict", {**options.model_dump(mode="json"), "model": str(model_folder)}, started)
     model = LazyModel(model_folder, options, kept)
-    call = Call(model, slides, out, options, run, reporter, overwrite, resume, take_over)
+    call = Call(model, slides, out, options, run, reporter, overwrite, resume, take_over, shard)
     try:
         with naming(out):
             summary = run_plans(call, make_plans(call))
     except KeyboardInterrupt:
         raise KeyboardInterrupt(_STOPPED) from None
     return conclude(call, summary)
+
+
+def _part_of(slides: Sequence[SlideToPredict], shard: Shard, reporter: Reporter) -> list[SlideToPredict]:
+    """The slides of a shard, announced.
+
+    Raises:
+        SlideError: Two of all slides would be written into the same files.
+    """
+    refuse_equal_names(slides)
+    mine = shard.part_of(slides)
+    reporter.say(shard.line(mine, slides))
+    return mine

@@ -99,7 +99,7 @@ def left_out(call: Call, slide_id: str, error: Exception) -> Outcome:
     Raises:
         Exception: The error itself, where there is no other slide, or it would stop the others too.
     """
-    if isinstance(error, OutputExistsError) or is_full_disk(error) or len(call.slides) == 1:
+    if isinstance(error, OutputExistsError) or is_full_disk(error) or call.is_of_one_slide:
         raise error
     if isinstance(error, InUseError):
         call.reporter.warn(f"{slide_id} is left to another process: {error}")

@@ -1,0 +1,157 @@
+"""`dmmn-qp cohort`: folders of predictions -> one table of slides x classes, a catalogue, and a page."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+from dmmn_qp.collecting.figures import SlideFigures, colors_of, measure_slide
+from dmmn_qp.collecting.options import CohortRules, Ratio
+from dmmn_qp.collecting.page import page_of
+from dmmn_qp.collecting.tables import (
+    CASES,
+    CATALOGUE,
+    COHORT,
+    PARQUET,
+    Row,
+    case_rows,
+    catalogue_rows,
+    has_parquet,
+    slide_rows,
+    write_csv,
+    write_parquet,
+)
+from dmmn_qp.console import Reporter
+from dmmn_qp.errors import AnnotationFileError, DatasetError, DmmnQpError, OutputExistsError
+from dmmn_qp.files import RUN_FILE, write_json
+from dmmn_qp.files.failures import is_full_disk, line_of
+from dmmn_qp.folders.predictions import LABELS_SUFFIX, read_inputs, read_predictions
+from dmmn_qp.folders.provenance import describe_run, now
+from dmmn_qp.labels.splits import case_of
+from dmmn_qp.reports.cohort_report import COHORT_PAGE, write_cohort_report
+from dmmn_qp.text import shorten
+
+_MOST_NAMES: Final = 5
+
+
+def collect(
+    folders: Sequence[Path], out: Path, rules: CohortRules, reporter: Reporter, *, overwrite: bool = False
+) -> list[SlideFigures]:
+    """Measures all slides of folders of predictions, and writes tables and a page.
+
+    A slide whose raster is damaged is left out with a warning.
+
+    Args:
+        folders: Folders made by `predict`; they are only read.
+        out: Folder to write into.
+        rules: What is told.
+        reporter: Where to report.
+        overwrite: Whether an earlier table there is replaced.
+
+    Returns:
+        The slides, sorted by name.
+
+    Raises:
+        AnnotationFileError: A folder holds no predictions, or ``run.json`` is damaged.
+        DatasetError: Two folders hold one slide, a slide has no case, or no slide can be measured.
+        ConfigError: A ratio names no classes.
+        OutputExistsError: There is a table already.
+    """
+    started = now()
+    _check_out(out, overwrite=overwrite)
+    places = _slides_in(folders)
+    cases = {slide_id: case_of(slide_id, rules.case_pattern) if rules.case_pattern else "" for slide_id in places}
+    slides, failed = _measured(places, cases, rules, reporter)
+    known = list(dict.fromkeys(one.name for slide in slides for one in slide.classes))
+    ratios = [Ratio.parse(text, known) for text in rules.ratios]
+    if len(models := {slide.record.weights for slide in slides if slide.record is not None}) > 1:
+        reporter.warn(f"{len(models)} models predicted these slides ({CATALOGUE} says which); compare with care")
+    tables = {COHORT: slide_rows(slides, ratios, rules), CATALOGUE: catalogue_rows(slides)}
+    if rules.case_pattern:
+        tables[CASES] = case_rows(slides, ratios, rules)
+    _write(out, tables, reporter)
+    with reporter.optional(COHORT_PAGE):
+        write_cohort_report(out, page_of(slides, ratios, failed, colors_of(slides)))
+    options = {name: getattr(rules, name) for name in CohortRules.__slots__}
+    configuration = {**options, "predictions": [str(folder) for folder in folders]}
+    write_json(out / RUN_FILE, describe_run("cohort", configuration, started, slides=[*places], failed=failed))
+    reporter.say(f"Wrote {out}/: {len(slides)} slides, {len(known)} classes; look at {out / COHORT_PAGE}")
+    return slides
+
+
+def _check_out(out: Path, *, overwrite: bool) -> None:
+    if out.exists() and not out.is_dir():
+        raise OutputExistsError(f'output "{out}" is a file; choose another folder with --out')
+    if (out / COHORT).exists() and not overwrite:
+        raise OutputExistsError(
+            f'"{out / COHORT}" exists; pass --overwrite to replace it, or choose another folder with --out'
+        )
+
+
+def _slides_in(folders: Sequence[Path]) -> dict[str, Path]:
+    """Slide -> folder of its prediction, sorted by slide.
+
+    Raises:
+        AnnotationFileError: A folder holds none.
+        DatasetError: A slide is in two folders.
+    """
+    found: dict[str, Path] = {}
+    for folder in folders:
+        paths = folder.iterdir() if folder.is_dir() else ()
+        names = [path.name for path in paths if path.name.endswith(f".{LABELS_SUFFIX}") and path.name[0] != "."]
+        if not names:
+            raise AnnotationFileError(
+                f'"{folder}" holds no predictions (no <slide>.{LABELS_SUFFIX}); pass the folder that dmmn-qp predict '
+                "wrote"
+            )
+        for slide_id in (name.removesuffix(f".{LABELS_SUFFIX}") for name in names):
+            if found.setdefault(slide_id, folder) is not folder:
+                raise DatasetError(
+                    f'slide "{shorten(slide_id)}" is in "{found[slide_id]}" and in "{folder}"; pass only one of them'
+                )
+    return dict(sorted(found.items()))
+
+
+def _measured(
+    places: dict[str, Path], cases: dict[str, str], rules: CohortRules, reporter: Reporter
+) -> tuple[list[SlideFigures], dict[str, str]]:
+    """Measures slides; why others could not be.
+
+    Raises:
+        DatasetError: None could.
+    """
+    records = {folder: read_predictions(folder) for folder in set(places.values())}
+    images = {folder: read_inputs(folder) for folder in records}
+    slides: list[SlideFigures] = []
+    failed: dict[str, str] = {}
+    with reporter.task("Slides", len(places)) as task:
+        for slide_id, folder in places.items():
+            record, image = records[folder].get(slide_id), images[folder].get(slide_id)
+            try:
+                slides.append(measure_slide(folder, slide_id, cases[slide_id], rules, record, image))
+            except (DmmnQpError, OSError) as error:
+                if is_full_disk(error):
+                    raise
+                failed[slide_id] = line_of(error)
+                reporter.warn(f"{slide_id} is left out: {failed[slide_id]}")
+            task.advance()
+    if not slides:
+        raise DatasetError(f"no slide could be measured: {'; '.join([*failed.values()][:_MOST_NAMES])}")
+    return slides, failed
+
+
+def _write(out: Path, tables: dict[str, list[Row]], reporter: Reporter) -> None:
+    parquet = has_parquet()
+    for name in (CASES, COHORT, CATALOGUE):
+        packed = (out / name).with_suffix(PARQUET)
+        if name in tables:
+            write_csv(out / name, tables[name])
+        else:
+            (out / name).unlink(missing_ok=True)  # of an earlier call with cases
+        if name in tables and parquet:
+            write_parquet(packed, tables[name])
+        else:
+            packed.unlink(missing_ok=True)
+    if not parquet:
+        reporter.say("No Parquet, only CSV: pyarrow is not installed (pip install 'dmmn-qp[cohort]')")

@@ -1,0 +1,139 @@
+"""The tables of a cohort: slides x classes, cases x classes, and the catalogue of slides."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from dmmn_qp.collecting.figures import (
+    ClassFigures,
+    SlideFigures,
+    of_case,
+    percent_of_tissue,
+    ratio_of,
+    tissue_of,
+)
+from dmmn_qp.collecting.options import CohortRules, Ratio
+from dmmn_qp.files import new_file
+from dmmn_qp.files.tables import write_table
+
+Cell = str | float | int | None
+Row = dict[str, Cell]
+
+COHORT, CASES, CATALOGUE = "cohort.csv", "cases.csv", "slides.csv"
+
+PARQUET: Final = ".parquet"
+
+
+def slide_rows(slides: Iterable[SlideFigures], ratios: Sequence[Ratio], rules: CohortRules) -> list[Row]:
+    """A row for each slide and class; what concerns the slide as a whole is the same in all of its rows."""
+    return [
+        {"slide": slide.slide_id, **({"case": slide.case} if rules.case_pattern else {}), **row}
+        for slide in slides
+        for row in _class_rows(slide.classes, ratios, rules)
+    ]
+
+
+def case_rows(slides: Iterable[SlideFigures], ratios: Sequence[Ratio], rules: CohortRules) -> list[Row]:
+    """A row for each case and class."""
+    by_case: dict[str, list[SlideFigures]] = {}
+    for slide in slides:
+        by_case.setdefault(slide.case, []).append(slide)
+    return [
+        {"case": case, "slides": len(some), **row}
+        for case, some in sorted(by_case.items())
+        for row in _class_rows(of_case(some), ratios, rules)
+    ]
+
+
+def _class_rows(classes: Sequence[ClassFigures], ratios: Sequence[Ratio], rules: CohortRules) -> list[Row]:
+    tissue = tissue_of(classes)
+    of_all: Row = {"tissue_mm2": round(tissue, 6), **{r.name: _rounded(ratio_of(r, classes), 6) for r in ratios}}
+    return [{**_class_row(one, tissue, rules), **of_all} for one in classes]
+
+
+def _class_row(one: ClassFigures, tissue_mm2: float, rules: CohortRules) -> Row:
+    away = one.distance
+    within = away.within_mm2 if away is not None else (None,) * len(rules.within_um)
+    return {
+        "class": one.name,
+        "area_mm2": round(one.mm2, 6),
+        "percent_of_tissue": _rounded(percent_of_tissue(one, tissue_mm2), 4),
+        "mean_probability": _rounded(one.probability, 4),
+        "least_distance_um": None if away is None else round(away.least_um, 1),
+        "nearest_5_percent_um": None if away is None else round(away.nearest_part_um, 1),
+        **{f"within_{um:g}_um_mm2": _rounded(mm2, 6) for um, mm2 in zip(rules.within_um, within, strict=True)},
+    }
+
+
+def catalogue_rows(slides: Iterable[SlideFigures]) -> list[Row]:
+    """A row for each slide: what made its prediction, and of what."""
+    return [_catalogue_row(slide) for slide in slides]
+
+
+def _catalogue_row(slide: SlideFigures) -> Row:
+    record, image = slide.record, slide.image
+    distance = None if record is None else record.distance_from_training
+    return {
+        "slide": slide.slide_id,
+        "case": slide.case,
+        "predictions": str(slide.folder),
+        "file": None if image is None else image.path,
+        "fingerprint": None if image is None else image.fingerprint,
+        "model": None if record is None else record.model,
+        "model_run": None if record is None else record.model_run,
+        "weights": None if record is None else record.weights,
+        "run": None if record is None else record.run_id,
+        "options": None if record is None else _options(record.request, record.polygons),
+        "tissue_mm2": round(slide.tissue_mm2, 6),
+        "unlabelled_mm2": round(slide.unlabelled_mm2, 6),
+        "distance_from_training": _rounded(distance, 3),
+        "distance_threshold": _rounded(None if record is None else record.distance_threshold, 3),
+        "unlike_training": None if distance is None else ("yes" if record is not None and record.is_unlike else "no"),
+        "note": slide.note,
+    }
+
+
+def _options(*parts: Mapping[str, Any] | None) -> str:
+    """Options that are set, as JSON."""
+    told = {key: value for part in parts for key, value in (part or {}).items() if value not in (None, False)}
+    return json.dumps(told, sort_keys=True, ensure_ascii=False)
+
+
+def _rounded(value: float | None, digits: int) -> float | None:
+    return None if value is None else round(value, digits)
+
+
+def write_csv(path: Path, rows: Sequence[Row]) -> None:
+    """Writes a table of commas; what is not known is empty."""
+    columns = [*rows[0]]
+    write_table(path, columns, (["" if row[c] is None else row[c] for c in columns] for row in rows))
+
+
+def has_parquet() -> bool:
+    """Whether Parquet can be written."""
+    try:
+        import pyarrow.parquet  # noqa: F401
+    except ImportError:
+        return False
+    return True
+
+
+def write_parquet(path: Path, rows: Sequence[Row]) -> None:
+    """Writes the same as Parquet; texts are as they are, what is not known is null."""
+    import pyarrow
+    from pyarrow import parquet
+
+    columns = {name: [row[name] for row in rows] for name in rows[0]}
+    arrays = [pyarrow.array(v, _type_of(v, pyarrow)) for v in columns.values()]
+    with new_file(path) as temporary:
+        parquet.write_table(pyarrow.table(arrays, names=[*columns]), temporary)
+
+
+def _type_of(values: Sequence[Cell], pyarrow: Any) -> Any:
+    """The type of a column; numbers, where nothing is known."""
+    if any(isinstance(value, str) for value in values):
+        return pyarrow.string()
+    return pyarrow.int64() if values and all(isinstance(value, int) for value in values) else pyarrow.float64()
