@@ -19,12 +19,13 @@ from torch.nn import functional
 from dmmn_qp.choices import Beyond, ExportFormat, Reduction
 from dmmn_qp.errors import ConfigError, OutputExistsError
 from dmmn_qp.files import new_file
+from dmmn_qp.files.failures import install_command
 from dmmn_qp.folders.encoder_origin import FREE_LICENCES, nameless_origin
 from dmmn_qp.folders.model import ModelCard, load_card, load_model, room_for
 from dmmn_qp.folders.provenance import nameless_provenance
 from dmmn_qp.networks.conventions import class_logits, network_input
 from dmmn_qp.specs import PatchSpec
-from dmmn_qp.version import __version__, install_command
+from dmmn_qp.version import __version__
 
 METADATA = "dmmn_qp.json"
 """Name under which an exported file holds its description."""

@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Any, Final
 
 from dmmn_qp.errors import AnnotationFileError, ProjectError, UnsupportedAnnotationsError
+from dmmn_qp.files.failures import install_command
 from dmmn_qp.qupath.geojson_reader import objects_of
 from dmmn_qp.qupath.notes import QUPATH_DIR_VARIABLE, ReadResult
 from dmmn_qp.qupath.project import data_path_of
 from dmmn_qp.qupath.qpdata import read_qpdata
 from dmmn_qp.text import shorten
-from dmmn_qp.version import install_command
 
 _COMPLETE_SINCE: Final = "0.5.0"
 """From this version on, QuPath's GeoJSON holds all that an object has."""
