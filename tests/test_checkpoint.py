@@ -232,8 +232,8 @@ def moved(state):
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (lambda s: s.pop(BIAS), f'lack 1 tensors of the card\'s network, the first "{BIAS}"'),
-        (moved, 'lack 1 tensors of the card\'s network, the first "network.final.2.weight"'),
+        (lambda s: s.pop(BIAS), f'lack 1 tensor of the card\'s network, the first "{BIAS}"'),
+        (moved, 'lack 1 tensor of the card\'s network, the first "network.final.2.weight"'),
         (lambda s: s.update({"y" * 300: torch.zeros(1), "z": torch.zeros(1)}), "hold 2 tensors"),
         (lambda s: s.update({BIAS: torch.zeros(3)}), f'"{BIAS}" of shape 3, but the network of the card needs 2;'),
         (lambda s: s.update({BIAS: torch.zeros(2, 1)}), f'"{BIAS}" of shape 2 x 1, but'),

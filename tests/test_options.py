@@ -205,7 +205,7 @@ CALLED = [
     ("import", "mpps", "0.5,1.5", "--mpps", ": each magnification must have twice the um/px of the one before"),
     ("import", "mpps", "0.001", "--mpps", ": the finest, 0.001 um/px, is not between 0.02 and 20"),
     ("import", "plane", "1,2,3", "--plane", ': "1,2,3" is no plane; write it as 2 or 2,0 (z and t from 0);'),
-    ("import", "mpp", "nan", "--mpp", " should be greater than 0, not 'nan';"),
+    ("import", "mpp", "nan", "--mpp", " should be a finite number, not 'nan';"),
 ]
 
 

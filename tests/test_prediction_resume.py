@@ -408,7 +408,7 @@ def test_damaged_slide(here, material, monkeypatch, how):
     monkeypatch.setitem(WRITERS, "overview.png", writing("overview.png", write_overview))
     result = invoke(*command(here), "--probabilities", "--uncertainty")
     assert result.exit_code == 0, result.output + result.stderr
-    assert "could not be read and are unlabelled" in result.stderr
+    assert "1 tile could not be read and is unlabelled" in result.stderr
     labels = labels_of(here / "predictions/s.labels.ome.tif")
     lost = np.zeros((1024, columns), np.bool_)
     row, column = divmod(last, columns // 256)
@@ -434,7 +434,7 @@ def test_damage_is_told_after_an_interruption_too(here, material, monkeypatch):
     result = invoke(*command(here))
     assert result.exit_code == 0, result.output + result.stderr
     assert not labels_of(here / "predictions/s.labels.ome.tif")[:512].any()
-    assert "1 tiles could not be read and are unlabelled" in result.stderr
+    assert "1 tile could not be read and is unlabelled" in result.stderr
     assert json.loads((here / "predictions/run.json").read_text())["predictions"]["s"]["unreadable"]["lost"] == 1
 
 

@@ -1,10 +1,17 @@
 """Warnings that decide the result are said by `import` and again by `train`; of one kind in one line."""
 
+from types import SimpleNamespace
+
 import pytest
 
+from dmmn_qp.files import failures
+from dmmn_qp.labels.patches import PatchRef
+from dmmn_qp.predicting.inputs import slides_to_predict
+from dmmn_qp.slides.names import bounded_name
 from dmmn_qp.specs import PatchSpec, mpps_text
 from dmmn_qp.text import count_of, kind_of, names_text, one_of_each_kind
-from tests.conftest import invoke, rectangle, slides_with
+from dmmn_qp.training.frozen import HeadTraining
+from tests.conftest import invoke, rectangle, slides_with, two_tissues, write_tiff
 
 
 @pytest.mark.parametrize(
@@ -76,3 +83,50 @@ def test_coarser_magnifications_can_be_typed(mpp, text):
     spec = PatchSpec(mpps=tuple(map(float, text.split(","))))
     assert spec.grid_of(mpp).downsample == 1
     assert mpps_text(mpp, 1) == text.split(",", maxsplit=1)[0]
+
+
+# ---- what else is said
+
+
+@pytest.mark.parametrize(
+    ("origin", "command"),
+    [
+        ('{"url": "file:///home/a%20b/dmmn-qp", "dir_info": {}}', 'pip install "/home/a b/dmmn-qp[paquo]"'),
+        ("", 'pip install ".[paquo]" in the folder of dmmn-qp'),
+        (None, 'pip install ".[paquo]" in the folder of dmmn-qp'),
+        ("[]", 'pip install ".[paquo]" in the folder of dmmn-qp'),
+    ],
+)
+def test_extras_are_installed_from_where_the_package_came(monkeypatch, origin, command):
+    told = SimpleNamespace(read_text=lambda name: origin)
+    monkeypatch.setattr(failures, "distribution", lambda name: told)
+    assert failures.install_command("paquo") == command
+
+
+@pytest.mark.parametrize(("rounds", "cells"), [(1, 100 + 50), (2, 100 + 50 + 100 + 200), (3, 100 + 50 + 100 + 400)])
+def test_the_cells_of_the_head_are_counted_before_they_are_there(rounds, cells):
+    """1,600 labelled px are 100 cells of 4 x 4; each is 3 + 5 numbers of two bytes."""
+    training, validation = (PatchRef("s", "train", 0, 0, (0, n)) for n in (1600, 800))
+    plan = SimpleNamespace(training=[training], validation=[validation], rounds=rounds)
+    head = SimpleNamespace(_plan=plan, _network=SimpleNamespace(channels=(3, 5)))
+    assert HeadTraining.cells_bytes.fget(head) == cells * 8 * 2
+
+
+def test_long_names_of_slides_leave_room_for_endings(here):
+    assert bounded_name("short") == "short" and len(bounded_name("n" * 240)) == 150
+    assert len(bounded_name("ä" * 240).encode()) == 150
+    write_tiff(here / f"{'n' * 240}.tif", two_tissues(64, 64))
+    (slide,) = slides_to_predict([f"{'n' * 240}.tif"], here / "none")
+    assert slide.slide_id == "n" * 150
+
+
+def test_points_without_a_class_are_no_areas_without_one(here):
+    point = {"type": "Feature", "geometry": {"type": "Point", "coordinates": [9, 9]}, "properties": {}}
+    point["properties"] = {"objectType": "annotation"}
+    nameless = rectangle(0, 200, 50, 50, None)
+    both = [rectangle(0, 0, 99, 99, "a"), rectangle(120, 0, 99, 99, "b")]
+    command = slides_with(here, [*both, nameless, point, point])
+    result = invoke(*command)
+    assert "s0.tif: not trained on: 1 without a class, 2 that are lines or points" in result.stdout
+    assert "s0: 1 annotation without a class" in result.stderr
+    assert "2 lines or points without a class, labelling no pixel" in invoke(*command, "--check").stdout

@@ -7,15 +7,18 @@ does, for whoever tells the user; what nobody foresaw is kept with its traceback
 from __future__ import annotations
 
 import errno
+import json
 import os
 import re
 import tempfile
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from importlib.metadata import PackageNotFoundError, metadata
+from importlib.metadata import PackageNotFoundError, distribution, metadata
 from pathlib import Path
 from typing import Final
+from urllib.parse import urlparse
+from urllib.request import url2pathname
 
 from dmmn_qp.errors import DmmnQpError
 from dmmn_qp.text import shorten
@@ -170,6 +173,17 @@ def _unforeseen(error: BaseException) -> str:
         f'report it{_address()} with "{kept}"' if kept else f"set DMMN_QP_DEBUG=1 to see where, report it{_address()}"
     )
     return f"unexpected {name}{': ' if what else ''}{what}; please {way_out}"
+
+
+def install_command(extra: str) -> str:
+    """The command that installs an extra, from where this package came: no index has it under its name."""
+    origin = ""
+    with suppress(PackageNotFoundError, ValueError, TypeError, KeyError):
+        url = urlparse(str(json.loads(distribution("dmmn-qp").read_text("direct_url.json") or "")["url"]))
+        origin = url2pathname(url.path) if url.scheme == "file" else url.geturl()
+    if origin:
+        return f'pip install "{origin}[{extra}]"'
+    return f'pip install ".[{extra}]" in the folder of dmmn-qp'
 
 
 def _address() -> str:

@@ -21,7 +21,7 @@ from dmmn_qp.folders.torch_files import read_torch_file
 from dmmn_qp.networks.encoder_names import named_as_ours
 from dmmn_qp.networks.encoders import build_encoder
 from dmmn_qp.networks.stem import NamesParts, Stemmed
-from dmmn_qp.text import shorten
+from dmmn_qp.text import count_of, shorten
 
 MAX_FILE_BYTES: Final = 16 * 2**30
 """Largest file of weights: three times that of the largest encoder of tissue that is published."""
@@ -242,11 +242,12 @@ def _give(encoder: nn.Module, state: Mapping[str, Tensor], what: str, name: str)
     missing, others = own.keys() - state.keys() - computed, state.keys() - own.keys()
     another = f"they are another encoder's than {shorten(name)}; name its own with --encoder-weights"
     if missing:
-        raise ModelError(f'{what} lack {len(missing)} tensors, the first "{shorten(_first(missing))}"; {another}')
-    if others:
         raise ModelError(
-            f'{what} hold {len(others)} tensors too many, the first "{shorten(_first(others), _SHOWN)}"; {another}'
+            f'{what} lack {count_of(len(missing), "tensor")}, the first "{shorten(_first(missing))}"; {another}'
         )
+    if others:
+        many, first = count_of(len(others), "tensor"), shorten(_first(others), _SHOWN)
+        raise ModelError(f'{what} hold {many} too many, the first "{first}"; {another}')
     for key, tensor in state.items():
         if tensor.shape != own[key].shape:
             raise ModelError(

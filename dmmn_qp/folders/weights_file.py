@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from dmmn_qp.errors import ModelError
 from dmmn_qp.files.paths import why_not_there
-from dmmn_qp.text import shorten
+from dmmn_qp.text import count_of, shorten
 
 MAX_HEADER_BYTES = 2**20
 """Longest header of a file of weights: six times that of the network with the most tensors."""
@@ -66,13 +66,12 @@ def check_header(file: Any, expected: Mapping[str, Tensor], path: Path) -> None:
     """Compares names, shapes and types in a file of weights with those of the network (on the meta device)."""
     names = set(file.keys())
     for wrong, fault in (
-        (expected.keys() - names, "lack {} tensors of the card's network"),
-        (names - expected.keys(), "hold {} tensors that the card's network has not"),
+        (expected.keys() - names, "lack {} of the card's network"),
+        (names - expected.keys(), "hold {} that the card's network has not"),
     ):
         if wrong:
-            raise ModelError(
-                f'weights "{path}" {fault.format(len(wrong))}, the first "{shorten(min(wrong), SHOWN)}"; {AGAIN}'
-            )
+            many = fault.format(count_of(len(wrong), "tensor"))
+            raise ModelError(f'weights "{path}" {many}, the first "{shorten(min(wrong), SHOWN)}"; {AGAIN}')
     for name, tensor in expected.items():
         stored = file.get_slice(name)
         if tuple(stored.get_shape()) != tuple(tensor.shape):

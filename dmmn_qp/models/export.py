@@ -19,7 +19,7 @@ from torch.nn import functional
 from dmmn_qp.choices import Beyond, ExportFormat, Reduction
 from dmmn_qp.errors import ConfigError, OutputExistsError
 from dmmn_qp.files import new_file
-from dmmn_qp.files.extras import install_command
+from dmmn_qp.files.failures import install_command
 from dmmn_qp.folders.encoder_origin import FREE_LICENCES, nameless_origin
 from dmmn_qp.folders.model import ModelCard, load_card, load_model, room_for
 from dmmn_qp.folders.provenance import nameless_provenance

@@ -16,7 +16,7 @@ from dmmn_qp.networks import ARCHITECTURES
 from dmmn_qp.networks.conventions import InputConvention
 from dmmn_qp.networks.describe import Description, describe
 from dmmn_qp.networks.encoders import DEFAULT_ENCODER
-from dmmn_qp.text import printable
+from dmmn_qp.text import count_of, printable
 
 MIB = 2**20
 
@@ -242,7 +242,8 @@ def _domain_lines(domain: TrainingDomain | None) -> list[str]:
     if domain is None:
         return ["not known how the training slides look; predictions do not tell how far others are from them"]
     what = "colour" if domain.kind == "color" else "colour, and what the encoder sees,"
-    lines = [f"{what} of {domain.tiles} places on {domain.slides} slides, to tell how far others are from them"]
+    where = f"{count_of(domain.tiles, 'place')} on {count_of(domain.slides, 'slide')}"
+    lines = [f"{what} of {where}, to tell how far others are from them"]
     largest = domain.largest_among_themselves
     if largest is not None:
         lines.append(f"they differ by at most {largest:.2f} among themselves")

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from dmmn_qp.errors import ConfigError, ModelError
-from dmmn_qp.files.extras import install_command
+from dmmn_qp.files.failures import install_command
 from dmmn_qp.networks.conventions import InputConvention
 from dmmn_qp.networks.patch_tokens import PatchTokens, is_plain_transformer
 from dmmn_qp.text import shorten

@@ -19,7 +19,7 @@ from dmmn_qp.slides.base import Slide
 from dmmn_qp.slides.files import is_slide_folder
 from dmmn_qp.slides.finding import SlidesRoot
 from dmmn_qp.slides.folders import without_pictures_of_slides
-from dmmn_qp.slides.names import NamedSlide, SlideNames, files_by_name, legible_name
+from dmmn_qp.slides.names import NamedSlide, SlideNames, bounded_name, files_by_name, legible_name
 from dmmn_qp.slides.pixel_sizes import THE_DATASET, StatedMpp
 from dmmn_qp.slides.view import SlideView
 from dmmn_qp.text import shorten
@@ -161,7 +161,7 @@ class _Inputs:
             )
         if known_as:
             return self._of_record(known_as[0], path if exists else None)
-        slide_id = legible_name(path.name if path.is_dir() else path.stem)
+        slide_id = bounded_name(legible_name(path.name if path.is_dir() else path.stem))
         if exists:
             return SlideToPredict(slide_id, SlideView(path))
         others = f"; the dataset has {', '.join(self._records)}" if self._records else ""

@@ -18,6 +18,7 @@ from dmmn_qp.predicting.publishing import write_run
 from dmmn_qp.predicting.slide import SlideJob, predict_strips
 from dmmn_qp.predicting.summary import Outcome, Summary, left_out, say_objects, say_skipped
 from dmmn_qp.predicting.unfinished import claimed, remove_leftovers, take_up
+from dmmn_qp.text import count_of
 
 
 def run_plans(call: Call, plans: Sequence[SlidePlan]) -> Summary:
@@ -185,10 +186,18 @@ def _finished(call: Call, running: _Running) -> Outcome:
     call.reporter.say(f"  {name}: {columns} x {rows} px at {mpp:g} um/px in {duration(job.seconds)}{made}")
     say_objects(call, outcome)
     say_if_unlike(call, job)
-    for count, what in (
-        (len(job.unreadable.replaced), "were read from another level of the slide"),
-        (len(job.unreadable.lost), "could not be read and are unlabelled"),
+    for count, one, several in (
+        (
+            len(job.unreadable.replaced),
+            "tile was read from another level of the slide",
+            "tiles were read from another level of the slide",
+        ),
+        (
+            len(job.unreadable.lost),
+            "tile could not be read and is unlabelled",
+            "tiles could not be read and are unlabelled",
+        ),
     ):
         if count:
-            call.reporter.warn(f"{name}: {count} tiles {what} ({job.unreadable.reason})")
+            call.reporter.warn(f"{name}: {count_of(count, one, several)} ({job.unreadable.reason})")
     return outcome

@@ -19,6 +19,7 @@ from dmmn_qp.qupath.geojson_reader import objects_of
 from dmmn_qp.qupath.paquo_writer import NewImage, create_project, start_to_write
 from dmmn_qp.slides.files import has_fingerprint
 from dmmn_qp.slides.finding import SlideFinder, SlidesRoot, Wanted, path_of_text
+from dmmn_qp.text import count_of
 
 # ---- a new project
 
@@ -70,7 +71,7 @@ def new_project(
     colors = colors_of(predictions, files)
     with pointing_to_scripts():
         start_to_write(qupath_dir)
-    reporter.heading(f'Making a QuPath project of {len(images)} slides in "{folder}"')
+    reporter.heading(f'Making a QuPath project of {count_of(len(images), "slide")} in "{folder}"')
     try:
         with reporter.task("images", len(images)) as task:
             return create_project(folder, images, colors, qupath_dir, lambda image: task.advance(note=image.path.name))

@@ -31,7 +31,7 @@ from dmmn_qp.qupath.paquo_reader import PaquoProject
 from dmmn_qp.qupath.paquo_writer import PaquoWriter
 from dmmn_qp.qupath.project import ProjectEntry, QuPathProject, read_project
 from dmmn_qp.slides.finding import SlidesRoot
-from dmmn_qp.text import shorten
+from dmmn_qp.text import count_of, shorten
 
 WITHOUT_QUPATH: Final = (
     "; without QuPath here, copy the scripts into the project (dmmn-qp scripts install PROJECT) and run "
@@ -109,7 +109,7 @@ def push(
         writer.check_writable(entry.entry_id)
     del writer  # each image is written by a new one: it would keep the objects of all
     what = "suggestions" if is_of_suggestions(predictions) else "predictions"
-    reporter.heading(f'Writing {what} of {len(matched)} slides into "{opened.path}"')
+    reporter.heading(f'Writing {what} of {count_of(len(matched), "slide")} into "{opened.path}"')
     with locked(opened.path, "a push", "wait until it has ended"):
         backup, originals = back_up(opened, matched.values(), datetime.now()), _originals(predictions)
         done: list[Pushed] = []

@@ -13,10 +13,7 @@ from dmmn_qp.qupath.notes import ReadResult, ReadRules
 from dmmn_qp.qupath.project import ProjectEntry
 from dmmn_qp.qupath.qpdata import read_qpdata
 from dmmn_qp.qupath.review import review
-from dmmn_qp.slides.names import normal_name
-
-MAX_NAME_BYTES = 150
-"""Longest name of a slide's files, without their endings; file systems take 255 with them."""
+from dmmn_qp.slides.names import bounded_name, normal_name
 
 
 def announced_objects(entry: ProjectEntry, kinds: Sequence[ObjectKind]) -> int | None:
@@ -42,7 +39,7 @@ def slide_ids(names: Sequence[str]) -> list[str]:
     ids: list[str] = []
     for file_name in names:
         stem = re.sub(r"[^\w.()+ -]", "_", Path(normal_name(file_name)).stem)
-        stem = stem.encode("utf-8", "replace")[:MAX_NAME_BYTES].decode("utf-8", "ignore").strip(" .") or "slide"
+        stem = bounded_name(stem).strip(" .") or "slide"
         name, n = stem, 1
         while name.casefold() in (other.casefold() for other in ids):
             n += 1

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from dmmn_qp.errors import AnnotationFileError, ProjectError, UnsupportedAnnotationsError
-from dmmn_qp.files.extras import install_command
+from dmmn_qp.files.failures import install_command
 from dmmn_qp.qupath.geojson_reader import objects_of
 from dmmn_qp.qupath.notes import QUPATH_DIR_VARIABLE, ReadResult
 from dmmn_qp.qupath.project import data_path_of

@@ -17,6 +17,9 @@ from dmmn_qp.text import shorten
 
 Value = TypeVar("Value")
 
+MAX_NAME_BYTES = 150
+"""Longest name of a slide in files that are called by it; a file system takes 255."""
+
 
 @dataclass(frozen=True, slots=True)
 class NamedSlide:
@@ -154,6 +157,11 @@ def legible_name(name: str) -> str:
     except UnicodeEncodeError:
         return os.fsencode(name).decode("latin-1")
     return name
+
+
+def bounded_name(name: str) -> str:
+    """Returns a name so short that files can be called by it, with what is put before and behind it."""
+    return name.encode("utf-8", "replace")[:MAX_NAME_BYTES].decode("utf-8", "ignore")
 
 
 def normal_name(name: str) -> str:

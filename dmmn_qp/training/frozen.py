@@ -121,6 +121,21 @@ class HeadTraining:
         looked = sum(1 for _ in self.source.seen(places[:2]))
         return len({*places, *of_validation}), (time.monotonic() - clock) / max(1, looked)
 
+    @property
+    def cells_bytes(self) -> int:
+        """What the cells take at most from which the head learns, beside what the encoder takes to look at a tile.
+
+        Those that were drawn and those for validation; with self-training as many again of which it is sure, and both
+        kinds together, in the round before and in this one.
+        """
+        drawn, judging = (
+            min(MOST_CELLS, sum(sum(patch.label_counts[1:]) for patch in patches) // CELL_PX**2)
+            for patches in (self._plan.training, self._plan.validation)
+        )
+        together = 2 * drawn * min(2, self._plan.rounds - 1)
+        sure = drawn if self._plan.rounds > 1 else 0
+        return (drawn + judging + sure + together) * sum(self._network.channels) * torch.float16.itemsize
+
     def rounds(self) -> Iterator[Round]:
         """Trains; yields each round while its head is in the network, and leaves the best one there."""
         n_classes = len(self._names)

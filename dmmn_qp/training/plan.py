@@ -307,12 +307,17 @@ def make_module(plan: TrainingPlan, dataset: Dataset, *, goes_on: bool = False) 
     return module.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
 
 
+def reading_processes(options: TrainOptions) -> int:
+    """How many processes read training patches; 0 for none but this one."""
+    return options.workers if options.workers is not None else min(8, available_cores() // 2)
+
+
 def make_batches(
     dataset: Dataset, plan: TrainingPlan, fabric: Fabric, slides_roots: Sequence[SlidesRoot], reporter: Reporter
 ) -> tuple[Batches, EpochDraws, Batches]:
     """Training batches with the draws that lead them, and validation batches; of each this process's part."""
     options, rank, world = plan.options, fabric.global_rank, fabric.world_size
-    workers = options.workers if options.workers is not None else min(8, available_cores() // 2)
+    workers = reading_processes(options)
     every_target = len(dataset.patch_spec.mpps) if options.branch_loss else 1
 
     def drawn(epoch: int) -> list[Draw]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Sequence
 from contextlib import closing
@@ -19,6 +20,7 @@ from dmmn_qp.labels.draws import Draw, class_weights
 from dmmn_qp.labels.patches import class_pixels, training_pixels
 from dmmn_qp.networks.devices import choose_device, memory_gib
 from dmmn_qp.reports.batch_sheet import SheetCell, draw_batch_sheet
+from dmmn_qp.slides.cached import DEFAULT_BUDGET_BYTES, MIB
 from dmmn_qp.slides.finding import SlidesRoot
 from dmmn_qp.specs import as_toml
 from dmmn_qp.training.announcing import say_plan
@@ -33,6 +35,7 @@ from dmmn_qp.training.plan import (
     TrainingPlan,
     make_batches,
     make_plan,
+    reading_processes,
     training_draws,
 )
 
@@ -128,11 +131,25 @@ def estimate(
     ]
     reporter.table(("class", "training px", "validation px", "weight"), rows)
     tried = _Tried(dataset, plan, learner, fabric, slides_roots, reporter)
-    seconds = (tried.head() if plan.rounds else 0.0) + (tried.epochs() if plan.epochs else 0.0)
-    reporter.say(
-        f"  about {duration(seconds)} in all, and {memory_gib():.1f} GiB of "
-        f"{'GPU ' if device.type == 'cuda' else ''}memory; nothing was written"
-    )
+    seconds, later_bytes = tried.head() if plan.rounds else (0.0, 0)
+    seconds += tried.epochs() if plan.epochs else 0.0
+    in_ram = device.type != "cuda"
+    gib = memory_gib() + ((later_bytes + readers_bytes(plan)) / 2**30 if in_ram else 0)
+    memory = f"{gib:.1f} GiB of {'' if in_ram else 'GPU '}memory"
+    reporter.say(f"  about {duration(seconds)} in all, and {memory}; nothing was written")
+
+
+def readers_bytes(plan: TrainingPlan) -> int:
+    """What the processes take that read patches, once some have ended; where that is not known, their tiles alone."""
+    if not plan.epochs:
+        return 0
+    workers = reading_processes(plan.options)
+    if sys.platform == "win32":
+        return workers * (plan.options.cache_mib or DEFAULT_BUDGET_BYTES // MIB) * MIB
+    import resource  # not there on Windows
+
+    unit = 1 if sys.platform == "darwin" else 1024
+    return workers * resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * unit
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,8 +163,8 @@ class _Tried:
     slides_roots: Sequence[SlidesRoot]
     reporter: Reporter
 
-    def head(self) -> float:
-        """Seconds until the head has learned, from tiles that the encoder looks at."""
+    def head(self) -> tuple[float, int]:
+        """Seconds until the head has learned, from tiles that the encoder looks at, and bytes that it takes then."""
         nowhere = FeatureCache(None, 0, self.reporter)
         network = self.learner.module.stemmed
         head = HeadTraining(self.dataset, self.plan, network, self.fabric, self.slides_roots, self.reporter, nowhere)
@@ -155,7 +172,7 @@ class _Tried:
         self.reporter.say(
             f"  the encoder looks at {tiles} tiles of {TILE_PX} px, {tile:.2f} s each unless it has before"
         )
-        return tiles * tile + self.plan.rounds * SECONDS_OF_A_FIT
+        return tiles * tile + self.plan.rounds * SECONDS_OF_A_FIT, head.cells_bytes
 
     def epochs(self) -> float:
         """Seconds of all epochs, from a few steps."""
