@@ -134,7 +134,7 @@ def folder(here):
     predicted(here / "predictions", "c1_a", some_labels(), probabilities=(204, 51, 255))
     unlike = {"distance_from_training": 3.0, "distance_threshold": 2.0}
     predicted(here / "predictions", "c1_b", some_labels(10), probabilities=(102, 51, 255), **unlike)
-    predicted(here / "predictions", "c2_a", some_labels(0), request={"regions": "digest"})
+    predicted(here / "predictions", "c2_a", some_labels(0), request={"regions": "digest"}, distance_from_training=1.0)
     return here / "predictions"
 
 
@@ -223,7 +223,8 @@ def test_several_folders(here, folder):
         (("predictions", "--out", "predictions/run.json"), "is a file"),
     ],
 )
-def test_what_cannot_be_meant_is_said_in_one_line(here, folder, words, said):
+def test_what_cannot_be_meant_is_said_before_the_work(here, folder, monkeypatch, words, said):
+    monkeypatch.setattr("dmmn_qp.collecting.stage.measure_slide", None)
     assert said in fails("cohort", *words)
     assert not (here / "cohort").exists()
 

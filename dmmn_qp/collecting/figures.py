@@ -107,7 +107,7 @@ def measure_slide(
         DatasetError: The raster is damaged, names no classes, or does not say how large its pixels are.
     """
     path = folder / f"{slide_id}.{LABELS_SUFFIX}"
-    classes, mpp = _classes_of(path, record), _mpp_of(path)
+    classes, mpp = classes_of(path, record), _mpp_of(path)
     probabilities = folder / f"{slide_id}.{PROBABILITIES_SUFFIX}"
     pixels, sums = np.zeros(256, np.int64), np.zeros(256)
     tissue = [c.label for c in classes if is_tissue(c)]
@@ -168,8 +168,12 @@ def _together(some: Sequence[ClassFigures]) -> ClassFigures:
     return ClassFigures(some[0].name, mm2, some[0].is_tissue, probability, distance)
 
 
-def _classes_of(path: Path, record: Prediction | None) -> Sequence[TissueClass]:
-    """The classes of a label raster, as its record has them, else by their names in the file."""
+def classes_of(path: Path, record: Prediction | None) -> Sequence[TissueClass]:
+    """The classes of a label raster, as its record has them, else by their names in the file.
+
+    Raises:
+        DatasetError: Neither tells them, or the file is damaged.
+    """
     if record is not None and record.class_map is not None:
         return record.class_map.classes
     names = read_class_names(path)

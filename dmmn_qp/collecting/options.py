@@ -56,7 +56,7 @@ class Ratio:
         words = [word.strip() for part in text.split("/") for word in part.split("+")]
         unknown = next((word for word in words if word not in classes), text)
         near = nearest_name(unknown, classes)
-        hint = f'did you mean "{shorten(near)}"?' if near else f"the classes are {', '.join(classes)}"
+        hint = f'did you mean "{shorten(near)}"?' if near else f"the classes are {', '.join(classes) or 'none'}"
         raise ConfigError(f'--ratio "{shorten(text)}": "{shorten(unknown)}" is no predicted class; {hint}')
 
 

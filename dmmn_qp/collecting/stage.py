@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
-from dmmn_qp.collecting.figures import SlideFigures, colors_of, measure_slide
+from dmmn_qp.collecting.figures import SlideFigures, classes_of, colors_of, measure_slide
 from dmmn_qp.collecting.options import CohortRules, Ratio
 from dmmn_qp.collecting.page import page_of
 from dmmn_qp.collecting.tables import (
@@ -26,13 +27,16 @@ from dmmn_qp.console import Reporter
 from dmmn_qp.errors import AnnotationFileError, DatasetError, DmmnQpError, OutputExistsError
 from dmmn_qp.files import RUN_FILE, write_json
 from dmmn_qp.files.failures import is_full_disk, line_of
-from dmmn_qp.folders.predictions import LABELS_SUFFIX, read_inputs, read_predictions
+from dmmn_qp.folders.predictions import LABELS_SUFFIX, Prediction, read_inputs, read_predictions
 from dmmn_qp.folders.provenance import describe_run, now
 from dmmn_qp.labels.splits import case_of
 from dmmn_qp.reports.cohort_report import COHORT_PAGE, write_cohort_report
 from dmmn_qp.text import shorten
 
 _MOST_NAMES: Final = 5
+
+Records = Mapping[Path, Mapping[str, Prediction]]
+"""Folder -> slide -> what is recorded of its prediction."""
 
 
 def collect(
@@ -62,9 +66,10 @@ def collect(
     _check_out(out, overwrite=overwrite)
     places = _slides_in(folders)
     cases = {slide_id: case_of(slide_id, rules.case_pattern) if rules.case_pattern else "" for slide_id in places}
-    slides, failed = _measured(places, cases, rules, reporter)
-    known = list(dict.fromkeys(one.name for slide in slides for one in slide.classes))
+    records = {folder: read_predictions(folder) for folder in set(places.values())}
+    known = _known_classes(places, records)
     ratios = [Ratio.parse(text, known) for text in rules.ratios]
+    slides, failed = _measured(places, records, cases, rules, reporter)
     if len(models := {slide.record.weights for slide in slides if slide.record is not None}) > 1:
         reporter.warn(f"{len(models)} models predicted these slides ({CATALOGUE} says which); compare with care")
     tables = {COHORT: slide_rows(slides, ratios, rules), CATALOGUE: catalogue_rows(slides)}
@@ -113,15 +118,24 @@ def _slides_in(folders: Sequence[Path]) -> dict[str, Path]:
     return dict(sorted(found.items()))
 
 
+def _known_classes(places: Mapping[str, Path], records: Records) -> list[str]:
+    """Names of all predicted classes, without opening a slide whose classes are recorded."""
+    names: dict[str, None] = {}
+    for slide_id, folder in places.items():
+        with suppress(DatasetError):  # it is told when the slide is measured
+            found = classes_of(folder / f"{slide_id}.{LABELS_SUFFIX}", records[folder].get(slide_id))
+            names |= dict.fromkeys(one.name for one in found)
+    return list(names)
+
+
 def _measured(
-    places: dict[str, Path], cases: dict[str, str], rules: CohortRules, reporter: Reporter
+    places: dict[str, Path], records: Records, cases: dict[str, str], rules: CohortRules, reporter: Reporter
 ) -> tuple[list[SlideFigures], dict[str, str]]:
     """Measures slides; why others could not be.
 
     Raises:
         DatasetError: None could.
     """
-    records = {folder: read_predictions(folder) for folder in set(places.values())}
     images = {folder: read_inputs(folder) for folder in records}
     slides: list[SlideFigures] = []
     failed: dict[str, str] = {}

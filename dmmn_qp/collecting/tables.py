@@ -18,6 +18,7 @@ from dmmn_qp.collecting.figures import (
 from dmmn_qp.collecting.options import CohortRules, Ratio
 from dmmn_qp.files import new_file
 from dmmn_qp.files.tables import write_table
+from dmmn_qp.folders.predictions import Prediction
 
 Cell = str | float | int | None
 Row = dict[str, Cell]
@@ -91,9 +92,16 @@ def _catalogue_row(slide: SlideFigures) -> Row:
         "unlabelled_mm2": round(slide.unlabelled_mm2, 6),
         "distance_from_training": _rounded(distance, 3),
         "distance_threshold": _rounded(None if record is None else record.distance_threshold, 3),
-        "unlike_training": None if distance is None else ("yes" if record is not None and record.is_unlike else "no"),
+        "unlike_training": _unlike(record),
         "note": slide.note,
     }
+
+
+def _unlike(record: Prediction | None) -> str | None:
+    """Whether a slide is unlike those of the training; None where nobody knows from which distance on one is."""
+    if record is None or record.distance_from_training is None or record.distance_threshold is None:
+        return None
+    return "yes" if record.is_unlike else "no"
 
 
 def _options(*parts: Mapping[str, Any] | None) -> str:
