@@ -20,7 +20,7 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from dmmn_qp.errors import DmmnQpError
-from dmmn_qp.text import printable
+from dmmn_qp.text import kind_of, names_text, printable, shorten
 
 LINE_INTERVAL_S = 20.0
 """Longest silence in a log while a task runs."""
@@ -127,6 +127,7 @@ class Reporter:
         self._console = console or Console(file=output, highlight=False, soft_wrap=True, quiet=quiet)
         self._errors = Console(file=errors, highlight=False, soft_wrap=True, quiet=quiet)
         self._left_out: set[str] = set()
+        self._of_kind: dict[str, list[tuple[str, str]]] = {}
         self._prefix = ""
 
     def as_comments(self) -> Reporter:
@@ -155,6 +156,27 @@ class Reporter:
     def warn(self, text: str) -> None:
         """Prints a warning to standard error."""
         self._errors.print(f"[yellow]warning:[/yellow] {_plain(text)}")
+
+    def warn_of(self, subject: str, text: str, between: str = ": ") -> None:
+        """Prints a warning of one of many slides; those of a kind that was printed are counted (`warn_of_the_rest`).
+
+        Args:
+            subject: The slide.
+            text: What is said of it.
+            between: What stands between them.
+        """
+        said = self._of_kind.setdefault(kind_of(text), [])
+        said.append((subject, text))
+        if len(said) == 1:
+            self.warn(f"{subject}{between}{text}")
+
+    def warn_of_the_rest(self) -> None:
+        """Prints of each kind of warning how many slides it was of besides the one that it was printed of."""
+        for (first, text), *others in self._of_kind.values():
+            if others:
+                names = names_text(list(dict.fromkeys(name for name, _ in others)))
+                self.warn(f"{len(others)} more like that of {first} ({shorten(text)}): {names}")
+        self._of_kind.clear()
 
     @contextmanager
     def optional(self, what: str) -> Iterator[None]:

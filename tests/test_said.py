@@ -4,6 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from dmmn_qp.console import Reporter
 from dmmn_qp.files import failures
 from dmmn_qp.labels.patches import PatchRef
 from dmmn_qp.predicting.inputs import slides_to_predict
@@ -130,3 +131,17 @@ def test_points_without_a_class_are_no_areas_without_one(here):
     assert "s0.tif: not trained on: 1 without a class, 2 that are lines or points" in result.stdout
     assert "s0: 1 annotation without a class" in result.stderr
     assert "2 lines or points without a class, labelling no pixel" in invoke(*command, "--check").stdout
+
+
+def test_warnings_of_one_kind_are_counted_while_the_work_goes_on(capsys):
+    reporter = Reporter()
+    for i in range(6):
+        reporter.warn_of(f"s{i}", f'is left out: slide "s{i}.svs" was cut at byte {i}', " ")
+    reporter.warn_of("s1", "1 tile could not be read")
+    reporter.warn_of_the_rest()
+    reporter.warn_of_the_rest()
+    assert capsys.readouterr().err.splitlines() == [
+        'warning: s0 is left out: slide "s0.svs" was cut at byte 0',
+        "warning: s1: 1 tile could not be read",
+        'warning: 5 more like that of s0 (is left out: slide "s0.svs" was cut at byte 0): s1, s2, s3 and 2 more',
+    ]

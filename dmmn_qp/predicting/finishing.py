@@ -172,9 +172,10 @@ def _say_remade(call: Call, plan: RemakePolygons, made: MadeObjects, *, has_conf
     )
     request = plan.before.request or {}
     if not has_confidence and any(request.get(kind) for kind in ("probabilities", "uncertainty")):
-        call.reporter.warn(
-            f"{name}: its new polygons have no mean probability, because its probabilities are not there; pass "
-            "--probabilities --overwrite to predict them"
+        call.reporter.warn_of(
+            name,
+            "its new polygons have no mean probability, because its probabilities are not there; pass "
+            "--probabilities --overwrite to predict them",
         )
 
 

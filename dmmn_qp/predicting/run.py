@@ -84,14 +84,16 @@ def _skip(call: Call, plan: Skip) -> Outcome:
         with suppress(InUseError), claimed(call, name):
             remove_leftovers(call, name)
     if not plan.is_comparable:
-        call.reporter.warn(
-            f"{name}: it was predicted by an earlier version or interrupted there, so its options cannot be "
-            "compared with those of now; pass --overwrite to predict it again"
+        call.reporter.warn_of(
+            name,
+            "it was predicted by an earlier version or interrupted there, so its options cannot be "
+            "compared with those of now; pass --overwrite to predict it again",
         )
     if plan.not_remade:
-        call.reporter.warn(
-            f'{name}: "{plan.polygons.name}" is not as it was predicted, so it is left as it is, though its polygons '
-            f"are asked for otherwise ({plan.not_remade}); move it away to have them made anew"
+        call.reporter.warn_of(
+            name,
+            f'"{plan.polygons.name}" is not as it was predicted, so it is left as it is, though its polygons '
+            f"are asked for otherwise ({plan.not_remade}); move it away to have them made anew",
         )
     return Outcome(name, plan.polygons, skipped=True, is_unlike=plan.is_unlike)
 
@@ -199,5 +201,5 @@ def _finished(call: Call, running: _Running) -> Outcome:
         ),
     ):
         if count:
-            call.reporter.warn(f"{name}: {count_of(count, one, several)} ({job.unreadable.reason})")
+            call.reporter.warn_of(name, f"{count_of(count, one, several)} ({job.unreadable.reason})")
     return outcome

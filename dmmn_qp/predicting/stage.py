@@ -93,6 +93,8 @@ def predict(
             summary = run_plans(call, make_plans(call))
     except KeyboardInterrupt:
         raise KeyboardInterrupt(_STOPPED) from None
+    finally:
+        reporter.warn_of_the_rest()
     return conclude(call, summary)
 
 

@@ -13,6 +13,7 @@ from dmmn_qp.folders.predictions import EARLIER
 from dmmn_qp.outputs.area_table import AREAS
 from dmmn_qp.outputs.made_objects import MadeObjects
 from dmmn_qp.predicting.call import Call
+from dmmn_qp.text import one_of_each_kind
 
 _MOST_NAMES: Final = 5
 """Names that a message lists."""
@@ -102,10 +103,10 @@ def left_out(call: Call, slide_id: str, error: Exception) -> Outcome:
     if isinstance(error, OutputExistsError) or is_full_disk(error) or call.is_of_one_slide:
         raise error
     if isinstance(error, InUseError):
-        call.reporter.warn(f"{slide_id} is left to another process: {error}")
+        call.reporter.warn_of(slide_id, f"is left to another process: {error}", " ")
         return Outcome(slide_id, is_left=True)
     reason = line_of(error)
-    call.reporter.warn(f"{slide_id} is left out: {reason}")
+    call.reporter.warn_of(slide_id, f"is left out: {reason}", " ")
     return Outcome(slide_id, failure=reason)
 
 
@@ -117,7 +118,7 @@ def say_objects(call: Call, outcome: Outcome) -> None:
         call.reporter.say(f"  {outcome.slide_id}: {line}")
     warning = outcome.made.warning(call.options, outcome.polygons.stat().st_size)
     if warning is not None:
-        call.reporter.warn(f"{outcome.slide_id}: {warning}")
+        call.reporter.warn_of(outcome.slide_id, warning)
 
 
 def say_skipped(call: Call, summary: Summary) -> None:
@@ -153,7 +154,7 @@ def conclude(call: Call, summary: Summary) -> dict[str, Path]:
             raise InUseError(f"{line}; wait until they have ended, or pass another --out")
         call.reporter.say(line)
     if failures := summary.failures:
-        reasons = "; ".join(f"{name}: {reason}" for name, reason in list(failures.items())[:_MOST_NAMES])
+        reasons = "; ".join(one_of_each_kind(failures.items())[:_MOST_NAMES])
         raise PartlyPredictedError(
             f"{len(failures)} of {len(call.slides)} slides could not be predicted: {reasons}", finished
         )
