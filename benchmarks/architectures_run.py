@@ -34,7 +34,7 @@ from benchmarks.drawn import Labels
 from benchmarks.loop_choosers import Quiet
 from dmmn_qp.files import write_json
 from dmmn_qp.folders.dataset import Dataset
-from dmmn_qp.labels.metrics import compare_by_name, pair_counts
+from dmmn_qp.labels.metrics import confusion_by_name, pair_counts
 from dmmn_qp.networks import ARCHITECTURES
 from dmmn_qp.networks.devices import choose_device
 from dmmn_qp.training import stage
@@ -177,11 +177,9 @@ def judge(run: Run, model: dmmn_qp.Model, place: Workplace, scanner: Scanner, ou
     for number, name in enumerate(place.test(scanner)):
         pixels, truth = place.judged(name, run.tissue)
         found = dmmn_qp.predict_array(pixels, MPPS[0], model)
-        joined = compare_by_name(
-            [pair_counts(truth, found)], dict(enumerate(names, start=1)), [model.card.class_map.names]
-        )
-        assert joined.classes == names
-        counts[name] = joined.metrics.confusion[:, : len(names)].tolist()
+        of_truth, of_model = (dict(enumerate(known, start=1)) for known in (names, model.card.class_map.names))
+        confusion = confusion_by_name(pair_counts(truth, found), of_truth, of_model, names, len(names))
+        counts[name] = confusion[:, : len(names)].tolist()
         if run.is_main and run.seed == PICTURED_SEED and number == 0:
             picture(out / "predicted" / f"{run.name}-{name}.png", in_numbers_of(names, model, found))
     return counts

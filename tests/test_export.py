@@ -179,5 +179,5 @@ def test_what_cannot_be_exported(here, monkeypatch):
     assert (here / "m.pt").read_bytes() == b"mine"
     assert invoke("models", "export", "m", "--format", "torchscript", "--overwrite").exit_code == 0
     monkeypatch.setitem(sys.modules, "onnxscript", None)
-    assert 'pip install "dmmn-qp[export]"' in fails("models", "export", "m")
+    assert '[export]"' in fails("models", "export", "m")
     assert sorted(p.name for p in here.iterdir()) == ["m", "m.pt"]

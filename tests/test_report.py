@@ -432,6 +432,7 @@ def test_templates_are_shipped():
     patterns = tomllib.loads((REPOSITORY / "pyproject.toml").read_text("utf-8"))["tool"]["setuptools"]["package-data"]
     assert patterns["dmmn_qp.reports"] == ["templates/*"]
     assert {f.name for f in (files("dmmn_qp.reports") / "templates").iterdir()} == {
+        "cohort.html.j2",
         "evaluation.css",
         "evaluation_report.html.j2",
         "import_report.html.j2",

@@ -41,7 +41,7 @@ GIVEN = {
     "predict": {
         "batch_size": 3, "context": "patch", "precision": "fp32", "device": "cpu", "devices": 2, "compile": True,
         "workers": 2, "views": 3, "tta": True, "mpp": 0.3, "force_mpp": True, "tissue_only": True,
-        "tissue_min_area_um2": 1.0, "tissue_min_hole_um2": 1e12, "tissue_margin_um": 2.5,
+        "tissue_min_area_um2": 1.0, "tissue_min_hole_um2": float("inf"), "tissue_margin_um": 2.5,
         "roi_class": "Region*", "outside": "background",
         "probabilities": True, "uncertainty": True, "tissue_outline": True, "simplify_um": 0.0, "min_area_um2": 7.0,
         "min_hole_um2": 1.0, "merge": "class", "object_kind": "detection", "max_vertices": 500, "gzip": True,

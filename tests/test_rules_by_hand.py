@@ -10,7 +10,7 @@ from dmmn_qp.annotations import Annotation
 from dmmn_qp.errors import ConfigError
 from dmmn_qp.labels.class_rules import PaintRules
 from dmmn_qp.labels.draws import TrainingDraws, balanced_probabilities
-from dmmn_qp.labels.metrics import compare_by_name, pair_counts
+from dmmn_qp.labels.metrics import confusion_by_name, pair_counts
 from dmmn_qp.labels.painter import LabelPainter
 from dmmn_qp.labels.patches import PatchRef, in_split_areas
 from dmmn_qp.labels.reach import augmented_reach_px
@@ -99,10 +99,9 @@ def test_a_patch_is_in_a_split_with_all_that_it_may_ever_show(mpp, magnification
 def test_figures_are_joined_by_name_whatever_the_values():
     """Of 6 pixels: b as b twice, b as a, a as a, a as z; the sixth is of a class that is left out."""
     truth, predicted = np.array([[1, 1, 1, 2, 2, 3]], np.uint8), np.array([[3, 3, 2, 2, 1, 1]], np.uint8)
-    named = compare_by_name([pair_counts(truth, predicted)], {2: "a", 1: "b", 3: "c"}, [("z", "a", "b")], exclude=["c"])
-    assert (named.classes, named.others) == (("a", "b"), ("z",))
-    assert named.metrics.confusion.tolist() == [[1, 0, 1, 0], [1, 2, 0, 0]]
-    assert (named.unpredicted, named.labelled) == (0, 5)
+    true, found = {2: "a", 1: "b", 3: "c"}, {1: "z", 2: "a", 3: "b"}
+    confusion = confusion_by_name(pair_counts(truth, predicted), true, found, ("a", "b", "z"), 2)
+    assert confusion.tolist() == [[1, 0, 1, 0], [1, 2, 0, 0]]
 
 
 def test_equal_maps_of_other_pixels_are_other_outlines(tmp_path):

@@ -17,8 +17,7 @@ from contextlib import contextmanager, suppress
 from importlib.metadata import PackageNotFoundError, distribution, metadata
 from pathlib import Path
 from typing import Final
-from urllib.parse import urlparse
-from urllib.request import url2pathname
+from urllib.parse import unquote, urlparse
 
 from dmmn_qp.errors import DmmnQpError
 from dmmn_qp.text import shorten
@@ -180,10 +179,16 @@ def install_command(extra: str) -> str:
     origin = ""
     with suppress(PackageNotFoundError, ValueError, TypeError, KeyError):
         url = urlparse(str(json.loads(distribution("dmmn-qp").read_text("direct_url.json") or "")["url"]))
-        origin = url2pathname(url.path) if url.scheme == "file" else url.geturl()
+        origin = _path_of(url.path) if url.scheme == "file" else url.geturl()
     if origin:
         return f'pip install "{origin}[{extra}]"'
     return f'pip install ".[{extra}]" in the folder of dmmn-qp'
+
+
+def _path_of(quoted: str) -> str:
+    """The path in a file URL."""
+    path = unquote(quoted)
+    return path.lstrip("/") if os.name == "nt" else path
 
 
 def _address() -> str:

@@ -44,7 +44,7 @@ class PolygonOptions(FileModel):
     ] = Field(default=200.0, ge=0)
     min_hole_um2: Annotated[
         float, Flag("Smaller holes are filled, in the polygons alone.", metavar="UM2", panel=POLYGONS_PANEL)
-    ] = Field(default=0.0, ge=0)
+    ] = Field(default=0.0, ge=0, allow_inf_nan=True)
     merge: Annotated[Merge, Flag("One object for each connected region, or for each class.", panel=POLYGONS_PANEL)] = (
         "region"
     )

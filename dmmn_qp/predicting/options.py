@@ -79,7 +79,7 @@ class PredictOptions(OutputOptions):
     ] = Field(default=20_000, ge=0, allow_inf_nan=False)
     tissue_min_hole_um2: Annotated[
         float, Flag("Smaller holes in the tissue are tissue.", metavar="UM2", panel=AREA_PANEL)
-    ] = Field(default=1_000_000, ge=0)
+    ] = Field(default=1_000_000, ge=0, allow_inf_nan=True)
     tissue_margin_um: Annotated[
         float, Flag("How far beyond the tissue to predict.", metavar="UM", panel=AREA_PANEL)
     ] = Field(default=100, ge=0, allow_inf_nan=False)

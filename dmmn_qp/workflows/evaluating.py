@@ -112,7 +112,8 @@ def evaluate_into(request: EvaluationRequest, files: EvaluationFiles, reporter: 
         reporter.say(f"Wrote {files.json_file}")
     write_evaluation(files.folder, evaluation)
     evaluation = _with_page(evaluation, request, files.folder, reporter)
-    reporter.say(f"Wrote {write_evaluation(files.folder, evaluation)}; look at {files.folder / PAGE}")
+    write_evaluation(files.folder, evaluation)
+    reporter.say(f"Wrote {files.folder}/; look at {files.folder / PAGE}")
     return evaluation
 
 
