@@ -9,7 +9,7 @@ DEMO_MODEL := models/demo-run
 .PHONY: help setup test test-all lint types groovy demo clean
 
 help:
-	@echo "make demo      import, train, predict and evaluate the demo project (about 5 minutes on 2 cores)"
+	@echo "make demo      import, train, predict and evaluate the demo project (about 3 minutes on 2 cores)"
 	@echo "make test      lint, types and tests"
 	@echo "make test-all  these, and the tests against real engines: Groovy 4 and Bio-Formats, which it fetches, a browser"
 	@echo "make lint      ruff: rules and format"
@@ -52,8 +52,9 @@ demo: $(READY)
 	dmmn-qp predict --overwrite
 	dmmn-qp evaluate --truth examples/demo/truth --out predictions/evaluation --overwrite
 	@echo
-	@echo "Look at predictions/test-1.overview.png. In QuPath, open examples/demo/project.qpproj (it asks for the"
-	@echo "slides: they are in examples/demo/slides), open test-1 and drag predictions/test-1.geojson onto it."
+	@echo "Look at predictions/test-1.overview.png, and at predictions/evaluation/evaluation.html in a browser. In QuPath,"
+	@echo "open examples/demo/project.qpproj (it asks for the slides: they are in examples/demo/slides), open test-1 and"
+	@echo "drag predictions/test-1.geojson onto it."
 
 # A dataset or predictions are the demo's where run.json names its slides or project, and no slide from elsewhere. A
 # ledger in which nothing is checked goes with the dataset.

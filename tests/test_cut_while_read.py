@@ -91,7 +91,12 @@ def test_import_leaves_out_what_is_cut_while_it_is_painted(here, monkeypatch):
 
 @pytest.mark.parametrize(
     ("kind", "number", "left"),
-    [("tiles", 9, 300_000), ("strips", 2, 8), ("plain strips", 7, 600_000), ("OpenSlide", 3, 0)],
+    [
+        ("tiles", 9, 300_000),
+        pytest.param("strips", 2, 8, marks=pytest.mark.engine),
+        pytest.param("plain strips", 7, 600_000, marks=pytest.mark.engine),
+        pytest.param("OpenSlide", 3, 0, marks=pytest.mark.engine),
+    ],
 )
 def test_predict_goes_on_with_the_others(here, monkeypatch, kind, number, left):
     """Nothing of it is kept: as soon as it is whole again, it is predicted as if nothing had been."""

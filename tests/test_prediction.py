@@ -170,7 +170,7 @@ def test_seamless_block_is_a_piece_of_an_infinite_canvas(architecture, stem, siz
 
 
 @pytest.mark.usefixtures("in_float64")
-@pytest.mark.parametrize("architecture", ["dmmn-m3", "dmmn-ms"])
+@pytest.mark.parametrize("architecture", ["dmmn-m3", pytest.param("dmmn-ms", marks=pytest.mark.engine)])
 def test_seamless_labels_do_not_depend_on_the_block(noise, architecture, monkeypatch):
     of = card(architecture, 64, "full")
     predictor = Predictor(of, network_of(of), CPU, context="seamless", probabilities=True)

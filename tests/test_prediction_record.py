@@ -681,6 +681,7 @@ def assert_told_as_it_is(folder, old):
     assert old in contents or (polygons is not None and polygons.read_bytes() == old)
 
 
+@pytest.mark.engine
 @pytest.mark.parametrize("what", ["first", "overwrite", "remake"])
 def test_switched_off_between_any_two_steps(place, monkeypatch, what):
     words = [*command(place, model="m" if what == "remake" else "other"), "--out", "p"]

@@ -190,6 +190,7 @@ def test_interrupted_while_it_replaces(here, material, monkeypatch):
     assert not hidden(here / "predictions")
 
 
+@pytest.mark.engine
 def test_killed(here, material):
     """The real command, killed by the system while it predicts; called again, it does what is missing."""
     write_tiff(here / "tall.tif", texture(4096, 256))

@@ -100,6 +100,7 @@ def fields_of(card):
     return torch.from_numpy(np.random.default_rng(0).integers(0, 256, (2, 3, side, side))).float()
 
 
+@pytest.mark.engine
 @pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
 def test_torchscript_gives_what_the_network_gives(model, tmp_path):
     """With views, which turn images inside the graph."""

@@ -187,6 +187,7 @@ def test_damaged_state(tiny, here):
     assert not (here / "pwned").exists()
 
 
+@pytest.mark.engine
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full to stand for a full disk")
 def test_full_disk_leaves_the_last_state(tiny, here, monkeypatch):
     """The third state does not fit any more; what was saved before goes on to the end."""

@@ -126,6 +126,7 @@ def old(workspace, here):
     return workspace / "models" / "dmmn-m3-1"
 
 
+@pytest.mark.engine
 @pytest.mark.parametrize(("name", "call"), [("save_state", 1), ("validate", 1), ("save_model", 1)])
 def test_an_old_model_stays_until_there_is_a_new_one(old, train, here, name, call):
     """Killed before the new training's state is there, before its epoch is validated, and before that is saved."""
@@ -192,6 +193,7 @@ class FullDisk:
         return call
 
 
+@pytest.mark.engine
 def test_a_full_disk_ends_a_training_in_one_line_and_it_goes_on(train, here, monkeypatch):
     """Filled again and again, each time a little later."""
     command, last, reached = [*train, "--epochs", 2, "--out", "m"], 0, set()

@@ -52,7 +52,7 @@ def test_any_figure_has_the_pixels_that_its_canvas_has(n):
     assert abs(rows - 30 * side) <= 1 and abs(columns - 30 * (side + 0.6)) <= 1 and channels == 3
 
 
-@pytest.mark.parametrize("n", [1, 2, 9, 39, 254])
+@pytest.mark.parametrize("n", [1, 2, 9, 39, pytest.param(254, marks=pytest.mark.engine)])
 def test_pictures_of_any_number_of_classes(n, recwarn):
     classes = class_map(n)
     picture = draw_confusion(np.eye(n, dtype=np.int64), classes.names)
