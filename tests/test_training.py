@@ -155,6 +155,7 @@ def test_kill_before_the_beginning_is_saved(workspace, tiny, here):
     assert invoke(*tiny, "--out", "old", "--overwrite").exit_code == 0
 
 
+@pytest.mark.engine
 def test_ctrl_c_stops_between_steps_and_says_how_to_go_on(tiny, here):
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
     (here / "tiny.toml").write_text(TINY.replace("steps_per_epoch = 3", "steps_per_epoch = 500"))

@@ -156,6 +156,7 @@ def test_a_killed_reading_process_is_said_with_the_way_out(tmp_path):
         assert part in said.stdout, said
 
 
+@pytest.mark.engine
 def test_a_farewell_to_all_processes_ends_the_training_between_two_steps(train, here):
     """As of a cluster, which sends it to reading processes too."""
     command = [
