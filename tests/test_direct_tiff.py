@@ -334,3 +334,18 @@ def test_sizes_of_tiles_are_said(tmp_path):
         assert (slide.info.tile_px, slide.info.origin_px) == ((240, 240), (17, 8))
     with open_slide(path, mpp=0.5, frame=(crop, Rotate(degrees=90))) as slide:
         assert slide.info.tile_px is None
+
+
+@pytest.mark.parametrize("photometric", ["minisblack", "miniswhite"])
+def test_grey_pages_of_one_size_are_channels_and_no_slide(tmp_path, photometric):
+    """OpenSlide would show the first alone, in grey; a single grey page is a picture without colours."""
+    pages = np.random.default_rng(0).integers(0, 255, (3, 300, 400), np.uint8)
+    for n in (1, 2, 3):
+        with tifffile.TiffWriter(tmp_path / f"{n}.tif") as file:
+            for page in pages[:n]:
+                file.write(page, photometric=photometric, tile=(256, 256), metadata=None)
+    with open_slide(tmp_path / "1.tif", mpp=0.5) as slide:
+        assert slide.read_level(0, Region(0, 0, 400, 300)).shape == (300, 400, 3)
+    for n in (2, 3):
+        with pytest.raises(SlideError, match="instead of RGB"):
+            open_slide(tmp_path / f"{n}.tif", mpp=0.5)

@@ -23,7 +23,7 @@ from dmmn_qp.slides.ome_xml import is_ome_tiff
 from dmmn_qp.slides.openslide_reader import PLAIN_PAGES, OpenSlideReader
 from dmmn_qp.slides.pixel_sizes import StatedMpp
 from dmmn_qp.slides.same_picture import Picture, fits, is_reduced_copy, seen_once
-from dmmn_qp.slides.tiff_images import find_image
+from dmmn_qp.slides.tiff_images import find_image, page_size
 from dmmn_qp.slides.tiff_tiles import JPEG, RGB, SEPARATE, YCBCR, TiffLevel, TiffTiles, detailed_places
 
 MAX_PAGES = 64
@@ -46,7 +46,8 @@ def is_direct_tiff(path: Path) -> bool:
 
     It knows nothing of the levels of OME-TIFF. In TIFF of no particular kind it takes the first image for the slide,
     turns or mirrors each tile for itself where the file says that the image is turned (which others leave alone), and
-    refuses the file where some page comes in a wrong order.
+    refuses the file where some page comes in a wrong order. Of grey pages of one size, which are the channels or planes
+    of one picture, it would show the first as if it were all.
     """
     kind = openslide.OpenSlide.detect_format(str(path))
     if kind not in PLAIN_PAGES or is_ome_tiff(path):
@@ -55,9 +56,11 @@ def is_direct_tiff(path: Path) -> bool:
         return True
     try:
         with tifffile.TiffFile(path) as file:
-            image, _ = find_image(path, file)
+            image, others = find_image(path, file)
             page = image.page
             if page.index != 0 or page is not file.pages.first or not _is_upright(page):
+                return False
+            if page.photometric in _GREY and any(page_size(other) == image.size for other in others):
                 return False
         with opened(path):
             return True
