@@ -2,13 +2,14 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
 import shapely
 from PIL import Image
 
-from dmmn_qp.folders.comparison import Comparison
+from dmmn_qp.folders.comparison import COMPARISON, Comparison
 from dmmn_qp.labels.agreement import either_dice, either_iou
 from dmmn_qp.labels.metrics import confusion_matrix
 from dmmn_qp.labels.tallies import kappa, tallies_of
@@ -34,8 +35,7 @@ def compared(*command):
     shutil.rmtree("out", ignore_errors=True)
     result = invoke("compare", *command, "--out", "out")
     assert result.exit_code == 0, result.output
-    with open("out/comparison.json") as file:  # noqa: PTH123
-        return Comparison.model_validate_json(file.read()), result
+    return Comparison.model_validate_json(Path("out", COMPARISON).read_text()), result
 
 
 @pytest.fixture
@@ -213,7 +213,9 @@ def test_images_of_other_sizes_are_refused(pathologists):
 def test_folders_of_others_are_left_alone(maps, here):
     (here / "mine").mkdir()
     (here / "mine" / "thesis.txt").touch()
-    assert "holds something else" in fails("compare", "one", "two", "--out", "mine")
+    assert "was not made by this command" in fails("compare", "one", "two", "--out", "mine")
+    (here / "empty").mkdir()
+    assert invoke("compare", "one", "two", "--out", "empty").exit_code == 0
     compared("one", "two")
     assert "--overwrite" in fails("compare", "one", "two", "--out", "out")
 

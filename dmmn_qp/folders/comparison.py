@@ -7,7 +7,6 @@ from typing import Any, Final, Literal
 
 from pydantic import Field
 
-from dmmn_qp.errors import OutputExistsError
 from dmmn_qp.files import write_json
 from dmmn_qp.folders.evaluation import Area, Count, Figure
 from dmmn_qp.specs import FileModel
@@ -141,24 +140,6 @@ class Comparison(FileModel):
     only_second: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     provenance: dict[str, Any] = Field(default_factory=dict)
-
-
-def check_free_for_comparison(folder: Path, *, overwrite: bool) -> None:
-    """Checks that a comparison may be written into a folder.
-
-    Raises:
-        OutputExistsError: It is a file, or holds a comparison that is not to be replaced, or something else.
-    """
-    if folder.exists() and not folder.is_dir():
-        raise OutputExistsError(f'output "{folder}" is a file; choose another folder with --out')
-    if (folder / COMPARISON).exists() and not overwrite:
-        raise OutputExistsError(
-            f'"{folder / COMPARISON}" exists; pass --overwrite, or choose another folder with --out'
-        )
-    if folder.is_dir() and not (folder / COMPARISON).exists() and any(folder.iterdir()):
-        raise OutputExistsError(
-            f'output folder "{folder}" holds something else (it has no {COMPARISON}); choose another with --out'
-        )
 
 
 def write_comparison(folder: Path, comparison: Comparison) -> Path:

@@ -15,7 +15,7 @@ from dmmn_qp.errors import DatasetError
 from dmmn_qp.evaluating.counting import ComparedSlide, CountRules, count_slide
 from dmmn_qp.evaluating.figures import Samples
 from dmmn_qp.evaluating.options import EvaluateOptions
-from dmmn_qp.files import new_folder
+from dmmn_qp.files import check_free, new_folder
 from dmmn_qp.folders.comparison import (
     COMPARISON,
     Agreement,
@@ -23,7 +23,6 @@ from dmmn_qp.folders.comparison import (
     ComparedSlideFigures,
     Comparison,
     PairArea,
-    check_free_for_comparison,
     write_comparison,
 )
 from dmmn_qp.folders.provenance import describe_run, now
@@ -133,7 +132,7 @@ def compare_into(
         ConfigError: A rule names a class that does not exist.
     """
     if out is not None:
-        check_free_for_comparison(out, overwrite=overwrite)
+        check_free(out, overwrite=overwrite, marker=COMPARISON)
     started = now()
     sides = [read_side(path, rules.slides_roots, reporter.warn) for path in (first, second)]
     work = _Work(sides[0], sides[1], rules, reporter)
@@ -287,8 +286,6 @@ def _agreement(counted: Sequence[_Counted], classes: Sequence[str]) -> Agreement
 
 def _write(out: Path, comparison: Comparison, counted: Sequence[_Counted], *, overwrite: bool) -> None:
     """Writes the figures, and the areas to jump to of each slide."""
-    if out.is_dir() and not any(out.iterdir()):
-        out.rmdir()
     with new_folder(out, overwrite=overwrite, marker=COMPARISON) as folder:
         for name, one in zip(slide_ids([f"{one.pair.slide_id}.x" for one in counted]), counted, strict=True):
             write_geojson(folder / f"{name}.geojson", one.areas.outlines)
