@@ -46,6 +46,8 @@ def test_what_a_shell_passes_can_be_read():
         ("predict", "pipe.svs", "--model", "m"),
         ("train", "--config", "pipe.svs"),
         ("import", "pipe.svs"),
+        ("compare", "pipe.svs", "slides"),
+        ("compare", "geojson", "pipe.svs"),
         ("import", "slides", "--annotations", "pipe.svs"),
         ("import", "slides", "--annotations", "geojson", "--mpp-csv", "pipe.svs"),
         ("import", "slides", "--annotations", "geojson", "--split-file", "pipe.svs"),

@@ -15,6 +15,7 @@ from dmmn_qp.errors import DatasetError, DmmnQpError
 from dmmn_qp.evaluating.labelled import open_raster
 from dmmn_qp.evaluating.truth import TRUTH_SUFFIXES, VALUES_FILE, read_values
 from dmmn_qp.files import RUN_FILE
+from dmmn_qp.files.paths import why_not_there
 from dmmn_qp.folders.dataset import MANIFEST, Dataset
 from dmmn_qp.folders.label_raster import names_in_file, read_class_names
 from dmmn_qp.folders.predictions import LABELS_SUFFIX, PredictedInput, Prediction, read_inputs, read_predictions
@@ -98,8 +99,8 @@ def read_side(path: Path, slides_roots: Sequence[SlidesRoot], warn: Warn) -> Sid
         DatasetError: There is nothing of these kinds, or label maps do not tell their classes.
         DmmnQpError: What is there is damaged.
     """
-    if not path.exists():
-        raise DatasetError(f'"{path}" does not exist; check the path')
+    if why := why_not_there(path):
+        raise DatasetError(f'"{path}" {why}; check the path')
     if (path / MANIFEST).is_file():
         return Side(path, tuple(_of_dataset(Dataset(path))))
     if ANNOTATION_SOURCES["qupath-project"].wants(path, None):
