@@ -17,7 +17,7 @@ from dmmn_qp.importing.prepared import Prepared
 from dmmn_qp.labels.splits import split_areas
 from dmmn_qp.qupath.geojson_reader import read_geojson
 from dmmn_qp.reports.inputs import Finding
-from dmmn_qp.text import shorten
+from dmmn_qp.text import names_text
 
 _LISTED: Final = 5
 _LEAST_MM2: Final = 1e-4
@@ -77,8 +77,7 @@ def moved_findings(prepared: Sequence[Prepared], earlier: Earlier) -> Iterator[F
         elif before != now and "train" in (before, now):
             whole.setdefault((now == "train", f"{before} -> {now}"), []).append(item.record.slide_id)
     for (into_training, change), names in whole.items():
-        more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
-        listed = ", ".join(shorten(name) for name in names[:_LISTED]) + more
+        listed = names_text(names, _LISTED)
         yield _finding(f"{change} since the earlier dataset: {listed}", into_training=into_training)
 
 

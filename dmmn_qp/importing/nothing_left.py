@@ -12,7 +12,7 @@ from dmmn_qp.labels.class_rules import STAR
 from dmmn_qp.qupath.notes import ReadRules
 from dmmn_qp.reports.review import review_findings
 from dmmn_qp.reports.wording import count_of
-from dmmn_qp.text import shorten
+from dmmn_qp.text import names_text, shorten
 
 _LISTED: Final = 3
 """Most names, and most notes of the readers, that are said."""
@@ -102,6 +102,4 @@ def _notes(source: Source) -> list[str]:
 
 
 def _listed(names: Iterable[str]) -> str:
-    known = list(dict.fromkeys(names))
-    more = f" and {len(known) - _LISTED} more" if len(known) > _LISTED else ""
-    return ", ".join(shorten(name) for name in known[:_LISTED]) + more
+    return names_text(list(dict.fromkeys(names)), _LISTED)

@@ -15,7 +15,7 @@ from dmmn_qp.qupath.image_names import slide_ids
 from dmmn_qp.reports.inputs import Finding
 from dmmn_qp.reports.review import NOTHING_TO_DO
 from dmmn_qp.reports.wording import count_of
-from dmmn_qp.text import shorten
+from dmmn_qp.text import names_text, shorten
 
 _LISTED: Final = 5
 
@@ -80,11 +80,9 @@ def findings_of_several(opened: Sequence[OpenedSlide]) -> Iterator[Finding]:
         )
     bare = [slide.slide_id for slide in opened if not slide.source.objects.annotations]
     if bare:
-        more = f" and {len(bare) - _LISTED} more" if len(bare) > _LISTED else ""
         yield Finding(
             severity="note",
-            message=f"{count_of(len(bare), 'slide')} for {WHAT_FOR} without annotations: "
-            f"{', '.join(bare[:_LISTED])}{more}",
+            message=f"{count_of(len(bare), 'slide')} for {WHAT_FOR} without annotations: {names_text(bare, _LISTED)}",
             way_out="nothing to do; only maps of the full truth judge them (dmmn-qp evaluate --truth)",
         )
 

@@ -23,7 +23,7 @@ from dmmn_qp.reports.inputs import Finding
 from dmmn_qp.reports.wording import count_of
 from dmmn_qp.slides.names import NamedSlide, SlideNames
 from dmmn_qp.specs import ClassMap
-from dmmn_qp.text import shorten
+from dmmn_qp.text import names_text, shorten
 
 _LISTED: Final = 5
 """Most slides that a message names."""
@@ -175,8 +175,7 @@ def _without_split(slide_ids: Sequence[str], kept: Mapping[str, Split]) -> Itera
 
 def _listed(names: Sequence[str]) -> str:
     """The first names, and how many others there are."""
-    more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
-    return ", ".join(names[:_LISTED]) + more if names else "none"
+    return names_text(names, _LISTED) or "none"
 
 
 def read_split_file(path: Path, slides: Mapping[str, NamedSlide]) -> dict[str, Split]:

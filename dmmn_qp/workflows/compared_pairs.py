@@ -20,11 +20,14 @@ from dmmn_qp.slides import open_slide
 from dmmn_qp.slides.folders import list_slides
 from dmmn_qp.slides.names import NamedSlide, SlideNames
 from dmmn_qp.specs import ClassMap, PatchSpec
-from dmmn_qp.text import shorten
+from dmmn_qp.text import names_text, shorten
 from dmmn_qp.workflows.compared_sides import LabelledSlide, Side
 
 GRID_MPP: Final = 0.5
 """um/px at which annotations are compared with annotations, unless the slide is coarser."""
+
+LISTED: Final = 5
+"""So many slides are named of which something is said."""
 
 _SAME_MPP: Final = 0.02
 
@@ -47,6 +50,11 @@ class Grid:
     def pixel_um(self) -> float:
         """um/px of a compared pixel; of 1 um/px at level 0 where nobody says it."""
         return self.downsample * (self.mpp or 1.0)
+
+    @property
+    def pixel_mm2(self) -> float:
+        """Area of a compared pixel."""
+        return self.pixel_um**2 * 1e-6
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,8 +125,7 @@ def _number_of(slide: LabelledSlide, names: SlideNames, first: Side, second: Sid
 
 
 def _listed(side: Side) -> str:
-    names = [shorten(slide.slide_id) for slide in side.slides]
-    return (", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")) or "none"
+    return names_text([slide.slide_id for slide in side.slides], LISTED) or "none"
 
 
 def with_slides(pair: Pair, folder: Path | None) -> Pair:

@@ -33,13 +33,11 @@ from dmmn_qp.qupath.geojson_writer import write_geojson
 from dmmn_qp.qupath.image_names import slide_ids
 from dmmn_qp.reports.comparison_tables import comparison_lines
 from dmmn_qp.slides.finding import SlidesRoot
-from dmmn_qp.text import printable
+from dmmn_qp.text import names_text, printable
 from dmmn_qp.workflows.compared_classes import Meeting, meet
-from dmmn_qp.workflows.compared_pairs import GRID_MPP, Grid, Pair, grid_of, labels_of, paired, with_slides
+from dmmn_qp.workflows.compared_pairs import GRID_MPP, LISTED, Grid, Pair, grid_of, labels_of, paired, with_slides
 from dmmn_qp.workflows.compared_sides import Side, read_side
 from dmmn_qp.workflows.disagreements import Disagreements, disagreements
-
-_MM2_OF_UM2 = 1e-6
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,9 +164,7 @@ def compare_into(
 def _warn_of_slides(work: _Work, only_first: Sequence[str], only_second: Sequence[str]) -> None:
     for names, has, lacks in ((only_first, work.first, work.second), (only_second, work.second, work.first)):
         if names:
-            more = f" and {len(names) - 5} more" if len(names) > 5 else ""
-            listed = ", ".join(map(printable, names[:5]))
-            work.warn(f'only "{has.path}" has {listed}{more}, not "{lacks.path}"; left out')
+            work.warn(f'only "{has.path}" has {names_text(names, LISTED)}, not "{lacks.path}"; left out')
 
 
 def _count(work: _Work, pair: Pair, meeting: Meeting) -> _Counted:
@@ -248,7 +244,7 @@ def _agreement(counted: Sequence[_Counted], classes: Sequence[str]) -> Agreement
     """Figures of some slides together."""
     um = [one.grid.pixel_um for one in counted]
     samples = Samples.of([str(i) for i in range(len(counted))], um, EvaluateOptions())
-    mm2 = np.square(um) * _MM2_OF_UM2
+    mm2 = np.array([one.grid.pixel_mm2 for one in counted])
     confusions = np.stack([one.confusion for one in counted])
     tallies = tallies_of(confusions)
     areas = np.tensordot(mm2, confusions, axes=1)

@@ -33,7 +33,6 @@ RIM_UM: Final = 5.0
 
 _CANDIDATES: Final = 10 * MOST_REGIONS
 _MOST_PAIRS: Final = 255
-_MM2_OF_UM2: Final = 1e-6
 
 ClassPair = tuple[str, str]
 
@@ -121,7 +120,7 @@ def _told(
 ) -> tuple[DisagreementRegion, Annotation]:
     outline = shapely.transform(polygon, lambda xy: xy * grid.downsample)
     inside = outline.representative_point()
-    mm2 = px * grid.pixel_um**2 * _MM2_OF_UM2
+    mm2 = px * grid.pixel_mm2
     region = DisagreementRegion(
         first=pair[0], second=pair[1], mm2=mm2, x_px=round(inside.x, 2), y_px=round(inside.y, 2)
     )
