@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import shapely
+import tifffile
 from PIL import Image
 
 from dmmn_qp.folders.comparison import COMPARISON, Comparison
@@ -156,6 +157,21 @@ def test_geojson_of_any_tool(pathologists):
     assert "nobody says the um/px of s" in result.stderr
     found, result = compared("tool/s.geojson", "tool", "--slides", "slides")
     assert result.stderr == "" and found.slides[0].mpp == 0.5
+
+
+def test_maps_that_say_their_pixel_size(maps, here):
+    description = (
+        '<OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06"><Image><Pixels SizeX="5" SizeY="3" '
+        'PhysicalSizeX="{}" PhysicalSizeY="100"/></Image></OME>'
+    )
+    for size, mm2, words in (("100", 12 * 0.01, ""), ("0", 12e-6, "nobody says"), ("x", 12e-6, "nobody says")):
+        text = description.format(size)
+        tifffile.imwrite(here / "one" / "s.ome.tif", np.array(FIRST, np.uint8), description=text, metadata=None)
+        found, result = compared("one/s.ome.tif", "two")
+        assert found.pooled.both_mm2 == pytest.approx(mm2) and words in result.stderr
+    text = description.format("100").replace("</OME>", "")
+    tifffile.imwrite(here / "one" / "s.ome.tif", np.array(FIRST, np.uint8), description=text, metadata=None)
+    assert '"one/s.ome.tif" is damaged' in fails("compare", "one/s.ome.tif", "two")
 
 
 def test_names_of_two_files_say_nothing_but_those_of_one_do(maps, here):

@@ -6,9 +6,10 @@ import os
 import re
 import threading
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from xml.etree.ElementTree import Element
 
 import numpy as np
 import rasterio
@@ -18,8 +19,9 @@ from rasterio.windows import Window
 
 from dmmn_qp.errors import DatasetError
 from dmmn_qp.regions import Region
-from dmmn_qp.slides.ome_xml import read_ome_xml
+from dmmn_qp.slides.ome_xml import physical_size, read_ome_xml
 from dmmn_qp.specs import ClassMap, LabelArray
+from dmmn_qp.text import words_of
 
 os.environ.setdefault("GDAL_CACHEMAX", "256MB")  # several rows of tiles; GDAL's own choice is 5 % of the machine
 
@@ -165,13 +167,8 @@ def read_class_names(path: Path) -> tuple[str, ...] | None:
     Raises:
         DatasetError: The file is no TIFF, or what it tells is damaged.
     """
-    try:
-        with tifffile.TiffFile(path) as file:
-            root = read_ome_xml(file)
-    except Exception as error:  # of any kind: tifffile checks little of what a damaged file says
-        raise _damaged_names(path, " ".join(str(error).split())[:200]) from error
-    for element in root.iter() if root is not None else ():
-        if element.tag.rpartition("}")[2] == "MapAnnotation" and element.get("Namespace") == LABEL_NAMESPACE:
+    for element in _elements(path, "MapAnnotation", _damaged_names):
+        if element.get("Namespace") == LABEL_NAMESPACE:
             told = [(m.get("K"), m.text or "") for m in element.iter() if m.tag.rpartition("}")[2] == "M"]
             if [label for label, _ in told] != [str(i) for i in range(1, len(told) + 1)]:
                 raise _damaged_names(path, "labels are not 1, 2, 3 ...")
@@ -182,6 +179,32 @@ def read_class_names(path: Path) -> tuple[str, ...] | None:
 def names_in_file(names: Iterable[str]) -> tuple[str, ...]:
     """Names as a label raster holds them: what no XML may hold is replaced, so two may become the same."""
     return tuple(map(xml_text, names))
+
+
+def read_mpp(path: Path) -> float | None:
+    """um/px of a label raster, or of another OME-TIFF; None where it does not tell.
+
+    Raises:
+        DatasetError: The file is no TIFF, or what it tells is damaged.
+    """
+    for pixels in _elements(path, "Pixels", _damaged_file):
+        size = physical_size(pixels.attrib)
+        return size[0] if size is not None and size[0] > 0 else None
+    return None
+
+
+def _elements(path: Path, tag: str, damaged: Callable[[Path, str], DatasetError]) -> list[Element]:
+    """The elements of a name in the OME-XML of a file."""
+    try:
+        with tifffile.TiffFile(path) as file:
+            root = read_ome_xml(file)
+    except Exception as error:  # of any kind: tifffile checks little of what a damaged file says
+        raise damaged(path, words_of(error)) from error
+    return [] if root is None else [element for element in root.iter() if element.tag.rpartition("}")[2] == tag]
+
+
+def _damaged_file(path: Path, reason: str) -> DatasetError:
+    return DatasetError(f'label raster "{path}" is missing or damaged ({reason}); make it again')
 
 
 def _damaged_names(path: Path, reason: str) -> DatasetError:
