@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
+from typing import Final
 
 from dmmn_qp.errors import ConfigError
 from dmmn_qp.evaluating.options import EvaluateOptions
@@ -13,6 +14,8 @@ from dmmn_qp.evaluating.truth import Truth
 from dmmn_qp.labels.class_rules import namesake, nearest_name
 from dmmn_qp.reports.evaluation_tables import listed
 from dmmn_qp.text import printable
+
+_LACKS: Final = ("there is no predicted class", "there is no true class")
 
 
 def pairs_of(
@@ -31,10 +34,10 @@ def pairs_of(
     found = list(dict.fromkeys(name for model in predicted for p in model.values() for name in p.names))
     true = list(dict.fromkeys(name for truth in truths for name in truth.classes.values()))
     for name in options.exclude:
-        _check_name(name, true, "true", f'--exclude "{printable(name)}"')
+        check_name(name, true, _LACKS[1], f'--exclude "{printable(name)}"')
     if set(true) <= set(options.exclude):
         raise ConfigError("--exclude leaves no class to compare; name fewer")
-    pairs = [_pair(text, found, true) for text in options.maps]
+    pairs = [read_pair(text, (found, true), _LACKS, "PREDICTED=TRUTH") for text in options.maps]
     for truth in truths:
         given: dict[str, str] = {}
         for name, true_name in pairs:
@@ -57,25 +60,48 @@ def with_true_names(
     return {s: replace(p, names=tuple(new.get(name, name) for name in p.names)) for s, p in predicted.items()}
 
 
-def _pair(text: str, predicted: Sequence[str], true: Sequence[str]) -> tuple[str, str]:
-    """Reads ``PREDICTED=TRUTH``; names may hold the sign themselves."""
+def read_pair(
+    text: str, known: tuple[Collection[str], Collection[str]], lacks: tuple[str, str], form: str
+) -> tuple[str, str]:
+    """Reads the two classes of a ``--map``; names may hold the sign ``=`` themselves.
+
+    Args:
+        text: What the user wrote.
+        known: The classes that may stand on the left, and those on the right.
+        lacks: What is said of a name that is none of them, on either side; the name follows.
+        form: How it is written, such as ``PREDICTED=TRUTH``.
+
+    Raises:
+        ConfigError: It is no pair of these.
+    """
     pairs = [(text[:i], text[i + 1 :]) for i, sign in enumerate(text) if sign == "="]
-    fitting = [pair for pair in pairs if pair[0] in predicted and pair[1] in true]
+    fitting = [pair for pair in pairs if pair[0] in known[0] and pair[1] in known[1]]
     if len(fitting) == 1:
         return fitting[0]
     option = f'--map "{printable(text)}"'
     if not pairs or fitting:
-        raise ConfigError(f"{option} is no pair; write --map PREDICTED=TRUTH, once for each class")
-    _check_name(pairs[0][0], predicted, "predicted", option)
-    _check_name(pairs[0][1], true, "true", option)
-    raise ConfigError(f"{option} names no class on both sides; write --map PREDICTED=TRUTH")
+        raise ConfigError(f"{option} is no pair; write --map {form}, once for each class")
+    check_name(pairs[0][0], known[0], lacks[0], option)
+    check_name(pairs[0][1], known[1], lacks[1], option)
+    raise ConfigError(f"{option} names no class on both sides; write --map {form}")
 
 
-def _check_name(name: str, known: Sequence[str], kind: str, option: str) -> None:
+def check_name(name: str, known: Collection[str], lacks: str, option: str) -> None:
+    """Refuses a name of no class.
+
+    Args:
+        name: The name.
+        known: The classes.
+        lacks: What is said of it where it is none of them; the name follows.
+        option: The option that names it, for the message.
+
+    Raises:
+        ConfigError: It is none of them.
+    """
     if name not in known:
         near = nearest_name(name, known)
         hint = f'did you mean "{printable(near)}"?' if near else f"they are {', '.join(map(printable, known))}"
-        raise ConfigError(f'{option}: there is no {kind} class "{printable(name)}"; {hint}')
+        raise ConfigError(f'{option}: {lacks} "{printable(name)}"; {hint}')
 
 
 def unmatched_classes(

@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from dmmn_qp.errors import ConfigError
-from dmmn_qp.labels.class_rules import nearest_name
+from dmmn_qp.evaluating.names import check_name, read_pair
 from dmmn_qp.text import printable
+
+_LACKS: Final = ("the second has no class", "the first has no class")
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,12 +54,11 @@ def meet(
         ConfigError: A rule names a class that does not exist, or no class is left.
     """
     first, second = names
-    renamed = dict(_read_map(text, first, second) for text in maps)
+    renamed = dict(read_pair(text, (second, first), _LACKS, "SECOND=FIRST") for text in maps)
     joined = [renamed.get(name, name) for name in second]
     meeting = Meeting(tuple(dict.fromkeys((*first, *joined))), renamed, tuple(exclude))
     for name in exclude:
-        if name not in meeting.classes:
-            raise ConfigError(f'--exclude "{printable(name)}": {_no_class(name, meeting.classes)}')
+        check_name(name, meeting.classes, "neither has a class", f'--exclude "{printable(name)}"')
     if not meeting.counted:
         raise ConfigError("--exclude leaves no class to compare; name fewer")
     for has, lacks, own, others in ((*paths, first, joined), (*paths[::-1], joined, first)):
@@ -67,23 +69,3 @@ def meet(
                 "there, pass --map SECOND=FIRST"
             )
     return meeting
-
-
-def _read_map(text: str, first: Sequence[str], second: Sequence[str]) -> tuple[str, str]:
-    """Reads ``SECOND=FIRST``; names may hold the sign themselves."""
-    splits = [(text[:i], text[i + 1 :]) for i, sign in enumerate(text) if sign == "="]
-    fitting = [pair for pair in splits if pair[0] in second and pair[1] in first]
-    if len(fitting) == 1:
-        return fitting[0]
-    option = f'--map "{printable(text)}"'
-    if len(splits) == 1 and splits[0][0] not in second:
-        raise ConfigError(f"{option}: the second has {_no_class(splits[0][0], second)}")
-    if len(splits) == 1:
-        raise ConfigError(f"{option}: the first has {_no_class(splits[0][1], first)}")
-    raise ConfigError(f"{option} is no pair of a class of the second and one of the first; write --map SECOND=FIRST")
-
-
-def _no_class(name: str, known: Sequence[str]) -> str:
-    near = nearest_name(name, known)
-    hint = f'did you mean "{printable(near)}"?' if near else f"they are {', '.join(map(printable, known))}"
-    return f'no class "{printable(name)}"; {hint}'
