@@ -95,6 +95,7 @@ def test_classes_of_other_names_and_classes_that_do_not_count(maps, here):
     assert 'only "two" has the classes A=x' in result.stderr
     assert 'did you mean "b"?' in fails("compare", "one", "two", "--exclude", "B")
     assert 'no class "y"; they are a, b, c' in fails("compare", "one", "two", "--map", "b=y")
+    assert "keep one of them" in fails("compare", "one", "two", "--map", "b=a", "--map", "b=b")
 
 
 @pytest.fixture

@@ -51,10 +51,16 @@ def meet(
         warn: Told which classes only one side has.
 
     Raises:
-        ConfigError: A rule names a class that does not exist, or no class is left.
+        ConfigError: A rule names a class that does not exist, or contradicts another, or no class is left.
     """
     first, second = names
-    renamed = dict(read_pair(text, (second, first), _LACKS, "SECOND=FIRST") for text in maps)
+    renamed: dict[str, str] = {}
+    for name, to in (read_pair(text, (second, first), _LACKS, "SECOND=FIRST") for text in maps):
+        if renamed.setdefault(name, to) != to:
+            raise ConfigError(
+                f'--map gives the class "{printable(name)}" of the second to "{printable(renamed[name])}" and to '
+                f'"{printable(to)}"; keep one of them'
+            )
     joined = [renamed.get(name, name) for name in second]
     meeting = Meeting(tuple(dict.fromkeys((*first, *joined))), renamed, tuple(exclude))
     for name in exclude:
