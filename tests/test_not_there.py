@@ -48,6 +48,7 @@ def test_what_a_shell_passes_can_be_read():
         ("import", "pipe.svs"),
         ("compare", "pipe.svs", "slides"),
         ("compare", "geojson", "pipe.svs"),
+        ("compare", "geojson", "geojson", "--slides", "pipe.svs"),
         ("import", "slides", "--annotations", "pipe.svs"),
         ("import", "slides", "--annotations", "geojson", "--mpp-csv", "pipe.svs"),
         ("import", "slides", "--annotations", "geojson", "--split-file", "pipe.svs"),

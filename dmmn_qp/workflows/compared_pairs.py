@@ -13,6 +13,7 @@ import shapely
 
 from dmmn_qp.errors import DatasetError
 from dmmn_qp.evaluating.labelled import SlideLabels, open_painted, open_raster
+from dmmn_qp.files.paths import why_not_there
 from dmmn_qp.labels.class_rules import PaintRules
 from dmmn_qp.labels.painter import LabelPainter
 from dmmn_qp.qupath.classes import distinct_colors
@@ -128,12 +129,39 @@ def _listed(side: Side) -> str:
     return names_text([slide.slide_id for slide in side.slides], LISTED) or "none"
 
 
-def with_slides(pair: Pair, folder: Path | None) -> Pair:
+class SlideFiles:
+    """The slides in a folder, for what neither side says of them.
+
+    Args:
+        folder: The folder.
+
+    Raises:
+        DatasetError: There is none.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        if not folder.is_dir():
+            raise DatasetError(f'slides folder "{folder}" {why_not_there(folder) or "is no folder"}; check --slides')
+        self._folder = folder
+        self._files = list_slides(folder)
+        self._names = SlideNames(map(NamedSlide, self._files))
+
+    def called(self, name: str) -> Path | None:
+        """The slide of a name; None where there is none.
+
+        Raises:
+            DatasetError: The name stands for several files.
+        """
+        numbers = self._names.called(name, f'"{self._folder}"', DatasetError)
+        return self._files[numbers[0]] if numbers else None
+
+
+def with_slides(pair: Pair, slides: SlideFiles | None) -> Pair:
     """The pair with size and um/px from the slide's file, where neither side says both.
 
     Args:
         pair: The slide as both sides have it.
-        folder: Where slides are; None for nowhere.
+        slides: Where slides are; None for nowhere.
 
     Raises:
         DatasetError: The name stands for several files.
@@ -141,13 +169,12 @@ def with_slides(pair: Pair, folder: Path | None) -> Pair:
     """
     sides = (pair.first, pair.second)
     known = any(s.size_px for s in sides) and any(s.mpp for s in sides)
-    if folder is None or known:
+    if slides is None or known:
         return pair
-    files = list_slides(folder)
-    names = SlideNames(NamedSlide(file) for file in files)
     for name in dict.fromkeys((*pair.first.named.names(), *pair.second.named.names())):
-        for number in names.called(name, f'"{folder}"', DatasetError)[:1]:
-            with open_slide(files[number]) as slide:
+        file = slides.called(name)
+        if file is not None:
+            with open_slide(file) as slide:
                 size, mpp = (slide.info.width, slide.info.height), slide.info.mpp
             return replace(pair, first=replace(pair.first, size_px=pair.first.size_px or size,
                                                mpp=pair.first.mpp or mpp))  # fmt: skip

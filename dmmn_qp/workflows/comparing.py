@@ -35,7 +35,17 @@ from dmmn_qp.reports.comparison_tables import comparison_lines
 from dmmn_qp.slides.finding import SlidesRoot
 from dmmn_qp.text import names_text, printable
 from dmmn_qp.workflows.compared_classes import Meeting, meet
-from dmmn_qp.workflows.compared_pairs import GRID_MPP, LISTED, Grid, Pair, grid_of, labels_of, paired, with_slides
+from dmmn_qp.workflows.compared_pairs import (
+    GRID_MPP,
+    LISTED,
+    Grid,
+    Pair,
+    SlideFiles,
+    grid_of,
+    labels_of,
+    paired,
+    with_slides,
+)
 from dmmn_qp.workflows.compared_sides import Side, read_side
 from dmmn_qp.workflows.disagreements import Disagreements, disagreements
 
@@ -95,6 +105,7 @@ class _Work:
     first: Side
     second: Side
     rules: ComparisonRules
+    slides: SlideFiles | None
     reporter: Reporter
     warnings: list[str] = field(default_factory=list)
 
@@ -133,7 +144,8 @@ def compare_into(
         check_free(out, overwrite=overwrite, marker=COMPARISON)
     started = now()
     sides = [read_side(path, rules.slides_roots, reporter.warn) for path in (first, second)]
-    work = _Work(sides[0], sides[1], rules, reporter)
+    slides = None if rules.slides is None else SlideFiles(rules.slides)
+    work = _Work(sides[0], sides[1], rules, slides, reporter)
     pairs, only_first, only_second = paired(work.first, work.second)
     _warn_of_slides(work, only_first, only_second)
     if work.first.is_one_file and work.second.is_one_file and pairs[0].first.slide_id != pairs[0].second.slide_id:
@@ -170,7 +182,7 @@ def _warn_of_slides(work: _Work, only_first: Sequence[str], only_second: Sequenc
 def _count(work: _Work, pair: Pair, meeting: Meeting) -> _Counted:
     """Counts one slide, and finds the areas of disagreement on it."""
     rules, classes, counted = work.rules, meeting.classes, meeting.counted
-    pair = with_slides(pair, rules.slides)
+    pair = with_slides(pair, work.slides)
     grid = grid_of(pair, rules.mpp, rules.grid_mpp, work.warn)
     sides = labels_of(pair.first, grid, {}), labels_of(pair.second, grid, meeting.maps)
     counts = count_slide(ComparedSlide(pair.slide_id, sides[0], (sides[1],)), CountRules(classes, ((),)))[0]
