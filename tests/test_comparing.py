@@ -160,6 +160,19 @@ def test_geojson_of_any_tool(pathologists):
     assert result.stderr == "" and found.slides[0].mpp == 0.5
 
 
+def test_files_that_are_passed_over_beside_geojson_are_those_of_an_import(pathologists):
+    for name in ("one", "two"):
+        write_features(pathologists / name / "s.geojson", [rectangle(0, 0, 9, 9, "a")])
+    assert invoke("compare", "one", "two", "--out", "out", "--mpp", 1).exit_code == 0
+    shutil.copy("out/comparison.json", "one/comparison.json")
+    (pathologists / "one" / "outline.roi").write_bytes(b"Iout")
+    found, result = compared("one", "two", "--mpp", 1)
+    assert [s.slide_id for s in found.slides] == ["s"] and "outlines of ImageJ are not read" in result.stderr
+    assert "comparison.json" not in invoke("import", "slides", "--annotations", "one", "--check").output
+    write_features(pathologists / "two" / "s.json", [rectangle(0, 0, 5, 5, "a")])
+    assert "are for the same slide" in fails("compare", "one", "two")
+
+
 def test_maps_that_say_their_pixel_size(maps, here):
     description = (
         '<OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06"><Image><Pixels SizeX="5" SizeY="3" '

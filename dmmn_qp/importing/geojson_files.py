@@ -6,12 +6,14 @@ from pathlib import Path
 from typing import Final
 
 from dmmn_qp.files import RUN_FILE
+from dmmn_qp.folders.comparison import COMPARISON
+from dmmn_qp.folders.evaluation import EVALUATION
 from dmmn_qp.folders.predictions import OTHERS_SUFFIX
 from dmmn_qp.qupath.geojson_reader import GEOJSON_SUFFIXES
 from dmmn_qp.qupath.packed_json import is_roi_set
 
-_NO_ANNOTATIONS: Final = (RUN_FILE, "evaluation.json")
-"""JSON that lies beside predictions, whose folder may be that of the annotations when it was corrected."""
+_NO_ANNOTATIONS: Final = (RUN_FILE, EVALUATION, COMPARISON)
+"""JSON of ours that lies beside GeoJSON, whose folder may be that of the annotations when it was corrected."""
 
 
 def geojson_files(annotations: Path) -> tuple[dict[str, Path], list[str], list[str]]:

@@ -18,12 +18,13 @@ from dmmn_qp.folders.dataset import MANIFEST, Dataset
 from dmmn_qp.folders.label_raster import names_in_file, read_class_names, read_mpp
 from dmmn_qp.folders.predictions import LABELS_SUFFIX, PredictedInput, Prediction, read_inputs, read_predictions
 from dmmn_qp.importing.classes import labelling_of
+from dmmn_qp.importing.geojson_files import geojson_files
 from dmmn_qp.importing.rules import ImportRules
-from dmmn_qp.importing.source import SourceSlide
+from dmmn_qp.importing.source import SourceSlide, all_of
 from dmmn_qp.importing.sources import ANNOTATION_SOURCES, read_source
 from dmmn_qp.labels.class_rules import STAR, with_trained_classes
 from dmmn_qp.outputs.writers import is_output
-from dmmn_qp.qupath.geojson_reader import GEOJSON_SUFFIXES, read_geojson
+from dmmn_qp.qupath.geojson_reader import read_geojson
 from dmmn_qp.slides.finding import SlidesRoot, path_of_text
 from dmmn_qp.slides.names import NamedSlide
 from dmmn_qp.slides.ome_xml import is_ome_tiff
@@ -107,10 +108,14 @@ def read_side(path: Path, slides_roots: Sequence[SlidesRoot], warn: Warn) -> Sid
     predicted = [file for file in files if file.name.endswith(f".{LABELS_SUFFIX}")]
     if path.is_dir() and predicted:
         return Side(path, tuple(_of_predictions(path, predicted)))
-    drawn = [file for file in files if _geojson_stem(file) is not None]
+    drawn, notes, problems = geojson_files(path)
+    if problems:
+        raise DatasetError(all_of(problems))
+    maps = [f for f in files if f.suffix.lower() in TRUTH_SUFFIXES and (f in predicted or not is_output(f.name))]
+    for note in notes if drawn or not maps else ():
+        warn(note)
     if drawn:
         return Side(path, tuple(_of_geojson(drawn, warn)), path.is_file())
-    maps = [f for f in files if f.suffix.lower() in TRUTH_SUFFIXES and (f in predicted or not is_output(f.name))]
     if not maps:
         raise DatasetError(
             f'"{path}" is no project, dataset, folder of predictions, GeoJSON or label map (.png, .tif), nor a folder '
@@ -202,30 +207,24 @@ def _predicted_names(file: Path, record: Prediction | None) -> tuple[tuple[str, 
     return told, "raster"
 
 
-def _of_geojson(files: Sequence[Path], warn: Warn) -> Iterable[LabelledSlide]:
+def _of_geojson(files: Mapping[str, Path], warn: Warn) -> Iterable[LabelledSlide]:
     """Areas with a class in GeoJSON of any tool, whoever made them."""
-    drawn: dict[Path, tuple[Annotation, ...]] = {}
-    for file in files:
+    drawn: dict[str, tuple[Annotation, ...]] = {}
+    for name, file in files.items():
         found = read_geojson(file)
         for line in found.warnings:
             warn(f'"{file}": {line}')
-        drawn[file] = tuple(a for a in found.annotations if a.kind != "tma_core")
+        drawn[name] = tuple(a for a in found.annotations if a.kind != "tma_core")
     names = dict.fromkeys(a.class_name for objects in drawn.values() for a in objects if a.is_area and a.class_name)
     classes = dict(enumerate((name for name in names if not name.endswith(STAR)), start=1))
-    for file, objects in drawn.items():
+    for name, objects in drawn.items():
         yield LabelledSlide(
-            NamedSlide(PurePath(file.name), (_geojson_stem(file) or file.stem,)),
-            file,
+            NamedSlide(PurePath(files[name].name), (name,)),
+            files[name],
             classes,
-            str(file),
+            str(files[name]),
             annotations=objects,
         )
-
-
-def _geojson_stem(file: Path) -> str | None:
-    """The name of a GeoJSON file without its ending; None where it is none."""
-    suffix = next((s for s in GEOJSON_SUFFIXES if file.name.lower().endswith(s)), None)
-    return None if suffix is None or file.name == RUN_FILE else file.name[: -len(suffix)]
 
 
 def _of_map(file: Path) -> LabelledSlide:
