@@ -1,6 +1,7 @@
 """One dataset of several projects: whose each slide is, and what later commands make of it."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from dmmn_qp.importing.joining import source_labels
 from dmmn_qp.predicting.inputs import slides_to_predict
 from dmmn_qp.pushing.matching import match
 from dmmn_qp.qupath.project import read_project
+from dmmn_qp.workflows.earlier import are_same_sources, is_same_source
 from dmmn_qp.workflows.steps import slides_of
 from tests.conftest import fails, invoke
 from tests.projects import DARK_AND_LIGHT, make_project, make_slide
@@ -81,6 +83,17 @@ def test_one_file_in_two_projects_is_warned_of(projects):
 def test_what_does_not_go_together(projects, command, words):
     line = fails("import", *command)
     assert all(word in line for word in words)
+
+
+def test_which_paths_are_of_one_project(projects):
+    """A folder with several stands for the one of the usual name, if for any."""
+    shutil.copy(BOTH[0], "a/copy.qpproj")
+    assert "are one project" in fails("import", "a", BOTH[0])
+    assert is_same_source(Path("a"), Path(BOTH[0])) and not is_same_source(Path("a"), Path("a/copy.qpproj"))
+    assert not is_same_source(Path("a/copy.qpproj"), Path(BOTH[0]))
+    assert are_same_sources([*map(Path, BOTH)], [Path("b"), Path("a")])
+    assert not are_same_sources([Path("a"), Path("a")], [*map(Path, BOTH)])
+    assert not are_same_sources([*map(Path, BOTH)], [Path("a"), Path("a")])
 
 
 def test_a_damaged_project_is_named(projects):

@@ -11,6 +11,7 @@ from dmmn_qp.annotations import Color
 from dmmn_qp.errors import ConfigError
 from dmmn_qp.importing.source import FindSlides, Source, SourceSlide, Unannotated
 from dmmn_qp.qupath.image_names import KindCounts
+from dmmn_qp.qupath.project import projects_in
 from dmmn_qp.text import shorten
 
 _USUAL_NAME: Final = "project"
@@ -35,8 +36,8 @@ def _telling_parts(path: Path) -> tuple[str, ...]:
 
 
 def place_of(path: Path) -> Path:
-    """Where a source is: a project is the same by its file and by its folder, if that has no other."""
-    projects = [file for file in path.glob("*.qpproj") if not file.name.startswith(".")] if path.is_dir() else []
+    """Where a source is: a project is the same by its file and by its folder, if that stands for no other."""
+    projects = projects_in(path) if path.is_dir() else []
     return (projects[0] if len(projects) == 1 else path).resolve()
 
 

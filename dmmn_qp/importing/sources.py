@@ -18,6 +18,7 @@ from dmmn_qp.importing.rules import SplitRules
 from dmmn_qp.importing.source import Source, all_of
 from dmmn_qp.importing.unannotated import with_test_slides
 from dmmn_qp.qupath.notes import ReadRules
+from dmmn_qp.qupath.project import projects_in
 from dmmn_qp.slides.finding import SlidesRoot
 from dmmn_qp.slides.pixel_sizes import MppRules, listed_pixel_sizes
 
@@ -43,9 +44,7 @@ class AnnotationSource(NamedTuple):
 
 def _is_project(path: Path, annotations: Path | None) -> bool:
     """Whether a path is a project of QuPath or a folder with one, whatever annotations are named beside it."""
-    return path.suffix.lower() == ".qpproj" or (
-        path.is_dir() and any(not file.name.startswith(".") for file in path.glob("*.qpproj"))
-    )
+    return path.suffix.lower() == ".qpproj" or (path.is_dir() and bool(projects_in(path)))
 
 
 ANNOTATION_SOURCES: dict[str, AnnotationSource] = {

@@ -268,6 +268,14 @@ def _wanted(project: QuPathProject, entry: ProjectEntry) -> Wanted:
     return Wanted(entry.slide_name, entry.slide_path, moved)
 
 
+def projects_in(folder: Path) -> list[Path]:
+    """The projects that a folder may stand for: that of the name that QuPath gives to all, else all that it holds."""
+    usual = folder / "project.qpproj"
+    if usual.is_file():
+        return [usual]
+    return sorted(file for file in folder.glob("*.qpproj") if not file.name.startswith("."))
+
+
 def _project_file(path: Path) -> Path:
     try:
         if path.is_file():
@@ -276,9 +284,7 @@ def _project_file(path: Path) -> Path:
             return path
         if not path.is_dir():
             raise ProjectError(f'no QuPath project at "{path}"; pass a .qpproj file or the folder that holds one')
-        if (path / "project.qpproj").is_file():
-            return path / "project.qpproj"
-        files = sorted(file for file in path.glob("*.qpproj") if not file.name.startswith("."))
+        files = projects_in(path)
     except (OSError, ValueError) as error:
         raise ProjectError(f'QuPath project "{path}" cannot be read ({error})') from error
     if not files:

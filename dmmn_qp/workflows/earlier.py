@@ -11,6 +11,7 @@ from typing import Any
 from dmmn_qp.files import RUN_FILE
 from dmmn_qp.folders.dataset import MANIFEST
 from dmmn_qp.folders.model_glance import read_object
+from dmmn_qp.importing.joining import place_of
 from dmmn_qp.importing.options import ImportOptions
 from dmmn_qp.importing.source_files import SLIDES_ROOTS, SOURCE, SOURCE_FILES
 from dmmn_qp.text import shorten
@@ -57,15 +58,14 @@ def earlier_import(dataset: Path) -> EarlierImport:
 
 def is_same_source(first: Path, second: Path) -> bool:
     """Whether two paths are of one source: a project by its file or its folder, or the same slides."""
-    with suppress(OSError):
-        places = {(path if path.is_dir() else path.parent).resolve() for path in (first, second)}
-        return len(places) == 1
-    return False
+    return are_same_sources([first], [second])
 
 
 def are_same_sources(first: Sequence[Path], second: Sequence[Path]) -> bool:
     """Whether some paths are of the same sources, in whatever order."""
-    return len(first) == len(second) and all(any(is_same_source(one, other) for other in second) for one in first)
+    with suppress(OSError):
+        return sorted(map(place_of, first)) == sorted(map(place_of, second))
+    return False
 
 
 def listed_sources(sources: Sequence[Path]) -> str:
