@@ -101,7 +101,7 @@ def import_annotations(
         if not opened and not check:
             raise error_of_all(source.problems, [slide.error for slide in left_out])
         labelling = labelling_of(source, rules) if opened and left_out else everything
-        report_source(source, rules, reporter, findings_follow=check, problems_end_it=options.strict)
+        reviewed = report_source(source, rules, reporter, findings_follow=check, problems_end_it=options.strict)
 
         writes = not check and not (options.strict and source.problems)
         with _new_dataset(out, writes=writes, overwrite=overwrite) as folder:
@@ -129,7 +129,7 @@ def import_annotations(
             report_notes(made_on_the_way, reporter)
             report_left_out(prepared, labelling.class_map, rules.classes, reporter)
             findings = find_findings(imported)
-            told = [finding for finding in findings if finding not in imported.noted]
+            told = [finding for finding in findings if finding not in (*imported.noted, *reviewed)]
             warn_of(told if all_for is None else [finding for finding in told if finding.slide is not None], reporter)
             if all_for is None:
                 training_pixels(

@@ -142,7 +142,7 @@ def report_problems(problems: Iterable[str], reporter: Reporter) -> None:
 
 def report_source(
     source: Source, rules: ImportRules, reporter: Reporter, *, findings_follow: bool, problems_end_it: bool
-) -> None:
+) -> tuple[Finding, ...]:
     """Says what is known of a source when its slides were opened.
 
     Args:
@@ -151,7 +151,11 @@ def report_source(
         reporter: Where to report.
         findings_follow: Whether the same is said as findings later.
         problems_end_it: Whether what cannot be read is an error at the end.
+
+    Returns:
+        The findings that were said.
     """
+    reviewed = () if findings_follow else tuple(review_findings(source.all_counts(), rules.reading))
     if not findings_follow:
         for warning in one_of_each_kind((None, warning) for warning in source.warnings):
             reporter.warn(warning)
@@ -159,14 +163,14 @@ def report_source(
     if source.without_annotations:
         without = count_of(source.without_annotations, "slide without annotations is", "slides without annotations are")
         reporter.say(f"  {without} left out")
-    if not findings_follow:
-        report_notes(tuple(review_findings(source.all_counts(), rules.reading)), reporter)
+    report_notes(reviewed, reporter)
     objects = (a for slide in source.slides for a in slide.objects.annotations)
     if rules.painting.overlap == "depth" and not any(a.depth for a in objects):
         reporter.warn(
             "--overlap depth decides nothing, because no object lies in another one in the hierarchy; use Objects > "
             "Annotations > Resolve hierarchy in QuPath and save, or choose another rule"
         )
+    return reviewed
 
 
 def report_left_out(prepared: Sequence[Prepared], class_map: ClassMap, rules: ClassRules, reporter: Reporter) -> None:
