@@ -13,6 +13,7 @@ from dmmn_qp.specs import PatchSpec, mpps_text
 from dmmn_qp.text import count_of, kind_of, names_text, one_of_each_kind
 from dmmn_qp.training.frozen import HeadTraining
 from tests.conftest import invoke, rectangle, slides_with, two_tissues, write_tiff
+from tests.projects import DARK_AND_LIGHT, make_project, make_slide
 
 
 @pytest.mark.parametrize(
@@ -128,9 +129,17 @@ def test_points_without_a_class_are_no_areas_without_one(here):
     both = [rectangle(0, 0, 99, 99, "a"), rectangle(120, 0, 99, 99, "b")]
     command = slides_with(here, [*both, nameless, point, point])
     result = invoke(*command)
-    assert "s0.tif: not trained on: 1 without a class, 2 that are lines or points" in result.stdout
+    assert "  s0: not trained on: 1 without a class, 2 that are lines or points" in result.stdout
     assert "s0: 1 annotation without a class" in result.stderr
     assert "2 lines or points without a class, labelling no pixel" in invoke(*command, "--check").stdout
+
+
+def test_slides_of_one_name_are_told_apart_in_all_that_is_said(here):
+    """Images of one name in one project are too: by their names in the dataset."""
+    areas = (*DARK_AND_LIGHT, (None, (0, 240, 9, 249)))
+    make_project(here / "p", {make_slide(here / name / "s.tif", seed): areas for seed, name in enumerate("ab")})
+    said = invoke("import", "p").output
+    assert [f"  {name}: not trained on: 1 without a class" in said for name in ("s", "s-2")] == [True, True]
 
 
 def test_warnings_of_one_kind_are_counted_while_the_work_goes_on(capsys):

@@ -190,12 +190,7 @@ def report_left_out(prepared: Sequence[Prepared], class_map: ClassMap, rules: Cl
         }
         parts = ", ".join(f"{n} {what}" for what, n in counts.items() if n)
         if parts:
-            reporter.say(f"  {_called(item)}: not trained on: {parts}")
-
-
-def _called(item: Prepared) -> str:
-    """What a slide is called in messages: among several projects by its name in the dataset, which is its alone."""
-    return item.source.name if item.source.project is None else item.record.slide_id
+            reporter.say(f"  {item.record.slide_id}: not trained on: {parts}")
 
 
 def report_dataset(
