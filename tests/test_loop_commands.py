@@ -216,6 +216,8 @@ def test_only_what_an_import_reads_of_a_folder_is_looked_at(tmp_path):
         (tmp_path / name).write_text("{}")
     assert set(source_state(tmp_path, tmp_path, {})) == {"s.geojson", "t.json", "u.zip", "classes.csv"}
     assert set(source_state(tmp_path, tmp_path / "s.geojson", {})) == {"s.geojson", "classes.csv"}
+    (tmp_path / "drawn.txt").write_text("{}")
+    assert set(source_state(tmp_path, tmp_path / "drawn.txt", {})) == {"drawn.txt", "classes.csv"}
 
 
 def test_status_says_the_next_command_at_every_step(here):

@@ -101,9 +101,10 @@ def _files(
 ) -> Iterator[tuple[str, Path]]:
     """The files, with their names: below the project or the folder of annotations, so that it may be moved."""
     if annotations is not None:
-        folder = annotations if annotations.is_dir() else annotations.parent
-        files, _, _ = geojson_files(annotations)
-        for path in (*files.values(), *(folder / name for name in (PIXEL_SIZES, FRAMES, CLASSES))):
+        folder, files = annotations.parent, [annotations]  # of one slide, whatever its name ends in
+        if annotations.is_dir():
+            folder, files = annotations, [*geojson_files(annotations)[0].values()]
+        for path in (*files, *(folder / name for name in (PIXEL_SIZES, FRAMES, CLASSES))):
             yield path.name, path
     else:
         for source, label in zip(sources, source_labels(sources), strict=True):
