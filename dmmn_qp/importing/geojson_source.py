@@ -54,8 +54,6 @@ def read_geojson_folder(
         raise AnnotationFileError(
             f'"{path}" holds slides but no annotations; pass their folder of GeoJSON files as --annotations'
         )
-    if not annotations.exists():
-        raise AnnotationFileError(f'annotations "{annotations}" do not exist; check --annotations')
     found = list_slides(path, recursive=rules.recursive) if path.is_dir() else [path]
     slides, beside = without_pictures_of_slides([slide for slide in found if not is_output(slide.name)])
     files, notes, problems = geojson_files(annotations)
