@@ -89,3 +89,9 @@ def test_several_projects_are_one_test_set(elsewhere):
     result = invoke("evaluate", "--annotations", "p", "--annotations", "q")
     assert result.exit_code == 0, result.output
     assert "2 annotated slides" in result.stdout and "22,500 px" in result.stdout
+
+
+def test_nothing_of_training_is_said_of_one_file_in_two_projects(elsewhere):
+    make_project(elsewhere / "q", {elsewhere / "slides" / "s.tif": (("dark", (0, 0, 50, 50)),)})
+    said = invoke("evaluate", "--annotations", "p", "--annotations", "q").output
+    assert "counts in both ways" in said and "learned" not in said and "train" not in said

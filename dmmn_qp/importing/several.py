@@ -75,7 +75,7 @@ def findings_of_several(opened: Sequence[OpenedSlide]) -> Iterator[Finding]:
         yield Finding(
             severity="warning",
             message=f"several projects annotate the same file: {_told_apart(by_file, labels)}; what they disagree on "
-            "is learned in both ways",
+            "counts in both ways",
             way_out="see where with dmmn-qp compare, and leave the slide out of one project, unless that is meant",
         )
     bare = [slide.slide_id for slide in opened if not slide.source.objects.annotations]
