@@ -31,7 +31,7 @@ from dmmn_qp.reports.evaluation_words import main_truth, summary_sentences
 from dmmn_qp.slides.files import fingerprint
 from dmmn_qp.slides.pixel_sizes import StatedMpp
 from dmmn_qp.specs import PatchSpec
-from tests.browser import CHROMIUM, Browser
+from tests.browser import Browser, needs_chromium
 from tests.conftest import invoke, two_tissues, write_tiff
 from tests.evaluations import MadeSlide, evaluation_of, figures_of, write_raster
 from tests.test_evaluation import write_dataset, write_predictions
@@ -297,7 +297,7 @@ def test_page_is_whole(page):
 
 
 @pytest.mark.engine
-@pytest.mark.skipif(CHROMIUM is None, reason="NOT TESTED in a browser: no chromium found (apt-get install chromium)")
+@needs_chromium
 @pytest.mark.parametrize("width", [1200, 390])
 def test_page_in_chromium(page, width, tmp_path):
     path = page[0] / PAGE
@@ -341,7 +341,7 @@ def sorted_columns(browser):
 
 
 @pytest.mark.engine
-@pytest.mark.skipif(CHROMIUM is None, reason="NOT TESTED in a browser: no chromium found (apt-get install chromium)")
+@needs_chromium
 def test_every_column_sorts(page, tmp_path):
     with Browser(tmp_path / "profile") as browser:
         browser.open((page[0] / PAGE).as_uri())
