@@ -11,7 +11,8 @@ DEMO_MODEL := models/demo-run
 help:
 	@echo "make demo      import, train, predict and evaluate the demo project (about 3 minutes on 2 cores)"
 	@echo "make test      lint, types and tests"
-	@echo "make test-all  these, and the tests against real engines: Groovy 4 and Bio-Formats, which it fetches, a browser"
+	@echo "make test-all  these, and the tests against real engines (Groovy 4 and Bio-Formats, which it fetches, a browser ...),"
+	@echo "               kills and full disks"
 	@echo "make lint      ruff: rules and format"
 	@echo "make types     mypy"
 	@echo "make groovy    compile and lint the scripts for QuPath with Groovy 4, which it fetches"

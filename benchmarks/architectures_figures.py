@@ -8,25 +8,28 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.patches import Patch
 from numpy.typing import NDArray
 from PIL import Image
 
 from benchmarks.architectures_run import M3, PICTURE_STEP, PICTURED_SEED, PRETRAINED, Run
-from benchmarks.architectures_slides import Scanner, Workplace, classes_of
+from benchmarks.architectures_slides import SCANNERS, Scanner, Workplace, classes_of
 from benchmarks.architectures_tables import (
     LINES,
+    MAIN,
     NETWORKS,
     SHARES,
     TITLES,
     Row,
     chosen,
     confusion_of,
-    mean_values,
+    miou,
+    of_runs,
 )
 from dmmn_qp.figures import plain_text
+from dmmn_qp.reports.batch_sheet import to_rgb
 
 COLORS = ("#c8102e", "#1b7fbd", "#666666", "#2a9d4a", "#8a4fbf", "#d88c00")
-SCANNERS: tuple[Scanner, ...] = ("same scanner", "other scanner")
 
 
 def draw_all(folder: Path, rows: Sequence[Row], place: Workplace, out: Path) -> list[Path]:
@@ -36,7 +39,7 @@ def draw_all(folder: Path, rows: Sequence[Row], place: Workplace, out: Path) -> 
         for number, scanner in enumerate(SCANNERS, start=1):
             drawn.append(save(folder / f"architectures-confusion-{number}.png", confusions(rows, scanner)))
         drawn.append(save(folder / "architectures-slides.png", slides(rows, place, out)))
-    if any(row["share"] != 0.25 for row in rows):
+    if any(row["share"] != MAIN["share"] for row in rows):
         drawn.append(save(folder / "how-much-to-draw.png", amount(rows)))
     return drawn
 
@@ -90,16 +93,9 @@ def slides(rows: Sequence[Row], place: Workplace, out: Path) -> Figure:
             axis.set_yticks([])
             axis.set_title(title, fontsize=10)
         row[0].set_ylabel(scanner)
-    patches = [figure_patch(c.color) for c in classes.classes]
-    figure.legend(patches, classes.names, loc="outside lower center", ncols=len(patches), frameon=False)
+    swatches = [Patch(color=to_rgb(c.color)) for c in classes.classes]
+    figure.legend(swatches, classes.names, loc="outside lower center", ncols=len(swatches), frameon=False)
     return figure
-
-
-def figure_patch(color: tuple[int, int, int]) -> Any:
-    """A swatch for a legend."""
-    from matplotlib.patches import Patch
-
-    return Patch(color=np.array(color) / 255)
 
 
 def amount(rows: Sequence[Row]) -> Figure:
@@ -158,4 +154,4 @@ def _draw_gaps(axis: Any, rows: Sequence[Row]) -> None:
 
 
 def _mious(runs: Sequence[Row]) -> NDArray[np.float64]:
-    return np.array(mean_values(runs, lambda metrics: metrics.mean_iou))
+    return np.array(of_runs(runs, miou))

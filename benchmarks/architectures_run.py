@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 from unittest.mock import patch
 
 import numpy as np
@@ -21,6 +21,7 @@ from PIL import Image
 import dmmn_qp
 from benchmarks.architectures_slides import (
     MPPS,
+    SCANNERS,
     Gap,
     Scanner,
     TissueKey,
@@ -32,6 +33,7 @@ from benchmarks.architectures_slides import (
 )
 from benchmarks.drawn import Labels
 from benchmarks.loop_choosers import Quiet
+from dmmn_qp.choices import Device
 from dmmn_qp.files import write_json
 from dmmn_qp.folders.dataset import Dataset
 from dmmn_qp.labels.metrics import confusion_by_name, pair_counts
@@ -104,7 +106,7 @@ class Budget:
     steps: int
     epochs: int
     width_of_m3: int | None
-    device: str
+    device: Device
     readers: int
     small: bool = False
 
@@ -128,7 +130,7 @@ def train_options(run: Run, budget: Budget) -> dict[str, Any]:
 
 def perform(run: Run, budget: Budget, place: Workplace, out: Path, work: Path) -> dict[str, Any]:
     """Trains, predicts, counts, and writes ``OUT/runs/NAME.json`` when all is done."""
-    begun, device = time.perf_counter(), choose_device(budget.device)  # type: ignore[arg-type]
+    begun, device = time.perf_counter(), choose_device(budget.device)
     os.environ["DMMN_QP_CACHE"] = str(work / "cache")
     dataset = Dataset(place.folder / "datasets" / dataset_key(*run.dataset))
     model = work / run.name
@@ -139,7 +141,7 @@ def perform(run: Run, budget: Budget, place: Workplace, out: Path, work: Path) -
     trained = time.perf_counter()
     loaded = dmmn_qp.load_model(model)
     loaded.network.to(device)
-    scanners: Sequence[Scanner] = get_args(Scanner) if run.is_main else ("same scanner",)
+    scanners = SCANNERS if run.is_main else SCANNERS[:1]
     judged = {scanner: judge(run, loaded, place, scanner, out) for scanner in scanners}
     row = {
         **asdict(run),

@@ -10,7 +10,7 @@ import zlib
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from multiprocessing import get_context
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -38,6 +38,7 @@ from dmmn_qp.folders.dataset import Dataset
 TissueKey = Literal["plain", "context"]
 Gap = Literal["thin", "wide"]
 Scanner = Literal["same scanner", "other scanner"]
+SCANNERS: tuple[Scanner, ...] = ("same scanner", "other scanner")
 
 MPPS = (0.5, 1.0, 2.0)
 """um/px of 20x, 10x and 5x."""
@@ -104,7 +105,7 @@ class Workplace:
     def names(self, seeds: int) -> list[str]:
         """All slides."""
         of_seeds = [name for seed in range(seeds) for name in (*self.train(seed), self.val(seed))]
-        return list(dict.fromkeys([*self.test("same scanner"), *self.test("other scanner"), *of_seeds]))
+        return list(dict.fromkeys([*(name for scanner in SCANNERS for name in self.test(scanner)), *of_seeds]))
 
     def truth(self, name: str, tissue: TissueKey) -> Labels:
         """Its full truth."""
@@ -254,6 +255,5 @@ def make_all(place: Workplace, wanted: Sequence[Wanted], seeds: int, jobs: int) 
         return
     print(f"drawing {len(names)} slides, and on slides {len(missing)} times", flush=True)
     with ProcessPoolExecutor(min(jobs, max(len(names), len(missing))), mp_context=get_context("spawn")) as pool:
-        for function, of in ((make_slide, names), (make_dataset, missing)):
-            for future in [pool.submit(function, place, one) for one in of]:  # type: ignore[operator]
-                future.result()
+        list(pool.map(partial(make_slide, place), names))
+        list(pool.map(partial(make_dataset, place), missing))

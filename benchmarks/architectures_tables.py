@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.architectures_run import M3, PRETRAINED
+from benchmarks.architectures_run import M3, PRETRAINED, Run
+from benchmarks.architectures_slides import SCANNERS, Scanner
 from dmmn_qp.labels.metrics import Metrics
 
 Row = dict[str, Any]
@@ -28,6 +30,10 @@ TITLES = {
 }
 SHARES = (0.01, 0.05, 0.25, 1.0)
 
+MAIN: dict[str, object] = {
+    name: value for name, value in asdict(Run(M3, seed=0)).items() if name not in ("network", "seed")
+}
+"""What the runs of the main comparison have in common."""
 
 LEAST_PART = 0.01
 """A class with less of the pixels of a test set is left out there, as the paper does: by chance it would weigh as much
@@ -35,28 +41,21 @@ as all others.
 """
 
 
-def metrics_of(row: Row, scanner: str = "same scanner") -> Metrics:
+def metrics_of(row: Row, scanner: Scanner = "same scanner") -> Metrics:
     """Figures of a run on all slides of a test set together; classes that are hardly there have none."""
     counts = np.sum([np.array(of_slide, np.int64) for of_slide in row["confusion"][scanner].values()], axis=0)
     counts[counts.sum(axis=1) < LEAST_PART * counts.sum()] = 0
     return Metrics.from_confusion(counts)
 
 
-def left_out(row: Row, scanner: str) -> list[str]:
+def left_out(row: Row, scanner: Scanner) -> list[str]:
     """Names of the classes that have no figures."""
     return [name for name, iou in zip(row["classes"], metrics_of(row, scanner).iou, strict=True) if np.isnan(iou)]
 
 
 def chosen(rows: Iterable[Row], **wanted: object) -> list[Row]:
     """Runs of which all that is said is true, by seed; of the main comparison where nothing else is said."""
-    usual: dict[str, object] = {
-        "share": 0.25,
-        "sampler": "balanced",
-        "gap": "thin",
-        "tissue": "plain",
-        "magnifications": 3,
-    }
-    right = {**usual, **wanted}
+    right = MAIN | wanted
     return sorted((row for row in rows if all(row[k] == v for k, v in right.items())), key=lambda row: row["seed"])
 
 
@@ -68,7 +67,7 @@ def spread(values: Sequence[float], digits: int = 3) -> str:
     return f"{np.mean(values):.{digits}f}{deviation}"
 
 
-def mean_values(runs: Sequence[Row], figure: Callable[[Metrics], Any], scanner: str = "same scanner") -> list[Any]:
+def of_runs(runs: Sequence[Row], figure: Callable[[Metrics], Any], scanner: Scanner = "same scanner") -> list[Any]:
     """A figure of each run."""
     return [figure(metrics_of(row, scanner)) for row in runs]
 
@@ -93,8 +92,8 @@ def comparison(rows: Sequence[Row], tissue: str, paper: dict[str, str]) -> list[
         runs = chosen(rows, network=network, tissue=tissue)
         if not runs:
             continue
-        figures = [spread(mean_values(runs, of)) for of in (_miou, lambda m: m.mean_recall, lambda m: m.mean_precision)]
-        elsewhere = spread(mean_values(runs, _miou, "other scanner"))
+        figures = [spread(of_runs(runs, of)) for of in (miou, lambda m: m.mean_recall, lambda m: m.mean_precision)]
+        elsewhere = spread(of_runs(runs, miou, "other scanner"))
         cells = [TITLES[network], f"{runs[0]['parameters'] / 1e6:.2f} M", *figures, elsewhere]
         if beside:
             cells.insert(2, paper.get(network, "-"))
@@ -103,7 +102,7 @@ def comparison(rows: Sequence[Row], tissue: str, paper: dict[str, str]) -> list[
     return lines
 
 
-def of_classes(rows: Sequence[Row], tissue: str, scanner: str = "same scanner") -> list[str]:
+def of_classes(rows: Sequence[Row], tissue: str, scanner: Scanner = "same scanner") -> list[str]:
     """IoU of each class, mean of the seeds: Markdown."""
     lines: list[str] = []
     for network in NETWORKS:
@@ -112,7 +111,7 @@ def of_classes(rows: Sequence[Row], tissue: str, scanner: str = "same scanner") 
             lines = [f"| IoU, {scanner} | {' | '.join(runs[0]['classes'])} |"]
             lines += ["|---" * (1 + len(runs[0]["classes"])) + "|"]
         if runs:
-            ious = np.mean(mean_values(runs, lambda m: m.iou, scanner), axis=0)
+            ious = np.mean(of_runs(runs, lambda m: m.iou, scanner), axis=0)
             cells = ["-" if np.isnan(iou) else f"{iou:.3f}" for iou in ious]
             lines.append(f"| {TITLES[network]} | {' | '.join(cells)} |")
     missing = left_out(chosen(rows, tissue=tissue)[0], scanner)
@@ -130,8 +129,8 @@ def against_single(rows: Sequence[Row], tissue: str) -> list[str]:
         if network == "unet" or not runs:
             continue
         cells = [
-            ", ".join(f"{_miou(metrics_of(r, s)) - _miou(metrics_of(base[r['seed']], s)):+.3f}" for r in runs)
-            for s in ("same scanner", "other scanner")
+            ", ".join(f"{miou(metrics_of(r, s)) - miou(metrics_of(base[r['seed']], s)):+.3f}" for r in runs)
+            for s in SCANNERS
         ]
         lines.append(f"| {TITLES[network]} | {' | '.join(cells)} |")
     return lines if len(lines) > 2 else []
@@ -152,7 +151,7 @@ def by_share(rows: Sequence[Row]) -> list[str]:
     """Means of IoU against the share of the area that is drawn: Markdown."""
     lines = [f"| mIoU | {' | '.join(f'{100 * share:g} %' for share in SHARES)} |", "|---" * (1 + len(SHARES)) + "|"]
     for title, wanted in LINES.items():
-        cells = [spread(mean_values(chosen(rows, share=share, **wanted), _miou)) for share in SHARES]
+        cells = [spread(of_runs(chosen(rows, share=share, **wanted), miou)) for share in SHARES]
         if set(cells) != {"-"}:
             lines.append(f"| {title} | {' | '.join(cells)} |")
     areas = [[row["drawn_mm2"] for row in chosen(rows, share=share)] for share in SHARES]
@@ -165,7 +164,7 @@ def by_gap(rows: Sequence[Row]) -> list[str]:
     lines = ["| 25 % drawn | left free inside borders | mIoU | each seed |", "|---|---|---|---|"]
     for network in (M3, PRETRAINED):
         for gap, width in (("thin", "1 um"), ("wide", "8 um")):
-            reached = mean_values(chosen(rows, network=network, gap=gap), _miou)
+            reached = of_runs(chosen(rows, network=network, gap=gap), miou)
             if reached and chosen(rows, network=network, gap="wide"):
                 each = ", ".join(f"{value:.3f}" for value in reached)
                 lines.append(f"| {TITLES[network].partition(' (')[0]} | {width} | {spread(reached)} | {each} |")
@@ -179,19 +178,19 @@ def everything(rows: Sequence[Row], paper: dict[str, str]) -> str:
         if any(chosen(rows, tissue=tissue, network=network) for network in SIX):
             parts += [[f"## {title}"], comparison(rows, tissue, paper), against_single(rows, tissue)]
             parts += [of_classes(rows, tissue), of_classes(rows, tissue, "other scanner")]
-    if any(row["share"] != 0.25 or row["sampler"] != "balanced" for row in rows):
+    if any(row["share"] != MAIN["share"] or row["sampler"] != MAIN["sampler"] for row in rows):
         parts += [["## How much to draw"], by_share(rows)]
     parts.append(by_gap(rows))
     return "\n\n".join("\n".join(part) for part in parts if part) + "\n"
 
 
-def confusion_of(runs: Sequence[Row], scanner: str) -> NDArray[np.float64]:
+def confusion_of(runs: Sequence[Row], scanner: Scanner) -> NDArray[np.float64]:
     """Part of each true class that was predicted as each class, over all slides and seeds."""
     counts = np.sum([metrics_of(row, scanner).confusion for row in runs], axis=0)
     return np.asarray(counts / np.maximum(1, counts.sum(axis=1, keepdims=True)), np.float64)
 
 
-def _miou(metrics: Metrics) -> float:
+def miou(metrics: Metrics) -> float:
     return metrics.mean_iou
 
 

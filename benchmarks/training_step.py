@@ -12,14 +12,16 @@ from __future__ import annotations
 import argparse
 import statistics
 import time
+from collections.abc import Callable, Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from dmmn_qp.networks import build_network
 from dmmn_qp.networks.describe import describe
 from dmmn_qp.networks.devices import autocast, choose_device
 from dmmn_qp.networks.losses import partial_cross_entropy
+from dmmn_qp.networks.stem import Stemmed
 
 CLASSES, WIDTH, SIZE = 7, 32, 256
 
@@ -44,23 +46,45 @@ def matrix_tflops(device: torch.device, bf16: bool) -> float:
 
 
 def seconds_per_step(batch_size: int, device: torch.device, bf16: bool, steps: int) -> float:
-    """Median time of an optimiser step, after two that do not count."""
+    """Median time of an optimiser step."""
     network = build_network("dmmn-m3", classes=CLASSES, width=WIDTH, magnifications=3, size_px=SIZE)
-    network = network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    network = on_device(network, device)
     optimizer = torch.optim.SGD(network.parameters(), lr=5e-5, momentum=0.99, weight_decay=1e-4)
     images = [pixels(batch_size, device) for _ in range(3)]
-    target = torch.randint(0, CLASSES + 1, (batch_size, SIZE, SIZE), device=device)
+    labels = torch.randint(0, CLASSES + 1, (batch_size, SIZE, SIZE), device=device)
     weights = torch.ones(CLASSES, device=device)
+    return median_seconds(lambda: optimiser_step(network, optimizer, images, labels, weights, bf16), steps)
+
+
+def optimiser_step(
+    network: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    images: Sequence[Tensor],
+    labels: Tensor,
+    weights: Tensor,
+    bf16: bool,
+) -> None:
+    """Learns from one batch; all of it is on one device."""
+    with autocast(labels.device, bf16):
+        logits = network(images)
+    optimizer.zero_grad(set_to_none=True)
+    partial_cross_entropy(logits, labels, weights, "patch").backward()
+    optimizer.step()
+
+
+def median_seconds(work: Callable[[], object], times: int) -> float:
+    """Median time of some work, after two times that do not count."""
     taken = []
-    for _ in range(steps + 2):
+    for _ in range(times + 2):
         start = synchronised()
-        with autocast(device, bf16):
-            logits = network(images)
-        optimizer.zero_grad(set_to_none=True)
-        partial_cross_entropy(logits, target, weights, "patch").backward()
-        optimizer.step()
+        work()
         taken.append(synchronised() - start)
     return statistics.median(taken[2:])
+
+
+def on_device(network: Stemmed, device: torch.device) -> Stemmed:
+    """The network where it computes, channels last as in `train` and `predict`."""
+    return network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
 
 
 def pixels(batch_size: int, device: torch.device) -> Tensor:

@@ -12,7 +12,12 @@ import time
 from pathlib import Path
 from typing import Any, Self
 
+import pytest
+
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+needs_chromium = pytest.mark.skipif(
+    CHROMIUM is None, reason="NOT TESTED in a browser: no chromium found (apt-get install chromium)"
+)
 
 _PIPE = 'exec "$@" 3<&{} 4>&{}'
 """What bash runs: the browser reads its orders from descriptor 3 and writes answers to 4."""

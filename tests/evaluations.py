@@ -8,12 +8,13 @@ from pathlib import Path
 
 import numpy as np
 
+from dmmn_qp.evaluating import figures
+from dmmn_qp.evaluating.figures import Samples
+from dmmn_qp.evaluating.options import EvaluateOptions
 from dmmn_qp.folders.evaluation import (
-    NOT_PREDICTED,
     BoundaryFigures,
     Calibration,
     CalibrationBin,
-    ClassFigures,
     EvaluatedSlide,
     Evaluation,
     EvaluationSettings,
@@ -35,6 +36,8 @@ from dmmn_qp.qupath.classes import distinct_colors
 from dmmn_qp.regions import Region
 from dmmn_qp.specs import ClassMap
 
+OPTIONS = EvaluateOptions(resamples=1000)
+
 
 @dataclass(frozen=True)
 class MadeSlide:
@@ -53,12 +56,6 @@ def write_raster(path: Path, labels: np.ndarray) -> Path:
     return path
 
 
-def figure(value: float, spread: float = 0.0) -> Figure:
-    if np.isnan(value):
-        return Figure()
-    return Figure(value=value, low=value - spread, high=value + spread) if spread else Figure(value=value)
-
-
 def confusion_of(truth: np.ndarray, found: np.ndarray, n: int) -> np.ndarray:
     """(n, n + 1): the last column counts what was not predicted."""
     counts = np.zeros((n + 1, n + 1), np.int64)
@@ -66,47 +63,14 @@ def confusion_of(truth: np.ndarray, found: np.ndarray, n: int) -> np.ndarray:
     return np.concatenate([counts[1:, 1:], counts[1:, :1]], axis=1)
 
 
-def figures_of(names: Sequence[str], confusion: np.ndarray, mm2: float, spread: float = 0.0) -> Figures:
-    """Figures of a matrix whose last column is what was not predicted; ``mm2`` is a pixel's area."""
-    right, true = np.diag(confusion).astype(float), confusion.sum(axis=1)
-    found = confusion[:, : len(names)].sum(axis=0)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        known = np.where(true > 0, 1.0, np.nan)
-        iou, recall = known * right / (true + found - right), known * right / true
-        precision, dice = known * right / np.maximum(1, found), known * 2 * right / (true + found)
-    missing = int(confusion[:, -1].sum())
-    shown = confusion if missing else confusion[:, :-1]
-    total = max(1, int(confusion.sum()))
-    return Figures(
-        classes=tuple(
-            ClassFigures(
-                name=name,
-                iou=figure(iou[i], spread),
-                recall=figure(recall[i]),
-                precision=figure(precision[i]),
-                dice=figure(dice[i], spread),
-                true_pixels=int(true[i]),
-                predicted_pixels=int(found[i]),
-                true_mm2=float(true[i] * mm2),
-                predicted_mm2=float(found[i] * mm2),
-            )
-            for i, name in enumerate(names)
-        ),
-        columns=(*names, NOT_PREDICTED) if missing else tuple(names),
-        confusion=tuple(tuple(map(int, row)) for row in shown),
-        confusion_mm2=tuple(tuple(float(n * mm2) for n in row) for row in shown),
-        pixels=int(confusion.sum()),
-        labelled_pixels=int(confusion.sum()),
-        unpredicted_pixels=missing,
-        mean_iou=figure(np.nanmean(iou), spread),
-        mean_recall=figure(np.nanmean(recall)),
-        mean_precision=figure(np.nanmean(precision)),
-        mean_dice=figure(np.nanmean(dice), spread),
-        frequency_weighted_iou=figure(float(np.nansum(iou * true) / total)),
-        accuracy=figure(right.sum() / total, spread),
-        kappa=figure(right.sum() / total),
-        without_truth=tuple(name for i, name in enumerate(names) if not true[i]),
-    )
+def figures_of(names: Sequence[str], confusions: Sequence[np.ndarray], mpp: float = 1.0) -> Figures:
+    """Figures of the matrices of slides, whose last column is what was not predicted; with intervals over them."""
+    samples = Samples.of([str(i) for i in range(len(confusions))], [mpp] * len(confusions), OPTIONS)
+    counts = {
+        "labelled": sum(int(confusion.sum()) for confusion in confusions),
+        "unpredicted": sum(int(confusion[:, -1].sum()) for confusion in confusions),
+    }
+    return figures.figures_of(confusions, names, (), samples, **counts, skip_unpredicted=False)
 
 
 def evaluation_of(
@@ -127,9 +91,8 @@ def evaluation_of(
     mm2 = (mpp or 1.0) ** 2 / 1e6
     values = dict(enumerate(names, start=1))
     kind = "truth" if is_full else "annotated"
-    spread = 0.04 if len(slides) > 1 else 0.0
     truths, sources, of_models = [], [[] for _ in models], [[] for _ in models]
-    sums = [np.zeros((len(names), len(names) + 1), np.int64) for _ in models]
+    confusions: list[list[np.ndarray]] = [[] for _ in models]
     for number, (slide_id, made) in enumerate(slides.items()):
         path = write_raster(folder / "rasters" / f"{number}.tif", made.truth)
         truths.append(LabelSource(slide_id=slide_id, path=str(path), values=values, names_from="dataset"))
@@ -143,8 +106,8 @@ def evaluation_of(
                 )
             )  # fmt: skip
             confusion = confusion_of(made.truth, found, len(names))
-            sums[m] += confusion
-            of_models[m].append(SlideFigures(slide_id=slide_id, figures=figures_of(names, confusion, mm2)))
+            confusions[m].append(confusion)
+            of_models[m].append(SlideFigures(slide_id=slide_id, figures=figures_of(names, [confusion], mpp or 1.0)))
     return Evaluation(
         title=title,
         split="test",
@@ -157,7 +120,7 @@ def evaluation_of(
             for slide_id, made in slides.items()
         ),
         colors=distinct_colors(names),
-        settings=EvaluationSettings(resamples=1000 if spread else 0, samples=len(slides)),
+        settings=EvaluationSettings(resamples=OPTIONS.resamples if len(slides) > 1 else 0, samples=len(slides)),
         truths=(
             TruthDescription(
                 kind=kind,
@@ -175,9 +138,9 @@ def evaluation_of(
                 truths=(
                     TruthFigures(
                         kind=kind,
-                        pooled=figures_of(names, sums[m], mm2, spread),
+                        pooled=figures_of(names, confusions[m], mpp or 1.0),
                         slides=tuple(of_models[m]),
-                        **(_extras(names, sums[m], mm2, of_models[m]) if extras else {}),
+                        **(_extras(names, of_models[m]) if extras else {}),
                     ),
                 ),
             )
@@ -189,7 +152,7 @@ def evaluation_of(
     )  # fmt: skip
 
 
-def _extras(names, confusion, mm2, slides):
+def _extras(names, slides):
     bins = [(0.2 * i, 0.2 * (i + 1), 10 ** (i + 1)) for i in range(5)]
     return {
         "boundaries": tuple(
@@ -212,7 +175,7 @@ def _extras(names, confusion, mm2, slides):
         ),
         "subgroups": (
             Subgroup(key="scanner", value="A", slides=(slides[0].slide_id,), figures=slides[0].figures),
-            Subgroup(key="scanner", value="", slides=(), figures=figures_of(names, confusion, mm2)),
+            Subgroup(key="scanner", value="", slides=(), figures=slides[-1].figures),
         ),
     }  # fmt: skip
 

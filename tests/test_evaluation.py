@@ -16,16 +16,15 @@ from dmmn_qp.evaluating.figures import Samples, figures_of
 from dmmn_qp.evaluating.options import EvaluateOptions
 from dmmn_qp.evaluating.truth import VALUES_FILE, read_values
 from dmmn_qp.folders.dataset import DatasetManifest, SlideRecord, write_manifest
-from dmmn_qp.folders.label_raster import create_label_raster
 from dmmn_qp.folders.predictions import LABELS_SUFFIX
 from dmmn_qp.folders.provenance import was_trained_on
 from dmmn_qp.labels.metrics import confusion_by_name, pair_counts
 from dmmn_qp.outputs.pyramids import write_label_pyramid
-from dmmn_qp.regions import Region
 from dmmn_qp.reports.evaluation_tables import table_lines
 from dmmn_qp.slides.transformed import Rotate
 from dmmn_qp.specs import ClassMap, PatchSpec
 from tests.conftest import DEMO, REPOSITORY, fails, invoke
+from tests.evaluations import write_raster
 
 NAMES = ("a", "b", "c")
 TRUE = np.array([["a", "a", "a"], ["b", "b", ""], ["c", "c", "c"]])
@@ -42,13 +41,6 @@ def classes(names):
 def numbers(names, order):
     """Names of pixels -> labels, "" -> 0."""
     return np.array([[order.index(name) + 1 if name else 0 for name in row] for row in names], np.uint8)
-
-
-def write_raster(path, values):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    rows, columns = values.shape
-    with create_label_raster(path, values.shape, classes(["x"])) as raster:
-        raster.write(Region(0, 0, columns, rows), values)
 
 
 def write_dataset(true, order, *, origins=None, frame=(), folder="dataset"):

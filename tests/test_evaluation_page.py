@@ -31,7 +31,7 @@ from dmmn_qp.reports.evaluation_words import main_truth, summary_sentences
 from dmmn_qp.slides.files import fingerprint
 from dmmn_qp.slides.pixel_sizes import StatedMpp
 from dmmn_qp.specs import PatchSpec
-from tests.browser import CHROMIUM, Browser
+from tests.browser import Browser, needs_chromium
 from tests.conftest import invoke, two_tissues, write_tiff
 from tests.evaluations import MadeSlide, evaluation_of, figures_of, write_raster
 from tests.test_evaluation import write_dataset, write_predictions
@@ -297,7 +297,7 @@ def test_page_is_whole(page):
 
 
 @pytest.mark.engine
-@pytest.mark.skipif(CHROMIUM is None, reason="NOT TESTED in a browser: no chromium found (apt-get install chromium)")
+@needs_chromium
 @pytest.mark.parametrize("width", [1200, 390])
 def test_page_in_chromium(page, width, tmp_path):
     path = page[0] / PAGE
@@ -341,7 +341,7 @@ def sorted_columns(browser):
 
 
 @pytest.mark.engine
-@pytest.mark.skipif(CHROMIUM is None, reason="NOT TESTED in a browser: no chromium found (apt-get install chromium)")
+@needs_chromium
 def test_every_column_sorts(page, tmp_path):
     with Browser(tmp_path / "profile") as browser:
         browser.open((page[0] / PAGE).as_uri())
@@ -424,7 +424,7 @@ def test_agreement_by_hand(slide_files, tmp_path):
 
 def test_matrices_by_hand():
     confusion = np.array([[9_999, 1, 0, 0], [10, 20, 0, 10], [0, 0, 0, 0]])  # the last column: not predicted
-    of_rows, of_columns = matrices_of(figures_of(NAMES, confusion, 1e-6))
+    of_rows, of_columns = matrices_of(figures_of(NAMES, [confusion]))
     assert [c.text for c in of_rows.cells] == ["100", "<0.1", "", "", "25.0", "50.0", "", "25.0", "", "", "", ""]
     assert [c.text for c in of_columns.cells][:8] == ["99.9", "4.8", "", "", "0.1", "95.2", "", "100"]
     assert [(c.true, c.predicted) for c in of_rows.cells if c.is_right] == [(name, name) for name in NAMES]

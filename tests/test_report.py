@@ -30,7 +30,7 @@ from dmmn_qp.reports.pictures import draw_overlay, picture_px
 from dmmn_qp.reports.wording import area_text
 from dmmn_qp.slides import open_slide
 from dmmn_qp.specs import ClassMap, PatchSpec
-from tests.browser import CHROMIUM, Browser
+from tests.browser import Browser, needs_chromium
 from tests.conftest import DEMO, REPOSITORY, rectangle, write_features, write_tiff
 
 CLASSES = ClassMap.from_colors([("dark", (90, 20, 110)), ("light", (230, 200, 225))])
@@ -472,7 +472,7 @@ def test_names_are_escaped(evil_page):
 
 
 @pytest.mark.engine
-@pytest.mark.skipif(CHROMIUM is None, reason="NOT TESTED in a browser: no chromium found (apt-get install chromium)")
+@needs_chromium
 @pytest.mark.parametrize("which", ["sound", "evil"])
 def test_page_in_chromium(which, workspace, evil_page, tmp_path):
     page = workspace / "dataset" / "report.html" if which == "sound" else evil_page
@@ -498,7 +498,7 @@ def test_page_in_chromium(which, workspace, evil_page, tmp_path):
 
 
 @pytest.mark.engine
-@pytest.mark.skipif(CHROMIUM is None, reason="NOT TESTED in a browser: no chromium found (apt-get install chromium)")
+@needs_chromium
 def test_the_browser_would_tell(tmp_path):
     """The test above can fail: a page with a script error, a missing picture and a request shows all three."""
     (tmp_path / "bad.html").write_text("<script>nothing.here()</script><img src='gone.png'>")

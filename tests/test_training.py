@@ -26,7 +26,7 @@ from dmmn_qp.training import stage
 from dmmn_qp.training.checks import check_loss
 from dmmn_qp.training.options import TrainOptions
 from dmmn_qp.training.state import STATE, load_state, save_state
-from tests.browser import CHROMIUM, Browser
+from tests.browser import Browser, needs_chromium
 from tests.conftest import REPOSITORY, fails, invoke
 from tests.official_files import official_state, write_checkpoint
 
@@ -342,7 +342,7 @@ def test_start_from_another_geometry(workspace, tiny, here, two_tissue_slides):
 
 
 @pytest.mark.engine
-@pytest.mark.skipif(CHROMIUM is None, reason="NOT TESTED in a browser: no chromium found (apt-get install chromium)")
+@needs_chromium
 def test_report_in_chromium(workspace, tmp_path):
     page = workspace / "models" / "dmmn-m3-1" / "report.html"
     with Browser(tmp_path / "profile") as browser:
