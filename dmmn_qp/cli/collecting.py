@@ -59,9 +59,8 @@ def cohort_command(
     """
     from dmmn_qp.collecting.options import WITHIN_UM, CohortRules
     from dmmn_qp.collecting.stage import collect
-    from dmmn_qp.files.paths import user_path
 
-    folders = [user_path(folder) for folder in predictions or [PREDICTIONS]]
+    folders = predictions or [PREDICTIONS]
     distances = tuple(within or WITHIN_UM)
     rules = CohortRules(tuple(ratio or ()), distances, case_pattern, tissue_min_area_um2, tissue_min_hole_um2)
     collect(folders, out, rules, Reporter(), overwrite=overwrite)
