@@ -19,6 +19,7 @@ from dmmn_qp import cli
 from dmmn_qp.cli import app
 from dmmn_qp.cli.config import SECTIONS, Arguments, ConfigFile, import_options, load_config, train_options
 from dmmn_qp.cli.model_options import default_text, flag_of, option_names, with_options
+from dmmn_qp.collecting.options import CohortOptions
 from dmmn_qp.errors import ConfigError, DatasetError
 from dmmn_qp.evaluating.options import EvaluateOptions
 from dmmn_qp.files.paths import user_path, user_text
@@ -39,6 +40,7 @@ MODELS = {
     "predict": PredictOptions,
     "suggest": SuggestOptions,
     "evaluate": EvaluateOptions,
+    "cohort": CohortOptions,
 }
 GIVEN = {
     "import": {
@@ -86,6 +88,13 @@ GIVEN = {
         "roi": ("areas", "areas"),
         "by": ("scanner", ["scanner"]),
         "boundary_um": ("0", 0),
+    },
+    "cohort": {
+        "ratios": ("a/b", ["a/b"]),
+        "within_um": ("20.5", [20.5]),
+        "case_pattern": ("^A", "^A"),
+        "tissue_min_area_um2": ("0", 0),
+        "tissue_min_hole_um2": ("0", 0),
     },
 }
 """What is typed after an option (of switches: on or off), and the same in TOML."""
