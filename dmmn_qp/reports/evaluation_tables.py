@@ -142,12 +142,13 @@ def model_lines(models: Sequence[tuple[str, TruthFigures]], comparisons: Sequenc
 def _full_lines(found: TruthFigures) -> Iterator[str]:
     """Borders and objects of each class."""
     numbers = {c.name: i for i, c in enumerate(found.pooled.classes, start=1)}
+    rows: list[tuple[str, ...]]
     if found.boundaries:
         rows = [(_figure(b.boundary_iou), _um(b.mean_distance_um), _um(b.p95_distance_um)) for b in found.boundaries]
         names = [f"{numbers[b.name]} {printable(b.name)}" for b in found.boundaries]
         yield from _table(("borders", "IoU", "mean um", "95 % um"), names, rows)
     if found.objects:
-        rows = [(f"{o.true:,}", f"{o.predicted:,}", f"{o.matched:,}", _figure(o.f1)) for o in found.objects]  # type: ignore[misc]
+        rows = [(f"{o.true:,}", f"{o.predicted:,}", f"{o.matched:,}", _figure(o.f1)) for o in found.objects]
         names = [f"{numbers[o.name]} {printable(o.name)}" for o in found.objects]
         yield from _table(("objects", "true", "predicted", "both", "F1"), names, rows)
 
