@@ -26,7 +26,7 @@ from dmmn_qp.collecting.tables import (
 from dmmn_qp.console import Reporter
 from dmmn_qp.errors import AnnotationFileError, DatasetError, DmmnQpError, OutputExistsError
 from dmmn_qp.files import RUN_FILE, write_json
-from dmmn_qp.files.failures import is_full_disk, line_of
+from dmmn_qp.files.failures import install_command, is_full_disk, line_of
 from dmmn_qp.folders.predictions import LABELS_SUFFIX, Prediction, read_inputs, read_predictions
 from dmmn_qp.folders.provenance import describe_run, now
 from dmmn_qp.labels.splits import case_of
@@ -167,4 +167,4 @@ def _write(out: Path, tables: dict[str, list[Row]], reporter: Reporter) -> None:
         else:
             packed.unlink(missing_ok=True)
     if not parquet:
-        reporter.say("No Parquet, only CSV: pyarrow is not installed (pip install 'dmmn-qp[cohort]')")
+        reporter.say(f"No Parquet, only CSV: pyarrow is not installed; {install_command('cohort')}")

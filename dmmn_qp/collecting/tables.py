@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
 
@@ -125,11 +126,7 @@ def write_csv(path: Path, rows: Sequence[Row]) -> None:
 
 def has_parquet() -> bool:
     """Whether Parquet can be written."""
-    try:
-        import pyarrow.parquet  # noqa: F401
-    except ImportError:
-        return False
-    return True
+    return find_spec("pyarrow") is not None
 
 
 def write_parquet(path: Path, rows: Sequence[Row]) -> None:
