@@ -9,17 +9,15 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
-import tifffile
 
 from dmmn_qp.collecting.distances import FromOutline, Outline, distances_from_outline
 from dmmn_qp.collecting.options import CohortOptions, Ratio
 from dmmn_qp.errors import DatasetError
-from dmmn_qp.folders.label_raster import LabelRaster, read_class_names
+from dmmn_qp.folders.label_raster import LabelRaster, read_class_names, read_mpp
 from dmmn_qp.folders.predictions import LABELS_SUFFIX, PROBABILITIES_SUFFIX, PredictedInput, Prediction
 from dmmn_qp.labels.class_rules import is_tissue
 from dmmn_qp.outputs.predicted import LabelConfidence
 from dmmn_qp.regions import Region
-from dmmn_qp.slides.ome_xml import physical_size, read_ome_xml
 from dmmn_qp.specs import TissueClass
 
 _ROWS: Final = 64  # of labels that are counted at once: NumPy counts them as numbers of 64 bits
@@ -184,18 +182,10 @@ def classes_of(path: Path, record: Prediction | None) -> Sequence[TissueClass]:
 
 def _mpp_of(path: Path) -> float:
     """um/px of a label raster."""
-    try:
-        with tifffile.TiffFile(path) as file:
-            root = read_ome_xml(file)
-        pixels = (
-            next((e for e in root.iter() if e.tag.rpartition("}")[2] == "Pixels"), None) if root is not None else None
-        )
-        size = None if pixels is None else physical_size(pixels.attrib)
-    except Exception as error:  # of any kind: tifffile checks little of what a damaged file says
-        raise DatasetError(f'label raster "{path}" is missing or damaged; predict again with --overwrite') from error
-    if size is None or not 0 < size[0] < float("inf"):
+    mpp = read_mpp(path)
+    if mpp is None:
         raise DatasetError(f'label raster "{path}" does not say how large its pixels are; predict again')
-    return size[0]
+    return mpp
 
 
 def colors_of(slides: Iterable[SlideFigures]) -> Mapping[str, tuple[int, int, int]]:

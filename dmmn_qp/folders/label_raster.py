@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from xml.etree.ElementTree import Element
 
 import numpy as np
 import rasterio
@@ -18,7 +19,7 @@ from rasterio.windows import Window
 
 from dmmn_qp.errors import DatasetError
 from dmmn_qp.regions import Region
-from dmmn_qp.slides.ome_xml import read_ome_xml
+from dmmn_qp.slides.ome_xml import physical_size, read_ome_xml
 from dmmn_qp.specs import ClassMap, LabelArray
 
 os.environ.setdefault("GDAL_CACHEMAX", "256MB")  # several rows of tiles; GDAL's own choice is 5 % of the machine
@@ -156,6 +157,8 @@ class LabelRaster:
 LABEL_NAMESPACE = "dmmn-qp/labels"
 """Namespace of the OME annotation that says which class a label stands for."""
 
+_CLASSES = "names its classes"
+
 _NOT_IN_XML = re.compile("[^\t\n\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
@@ -165,18 +168,44 @@ def read_class_names(path: Path) -> tuple[str, ...] | None:
     Raises:
         DatasetError: The file is no TIFF, or what it tells is damaged.
     """
+    for element in _elements(path, _CLASSES):
+        if element.tag.rpartition("}")[2] == "MapAnnotation" and element.get("Namespace") == LABEL_NAMESPACE:
+            told = [(m.get("K"), m.text or "") for m in element.iter() if m.tag.rpartition("}")[2] == "M"]
+            if [label for label, _ in told] != [str(i) for i in range(1, len(told) + 1)]:
+                raise _damaged(path, _CLASSES, "labels are not 1, 2, 3 ...")
+            return tuple(name for _, name in told)
+    return None
+
+
+def read_mpp(path: Path) -> float | None:
+    """um/px of a label raster; None where it does not say it.
+
+    Raises:
+        DatasetError: The file is no TIFF, or what it tells is damaged.
+    """
+    for element in _elements(path, "says how large its pixels are"):
+        if element.tag.rpartition("}")[2] == "Pixels":
+            size = physical_size(element.attrib)
+            return size[0] if size is not None and size[0] > 0 else None
+    return None
+
+
+def _elements(path: Path, wanted: str) -> Iterator[Element]:
+    """Elements of the OME-XML of a label raster; none where it has none.
+
+    Args:
+        path: The raster.
+        wanted: What it does there.
+
+    Raises:
+        DatasetError: The file is no TIFF, or what it tells is damaged.
+    """
     try:
         with tifffile.TiffFile(path) as file:
             root = read_ome_xml(file)
     except Exception as error:  # of any kind: tifffile checks little of what a damaged file says
-        raise _damaged_names(path, " ".join(str(error).split())[:200]) from error
-    for element in root.iter() if root is not None else ():
-        if element.tag.rpartition("}")[2] == "MapAnnotation" and element.get("Namespace") == LABEL_NAMESPACE:
-            told = [(m.get("K"), m.text or "") for m in element.iter() if m.tag.rpartition("}")[2] == "M"]
-            if [label for label, _ in told] != [str(i) for i in range(1, len(told) + 1)]:
-                raise _damaged_names(path, "labels are not 1, 2, 3 ...")
-            return tuple(name for _, name in told)
-    return None
+        raise _damaged(path, wanted, " ".join(str(error).split())[:200]) from error
+    return iter(()) if root is None else root.iter()
 
 
 def names_in_file(names: Iterable[str]) -> tuple[str, ...]:
@@ -184,10 +213,8 @@ def names_in_file(names: Iterable[str]) -> tuple[str, ...]:
     return tuple(map(xml_text, names))
 
 
-def _damaged_names(path: Path, reason: str) -> DatasetError:
-    return DatasetError(
-        f'label raster "{path}" is damaged where it names its classes ({reason}); predict again with --overwrite'
-    )
+def _damaged(path: Path, where: str, reason: str) -> DatasetError:
+    return DatasetError(f'label raster "{path}" is damaged where it {where} ({reason}); predict again with --overwrite')
 
 
 def xml_text(text: str) -> str:

@@ -8,15 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Final
 
-import tifffile
-
 from dmmn_qp.annotations import DEFAULT_PLANE, Annotation, Plane
 from dmmn_qp.errors import DatasetError, DmmnQpError
 from dmmn_qp.evaluating.labelled import open_raster
 from dmmn_qp.evaluating.truth import TRUTH_SUFFIXES, VALUES_FILE, read_values
 from dmmn_qp.files import RUN_FILE
 from dmmn_qp.folders.dataset import MANIFEST, Dataset
-from dmmn_qp.folders.label_raster import names_in_file, read_class_names
+from dmmn_qp.folders.label_raster import names_in_file, read_class_names, read_mpp
 from dmmn_qp.folders.predictions import LABELS_SUFFIX, PredictedInput, Prediction, read_inputs, read_predictions
 from dmmn_qp.importing.classes import labelling_of
 from dmmn_qp.importing.rules import ImportRules
@@ -27,7 +25,7 @@ from dmmn_qp.outputs.writers import is_output
 from dmmn_qp.qupath.geojson_reader import GEOJSON_SUFFIXES, read_geojson
 from dmmn_qp.slides.finding import SlidesRoot, path_of_text
 from dmmn_qp.slides.names import NamedSlide
-from dmmn_qp.slides.ome_xml import is_ome_tiff, physical_size, read_ome_xml
+from dmmn_qp.slides.ome_xml import is_ome_tiff
 from dmmn_qp.slides.transformed import Change
 
 _BEFORE_ENDING: Final = re.compile(r"(\.labels)?(\.ome)?$", re.IGNORECASE)
@@ -249,13 +247,4 @@ def _of_map(file: Path) -> LabelledSlide:
 
 def _mpp_of_map(file: Path) -> float | None:
     """um/px of a label map, where it is an OME-TIFF that says it."""
-    if not is_ome_tiff(file):
-        return None
-    try:
-        with tifffile.TiffFile(file) as tiff:
-            root = read_ome_xml(tiff)
-    except Exception as error:  # of any kind: tifffile checks little of what a damaged file says
-        raise DatasetError(f'label map "{file}" is damaged ({type(error).__name__}); make it again') from error
-    pixels = (e for e in (root.iter() if root is not None else ()) if e.tag.rpartition("}")[2] == "Pixels")
-    sizes = [physical_size(dict(element.attrib)) for element in pixels]
-    return sizes[0][0] if sizes and sizes[0] is not None else None
+    return read_mpp(file) if is_ome_tiff(file) else None
