@@ -14,7 +14,7 @@ from dmmn_qp.folders.evaluation import (
     TruthFigures,
 )
 from dmmn_qp.specs import ClassMap
-from dmmn_qp.text import printable
+from dmmn_qp.text import count_of, printable
 
 LINE: Final = 80
 """Columns of a line."""
@@ -209,7 +209,7 @@ def _numbered(figures: Figures) -> list[str]:
 
 
 def _slides(names: Sequence[str]) -> str:
-    return "1 slide" if len(names) == 1 else f"{len(names)} slides"
+    return count_of(len(names), "slide")
 
 
 def _figure(figure: Figure) -> str:
