@@ -1,6 +1,5 @@
 """`dmmn-qp cohort`: figures checked by hand, and tables, catalogue and page of small folders of predictions."""
 
-import builtins
 import csv
 import json
 
@@ -10,10 +9,11 @@ import pytest
 from dmmn_qp.collecting import distances, figures
 from dmmn_qp.collecting.distances import Outline, distances_from_outline
 from dmmn_qp.collecting.figures import ClassFigures, SlideFigures
-from dmmn_qp.collecting.options import Ratio
+from dmmn_qp.collecting.options import CohortOptions, Ratio
 from dmmn_qp.collecting.page import page_of
 from dmmn_qp.folders.predictions import LABELS_SUFFIX, PROBABILITIES_SUFFIX
 from dmmn_qp.outputs.pyramids import write_label_pyramid, write_probability_pyramid
+from dmmn_qp.predicting.options import PredictOptions
 from dmmn_qp.specs import ClassMap
 from dmmn_qp.vectors.sources import ArrayLabels
 from tests.conftest import fails, invoke
@@ -181,7 +181,12 @@ def test_tables_by_hand(here, folder):
     assert [r["unlike_training"] for r in (first, second, third)] == ["", "yes", ""]
     assert "only regions of interest" in third["note"] and second["distance_from_training"] == "3.0"
     page = (here / "cohort/cohort.html").read_text()
-    assert "unlike the training slides: distance 3.00" in page and page.count("<svg") == 6 and "<script" not in page
+    assert (
+        "unlike the training slides: distance 3.00" in page
+        and page.count("<svg") == 6
+        and "mm2" not in page
+        and "<script" not in page
+    )
     run = json.loads((here / "cohort/run.json").read_text())
     assert run["stage"] == "cohort" and run["configuration"]["ratios"] == ["tumour/stroma"] and run["failed"] == {}
     assert "--overwrite" in fails(*COMMAND)
@@ -214,10 +219,15 @@ def test_several_folders(here, folder):
         (("none",), '"none" holds no predictions'),
         (("predictions", "--ratio", "tumor/stroma"), '"tumor" is no predicted class; did you mean "tumour"?'),
         (("predictions", "--ratio", "tumour"), "is no ratio; write such as tumour/stroma"),
-        (("predictions", "--ratio", "tumour/stroma", "--ratio", "tumour/stroma"), "given twice"),
-        (("predictions", "--within", "-1"), "--within takes different distances"),
-        (("predictions", "--within", "nan"), "--within takes different distances"),
-        (("predictions", "--tissue-min-area-um2", "-1"), "--tissue-min-area-um2 -1 is no area"),
+        (
+            ("predictions", "--ratio", "tumour/stroma", "--ratio", "tumour/stroma"),
+            '--ratio: "tumour/stroma" is given twice',
+        ),
+        (("predictions", "--within", "-1"), "--within should be greater than or equal to 0, not '-1'"),
+        (("predictions", "--within", "nan"), "--within should be a finite number, not 'nan'"),
+        (("predictions", "--within", "5", "--within", "5.0"), '--within: "5" is given twice'),
+        (("predictions", "--within", "5", "--within", "5.0000001"), '--within: "5" is given twice'),
+        (("predictions", "--tissue-min-area-um2", "-1"), "--tissue-min-area-um2 should be greater than or equal to 0"),
         (("predictions", "--case-pattern", "^x"), 'finds nothing in slide "c1_a"'),
         (("predictions", "--case-pattern", "("), "is no regular expression"),
         (("predictions", "--out", "predictions/run.json"), "is a file"),
@@ -227,6 +237,18 @@ def test_what_cannot_be_meant_is_said_before_the_work(here, folder, monkeypatch,
     monkeypatch.setattr("dmmn_qp.collecting.stage.measure_slide", None)
     assert said in fails("cohort", *words)
     assert not (here / "cohort").exists()
+
+
+def test_tissue_is_what_it_is_for_predict():
+    for name in ("tissue_min_area_um2", "tissue_min_hole_um2"):
+        assert CohortOptions.model_fields[name].default == PredictOptions.model_fields[name].default
+
+
+def test_options_of_the_configuration(here, folder):
+    (here / "own.toml").write_text('[cohort]\nratios = ["tumour/stroma"]\nwithin_um = [20, 10]\n')
+    assert invoke(*COMMAND, "--config", "own.toml", "--within", "7").exit_code == 0
+    columns = rows_of(here / "cohort/cohort.csv")[0].keys()
+    assert "within_7_um_mm2" in columns and "within_10_um_mm2" not in columns and "tumour/stroma" in columns
 
 
 def test_names_of_others_do_nothing(here):
@@ -265,19 +287,11 @@ def test_rasters_are_counted_in_parts(here, folder, monkeypatch):
 
 
 def test_without_pyarrow_there_is_a_line(here, folder, monkeypatch):
-    plain = builtins.__import__
-
-    def without(name, *rest):
-        if name.partition(".")[0] == "pyarrow":
-            raise ImportError(name)
-        return plain(name, *rest)
-
-    monkeypatch.setattr(builtins, "__import__", without)
+    monkeypatch.setattr("dmmn_qp.collecting.tables.find_spec", lambda name: None)
     result = invoke(*COMMAND)
-    assert result.exit_code == 0
-    assert [line for line in result.stdout.splitlines() if "arquet" in line] == [
-        "No Parquet, only CSV: pyarrow is not installed (pip install 'dmmn-qp[cohort]')"
-    ]
+    assert result.exit_code == 0 and not [*(here / "cohort").glob("*.parquet")]
+    (line,) = (line for line in result.stdout.splitlines() if "arquet" in line)
+    assert line.startswith("No Parquet, only CSV: pyarrow is not installed; pip install ") and '[cohort]"' in line
 
 
 def test_parquet_has_the_same(here, folder):

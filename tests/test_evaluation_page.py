@@ -460,6 +460,9 @@ def test_summary_in_words(slide_files, tmp_path):
     assert f"{best} − {other}: +0.020 mIoU (p = 0.20): 2 slides do not tell them apart." in lines
     assert f"{best} − {other}: +0.020 mIoU (p < 0.001): 20 slides tell them apart." in lines
     assert any("nobody can tell" in line for line in lines)
+    settings = evaluation.settings.model_copy(update={"samples": 1, "sample_kind": "cases"})
+    one_case = summary_sentences(evaluation.model_copy(update={"settings": settings}))
+    assert one_case[-1].startswith("One case says nothing")
     alone = summary_sentences(made(tmp_path, slide_files, slide_ids=("p",)))
     assert alone[0].startswith("The mIoU of a model is 0.") and "no intervals" in alone[-1]
 

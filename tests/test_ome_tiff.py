@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dmmn_qp.errors import DatasetError, SlideError
-from dmmn_qp.folders.label_raster import LABEL_NAMESPACE, LabelRaster, names_in_file, read_class_names
+from dmmn_qp.folders.label_raster import LABEL_NAMESPACE, LabelRaster, names_in_file, read_class_names, read_mpp
 from dmmn_qp.outputs import pyramids as ome_tiff
 from dmmn_qp.outputs.pyramids import write_label_pyramid, write_probability_pyramid
 from dmmn_qp.regions import Region
@@ -220,6 +220,7 @@ def test_class_names_come_back(tmp_path):
     classes = ClassMap.from_colors([(name, (1, 2, 3)) for name in ("a\rb", " Tumor <&> µ ", "癌", "c\x01", "d\ne\tf")])
     write_label_pyramid(tmp_path / "a.ome.tif", [np.ones((3, 4), np.uint8)], (3, 4), 0.5, classes)
     found = read_class_names(tmp_path / "a.ome.tif")
+    assert read_mpp(tmp_path / "a.ome.tif") == 0.5
     assert found == ("a\ufffdb", " Tumor <&> µ ", "癌", "c\ufffd", "d\ne\tf") == names_in_file(classes.names)
 
 
@@ -244,6 +245,25 @@ def test_class_names_of_any_description(tmp_path, description, told):
             read_class_names(path)
     else:
         assert read_class_names(path) == (told and (told,))
+
+
+@pytest.mark.parametrize(
+    ("pixels", "mpp"),
+    [
+        ('PhysicalSizeX="2" PhysicalSizeY="2"', 2),
+        ('PhysicalSizeX="2" PhysicalSizeY="2" PhysicalSizeXUnit="nm"', 0.002),
+        ('PhysicalSizeX="0" PhysicalSizeY="0"', None),
+        ('PhysicalSizeX="inf" PhysicalSizeY="inf"', None),
+        ('PhysicalSizeX="2"', None),
+    ],
+)
+def test_pixel_size_of_any_description(tmp_path, pixels, mpp):
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, np.ones((20, 20), np.uint8), description=f"<OME><Pixels {pixels}/></OME>", metadata=None)
+    assert read_mpp(path) == mpp
+    path.write_bytes(b"no")
+    with pytest.raises(DatasetError, match="damaged where it says how large its pixels are"):
+        read_mpp(path)
 
 
 def failing(labels):

@@ -19,6 +19,7 @@ from dmmn_qp import cli
 from dmmn_qp.cli import app
 from dmmn_qp.cli.config import SECTIONS, Arguments, ConfigFile, import_options, load_config, train_options
 from dmmn_qp.cli.model_options import default_text, flag_of, option_names, with_options
+from dmmn_qp.collecting.options import CohortOptions
 from dmmn_qp.errors import ConfigError, DatasetError
 from dmmn_qp.evaluating.options import EvaluateOptions
 from dmmn_qp.files.paths import user_path, user_text
@@ -39,6 +40,7 @@ MODELS = {
     "predict": PredictOptions,
     "suggest": SuggestOptions,
     "evaluate": EvaluateOptions,
+    "cohort": CohortOptions,
 }
 GIVEN = {
     "import": {
@@ -86,6 +88,13 @@ GIVEN = {
         "roi": ("areas", "areas"),
         "by": ("scanner", ["scanner"]),
         "boundary_um": ("0", 0),
+    },
+    "cohort": {
+        "ratios": ("a/b", ["a/b"]),
+        "within_um": ("20.5", [20.5]),
+        "case_pattern": ("^A", "^A"),
+        "tissue_min_area_um2": ("0", 0),
+        "tissue_min_hole_um2": ("0", 0),
     },
 }
 """What is typed after an option (of switches: on or off), and the same in TOML."""
@@ -277,11 +286,12 @@ def test_home_in_every_path_of_every_command(home, name):
     """A shell replaces ~ only where a word begins with it, not after =."""
     command = ALL_COMMANDS[name]
     arguments = ["~/x" for param in command.params if isinstance(param, TyperArgument)]
-    paths = [param for param in command.params if param.type_descriptor.is_path]
+    several = [param for param in command.params if param.type_descriptor.annotation == list[Path]]
+    paths = [*several, *(param for param in command.params if param.type_descriptor.is_path)]
     options = [f"{param.opts[0]}=~/x" for param in paths if isinstance(param, TyperOption)]
     options += [f"{p.opts[0]}=x" for p in command.params if p.required and p not in paths and p.opts[0][:1] == "-"]
     given = command.make_context(name, [*arguments, *options]).params
-    assert {given[param.name] for param in paths} <= {home / "x"}
+    assert all(given[param.name] == ([home / "x"] if param in several else home / "x") for param in paths)
 
 
 def test_home_in_the_configuration(home):

@@ -11,7 +11,7 @@ from dmmn_qp.errors import ConfigError
 from dmmn_qp.outputs.writers import WRITERS
 from dmmn_qp.predicting.inputs import SlideToPredict, slides_to_predict
 from dmmn_qp.predicting.options import PredictOptions
-from dmmn_qp.predicting.shards import Shard
+from dmmn_qp.predicting.shards import Shard, sizes_of
 from dmmn_qp.predicting.stage import predict
 from dmmn_qp.slides.view import SlideView
 from tests.conftest import fails, invoke, write_tiff
@@ -30,6 +30,10 @@ def listed(folder, sizes=None):
     return slides
 
 
+def part(number, of, slides):
+    return Shard(number, of).part_of(slides, sizes_of(slides))
+
+
 def names(slides):
     return "".join(slide.slide_id for slide in slides)
 
@@ -37,23 +41,23 @@ def names(slides):
 def test_shards_by_hand(tmp_path):
     """b to 1, c to 2, d to 3, then e and f to 3 and 2, a to 3 (1 has 8, 2 has 5 + 3, 3 has 4 + 3)."""
     slides = listed(tmp_path)
-    assert [names(Shard(k, 3).part_of(slides)) for k in (1, 2, 3)] == ["b", "cf", "ade"]
-    assert [names(Shard(k, 3).part_of(slides[::-1])) for k in (1, 2, 3)] == ["b", "cf", "ade"]
-    assert names(Shard(1, 1).part_of(slides[::-1])) == "abcdef"
+    assert [names(part(k, 3, slides)) for k in (1, 2, 3)] == ["b", "cf", "ade"]
+    assert [names(part(k, 3, slides[::-1])) for k in (1, 2, 3)] == ["b", "cf", "ade"]
+    assert names(part(1, 1, slides[::-1])) == "abcdef"
 
 
 @pytest.mark.parametrize("of", [1, 2, 4, 6, 7, 40, 100_000])
 def test_each_slide_is_in_one_shard(tmp_path, of):
     slides = listed(tmp_path)
-    parts = [names(Shard(k, of).part_of(slides)) for k in range(1, min(of, 9) + 1)]
+    parts = [names(part(k, of, slides)) for k in range(1, min(of, 9) + 1)]
     assert sorted("".join(parts)) == [*"abcdef"] and all(parts[: min(of, 6)])
 
 
 def test_files_of_one_size_and_missing_ones_are_shared_out_by_number(tmp_path):
     same = listed(tmp_path, dict.fromkeys("abcdef", 7))
-    assert [len(Shard(k, 3).part_of(same)) for k in (1, 2, 3)] == [2, 2, 2]
+    assert [len(part(k, 3, same)) for k in (1, 2, 3)] == [2, 2, 2]
     gone = [SlideToPredict(name, SlideView(tmp_path / "none" / name)) for name in "abcdef"]
-    assert [len(Shard(k, 4).part_of(gone)) for k in (1, 2, 3, 4)] == [2, 2, 1, 1]
+    assert [len(part(k, 4, gone)) for k in (1, 2, 3, 4)] == [2, 2, 1, 1]
 
 
 def test_what_belongs_to_a_slide_counts(tmp_path):
@@ -66,7 +70,7 @@ def test_what_belongs_to_a_slide_counts(tmp_path):
     for level in "012":
         (tmp_path / f"dicom/{level}.dcm").write_bytes(b"x" * 30)
     others = [SlideToPredict(n, SlideView(tmp_path / p)) for n, p in (("m", "m.mrxs"), ("z", "dicom"))]
-    assert [names(Shard(k, 2).part_of([*slides, *others])) for k in (1, 2)] == ["am", "bz"]
+    assert [names(part(k, 2, [*slides, *others])) for k in (1, 2)] == ["am", "bz"]
 
 
 @pytest.mark.parametrize(

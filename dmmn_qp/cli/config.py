@@ -17,6 +17,7 @@ from typing import Any, Literal, TypeVar
 from pydantic import Field, ValidationError
 
 from dmmn_qp.cli.model_options import option_of
+from dmmn_qp.collecting.options import CohortOptions
 from dmmn_qp.errors import ConfigError
 from dmmn_qp.evaluating.options import EvaluateOptions
 from dmmn_qp.files.paths import why_not_there
@@ -27,9 +28,9 @@ from dmmn_qp.specs import FileModel, Location, dotted, explain
 from dmmn_qp.suggesting.options import SuggestOptions
 from dmmn_qp.training.options import PRESETS, TrainOptions
 
-Section = Literal["import", "train", "predict", "suggest", "evaluate"]
+Section = Literal["import", "train", "predict", "suggest", "evaluate", "cohort"]
 
-SECTIONS: tuple[Section, ...] = ("import", "train", "predict", "suggest", "evaluate")
+SECTIONS: tuple[Section, ...] = ("import", "train", "predict", "suggest", "evaluate", "cohort")
 
 MAX_BYTES = 1024**2
 """Longest configuration that is read."""
@@ -48,6 +49,7 @@ class ConfigFile(FileModel):
     predict: dict[str, Any] = Field(default_factory=dict)
     suggest: dict[str, Any] = Field(default_factory=dict)
     evaluate: dict[str, Any] = Field(default_factory=dict)
+    cohort: dict[str, Any] = Field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,6 +175,15 @@ def evaluate_options(file: ConfigFile, given: Given) -> EvaluateOptions:
         ConfigError: An option is unknown or out of range.
     """
     return _resolved(EvaluateOptions, _of_file("evaluate", file.evaluate), _of_user(EvaluateOptions, "evaluate", given))
+
+
+def cohort_options(file: ConfigFile, given: Given) -> CohortOptions:
+    """Resolves what was given, file and defaults.
+
+    Raises:
+        ConfigError: An option is unknown or out of range.
+    """
+    return _resolved(CohortOptions, _of_file("cohort", file.cohort), _of_user(CohortOptions, "cohort", given))
 
 
 def polygon_options(given: Arguments) -> PolygonOptions:

@@ -53,7 +53,7 @@ class Command(TyperCommand):
         """Reads what was typed; what is wrong with it is said in one line."""
         with _in_one_line(ctx):
             rest = super().parse_args(ctx, args)
-        ctx.params.update({name: user_path(value) for name, value in ctx.params.items() if isinstance(value, Path)})
+        ctx.params.update({name: _as_meant(value) for name, value in ctx.params.items()})
         return rest
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
@@ -75,6 +75,13 @@ class Command(TyperCommand):
         arguments = [param for param in self.get_params(ctx) if isinstance(param, TyperArgument)]
         names = [_argument_name(param) if param.required else f"[{_argument_name(param)}]" for param in arguments]
         return " ".join(("Usage:", ctx.command_path, *names, "[OPTIONS]"))
+
+
+def _as_meant(value: Any) -> Any:
+    """A path, or paths of a list, with home for ``~``; other values as they are."""
+    if isinstance(value, list):
+        return [_as_meant(item) for item in value]
+    return user_path(value) if isinstance(value, Path) else value
 
 
 class Group(TyperGroup):

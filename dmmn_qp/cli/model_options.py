@@ -10,6 +10,7 @@ from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import typer
+from pydantic import BeforeValidator
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
@@ -99,15 +100,19 @@ def _parameter(name: str, field: FieldInfo, flag: Flag) -> inspect.Parameter:
         autocompletion=(lambda incomplete: [c for c in choices if c.startswith(incomplete)]) if choices else None,
     )
     return inspect.Parameter(
-        name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[_given_as(kind) | None, option]
+        name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[_given_as(field, kind) | None, option]
     )
 
 
-def _given_as(kind: Any) -> Any:
-    """Returns the type that the command line reads: mostly texts, because the model says what is wrong with a value."""
+def _given_as(field: FieldInfo, kind: Any) -> Any:
+    """Returns the type that the command line reads: mostly texts, because the model says what is wrong with a value.
+
+    Several values are several options, unless a validator of the field reads them out of one text.
+    """
     if kind in (bool, Path):
         return kind
-    return list[str] if kind == tuple[str, ...] else str
+    one_text = any(isinstance(item, BeforeValidator) for item in field.metadata)
+    return list[str] if get_origin(kind) is tuple and not one_text else str
 
 
 def _plain_type(annotation: Any) -> Any:

@@ -21,8 +21,8 @@ ConfigOption = Annotated[
     Path | None,
     typer.Option(
         "--config",
-        help="TOML file with the sections import, train, predict, suggest, evaluate; it knows more options than are "
-        "listed here.",
+        help="TOML file with the sections import, train, predict, suggest, evaluate, cohort; it knows more options "
+        "than are listed here.",
         metavar="FILE",
         rich_help_panel=COMMON_PANEL,
     ),

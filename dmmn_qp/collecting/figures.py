@@ -11,7 +11,7 @@ from typing import Final
 import numpy as np
 
 from dmmn_qp.collecting.distances import FromOutline, Outline, distances_from_outline
-from dmmn_qp.collecting.options import CohortRules, Ratio
+from dmmn_qp.collecting.options import CohortOptions, Ratio
 from dmmn_qp.errors import DatasetError
 from dmmn_qp.folders.label_raster import LabelRaster, read_class_names, read_mpp
 from dmmn_qp.folders.predictions import LABELS_SUFFIX, PROBABILITIES_SUFFIX, PredictedInput, Prediction
@@ -95,7 +95,7 @@ def measure_slide(
     folder: Path,
     slide_id: str,
     case: str,
-    rules: CohortRules,
+    options: CohortOptions,
     record: Prediction | None,
     image: PredictedInput | None,
 ) -> SlideFigures:
@@ -123,8 +123,8 @@ def measure_slide(
                 raise DatasetError(f'label raster "{path}" has labels without a class; predict again with --overwrite')
             if confidence is not None:
                 sums += np.bincount(labels, confidence.read(window).ravel(), minlength=256)
-        outline = Outline(tissue, mpp, rules.min_area_um2, rules.min_hole_um2)
-        distances = {} if restricted else distances_from_outline(raster, outline, rules.within_um)
+        outline = Outline(tissue, mpp, options.tissue_min_area_um2, options.tissue_min_hole_um2)
+        distances = {} if restricted else distances_from_outline(raster, outline, options.within_um)
     figures = tuple(
         ClassFigures(
             c.name,

@@ -1,22 +1,18 @@
-"""What `dmmn-qp cohort` is asked for."""
+"""Options of `dmmn-qp cohort`."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass, field
-from itertools import pairwise
-from math import isfinite
-from typing import Final
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from typing import Annotated, TypeVar
+
+from pydantic import AfterValidator, Field
 
 from dmmn_qp.errors import ConfigError
+from dmmn_qp.flags import Flag
 from dmmn_qp.labels.class_rules import nearest_name
+from dmmn_qp.specs import FileModel
 from dmmn_qp.text import shorten
-
-WITHIN_UM: Final = (500.0, 1000.0, 2000.0)
-"""Distances within which areas are given unless others are asked for."""
-
-MIN_AREA_UM2, MIN_HOLE_UM2 = 20_000.0, 1_000_000.0
-"""Smaller parts of the tissue are dirt, smaller holes in it are tissue, as for `predict`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,36 +65,68 @@ def _sums(text: str, classes: Collection[str]) -> Iterator[tuple[str, ...]]:
             yield from ((text[:at].strip(), *rest) for rest in _sums(text[at + 1 :].strip(), classes))
 
 
-@dataclass(frozen=True, slots=True)
-class CohortRules:
+_Values = TypeVar("_Values", tuple[str, ...], tuple[float, ...])
+
+
+def _each_once(given: _Values) -> _Values:
+    """Checks that each value has a column of its own.
+
+    Raises:
+        ValueError: Two would have the same.
+    """
+    names = [column_part(value) for value in given]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise ValueError(f'"{shorten(twice)}" is given twice; leave one of them out')
+    return given
+
+
+def column_part(value: str | float) -> str:
+    """A value as the name of its column tells it."""
+    return value if isinstance(value, str) else f"{value:g}"
+
+
+class CohortOptions(FileModel):
     """What is told of each slide.
 
     Attributes:
         ratios: Ratios of areas, as the user wrote them.
         within_um: Distances from the tissue's outline within which the area of each class is given, ascending.
         case_pattern: Regular expression on slide names that finds the case; None where there are no cases.
-        min_area_um2: Smaller parts of the tissue are dirt.
-        min_hole_um2: Smaller holes in the tissue are tissue.
+        tissue_min_area_um2: A smaller part of the tissue counts as dirt, as for `predict`.
+        tissue_min_hole_um2: A smaller hole in the tissue counts as tissue, as for `predict`.
     """
 
-    ratios: Sequence[str] = ()
-    within_um: Sequence[float] = field(default=WITHIN_UM)
-    case_pattern: str | None = None
-    min_area_um2: float = MIN_AREA_UM2
-    min_hole_um2: float = MIN_HOLE_UM2
-
-    def __post_init__(self) -> None:
-        """Refuses what cannot be meant.
-
-        Raises:
-            ConfigError: A distance or an area is none, or something is named twice.
-        """
-        given = sorted(self.within_um)
-        if not all(isfinite(um) and um >= 0 for um in given) or any(one == other for one, other in pairwise(given)):
-            raise ConfigError("--within takes different distances in um, 0 or more, such as --within 500 --within 1000")
-        if len(set(self.ratios)) < len(self.ratios):
-            raise ConfigError("--ratio is given twice for one ratio; leave one of them out")
-        for name, value in (("min-area-um2", self.min_area_um2), ("min-hole-um2", self.min_hole_um2)):
-            if not value >= 0:
-                raise ConfigError(f"--tissue-{name} {value:g} is no area; pass 0 or more um2")
-        object.__setattr__(self, "within_um", tuple(given))
+    ratios: Annotated[
+        tuple[str, ...],
+        Flag(
+            "Areas to divide, such as tumour/stroma or necrosis/necrosis+tumour; repeatable.",
+            name="--ratio",
+            metavar="A/B",
+        ),
+        AfterValidator(_each_once),
+    ] = ()
+    within_um: Annotated[
+        tuple[Annotated[float, Field(ge=0)], ...],
+        Flag(
+            "Distance from the tissue's outline within which the area of each class is told; repeatable.",
+            name="--within",
+            metavar="UM",
+            default="500, 1000 and 2000",
+        ),
+        AfterValidator(_each_once),
+        AfterValidator(lambda given: tuple(sorted(given))),
+    ] = (500.0, 1000.0, 2000.0)
+    case_pattern: Annotated[
+        str | None,
+        Flag(
+            "Regular expression on slide names that finds the case, as for import: a table of cases as well.",
+            metavar="REGEX",
+        ),
+    ] = None
+    tissue_min_area_um2: Annotated[float, Flag("Smaller parts of the tissue are dirt.", metavar="UM2")] = Field(
+        default=20_000, ge=0, allow_inf_nan=False
+    )
+    tissue_min_hole_um2: Annotated[float, Flag("Smaller holes in the tissue are tissue.", metavar="UM2")] = Field(
+        default=1_000_000, ge=0, allow_inf_nan=True
+    )

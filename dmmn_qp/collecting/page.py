@@ -43,7 +43,7 @@ def page_of(
         figures.append((name, "% of tissue", _of_class(slides, name), color))
         figures.append((name, "µm to the outline, nearest 5 %", _distances(slides, name), color))
     figures += [(ratio.name, "ratio of areas", _ratios(slides, ratio), _GREY) for ratio in ratios]
-    figures.append(("tissue", "mm2", _values(slides, lambda s: s.tissue_mm2), _GREY))
+    figures.append(("tissue", "mm²", _values(slides, lambda s: s.tissue_mm2), _GREY))
     shown = [Distribution.of(name, unit, [*values.values()], color) for name, unit, values, color in figures if values]
     outliers = [line for name, unit, values, _ in figures for line in _outliers(name, unit, values)]
     return CohortPage(

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from dmmn_qp.collecting.figures import SlideFigures, classes_of, colors_of, measure_slide
-from dmmn_qp.collecting.options import CohortRules, Ratio
+from dmmn_qp.collecting.options import CohortOptions, Ratio
 from dmmn_qp.collecting.page import page_of
 from dmmn_qp.collecting.tables import (
     CASES,
@@ -26,7 +26,7 @@ from dmmn_qp.collecting.tables import (
 from dmmn_qp.console import Reporter
 from dmmn_qp.errors import AnnotationFileError, DatasetError, DmmnQpError, OutputExistsError
 from dmmn_qp.files import RUN_FILE, write_json
-from dmmn_qp.files.failures import is_full_disk, line_of
+from dmmn_qp.files.failures import install_command, is_full_disk, line_of
 from dmmn_qp.folders.predictions import LABELS_SUFFIX, Prediction, read_inputs, read_predictions
 from dmmn_qp.folders.provenance import describe_run, now
 from dmmn_qp.labels.splits import case_of
@@ -40,7 +40,7 @@ Records = Mapping[Path, Mapping[str, Prediction]]
 
 
 def collect(
-    folders: Sequence[Path], out: Path, rules: CohortRules, reporter: Reporter, *, overwrite: bool = False
+    folders: Sequence[Path], out: Path, options: CohortOptions, reporter: Reporter, *, overwrite: bool = False
 ) -> list[SlideFigures]:
     """Measures all slides of folders of predictions, and writes tables and a page.
 
@@ -49,7 +49,7 @@ def collect(
     Args:
         folders: Folders made by `predict`; they are only read.
         out: Folder to write into.
-        rules: What is told.
+        options: What is told.
         reporter: Where to report.
         overwrite: Whether an earlier table there is replaced.
 
@@ -65,21 +65,20 @@ def collect(
     started = now()
     _check_out(out, overwrite=overwrite)
     places = _slides_in(folders)
-    cases = {slide_id: case_of(slide_id, rules.case_pattern) if rules.case_pattern else "" for slide_id in places}
+    cases = {slide_id: case_of(slide_id, options.case_pattern) if options.case_pattern else "" for slide_id in places}
     records = {folder: read_predictions(folder) for folder in set(places.values())}
     known = _known_classes(places, records)
-    ratios = [Ratio.parse(text, known) for text in rules.ratios]
-    slides, failed = _measured(places, records, cases, rules, reporter)
+    ratios = [Ratio.parse(text, known) for text in options.ratios]
+    slides, failed = _measured(places, records, cases, options, reporter)
     if len(models := {slide.record.weights for slide in slides if slide.record is not None}) > 1:
         reporter.warn(f"{len(models)} models predicted these slides ({CATALOGUE} says which); compare with care")
-    tables = {COHORT: slide_rows(slides, ratios, rules), CATALOGUE: catalogue_rows(slides)}
-    if rules.case_pattern:
-        tables[CASES] = case_rows(slides, ratios, rules)
+    tables = {COHORT: slide_rows(slides, ratios, options), CATALOGUE: catalogue_rows(slides)}
+    if options.case_pattern:
+        tables[CASES] = case_rows(slides, ratios, options)
     _write(out, tables, reporter)
     with reporter.optional(COHORT_PAGE):
         write_cohort_report(out, page_of(slides, ratios, failed, colors_of(slides)))
-    options = {name: getattr(rules, name) for name in CohortRules.__slots__}
-    configuration = {**options, "predictions": [str(folder) for folder in folders]}
+    configuration = {**options.model_dump(mode="json"), "predictions": [str(folder) for folder in folders]}
     write_json(out / RUN_FILE, describe_run("cohort", configuration, started, slides=[*places], failed=failed))
     reporter.say(f"Wrote {out}/: {len(slides)} slides, {len(known)} classes; look at {out / COHORT_PAGE}")
     return slides
@@ -129,7 +128,7 @@ def _known_classes(places: Mapping[str, Path], records: Records) -> list[str]:
 
 
 def _measured(
-    places: dict[str, Path], records: Records, cases: dict[str, str], rules: CohortRules, reporter: Reporter
+    places: dict[str, Path], records: Records, cases: dict[str, str], options: CohortOptions, reporter: Reporter
 ) -> tuple[list[SlideFigures], dict[str, str]]:
     """Measures slides; why others could not be.
 
@@ -143,7 +142,7 @@ def _measured(
         for slide_id, folder in places.items():
             record, image = records[folder].get(slide_id), images[folder].get(slide_id)
             try:
-                slides.append(measure_slide(folder, slide_id, cases[slide_id], rules, record, image))
+                slides.append(measure_slide(folder, slide_id, cases[slide_id], options, record, image))
             except (DmmnQpError, OSError) as error:
                 if is_full_disk(error):
                     raise
@@ -168,4 +167,4 @@ def _write(out: Path, tables: dict[str, list[Row]], reporter: Reporter) -> None:
         else:
             packed.unlink(missing_ok=True)
     if not parquet:
-        reporter.say("No Parquet, only CSV: pyarrow is not installed (pip install 'dmmn-qp[cohort]')")
+        reporter.say(f"No Parquet, only CSV: pyarrow is not installed; {install_command('cohort')}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
 
@@ -15,7 +16,7 @@ from dmmn_qp.collecting.figures import (
     ratio_of,
     tissue_of,
 )
-from dmmn_qp.collecting.options import CohortRules, Ratio
+from dmmn_qp.collecting.options import CohortOptions, Ratio, column_part
 from dmmn_qp.files import new_file
 from dmmn_qp.files.tables import write_table
 from dmmn_qp.folders.predictions import Prediction
@@ -28,16 +29,16 @@ COHORT, CASES, CATALOGUE = "cohort.csv", "cases.csv", "slides.csv"
 PARQUET: Final = ".parquet"
 
 
-def slide_rows(slides: Iterable[SlideFigures], ratios: Sequence[Ratio], rules: CohortRules) -> list[Row]:
+def slide_rows(slides: Iterable[SlideFigures], ratios: Sequence[Ratio], options: CohortOptions) -> list[Row]:
     """A row for each slide and class; what concerns the slide as a whole is the same in all of its rows."""
     return [
-        {"slide": slide.slide_id, **({"case": slide.case} if rules.case_pattern else {}), **row}
+        {"slide": slide.slide_id, **({"case": slide.case} if options.case_pattern else {}), **row}
         for slide in slides
-        for row in _class_rows(slide.classes, ratios, rules)
+        for row in _class_rows(slide.classes, ratios, options)
     ]
 
 
-def case_rows(slides: Iterable[SlideFigures], ratios: Sequence[Ratio], rules: CohortRules) -> list[Row]:
+def case_rows(slides: Iterable[SlideFigures], ratios: Sequence[Ratio], options: CohortOptions) -> list[Row]:
     """A row for each case and class."""
     by_case: dict[str, list[SlideFigures]] = {}
     for slide in slides:
@@ -45,19 +46,19 @@ def case_rows(slides: Iterable[SlideFigures], ratios: Sequence[Ratio], rules: Co
     return [
         {"case": case, "slides": len(some), **row}
         for case, some in sorted(by_case.items())
-        for row in _class_rows(of_case(some), ratios, rules)
+        for row in _class_rows(of_case(some), ratios, options)
     ]
 
 
-def _class_rows(classes: Sequence[ClassFigures], ratios: Sequence[Ratio], rules: CohortRules) -> list[Row]:
+def _class_rows(classes: Sequence[ClassFigures], ratios: Sequence[Ratio], options: CohortOptions) -> list[Row]:
     tissue = tissue_of(classes)
     of_all: Row = {"tissue_mm2": round(tissue, 6), **{r.name: _rounded(ratio_of(r, classes), 6) for r in ratios}}
-    return [{**_class_row(one, tissue, rules), **of_all} for one in classes]
+    return [{**_class_row(one, tissue, options), **of_all} for one in classes]
 
 
-def _class_row(one: ClassFigures, tissue_mm2: float, rules: CohortRules) -> Row:
+def _class_row(one: ClassFigures, tissue_mm2: float, options: CohortOptions) -> Row:
     away = one.distance
-    within = away.within_mm2 if away is not None else (None,) * len(rules.within_um)
+    within = away.within_mm2 if away is not None else (None,) * len(options.within_um)
     return {
         "class": one.name,
         "area_mm2": round(one.mm2, 6),
@@ -65,7 +66,10 @@ def _class_row(one: ClassFigures, tissue_mm2: float, rules: CohortRules) -> Row:
         "mean_probability": _rounded(one.probability, 4),
         "least_distance_um": None if away is None else round(away.least_um, 1),
         "nearest_5_percent_um": None if away is None else round(away.nearest_part_um, 1),
-        **{f"within_{um:g}_um_mm2": _rounded(mm2, 6) for um, mm2 in zip(rules.within_um, within, strict=True)},
+        **{
+            f"within_{column_part(um)}_um_mm2": _rounded(mm2, 6)
+            for um, mm2 in zip(options.within_um, within, strict=True)
+        },
     }
 
 
@@ -122,11 +126,7 @@ def write_csv(path: Path, rows: Sequence[Row]) -> None:
 
 def has_parquet() -> bool:
     """Whether Parquet can be written."""
-    try:
-        import pyarrow.parquet  # noqa: F401
-    except ImportError:
-        return False
-    return True
+    return find_spec("pyarrow") is not None
 
 
 def write_parquet(path: Path, rows: Sequence[Row]) -> None:

@@ -158,6 +158,8 @@ class LabelRaster:
 LABEL_NAMESPACE = "dmmn-qp/labels"
 """Namespace of the OME annotation that says which class a label stands for."""
 
+_CLASSES = "names its classes"
+
 _NOT_IN_XML = re.compile("[^\t\n\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 

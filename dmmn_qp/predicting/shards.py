@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import heapq
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,13 +66,16 @@ class Shard:
     def __str__(self) -> str:
         return f"{self.number}/{self.of}"
 
-    def part_of(self, slides: Sequence[SlideToPredict]) -> list[SlideToPredict]:
+    def part_of(self, slides: Sequence[SlideToPredict], sizes: Mapping[str, int]) -> list[SlideToPredict]:
         """The slides of this shard, sorted by name.
 
         The largest file goes first, each to the shard that has least; so the same files give the same shards, in
         whatever order they are named, and each slide is in one of them.
+
+        Args:
+            slides: All slides.
+            sizes: What `sizes_of` says of them.
         """
-        sizes = {slide.slide_id: _bytes_of(slide.path) for slide in slides}
         load = [(0, 0, number) for number in range(1, min(self.of, len(slides)) + 1)]
         mine: list[SlideToPredict] = []
         for slide in sorted(slides, key=lambda slide: (-sizes[slide.slide_id], slide.slide_id)):
@@ -82,13 +85,18 @@ class Shard:
                 mine.append(slide)
         return sorted(mine, key=lambda slide: slide.slide_id)
 
-    def line(self, mine: Sequence[SlideToPredict], all_slides: Sequence[SlideToPredict]) -> str:
-        """What the user is told of it."""
+    def line(self, mine: Sequence[SlideToPredict], sizes: Mapping[str, int]) -> str:
+        """What the user is told of it.
+
+        Args:
+            mine: Its slides.
+            sizes: Bytes of all slides.
+        """
         if not mine:
-            return f"Shard {self} has no slide, because there are only {len(all_slides)}; nothing to do"
-        size, whole = (sum(_bytes_of(slide.path) for slide in some) for some in (mine, all_slides))
+            return f"Shard {self} has no slide, because there are only {len(sizes)}; nothing to do"
+        size, whole = sum(sizes[slide.slide_id] for slide in mine), sum(sizes.values())
         share = f" ({100 * size / whole:.1f} % of the bytes)" if whole else ""
-        return f"Shard {self}: {len(mine)} of {len(all_slides)} slides{share}"
+        return f"Shard {self}: {len(mine)} of {len(sizes)} slides{share}"
 
     def with_others(self, content: Mapping[str, Any], before: Mapping[str, Any]) -> dict[str, Any]:
         """What ``run.json`` says of this call, together with those that predict the other shards.
@@ -118,6 +126,14 @@ class Shard:
         }
 
 
+def sizes_of(slides: Iterable[SlideToPredict]) -> dict[str, int]:
+    """Bytes of each slide on disk, by its name."""
+    return {slide.slide_id: _bytes_of(slide.path) for slide in slides}
+
+
+_LISTS: Final = ("slides", "skipped")
+
+
 def _is_told(call: object) -> bool:
     """Whether a call of another shard is told as we tell it."""
     return (
@@ -126,9 +142,6 @@ def _is_told(call: object) -> bool:
         and all(isinstance(call[key], list) and all(isinstance(n, str) for n in call[key]) for key in _LISTS)
         and isinstance(call["failed"], dict)
     )
-
-
-_LISTS: Final = ("slides", "skipped")
 
 
 def _bytes_of(path: Path) -> int:

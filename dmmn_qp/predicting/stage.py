@@ -18,7 +18,7 @@ from dmmn_qp.predicting.lazy_model import LazyModel
 from dmmn_qp.predicting.options import PredictOptions
 from dmmn_qp.predicting.plan import make_plans, refuse_equal_names
 from dmmn_qp.predicting.run import run_plans
-from dmmn_qp.predicting.shards import Shard
+from dmmn_qp.predicting.shards import Shard, sizes_of
 from dmmn_qp.predicting.summary import conclude
 from dmmn_qp.slides.pixel_sizes import MppRules
 from dmmn_qp.slides.probing import find_fatal
@@ -105,6 +105,7 @@ def _part_of(slides: Sequence[SlideToPredict], shard: Shard, reporter: Reporter)
         SlideError: Two of all slides would be written into the same files.
     """
     refuse_equal_names(slides)
-    mine = shard.part_of(slides)
-    reporter.say(shard.line(mine, slides))
+    sizes = sizes_of(slides)
+    mine = shard.part_of(slides, sizes)
+    reporter.say(shard.line(mine, sizes))
     return mine

@@ -14,7 +14,7 @@ from dmmn_qp.folders.evaluation import (
     TruthFigures,
 )
 from dmmn_qp.specs import ClassMap
-from dmmn_qp.text import printable
+from dmmn_qp.text import count_of, printable
 
 LINE: Final = 80
 """Columns of a line."""
@@ -142,12 +142,13 @@ def model_lines(models: Sequence[tuple[str, TruthFigures]], comparisons: Sequenc
 def _full_lines(found: TruthFigures) -> Iterator[str]:
     """Borders and objects of each class."""
     numbers = {c.name: i for i, c in enumerate(found.pooled.classes, start=1)}
+    rows: list[tuple[str, ...]]
     if found.boundaries:
         rows = [(_figure(b.boundary_iou), _um(b.mean_distance_um), _um(b.p95_distance_um)) for b in found.boundaries]
         names = [f"{numbers[b.name]} {printable(b.name)}" for b in found.boundaries]
         yield from _table(("borders", "IoU", "mean um", "95 % um"), names, rows)
     if found.objects:
-        rows = [(f"{o.true:,}", f"{o.predicted:,}", f"{o.matched:,}", _figure(o.f1)) for o in found.objects]  # type: ignore[misc]
+        rows = [(f"{o.true:,}", f"{o.predicted:,}", f"{o.matched:,}", _figure(o.f1)) for o in found.objects]
         names = [f"{numbers[o.name]} {printable(o.name)}" for o in found.objects]
         yield from _table(("objects", "true", "predicted", "both", "F1"), names, rows)
 
@@ -208,7 +209,7 @@ def _numbered(figures: Figures) -> list[str]:
 
 
 def _slides(names: Sequence[str]) -> str:
-    return "1 slide" if len(names) == 1 else f"{len(names)} slides"
+    return count_of(len(names), "slide")
 
 
 def _figure(figure: Figure) -> str:

@@ -52,7 +52,7 @@ def signed_text(value: float | None, digits: int = 3) -> str:
 
 
 def p_text(p_value: float | None) -> str:
-    """``p = 0.031``, as precise as it is."""
+    """``0.031`` or ``< 0.001``, as precise as it is; a dash for none."""
     if p_value is None:
         return DASH
     return "< 0.001" if p_value < 0.001 else f"{p_value:.3f}" if p_value < 0.1 else f"{p_value:.2f}"
@@ -138,7 +138,8 @@ def _of_samples(evaluation: Evaluation) -> list[str]:
     """How far the figures carry."""
     settings = evaluation.settings
     if settings.samples <= 1:
-        return ["One slide says nothing of how far others differ, so there are no intervals."]
+        kind = settings.sample_kind.removesuffix("s")
+        return [f"One {kind} says nothing of how far others differ, so there are no intervals."]
     if not settings.resamples:
         return []
     return [
