@@ -11,8 +11,7 @@ from dmmn_qp.importing.source import Source
 from dmmn_qp.labels.class_rules import STAR
 from dmmn_qp.qupath.notes import ReadRules
 from dmmn_qp.reports.review import review_findings
-from dmmn_qp.reports.wording import count_of
-from dmmn_qp.text import names_text, shorten
+from dmmn_qp.text import count_of, names_text, shorten
 
 _LISTED: Final = 3
 """Most names, and most notes of the readers, that are said."""

@@ -14,8 +14,7 @@ from dmmn_qp.importing.unannotated import WHAT_FOR
 from dmmn_qp.qupath.image_names import slide_ids
 from dmmn_qp.reports.inputs import Finding
 from dmmn_qp.reports.review import NOTHING_TO_DO
-from dmmn_qp.reports.wording import count_of
-from dmmn_qp.text import names_text, shorten
+from dmmn_qp.text import count_of, names_text, shorten
 
 _LISTED: Final = 5
 

@@ -20,10 +20,9 @@ from dmmn_qp.labels.patches import class_pixels
 from dmmn_qp.labels.random_splits import choose_splits
 from dmmn_qp.labels.splits import case_of, split_of_word
 from dmmn_qp.reports.inputs import Finding
-from dmmn_qp.reports.wording import count_of
 from dmmn_qp.slides.names import NamedSlide, SlideNames
 from dmmn_qp.specs import ClassMap
-from dmmn_qp.text import names_text, shorten
+from dmmn_qp.text import count_of, names_text, shorten
 
 _LISTED: Final = 5
 """Most slides that a message names."""

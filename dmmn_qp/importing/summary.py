@@ -21,9 +21,8 @@ from dmmn_qp.qupath.review_counts import corrections_of
 from dmmn_qp.reports.findings import warn_of
 from dmmn_qp.reports.inputs import DrawnSlide, Finding, ImportedData, ImportedSlide
 from dmmn_qp.reports.review import NOTHING_TO_DO, review_findings
-from dmmn_qp.reports.wording import count_of
 from dmmn_qp.specs import ClassMap
-from dmmn_qp.text import one_of_each_kind
+from dmmn_qp.text import count_of, one_of_each_kind
 
 LEFT_OUT = "it is left out until it is mended and imported again"
 

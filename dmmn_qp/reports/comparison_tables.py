@@ -8,8 +8,7 @@ from typing import Final
 from dmmn_qp.folders.comparison import Agreement, Comparison
 from dmmn_qp.folders.evaluation import Figure
 from dmmn_qp.reports.evaluation_tables import LINE
-from dmmn_qp.reports.wording import count_of
-from dmmn_qp.text import printable
+from dmmn_qp.text import count_of, printable
 
 _MOST_PAIRS: Final = 10
 _MOST_REGIONS: Final = 5

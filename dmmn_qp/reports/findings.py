@@ -14,8 +14,8 @@ from dmmn_qp.reports.class_findings import class_findings
 from dmmn_qp.reports.inputs import SEVERITIES, AnySlide, Finding, ImportedData
 from dmmn_qp.reports.review import all_counts, review_findings
 from dmmn_qp.reports.slide_findings import annotation_findings, slide_findings
-from dmmn_qp.reports.wording import count_of, place_in
-from dmmn_qp.text import one_of_each_kind
+from dmmn_qp.reports.wording import place_in
+from dmmn_qp.text import count_of, one_of_each_kind
 
 SLIVER_UM2: Final = 50.0
 """An area smaller than this, less than a nucleus or two, is hardly meant."""

@@ -7,7 +7,7 @@ from typing import Final
 
 from dmmn_qp.folders.round_figures import ROUNDS_FOR_A_CURVE, RoundFigures, checked_rounds, gain_of, is_flat
 from dmmn_qp.reports.html import mm2_text, percent_text
-from dmmn_qp.reports.wording import count_of
+from dmmn_qp.text import count_of
 
 _MOST_ERRORS: Final = 3
 

@@ -13,7 +13,8 @@ from shapely.geometry.base import BaseGeometry
 from dmmn_qp.labels.painting_order import INSIDE
 from dmmn_qp.reports.inputs import AnySlide, Finding, ImportedData
 from dmmn_qp.reports.review import contradiction
-from dmmn_qp.reports.wording import ClassKey, areas_by_class, count_of, place_in, size_text
+from dmmn_qp.reports.wording import ClassKey, areas_by_class, place_in, size_text
+from dmmn_qp.text import count_of
 
 LARGE_OVERLAP: Final = 0.01
 """Part of the smaller of two classes from which on their overlap is a warning."""

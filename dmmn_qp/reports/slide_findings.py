@@ -13,7 +13,8 @@ from dmmn_qp.annotations import DEFAULT_PLANE
 from dmmn_qp.qupath.notes import REPAIRED
 from dmmn_qp.reports.inputs import AnySlide, Finding, ImportedData, ImportedSlide
 from dmmn_qp.reports.overlaps import overlap_findings
-from dmmn_qp.reports.wording import areas_by_class, count_of, place_in, size_text
+from dmmn_qp.reports.wording import areas_by_class, place_in, size_text
+from dmmn_qp.text import count_of
 
 HISTOLOGY_MPP: Final = (0.08, 1.2)
 """um/px between which scans of histology lie, from 100x to 10x."""

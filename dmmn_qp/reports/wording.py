@@ -8,7 +8,6 @@ from typing import Final
 from shapely.geometry.base import BaseGeometry
 
 from dmmn_qp.reports.inputs import AnySlide, ImportedData
-from dmmn_qp.text import count_of as count_of
 
 ClassKey = tuple[str, bool]
 """A class, and whether it was predicted there."""

@@ -16,8 +16,8 @@ from dmmn_qp.folders.predictions import read_predictions
 from dmmn_qp.importing.options import ImportOptions
 from dmmn_qp.importing.sources import ANNOTATION_SOURCES
 from dmmn_qp.importing.stage import import_annotations
-from dmmn_qp.reports.wording import count_of
 from dmmn_qp.slides.finding import SlidesRoot
+from dmmn_qp.text import count_of
 from dmmn_qp.workflows.places import DATASET
 
 ANNOTATED: Final = "annotated"

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Final
 from dmmn_qp.folders.round_figures import checked_rounds
 from dmmn_qp.folders.rounds import LOOP_PAGE, loop_folder
 from dmmn_qp.reports.loop_words import curve_word
-from dmmn_qp.reports.wording import count_of
-from dmmn_qp.text import printable, shorten
+from dmmn_qp.text import count_of, printable, shorten
 from dmmn_qp.workflows.places import command
 
 if TYPE_CHECKING:

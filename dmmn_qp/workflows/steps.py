@@ -21,9 +21,8 @@ from dmmn_qp.importing.stage import import_annotations
 from dmmn_qp.predicting.inputs import SlideToPredict, slides_to_predict
 from dmmn_qp.predicting.options import PredictOptions
 from dmmn_qp.qupath.project import read_project
-from dmmn_qp.reports.wording import count_of
 from dmmn_qp.slides.finding import SlidesRoot
-from dmmn_qp.text import shorten
+from dmmn_qp.text import count_of, shorten
 from dmmn_qp.training.options import TrainOptions
 from dmmn_qp.workflows.earlier import EarlierImport, are_same_sources, is_same_source, listed_sources
 from dmmn_qp.workflows.places import Places, command
