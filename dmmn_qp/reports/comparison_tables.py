@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Final
 
 from dmmn_qp.folders.comparison import Agreement, Comparison
 from dmmn_qp.folders.evaluation import Figure
-from dmmn_qp.reports.evaluation_tables import LINE
+from dmmn_qp.reports.evaluation_tables import LINE, named_rows, text_of
 from dmmn_qp.text import count_of, printable
 
 _MOST_PAIRS: Final = 10
 _MOST_REGIONS: Final = 5
-_CELL: Final = 9
 _LARGE_MM2: Final = 100
 
 
@@ -35,31 +34,31 @@ def comparison_lines(comparison: Comparison) -> Iterator[str]:
     yield from _class_rows(pooled)
     yield from _pair_rows(pooled)
     if len(slides) > 1:
-        heads = ("both mm2", "agree", "kappa", "Dice")
         rows = [
-            (s.slide_id, (_mm2(f.both_mm2), _percent(f.agreement), _value(f.kappa), _value(f.mean_dice)))
-            for s in slides
-            for f in (s.figures,)
+            (_mm2(f.both_mm2), _percent(f.agreement), text_of(f.kappa), text_of(f.mean_dice))
+            for f in (slide.figures for slide in slides)
         ]
-        yield from _rows("slide", heads, rows)
+        heads = ("slide", "both mm2", "agree", "kappa", "Dice")
+        yield from named_rows(heads, [printable(slide.slide_id) for slide in slides], rows)
     yield from _region_rows(comparison)
 
 
 def _class_rows(figures: Agreement) -> Iterator[str]:
-    heads = ("1st mm2", "2nd mm2", "shared", "Dice", "IoU")
+    heads = ("class", "1st mm2", "2nd mm2", "shared", "Dice", "IoU")
     rows = [
-        (c.name, (_mm2(c.first_mm2), _mm2(c.second_mm2), _mm2(c.shared_mm2), _value(c.dice), _value(c.iou)))
+        (_mm2(c.first_mm2), _mm2(c.second_mm2), _mm2(c.shared_mm2), text_of(c.dice), text_of(c.iou))
         for c in figures.classes
     ]
-    yield from _rows("class", heads, rows)
+    yield from named_rows(heads, [printable(c.name) for c in figures.classes], rows)
 
 
 def _pair_rows(figures: Agreement) -> Iterator[str]:
     """Pairs of classes, the largest areas first."""
     if not figures.pairs:
         return
-    rows = [(f"{pair.first} / {pair.second}", (_mm2(pair.mm2),)) for pair in figures.pairs[:_MOST_PAIRS]]
-    yield from _rows("first says / second says", ("mm2",), rows)
+    shown = figures.pairs[:_MOST_PAIRS]
+    names = [printable(f"{pair.first} / {pair.second}") for pair in shown]
+    yield from named_rows(("first says / second says", "mm2"), names, [(_mm2(pair.mm2),) for pair in shown])
     rest = figures.pairs[_MOST_PAIRS:]
     if rest:
         yield f"  and {count_of(len(rest), 'pair')} more with {_mm2(sum(pair.mm2 for pair in rest))} mm2"
@@ -79,26 +78,8 @@ def _region_rows(comparison: Comparison) -> Iterator[str]:
         yield from [line] if len(line) <= LINE else [f"    {what}", f"      {where}"]
 
 
-def _rows(head: str, heads: Sequence[str], rows: Sequence[tuple[str, Sequence[str]]]) -> Iterator[str]:
-    """A table with whole names; the cells of a name that leaves no room for them follow below it."""
-    room = LINE - 2 - _CELL * len(heads)
-    names = [printable(name) for name, _ in rows]
-    width = min(room, max(len(head), *map(len, names)))
-    yield f"  {head:<{width}}" + "".join(f"{text:>{_CELL}}" for text in heads)
-    for name, (_, cells) in zip(names, rows, strict=True):
-        figures = "".join(f"{cell:>{_CELL}}" for cell in cells)
-        if len(name) <= width:
-            yield f"  {name:<{width}}{figures}"
-        else:
-            yield from (f"  {name}", f"  {'':<{width}}{figures}")
-
-
 def _mm2(area: float) -> str:
     return f"{area:.4f}" if area < _LARGE_MM2 else f"{area:.1f}"
-
-
-def _value(figure: Figure) -> str:
-    return "-" if figure.value is None else f"{figure.value:.3f}"
 
 
 def _percent(figure: Figure) -> str:
@@ -108,5 +89,5 @@ def _percent(figure: Figure) -> str:
 def _sure(figure: Figure) -> str:
     """A figure with its interval, where it has one."""
     if figure.value is None or figure.low is None or figure.high is None:
-        return _value(figure)
+        return text_of(figure)
     return f"{figure.value:.3f} ({figure.low:.3f} to {figure.high:.3f})"

@@ -38,7 +38,7 @@ def numbered_classes(class_map: ClassMap) -> str:
 def which_slides(names: Sequence[str]) -> str:
     """Slides in a heading: by their names where these are short."""
     names_listed = listed(names)
-    return names_listed if len(names_listed) <= LINE // 2 else _slides(names)
+    return names_listed if len(names_listed) <= LINE // 2 else count_of(len(names), "slide")
 
 
 def truth_lines(found: TruthFigures, *, skipped: bool, confidence: float, samples: str) -> Iterator[str]:
@@ -54,12 +54,16 @@ def truth_lines(found: TruthFigures, *, skipped: bool, confidence: float, sample
     yield from _full_lines(found)
     if found.calibration is not None:
         error = found.calibration.expected_error
-        yield f"  expected calibration error {_figure(error)}{_interval(error)} ({_slides(found.calibration.slides)})"
+        slides = count_of(len(found.calibration.slides), "slide")
+        yield f"  expected calibration error {text_of(error)}{_interval(error)} ({slides})"
     if len(found.slides) > 1:
         yield from _rows_of("slide", [(slide.slide_id, slide.figures) for slide in found.slides])
     for key in dict.fromkeys(group.key for group in found.subgroups):
         groups = [group for group in found.subgroups if group.key == key]
-        rows = [(f"{group.value or '(not known)'} ({_slides(group.slides)})", group.figures) for group in groups]
+        rows = [
+            (f"{group.value or '(not known)'} ({count_of(len(group.slides), 'slide')})", group.figures)
+            for group in groups
+        ]
         yield from _rows_of(printable(key, _LONGEST_LABEL), rows)
 
 
@@ -76,12 +80,12 @@ def table_lines(figures: Figures, *, skipped: bool, confidence: float = 0.95, sa
         samples: What was drawn anew for them.
     """
     yield (
-        f"  mIoU {_figure(figures.mean_iou)}  mean recall {_figure(figures.mean_recall)}  "
-        f"mean precision {_figure(figures.mean_precision)}  accuracy {_figure(figures.accuracy)}"
+        f"  mIoU {text_of(figures.mean_iou)}  mean recall {text_of(figures.mean_recall)}  "
+        f"mean precision {text_of(figures.mean_precision)}  accuracy {text_of(figures.accuracy)}"
     )
     yield (
-        f"  mean Dice {_figure(figures.mean_dice)}  "
-        f"frequency-weighted IoU {_figure(figures.frequency_weighted_iou)}  kappa {_figure(figures.kappa)}"
+        f"  mean Dice {text_of(figures.mean_dice)}  "
+        f"frequency-weighted IoU {text_of(figures.frequency_weighted_iou)}  kappa {text_of(figures.kappa)}"
     )
     if figures.mean_iou.low is not None:
         yield (
@@ -98,13 +102,13 @@ def table_lines(figures: Figures, *, skipped: bool, confidence: float = 0.95, sa
         said = f"without a true pixel, and so in no mean: {', '.join(map(printable, figures.without_truth))}"
         yield from wrap(said, LINE, initial_indent="  ", subsequent_indent="    ")
     names = _numbered(figures)
-    rows = [(_figure(c.iou), _interval(c.iou).strip(), _figure(c.dice), _figure(c.recall), _figure(c.precision))
+    rows = [(text_of(c.iou), _interval(c.iou).strip(), text_of(c.dice), text_of(c.recall), text_of(c.precision))
             for c in figures.classes]  # fmt: skip
     if any(row[1] for row in rows):
-        yield from _table(("class", "IoU", "interval", "Dice", "recall", "precision"), names[: len(rows)], rows)
+        yield from named_rows(("class", "IoU", "interval", "Dice", "recall", "precision"), names[: len(rows)], rows)
     else:
         short = [(row[0], *row[2:]) for row in rows]
-        yield from _table(("class", "IoU", "Dice", "recall", "precision"), names[: len(rows)], short)
+        yield from named_rows(("class", "IoU", "Dice", "recall", "precision"), names[: len(rows)], short)
     yield from _confusion_lines(figures, names)
 
 
@@ -119,15 +123,19 @@ def model_lines(models: Sequence[tuple[str, TruthFigures]], comparisons: Sequenc
     rows = []
     for _, found in models:
         f = found.pooled
-        shown = (_figure(f.mean_iou), _interval(f.mean_iou).strip(), *map(_figure, (f.mean_dice, f.accuracy, f.kappa)))
+        shown = (
+            text_of(f.mean_iou),
+            _interval(f.mean_iou).strip(),
+            *map(text_of, (f.mean_dice, f.accuracy, f.kappa)),
+        )
         rows.append(shown)
-    yield from _table(heads, [printable(name) for name, _ in models], rows)
+    yield from named_rows(heads, [printable(name) for name, _ in models], rows)
     for c in comparisons:
         if c.figure != "mean_iou":
             continue
         difference = f"{c.difference.value or 0.0:+.3f}{_interval(c.difference, signed=True)}"
         if c.p_value is None:
-            said = f"one of the {c.sample_kind} alone, so no test"
+            said = f"a single {c.sample_kind.removesuffix('s')}, so no test"
         else:
             least = " (no less is possible with so few)" if c.p_value <= 2 / 2**c.samples else ""
             said = f"p {_p_value(c.p_value)}{least}, {c.samples} {c.sample_kind} exchanged"
@@ -144,22 +152,24 @@ def _full_lines(found: TruthFigures) -> Iterator[str]:
     numbers = {c.name: i for i, c in enumerate(found.pooled.classes, start=1)}
     rows: list[tuple[str, ...]]
     if found.boundaries:
-        rows = [(_figure(b.boundary_iou), _um(b.mean_distance_um), _um(b.p95_distance_um)) for b in found.boundaries]
+        rows = [(text_of(b.boundary_iou), _um(b.mean_distance_um), _um(b.p95_distance_um)) for b in found.boundaries]
         names = [f"{numbers[b.name]} {printable(b.name)}" for b in found.boundaries]
-        yield from _table(("borders", "IoU", "mean um", "95 % um"), names, rows)
+        yield from named_rows(("borders", "IoU", "mean um", "95 % um"), names, rows)
     if found.objects:
-        rows = [(f"{o.true:,}", f"{o.predicted:,}", f"{o.matched:,}", _figure(o.f1)) for o in found.objects]
+        rows = [(f"{o.true:,}", f"{o.predicted:,}", f"{o.matched:,}", text_of(o.f1)) for o in found.objects]
         names = [f"{numbers[o.name]} {printable(o.name)}" for o in found.objects]
-        yield from _table(("objects", "true", "predicted", "both", "F1"), names, rows)
+        yield from named_rows(("objects", "true", "predicted", "both", "F1"), names, rows)
 
 
 def _rows_of(head: str, rows: Sequence[tuple[str, Figures]]) -> Iterator[str]:
     """A row for each slide, or for each group of slides."""
-    cells = [(f"{f.pixels:,}", *map(_figure, (f.mean_iou, f.mean_dice, f.accuracy, f.kappa))) for _, f in rows]
-    yield from _table((head, "px", "mIoU", "Dice", "accuracy", "kappa"), [printable(name) for name, _ in rows], cells)
+    cells = [(f"{f.pixels:,}", *map(text_of, (f.mean_iou, f.mean_dice, f.accuracy, f.kappa))) for _, f in rows]
+    yield from named_rows(
+        (head, "px", "mIoU", "Dice", "accuracy", "kappa"), [printable(name) for name, _ in rows], cells
+    )
 
 
-def _table(heads: Sequence[str], names: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
+def named_rows(heads: Sequence[str], names: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
     """Names and what belongs to them; a name that leaves no room for it has lines of its own before it."""
     widths = [2 + max(len(head), *(len(row[i]) for row in rows)) for i, head in enumerate(heads[1:])]
     room = LINE - 2 - sum(widths)
@@ -208,11 +218,8 @@ def _numbered(figures: Figures) -> list[str]:
     return [f"{number} {printable(name)}" for number, name in enumerate(figures.columns, start=1)]
 
 
-def _slides(names: Sequence[str]) -> str:
-    return count_of(len(names), "slide")
-
-
-def _figure(figure: Figure) -> str:
+def text_of(figure: Figure) -> str:
+    """A figure with three decimals; a dash where it has no value."""
     return "-" if figure.value is None else f"{figure.value:.3f}"
 
 
