@@ -140,6 +140,10 @@ def main() -> None:
     parser.add_argument("--small", action="store_true", help="judge on parts of test slides; DMMN-P with one view")
     parser.add_argument("--quick", action="store_true", help="one seed, tiny slides, 2 steps; no figures of worth")
     given = parser.parse_args()
+    for named, known in ((given.parts, PARTS), (given.networks, NETWORKS)):
+        unknown = [name for name in named.split(",") if name not in known]
+        if unknown:
+            parser.error(f"no {unknown[0]!r}; there are {', '.join(known)}")
     raise SystemExit(compare(given, time.time() + 60 * given.minutes))
 
 

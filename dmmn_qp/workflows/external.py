@@ -11,6 +11,7 @@ from rich.console import Console
 from dmmn_qp.choices import Split
 from dmmn_qp.console import Reporter
 from dmmn_qp.errors import ConfigError, DatasetError
+from dmmn_qp.files.paths import why_not_there
 from dmmn_qp.folders.dataset import Dataset
 from dmmn_qp.folders.predictions import read_predictions
 from dmmn_qp.importing.options import ImportOptions
@@ -53,7 +54,9 @@ def annotated_slides(
         DmmnQpError: Anything in the projects that can be mended.
     """
     for path in projects:
-        if not path.exists() or not ANNOTATION_SOURCES["qupath-project"].wants(path, None):
+        if why := why_not_there(path):
+            raise ConfigError(f'--annotations "{path}" {why}; give a project.qpproj')
+        if not ANNOTATION_SOURCES["qupath-project"].wants(path, None):
             raise ConfigError(
                 f'--annotations "{path}" is no QuPath project; compare other annotations with dmmn-qp compare, or '
                 "import them and pass --dataset"
