@@ -1,6 +1,7 @@
 """`dmmn-qp reproduce`: the command of a run, what differs now, and the run again; its file is anybody's."""
 
 import json
+import os
 import shlex
 import shutil
 
@@ -216,6 +217,13 @@ def test_a_hostile_file_runs_nothing(runs, change, said):
 def test_what_is_no_run_json_is_one_line(here, text):
     (here / "run.json").write_text(text)
     assert "run.json" in fails("reproduce", "run.json")
+
+
+def test_a_run_json_that_is_not_there_or_never_ends_is_one_line(here):
+    assert "run.json" in fails("reproduce", ".") and "does not exist" in fails("reproduce", ".")
+    os.mkfifo(here / "run.json")
+    for named in (".", "run.json"):
+        assert "is a pipe, not a file" in fails("reproduce", named)
 
 
 def test_programs_and_numbers_of_processes_are_not_taken_from_the_file(runs, monkeypatch):
