@@ -6,6 +6,7 @@ import shlex
 import shutil
 
 import pytest
+import torch
 import typer
 from typer.testing import CliRunner
 
@@ -18,6 +19,7 @@ from dmmn_qp.importing.options import ImportOptions
 from dmmn_qp.outputs.options import OutputOptions
 from dmmn_qp.predicting.options import PredictOptions
 from dmmn_qp.training.options import PRESETS, TrainOptions
+from dmmn_qp.training.plan import new_network
 from dmmn_qp.workflows import reproducing
 from dmmn_qp.workflows.drift import differences
 from dmmn_qp.workflows.recorded import read_run
@@ -100,6 +102,15 @@ def test_a_source_that_begins_with_a_dash_is_no_option(here):
 def test_defaults_of_a_preset_need_not_be_typed(preset):
     options = train_options(ConfigFile(), {"preset": preset})
     assert typed_options(options) == ([] if preset == "fast" else ["--preset", preset], [])
+
+
+@pytest.mark.parametrize(("architecture", "rest"), [("dmmn-p", []), ("unet", ["norm", "stem"])])
+def test_what_the_encoder_decides_need_not_be_typed(architecture, rest):
+    options = TrainOptions(preset="scratch", architecture=architecture, norm="none", stem="full")
+    assert typed_options(options)[1] == rest
+    if not rest:
+        named = (new_network(o, torch.device("cpu")) for o in (options, TrainOptions(architecture=architecture)))
+        assert next(named) == next(named)
 
 
 @pytest.fixture
