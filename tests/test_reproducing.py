@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 from dmmn_qp.cli.config import ConfigFile, import_options, load_config, predict_options, train_options
 from dmmn_qp.cli.model_options import flag_of, with_options
 from dmmn_qp.cli.reproducing import command_of, typed_options
+from dmmn_qp.folders import provenance
 from dmmn_qp.folders.dataset import Dataset
 from dmmn_qp.folders.provenance import code_digest
 from dmmn_qp.importing.options import ImportOptions
@@ -111,6 +112,20 @@ def test_what_the_encoder_decides_need_not_be_typed(architecture, rest):
     if not rest:
         named = (new_network(o, torch.device("cpu")) for o in (options, TrainOptions(architecture=architecture)))
         assert next(named) == next(named)
+
+
+def test_the_digest_of_the_code_is_of_its_source_files_alone(tmp_path, monkeypatch):
+    package = tmp_path / "p"
+    (package / "folders").mkdir(parents=True)
+    (package / "folders" / "provenance.py").write_text("1")
+    monkeypatch.setattr(provenance, "__file__", str(package / "folders" / "provenance.py"))
+    of_now = code_digest.__wrapped__
+    before = of_now()
+    (package / ".#a.py").symlink_to("me@here.7:1")  # as Emacs marks a file that is being changed
+    (package / "b.pyc").write_text("2")
+    assert of_now() == before
+    (package / "a.py").write_text("")
+    assert of_now() != before
 
 
 @pytest.fixture
