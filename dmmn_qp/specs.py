@@ -53,6 +53,9 @@ class FileModel(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
+Endless = Annotated[float, Field(ge=0, allow_inf_nan=True)]
+"""A number that may be infinite: holes smaller than that are all of them, and after so many minutes is never."""
+
 TypedViews = Annotated[Views, BeforeValidator(number_of_views)]
 """A field for a number of views, which the command line gives as text."""
 
@@ -306,6 +309,8 @@ def _toml(value: Any) -> str:
         return f"{{ {inner} }}" if inner else "{}"
     if isinstance(value, list):
         return f"[{', '.join(map(_toml, value))}]"
+    if isinstance(value, float):
+        return repr(value)  # also of infinity
     # A basic string of TOML is one of JSON, but for DEL.
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from dmmn_qp.files.locks import locked
 from dmmn_qp.folders.calibrated import Calibrated
 from dmmn_qp.folders.dataset import Dataset
 from dmmn_qp.folders.label_raster import LabelRaster
@@ -160,3 +161,14 @@ def test_slides_of_the_training_calibrate_nothing(model, workspace):
     card["provenance"]["training_fingerprints"].append(apart)
     (model / "model.json").write_text(json.dumps(card))
     assert "was trained on all of them" in fails("models", "calibrate", "m")
+
+
+def test_a_model_in_training_is_not_calibrated(model, workspace):
+    """Its training writes weights and card, and no card of before may come after them."""
+    shutil.copytree(workspace / "dataset", model.parent / "dataset")
+    with locked(model, "a training", "wait for its end"):
+        for more in ([], ["--remove"]):
+            assert "a training" in fails("models", "calibrate", "m", *more)
+    assert load_card(model).temperature == T
+    assert "no model" in fails("models", "calibrate", "dataset", "--remove")
+    assert not [path.name for path in model.parent.iterdir() if path.name.startswith(".")]

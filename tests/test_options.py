@@ -17,7 +17,15 @@ from typer.testing import CliRunner
 import dmmn_qp
 from dmmn_qp import cli
 from dmmn_qp.cli import app
-from dmmn_qp.cli.config import SECTIONS, Arguments, ConfigFile, import_options, load_config, train_options
+from dmmn_qp.cli.config import (
+    SECTIONS,
+    Arguments,
+    ConfigFile,
+    import_options,
+    load_config,
+    predict_options,
+    train_options,
+)
 from dmmn_qp.cli.model_options import default_text, flag_of, option_names, with_options
 from dmmn_qp.collecting.options import CohortOptions
 from dmmn_qp.errors import ConfigError, DatasetError
@@ -184,6 +192,26 @@ def test_shown_options_of_a_preset_are_accepted(tmp_path, preset):
     options = train_options(load_config(None), {"preset": preset})
     path.write_text(as_toml("train", options), encoding="utf-8")
     assert train_options(load_config(path), {}) == options
+
+
+@pytest.mark.parametrize(
+    ("resolved", "section", "name"),
+    [
+        (train_options, "train", "save_minutes"),
+        (predict_options, "predict", "min_hole_um2"),
+        (predict_options, "predict", "tissue_min_hole_um2"),
+    ],
+)
+def test_what_may_be_without_end_is_written_and_read_so(tmp_path, resolved, section, name):
+    path = tmp_path / "shown.toml"
+    path.write_text(f"[{section}]\n{name} = inf\n", encoding="utf-8")
+    options = resolved(load_config(path), {})
+    assert getattr(options, name) == float("inf")
+    path.write_text(as_toml(section, options), encoding="utf-8")
+    assert resolved(load_config(path), {}) == options
+    path.write_text(f"[{section}]\n{name} = nan\n", encoding="utf-8")
+    with pytest.raises(ConfigError, match=f"{section}.{name} should be"):
+        resolved(load_config(path), {})
 
 
 @pytest.mark.parametrize(

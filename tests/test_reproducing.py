@@ -1,22 +1,26 @@
 """`dmmn-qp reproduce`: the command of a run, what differs now, and the run again; its file is anybody's."""
 
 import json
+import os
 import shlex
 import shutil
 
 import pytest
+import torch
 import typer
 from typer.testing import CliRunner
 
 from dmmn_qp.cli.config import ConfigFile, import_options, load_config, predict_options, train_options
 from dmmn_qp.cli.model_options import flag_of, with_options
 from dmmn_qp.cli.reproducing import command_of, typed_options
+from dmmn_qp.folders import provenance
 from dmmn_qp.folders.dataset import Dataset
 from dmmn_qp.folders.provenance import code_digest
 from dmmn_qp.importing.options import ImportOptions
 from dmmn_qp.outputs.options import OutputOptions
 from dmmn_qp.predicting.options import PredictOptions
 from dmmn_qp.training.options import PRESETS, TrainOptions
+from dmmn_qp.training.plan import new_network
 from dmmn_qp.workflows import reproducing
 from dmmn_qp.workflows.drift import differences
 from dmmn_qp.workflows.recorded import read_run
@@ -99,6 +103,29 @@ def test_a_source_that_begins_with_a_dash_is_no_option(here):
 def test_defaults_of_a_preset_need_not_be_typed(preset):
     options = train_options(ConfigFile(), {"preset": preset})
     assert typed_options(options) == ([] if preset == "fast" else ["--preset", preset], [])
+
+
+@pytest.mark.parametrize(("architecture", "rest"), [("dmmn-p", []), ("unet", ["norm", "stem"])])
+def test_what_the_encoder_decides_need_not_be_typed(architecture, rest):
+    options = TrainOptions(preset="scratch", architecture=architecture, norm="none", stem="full")
+    assert typed_options(options)[1] == rest
+    if not rest:
+        named = (new_network(o, torch.device("cpu")) for o in (options, TrainOptions(architecture=architecture)))
+        assert next(named) == next(named)
+
+
+def test_the_digest_of_the_code_is_of_its_source_files_alone(tmp_path, monkeypatch):
+    package = tmp_path / "p"
+    (package / "folders").mkdir(parents=True)
+    (package / "folders" / "provenance.py").write_text("1")
+    monkeypatch.setattr(provenance, "__file__", str(package / "folders" / "provenance.py"))
+    of_now = code_digest.__wrapped__
+    before = of_now()
+    (package / ".#a.py").symlink_to("me@here.7:1")  # as Emacs marks a file that is being changed
+    (package / "b.pyc").write_text("2")
+    assert of_now() == before
+    (package / "a.py").write_text("")
+    assert of_now() != before
 
 
 @pytest.fixture
@@ -216,6 +243,13 @@ def test_a_hostile_file_runs_nothing(runs, change, said):
 def test_what_is_no_run_json_is_one_line(here, text):
     (here / "run.json").write_text(text)
     assert "run.json" in fails("reproduce", "run.json")
+
+
+def test_a_run_json_that_is_not_there_or_never_ends_is_one_line(here):
+    assert "run.json" in fails("reproduce", ".") and "does not exist" in fails("reproduce", ".")
+    os.mkfifo(here / "run.json")
+    for named in (".", "run.json"):
+        assert "is a pipe, not a file" in fails("reproduce", named)
 
 
 def test_programs_and_numbers_of_processes_are_not_taken_from_the_file(runs, monkeypatch):

@@ -93,7 +93,22 @@ def test_coarser_magnifications_can_be_typed(mpp, text):
 @pytest.mark.parametrize(
     ("origin", "command"),
     [
-        ('{"url": "file:///home/a%20b/dmmn-qp", "dir_info": {}}', 'pip install "/home/a b/dmmn-qp[paquo]"'),
+        (
+            '{"url": "file:///home/a%20b/dmmn-qp", "dir_info": {}}',
+            'pip install "dmmn-qp[paquo] @ file:///home/a%20b/dmmn-qp"',
+        ),
+        (
+            '{"url": "file:///C:/dmmn-qp", "dir_info": {"editable": true}}',
+            'pip install -e "file:///C:/dmmn-qp[paquo]"',
+        ),
+        (
+            '{"url": "https://a.org/b.git", "vcs_info": {"vcs": "git", "commit_id": "0f"}}',
+            'pip install "dmmn-qp[paquo] @ git+https://a.org/b.git@0f"',
+        ),
+        (
+            '{"url": "https://a.org/dmmn_qp-0.1.0-py3-none-any.whl", "archive_info": {}}',
+            'pip install "dmmn-qp[paquo] @ https://a.org/dmmn_qp-0.1.0-py3-none-any.whl"',
+        ),
         ("", 'pip install ".[paquo]" in the folder of dmmn-qp'),
         (None, 'pip install ".[paquo]" in the folder of dmmn-qp'),
         ("[]", 'pip install ".[paquo]" in the folder of dmmn-qp'),

@@ -131,12 +131,16 @@ def typed_options(options: FileModel) -> tuple[list[str], list[str]]:
 
 
 def _defaults(options: FileModel) -> Mapping[str, Any]:
-    """What the options are unless they are given; those of a training depend on its preset."""
-    if isinstance(options, TrainOptions):
-        preset = TrainOptions.model_validate(PRESETS[options.preset])
-        return {**{name: getattr(preset, name) for name in TrainOptions.model_fields}, "preset": "fast"}
-    plain = type(options)()
-    return {name: getattr(plain, name) for name in type(options).model_fields}
+    """What the options are unless they are given; those of a training depend on its preset and its encoder."""
+    if not isinstance(options, TrainOptions):
+        return dict(type(options)())
+    from dmmn_qp.networks import ARCHITECTURES
+    from dmmn_qp.training.plan import OF_ENCODER
+
+    architecture = ARCHITECTURES.get(options.architecture)
+    decided = OF_ENCODER if architecture is not None and architecture.pretrained else ()
+    preset = TrainOptions.model_validate(PRESETS[options.preset])
+    return {**dict(preset), "preset": "fast", **{name: getattr(options, name) for name in decided}}
 
 
 def _typed(value: object) -> str:

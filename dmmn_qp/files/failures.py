@@ -17,7 +17,6 @@ from contextlib import contextmanager, suppress
 from importlib.metadata import PackageNotFoundError, distribution, metadata
 from pathlib import Path
 from typing import Final
-from urllib.parse import unquote, urlparse
 
 from dmmn_qp.errors import DmmnQpError
 from dmmn_qp.text import shorten
@@ -176,19 +175,15 @@ def _unforeseen(error: BaseException) -> str:
 
 def install_command(extra: str) -> str:
     """The command that installs an extra, from where this package came: no index has it under its name."""
-    origin = ""
-    with suppress(PackageNotFoundError, ValueError, TypeError, KeyError):
-        url = urlparse(str(json.loads(distribution("dmmn-qp").read_text("direct_url.json") or "")["url"]))
-        origin = _path_of(url.path) if url.scheme == "file" else url.geturl()
-    if origin:
-        return f'pip install "{origin}[{extra}]"'
+    with suppress(PackageNotFoundError, ValueError, TypeError, KeyError, AttributeError):
+        told = json.loads(distribution("dmmn-qp").read_text("direct_url.json") or "")
+        url = told["url"]
+        if told.get("dir_info", {}).get("editable"):
+            return f'pip install -e "{url}[{extra}]"'
+        if vcs := told.get("vcs_info"):
+            url = f"{vcs['vcs']}+{url}@{vcs['commit_id']}"
+        return f'pip install "dmmn-qp[{extra}] @ {url}"'
     return f'pip install ".[{extra}]" in the folder of dmmn-qp'
-
-
-def _path_of(quoted: str) -> str:
-    """The path in a file URL."""
-    path = unquote(quoted)
-    return path.lstrip("/") if os.name == "nt" else path
 
 
 def _address() -> str:

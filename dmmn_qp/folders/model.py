@@ -214,7 +214,7 @@ def add_training_domain(folder: Path, domain: TrainingDomain) -> None:
     Raises:
         ModelError: The card is missing or damaged, or would be larger than one may be.
     """
-    _change_card(folder, training_domain=domain)
+    _change_card(folder, load_card(folder), training_domain=domain)
 
 
 def set_acceptance(folder: Path, acceptance: Acceptance | None, *, accepted: bool) -> None:
@@ -228,13 +228,7 @@ def set_acceptance(folder: Path, acceptance: Acceptance | None, *, accepted: boo
     Raises:
         ModelError: The card is missing or damaged, or would be larger than one may be.
     """
-    _change_card(folder, acceptance=acceptance, accepted=accepted)
-
-
-def _change_card(folder: Path, **changes: Any) -> None:
-    card = load_card(folder).model_copy(update=changes)
-    with new_file(folder / CARD) as new_card:
-        _write_card(new_card, card)
+    _change_card(folder, load_card(folder), acceptance=acceptance, accepted=accepted)
 
 
 def set_calibrated(folder: Path, weights_sha256: str | None, calibrated: Calibrated | None) -> None:
@@ -251,8 +245,12 @@ def set_calibrated(folder: Path, weights_sha256: str | None, calibrated: Calibra
     card = load_card(folder)
     if card.weights_sha256 != weights_sha256:
         raise ModelError(f'model "{folder}" has other weights than a moment ago; repeat the command')
+    _change_card(folder, card, calibrated=calibrated)
+
+
+def _change_card(folder: Path, card: ModelCard, **changes: Any) -> None:
     with new_file(folder / CARD) as new_card:
-        _write_card(new_card, card.model_copy(update={"calibrated": calibrated}))
+        _write_card(new_card, card.model_copy(update=changes))
 
 
 def _write_card(path: Path, card: ModelCard) -> None:

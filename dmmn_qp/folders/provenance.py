@@ -67,7 +67,7 @@ def library_versions() -> dict[str, str | None]:
 def code_digest() -> str:
     """A digest of the package's source files: what is installed may be newer than its version says."""
     digest, package = hashlib.sha256(), Path(__file__).parents[1]
-    for path in sorted(package.rglob("*.py")):
+    for path in sorted(path for path in package.rglob("*.py") if path.is_file()):  # an editor may keep links to nowhere
         digest.update(path.relative_to(package).as_posix().encode() + b"\0")
         digest.update(path.read_bytes())
     return digest.hexdigest()[:16]

@@ -195,7 +195,7 @@ def _validation_lines(validation: dict[str, Any]) -> list[str]:
 
 def calibrated_lines(found: Calibrated) -> list[str]:
     """How the logits of a model become probabilities, and how much better these are."""
-    on = f"{found.pixels:,} annotated pixels of {found.slides} {'slide' if found.slides == 1 else 'slides'}"
+    on = f"{found.pixels:,} annotated pixels of {count_of(found.slides, 'slide')}"
     views = f", mean over {found.views} views" if found.views > 1 else ""
     return [
         f"temperature {found.temperature:.3f}, fitted to {on}{views}",

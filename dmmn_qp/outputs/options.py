@@ -8,7 +8,7 @@ from pydantic import Field
 
 from dmmn_qp.choices import Merge, ShownAs
 from dmmn_qp.flags import Flag
-from dmmn_qp.specs import FileModel
+from dmmn_qp.specs import Endless, FileModel
 
 POLYGONS_PANEL, FILES_PANEL = "Polygons", "Files"
 
@@ -43,8 +43,8 @@ class PolygonOptions(FileModel):
         ),
     ] = Field(default=200.0, ge=0)
     min_hole_um2: Annotated[
-        float, Flag("Smaller holes are filled, in the polygons alone.", metavar="UM2", panel=POLYGONS_PANEL)
-    ] = Field(default=0.0, ge=0, allow_inf_nan=True)
+        Endless, Flag("Smaller holes are filled, in the polygons alone.", metavar="UM2", panel=POLYGONS_PANEL)
+    ] = 0.0
     merge: Annotated[Merge, Flag("One object for each connected region, or for each class.", panel=POLYGONS_PANEL)] = (
         "region"
     )

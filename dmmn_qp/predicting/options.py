@@ -9,7 +9,7 @@ from pydantic import Field
 from dmmn_qp.choices import Context, Device, Outside, Precision
 from dmmn_qp.flags import Flag
 from dmmn_qp.outputs.options import OutputOptions
-from dmmn_qp.specs import TypedViews
+from dmmn_qp.specs import Endless, TypedViews
 
 NETWORK_PANEL, AREA_PANEL = "The network", "Where to predict"
 
@@ -78,8 +78,8 @@ class PredictOptions(OutputOptions):
         float, Flag("Smaller parts of the tissue are dirt.", metavar="UM2", panel=AREA_PANEL)
     ] = Field(default=20_000, ge=0, allow_inf_nan=False)
     tissue_min_hole_um2: Annotated[
-        float, Flag("Smaller holes in the tissue are tissue.", metavar="UM2", panel=AREA_PANEL)
-    ] = Field(default=1_000_000, ge=0, allow_inf_nan=True)
+        Endless, Flag("Smaller holes in the tissue are tissue.", metavar="UM2", panel=AREA_PANEL)
+    ] = 1_000_000
     tissue_margin_um: Annotated[
         float, Flag("How far beyond the tissue to predict.", metavar="UM", panel=AREA_PANEL)
     ] = Field(default=100, ge=0, allow_inf_nan=False)

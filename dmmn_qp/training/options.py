@@ -27,7 +27,7 @@ from dmmn_qp.choices import (
 )
 from dmmn_qp.files.paths import UserPath
 from dmmn_qp.flags import Flag
-from dmmn_qp.specs import MAX_ZOOM, FileModel, TypedViews
+from dmmn_qp.specs import MAX_ZOOM, Endless, FileModel, TypedViews
 
 MAX_RATE = 1000
 """Most deformed copies of a patch; more is a slip of the pen."""
@@ -200,7 +200,7 @@ class TrainOptions(FileModel):
     freeze: Annotated[Freeze, Flag("With --from: part of the network to leave as it is.", panel=TRAINING_PANEL)] = (
         "none"
     )
-    save_minutes: float = Field(default=10, ge=0)
+    save_minutes: Endless = 10
     validate_on: Annotated[
         ValidationSplit,
         Flag("Whose patches choose the epoch to keep; train where there is no validation slide.", panel=TRAINING_PANEL),

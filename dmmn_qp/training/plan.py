@@ -39,6 +39,9 @@ from dmmn_qp.training.reading import Batches
 NARROWER_ON_CPU = 4
 """Part of the paper's width that networks from scratch have on a CPU, so that they compare there as in the paper."""
 
+OF_ENCODER = ("norm", "stem", "padding", "channels")
+"""Options that a pretrained encoder decides, whatever they are."""
+
 EPOCHS = 12
 TUNING_RATE = 2e-4
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 from dmmn_qp.annotations import Origin
 from dmmn_qp.console import Reporter
 from dmmn_qp.errors import DatasetError, ModelError
+from dmmn_qp.files.locks import locked
 from dmmn_qp.folders.calibrated import LEAST_TEMPERATURE, MOST_TEMPERATURE, Calibrated
 from dmmn_qp.folders.dataset import Dataset
 from dmmn_qp.folders.model import ModelCard, load_card, set_calibrated
@@ -23,7 +25,7 @@ from dmmn_qp.predicting.options import PredictOptions
 from dmmn_qp.predicting.predictor import Predictor, load_predictors
 from dmmn_qp.slides.finding import SlidesRoot
 from dmmn_qp.specs import UNLABELLED
-from dmmn_qp.text import shorten
+from dmmn_qp.text import count_of, shorten
 from dmmn_qp.training.examples import open_mask
 from dmmn_qp.training.plan import validation_patches
 from dmmn_qp.workflows.annotated import LabelsInPatches, check_same_grid, predicted_annotations
@@ -74,16 +76,19 @@ def calibrate(
     Raises:
         ModelError: The model is missing or damaged.
         DatasetError: There is no validation slide that it was not trained on, or nothing of its classes on it.
+        InUseError: A training is running in it, which would write another card.
     """
-    card, dataset = load_card(model), Dataset(dataset_folder)
-    check_same_grid(dataset, card)
-    patches, origins = _patches(dataset, card, reporter)
-    reporter.heading(f'Calibrating "{shorten(card.name)}" on {len(patches)} validation patches')
-    (predictor,) = load_predictors(model, options.model_copy(update={"devices": 1}))
-    pixels = _gathered(dataset, patches, origins, predictor, slides_roots, reporter)
-    found = _fitted(pixels, len({patch.slide_id for patch in patches}), options)
-    _warn(pixels, found, reporter)
-    set_calibrated(model, card.weights_sha256, found)
+    with _held(model) as card:
+        dataset = Dataset(dataset_folder)
+        check_same_grid(dataset, card)
+        patches, origins = _patches(dataset, card, reporter)
+        on = count_of(len(patches), "validation patch", "validation patches")
+        reporter.heading(f'Calibrating "{shorten(card.name)}" on {on}')
+        (predictor,) = load_predictors(model, options.model_copy(update={"devices": 1}))
+        pixels = _gathered(dataset, patches, origins, predictor, slides_roots, reporter)
+        found = _fitted(pixels, len({patch.slide_id for patch in patches}), options)
+        _warn(pixels, found, reporter)
+        set_calibrated(model, card.weights_sha256, found)
     return found
 
 
@@ -92,11 +97,20 @@ def uncalibrate(model: Path) -> None:
 
     Raises:
         ModelError: The card is missing or damaged, or has none.
+        InUseError: A training is running in it, which would write another card.
     """
-    card = load_card(model)
-    if card.calibrated is None:
-        raise ModelError(f'model "{model}" is not calibrated, so there is nothing to remove')
-    set_calibrated(model, card.weights_sha256, None)
+    with _held(model) as card:
+        if card.calibrated is None:
+            raise ModelError(f'model "{model}" is not calibrated, so there is nothing to remove')
+        set_calibrated(model, card.weights_sha256, None)
+
+
+@contextmanager
+def _held(model: Path) -> Iterator[ModelCard]:
+    """Holds a model, so that nothing else writes its card, and reads that."""
+    load_card(model)  # no lock beside what is no model
+    with locked(model.absolute(), "a calibration", "wait for its end", where=model):
+        yield load_card(model)
 
 
 def _patches(dataset: Dataset, card: ModelCard, reporter: Reporter) -> tuple[list[PatchRef], tuple[Origin, ...]]:

@@ -36,7 +36,7 @@ from dmmn_qp.labels.patches import PatchRef, class_pixels
 from dmmn_qp.predicting.options import PredictOptions
 from dmmn_qp.predicting.predictor import load_predictors
 from dmmn_qp.slides.finding import SlidesRoot
-from dmmn_qp.text import shorten
+from dmmn_qp.text import names_text, shorten
 from dmmn_qp.training.examples import open_mask
 from dmmn_qp.training.holding import held
 from dmmn_qp.training.launch import processes_of
@@ -127,8 +127,8 @@ def _taking_part(dataset: Dataset, asked: FoldsRequest) -> tuple[dict[str, str],
 def say_folds(validation: CrossValidation, reporter: Reporter) -> None:
     """Prints which slides each fold holds out."""
     for i, fold in enumerate(validation.folds, 1):
-        chosen = f"; epoch chosen on {_listed(fold.validation)}" if fold.validation else ""
-        reporter.say(f"  fold {i}: held out {_listed(fold.held_out)}{chosen}")
+        chosen = f"; epoch chosen on {names_text(fold.validation, _NAMED)}" if fold.validation else ""
+        reporter.say(f"  fold {i}: held out {names_text(fold.held_out, _NAMED)}{chosen}")
 
 
 def cross_validate(
@@ -186,9 +186,10 @@ def _check(asked: FoldsRequest) -> None:
 def _say_test(dataset: Dataset, asked: FoldsRequest, reporter: Reporter) -> None:
     apart = [record.slide_id for record in dataset.slides("test")]
     if apart and asked.without_test:
-        reporter.say(f"  slides for test take no part: {_listed(apart)}")
+        reporter.say(f"  slides for test take no part: {names_text(apart, _NAMED)}")
     elif apart:
-        reporter.say(f"  slides for test take part like all others (--without-test leaves them out): {_listed(apart)}")
+        names = names_text(apart, _NAMED)
+        reporter.say(f"  slides for test take part like all others (--without-test leaves them out): {names}")
 
 
 def _begun(asked: FoldsRequest, wanted: CrossValidation, reporter: Reporter, *, overwrite: bool) -> CrossValidation:
@@ -284,8 +285,3 @@ def _judged(
                     confusion += confusion_matrix(truth, found.labels, n_classes)
             task.advance(note=slide_id)
     return confusion
-
-
-def _listed(names: Sequence[str]) -> str:
-    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
-    return ", ".join(map(shorten, names[:_NAMED])) + more

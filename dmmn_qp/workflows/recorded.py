@@ -13,6 +13,7 @@ from pydantic import ValidationError
 
 from dmmn_qp.errors import ConfigError
 from dmmn_qp.files import RUN_FILE
+from dmmn_qp.files.paths import why_not_there
 from dmmn_qp.importing.options import ImportOptions
 from dmmn_qp.importing.source_files import SLIDES_ROOTS, SOURCE, SOURCE_FILES
 from dmmn_qp.predicting.options import PredictOptions
@@ -131,14 +132,14 @@ def read_run(path: Path) -> RecordedRun:
 
 
 def _facts(path: Path) -> dict[str, Any]:
+    if why := why_not_there(path):
+        raise ConfigError(f'"{path}" {why}; name the run.json of a dataset, model or predictions')
     try:
         with path.open("rb") as file:
             content = file.read(MAX_BYTES + 1)
         if len(content) > MAX_BYTES:
             raise ConfigError(f'"{path}" is larger than {MAX_BYTES // 2**20} MiB, so it is no run.json of ours')
         facts = json.loads(content)
-    except FileNotFoundError:
-        raise ConfigError(f'"{path}" does not exist; name the run.json of a dataset, model or predictions') from None
     except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(
             f'"{path}" cannot be read as JSON ({shorten(str(error), 99)}); it is no run.json of ours'

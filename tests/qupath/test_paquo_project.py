@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 
 from dmmn_qp.errors import AnnotationFileError, ProjectError
+from dmmn_qp.files.failures import install_command
 from dmmn_qp.qupath import paquo_reader as paquo_project
 from dmmn_qp.qupath.paquo_reader import PaquoProject
 from dmmn_qp.qupath.qpdata import read_qpdata
@@ -161,7 +163,7 @@ def test_project_that_qupath_cannot_open(stand_in: SimpleNamespace, monkeypatch:
 
 def test_paquo_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(paquo_project, "is_installed", lambda: False)
-    with pytest.raises(ProjectError, match=r'pip install ".*\[paquo\]"'):
+    with pytest.raises(ProjectError, match=re.escape(install_command("paquo"))):
         PaquoProject(Path("p.qpproj"))
 
 
