@@ -87,7 +87,8 @@ def test_what_one_model_did_not_predict_is_left_out_for_all(two_models):
     assert better["pixels"] == worse["pixels"] == 6
     assert better["accuracy"] == pytest.approx(5 / 6, abs=1e-6) and worse["accuracy"] == pytest.approx(4 / 6, abs=1e-6)
     assert (better["unpredicted_pixels"], worse["unpredicted_pixels"]) == (0, 2)
-    found, _ = figures(*two_models, "--slides", "s")
+    found, result = figures(*two_models, "--slides", "s")
+    assert "a single slide, so no test" in " ".join(result.stdout.split())
     better, worse = (found["models"][name]["annotated"] for name in ("better", "worse"))
     assert better["pixels"] == worse["pixels"] == 8 and worse["confusion"]["columns"][-1] == NOT_PREDICTED
 

@@ -127,7 +127,7 @@ def model_lines(models: Sequence[tuple[str, TruthFigures]], comparisons: Sequenc
             continue
         difference = f"{c.difference.value or 0.0:+.3f}{_interval(c.difference, signed=True)}"
         if c.p_value is None:
-            said = f"one of the {c.sample_kind} alone, so no test"
+            said = f"a single {c.sample_kind.removesuffix('s')}, so no test"
         else:
             least = " (no less is possible with so few)" if c.p_value <= 2 / 2**c.samples else ""
             said = f"p {_p_value(c.p_value)}{least}, {c.samples} {c.sample_kind} exchanged"
