@@ -23,6 +23,7 @@ from dmmn_qp.slides.files import fingerprint, slide_file
 from dmmn_qp.slides.folders import list_slides
 from dmmn_qp.slides.openslide_reader import OpenSlideReader
 from dmmn_qp.slides.pixel_sizes import StatedMpp
+from dmmn_qp.slides.scanner import scanner_of
 from dmmn_qp.slides.transformed import Crop, Flip, Placement, Rotate, TransformedSlide
 from dmmn_qp.slides.view import SlideView
 from dmmn_qp.specs import PatchSpec
@@ -619,8 +620,16 @@ def looked_at(path):
         pass
 
 
-@pytest.mark.parametrize("use", [lambda path: open_slide(path).close(), looked_at], ids=["read", "looked at"])
-@pytest.mark.parametrize("kind", ["aperio", "generic-tiff"])
+@pytest.mark.parametrize(
+    ("use", "kind"),
+    [
+        (lambda path: open_slide(path).close(), "aperio"),
+        (lambda path: open_slide(path).close(), "generic-tiff"),
+        (looked_at, "aperio"),
+        (looked_at, "generic-tiff"),
+        (scanner_of, "aperio"),
+    ],
+)
 def test_no_signal_is_met_while_a_slide_is_closed(tmp_path, monkeypatch, use, kind):
     """Signals are met in the main thread; openslide would close the slide once more, or lose the signal."""
     closed_in, close = [], lowlevel.close

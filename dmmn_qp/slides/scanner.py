@@ -8,6 +8,7 @@ from typing import Final
 import openslide
 import tifffile
 
+from dmmn_qp.slides.closing import opened
 from dmmn_qp.text import shorten
 
 _GENERIC: Final = "generic-tiff"
@@ -34,7 +35,7 @@ def scanner_of(path: Path) -> str | None:
     """
     try:
         return _of_openslide(path) or _of_tiff(path)
-    except Exception:  # of any kind: what a damaged file says of its scanner is nothing
+    except Exception:  # of any kind: tifffile checks little of what a damaged file says
         return None
 
 
@@ -42,7 +43,7 @@ def _of_openslide(path: Path) -> str | None:
     vendor = openslide.OpenSlide.detect_format(str(path))
     if vendor is None or vendor == _GENERIC:
         return None
-    with openslide.OpenSlide(str(path)) as slide:
+    with opened(path) as slide:
         model = next((slide.properties[name] for name in _MODELS if slide.properties.get(name)), "")
     return shorten(f"{vendor} {model}".strip())
 
