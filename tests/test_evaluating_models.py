@@ -17,6 +17,7 @@ from dmmn_qp.importing.prepared import MOST_CHARACTERS, MOST_KEYS, _kept
 from dmmn_qp.outputs.pyramids import write_probability_pyramid
 from dmmn_qp.slides.scanner import scanner_of
 from tests.conftest import CMU_1, DEMO, fails, invoke, rectangle, write_features
+from tests.slide_files import write_dicom
 from tests.test_evaluation import (
     FOUND,
     MEANS,
@@ -271,6 +272,8 @@ def test_the_scanner_of_a_slide(tmp_path):
     (tmp_path / "c.svs").write_bytes(b"II*\0 damaged")
     assert scanner_of(tmp_path / "b.png") is scanner_of(tmp_path / "c.svs") is None
     assert scanner_of(CMU_1).startswith("aperio ")
+    dicom = write_dicom(tmp_path / "d", [np.zeros((64, 64, 3), np.uint8)], scanner="Scan 4")
+    assert scanner_of(dicom) == scanner_of(dicom / "1-0.dcm") == "dicom Scan 4"
 
 
 def test_metadata_that_a_dataset_keeps():
