@@ -18,7 +18,7 @@ from dmmn_qp.files import write_json
 from dmmn_qp.folders.counted_labels import LabelOpener
 from dmmn_qp.folders.dataset import Dataset
 from dmmn_qp.folders.evaluation import EVALUATION, FOLDER, Evaluation, write_evaluation
-from dmmn_qp.folders.predictions import LABELS_SUFFIX, read_predictions
+from dmmn_qp.folders.predictions import LABELS_SUFFIX, is_by, read_predictions
 from dmmn_qp.importing.options import ImportOptions
 from dmmn_qp.predicting.options import PredictOptions
 from dmmn_qp.reports.evaluation_json import evaluation_as_json
@@ -194,7 +194,7 @@ def _has_all(folder: Path, slide_ids: Sequence[str], weights: str | None) -> boo
     return weights is not None and all(
         (made := recorded.get(slide_id)) is not None
         and made.weights is not None
-        and weights.startswith(made.weights)
+        and is_by(made, weights)
         and (folder / f"{slide_id}.{LABELS_SUFFIX}").is_file()
         for slide_id in slide_ids
     )
