@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import combinations
 from pathlib import Path
 
@@ -181,7 +181,7 @@ def compare(
 
 def samples_of(slides: Sequence[EvaluatedSlide], options: EvaluateOptions) -> Samples:
     """The slides as samples: their cases, where several are of one."""
-    return Samples.of([s.case for s in slides], [s.grid_mpp or 1.0 for s in slides], options)
+    return Samples.of([s.case for s in slides], [s.pixel_um for s in slides], options)
 
 
 def sample_kind(slides: Sequence[EvaluatedSlide]) -> SampleKind:
@@ -273,9 +273,8 @@ class _OfModel:
 
 
 def _with_borders(rules: CountRules, slide: EvaluatedSlide, options: EvaluateOptions) -> CountRules:
-    mpp = slide.grid_mpp or 1.0
-    borders = BoundaryRules(options.boundary_um, DISTANCE_LIMIT_UM, mpp)
-    return CountRules(rules.classes, rules.others, rules.skip_unpredicted, borders, options.object_min_um2 / mpp**2)
+    borders = BoundaryRules(options.boundary_um, DISTANCE_LIMIT_UM, slide.pixel_um)
+    return replace(rules, boundaries=borders, object_min_px=options.object_min_um2 / slide.pixel_um**2)
 
 
 def _compared(slide_id: str, truth: TruthSide, models: Sequence[ModelSide]) -> ComparedSlide:

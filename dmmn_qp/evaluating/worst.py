@@ -114,7 +114,7 @@ def _region(found: WrongWindow, slide: EvaluatedSlide, predicted: PredictedLabel
         predicted=found.predicted,
         pixels=found.pixels,
         wrong_pixels=found.wrong,
-        wrong_mm2=found.wrong * (slide.grid_mpp or 1.0) ** 2 / 1e6,
+        wrong_mm2=found.wrong * slide.pixel_mm2,
     )
 
 
