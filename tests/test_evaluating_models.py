@@ -125,7 +125,10 @@ def test_figures_of_slides_groups_and_intervals(two_models):
         (["--slides", "v"], "but for train; pass --split train"),
         (["--by", "stian"], "no slide has this key; they have stain"),
         (["--roi-class", "Region*"], "no area of a class"),
-        (["--roi", "none"], "no areas of slide"),
+        (["--roi", "none"], '--roi "none" does not exist; check the path'),
+        (["--roi", "p1"], "no areas of slide"),
+        (["--predictions", "none"], 'folder of predictions "none" does not exist'),
+        (["--predictions", "dataset/dataset.json"], 'folder of predictions "dataset/dataset.json" is no folder'),
         (["--confidence", "2"], "--confidence should be less than 1"),
     ],
 )

@@ -9,6 +9,7 @@ from pathlib import Path
 from dmmn_qp.errors import DatasetError, DmmnQpError
 from dmmn_qp.evaluating.options import EvaluateOptions
 from dmmn_qp.files import RUN_FILE
+from dmmn_qp.files.paths import why_not_there
 from dmmn_qp.folders.dataset import Dataset, SlideRecord
 from dmmn_qp.folders.label_raster import names_in_file, read_class_names
 from dmmn_qp.folders.predictions import LABELS_SUFFIX, PredictedInput, Prediction, model_of, read_inputs
@@ -44,7 +45,8 @@ def find_prediction(
     """
     path = folder / f"{slide_id}.{LABELS_SUFFIX}"
     if not folder.is_dir():
-        raise DatasetError(f'predictions "{folder}" do not exist; check --predictions, or run dmmn-qp predict first')
+        why = why_not_there(folder) or "is no folder"
+        raise DatasetError(f'folder of predictions "{folder}" {why}; check --predictions, or run dmmn-qp predict first')
     if not path.is_file():
         raise DatasetError(
             f'slide "{slide_id}" has no prediction in "{folder}"; run dmmn-qp predict {slide_id} --out "{folder}" '

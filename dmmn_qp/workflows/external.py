@@ -11,6 +11,7 @@ from rich.console import Console
 from dmmn_qp.choices import Split
 from dmmn_qp.console import Reporter
 from dmmn_qp.errors import ConfigError, DatasetError
+from dmmn_qp.files.paths import why_not_there
 from dmmn_qp.folders.dataset import Dataset
 from dmmn_qp.folders.predictions import read_predictions
 from dmmn_qp.importing.options import ImportOptions
@@ -48,12 +49,14 @@ def annotated_slides(
         The dataset that was made of them, in ``annotated`` of the evaluation's folder.
 
     Raises:
-        ConfigError: A path is no project.
+        ConfigError: A path is not there, or no project.
         DatasetError: The predictions are of different um/px, or do not tell them.
         DmmnQpError: Anything in the projects that can be mended.
     """
     for path in projects:
-        if not path.exists() or not ANNOTATION_SOURCES["qupath-project"].wants(path, None):
+        if why := why_not_there(path):
+            raise ConfigError(f'--annotations "{path}" {why}; check the path')
+        if not ANNOTATION_SOURCES["qupath-project"].wants(path, None):
             raise ConfigError(
                 f'--annotations "{path}" is no QuPath project; compare other annotations with dmmn-qp compare, or '
                 "import them and pass --dataset"
