@@ -16,6 +16,7 @@ from dmmn_qp.folders.predictions import PROBABILITIES_SUFFIX
 from dmmn_qp.importing.prepared import MOST_CHARACTERS, MOST_KEYS, _kept
 from dmmn_qp.outputs.pyramids import write_probability_pyramid
 from dmmn_qp.slides.scanner import scanner_of
+from dmmn_qp.workflows import evaluating
 from tests.conftest import CMU_1, DEMO, fails, invoke, rectangle, write_features
 from tests.slide_files import write_dicom
 from tests.test_evaluation import (
@@ -230,6 +231,15 @@ def test_a_named_folder_is_kept_and_the_usual_one_replaced(two_models, here):
     assert invoke("evaluate", "--predictions", "p2").exit_code == 0
     assert read_evaluation(here / "evaluation").models[0].name == "worse"
     assert "pass --overwrite" in fails("evaluate", "--predictions", "p1", "--out", "evaluation")
+
+
+def test_whoever_stops_the_page_keeps_the_figures(two_models, here, monkeypatch):
+    def stop(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(evaluating, "write_evaluation_page", stop)
+    assert invoke("evaluate", "--predictions", "p1").exit_code != 0
+    assert read_evaluation(here / "evaluation").models[0].name == "better"
 
 
 def test_what_a_model_has_predicted_is_taken(two_models, here):

@@ -110,7 +110,7 @@ def evaluate_into(request: EvaluationRequest, files: EvaluationFiles, reporter: 
     if files.json_file is not None:
         write_json(files.json_file, evaluation_as_json(evaluation))
         reporter.say(f"Wrote {files.json_file}")
-    write_evaluation(files.folder, evaluation)
+    write_evaluation(files.folder, evaluation)  # already here: whoever stops the pictures keeps the figures
     evaluation = _with_page(evaluation, request, files.folder, reporter)
     write_evaluation(files.folder, evaluation)
     reporter.say(f"Wrote {files.folder}/; look at {files.folder / PAGE}")
@@ -137,7 +137,8 @@ def evaluate_models(
 
     Args:
         request: What is compared with what.
-        out: Folder of the evaluation; it is needed where a model must predict.
+        out: Folder of the evaluation, for what models must predict and what is read of projects; None for
+            ``evaluation``.
         reporter: Where to report.
         overwrite: Whether models predict again.
 
