@@ -101,6 +101,7 @@ def test_models_of_one_name_are_told_apart_and_warnings_say_whose_they_are(two_m
     found, _ = figures(*two_models, "--slides", "s")
     assert [*found["models"]] == ["better (p1)", "better (p2)"]
     assert found["warnings"] and all(line.startswith("better (p2): ") for line in found["warnings"])
+    assert [*figures("--predictions", "p1", "--predictions", "p1")[0]["models"]] == ["better (p1)", "better (p1) 2"]
 
 
 def test_figures_of_slides_groups_and_intervals(two_models):
@@ -154,6 +155,14 @@ def test_only_areas_of_interest_count(two_models):
         of = found["annotated"]
         assert (of["pixels"], of["accuracy"]) == (3, pytest.approx(2 / 3, abs=1e-6))
         assert of["without_truth"] == ["b", "c"]
+
+
+def test_a_class_of_just_this_name_is_no_pattern(two_models):
+    upper, rest = rectangle(0, 0, 3, 1, "Region*"), rectangle(0, 1, 3, 2, "Region 2")
+    write_features(Path("dataset", "annotations", "s.geojson"), [upper, rest])
+    for wanted, pixels in (("Region*", 3), ("Region?*", 8)):
+        found, _ = figures("--predictions", "p1", "--slides", "s", "--roi-class", wanted)
+        assert found["annotated"]["pixels"] == pixels
 
 
 def test_classes_without_truth_are_named_and_in_no_mean(here):
