@@ -244,7 +244,6 @@ class _OfModel:
             samples_of([self.counted.slides[i] for i in numbers], self.options),
             labelled=sum(c.labelled[self.origin] for c in counts),
             unpredicted=sum(c.unpredicted[self.origin] for c in counts),
-            skip_unpredicted=self.options.skip_unpredicted,
         )
 
     def subgroups(self, key: str) -> list[Subgroup]:
@@ -298,8 +297,6 @@ def _paired(
     sides = []
     for number in pair:
         confusions = np.stack([counted.by_slide[i][number].confusion[origin] for i in there])
-        if options.skip_unpredicted:
-            confusions[..., -1] = 0
         sides.append(tallies_of(confusions))
     both = np.stack(sides, axis=1)
     first, second = (by_sample(tallies, samples.names) for tallies in sides)

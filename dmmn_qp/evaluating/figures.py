@@ -82,7 +82,6 @@ def figures_of(
     *,
     labelled: int,
     unpredicted: int,
-    skip_unpredicted: bool,
 ) -> Figures:
     """All figures of confusion matrices.
 
@@ -93,11 +92,8 @@ def figures_of(
         samples: The slides.
         labelled: True pixels, those left out included.
         unpredicted: Those without a prediction.
-        skip_unpredicted: Whether pixels without a prediction are left out.
     """
     stacked = np.stack(confusions)
-    if skip_unpredicted:
-        stacked[..., -1] = 0
     pooled = stacked.sum(axis=0)
     mm2 = np.tensordot(np.square(samples.pixel_um) * MM2_OF_UM2, stacked, axes=1)
     has_missed = bool(pooled[:, -1].any())
