@@ -59,7 +59,7 @@ def write_pyramid(path: Path, levels: list[np.ndarray], *, subifds: bool = True,
 
 
 def write_dicom(
-    folder: Path, levels: list[np.ndarray], *, mpp: float = 0.5, tile: int = 128, series: str = "1"
+    folder: Path, levels: list[np.ndarray], *, mpp: float = 0.5, tile: int = 128, series: str = "1", scanner: str = ""
 ) -> Path:
     """A whole slide as uncompressed DICOM: one file a level in a folder of its own."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -82,6 +82,7 @@ def write_dicom(
             _element(0x0008, 0x0016, "UI", WHOLE_SLIDE_MICROSCOPY),
             _element(0x0008, 0x0018, "UI", instance),
             _element(0x0008, 0x0060, "CS", "SM"),
+            _element(0x0008, 0x1090, "LO", scanner),
             _element(0x0020, 0x000D, "UI", f"1.2.3.{series}.100"),
             _element(0x0020, 0x000E, "UI", f"1.2.3.{series}.200"),
             _element(0x0020, 0x9311, "CS", "TILED_FULL"),

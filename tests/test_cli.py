@@ -465,7 +465,7 @@ def test_truth_that_does_not_fit(here, workspace):
     assert "10 x 10 px" in fails("evaluate", *where, "--truth", "truth")
     assert 'truth "none" does not exist; check --truth' in fails("evaluate", *where, "--truth", "none")
     line = fails("evaluate", *where[:2], "--predictions", "none")
-    assert 'predictions "none" do not exist; check --predictions' in line
+    assert 'folder of predictions "none" does not exist; check --predictions' in line
 
 
 def test_moved_slide_is_found_and_checked(here, two_tissue_slides):

@@ -16,7 +16,9 @@ from dmmn_qp.folders.predictions import PROBABILITIES_SUFFIX
 from dmmn_qp.importing.prepared import MOST_CHARACTERS, MOST_KEYS, _kept
 from dmmn_qp.outputs.pyramids import write_probability_pyramid
 from dmmn_qp.slides.scanner import scanner_of
+from dmmn_qp.workflows import evaluating
 from tests.conftest import CMU_1, DEMO, fails, invoke, rectangle, write_features
+from tests.slide_files import write_dicom
 from tests.test_evaluation import (
     FOUND,
     MEANS,
@@ -87,7 +89,8 @@ def test_what_one_model_did_not_predict_is_left_out_for_all(two_models):
     assert better["pixels"] == worse["pixels"] == 6
     assert better["accuracy"] == pytest.approx(5 / 6, abs=1e-6) and worse["accuracy"] == pytest.approx(4 / 6, abs=1e-6)
     assert (better["unpredicted_pixels"], worse["unpredicted_pixels"]) == (0, 2)
-    found, _ = figures(*two_models, "--slides", "s")
+    found, result = figures(*two_models, "--slides", "s")
+    assert "a single slide, so no test" in " ".join(result.stdout.split())
     better, worse = (found["models"][name]["annotated"] for name in ("better", "worse"))
     assert better["pixels"] == worse["pixels"] == 8 and worse["confusion"]["columns"][-1] == NOT_PREDICTED
 
@@ -98,6 +101,7 @@ def test_models_of_one_name_are_told_apart_and_warnings_say_whose_they_are(two_m
     found, _ = figures(*two_models, "--slides", "s")
     assert [*found["models"]] == ["better (p1)", "better (p2)"]
     assert found["warnings"] and all(line.startswith("better (p2): ") for line in found["warnings"])
+    assert [*figures("--predictions", "p1", "--predictions", "p1")[0]["models"]] == ["better (p1)", "better (p1) 2"]
 
 
 def test_figures_of_slides_groups_and_intervals(two_models):
@@ -123,7 +127,10 @@ def test_figures_of_slides_groups_and_intervals(two_models):
         (["--slides", "v"], "but for train; pass --split train"),
         (["--by", "stian"], "no slide has this key; they have stain"),
         (["--roi-class", "Region*"], "no area of a class"),
-        (["--roi", "none"], "no areas of slide"),
+        (["--roi", "none"], '--roi "none" does not exist; check the path'),
+        (["--roi", "p1"], "no areas of slide"),
+        (["--predictions", "none"], 'folder of predictions "none" does not exist'),
+        (["--predictions", "dataset/dataset.json"], 'folder of predictions "dataset/dataset.json" is no folder'),
         (["--confidence", "2"], "--confidence should be less than 1"),
     ],
 )
@@ -148,6 +155,14 @@ def test_only_areas_of_interest_count(two_models):
         of = found["annotated"]
         assert (of["pixels"], of["accuracy"]) == (3, pytest.approx(2 / 3, abs=1e-6))
         assert of["without_truth"] == ["b", "c"]
+
+
+def test_a_class_of_just_this_name_is_no_pattern(two_models):
+    upper, rest = rectangle(0, 0, 3, 1, "Region*"), rectangle(0, 1, 3, 2, "Region 2")
+    write_features(Path("dataset", "annotations", "s.geojson"), [upper, rest])
+    for wanted, pixels in (("Region*", 3), ("Region?*", 8)):
+        found, _ = figures("--predictions", "p1", "--slides", "s", "--roi-class", wanted)
+        assert found["annotated"]["pixels"] == pixels
 
 
 def test_classes_without_truth_are_named_and_in_no_mean(here):
@@ -227,6 +242,15 @@ def test_a_named_folder_is_kept_and_the_usual_one_replaced(two_models, here):
     assert "pass --overwrite" in fails("evaluate", "--predictions", "p1", "--out", "evaluation")
 
 
+def test_whoever_stops_the_page_keeps_the_figures(two_models, here, monkeypatch):
+    def stop(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(evaluating, "write_evaluation_page", stop)
+    assert invoke("evaluate", "--predictions", "p1").exit_code != 0
+    assert read_evaluation(here / "evaluation").models[0].name == "better"
+
+
 def test_what_a_model_has_predicted_is_taken(two_models, here):
     """From ``predictions``, where its weights have predicted all slides; nothing is predicted."""
     shutil.copytree(DEMO.parent.parent / "models" / "demo", here / "m")
@@ -270,6 +294,8 @@ def test_the_scanner_of_a_slide(tmp_path):
     (tmp_path / "c.svs").write_bytes(b"II*\0 damaged")
     assert scanner_of(tmp_path / "b.png") is scanner_of(tmp_path / "c.svs") is None
     assert scanner_of(CMU_1).startswith("aperio ")
+    dicom = write_dicom(tmp_path / "d", [np.zeros((64, 64, 3), np.uint8)], scanner="Scan 4")
+    assert scanner_of(dicom) == scanner_of(dicom / "1-0.dcm") == "dicom Scan 4"
 
 
 def test_metadata_that_a_dataset_keeps():

@@ -619,7 +619,6 @@ def printed(names, others=(), confusion=None):
         Samples.of(["s"], [0.5], EvaluateOptions()),
         labelled=int(confusion.sum()),
         unpredicted=7,
-        skip_unpredicted=False,
     )
     return [*table_lines(found, skipped=False)]
 

@@ -71,7 +71,7 @@ def test_the_pixels_are_those_of_the_predictions(elsewhere):
     ("options", "words"),
     [
         (("--annotations", "slides"), ['"slides" is no QuPath project', "dmmn-qp compare"]),
-        (("--annotations", "none.qpproj"), ["does not exist"]),
+        (("--annotations", "none.qpproj"), ['"none.qpproj" does not exist; check the path']),
         (("--annotations", "p", "--split", "val"), ["takes the place of --dataset and --split"]),
         (("--annotations", "p", "--dataset", "d"), ["takes the place of --dataset and --split"]),
         (("--annotations", "p", "--predictions", "none"), ["holds no predictions"]),

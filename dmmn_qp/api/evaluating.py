@@ -46,7 +46,8 @@ def evaluate(
         predictions: Folder of predictions, or several; an empty list where only ``models`` are compared.
         dataset: A dataset, or its folder.
         split: Which slides.
-        models: Model folders to compare too; what they have not predicted, they predict into ``out``.
+        models: Model folders to compare too; what they have not predicted, they predict into ``predicted`` of ``out``,
+            or of ``evaluation``.
         truth: Folder of ``<slide>.png`` label maps, or one such file, to compare with as well.
         map: Predicted class -> true class, where they are named otherwise.
         exclude: True classes whose pixels do not count.
@@ -56,7 +57,7 @@ def evaluate(
         roi: GeoJSON of the areas outside of which nothing counts, or folder of one for each slide.
         roi_class: Class of these areas; without ``roi``, of the dataset's annotations.
         by: Keys of the image metadata, or ``scanner``, by whose values slides are taken together.
-        out: Folder for ``evaluation.json``, replaced; None writes nothing.
+        out: Folder for ``evaluation.json``, replaced; None writes none.
         slides_roots: Folders to search for slides that have been moved.
         reporter: Where to print the tables.
 

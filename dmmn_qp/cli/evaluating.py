@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -87,6 +86,6 @@ def evaluate_command(
     file, roots = load_config(config), parsed_slides_roots(slides_root)
     options, predicting = evaluate_options(file, given), predict_options(file, {})
     folders, models = tuple(predictions or ()), tuple(model or ())
-    request = EvaluationRequest(dataset, split, folders, models, truth, options, predicting, roots)
-    request = replace(request, annotations=tuple(annotations or ()), importing=import_options(file, {}))
+    projects, importing = tuple(annotations or ()), import_options(file, {})
+    request = EvaluationRequest(dataset, split, folders, models, truth, options, predicting, roots, projects, importing)
     evaluate_into(request, EvaluationFiles(out, json_file, overwrite), Reporter())

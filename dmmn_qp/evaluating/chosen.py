@@ -15,6 +15,7 @@ from dmmn_qp.choices import Split
 from dmmn_qp.errors import AnnotationFileError, ConfigError, DatasetError, SlideError
 from dmmn_qp.evaluating.options import SCANNER, EvaluateOptions
 from dmmn_qp.evaluating.truth import files_of_slides
+from dmmn_qp.files.paths import why_not_there
 from dmmn_qp.folders.dataset import Dataset, SlideRecord
 from dmmn_qp.folders.evaluation import EvaluatedSlide
 from dmmn_qp.folders.predictions import PredictedInput
@@ -195,12 +196,14 @@ def _area_files(dataset: Dataset, records: Sequence[SlideRecord], roi: Path | No
     """The file of areas of each slide.
 
     Raises:
-        DatasetError: One is missing.
+        DatasetError: They are not there, or one is missing.
     """
     if roi is None:
         return {r.slide_id: dataset.annotations_path(r.slide_id) for r in records}
     if roi.is_file() and len(records) == 1:
         return {records[0].slide_id: roi}
+    if why := why_not_there(roi):
+        raise DatasetError(f'--roi "{roi}" {why}; check the path')
     found = files_of_slides(dataset, records, roi, GEOJSON_SUFFIXES)
     missing = next((r.slide_id for r in records if r.slide_id not in found), None)
     if missing is not None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import combinations
 from pathlib import Path
 
@@ -181,7 +181,7 @@ def compare(
 
 def samples_of(slides: Sequence[EvaluatedSlide], options: EvaluateOptions) -> Samples:
     """The slides as samples: their cases, where several are of one."""
-    return Samples.of([s.case for s in slides], [s.grid_mpp or 1.0 for s in slides], options)
+    return Samples.of([s.case for s in slides], [s.pixel_um for s in slides], options)
 
 
 def sample_kind(slides: Sequence[EvaluatedSlide]) -> SampleKind:
@@ -244,7 +244,6 @@ class _OfModel:
             samples_of([self.counted.slides[i] for i in numbers], self.options),
             labelled=sum(c.labelled[self.origin] for c in counts),
             unpredicted=sum(c.unpredicted[self.origin] for c in counts),
-            skip_unpredicted=self.options.skip_unpredicted,
         )
 
     def subgroups(self, key: str) -> list[Subgroup]:
@@ -273,9 +272,8 @@ class _OfModel:
 
 
 def _with_borders(rules: CountRules, slide: EvaluatedSlide, options: EvaluateOptions) -> CountRules:
-    mpp = slide.grid_mpp or 1.0
-    borders = BoundaryRules(options.boundary_um, DISTANCE_LIMIT_UM, mpp)
-    return CountRules(rules.classes, rules.others, rules.skip_unpredicted, borders, options.object_min_um2 / mpp**2)
+    borders = BoundaryRules(options.boundary_um, DISTANCE_LIMIT_UM, slide.pixel_um)
+    return replace(rules, boundaries=borders, object_min_px=options.object_min_um2 / slide.pixel_um**2)
 
 
 def _compared(slide_id: str, truth: TruthSide, models: Sequence[ModelSide]) -> ComparedSlide:
@@ -299,8 +297,6 @@ def _paired(
     sides = []
     for number in pair:
         confusions = np.stack([counted.by_slide[i][number].confusion[origin] for i in there])
-        if options.skip_unpredicted:
-            confusions[..., -1] = 0
         sides.append(tallies_of(confusions))
     both = np.stack(sides, axis=1)
     first, second = (by_sample(tallies, samples.names) for tallies in sides)

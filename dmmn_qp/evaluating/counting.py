@@ -93,15 +93,12 @@ class SlideCounts:
     reliability: ReliabilitySums | None = None
 
 
-def count_slide(
-    slide: ComparedSlide, rules: CountRules, advance: Callable[[int], None] = lambda _: None
-) -> list[SlideCounts]:
+def count_slide(slide: ComparedSlide, rules: CountRules) -> list[SlideCounts]:
     """Compares a slide with its truth; memory does not grow with its height.
 
     Args:
         slide: The slide.
         rules: What counts.
-        advance: Told how many more rows are done.
 
     Returns:
         What was counted of each model.
@@ -124,7 +121,7 @@ def count_slide(
                 slide.predicted, rules.others, found, confidences or [None] * len(found), strict=True
             )
         ]
-        _count_strips(slide, rules, truth, origins, counters, advance)
+        _count_strips(slide, rules, truth, origins, counters)
     _check_true_values(slide.truth, counters[0].all_pairs)
     return [counter.result() for counter in counters]
 
@@ -135,7 +132,6 @@ def _count_strips(
     truth: LabelSource,
     origins: LabelSource | None,
     counters: Sequence[_ModelCounter],
-    advance: Callable[[int], None],
 ) -> None:
     halo = rules.boundaries.halo_px if rules.boundaries is not None else 0
     for core, window in _strips(truth.shape, halo):
@@ -153,7 +149,6 @@ def _count_strips(
             if rules.boundaries is not None:
                 counted = true if predicted is None else np.where(predicted, true, np.uint8(UNLABELLED))
                 counter.look(counted, labels, Region(0, here.start, core.width, core.height))
-        advance(core.height)
 
 
 @dataclass(slots=True)

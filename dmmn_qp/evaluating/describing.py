@@ -25,8 +25,6 @@ from dmmn_qp.folders.evaluation import (
 from dmmn_qp.folders.predictions import is_by, model_of
 from dmmn_qp.folders.provenance import trained_slides
 
-_MM2_OF_UM2 = 1e-6
-
 
 def describe_models(
     models: Sequence[Predictions],
@@ -161,7 +159,6 @@ def _predicted(
     found: PredictedLabels = model.labels[slide.slide_id]
     side = counted.models[number].labels[slide.slide_id]
     record, probabilities = found.record, probabilities_of(found.path, slide.slide_id)
-    pixel_mm2 = (slide.grid_mpp or 1.0) ** 2 * _MM2_OF_UM2
     return PredictedLabelSource(
         slide_id=slide.slide_id,
         path=str(found.path.absolute()),
@@ -173,7 +170,7 @@ def _predicted(
         model_run=None if record is None else record.model_run,
         weights=None if record is None else record.weights,
         probabilities_path=None if probabilities is None else str(probabilities.absolute()),
-        predicted_mm2={name: pixels * pixel_mm2 for name, pixels in counts.predicted.items()},
+        predicted_mm2={name: pixels * slide.pixel_mm2 for name, pixels in counts.predicted.items()},
         trained_on=slide.slide_id in model.trained_on,
         distance_from_training=None if record is None else record.distance_from_training,
     )

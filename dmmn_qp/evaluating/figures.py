@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from dmmn_qp.evaluating.options import DISTANCE_LIMIT_UM, EvaluateOptions
 from dmmn_qp.folders.evaluation import (
+    MM2_OF_UM2,
     NOT_PREDICTED,
     BoundaryFigures,
     Calibration,
@@ -28,8 +29,6 @@ from dmmn_qp.labels.metrics import Confusion
 from dmmn_qp.labels.objects import matched_iou, object_f1
 from dmmn_qp.labels.resampling import Statistic, by_sample, drawn_anew, interval
 from dmmn_qp.labels.tallies import CLASS_FIGURES, MEANS, tallies_of
-
-_MM2_OF_UM2 = 1e-6
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +82,6 @@ def figures_of(
     *,
     labelled: int,
     unpredicted: int,
-    skip_unpredicted: bool,
 ) -> Figures:
     """All figures of confusion matrices.
 
@@ -94,13 +92,10 @@ def figures_of(
         samples: The slides.
         labelled: True pixels, those left out included.
         unpredicted: Those without a prediction.
-        skip_unpredicted: Whether pixels without a prediction are left out.
     """
     stacked = np.stack(confusions)
-    if skip_unpredicted:
-        stacked[..., -1] = 0
     pooled = stacked.sum(axis=0)
-    mm2 = np.tensordot(np.square(samples.pixel_um) * _MM2_OF_UM2, stacked, axes=1)
+    mm2 = np.tensordot(np.square(samples.pixel_um) * MM2_OF_UM2, stacked, axes=1)
     has_missed = bool(pooled[:, -1].any())
     columns = (*classes, *others, NOT_PREDICTED) if has_missed else (*classes, *others)
     tallies = tallies_of(stacked)

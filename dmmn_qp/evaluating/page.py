@@ -12,7 +12,7 @@ import shapely
 from dmmn_qp.annotations import Annotation
 from dmmn_qp.console import Reporter
 from dmmn_qp.errors import SlideError
-from dmmn_qp.evaluating.worst import with_worst_regions
+from dmmn_qp.evaluating.worst import meeting_of, with_worst_regions
 from dmmn_qp.files.failures import naming
 from dmmn_qp.folders.counted_labels import CountedLabels, LabelOpener
 from dmmn_qp.folders.evaluation import (
@@ -114,9 +114,9 @@ def write_worst_regions(evaluation: Evaluation, folder: Path) -> None:
 def _annotation(slide: EvaluatedSlide, r: WorstRegion, rank: int, model: str | None) -> Annotation | None:
     """A region as QuPath shows it, cut at the slide's border: an outline of ours that is no prediction and no label."""
     image = slide.image
-    width, height = (image.width, image.height) if image is not None else (None, None)
-    right, bottom = min(r.x_px + r.width_px, width or r.x_px + r.width_px), r.y_px + r.height_px
-    bottom = min(bottom, height or bottom)
+    right, bottom = r.x_px + r.width_px, r.y_px + r.height_px
+    if image is not None:
+        right, bottom = min(right, image.width or right), min(bottom, image.height or bottom)
     if right <= r.x_px or bottom <= r.y_px:
         return None
     true = shorten(r.true, _LONGEST_NAME)
@@ -249,10 +249,4 @@ class _Drawer:
         return self._opener.predicted(self._evaluation.models[number].predictions, source)
 
     def _meeting(self, slide_id: str, source: PredictedLabelSource) -> Meeting:
-        settings = self._evaluation.settings
-        return Meeting.of(
-            self._truths[slide_id].values,
-            source.values,
-            exclude=settings.exclude,
-            skip_unpredicted=settings.skip_unpredicted,
-        )
+        return meeting_of(self._evaluation, self._truths[slide_id], source)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,9 +9,10 @@ from pathlib import Path
 from dmmn_qp.errors import DatasetError, DmmnQpError
 from dmmn_qp.evaluating.options import EvaluateOptions
 from dmmn_qp.files import RUN_FILE
+from dmmn_qp.files.paths import why_not_there
 from dmmn_qp.folders.dataset import Dataset, SlideRecord
 from dmmn_qp.folders.label_raster import names_in_file, read_class_names
-from dmmn_qp.folders.predictions import LABELS_SUFFIX, PredictedInput, Prediction, read_inputs
+from dmmn_qp.folders.predictions import LABELS_SUFFIX, PredictedInput, Prediction, model_of, read_inputs
 from dmmn_qp.folders.provenance import was_trained_on
 from dmmn_qp.reports.evaluation_tables import listed, numbered_classes
 from dmmn_qp.text import printable
@@ -45,7 +45,8 @@ def find_prediction(
     """
     path = folder / f"{slide_id}.{LABELS_SUFFIX}"
     if not folder.is_dir():
-        raise DatasetError(f'predictions "{folder}" do not exist; check --predictions, or run dmmn-qp predict first')
+        why = why_not_there(folder) or "is no folder"
+        raise DatasetError(f'folder of predictions "{folder}" {why}; check --predictions, or run dmmn-qp predict first')
     if not path.is_file():
         raise DatasetError(
             f'slide "{slide_id}" has no prediction in "{folder}"; run dmmn-qp predict {slide_id} --out "{folder}" '
@@ -149,24 +150,23 @@ def check_models(
                 "--overwrite, or pass --mixed-models"
             )
         warn(f"the slides were predicted by different models: {by_model}")
-    trained = [
-        r.slide_id for r in records if r.slide_id in recorded and _was_trained_on(folder, recorded[r.slide_id], r)
-    ]
+    trained = _trained_on(folder, recorded, records)
     if trained:
         warn(f"the model was trained on these slides: {listed(trained)}; its figures there flatter it")
     return trained
 
 
-def _was_trained_on(folder: Path, prediction: Prediction, record: SlideRecord) -> bool:
-    """Whether a model was trained on a slide; not that we know where its folder is not where predict found it."""
-    try:
-        model = Path(json.loads((folder / RUN_FILE).read_bytes())["configuration"]["model"])
-        if not model.is_dir():
-            return False
-        from dmmn_qp.folders.model import load_card
+def _trained_on(folder: Path, recorded: Mapping[str, Prediction], records: Sequence[SlideRecord]) -> list[str]:
+    """The slides on which their model was trained; none that we know of where it is not where predict found it."""
+    model = model_of(folder)
+    if model is None:
+        return []
+    from dmmn_qp.folders.model import load_card
 
+    try:
         provenance = load_card(model).provenance
-        same = provenance["run_id"] == prediction.model_run
-        return same and was_trained_on(provenance, record.slide_id, record.fingerprint)
-    except (DmmnQpError, OSError, ValueError, KeyError, TypeError, RecursionError):
-        return False
+    except (DmmnQpError, OSError):
+        return []
+    run_id = provenance.get("run_id")
+    by_it = (r for r in records if r.slide_id in recorded and recorded[r.slide_id].model_run == run_id)
+    return [r.slide_id for r in by_it if was_trained_on(provenance, r.slide_id, r.fingerprint)]

@@ -17,6 +17,7 @@ from dmmn_qp.folders.evaluation import (
     NOT_PREDICTED,
     EvaluatedSlide,
     Evaluation,
+    LabelSource,
     ModelEvaluation,
     PredictedLabelSource,
     TruthDescription,
@@ -79,6 +80,14 @@ def with_worst_regions(evaluation: Evaluation, spec: PatchSpec, opener: LabelOpe
     return evaluation.model_copy(update={"models": models})
 
 
+def meeting_of(evaluation: Evaluation, truth: LabelSource, predicted: LabelSource) -> Meeting:
+    """Which values of two rasters mean the same class, and which count, as the evaluation was made."""
+    settings = evaluation.settings
+    return Meeting.of(
+        truth.values, predicted.values, exclude=settings.exclude, skip_unpredicted=settings.skip_unpredicted
+    )
+
+
 def _worst_of(
     evaluation: Evaluation, model: ModelEvaluation, truth: TruthDescription, spec: PatchSpec, opener: LabelOpener
 ) -> tuple[WorstRegion, ...]:
@@ -89,13 +98,7 @@ def _worst_of(
         source = truths.get(predicted.slide_id)
         if source is not None:
             with opener.truth(source) as true, opener.predicted(model.predictions, predicted) as labels:
-                meeting = Meeting.of(
-                    source.values,
-                    predicted.values,
-                    exclude=evaluation.settings.exclude,
-                    skip_unpredicted=evaluation.settings.skip_unpredicted,
-                )
-                windows = worst_windows(true, labels, meeting, spec)
+                windows = worst_windows(true, labels, meeting_of(evaluation, source, predicted), spec)
             found += [_region(w, evaluation.slide(predicted.slide_id), predicted, truth.kind) for w in windows]
     return tuple(sorted(found, key=lambda region: -region.wrong_pixels)[:MOST])
 
@@ -114,7 +117,7 @@ def _region(found: WrongWindow, slide: EvaluatedSlide, predicted: PredictedLabel
         predicted=found.predicted,
         pixels=found.pixels,
         wrong_pixels=found.wrong,
-        wrong_mm2=found.wrong * (slide.grid_mpp or 1.0) ** 2 / 1e6,
+        wrong_mm2=found.wrong * slide.pixel_mm2,
     )
 
 

@@ -30,6 +30,8 @@ TruthKind = Literal["annotated", "corrected", "confirmed", "truth"]
 SampleKind = Literal["slides", "cases"]
 """What is drawn for intervals and exchanged for tests: slides, or cases where several slides are of one."""
 
+MM2_OF_UM2: Final = 1e-6
+
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 
 Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
@@ -321,6 +323,16 @@ class EvaluatedSlide(FileModel):
     grid_mpp: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     case: str
     properties: dict[str, str] = Field(default_factory=dict)
+
+    @property
+    def pixel_um(self) -> float:
+        """um/px of the compared rasters for lengths and areas: 1 where it is not known."""
+        return self.grid_mpp or 1.0
+
+    @property
+    def pixel_mm2(self) -> float:
+        """Area of a pixel of them, likewise."""
+        return self.pixel_um**2 * MM2_OF_UM2
 
 
 class TruthDescription(FileModel):

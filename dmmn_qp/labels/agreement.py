@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import numpy as np
-
-from dmmn_qp.labels.tallies import Floats, Tallies
+from dmmn_qp.labels.tallies import Floats, Tallies, accuracy, parts, quotient
 
 
 def either_dice(tallies: Tallies) -> Floats:
@@ -13,27 +11,16 @@ def either_dice(tallies: Tallies) -> Floats:
     Args:
         tallies: (..., 3, C), see `dmmn_qp.labels.tallies.tallies_of`.
     """
-    shared, first, second = _parts(tallies)
-    return _over(2 * shared, first + second)
+    shared, first, second = parts(tallies)
+    return quotient(2 * shared, first + second)
 
 
 def either_iou(tallies: Tallies) -> Floats:
     """(..., C) intersection over union, likewise."""
-    shared, first, second = _parts(tallies)
-    return _over(shared, first + second - shared)
+    shared, first, second = parts(tallies)
+    return quotient(shared, first + second - shared)
 
 
 def agreement(tallies: Tallies) -> Floats:
     """(...) share of the pixels that both give one class, of those to which both give any."""
-    shared, first, _ = _parts(tallies)
-    return _over(shared.sum(axis=-1), first.sum(axis=-1))
-
-
-def _parts(tallies: Tallies) -> tuple[Floats, Floats, Floats]:
-    shared, first, second = (tallies[..., i, :].astype(np.float64) for i in range(3))
-    return shared, first, second
-
-
-def _over(numerator: Floats, denominator: Floats) -> Floats:
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return np.where(denominator == 0, np.nan, np.asarray(numerator / denominator))
+    return accuracy(tallies)

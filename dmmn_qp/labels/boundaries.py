@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
+from dmmn_qp.labels.tallies import quotient
 from dmmn_qp.regions import Region
 from dmmn_qp.specs import UNLABELLED, LabelArray
 
@@ -127,12 +128,12 @@ class BoundaryCounter:
 
 def boundary_iou(sums: NDArray[Any]) -> NDArray[np.float64]:
     """(..., C) IoU of the strips; NaN for a class without any."""
-    return _over(sums[..., _BOTH], sums[..., _EITHER])
+    return quotient(sums[..., _BOTH], sums[..., _EITHER])
 
 
 def mean_distance_um(sums: NDArray[Any]) -> NDArray[np.float64]:
     """(..., C) mean distance between the borders; NaN for a class without any."""
-    return _over(sums[..., _SUM], sums[..., _NUMBER])
+    return quotient(sums[..., _SUM], sums[..., _NUMBER])
 
 
 def distance_percentile_um(sums: NDArray[Any], limit_um: float, part: float = 0.95) -> NDArray[np.float64]:
@@ -211,8 +212,3 @@ def _box(mask: Mask, margin: int) -> Region | None:
 
 def _slices(region: Region) -> tuple[slice, slice]:
     return slice(region.y, region.bottom), slice(region.x, region.right)
-
-
-def _over(numerator: NDArray[Any], denominator: NDArray[Any]) -> NDArray[np.float64]:
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return np.where(denominator > 0, numerator / denominator, np.nan)

@@ -7,6 +7,8 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from dmmn_qp.labels.tallies import quotient
+
 BINS: Final = 15
 """Intervals of confidence, of equal width."""
 
@@ -32,5 +34,4 @@ def reliability_sums(
 def expected_calibration_error(sums: NDArray[Any]) -> NDArray[np.float64]:
     """(...) mean difference of confidence and accuracy, weighted by the predictions of each interval; NaN of none."""
     total = sums[..., 0, :].sum(axis=-1)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return np.where(total > 0, np.abs(sums[..., 1, :] - sums[..., 2, :]).sum(axis=-1) / total, np.nan)
+    return quotient(np.abs(sums[..., 1, :] - sums[..., 2, :]).sum(axis=-1), total)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from dmmn_qp.labels.meeting import pair_numbers
 from dmmn_qp.labels.tallies import (
     accuracy,
     class_iou,
@@ -54,7 +55,7 @@ def pair_counts(truth: NDArray[np.uint8], predicted: NDArray[np.uint8]) -> PairC
     counts = np.zeros(_VALUES**2, np.int64)
     true, found = truth.ravel(), predicted.ravel()
     for start in range(0, true.size, _AT_ONCE):
-        pairs = true[start : start + _AT_ONCE].astype(np.uint16) * _VALUES + found[start : start + _AT_ONCE]
+        pairs = pair_numbers(true[start : start + _AT_ONCE], found[start : start + _AT_ONCE])
         counts += np.bincount(pairs, minlength=counts.size)
     return counts.reshape(_VALUES, _VALUES)
 

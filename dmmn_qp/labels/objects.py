@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
+from dmmn_qp.labels.tallies import quotient
 from dmmn_qp.specs import LabelArray
 
 MATCH_IOU: Final = 0.5
@@ -268,11 +269,9 @@ class _Shared:
 
 def object_f1(sums: NDArray[Any]) -> NDArray[np.float64]:
     """(..., C) harmonic mean of the matched parts of true and predicted areas; NaN for a class without a true one."""
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return np.where(sums[..., 0] > 0, 2 * sums[..., 2] / (sums[..., 0] + sums[..., 1]), np.nan)
+    return np.where(sums[..., 0] > 0, quotient(2 * sums[..., 2], sums[..., 0] + sums[..., 1]), np.nan)
 
 
 def matched_iou(sums: NDArray[Any]) -> NDArray[np.float64]:
     """(..., C) mean IoU of the matches; NaN for a class without any."""
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return np.where(sums[..., 2] > 0, sums[..., 3] / sums[..., 2], np.nan)
+    return quotient(sums[..., 3], sums[..., 2])

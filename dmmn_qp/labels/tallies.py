@@ -27,28 +27,41 @@ def tallies_of(confusion: NDArray[Any]) -> Tallies:
     return np.stack([hits, confusion.sum(axis=-1), confusion.sum(axis=-2)[..., :classes]], axis=-2)
 
 
+def parts(tallies: Tallies) -> tuple[Floats, Floats, Floats]:
+    """(..., C) each: the pixels that are right, that are true, and that were predicted as a class."""
+    hits, true, predicted = (tallies[..., i, :].astype(np.float64) for i in range(3))
+    return hits, true, predicted
+
+
+def quotient(numerator: NDArray[Any], denominator: NDArray[Any]) -> Floats:
+    """The quotient, NaN where there is nothing to divide by."""
+    with np.errstate(invalid="ignore", divide="ignore"):
+        divided = np.asarray(numerator, np.float64) / np.asarray(denominator, np.float64)
+    return np.where(denominator == 0, np.nan, divided)
+
+
 def class_iou(tallies: Tallies) -> Floats:
     """(..., C) intersection over union (Eq. 3); NaN for a class without true pixels, as all figures of classes."""
-    hits, true, predicted = _parts(tallies)
-    return _of_true(_over(hits, true + predicted - hits), true)
+    hits, true, predicted = parts(tallies)
+    return _of_true(quotient(hits, true + predicted - hits), true)
 
 
 def class_recall(tallies: Tallies) -> Floats:
     """(..., C) share of the true pixels that were found (Eq. 4)."""
-    hits, true, _ = _parts(tallies)
-    return _over(hits, true)
+    hits, true, _ = parts(tallies)
+    return quotient(hits, true)
 
 
 def class_precision(tallies: Tallies) -> Floats:
     """(..., C) share of the predicted pixels that are right (Eq. 5); 0 for a class that was never predicted."""
-    hits, true, predicted = _parts(tallies)
-    return _of_true(np.where(predicted > 0, _over(hits, predicted), 0.0), true)
+    hits, true, predicted = parts(tallies)
+    return _of_true(np.where(predicted > 0, quotient(hits, predicted), 0.0), true)
 
 
 def class_dice(tallies: Tallies) -> Floats:
     """(..., C) twice the intersection over the sum of both."""
-    hits, true, predicted = _parts(tallies)
-    return _of_true(_over(2 * hits, true + predicted), true)
+    hits, true, predicted = parts(tallies)
+    return _of_true(quotient(2 * hits, true + predicted), true)
 
 
 CLASS_FIGURES: Final[dict[str, Callable[[Tallies], Floats]]] = {
@@ -63,27 +76,27 @@ CLASS_FIGURES: Final[dict[str, Callable[[Tallies], Floats]]] = {
 def mean_of_classes(figures: Floats) -> Floats:
     """(...) mean over the classes that have true pixels; NaN where none has."""
     defined = ~np.isnan(figures)
-    return _over(np.where(defined, figures, 0.0).sum(axis=-1), defined.sum(axis=-1))
+    return quotient(np.where(defined, figures, 0.0).sum(axis=-1), defined.sum(axis=-1))
 
 
 def frequency_weighted_iou(tallies: Tallies) -> Floats:
     """(...) IoU of each class, weighted by its share of the true pixels."""
     true = tallies[..., 1, :]
-    return _over((np.nan_to_num(class_iou(tallies)) * true).sum(axis=-1), true.sum(axis=-1))
+    return quotient((np.nan_to_num(class_iou(tallies)) * true).sum(axis=-1), true.sum(axis=-1))
 
 
 def accuracy(tallies: Tallies) -> Floats:
     """(...) share of the true pixels that are right."""
-    return _over(tallies[..., 0, :].sum(axis=-1), tallies[..., 1, :].sum(axis=-1))
+    return quotient(tallies[..., 0, :].sum(axis=-1), tallies[..., 1, :].sum(axis=-1))
 
 
 def kappa(tallies: Tallies) -> Floats:
     """(...) Cohen's kappa; NaN where chance alone would be right everywhere."""
-    _, true, predicted = _parts(tallies)
+    _, true, predicted = parts(tallies)
     total = true.sum(axis=-1)
     right = accuracy(tallies)
-    by_chance = _over((_over(true, total[..., None]) * predicted).sum(axis=-1), total)
-    return _over(right - by_chance, 1 - by_chance)
+    by_chance = quotient((quotient(true, total[..., None]) * predicted).sum(axis=-1), total)
+    return quotient(right - by_chance, 1 - by_chance)
 
 
 MEANS: Final[dict[str, Callable[[Tallies], Floats]]] = {
@@ -96,18 +109,6 @@ MEANS: Final[dict[str, Callable[[Tallies], Floats]]] = {
     "kappa": kappa,
 }
 """Figures of all classes together: (..., 3, C) -> (...)."""
-
-
-def _parts(tallies: Tallies) -> tuple[Floats, Floats, Floats]:
-    hits, true, predicted = (tallies[..., i, :].astype(np.float64) for i in range(3))
-    return hits, true, predicted
-
-
-def _over(numerator: NDArray[Any], denominator: NDArray[Any]) -> Floats:
-    """The quotient, NaN where there is nothing to divide by."""
-    with np.errstate(invalid="ignore", divide="ignore"):
-        quotient = np.asarray(numerator, np.float64) / np.asarray(denominator, np.float64)
-    return np.where(denominator == 0, np.nan, quotient)
 
 
 def _of_true(figures: Floats, true: Floats) -> Floats:

@@ -9,6 +9,7 @@ import openslide
 import tifffile
 
 from dmmn_qp.slides.closing import opened
+from dmmn_qp.slides.files import slide_file
 from dmmn_qp.text import shorten
 
 _GENERIC: Final = "generic-tiff"
@@ -16,6 +17,7 @@ _GENERIC: Final = "generic-tiff"
 
 _MODELS: Final = (
     "aperio.ScanScope ID",
+    "dicom.ManufacturerModelName",
     "hamamatsu.Product",
     "leica.device-model",
     "ventana.ScannerModel",
@@ -31,11 +33,12 @@ def scanner_of(path: Path) -> str | None:
     """Names the maker of a slide, and its device where the file says it; None where it says nothing.
 
     Args:
-        path: The slide.
+        path: The slide; of DICOM its folder, or a file of it.
     """
     try:
-        return _of_openslide(path) or _of_tiff(path)
-    except Exception:  # of any kind: what a damaged file says of its scanner is nothing
+        file = slide_file(path)
+        return _of_openslide(file) or _of_tiff(file)
+    except Exception:  # of any kind: tifffile checks little of what a damaged file says
         return None
 
 

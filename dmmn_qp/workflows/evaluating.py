@@ -18,7 +18,7 @@ from dmmn_qp.files import write_json
 from dmmn_qp.folders.counted_labels import LabelOpener
 from dmmn_qp.folders.dataset import Dataset
 from dmmn_qp.folders.evaluation import EVALUATION, FOLDER, Evaluation, write_evaluation
-from dmmn_qp.folders.predictions import LABELS_SUFFIX, read_predictions
+from dmmn_qp.folders.predictions import LABELS_SUFFIX, is_by, read_predictions
 from dmmn_qp.importing.options import ImportOptions
 from dmmn_qp.predicting.options import PredictOptions
 from dmmn_qp.reports.evaluation_json import evaluation_as_json
@@ -110,7 +110,7 @@ def evaluate_into(request: EvaluationRequest, files: EvaluationFiles, reporter: 
     if files.json_file is not None:
         write_json(files.json_file, evaluation_as_json(evaluation))
         reporter.say(f"Wrote {files.json_file}")
-    write_evaluation(files.folder, evaluation)
+    write_evaluation(files.folder, evaluation)  # already here: whoever stops the pictures keeps the figures
     evaluation = _with_page(evaluation, request, files.folder, reporter)
     write_evaluation(files.folder, evaluation)
     reporter.say(f"Wrote {files.folder}/; look at {files.folder / PAGE}")
@@ -137,7 +137,8 @@ def evaluate_models(
 
     Args:
         request: What is compared with what.
-        out: Folder of the evaluation; it is needed where a model must predict.
+        out: Folder of the evaluation, for what models must predict and what is read of projects; None for
+            ``evaluation``.
         reporter: Where to report.
         overwrite: Whether models predict again.
 
@@ -194,7 +195,7 @@ def _has_all(folder: Path, slide_ids: Sequence[str], weights: str | None) -> boo
     return weights is not None and all(
         (made := recorded.get(slide_id)) is not None
         and made.weights is not None
-        and weights.startswith(made.weights)
+        and is_by(made, weights)
         and (folder / f"{slide_id}.{LABELS_SUFFIX}").is_file()
         for slide_id in slide_ids
     )

@@ -49,13 +49,13 @@ def annotated_slides(
         The dataset that was made of them, in ``annotated`` of the evaluation's folder.
 
     Raises:
-        ConfigError: A path is no project.
+        ConfigError: A path is not there, or no project.
         DatasetError: The predictions are of different um/px, or do not tell them.
         DmmnQpError: Anything in the projects that can be mended.
     """
     for path in projects:
         if why := why_not_there(path):
-            raise ConfigError(f'--annotations "{path}" {why}; give a project.qpproj')
+            raise ConfigError(f'--annotations "{path}" {why}; check the path')
         if not ANNOTATION_SOURCES["qupath-project"].wants(path, None):
             raise ConfigError(
                 f'--annotations "{path}" is no QuPath project; compare other annotations with dmmn-qp compare, or '
