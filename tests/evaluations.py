@@ -70,7 +70,7 @@ def figures_of(names: Sequence[str], confusions: Sequence[np.ndarray], mpp: floa
         "labelled": sum(int(confusion.sum()) for confusion in confusions),
         "unpredicted": sum(int(confusion[:, -1].sum()) for confusion in confusions),
     }
-    return figures.figures_of(confusions, names, (), samples, **counts, skip_unpredicted=False)
+    return figures.figures_of(confusions, names, (), samples, **counts)
 
 
 def evaluation_of(

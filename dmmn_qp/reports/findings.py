@@ -45,13 +45,11 @@ def report_findings(findings: Sequence[Finding], reporter: Reporter) -> None:
 
 
 def warn_of(findings: Sequence[Finding], reporter: Reporter) -> None:
-    """Says the warnings among findings; of each kind on slides one line, however many there are."""
+    """Says the warnings among findings, first those of no slide; of each kind one line, however many there are."""
     warnings = [finding for finding in findings if finding.severity == "warning"]
-    for finding in warnings:
-        if finding.slide is None:
-            reporter.warn(finding.line())
-    for line in one_of_each_kind((f.slide, f.said()) for f in warnings if f.slide is not None):
-        reporter.warn(line)
+    for apart in (True, False):
+        for line in one_of_each_kind((f.slide, f.said()) for f in warnings if (f.slide is None) == apart):
+            reporter.warn(line)
 
 
 def count_text(findings: Sequence[Finding]) -> str:
