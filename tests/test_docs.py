@@ -94,6 +94,13 @@ def test_links_lead_somewhere(document):
             assert anchor in anchors_of(document.parent / path if path else document), f"{document.name}: {target}"
 
 
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda p: str(p.relative_to(REPOSITORY)))
+def test_every_row_belongs_to_a_table(document):
+    for block in re.split(r"\n\s*\n", re.sub(r"^```.*?^```$", "", text_of(document), flags=re.MULTILINE | re.DOTALL)):
+        rows = [line.strip() for line in block.splitlines() if line.lstrip().startswith("|")]
+        assert not rows or (len(rows) > 2 and re.fullmatch(r"[|: -]+", rows[1])), f"{document.name}: {rows[0]}"
+
+
 def test_anchors_are_those_of_github(tmp_path):
     page = tmp_path / "page.md"
     page.write_text(
