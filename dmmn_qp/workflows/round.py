@@ -18,6 +18,7 @@ from dmmn_qp.folders.predictions import read_predictions
 from dmmn_qp.folders.rounds import loop_folder
 from dmmn_qp.text import shorten
 from dmmn_qp.workflows.earlier import earlier_import
+from dmmn_qp.workflows.places import command
 from dmmn_qp.workflows.steps import RoundRequest, Step, import_step, predict_step, push_step, slides_of, train_step
 
 _GOES_ON = "the same command goes on there"
@@ -109,7 +110,12 @@ def _say_unaccepted(asked: RoundRequest, reporter: Reporter) -> None:
     used = newest(models)
     last = models[-1] if models else None
     if last is not None and not last.accepted and used is not None:
-        reporter.say(f"{shorten(last.name)} is not accepted, as its card says; {shorten(used.name)} predicts on")
+        from dmmn_qp.reports.html import REPORT_PAGE
+
+        reporter.say(
+            f"{shorten(last.name)} is not accepted ({last.folder / REPORT_PAGE} says why); {shorten(used.name)} "
+            f"predicts on; to take it as it is: {command('models accept', last.folder)}"
+        )
 
 
 def _say_way_on(asked: RoundRequest, reporter: Reporter) -> None:
