@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 DEMO_MODEL := models/demo-run
 
-.PHONY: help setup test test-all lint types groovy demo clean
+.PHONY: help setup test test-all lint types groovy docs demo clean
 
 help:
 	@echo "make demo      import, train, predict and evaluate the demo project (about 3 minutes on 2 cores)"
@@ -16,6 +16,7 @@ help:
 	@echo "make lint      ruff: rules and format"
 	@echo "make types     mypy"
 	@echo "make groovy    compile and lint the scripts for QuPath with Groovy 4, which it fetches"
+	@echo "make docs      the documentation as pages, in docs/_build"
 	@echo "make setup     the virtual environment in $(VENV); the others make it where it is missing"
 	@echo "make clean     remove what make demo made, the caches and build files"
 
@@ -36,6 +37,10 @@ types: $(READY)
 
 groovy: $(READY)
 	$(BIN)/python -m tests.groovy.tools
+
+docs: $(READY)
+	$(BIN)/python -m sphinx -E -W --keep-going -n -q -c docs . docs/_build
+	@echo "Open docs/_build/index.html in a browser."
 
 test: lint types
 	$(BIN)/pytest -m "not engine" -n auto --dist loadfile
@@ -60,7 +65,7 @@ demo: $(READY)
 # A dataset or predictions are the demo's where run.json names its slides or project, and no slide from elsewhere. A
 # ledger in which nothing is checked goes with the dataset.
 clean:
-	rm -rf $(DEMO_MODEL) .pytest_cache .mypy_cache .ruff_cache .hypothesis build *.egg-info
+	rm -rf $(DEMO_MODEL) .pytest_cache .mypy_cache .ruff_cache .hypothesis build docs/_build *.egg-info
 	@for made in dataset predictions; do \
 	  if grep -qs 'examples/demo/' $$made/run.json \
 	      && ! grep -E '"(path|source)":' $$made/run.json | grep -qv 'examples/demo/'; then \
