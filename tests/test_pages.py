@@ -1,6 +1,7 @@
 """What the pages for users say is true: every command parses, every quoted message exists, and all of it builds."""
 
 import ast
+import base64
 import os
 import re
 import shlex
@@ -14,6 +15,7 @@ import typer
 
 from dmmn_qp.cli import app, config
 from dmmn_qp.cli.config import SECTIONS, ConfigFile
+from tests.browser import Browser, needs_chromium
 from tests.conftest import REPOSITORY, invoke
 from tests.projects import DARK_AND_LIGHT, make_project, make_slide
 from tests.test_docs import DOCUMENTS, text_of
@@ -185,22 +187,45 @@ def build(source: Path, out: Path) -> subprocess.CompletedProcess[str]:
     )
 
 
-@pytest.mark.engine
-def test_pages_build_without_a_warning_and_need_nothing_but_themselves(tmp_path):
+@pytest.fixture(scope="module")
+def site(tmp_path_factory) -> Path:
+    """The built pages, which gave no warning."""
     pytest.importorskip("sphinx")
-    built = build(REPOSITORY, tmp_path)
+    out = tmp_path_factory.mktemp("site")
+    built = build(REPOSITORY, out)
     assert built.returncode == 0 and not built.stderr, built.stderr
-    pages = {path.relative_to(tmp_path).as_posix(): path.read_text("utf-8") for path in tmp_path.rglob("*.html")}
+    return out
+
+
+@pytest.mark.engine
+def test_built_pages_have_all_options_and_need_nothing_but_themselves(site):
+    pages = {path.relative_to(site).as_posix(): path.read_text("utf-8") for path in site.rglob("*.html")}
     assert {f"docs/{path.stem}.html" for path in DOCS.glob("*.md")} <= set(pages)
     for name, html in pages.items():
         assert not re.findall(r"<(?:script|link|img|iframe|source)[^>]+(?:src|href)=\"(?:https?:)?//[^\"]+", html), name
-        assert "[WARNING" not in html
     commands = pages["docs/reference/commands.html"]
     for name, command in typer.main.get_command(app).commands.items():
         for option in [o for param in command.params for o in param.opts if o.startswith("--")]:
             assert f'id="cmdoption-dmmn-qp-{name}-{option.strip("-")}"' in commands, (name, option)
     assert "dmmn_qp.train" in pages["docs/reference/python.html"]
     assert "train.preset" in pages["docs/reference/configuration.html"]
+
+
+@pytest.mark.engine
+@needs_chromium
+def test_built_pages_fit_a_phone_and_the_wishes_two_sheets(site, tmp_path):
+    with Browser(tmp_path / "profile", width=390) as browser:
+        for page in sorted((site / "docs").rglob("*.html")):
+            browser.events.clear()
+            browser.open(page.as_uri())
+            width = browser.evaluate("document.scrollingElement.scrollWidth")
+            assert width <= 390, f"{page.name} is {width} px wide"
+            urls = [e["params"]["request"]["url"] for e in browser.events if e["method"] == "Network.requestWillBeSent"]
+            assert all(url.startswith(("file:", "data:")) for url in urls), urls
+        browser.open((site / "docs" / "how-to.html").as_uri())
+        browser.call("Emulation.clearDeviceMetricsOverride")
+        sheets = base64.b64decode(browser.call("Page.printToPDF", preferCSSPageSize=True)["data"])
+    assert len(re.findall(rb"/Type\s*/Page\b(?!s)", sheets)) <= 2
 
 
 DEAD = ("[x](gone.md)", "[x](../gone/)", "[x](README.md#gone)", "[x](#gone)", "![x](gone.png)", "[x](../LICENCE)")
