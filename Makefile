@@ -15,8 +15,8 @@ help:
 	@echo "               kills and full disks"
 	@echo "make lint      ruff: rules and format"
 	@echo "make types     mypy"
-	@echo "make groovy    compile and lint the scripts for QuPath with Groovy 4, which it fetches"
 	@echo "make docs      the documentation as pages, in docs/_build"
+	@echo "make groovy    compile and lint the scripts for QuPath with Groovy 4, which it fetches"
 	@echo "make setup     the virtual environment in $(VENV); the others make it where it is missing"
 	@echo "make clean     remove what make demo made, the caches and build files"
 
@@ -37,10 +37,6 @@ types: $(READY)
 
 groovy: $(READY)
 	$(BIN)/python -m tests.groovy.tools
-
-docs: $(READY)
-	$(BIN)/python -m sphinx -E -W --keep-going -n -q -c docs . docs/_build
-	@echo "Open docs/_build/index.html in a browser."
 
 test: lint types
 	$(BIN)/pytest -m "not engine" -n auto --dist loadfile
@@ -71,3 +67,7 @@ clean:
 	      && ! grep -E '"(path|source)":' $$made/run.json | grep -qv 'examples/demo/'; then \
 	    echo "rm -rf $$made"; rm -rf $$made; fi; done
 	@if [ -f loop/ledger.json ] && [ ! -e dataset ] && ! grep -q '"kind": "model"' loop/ledger.json; then rm -rf loop; fi
+
+docs: $(READY)
+	$(BIN)/python -m sphinx -E -W --keep-going -n -q -c docs . docs/_build
+	@echo "Open docs/_build/index.html in a browser."
