@@ -57,12 +57,25 @@ def _command(words: tuple[str, ...], command: Any) -> str:
     parts = [f"\n\n## {name}\n", _prose(command.help or ""), f"```text\n{command.get_usage(context)}\n```\n"]
     parts.append(f"```{{program}} {name}\n```\n")
     parts += [_directive("option", argument_name(param), help_of(param)) for param in arguments]
+    keys = _keys(name.removeprefix("dmmn-qp "))
     for panel in dict.fromkeys(option.rich_help_panel or MAIN_PANEL for option in options):
         parts.append(f"\n**{panel}**\n")
         for option in options:
             if (option.rich_help_panel or MAIN_PANEL) == panel:
-                parts.append(_directive("option", option_name(option, context).replace(" / ", ", "), help_of(option)))
+                names = option_name(option, context).replace(" / ", ", ")
+                parts.append(_directive("option", names, help_of(option), keys.get(option.opts[0], "")))
     return "\n".join(parts)
+
+
+def _keys(section: str) -> dict[str, str]:
+    """Option -> a link to its key in the configuration file."""
+    fields = MODELS[section].model_fields if section in MODELS else {}
+    flags = {name: (field, flag) for name, field in fields.items() if (flag := flag_of(field))}
+    return {
+        option: f"\n\nIn a file: {{confval}}`{section}.{name}`\n"
+        for name, (field, flag) in flags.items()
+        for option in option_names(name, field, flag)
+    }
 
 
 def configuration() -> str:
@@ -105,7 +118,13 @@ def python() -> str:
     """What ``import dmmn_qp`` offers: functions, then classes, by their docstrings."""
     offered = [(name, getattr(dmmn_qp, name)) for name in dmmn_qp.__all__]
     functions = [f".. autofunction:: dmmn_qp.{name}" for name, value in offered if not inspect.isclass(value)]
-    classes = [f".. autoclass:: dmmn_qp.{name}\n   :members:" for name, value in offered if inspect.isclass(value)]
+    classes = [
+        # A tuple's fields are in its docstring already.
+        f".. autoclass:: dmmn_qp.{name}\n   :members:\n"
+        f"   :exclude-members: {', '.join(('model_config', *getattr(value, '_fields', ())))}"
+        for name, value in offered
+        if inspect.isclass(value)
+    ]
     return "\n\n".join(("", *(_rst(title, what) for title, what in (("Functions", functions), ("Classes", classes)))))
 
 
@@ -113,8 +132,8 @@ def _rst(title: str, directives: list[str]) -> str:
     return f"## {title}\n\n```{{eval-rst}}\n" + "\n\n".join(directives) + "\n```\n"
 
 
-def _directive(kind: str, name: str, text: str) -> str:
-    return f"```{{{kind}}} {name}\n\n{_escaped(text)}\n```\n"
+def _directive(kind: str, name: str, text: str, more: str = "") -> str:
+    return f"```{{{kind}}} {name}\n\n{_escaped(text)}{more}\n```\n"
 
 
 def _prose(text: str) -> str:
