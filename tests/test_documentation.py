@@ -156,7 +156,7 @@ def test_quoted_messages_are_many_and_each_is_told_once():
 def test_getting_started_types_what_make_demo_types():
     sources = "".join(path.read_text("utf-8") for path in sorted(REPOSITORY.glob("[Mm]ake*")) if path.is_file())
     model = re.search(r"^DEMO_MODEL :?= \"?([^\"\n]*)", sources, re.MULTILINE)[1]
-    typed = re.findall(r"^(?:\t|    f?\")(dmmn-qp [^\"\n]*)", sources, re.MULTILINE)
+    typed = re.findall(r"^(?:\t|    f?\")?(dmmn-qp [^\"\n]*)", sources, re.MULTILINE)
     made = [re.sub(r"\$\(DEMO_MODEL\)|\{DEMO_MODEL\}", model, line) for line in typed]
     demo = text_of(DOCS / "getting-started.md").split("## The demo")[1].split("## Your own project")[0]
     assert re.findall(r"^(dmmn-qp .*)$", demo, re.MULTILINE) == made
