@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 DEMO_MODEL := models/demo-run
 
-.PHONY: help setup test test-all lint types groovy demo clean
+.PHONY: help setup test test-all lint types groovy docs demo clean
 
 help:
 	@echo "make demo      import, train, predict and evaluate the demo project (about 3 minutes on 2 cores)"
@@ -15,6 +15,7 @@ help:
 	@echo "               kills and full disks"
 	@echo "make lint      ruff: rules and format"
 	@echo "make types     mypy"
+	@echo "make docs      the documentation as pages, in docs/_build"
 	@echo "make groovy    compile and lint the scripts for QuPath with Groovy 4, which it fetches"
 	@echo "make setup     the virtual environment in $(VENV); the others make it where it is missing"
 	@echo "make clean     remove what make demo made, the caches and build files"
@@ -60,9 +61,13 @@ demo: $(READY)
 # A dataset or predictions are the demo's where run.json names its slides or project, and no slide from elsewhere. A
 # ledger in which nothing is checked goes with the dataset.
 clean:
-	rm -rf $(DEMO_MODEL) .pytest_cache .mypy_cache .ruff_cache .hypothesis build *.egg-info
+	rm -rf $(DEMO_MODEL) .pytest_cache .mypy_cache .ruff_cache .hypothesis build docs/_build *.egg-info
 	@for made in dataset predictions; do \
 	  if grep -qs 'examples/demo/' $$made/run.json \
 	      && ! grep -E '"(path|source)":' $$made/run.json | grep -qv 'examples/demo/'; then \
 	    echo "rm -rf $$made"; rm -rf $$made; fi; done
 	@if [ -f loop/ledger.json ] && [ ! -e dataset ] && ! grep -q '"kind": "model"' loop/ledger.json; then rm -rf loop; fi
+
+docs: $(READY)
+	$(BIN)/python -m sphinx -E -W --keep-going -n -q -c docs . docs/_build
+	@echo "Open docs/_build/index.html in a browser."

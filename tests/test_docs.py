@@ -2,6 +2,7 @@
 
 import re
 import tomllib
+from functools import cache
 
 import pytest
 import typer
@@ -21,8 +22,8 @@ EXAMPLES = sorted((REPOSITORY / "examples").glob("*.toml"))
 DESIGN_BYTES = 12 * 1024
 """What a newcomer reads at one sitting; how each part works belongs in docs/."""
 
-FOREIGN_OPTIONS = {"--no-crop", "--series", "--save", "--args", "--image"}
-"""Of QuPath and Bio-Formats."""
+FOREIGN_OPTIONS = {"--no-crop", "--series", "--save", "--args", "--image", "--shm-size"}
+"""Of QuPath, Bio-Formats and Docker."""
 
 
 def text_of(path) -> str:
@@ -42,6 +43,7 @@ def anchors_of(path) -> set[str]:
     return anchors
 
 
+@cache
 def commands() -> dict[str, set[str]]:
     """Command -> its options."""
 
@@ -129,8 +131,8 @@ def test_other_programs_of_ours_exist(document):
             assert f'"{option}"' in path.read_text("utf-8"), f"{document.name}: {program} {option}"
 
 
-FOREIGN_NAMES = {"coverage_simplify"}
-"""Of shapely."""
+FOREIGN_NAMES = {"coverage_simplify", "cd", "activate"}
+"""Of shapely and shells."""
 
 
 @pytest.mark.parametrize(
@@ -149,8 +151,9 @@ def test_files_and_names_in_the_code_exist(document):
 
 def test_index_lists_every_page():
     index = text_of(REPOSITORY / "docs" / "README.md")
-    for page in (REPOSITORY / "docs").glob("*.md"):
-        assert page.name == "README.md" or f"]({page.name})" in index, page.name
+    for page in (REPOSITORY / "docs").rglob("*.md"):
+        name = page.relative_to(REPOSITORY / "docs").as_posix()
+        assert name == "README.md" or f"]({name})" in index, name
     assert "](docs/README.md)" in text_of(REPOSITORY / "README.md")
 
 

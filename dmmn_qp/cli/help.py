@@ -63,17 +63,17 @@ class Command(TyperCommand):
         options = [param for param in self.get_params(ctx) if isinstance(param, TyperOption) and not param.hidden]
         for param in self.get_params(ctx):
             if isinstance(param, TyperArgument):
-                panels["Arguments"].append((_argument_name(param), _help_of(param)))
+                panels["Arguments"].append((argument_name(param), help_of(param)))
         for option in options:
             usual = MAIN_PANEL if option.name != "help" or len(options) <= _FEW else COMMON_PANEL
             panel = usual if len(options) <= _FEW else option.rich_help_panel or usual
-            panels.setdefault(panel, []).append((_option_name(option, ctx), _help_of(option)))
+            panels.setdefault(panel, []).append((option_name(option, ctx), help_of(option)))
         _print_help(self.get_usage(ctx), self.help, panels)
 
     def get_usage(self, ctx: Any) -> str:
         """Returns ``Usage: dmmn-qp push [PREDICTIONS] [OPTIONS]``."""
         arguments = [param for param in self.get_params(ctx) if isinstance(param, TyperArgument)]
-        names = [_argument_name(param) if param.required else f"[{_argument_name(param)}]" for param in arguments]
+        names = [argument_name(param) if param.required else f"[{argument_name(param)}]" for param in arguments]
         return " ".join(("Usage:", ctx.command_path, *names, "[OPTIONS]"))
 
 
@@ -104,7 +104,7 @@ class Group(TyperGroup):
         options = [param for param in self.get_params(ctx) if isinstance(param, TyperOption) and not param.hidden]
         panels = {
             "Commands": [(name, text.split("\n\n")[0]) for name, text in commands],
-            MAIN_PANEL: [(_option_name(option, ctx), _help_of(option)) for option in options],
+            MAIN_PANEL: [(option_name(option, ctx), help_of(option)) for option in options],
         }
         _print_help(self.get_usage(ctx), self.help, panels, self.epilog)
 
@@ -168,12 +168,12 @@ def _print_entry(console: Console, left: str, right: str, column: int, width: in
         console.print(" " * column + line, markup=False)
 
 
-def _argument_name(param: TyperArgument) -> str:
+def argument_name(param: TyperArgument) -> str:
     """Returns ``SLIDE ...`` where there may be several."""
     return (param.metavar or param.name or "").upper() + ("" if param.nargs == 1 else " ...")
 
 
-def _option_name(param: TyperOption, ctx: Any) -> str:
+def option_name(param: TyperOption, ctx: Any) -> str:
     """Returns ``--name VALUE``, or ``--switch / --no-switch``."""
     names = ", ".join(param.opts) + (f" / {', '.join(param.secondary_opts)}" if param.secondary_opts else "")
     if param.is_flag:
@@ -181,7 +181,7 @@ def _option_name(param: TyperOption, ctx: Any) -> str:
     return f"{names} {param.metavar or (param.display_type_rich(ctx=ctx) or 'text').strip('<>').upper()}"
 
 
-def _help_of(param: TyperOption | TyperArgument) -> str:
+def help_of(param: TyperOption | TyperArgument) -> str:
     """Says what it does, and its default."""
     text = " ".join((param.help or "").split())
     if isinstance(param.show_default, str):
