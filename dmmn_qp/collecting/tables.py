@@ -16,6 +16,7 @@ from dmmn_qp.collecting.figures import (
     ratio_of,
     tissue_of,
 )
+from dmmn_qp.collecting.objects import KINDS, ObjectFigures
 from dmmn_qp.collecting.options import CohortOptions, Ratio, column_part
 from dmmn_qp.files import new_file
 from dmmn_qp.files.tables import write_table
@@ -24,7 +25,7 @@ from dmmn_qp.folders.predictions import Prediction
 Cell = str | float | int | None
 Row = dict[str, Cell]
 
-COHORT, CASES, CATALOGUE = "cohort.csv", "cases.csv", "slides.csv"
+COHORT, CASES, CATALOGUE, OBJECTS = "cohort.csv", "cases.csv", "slides.csv", "objects.csv"
 
 PARQUET: Final = ".parquet"
 
@@ -50,19 +51,55 @@ def case_rows(slides: Iterable[SlideFigures], ratios: Sequence[Ratio], options: 
     ]
 
 
+def object_rows(objects: Iterable[ObjectFigures], ratios: Sequence[Ratio]) -> list[Row]:
+    """A row for each annotation or core of a project, and class."""
+    return [{**_object(one), **row} for one in objects for row in _area_rows(one.classes, ratios)]
+
+
+def _object(one: ObjectFigures) -> Row:
+    drawn = one.drawn
+    return {
+        "slide": one.slide.slide_id,
+        "case": one.slide.case,
+        "object": None if drawn.annotation_id is None else str(drawn.annotation_id),
+        "kind": KINDS[drawn.kind],
+        "name": drawn.name,
+        "object_class": drawn.class_name,
+        "object_case": one.case_id,
+        "missing": ("yes" if drawn.is_missing else "no") if drawn.kind == "tma_core" else "",
+        "unlabelled_mm2": round(one.unlabelled_mm2, 6),
+    }
+
+
+def _area_rows(classes: Sequence[ClassFigures], ratios: Sequence[Ratio]) -> list[Row]:
+    tissue, of_all = _of_all(classes, ratios)
+    return [{**_area(one, tissue), **of_all} for one in classes]
+
+
 def _class_rows(classes: Sequence[ClassFigures], ratios: Sequence[Ratio], options: CohortOptions) -> list[Row]:
-    tissue = tissue_of(classes)
-    of_all: Row = {"tissue_mm2": round(tissue, 6), **{r.name: _rounded(ratio_of(r, classes), 6) for r in ratios}}
+    tissue, of_all = _of_all(classes, ratios)
     return [{**_class_row(one, tissue, options), **of_all} for one in classes]
+
+
+def _of_all(classes: Sequence[ClassFigures], ratios: Sequence[Ratio]) -> tuple[float, Row]:
+    """Area of the tissue, and what is the same in the rows of all classes."""
+    tissue = tissue_of(classes)
+    return tissue, {"tissue_mm2": round(tissue, 6), **{r.name: _rounded(ratio_of(r, classes), 6) for r in ratios}}
+
+
+def _area(one: ClassFigures, tissue_mm2: float) -> Row:
+    return {
+        "class": one.name,
+        "area_mm2": round(one.mm2, 6),
+        "percent_of_tissue": _rounded(percent_of_tissue(one, tissue_mm2), 4),
+    }
 
 
 def _class_row(one: ClassFigures, tissue_mm2: float, options: CohortOptions) -> Row:
     away = one.distance
     within = away.within_mm2 if away is not None else (None,) * len(options.within_um)
     return {
-        "class": one.name,
-        "area_mm2": round(one.mm2, 6),
-        "percent_of_tissue": _rounded(percent_of_tissue(one, tissue_mm2), 4),
+        **_area(one, tissue_mm2),
         "mean_probability": _rounded(one.probability, 4),
         "least_distance_um": None if away is None else round(away.least_um, 1),
         "nearest_5_percent_um": None if away is None else round(away.nearest_part_um, 1),
