@@ -17,7 +17,7 @@ from dmmn_qp.console import Reporter
 from dmmn_qp.errors import AnnotationFileError, DatasetError
 from dmmn_qp.files.failures import line_of
 from dmmn_qp.folders.label_raster import LabelRaster, read_mpp
-from dmmn_qp.folders.predictions import LABELS_SUFFIX, Prediction
+from dmmn_qp.folders.predictions import LABELS_SUFFIX, Prediction, read_inputs
 from dmmn_qp.labels.painter import AreaLayer
 from dmmn_qp.labels.painting_order import PaintedArea
 from dmmn_qp.pushing.matching import match
@@ -60,8 +60,27 @@ class ObjectFigures:
         return next((self.drawn.metadata[key] for key in _CASE_KEYS if key in self.drawn.metadata), "")
 
 
+def images_of(
+    project: Path, places: Mapping[str, Path], slides_roots: Sequence[SlidesRoot], reporter: Reporter
+) -> dict[str, ProjectEntry]:
+    """Finds the image of each slide in a project.
+
+    Args:
+        project: The project.
+        places: Slide -> folder of its prediction.
+        slides_roots: Folders to search for slides that have been moved.
+        reporter: Where to warn of slides without an image.
+
+    Raises:
+        ProjectError: It is damaged, or has no image of any slide.
+    """
+    known = {folder: read_inputs(folder) for folder in set(places.values())}
+    made_of = {name: image for name, folder in places.items() if (image := known[folder].get(name)) is not None}
+    return match(read_project(project), places, made_of, reporter.warn, slides_roots)
+
+
 def measure_objects(
-    slides: Sequence[SlideFigures], project: Path, slides_roots: Sequence[SlidesRoot], reporter: Reporter
+    slides: Sequence[SlideFigures], images: Mapping[str, ProjectEntry], reporter: Reporter
 ) -> list[ObjectFigures]:
     """Measures the areas of the classes in all areas that people drew in a project, and in cores.
 
@@ -70,21 +89,15 @@ def measure_objects(
 
     Args:
         slides: The slides.
-        project: The project.
-        slides_roots: Folders to search for slides that have been moved.
+        images: The image of each slide in the project (`images_of`).
         reporter: Where to warn.
-
-    Raises:
-        ProjectError: It is damaged, or has no image of any slide.
     """
-    by_name = {slide.slide_id: slide for slide in slides}
-    images = {name: slide.image for name, slide in by_name.items() if slide.image is not None}
     found: list[ObjectFigures] = []
-    for name, entry in match(read_project(project), by_name, images, reporter.warn, slides_roots).items():
+    for slide in slides:
         try:
-            found += _of_slide(by_name[name], entry)
+            found += _of_slide(slide, images[slide.slide_id]) if slide.slide_id in images else ()
         except (AnnotationFileError, DatasetError) as error:
-            reporter.warn_of(name, f"its objects are left out ({line_of(error)})")
+            reporter.warn_of(slide.slide_id, f"its objects are left out ({line_of(error)})")
     reporter.warn_of_the_rest()
     return found
 

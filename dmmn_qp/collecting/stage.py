@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
 from dmmn_qp.collecting.figures import SlideFigures, classes_of, colors_of, measure_slide
 from dmmn_qp.collecting.geoparquet import POLYGONS, write_polygons
-from dmmn_qp.collecting.objects import measure_objects
+from dmmn_qp.collecting.objects import ObjectFigures, images_of, measure_objects
 from dmmn_qp.collecting.options import CohortOptions, Ratio
 from dmmn_qp.collecting.page import page_of
+from dmmn_qp.collecting.quality import quality_of
 from dmmn_qp.collecting.tables import (
     CASES,
     CATALOGUE,
@@ -34,6 +36,7 @@ from dmmn_qp.files.failures import install_command, is_full_disk, line_of
 from dmmn_qp.folders.predictions import LABELS_SUFFIX, Prediction, read_inputs, read_predictions
 from dmmn_qp.folders.provenance import describe_run, now
 from dmmn_qp.labels.splits import case_of
+from dmmn_qp.qupath.project import ProjectEntry
 from dmmn_qp.reports.cohort_report import COHORT_PAGE, write_cohort_report
 from dmmn_qp.slides.finding import SlidesRoot
 from dmmn_qp.text import shorten
@@ -65,7 +68,7 @@ def collect(
         reporter: Where to report.
         overwrite: Whether an earlier table there is replaced.
         project: QuPath project of whose annotations and cores there is a table too; None for none.
-        slides_roots: Folders to search for slides of the project that have been moved.
+        slides_roots: Folders to search for slides that have been moved.
 
     Returns:
         The slides, sorted by name.
@@ -85,22 +88,23 @@ def collect(
     records = {folder: read_predictions(folder) for folder in set(places.values())}
     known = _known_classes(places, records)
     ratios = [Ratio.parse(text, known) for text in options.ratios]
+    drawn = None if project is None else images_of(project, places, slides_roots, reporter)
     slides, failed = _measured(places, records, cases, options, reporter)
+    if options.quality:
+        slides = _with_quality(slides, slides_roots, reporter)
     if len(models := {slide.record.weights for slide in slides if slide.record is not None}) > 1:
         reporter.warn(f"{len(models)} models predicted these slides ({CATALOGUE} says which); compare with care")
-    tables = {COHORT: slide_rows(slides, ratios, options), CATALOGUE: catalogue_rows(slides)}
+    tables = {COHORT: slide_rows(slides, ratios, options), CATALOGUE: catalogue_rows(slides, options)}
     if options.case_pattern:
         tables[CASES] = case_rows(slides, ratios, options)
-    if project is not None:
-        objects = measure_objects(slides, project, slides_roots, reporter)
-        tables |= {OBJECTS: object_rows(objects, ratios)} if objects else {}
-        reporter.say(f"{len(objects):,} annotations and TMA cores of the project lie on these slides")
+    if drawn is not None and (objects := _objects(slides, drawn, reporter)):
+        tables[OBJECTS] = object_rows(objects, ratios)
     _write(out, tables, reporter)
     _write_polygons(out, slides, options, reporter)
     with reporter.optional(COHORT_PAGE):
         write_cohort_report(out, page_of(slides, ratios, failed, colors_of(slides)))
-    configuration = {**options.model_dump(mode="json"), "predictions": [str(folder) for folder in folders]}
-    configuration["project"] = None if project is None else str(project)
+    given = {"predictions": [str(folder) for folder in folders], "project": None if project is None else str(project)}
+    configuration = {**options.model_dump(mode="json"), **given}
     write_json(out / RUN_FILE, describe_run("cohort", configuration, started, slides=[*places], failed=failed))
     reporter.say(f"Wrote {out}/: {len(slides)} slides, {len(known)} classes; look at {out / COHORT_PAGE}")
     return slides
@@ -179,6 +183,33 @@ def _measured(
     if not slides:
         raise DatasetError(f"no slide could be measured: {'; '.join([*failed.values()][:_MOST_NAMES])}")
     return slides, failed
+
+
+def _with_quality(
+    slides: Sequence[SlideFigures], slides_roots: Sequence[SlidesRoot], reporter: Reporter
+) -> list[SlideFigures]:
+    """The slides with their quality, where their files are found."""
+    found: list[SlideFigures] = []
+    with reporter.task("Quality", len(slides)) as task:
+        for slide in slides:
+            try:
+                quality = quality_of(slide.slide_id, slide.image, slide.record, slides_roots)
+                slide = replace(slide, quality=quality)  # noqa: PLW2901
+            except (DmmnQpError, OSError) as error:
+                reporter.warn_of(slide.slide_id, f"its quality is not known ({line_of(error)})")
+            found.append(slide)
+            task.advance()
+    reporter.warn_of_the_rest()
+    return found
+
+
+def _objects(
+    slides: Sequence[SlideFigures], images: Mapping[str, ProjectEntry], reporter: Reporter
+) -> list[ObjectFigures]:
+    """The figures of all objects of a project, announced."""
+    objects = measure_objects(slides, images, reporter)
+    reporter.say(f"{len(objects):,} annotations and TMA cores of the project lie on these slides")
+    return objects
 
 
 def _write(out: Path, tables: dict[str, list[Row]], reporter: Reporter) -> None:

@@ -18,6 +18,7 @@ from dmmn_qp.collecting.figures import (
 )
 from dmmn_qp.collecting.objects import KINDS, ObjectFigures
 from dmmn_qp.collecting.options import CohortOptions, Ratio, column_part
+from dmmn_qp.collecting.quality import SlideQuality
 from dmmn_qp.files import new_file
 from dmmn_qp.files.tables import write_table
 from dmmn_qp.folders.predictions import Prediction
@@ -28,6 +29,8 @@ Row = dict[str, Cell]
 COHORT, CASES, CATALOGUE, OBJECTS = "cohort.csv", "cases.csv", "slides.csv", "objects.csv"
 
 PARQUET: Final = ".parquet"
+
+_YES: Final = {True: "yes", False: "no"}
 
 
 def slide_rows(slides: Iterable[SlideFigures], ratios: Sequence[Ratio], options: CohortOptions) -> list[Row]:
@@ -66,7 +69,7 @@ def _object(one: ObjectFigures) -> Row:
         "name": drawn.name,
         "object_class": drawn.class_name,
         "object_case": one.case_id,
-        "missing": ("yes" if drawn.is_missing else "no") if drawn.kind == "tma_core" else "",
+        "missing": _YES[drawn.is_missing] if drawn.kind == "tma_core" else "",
         "unlabelled_mm2": round(one.unlabelled_mm2, 6),
     }
 
@@ -110,9 +113,21 @@ def _class_row(one: ClassFigures, tissue_mm2: float, options: CohortOptions) -> 
     }
 
 
-def catalogue_rows(slides: Iterable[SlideFigures]) -> list[Row]:
+def catalogue_rows(slides: Iterable[SlideFigures], options: CohortOptions) -> list[Row]:
     """A row for each slide: what made its prediction, and of what."""
-    return [_catalogue_row(slide) for slide in slides]
+    return [
+        {**_catalogue_row(slide), **(_quality(slide.quality) if options.quality else {}), "note": slide.note}
+        for slide in slides
+    ]
+
+
+def _quality(found: SlideQuality | None) -> Row:
+    return {
+        "blur": _rounded(None if found is None else found.blur, 3),
+        "out_of_focus": None if found is None or found.blur is None else _YES[found.is_blurred],
+        "pen_mm2": _rounded(None if found is None else found.pen_mm2, 3),
+        "written_on": None if found is None else _YES[found.has_pen],
+    }
 
 
 def _catalogue_row(slide: SlideFigures) -> Row:
@@ -134,7 +149,6 @@ def _catalogue_row(slide: SlideFigures) -> Row:
         "distance_from_training": _rounded(distance, 3),
         "distance_threshold": _rounded(None if record is None else record.distance_threshold, 3),
         "unlike_training": _unlike(record),
-        "note": slide.note,
     }
 
 
@@ -142,7 +156,7 @@ def _unlike(record: Prediction | None) -> str | None:
     """Whether a slide is unlike those of the training; None where nobody knows from which distance on one is."""
     if record is None or record.distance_from_training is None or record.distance_threshold is None:
         return None
-    return "yes" if record.is_unlike else "no"
+    return _YES[record.is_unlike]
 
 
 def _options(*parts: Mapping[str, Any] | None) -> str:
