@@ -5,7 +5,7 @@ import pytest
 
 from dmmn_qp.folders.predictions import LABELS_SUFFIX, SEGMENTATION_SUFFIX
 from dmmn_qp.outputs.dicom_codes import OWN_SCHEME
-from dmmn_qp.outputs.dicom_segmentation import why_no_segmentation, write_segmentation
+from dmmn_qp.outputs.dicom_segmentation import _place_of, why_no_segmentation, write_segmentation
 from dmmn_qp.outputs.options import OutputOptions
 from dmmn_qp.outputs.predicted import PredictedSlide
 from dmmn_qp.outputs.pyramids import write_label_pyramid
@@ -14,6 +14,7 @@ from dmmn_qp.specs import ClassMap
 from tests.dicom_slides import write_whole_dicom
 
 highdicom = pytest.importorskip("highdicom")
+pydicom = pytest.importorskip("pydicom")
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 
 CLASSES = ClassMap.from_colors([("tumour", (200, 0, 0)), ("stroma", (150, 200, 150)), ("never there", (9, 9, 9))])
@@ -77,6 +78,18 @@ def test_it_refers_to_the_image_of_level_0(tmp_path, labels):
     assert [r.ReferencedSOPInstanceUID for r in series.ReferencedInstanceSequence] == ["1.2.3.1.1"]
     assert (found.StudyInstanceUID, found.FrameOfReferenceUID) == ("1.2.3.1.100", "1.2.3.1.300")
     assert (found.PatientID, found.Modality) == ("P1", "SEG")
+
+
+def test_directions_and_distances_of_rows_and_columns_by_hand(tmp_path):
+    """Columns go up the glass by 1 um, rows to the left by 3; a pixel stands for 3 x 3: its middle is 1 further."""
+    folder = write_whole_dicom(tmp_path / "scan", [np.full((64, 64, 3), 200, np.uint8)])
+    source = pydicom.dcmread(folder / "1-0.dcm")
+    source.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0].PixelSpacing = [0.003, 0.001]
+    with open_slide(folder) as slide:
+        predicted = PredictedSlide(slide, "s", "f", tmp_path / "l", 3.0, CLASSES, "m", "t", "r")
+        place = _place_of(source, predicted)
+    assert place.spacing_mm == pytest.approx((0.009, 0.003))
+    assert place.origin_mm == pytest.approx((10 - 0.003, 40 - 0.001, 0))
 
 
 def test_it_lies_where_the_slide_lies(tmp_path, labels):

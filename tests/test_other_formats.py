@@ -40,8 +40,8 @@ def tree(folder):
 
 @pytest.fixture
 def labels():
-    blocks = np.random.default_rng(0).integers(0, 3, (12, 21)).astype(np.uint8)
-    found = np.repeat(np.repeat(blocks, 100, 0), 100, 1)[:1197, :2051]
+    blocks = np.random.default_rng(0).integers(0, 3, (37, 63)).astype(np.uint8)  # of odd sides, so that levels cut them
+    found = np.repeat(np.repeat(blocks, 33, 0), 33, 1)[:1197, :2051]
     found[:512, :512] = 0
     return found
 
@@ -179,6 +179,8 @@ def test_dicom_segmentation_of_a_predicted_slide(place):
     (place / "scan/scan.seg.dcm").unlink()
     said, code = predict("--dicom-seg", "--out", "scan", slide="scan")
     assert code == 0 and "without predicting: scan.seg.dcm" in said and (place / "scan/scan.seg.dcm").is_file()
+    said, code = predict("--dicom-seg", "--out", "scan", slide="scan")
+    assert code == 0 and "left as they are" in said, "the segmentation beside the slide is taken for another slide"
 
 
 def test_slides_that_are_not_dicom(place):

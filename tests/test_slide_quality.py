@@ -59,6 +59,12 @@ def test_a_slide_out_of_focus_is_called_so():
     assert measure_quality(ArraySlide(np.full((300, 300, 3), 240, np.uint8), 0.5)).blur is None
 
 
+def test_what_is_written_is_not_out_of_focus():
+    """More of the slide is ink than tissue, and ink has no detail."""
+    found = measure_quality(ArraySlide(drawn_on(stained(1024), 700), 1.0))
+    assert found.has_pen and not found.is_blurred
+
+
 @pytest.mark.parametrize(("color", "counts"), [((30, 120, 60), True), ((20, 60, 160), True), ((235, 200, 220), False)])
 def test_pens_by_hand(color, counts):
     """A stroke of 20 x 200 px of 10 um is 0.4 mm2; two of a fourth of that count as none."""
