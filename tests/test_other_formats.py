@@ -15,7 +15,7 @@ from dmmn_qp.outputs.zarr_pyramids import write_channels_zarr, write_label_zarr
 from dmmn_qp.predicting.inputs import slides_to_predict
 from dmmn_qp.regions import Region
 from dmmn_qp.specs import ClassMap, PatchSpec
-from tests.conftest import invoke, write_tiff
+from tests.conftest import fails, invoke, write_tiff
 from tests.dicom_slides import write_whole_dicom
 from tests.predicting import no_picture, writing
 
@@ -154,6 +154,7 @@ def test_whoever_reads_labels_reads_the_tiff(place):
     rows = (place / "cohort/cohort.csv").read_text().splitlines()
     assert [row.split(",")[0] for row in rows] == ["slide", "s", "s"]
     assert invoke("compare", "slides", "slides").exit_code == 0
+    assert "name the .ome.tif beside it" in fails("compare", f"slides/{ZARR['labels']}", "slides")
 
 
 @pytest.mark.parametrize(
