@@ -60,6 +60,7 @@ class Annotation:
         origin: Whose word it is.
         predicted_as: Full name of the class that a model had predicted; None for what was drawn, and where it is not
             known.
+        is_missing: Whether QuPath says of a core of a tissue microarray that it is not there.
     """
 
     geometry: BaseGeometry
@@ -80,6 +81,7 @@ class Annotation:
     repaired_by_px2: float | None = None
     origin: Origin = "drawn"
     predicted_as: str | None = None
+    is_missing: bool = False
 
     @property
     def is_area(self) -> bool:

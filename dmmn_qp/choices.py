@@ -39,6 +39,9 @@ with a margin of tissue around them, for networks on a pretrained encoder; ``aut
 that repeat their borders, shared where it agrees with the paper, blended behind a stem, else patch.
 """
 
+RasterFormat = Literal["tiff", "zarr", "zarr-0.4"]
+"""Files of predicted rasters: OME-TIFF alone, or OME-Zarr 0.5 (``zarr``) or 0.4 beside it."""
+
 Outside = Literal["background", "unlabelled"]
 """Label of what is not predicted: the class of the background, or none."""
 

@@ -17,13 +17,14 @@ from dmmn_qp.slides import open_slide
 from dmmn_qp.slides.readers import slide_suffixes
 from dmmn_qp.specs import ClassMap
 from tests.conftest import write_tiff
+from tests.dicom_slides import write_whole_dicom
 
 CONTRACT: list[Callable[[str, Path], None]] = []
 """The checks: each takes a key of `WRITERS` and an empty folder."""
 
 CLASSES = ClassMap.from_colors([("a", (0, 0, 255)), ("b", (255, 0, 0))])
 
-EVERYTHING = OutputOptions(probabilities=True, uncertainty=True, tissue_outline=True)
+EVERYTHING = OutputOptions(probabilities=True, uncertainty=True, tissue_outline=True, labels="zarr", dicom_seg=True)
 
 
 class Pixels:
@@ -43,18 +44,28 @@ def promise(check):
     return check
 
 
-def predicted_slide(folder, options=EVERYTHING):
-    """A slide of 48 x 32 px that is predicted at 1 um/px; its source is in the folder ``given``."""
+def predicted_slide(folder, suffix, options=EVERYTHING):
+    """A slide of 48 x 32 px that is predicted at 1 um/px; its source is in the folder ``given``.
+
+    It is a TIFF, or DICOM for a writer that wants nothing else.
+    """
     given = folder / "given"
     given.mkdir()
-    write_tiff(given / "s.tif", np.full((32, 48, 3), 200, np.uint8))
+    pixels = np.full((32, 48, 3), 200, np.uint8)
+    write_tiff(given / "s.tif", pixels)
     labels = given / f"s.{LABELS_SUFFIX}"
     write_label_pyramid(labels, Pixels().strips(), Pixels.shape, 1.0, CLASSES)
-    slide = open_slide(given / "s.tif", mpp=0.5)
-    return PredictedSlide(
-        slide, "s", "f", labels, 2.0, CLASSES, "m", "training", "run", options,
-        pixels=Pixels(), tissue=shapely.box(0, 0, 20, 20),
-    )  # fmt: skip
+    for path in (given / "s.tif", given / "dicom"):
+        if path.name == "dicom":
+            write_whole_dicom(path, [pixels])
+        predicted = PredictedSlide(
+            open_slide(path, mpp=0.5), "s", "f", labels, 2.0, CLASSES, "m", "training", "run", options,
+            pixels=Pixels(), tissue=shapely.box(0, 0, 20, 20),
+        )  # fmt: skip
+        if not (why := WRITERS[suffix].why_not(predicted)):
+            return predicted
+        predicted.slide.close()
+    raise AssertionError(why)
 
 
 @promise
@@ -85,7 +96,7 @@ def says_what_it_is(suffix, folder):
 
 @promise
 def writes_its_file_and_nothing_else(suffix, folder):
-    predicted, path = predicted_slide(folder), folder / f"s.{suffix}"
+    predicted, path = predicted_slide(folder, suffix), folder / f"s.{suffix}"
     with predicted.slide:
         WRITERS[suffix].write(path, predicted)
     assert path.stat().st_size and {p.name for p in folder.iterdir()} == {"given", path.name}
@@ -98,7 +109,7 @@ def is_written_when_it_is_wanted(suffix, folder):
         options = EVERYTHING.model_copy(update={"gzip": gzip})
         place = folder / str(gzip)
         place.mkdir()
-        predicted = predicted_slide(place, options)
+        predicted = predicted_slide(place, suffix, options)
         with predicted.slide:
             write_files(place, predicted, Reporter(), recorded=writer.recorded)
-            assert (place / f"s.{suffix}").is_file() == writer.wanted(options)
+            assert (place / f"s.{suffix}").exists() == writer.wanted(options)

@@ -11,7 +11,7 @@ from dmmn_qp.cli.app import app
 from dmmn_qp.cli.config import cohort_options, load_config
 from dmmn_qp.cli.help import Command
 from dmmn_qp.cli.model_options import Given, with_options
-from dmmn_qp.cli.options import PREDICTIONS, ConfigOption, OverwriteOption
+from dmmn_qp.cli.options import PREDICTIONS, ConfigOption, OverwriteOption, SlidesRootOption, parsed_slides_roots
 from dmmn_qp.collecting.options import CohortOptions
 from dmmn_qp.console import Reporter
 from dmmn_qp.folders.names import COHORT
@@ -27,6 +27,15 @@ def cohort_command(
     *,
     given: Given,
     out: Annotated[Path, typer.Option(help="Folder to write into.", metavar="FOLDER")] = Path(COHORT),
+    project: Annotated[
+        Path | None,
+        typer.Option(
+            help="QuPath project: a table of its annotations and TMA cores as well.",
+            metavar="PROJECT",
+            show_default="none",
+        ),
+    ] = None,
+    slides_root: SlidesRootOption = None,
     config: ConfigOption = None,
     overwrite: OverwriteOption = False,
 ) -> None:
@@ -37,4 +46,5 @@ def cohort_command(
     from dmmn_qp.collecting.stage import collect
 
     options = cohort_options(load_config(config), given)
-    collect(predictions or [PREDICTIONS], out, options, Reporter(), overwrite=overwrite)
+    folders, roots = predictions or [PREDICTIONS], parsed_slides_roots(slides_root)
+    collect(folders, out, options, Reporter(), overwrite=overwrite, project=project, slides_roots=roots)

@@ -12,6 +12,7 @@ import numpy as np
 
 from dmmn_qp.collecting.distances import FromOutline, Outline, distances_from_outline
 from dmmn_qp.collecting.options import CohortOptions, Ratio
+from dmmn_qp.collecting.quality import SlideQuality
 from dmmn_qp.errors import DatasetError
 from dmmn_qp.folders.label_raster import LabelRaster, read_class_names, read_mpp
 from dmmn_qp.folders.predictions import LABELS_SUFFIX, PROBABILITIES_SUFFIX, PredictedInput, Prediction
@@ -55,6 +56,7 @@ class SlideFigures:
         record: What is recorded of its prediction; None where nothing is.
         image: The file that it is of; None likewise.
         note: What to know of its figures; empty for nothing.
+        quality: Whether it is in focus and clean; None where that was not looked at.
     """
 
     slide_id: str
@@ -65,6 +67,7 @@ class SlideFigures:
     record: Prediction | None = None
     image: PredictedInput | None = None
     note: str = field(default="")
+    quality: SlideQuality | None = None
 
     @property
     def tissue_mm2(self) -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
-from typing import Annotated, TypeVar
+from typing import Annotated, Literal, TypeVar
 
 from pydantic import AfterValidator, Field
 
@@ -86,6 +86,10 @@ def column_part(value: str | float) -> str:
     return value if isinstance(value, str) else f"{value:g}"
 
 
+PolygonUnit = Literal["px", "um"]
+"""Unit of coordinates: level-0 px of each slide, or um."""
+
+
 class CohortOptions(FileModel):
     """What is told of each slide.
 
@@ -95,6 +99,8 @@ class CohortOptions(FileModel):
         case_pattern: Regular expression on slide names that finds the case; None where there are no cases.
         tissue_min_area_um2: A smaller part of the tissue counts as dirt, as for `predict`.
         tissue_min_hole_um2: A smaller hole in the tissue counts as tissue, as for `predict`.
+        quality: Whether slides are opened to see whether they are in focus and clean.
+        geoparquet: Unit in which all polygons are written as GeoParquet; None for no such file.
     """
 
     ratios: Annotated[
@@ -130,3 +136,8 @@ class CohortOptions(FileModel):
     tissue_min_hole_um2: Annotated[float, Flag("Smaller holes in the tissue are tissue.", metavar="UM2")] = Field(
         default=1_000_000, ge=0, allow_inf_nan=True
     )
+    quality: Annotated[bool, Flag("Open the slides, and tell which are out of focus or written on.")] = False
+    geoparquet: Annotated[
+        PolygonUnit | None,
+        Flag("Write all polygons as GeoParquet too, in pixels of level 0 or um.", metavar="px|um"),
+    ] = None

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Final
 
 import numpy as np
 
 from dmmn_qp.collecting.figures import SlideFigures, percent_of_tissue, ratio_of
 from dmmn_qp.collecting.options import Ratio
+from dmmn_qp.collecting.quality import BLURRED
 from dmmn_qp.reports.cohort_report import CohortPage, Distribution, Outlier, SlideLine
 
 LEAST_SLIDES: Final = 5
@@ -48,7 +49,7 @@ def page_of(
     outliers = [line for name, unit, values, _ in figures for line in _outliers(name, unit, values)]
     return CohortPage(
         distributions=shown,
-        outliers=[*_unlike(slides), *outliers],
+        outliers=[*_unlike(slides), *_flawed(slides), *outliers],
         slides=[_line(slide) for slide in slides],
         failed=failed,
         tissue_mm2=sum(slide.tissue_mm2 for slide in slides),
@@ -103,6 +104,16 @@ def _unlike(slides: Sequence[SlideFigures]) -> list[Outlier]:
         for slide in slides
         if slide.record is not None and slide.record.is_unlike
     ]
+
+
+def _flawed(slides: Sequence[SlideFigures]) -> Iterator[Outlier]:
+    """Slides that are out of focus or written on."""
+    for slide in slides:
+        found = slide.quality
+        if found is not None and found.is_blurred:
+            yield Outlier(slide.slide_id, f"out of focus: blur {found.blur or 0:.2f}", f"beyond {BLURRED:g}")
+        if found is not None and found.has_pen:
+            yield Outlier(slide.slide_id, f"written on: {found.pen_mm2:.2f} mm² of pen", "none")
 
 
 def _line(slide: SlideFigures) -> SlideLine:

@@ -4,33 +4,41 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
 from dmmn_qp.collecting.figures import SlideFigures, classes_of, colors_of, measure_slide
+from dmmn_qp.collecting.geoparquet import POLYGONS, write_polygons
+from dmmn_qp.collecting.objects import ObjectFigures, images_of, measure_objects
 from dmmn_qp.collecting.options import CohortOptions, Ratio
 from dmmn_qp.collecting.page import page_of
+from dmmn_qp.collecting.quality import quality_of
 from dmmn_qp.collecting.tables import (
     CASES,
     CATALOGUE,
     COHORT,
+    OBJECTS,
     PARQUET,
     Row,
     case_rows,
     catalogue_rows,
     has_parquet,
+    object_rows,
     slide_rows,
     write_csv,
     write_parquet,
 )
 from dmmn_qp.console import Reporter
-from dmmn_qp.errors import AnnotationFileError, DatasetError, DmmnQpError, OutputExistsError
+from dmmn_qp.errors import AnnotationFileError, ConfigError, DatasetError, DmmnQpError, OutputExistsError
 from dmmn_qp.files import RUN_FILE, write_json
 from dmmn_qp.files.failures import install_command, is_full_disk, line_of
 from dmmn_qp.folders.predictions import LABELS_SUFFIX, Prediction, read_inputs, read_predictions
 from dmmn_qp.folders.provenance import describe_run, now
 from dmmn_qp.labels.splits import case_of
+from dmmn_qp.qupath.project import ProjectEntry
 from dmmn_qp.reports.cohort_report import COHORT_PAGE, write_cohort_report
+from dmmn_qp.slides.finding import SlidesRoot
 from dmmn_qp.text import shorten
 
 _MOST_NAMES: Final = 5
@@ -40,7 +48,14 @@ Records = Mapping[Path, Mapping[str, Prediction]]
 
 
 def collect(
-    folders: Sequence[Path], out: Path, options: CohortOptions, reporter: Reporter, *, overwrite: bool = False
+    folders: Sequence[Path],
+    out: Path,
+    options: CohortOptions,
+    reporter: Reporter,
+    *,
+    overwrite: bool = False,
+    project: Path | None = None,
+    slides_roots: Sequence[SlidesRoot] = (),
 ) -> list[SlideFigures]:
     """Measures all slides of folders of predictions, and writes tables and a page.
 
@@ -52,6 +67,8 @@ def collect(
         options: What is told.
         reporter: Where to report.
         overwrite: Whether an earlier table there is replaced.
+        project: QuPath project of whose annotations and cores there is a table too; None for none.
+        slides_roots: Folders to search for slides that have been moved.
 
     Returns:
         The slides, sorted by name.
@@ -59,26 +76,35 @@ def collect(
     Raises:
         AnnotationFileError: A folder holds no predictions, or ``run.json`` is damaged.
         DatasetError: Two folders hold one slide, a slide has no case, or no slide can be measured.
-        ConfigError: A ratio names no classes.
+        ConfigError: A ratio names no classes, or GeoParquet is asked for and pyarrow is not installed.
+        ProjectError: The project is damaged, or has no image of any slide.
         OutputExistsError: There is a table already.
     """
     started = now()
     _check_out(out, overwrite=overwrite)
+    _check_geoparquet(options)
     places = _slides_in(folders)
     cases = {slide_id: case_of(slide_id, options.case_pattern) if options.case_pattern else "" for slide_id in places}
     records = {folder: read_predictions(folder) for folder in set(places.values())}
     known = _known_classes(places, records)
     ratios = [Ratio.parse(text, known) for text in options.ratios]
+    drawn = None if project is None else images_of(project, places, slides_roots, reporter)
     slides, failed = _measured(places, records, cases, options, reporter)
+    if options.quality:
+        slides = _with_quality(slides, slides_roots, reporter)
     if len(models := {slide.record.weights for slide in slides if slide.record is not None}) > 1:
         reporter.warn(f"{len(models)} models predicted these slides ({CATALOGUE} says which); compare with care")
-    tables = {COHORT: slide_rows(slides, ratios, options), CATALOGUE: catalogue_rows(slides)}
+    tables = {COHORT: slide_rows(slides, ratios, options), CATALOGUE: catalogue_rows(slides, options)}
     if options.case_pattern:
         tables[CASES] = case_rows(slides, ratios, options)
+    if drawn is not None and (objects := _objects(slides, drawn, reporter)):
+        tables[OBJECTS] = object_rows(objects, ratios)
     _write(out, tables, reporter)
+    _write_polygons(out, slides, options, reporter)
     with reporter.optional(COHORT_PAGE):
         write_cohort_report(out, page_of(slides, ratios, failed, colors_of(slides)))
-    configuration = {**options.model_dump(mode="json"), "predictions": [str(folder) for folder in folders]}
+    given = {"predictions": [str(folder) for folder in folders], "project": None if project is None else str(project)}
+    configuration = {**options.model_dump(mode="json"), **given}
     write_json(out / RUN_FILE, describe_run("cohort", configuration, started, slides=[*places], failed=failed))
     reporter.say(f"Wrote {out}/: {len(slides)} slides, {len(known)} classes; look at {out / COHORT_PAGE}")
     return slides
@@ -91,6 +117,11 @@ def _check_out(out: Path, *, overwrite: bool) -> None:
         raise OutputExistsError(
             f'"{out / COHORT}" exists; pass --overwrite to replace it, or choose another folder with --out'
         )
+
+
+def _check_geoparquet(options: CohortOptions) -> None:
+    if options.geoparquet is not None and not has_parquet():
+        raise ConfigError(f"GeoParquet is written with pyarrow, which is not installed; {install_command('cohort')}")
 
 
 def _slides_in(folders: Sequence[Path]) -> dict[str, Path]:
@@ -154,17 +185,52 @@ def _measured(
     return slides, failed
 
 
+def _with_quality(
+    slides: Sequence[SlideFigures], slides_roots: Sequence[SlidesRoot], reporter: Reporter
+) -> list[SlideFigures]:
+    """The slides with their quality, where their files are found."""
+    found: list[SlideFigures] = []
+    with reporter.task("Quality", len(slides)) as task:
+        for slide in slides:
+            try:
+                quality = quality_of(slide.slide_id, slide.image, slide.record, slides_roots)
+                slide = replace(slide, quality=quality)  # noqa: PLW2901
+            except (DmmnQpError, OSError) as error:
+                reporter.warn_of(slide.slide_id, f"its quality is not known ({line_of(error)})")
+            found.append(slide)
+            task.advance()
+    reporter.warn_of_the_rest()
+    return found
+
+
+def _objects(
+    slides: Sequence[SlideFigures], images: Mapping[str, ProjectEntry], reporter: Reporter
+) -> list[ObjectFigures]:
+    """The figures of all objects of a project, announced."""
+    objects = measure_objects(slides, images, reporter)
+    reporter.say(f"{len(objects):,} annotations and TMA cores of the project lie on these slides")
+    return objects
+
+
 def _write(out: Path, tables: dict[str, list[Row]], reporter: Reporter) -> None:
     parquet = has_parquet()
-    for name in (CASES, COHORT, CATALOGUE):
+    for name in (CASES, COHORT, CATALOGUE, OBJECTS):
         packed = (out / name).with_suffix(PARQUET)
         if name in tables:
             write_csv(out / name, tables[name])
         else:
-            (out / name).unlink(missing_ok=True)  # of an earlier call with cases
+            (out / name).unlink(missing_ok=True)  # of an earlier call with other options
         if name in tables and parquet:
             write_parquet(packed, tables[name])
         else:
             packed.unlink(missing_ok=True)
     if not parquet:
         reporter.say(f"No Parquet, only CSV: pyarrow is not installed; {install_command('cohort')}")
+
+
+def _write_polygons(out: Path, slides: Sequence[SlideFigures], options: CohortOptions, reporter: Reporter) -> None:
+    if options.geoparquet is None:
+        (out / POLYGONS).unlink(missing_ok=True)
+        return
+    count = write_polygons(out / POLYGONS, slides, options.geoparquet, reporter)
+    reporter.say(f"{count:,} polygons in {out / POLYGONS}")

@@ -16,7 +16,9 @@ from dmmn_qp.collecting.figures import (
     ratio_of,
     tissue_of,
 )
+from dmmn_qp.collecting.objects import KINDS, ObjectFigures
 from dmmn_qp.collecting.options import CohortOptions, Ratio, column_part
+from dmmn_qp.collecting.quality import SlideQuality
 from dmmn_qp.files import new_file
 from dmmn_qp.files.tables import write_table
 from dmmn_qp.folders.predictions import Prediction
@@ -24,9 +26,11 @@ from dmmn_qp.folders.predictions import Prediction
 Cell = str | float | int | None
 Row = dict[str, Cell]
 
-COHORT, CASES, CATALOGUE = "cohort.csv", "cases.csv", "slides.csv"
+COHORT, CASES, CATALOGUE, OBJECTS = "cohort.csv", "cases.csv", "slides.csv", "objects.csv"
 
 PARQUET: Final = ".parquet"
+
+_YES: Final = {True: "yes", False: "no"}
 
 
 def slide_rows(slides: Iterable[SlideFigures], ratios: Sequence[Ratio], options: CohortOptions) -> list[Row]:
@@ -50,19 +54,55 @@ def case_rows(slides: Iterable[SlideFigures], ratios: Sequence[Ratio], options: 
     ]
 
 
+def object_rows(objects: Iterable[ObjectFigures], ratios: Sequence[Ratio]) -> list[Row]:
+    """A row for each annotation or core of a project, and class."""
+    return [{**_object(one), **row} for one in objects for row in _area_rows(one.classes, ratios)]
+
+
+def _object(one: ObjectFigures) -> Row:
+    drawn = one.drawn
+    return {
+        "slide": one.slide.slide_id,
+        "case": one.slide.case,
+        "object": None if drawn.annotation_id is None else str(drawn.annotation_id),
+        "kind": KINDS[drawn.kind],
+        "name": drawn.name,
+        "object_class": drawn.class_name,
+        "object_case": one.case_id,
+        "missing": _YES[drawn.is_missing] if drawn.kind == "tma_core" else "",
+        "unlabelled_mm2": round(one.unlabelled_mm2, 6),
+    }
+
+
+def _area_rows(classes: Sequence[ClassFigures], ratios: Sequence[Ratio]) -> list[Row]:
+    tissue, of_all = _of_all(classes, ratios)
+    return [{**_area(one, tissue), **of_all} for one in classes]
+
+
 def _class_rows(classes: Sequence[ClassFigures], ratios: Sequence[Ratio], options: CohortOptions) -> list[Row]:
-    tissue = tissue_of(classes)
-    of_all: Row = {"tissue_mm2": round(tissue, 6), **{r.name: _rounded(ratio_of(r, classes), 6) for r in ratios}}
+    tissue, of_all = _of_all(classes, ratios)
     return [{**_class_row(one, tissue, options), **of_all} for one in classes]
+
+
+def _of_all(classes: Sequence[ClassFigures], ratios: Sequence[Ratio]) -> tuple[float, Row]:
+    """Area of the tissue, and what is the same in the rows of all classes."""
+    tissue = tissue_of(classes)
+    return tissue, {"tissue_mm2": round(tissue, 6), **{r.name: _rounded(ratio_of(r, classes), 6) for r in ratios}}
+
+
+def _area(one: ClassFigures, tissue_mm2: float) -> Row:
+    return {
+        "class": one.name,
+        "area_mm2": round(one.mm2, 6),
+        "percent_of_tissue": _rounded(percent_of_tissue(one, tissue_mm2), 4),
+    }
 
 
 def _class_row(one: ClassFigures, tissue_mm2: float, options: CohortOptions) -> Row:
     away = one.distance
     within = away.within_mm2 if away is not None else (None,) * len(options.within_um)
     return {
-        "class": one.name,
-        "area_mm2": round(one.mm2, 6),
-        "percent_of_tissue": _rounded(percent_of_tissue(one, tissue_mm2), 4),
+        **_area(one, tissue_mm2),
         "mean_probability": _rounded(one.probability, 4),
         "least_distance_um": None if away is None else round(away.least_um, 1),
         "nearest_5_percent_um": None if away is None else round(away.nearest_part_um, 1),
@@ -73,9 +113,21 @@ def _class_row(one: ClassFigures, tissue_mm2: float, options: CohortOptions) -> 
     }
 
 
-def catalogue_rows(slides: Iterable[SlideFigures]) -> list[Row]:
+def catalogue_rows(slides: Iterable[SlideFigures], options: CohortOptions) -> list[Row]:
     """A row for each slide: what made its prediction, and of what."""
-    return [_catalogue_row(slide) for slide in slides]
+    return [
+        {**_catalogue_row(slide), **(_quality(slide.quality) if options.quality else {}), "note": slide.note}
+        for slide in slides
+    ]
+
+
+def _quality(found: SlideQuality | None) -> Row:
+    return {
+        "blur": _rounded(None if found is None else found.blur, 3),
+        "out_of_focus": None if found is None or found.blur is None else _YES[found.is_blurred],
+        "pen_mm2": _rounded(None if found is None else found.pen_mm2, 3),
+        "written_on": None if found is None else _YES[found.has_pen],
+    }
 
 
 def _catalogue_row(slide: SlideFigures) -> Row:
@@ -97,7 +149,6 @@ def _catalogue_row(slide: SlideFigures) -> Row:
         "distance_from_training": _rounded(distance, 3),
         "distance_threshold": _rounded(None if record is None else record.distance_threshold, 3),
         "unlike_training": _unlike(record),
-        "note": slide.note,
     }
 
 
@@ -105,7 +156,7 @@ def _unlike(record: Prediction | None) -> str | None:
     """Whether a slide is unlike those of the training; None where nobody knows from which distance on one is."""
     if record is None or record.distance_from_training is None or record.distance_threshold is None:
         return None
-    return "yes" if record.is_unlike else "no"
+    return _YES[record.is_unlike]
 
 
 def _options(*parts: Mapping[str, Any] | None) -> str:

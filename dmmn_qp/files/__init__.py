@@ -161,13 +161,15 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
 
 
 def move(source: Path, target: Path) -> None:
-    """Renames a file, in place of one that is there; its content is on the disk before, the name afterwards.
+    """Renames a file or a folder, in place of a file that is there.
+
+    The content is on the disk before, the name afterwards.
 
     Args:
-        source: The file.
-        target: Its new name, on the same disk.
+        source: The file or folder.
+        target: Its new name, on the same disk; nothing may have the name of a folder.
     """
-    _sync_file(source)
+    (_sync_tree if source.is_dir() else _sync_file)(source)
     source.replace(target)
     sync_folder(target.parent)
 

@@ -238,6 +238,18 @@ PROBABILITIES_SUFFIX = "probabilities.ome.tif"
 UNCERTAINTY_SUFFIX = "uncertainty.ome.tif"
 """What follows ``<slide>.`` in the name of a raster of uncertainty."""
 
+LABELS_ZARR_SUFFIX: Final = "labels.ome.zarr"
+"""What follows ``<slide>.`` in the name of the folder with the same labels as OME-Zarr."""
+
+PROBABILITIES_ZARR_SUFFIX: Final = "probabilities.ome.zarr"
+"""The same for probabilities."""
+
+UNCERTAINTY_ZARR_SUFFIX: Final = "uncertainty.ome.zarr"
+"""The same for uncertainty."""
+
+SEGMENTATION_SUFFIX: Final = "seg.dcm"
+"""What follows ``<slide>.`` in the name of a DICOM segmentation."""
+
 OVERVIEW_SUFFIX: Final = "overview.png"
 """What follows ``<slide>.`` in the name of the picture of a slide and its classes."""
 

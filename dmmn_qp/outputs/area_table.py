@@ -16,8 +16,8 @@ from dmmn_qp.errors import DatasetError
 from dmmn_qp.files.tables import write_table
 from dmmn_qp.folders.label_raster import LabelRaster
 from dmmn_qp.labels.class_rules import is_tissue
+from dmmn_qp.outputs.levels import TILE
 from dmmn_qp.outputs.predicted import PredictedSlide
-from dmmn_qp.outputs.pyramids import TILE
 from dmmn_qp.regions import Region
 from dmmn_qp.specs import UNLABELLED, ClassMap, TissueClass
 from dmmn_qp.text import text_of_cell

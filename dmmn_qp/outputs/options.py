@@ -6,7 +6,7 @@ from typing import Annotated, Final
 
 from pydantic import Field
 
-from dmmn_qp.choices import Merge, ShownAs
+from dmmn_qp.choices import Merge, RasterFormat, ShownAs
 from dmmn_qp.flags import Flag
 from dmmn_qp.specs import Endless, FileModel
 
@@ -70,6 +70,8 @@ class OutputOptions(PolygonOptions):
         probabilities: Whether to write each class's probability.
         uncertainty: Whether to write the entropy of the probabilities.
         tissue_outline: Whether the tissue's outline is written as GeoJSON.
+        labels: Whether rasters are written as OME-Zarr too, beside OME-TIFF, and in which version.
+        dicom_seg: Whether slides that are DICOM get a DICOM segmentation too.
     """
 
     probabilities: Annotated[bool, Flag("Write each class's probability (OME-TIFF) too.")] = False
@@ -77,6 +79,16 @@ class OutputOptions(PolygonOptions):
         False
     )
     tissue_outline: Annotated[bool, Flag("Write the tissue's outline too.", panel=FILES_PANEL)] = False
+    labels: Annotated[
+        RasterFormat,
+        Flag(
+            "tiff: rasters as OME-TIFF alone; zarr: as OME-Zarr 0.5 as well; zarr-0.4: as OME-Zarr 0.4 as well.",
+            panel=FILES_PANEL,
+        ),
+    ] = "tiff"
+    dicom_seg: Annotated[bool, Flag("Write a DICOM segmentation too, of slides that are DICOM.", panel=FILES_PANEL)] = (
+        False
+    )
 
 
 POLYGON_OPTIONS: Final = tuple(PolygonOptions.model_fields)

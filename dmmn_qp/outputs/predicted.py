@@ -18,6 +18,7 @@ from dmmn_qp.outputs.made_objects import MadeObjects
 from dmmn_qp.outputs.options import OutputOptions
 from dmmn_qp.regions import Region
 from dmmn_qp.slides.base import Slide
+from dmmn_qp.slides.transformed import Change
 from dmmn_qp.specs import ClassMap, LabelArray
 from dmmn_qp.vectors.sources import LabelSource
 
@@ -62,6 +63,7 @@ class PredictedSlide:
         pixels: All that the network predicted; None where polygons alone are made anew from the label raster.
         tissue: Outline of the tissue in level-0 px of QuPath's frame; None where it was not sought.
         made: What became of the regions of the raster; whoever makes polygons of them notes it here.
+        frame: Crops, turns and flips that QuPath puts around the file.
     """
 
     slide: Slide
@@ -78,6 +80,7 @@ class PredictedSlide:
     pixels: PredictedPixels | None = None
     tissue: BaseGeometry | None = None
     made: MadeObjects = field(default_factory=MadeObjects)
+    frame: tuple[Change, ...] = ()
 
 
 class LabelConfidence:

@@ -12,14 +12,13 @@ import os
 import re
 import tempfile
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 from xml.etree import ElementTree
 
-import cv2
 import imagecodecs
 import numpy as np
 import tifffile
@@ -27,13 +26,8 @@ from numpy.typing import NDArray
 
 from dmmn_qp.files import new_file
 from dmmn_qp.folders.label_raster import LABEL_NAMESPACE, xml_text
+from dmmn_qp.outputs.levels import TILE, Halve, Level, Pixels, every_second, levels_of, means_of_four
 from dmmn_qp.specs import ClassMap, LabelArray
-
-TILE = 512
-"""Side of a tile in px."""
-
-SMALLEST_LEVEL_PX = 1024
-"""Levels are halved until the longer side is no longer than this."""
 
 _LEVEL = 1  # of libdeflate: 250 MB/s a core; 6 takes twice the time for files a third smaller
 
@@ -46,9 +40,6 @@ _MAX_WORKERS = 16
 _ROOM_FOR_TAGS = 1 << 20
 
 _OME = "http://www.openmicroscopy.org/Schemas/OME/2016-06"
-
-Pixels = NDArray[np.uint8]
-"""(channels, rows, columns)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +84,7 @@ def write_label_pyramid(
         colormap=colormap,
         labels=tuple((c.label, c.name) for c in class_map.classes),
     )
-    _write(path, (strip[None] for strip in rows), image, _every_second)
+    _write(path, (strip[None] for strip in rows), image, every_second)
 
 
 def write_probability_pyramid(
@@ -126,7 +117,7 @@ def write_probability_pyramid(
     if len(names) != len(colors) or not names:
         raise ValueError(f"{len(names)} names and {len(colors)} colours of channels")
     image = _Image(shape[0], shape[1], mpp, tuple(names), tuple(colors), description=description)
-    _write(path, strips, image, _means_of_four)
+    _write(path, strips, image, means_of_four)
 
 
 def ome_xml(image: _Image) -> bytes:
@@ -198,22 +189,7 @@ def _ome_color(color: tuple[int, int, int]) -> int:
     return number - (1 << 32) if number >= 1 << 31 else number
 
 
-def _every_second(pixels: Pixels) -> Pixels:
-    return pixels[:, ::2, ::2]
-
-
-def _means_of_four(pixels: Pixels) -> Pixels:
-    """Means of 2 x 2, rounded half up; the last row and column stand for the missing ones behind them."""
-    channels, rows, columns = pixels.shape
-    if rows % 2 or columns % 2:
-        pixels = np.pad(pixels, ((0, 0), (0, rows % 2), (0, columns % 2)), mode="edge")
-    halved = np.empty((channels, (rows + 1) // 2, (columns + 1) // 2), np.uint8)
-    for source, to in zip(pixels, halved, strict=True):
-        cv2.resize(source, (to.shape[1], to.shape[0]), dst=to, interpolation=cv2.INTER_AREA)
-    return halved
-
-
-def _write(path: Path, strips: Iterable[Pixels], image: _Image, halve: Callable[[Pixels], Pixels]) -> None:
+def _write(path: Path, strips: Iterable[Pixels], image: _Image, halve: Halve) -> None:
     """Writes a pyramid of which ``halve`` makes each coarser level from the finer one."""
     if image.rows < 1 or image.columns < 1 or not (math.isfinite(image.mpp) and image.mpp > 0):
         raise ValueError(f"{image.columns} x {image.rows} px of {image.mpp} um/px")
@@ -221,7 +197,7 @@ def _write(path: Path, strips: Iterable[Pixels], image: _Image, halve: Callable[
         with ThreadPoolExecutor(min(os.cpu_count() or 1, _MAX_WORKERS)) as workers:
             spool = _TileSpool(file, workers)
             try:
-                levels = _levels(image, spool, halve)
+                levels = levels_of((len(image.names), image.rows, image.columns), spool, halve)
                 levels[0].add_all(strips)
                 spool.finish()
             except BaseException:
@@ -241,9 +217,18 @@ class _TileSpool:
         self._places: dict[tuple[int, int], list[tuple[int, int]]] = {}
         self.bytes = 0
 
-    def add(self, level: int, channel: int, tile: NDArray[np.uint8]) -> None:
+    def add(self, level: int, row: int, pixels: Pixels) -> None:
+        """Has a row of tiles compressed."""
+        del row  # they come in their order
+        whole = np.zeros((len(pixels), TILE, -(-pixels.shape[2] // TILE) * TILE), np.uint8)
+        whole[:, : pixels.shape[1], : pixels.shape[2]] = pixels
+        for channel, plane in enumerate(whole):
+            for x in range(0, plane.shape[1], TILE):
+                self._add_tile((level, channel), plane[:, x : x + TILE].copy())
+
+    def _add_tile(self, key: tuple[int, int], tile: NDArray[np.uint8]) -> None:
         """Has a tile compressed, which must not change any more."""
-        self._pending.append(((level, channel), self._workers.submit(self._compressed, tile)))
+        self._pending.append((key, self._workers.submit(self._compressed, tile)))
         while len(self._pending) > _MAX_PENDING_TILES:
             self._store()
 
@@ -275,69 +260,7 @@ class _TileSpool:
         return self._uniform[value]
 
 
-class _Level:
-    """One level: gathers rows to rows of tiles, and hands them halved to the next one."""
-
-    def __init__(self, number: int, shape: tuple[int, int, int], spool: _TileSpool) -> None:
-        self.number = number
-        self.channels, self.rows, self.columns = shape
-        self.next: _Level | None = None
-        self.halve: Callable[[Pixels], Pixels] = _every_second
-        self._spool = spool
-        self._seen = 0
-        self._filled = 0
-        self._buffer = np.zeros((self.channels, TILE, -(-self.columns // TILE) * TILE), np.uint8)
-
-    def add_all(self, strips: Iterable[Pixels]) -> None:
-        """Takes all strips of the level.
-
-        Raises:
-            ValueError: They are not of its shape.
-        """
-        for strip in strips:
-            if strip.dtype != np.uint8 or strip.shape != (self.channels, strip.shape[1], self.columns):
-                raise ValueError(f"strip of {strip.shape} {strip.dtype}: not {self.channels} x {self.columns} px uint8")
-            if self._seen + strip.shape[1] > self.rows:
-                raise ValueError(f"more than {self.rows} rows of pixels")
-            self.add(strip)
-        if self._seen != self.rows:
-            raise ValueError(f"{self._seen} of {self.rows} rows of pixels")
-
-    def add(self, strip: Pixels) -> None:
-        """Takes consecutive rows."""
-        start = 0
-        while start < strip.shape[1]:
-            n = min(TILE - self._filled, strip.shape[1] - start)
-            self._buffer[:, self._filled : self._filled + n, : self.columns] = strip[:, start : start + n]
-            start += n
-            self._filled += n
-            self._seen += n
-            if self._filled == TILE or self._seen == self.rows:
-                self._flush()
-
-    def _flush(self) -> None:
-        """Gives away a row of tiles; only the last one may be lower, so each but that has an even number of rows."""
-        self._buffer[:, self._filled :] = 0
-        for channel, plane in enumerate(self._buffer):
-            for x in range(0, plane.shape[1], TILE):
-                self._spool.add(self.number, channel, plane[:, x : x + TILE].copy())
-        if self.next is not None:
-            self.next.add(self.halve(self._buffer[:, : self._filled, : self.columns]))
-        self._filled = 0
-
-
-def _levels(image: _Image, spool: _TileSpool, halve: Callable[[Pixels], Pixels]) -> list[_Level]:
-    """Returns the levels, finest first, each knowing the next."""
-    channels, rows, columns = len(image.names), image.rows, image.columns
-    levels = [_Level(0, (channels, rows, columns), spool)]
-    while max(rows, columns) > SMALLEST_LEVEL_PX:
-        rows, columns = -(-rows // 2), -(-columns // 2)
-        levels.append(_Level(len(levels), (channels, rows, columns), spool))
-        levels[-2].next, levels[-2].halve = levels[-1], halve
-    return levels
-
-
-def _write_tiff(path: Path, spool: _TileSpool, levels: Sequence[_Level], image: _Image) -> None:
+def _write_tiff(path: Path, spool: _TileSpool, levels: Sequence[Level], image: _Image) -> None:
     """Copies the tiles into the TIFF: the channels are pages, the coarser levels their SubIFDs."""
     channels = len(image.names)
     n_tiles = sum(channels * -(-level.rows // TILE) * -(-level.columns // TILE) for level in levels)

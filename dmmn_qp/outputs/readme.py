@@ -79,7 +79,7 @@ def write_readme(
         The file.
     """
     path = our_name(out / README, _is_our_readme)
-    names = [entry.name for entry in out.iterdir() if entry.is_file() and not entry.name.startswith(".")]
+    names = [entry.name for entry in out.iterdir() if not entry.name.startswith(".")]
     about = {
         "Model": model_name,
         "Licence": licence or "not stated; ask whoever made the model, if it was not you",

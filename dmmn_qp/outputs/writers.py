@@ -2,27 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 from dmmn_qp.console import Reporter
+from dmmn_qp.errors import ConfigError
 from dmmn_qp.files import RUN_FILE
+from dmmn_qp.files.failures import install_command
 from dmmn_qp.folders.label_raster import LabelRaster
 from dmmn_qp.folders.predictions import (
     LABELS_SUFFIX,
+    LABELS_ZARR_SUFFIX,
     OVERVIEW_SUFFIX,
     POLYGONS_SUFFIXES,
     PROBABILITIES_SUFFIX,
+    PROBABILITIES_ZARR_SUFFIX,
+    SEGMENTATION_SUFFIX,
     TISSUE_SUFFIX,
     UNCERTAINTY_SUFFIX,
+    UNCERTAINTY_ZARR_SUFFIX,
 )
+from dmmn_qp.outputs.dicom_segmentation import why_no_segmentation, write_segmentation
 from dmmn_qp.outputs.objects import Frame, outline_features
 from dmmn_qp.outputs.options import OutputOptions, PolygonOptions
 from dmmn_qp.outputs.overview import write_overview
 from dmmn_qp.outputs.predicted import PredictedSlide
 from dmmn_qp.outputs.rasters import write_labels, write_probabilities, write_tissue, write_uncertainty
+from dmmn_qp.outputs.zarr_rasters import is_there as zarr_is_there
+from dmmn_qp.outputs.zarr_rasters import write_labels_zarr, write_probabilities_zarr, write_uncertainty_zarr
 from dmmn_qp.qupath.geojson_writer import write_geojson
 from dmmn_qp.qupath.marks import METADATA_KEY, MODEL_RUN_KEY, RUN_KEY
 
@@ -38,6 +48,11 @@ class Writer:
         recorded: Whether ``run.json`` has its digest, so that it is made again where it is lost or another. Such files
             are written before the others, from ``PredictedSlide.pixels``.
         optional: Whether it only shows what other files say: where it cannot be written, it is left out with a warning.
+        derived: Whether it is made of the rasters that are there as well, so that a finished prediction gets it when it
+            is asked for, without being predicted again.
+        is_there: Whether a file or folder is what the options ask for.
+        why_not: Why a slide cannot have it, in words; None where it can.
+        extra: (module, extra of the package) without which it cannot be written; None where it always can.
     """
 
     about: str
@@ -45,6 +60,10 @@ class Writer:
     wanted: Callable[[OutputOptions], bool] = lambda options: True
     recorded: bool = False
     optional: bool = False
+    derived: bool = False
+    is_there: Callable[[Path, OutputOptions], bool] = lambda path, options: path.exists()
+    why_not: Callable[[PredictedSlide], str | None] = lambda predicted: None
+    extra: tuple[str, str] | None = None
 
 
 def write_polygons(path: Path, predicted: PredictedSlide) -> None:
@@ -66,6 +85,18 @@ def write_polygons(path: Path, predicted: PredictedSlide) -> None:
             made=predicted.made,
         )
         write_geojson(path, objects)
+
+
+def _zarr(about: str, write: Callable[[Path, PredictedSlide], None], wanted: Callable[[OutputOptions], bool]) -> Writer:
+    """A raster as OME-Zarr."""
+    return Writer(
+        about,
+        write,
+        wanted=lambda options: options.labels != "tiff" and wanted(options),
+        derived=True,
+        is_there=lambda path, options: zarr_is_there(path, options.labels),
+        extra=("zarr", "zarr"),
+    )
 
 
 _PLAIN, _PACKED = (suffix.removeprefix(".") for suffix in POLYGONS_SUFFIXES)
@@ -106,6 +137,33 @@ WRITERS: dict[str, Writer] = {
         wanted=lambda options: options.uncertainty,
         recorded=True,
     ),
+    LABELS_ZARR_SUFFIX: _zarr(
+        "The class of every pixel as OME-Zarr: the same labels as in the OME-TIFF, a label image with the names and "
+        "colours of the classes and um/px. Drag the folder into napari (napari-ome-zarr); in Python: "
+        f'zarr.open("<slide>.{LABELS_ZARR_SUFFIX}")["0"].',
+        write_labels_zarr,
+        lambda options: True,
+    ),
+    PROBABILITIES_ZARR_SUFFIX: _zarr(
+        "The probability of every class as OME-Zarr, one channel each, 255 for 1.",
+        write_probabilities_zarr,
+        lambda options: options.probabilities,
+    ),
+    UNCERTAINTY_ZARR_SUFFIX: _zarr(
+        "How undecided the model was at every pixel as OME-Zarr, 255 for all classes being equally likely.",
+        write_uncertainty_zarr,
+        lambda options: options.uncertainty,
+    ),
+    SEGMENTATION_SUFFIX: Writer(
+        "A DICOM segmentation that refers to the slide's own DICOM images: a segment for each class, with its code and "
+        "colour. Viewers and archives that know DICOM open it beside the slide; in Python: highdicom.seg.segread.",
+        write_segmentation,
+        wanted=lambda options: options.dicom_seg,
+        optional=True,
+        derived=True,
+        why_not=why_no_segmentation,
+        extra=("highdicom", "dicom"),
+    ),
     TISSUE_SUFFIX: Writer(
         "The outline of the tissue, where it was sought; QuPath opens it like the polygons.",
         write_tissue,
@@ -132,9 +190,53 @@ def write_files(folder: Path, predicted: PredictedSlide, reporter: Reporter, *, 
     """
     for suffix, writer in WRITERS.items():
         if writer.recorded == recorded and writer.wanted(predicted.options):
-            path = folder / f"{predicted.slide_id}.{suffix}"
-            with reporter.optional(f'"{path.name}"') if writer.optional else nullcontext():
-                writer.write(path, predicted)
+            _write_file(folder, suffix, predicted, reporter)
+
+
+def write_derived(folder: Path, suffixes: Iterable[str], predicted: PredictedSlide, reporter: Reporter) -> None:
+    """Writes files of a slide that are made of rasters which are there.
+
+    Args:
+        folder: Where to write.
+        suffixes: What follows ``<slide>.`` in their names.
+        predicted: The slide.
+        reporter: Where to warn of files that are left out.
+    """
+    for suffix in suffixes:
+        _write_file(folder, suffix, predicted, reporter)
+
+
+def _write_file(folder: Path, suffix: str, predicted: PredictedSlide, reporter: Reporter) -> None:
+    """Writes one file of a slide, or says why the slide has none."""
+    writer, path = WRITERS[suffix], folder / f"{predicted.slide_id}.{suffix}"
+    with reporter.optional(f'"{path.name}"') if writer.optional else nullcontext():
+        if why := writer.why_not(predicted):
+            reporter.warn_of(predicted.slide_id, f"it gets no .{suffix} ({why})")
+        else:
+            writer.write(path, predicted)
+
+
+def missing_derived(folder: Path, slide_id: str, options: OutputOptions) -> tuple[str, ...]:
+    """What follows ``<slide>.`` in the names of files that a finished prediction lacks and can be given."""
+    return tuple(
+        suffix
+        for suffix, writer in WRITERS.items()
+        if writer.derived and writer.wanted(options) and not writer.is_there(folder / f"{slide_id}.{suffix}", options)
+    )
+
+
+def check_extras(options: OutputOptions) -> None:
+    """Refuses options that need a package which is not installed, before any work.
+
+    Raises:
+        ConfigError: They do.
+    """
+    for suffix, writer in WRITERS.items():
+        if writer.wanted(options) and writer.extra is not None and find_spec(writer.extra[0]) is None:
+            module, extra = writer.extra
+            raise ConfigError(
+                f"<slide>.{suffix} is written with {module}, which is not installed; {install_command(extra)}"
+            )
 
 
 def write_polygons_alone(folder: Path, predicted: PredictedSlide) -> None:

@@ -14,11 +14,11 @@ from dmmn_qp.folders.predictions import EARLIER, LABELS_SUFFIX, PROBABILITIES_SU
 from dmmn_qp.outputs.area_table import count_areas
 from dmmn_qp.outputs.made_objects import MadeObjects
 from dmmn_qp.outputs.predicted import LabelConfidence, PredictedSlide
-from dmmn_qp.outputs.writers import write_files, write_polygons_alone
+from dmmn_qp.outputs.writers import missing_derived, write_derived, write_files, write_polygons_alone
 from dmmn_qp.predicting.call import Call
 from dmmn_qp.predicting.inputs import SlideToPredict
-from dmmn_qp.predicting.plan import RemakePolygons
-from dmmn_qp.predicting.publishing import ReadySlide, digests_of, publish
+from dmmn_qp.predicting.plan import AddFiles, RemakePolygons
+from dmmn_qp.predicting.publishing import ReadySlide, digests_of, publish, publish_more
 from dmmn_qp.predicting.request import input_of, listed, polygon_differences
 from dmmn_qp.predicting.slide import SlideJob
 from dmmn_qp.predicting.summary import Outcome, Summary, say_objects
@@ -92,19 +92,49 @@ def remake_polygons(call: Call, plan: RemakePolygons, so_far: Summary) -> Outcom
             confidence = _confidence_of(call, plan, raster, stack)
             predicted = _predicted(call, plan.slide, slide, labels, plan.record, confidence)
             write_polygons_alone(ready, predicted)
+            write_derived(ready, missing_derived(call.out, name, call.options), predicted, call.reporter)
             image = input_of(plan.slide, slide.info)
         record = _with_objects(plan.record, predicted)
+        publish_more(call, name, ready)
         outcome = publish(call, ReadySlide(name, ready, record, image, predicted.made), so_far)
     except DatasetError as error:
         call.reporter.say(f"  {name}: it is predicted again ({error})")
         return None
     finally:
-        shutil.rmtree(ready, ignore_errors=True)
-        with suppress(OSError):  # of a prediction that was begun, its strips stay
-            call.strips_folder(name).rmdir()
+        _remove_ready(call, name)
     _say_remade(call, plan, predicted.made, has_confidence=confidence is not None)
     say_objects(call, outcome)
     return outcome
+
+
+def add_files(call: Call, plan: AddFiles) -> Outcome:
+    """Makes the files that a finished slide lacks of its rasters, and puts them in place.
+
+    Args:
+        call: The call.
+        plan: The slide, with the record of its prediction.
+
+    Returns:
+        What came of it; it counts as skipped where there is no file that it could be given.
+
+    Raises:
+        DatasetError: A raster is damaged.
+        SlideError: The slide cannot be opened.
+        OSError: The files cannot be written.
+    """
+    name = plan.slide.slide_id
+    ready, labels = _empty_ready(call, name), call.out / f"{name}.{LABELS_SUFFIX}"
+    try:
+        with ForgivingSlide(plan.slide.open()) as slide:
+            predicted = _predicted(call, plan.slide, slide, labels, plan.record, None)
+            write_derived(ready, missing_derived(call.out, name, call.options), predicted, call.reporter)
+        made = sorted(path.name for path in ready.iterdir())
+        if made:
+            publish_more(call, name, ready)
+            call.reporter.say(f"  {name}: made of its rasters, without predicting: {', '.join(made)}")
+        return Outcome(name, plan.polygons, skipped=not made, is_unlike=plan.record.is_unlike)
+    finally:
+        _remove_ready(call, name)
 
 
 def _record_of(call: Call, job: SlideJob) -> Prediction:
@@ -149,6 +179,7 @@ def _predicted(
         run_id=record.run_id,
         options=call.options,
         confidence=confidence,
+        frame=target.view.frame,
     )
 
 
@@ -177,6 +208,14 @@ def _say_remade(call: Call, plan: RemakePolygons, made: MadeObjects, *, has_conf
             "its new polygons have no mean probability, because its probabilities are not there; pass "
             "--probabilities --overwrite to predict them",
         )
+
+
+def _remove_ready(call: Call, slide_id: str) -> None:
+    """Removes the folder for finished files; of a prediction that was begun, its strips stay."""
+    folder = call.strips_folder(slide_id)
+    shutil.rmtree(folder / _READY, ignore_errors=True)
+    with suppress(OSError):
+        folder.rmdir()
 
 
 def _empty_ready(call: Call, slide_id: str) -> Path:

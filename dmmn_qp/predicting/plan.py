@@ -11,7 +11,7 @@ from shapely.geometry.base import BaseGeometry
 from dmmn_qp.errors import AnnotationFileError, PredictedOtherwiseError, SlideError
 from dmmn_qp.folders.predictions import PredictedInput, Prediction, polygons_of, read_inputs, read_predictions
 from dmmn_qp.outputs.earlier import first_metadata
-from dmmn_qp.outputs.writers import recorded_suffixes
+from dmmn_qp.outputs.writers import missing_derived, recorded_suffixes
 from dmmn_qp.predicting.areas import read_regions, region_area
 from dmmn_qp.predicting.call import Call
 from dmmn_qp.predicting.inputs import SlideToPredict
@@ -62,6 +62,23 @@ class RemakePolygons:
 
 
 @dataclass(frozen=True, slots=True)
+class AddFiles:
+    """Files are to be made of the rasters that are there; the prediction stays as it is.
+
+    Attributes:
+        slide: The slide.
+        polygons: Its polygons.
+        record: The record of its prediction.
+        seen: The run of the prediction that was recorded; None for none.
+    """
+
+    slide: SlideToPredict
+    polygons: Path
+    record: Prediction
+    seen: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Predict:
     """Everything is to be done, or what is missing of an unfinished prediction.
 
@@ -89,7 +106,7 @@ class Failed:
     error: Exception
 
 
-SlidePlan = Skip | RemakePolygons | Predict | Failed
+SlidePlan = Skip | RemakePolygons | AddFiles | Predict | Failed
 
 
 def make_plans(call: Call) -> list[SlidePlan]:
@@ -109,7 +126,7 @@ def make_plans(call: Call) -> list[SlidePlan]:
     return plans
 
 
-def plan_again(call: Call, plan: RemakePolygons | Predict) -> SlidePlan:
+def plan_again(call: Call, plan: RemakePolygons | AddFiles | Predict) -> SlidePlan:
     """What is to be done with a slide, now that nobody else works on it.
 
     Where another call has predicted it meanwhile in the way that is asked for, nothing is, even with ``overwrite``.
@@ -240,6 +257,8 @@ def _compared(
             return Skip(slide, polygons, not_remade=listed(_polygon_changes(before, wanted)))
         return RemakePolygons(slide, before, _with_new_polygons(before, wanted), seen)
     assert polygons is not None  # else it would have been compared, or predicted
+    if found.is_complete and before is not None and missing_derived(call.out, slide.slide_id, call.options):
+        return AddFiles(slide, polygons, before, seen)
     return Skip(slide, polygons, found.is_complete, is_unlike=before is not None and before.is_unlike)
 
 

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
+from uuid import uuid4
 
 from dmmn_qp.files import RUN_FILE, move, write_json
 from dmmn_qp.files.locks import briefly_locked
@@ -148,13 +149,44 @@ def _replace_rasters(out: Path, ready: ReadySlide, polygons: Path) -> None:
     for suffix in WRITERS:
         name = f"{ready.slide_id}.{suffix}"
         if name not in new and name != polygons.name:
-            (out / name).unlink(missing_ok=True)
+            _put_away(out / name, ready.folder)
     for name in sorted(new):
-        move(ready.folder / name, out / name)
+        _put_in_place(ready.folder / name, out)
 
 
-def _write_readme(call: Call, polygons: str) -> None:
-    """Writes ``README.txt``, which already names the polygons that are about to come."""
+def publish_more(call: Call, slide_id: str, folder: Path) -> None:
+    """Moves more files of a finished slide to where they belong; its prediction stays as it is.
+
+    Args:
+        call: The call.
+        slide_id: The slide.
+        folder: A folder with the new files, whose names are those that they get.
+    """
+    with _held(call.out):
+        for suffix in WRITERS:
+            if (new := folder / f"{slide_id}.{suffix}").exists() and f".{suffix}" not in POLYGONS_SUFFIXES:
+                _put_in_place(new, call.out)
+        _write_readme(call)
+
+
+def _put_in_place(new: Path, out: Path) -> None:
+    """Moves a file or a folder where it belongs, in place of an earlier one, whose rest goes with the folder of it."""
+    place = out / new.name
+    if new.is_dir() or place.is_dir():
+        _put_away(place, new.parent)
+    move(new, place)
+
+
+def _put_away(path: Path, to: Path) -> None:
+    """Takes a file away, or a folder: at once, whatever it holds, into another one that will be removed."""
+    if path.is_dir():
+        path.rename(to / f".{path.name}.{uuid4().hex[:8]}")
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _write_readme(call: Call, *coming: str) -> None:
+    """Writes ``README.txt``, which already names polygons that are about to come."""
     card = call.model.card
     write_readme(
         call.out,
@@ -165,7 +197,7 @@ def _write_readme(call: Call, polygons: str) -> None:
         licence=card.licence,
         attribution=card.attribution,
         encoder=card.encoder_credit,
-        coming=(polygons,),
+        coming=coming,
     )
 
 

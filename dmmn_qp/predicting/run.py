@@ -12,8 +12,8 @@ from dmmn_qp.errors import InUseError
 from dmmn_qp.files import remove_new_files
 from dmmn_qp.predicting.call import Call
 from dmmn_qp.predicting.domain import compare_with_training, say_if_unlike
-from dmmn_qp.predicting.finishing import finish, remake_polygons
-from dmmn_qp.predicting.plan import Failed, Predict, RemakePolygons, Skip, SlidePlan, plan_again
+from dmmn_qp.predicting.finishing import add_files, finish, remake_polygons
+from dmmn_qp.predicting.plan import AddFiles, Failed, Predict, RemakePolygons, Skip, SlidePlan, plan_again
 from dmmn_qp.predicting.publishing import write_run
 from dmmn_qp.predicting.slide import SlideJob, predict_strips
 from dmmn_qp.predicting.summary import Outcome, Summary, left_out, say_objects, say_skipped
@@ -48,7 +48,9 @@ def run_plans(call: Call, plans: Sequence[SlidePlan]) -> Summary:
     return summary
 
 
-def _do_without_network(call: Call, plan: Skip | RemakePolygons | Failed, so_far: Summary) -> Outcome | Predict:
+def _do_without_network(
+    call: Call, plan: Skip | RemakePolygons | AddFiles | Failed, so_far: Summary
+) -> Outcome | Predict:
     """Does what is planned for a slide.
 
     Args:
@@ -65,13 +67,16 @@ def _do_without_network(call: Call, plan: Skip | RemakePolygons | Failed, so_far
             return left_out(call, name, plan.error)
         case Skip():
             return _skip(call, plan)
-        case RemakePolygons():
+        case RemakePolygons() | AddFiles():
             try:
                 with claimed(call, name):
                     again = plan_again(call, plan)
-                    if isinstance(again, RemakePolygons):
+                    if isinstance(again, RemakePolygons | AddFiles):
                         remove_leftovers(call, name)
+                    if isinstance(again, RemakePolygons):
                         return remake_polygons(call, again, so_far) or Predict(plan.slide, seen=again.seen)
+                    if isinstance(again, AddFiles):
+                        return add_files(call, again)
             except Exception as error:
                 return left_out(call, name, error)
             return again if isinstance(again, Predict) else _do_without_network(call, again, so_far)

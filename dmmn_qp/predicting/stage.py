@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Final
 
 from dmmn_qp.console import Reporter
-from dmmn_qp.errors import OutputExistsError
+from dmmn_qp.errors import ConfigError, OutputExistsError
 from dmmn_qp.files.failures import naming
 from dmmn_qp.folders.provenance import describe_run, now
+from dmmn_qp.outputs.writers import check_extras
 from dmmn_qp.predicting.call import Call
 from dmmn_qp.predicting.inputs import SlideToPredict
 from dmmn_qp.predicting.kept import Kept
@@ -20,6 +21,7 @@ from dmmn_qp.predicting.plan import make_plans, refuse_equal_names
 from dmmn_qp.predicting.run import run_plans
 from dmmn_qp.predicting.shards import Shard, sizes_of
 from dmmn_qp.predicting.summary import conclude
+from dmmn_qp.slides.files import is_dicom
 from dmmn_qp.slides.pixel_sizes import MppRules
 from dmmn_qp.slides.probing import find_fatal
 
@@ -65,6 +67,7 @@ def predict(
 
     Raises:
         ModelError: The model is missing or damaged.
+        ConfigError: An option needs a package that is not installed, or a DICOM slide, and there is none.
         InUseError: All slides are being predicted by other processes.
         OutputExistsError: ``out`` is a file, or with ``resume`` an interrupted prediction is another one's.
         PredictedOtherwiseError: The only slide has been predicted otherwise, and is not to be replaced.
@@ -72,6 +75,8 @@ def predict(
             some of several.
     """
     started = now()
+    check_extras(options)
+    _check_dicom(slides, options)
     if shard is not None and not (slides := _part_of(slides, shard, reporter)):
         return {}
     rules = MppRules(options.mpp, options.force_mpp)
@@ -96,6 +101,16 @@ def predict(
     finally:
         reporter.warn_of_the_rest()
     return conclude(call, summary)
+
+
+def _check_dicom(slides: Sequence[SlideToPredict], options: PredictOptions) -> None:
+    """Refuses ``--dicom-seg`` where no slide is DICOM; of several kinds, those that are not get a warning later.
+
+    Raises:
+        ConfigError: None is.
+    """
+    if options.dicom_seg and not any(is_dicom(slide.path) or slide.path.is_dir() for slide in slides):
+        raise ConfigError("--dicom-seg is for slides that are DICOM, but none of these is; leave it out")
 
 
 def _part_of(slides: Sequence[SlideToPredict], shard: Shard, reporter: Reporter) -> list[SlideToPredict]:

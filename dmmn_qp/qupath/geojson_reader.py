@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 from uuid import UUID
@@ -66,6 +67,29 @@ def read_geojson(path: Path) -> ReadResult:
     except FileContentError as error:
         raise AnnotationFileError(f'GeoJSON file "{path}" {error}') from error
     return reader.result()
+
+
+def stream_geojson(path: Path) -> Iterator[Annotation]:
+    """Reads a file of objects one by one, so that no more than one is in memory; of files that we wrote.
+
+    What is no object is passed over, and so are objects within others, of which we write none.
+
+    Args:
+        path: ``.geojson``, or the same with ``.gz``.
+
+    Raises:
+        AnnotationFileError: The file is missing or damaged, or no strict GeoJSON; objects before may have been given.
+    """
+    reader = FeatureReader()
+    with open_bytes(path, "file of predictions", "predict again") as file:
+        try:
+            for feature in stream_features(open_text(file, os.fstat(file.fileno()).st_size)):
+                annotation = reader.read(feature, None, 0)[0] if isinstance(feature, dict) else None
+                if annotation is not None:
+                    yield annotation
+        except (FileContentError, NotStreamableError) as error:
+            why = str(error) or "is no strict GeoJSON"
+            raise AnnotationFileError(f'file of predictions "{path}" {why}; predict again') from error
 
 
 def objects_of(content: object, name: str) -> ReadResult:

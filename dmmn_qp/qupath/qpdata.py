@@ -233,6 +233,7 @@ class _Reader:
         roi = self.roi(run.take())
         run.primitive(JAVA_DOUBLE)  # the class probability, which nothing uses
         nucleus = self.roi(run.take()).geometry if kind == "cell" and run.peek() is not None else None
+        is_missing = kind == "tma_core" and run.flag()
         if roi.note is not None:
             self.notes.add(roi.note, _label(kind, name, annotation_id))
         if roi.geometry is None:
@@ -254,6 +255,7 @@ class _Reader:
             is_ellipse=roi.is_ellipse,
             nucleus=nucleus,
             repaired_by_px2=roi.repaired_by_px2,
+            is_missing=is_missing,
         )
         return annotation, children
 

@@ -10,6 +10,8 @@ from dmmn_qp.qupath.classes import argb_to_rgb
 from dmmn_qp.qupath.java_stream import BlockData, JavaArray, JavaObject, JavaValue
 from dmmn_qp.qupath.qpdata_outlines import DamagedError, real_of
 
+_BYTE = struct.Struct(">B")
+
 
 class Run:
     """The items that one object wrote by its own method, taken one after the other.
@@ -49,6 +51,11 @@ class Run:
         value: int = form.unpack_from(self._block)[0]
         self._block = self._block[size:]
         return value
+
+    def flag(self) -> bool:
+        """Takes the next primitive as a truth value; False where there is none left."""
+        has_more = bool(self._block) or isinstance(self.peek(), BlockData)
+        return has_more and self.primitive(_BYTE) != 0
 
 
 def simple_name(value: JavaValue) -> str:

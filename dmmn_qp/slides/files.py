@@ -16,6 +16,11 @@ DICOM_SUFFIX = ".dcm"
 
 _FINGERPRINT_CHUNK = 1 << 16
 
+_SEGMENTATION = b"1.2.840.10008.5.1.4.1.1.66."
+"""What the names of all kinds of segmentations begin with."""
+
+_DICOM_HEAD = 512
+
 
 def slide_file(path: Path) -> Path:
     """Returns the file to open for a slide that is a folder, its first DICOM file; any other path as it is.
@@ -53,8 +58,18 @@ def first_of_each_series(paths: Iterable[Path]) -> list[Path]:
             with opened(file) as slide:
                 first.setdefault(slide.properties.get("dicom.SeriesInstanceUID", str(file)), file)
         except (openslide.OpenSlideError, OSError):
-            first.setdefault(str(file), file)  # opening it will say why
+            if not _is_segmentation(file):
+                first.setdefault(str(file), file)  # opening it will say why
     return list(first.values())
+
+
+def _is_segmentation(file: Path) -> bool:
+    """Whether a DICOM file says that it is a segmentation: no slide, though it may lie beside one."""
+    try:
+        with file.open("rb") as content:
+            return _SEGMENTATION in content.read(_DICOM_HEAD)
+    except OSError:
+        return False
 
 
 def users_path(path: Path) -> Path:

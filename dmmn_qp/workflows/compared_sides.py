@@ -100,6 +100,10 @@ def read_side(path: Path, slides_roots: Sequence[SlidesRoot], warn: Warn) -> Sid
     """
     if why := why_not_there(path):
         raise DatasetError(f'"{path}" {why}; check the path')
+    if path.is_dir() and is_output(path.name):
+        raise DatasetError(
+            f'"{path}" is OME-Zarr for other programs; name the .ome.tif beside it, or the folder of both'
+        )
     if (path / MANIFEST).is_file():
         return Side(path, tuple(_of_dataset(Dataset(path))))
     if ANNOTATION_SOURCES["qupath-project"].wants(path, None):

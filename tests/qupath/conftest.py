@@ -221,6 +221,7 @@ class QpdataWriter(JavaWriter):
         class_names: Sequence[str] = (),
         locked: bool = False,
         children: Sequence[Callable[[], object]] = (),
+        missing: bool | None = None,
         version: int = 3,
     ) -> int:
         """Write an object of the hierarchy; ``children`` are called to write themselves."""
@@ -261,7 +262,7 @@ class QpdataWriter(JavaWriter):
                 self.null()
             else:
                 outline(self)
-            self.block("d", float("nan"))
+            self.block(*("d", float("nan")) if missing is None else ("d?", float("nan"), missing))
         self.end()
         return handle
 
