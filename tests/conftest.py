@@ -19,7 +19,6 @@ from typer.testing import CliRunner
 
 from dmmn_qp.cli.app import app
 
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command line does, before torch is loaded
 if "PYTEST_XDIST_WORKER" in os.environ:  # the processes share the cores already
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
