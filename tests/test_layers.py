@@ -18,7 +18,7 @@ FLOORS: list[set[str]] = [
     {"models", "outputs", "pushing", "reports"},
     {"collecting", "evaluating", "importing", "predicting", "suggesting", "training"},
     {"workflows"},
-    {"serving"},
+    {"doctor", "serving"},
     {"cli"},
     {"__main__", "api"},
     {""},
