@@ -63,10 +63,11 @@ def _broken(name: str, why: str) -> Finding:
 
 def check_computing() -> Iterator[Finding]:
     """Cores, threads, and how busy others keep them."""
-    cores, threads, quota, busy = cores_of_machine(), default_threads(), core_quota(), busy_cores()
+    cores, quota, busy = cores_of_machine(), core_quota(), busy_cores()
+    threads = default_threads(beside_readers=True)
     share = "" if quota is None else f" (a container's share of {quota:g})"
     reading = min(8, cores // 2)
-    text = f"{cores} cores{share}; {threads} compute, {reading} read patches in training"
+    text = f"{cores} cores{share}; in epochs {threads} compute and {reading} read patches"
     figures = (("cores", cores), ("quota", quota), ("threads", threads), ("busy", busy))
     if busy is None or busy <= cores - threads + 0.5:
         yield Finding("threads", "ok", text, figures=figures)

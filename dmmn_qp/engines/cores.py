@@ -47,22 +47,23 @@ def available_cores() -> int:
     return cores if _limit is None else min(cores, _limit)
 
 
-def default_threads(processes: int = 1) -> int:
+def default_threads(processes: int = 1, *, beside_readers: bool = False) -> int:
     """Threads that compute where nobody says how many.
 
-    All cores but one: that is for whoever reads patches, and for other work. Threads that compute wait for each other
-    at each step of a network, so one that has to share its core holds up all. It goes by the machine, never by how busy
-    it is, because sums of another number of threads differ in their last digits: the same command is to compute the
-    same.
+    As many as there are cores, but beside processes that read patches one fewer: threads that learn wait for each other
+    thousands of times in a step, so one that has to share its core holds up all. It goes by the machine, never by how
+    busy it is, because sums of another number of threads differ in their last digits: the same command is to compute
+    the same.
 
     Args:
         processes: How many processes of this machine compute together.
+        beside_readers: Whether others read for them.
     """
     named = os.environ.get(THREADS_VARIABLE, "").partition(",")[0].strip()
     if named.isdecimal() and 0 < int(named) <= MOST_THREADS:
         return int(named)
     cores = cores_of_machine()
-    return max(1, cores - 1 if processes == 1 else cores // processes)
+    return max(1, (cores - beside_readers) // processes)
 
 
 @contextmanager

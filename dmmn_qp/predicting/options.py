@@ -26,7 +26,7 @@ class PredictOptions(OutputOptions):
         devices: Number of GPUs that share the blocks of a slide.
         compile: Whether torch compiles the network first.
         workers: Threads that decode pixels; None fits them to the machine.
-        threads: Threads that compute, and most of any other kind; None leaves one of the cores to others.
+        threads: Threads that compute, and most of any other kind; None takes all cores.
         views: Turned and mirrored copies over which the mean of the probabilities is taken.
         tta: Whether to take it over all eight.
         mpp: um/px of slides that do not say it.
@@ -73,7 +73,7 @@ class PredictOptions(OutputOptions):
             "Threads that compute, and most that decode.",
             metavar="N",
             panel=NETWORK_PANEL,
-            default="all cores but one",
+            default="all cores",
         ),
     ] = Field(default=None, ge=1, le=MOST_THREADS)
     views: Annotated[

@@ -194,7 +194,7 @@ def make_plan(
             "reduction": inherited.convention.reduction,
             "steps_per_epoch": steps,
             "precision": "bf16" if bf16 else "fp32",
-            "threads": options.threads or default_threads(processes_here(options)),
+            "threads": options.threads or default_threads(processes_here(options), beside_readers=bool(epochs)),
         }
     )
     balance = None if draws.elastic is None else balance_counts(patches, dataset.class_map, draws.elastic)
