@@ -10,7 +10,7 @@ import dmmn_qp
 PACKAGE = Path(dmmn_qp.__file__).parent
 
 FLOORS: list[set[str]] = [
-    {"annotations", "choices", "console", "errors", "flags", "regions", "text", "version"},
+    {"annotations", "choices", "console", "errors", "flags", "machine", "regions", "text", "version"},
     {"engines", "figures", "files", "specs"},
     {"labels", "networks", "slides", "vectors"},
     {"features"},
@@ -18,7 +18,7 @@ FLOORS: list[set[str]] = [
     {"models", "outputs", "pushing", "reports"},
     {"collecting", "evaluating", "importing", "predicting", "suggesting", "training"},
     {"workflows"},
-    {"serving"},
+    {"doctor", "serving"},
     {"cli"},
     {"__main__", "api"},
     {""},
@@ -28,7 +28,7 @@ FLOORS: list[set[str]] = [
 GROUND = {"console": {"errors", "text"}, "errors": {"text"}, "regions": {"errors"}}
 """What on the ground floor may import what else there."""
 
-OPEN_FILES = {"features", "files", "slides", "folders", "qupath", "outputs", "reports", "models", "pushing"}
+OPEN_FILES = {"features", "files", "machine", "slides", "folders", "qupath", "outputs", "reports", "models", "pushing"}
 OPEN_FILES |= FLOORS[6] | FLOORS[7] | FLOORS[8] | FLOORS[9]
 """Who may open files."""
 

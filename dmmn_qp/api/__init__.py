@@ -4,3 +4,7 @@ Paths may be texts. Nothing is printed unless a `Reporter` is given; what deserv
 (`DmmnQpWarning`), and what is wrong is a `DmmnQpError`. Options are those of the commands, by their names in the
 configuration file. Heavy libraries are loaded by the first call that needs them.
 """
+
+from dmmn_qp.engines.cores import settle_libraries
+
+settle_libraries(is_ours=False)  # of use where torch is not loaded yet

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import os
+import sys
 from typing import Annotated, Any, Final
 
 import typer
 
 from dmmn_qp.cli.help import Group
+from dmmn_qp.engines.cores import settle_libraries
 from dmmn_qp.errors import DmmnQpError
 from dmmn_qp.files.failures import line_of
 from dmmn_qp.text import printable
 from dmmn_qp.version import __version__
+
+settle_libraries(is_ours="dmmn_qp.api" not in sys.modules)  # before any of them is loaded
 
 DEBUG_VARIABLE: Final = "DMMN_QP_DEBUG"
 """With 1 in it, errors that are not ours keep their traceback."""
@@ -66,6 +70,3 @@ def main(
 ) -> None:
     """Takes the options that concern all commands."""
     del version
-    # Set before torch is loaded. Its threads otherwise spin while they wait for each other, which makes training
-    # several times slower as soon as anything else, such as the reader process, wants a core.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")

@@ -117,7 +117,7 @@ def _asked(
     )
 
 
-_OF_A_RUN: Final = frozenset({"start_from", "device", "devices", "workers", "cache_mib", "compile"})
+_OF_A_RUN: Final = frozenset({"start_from", "device", "devices", "workers", "threads", "cache_mib", "compile"})
 """Options of a training that the next one does not take over."""
 
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import sys
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING
 
+import cv2
 import torch
 from torch import Tensor
 
 from dmmn_qp.choices import Device, Precision
+from dmmn_qp.engines.cores import default_threads, limited_to
 from dmmn_qp.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -45,6 +48,31 @@ def choose_devices(wanted: Device, number: int) -> list[torch.device]:
     if number > torch.cuda.device_count():
         raise ConfigError(f"--devices {number}: this machine has {torch.cuda.device_count()} GPUs; pass fewer")
     return [torch.device("cuda", index) for index in range(number)]
+
+
+@contextmanager
+def computing(threads: int | None) -> Iterator[int]:
+    """Has everything in this process compute in so many threads, and in as many as before when the block ends.
+
+    These are torch's, OpenCV's, and those of our pools that are made in the block. NumPy's are settled when it is
+    loaded (`settle_libraries`); GDAL has one.
+
+    Args:
+        threads: How many; None for `default_threads`.
+
+    Yields:
+        How many they are.
+    """
+    number = threads or default_threads()
+    before = torch.get_num_threads(), cv2.getNumThreads()
+    torch.set_num_threads(number)
+    cv2.setNumThreads(min(before[1], number))  # never more: behind a fork it may have but one
+    try:
+        with limited_to(number):
+            yield number
+    finally:
+        torch.set_num_threads(before[0])
+        cv2.setNumThreads(before[1])
 
 
 def choose_bf16(wanted: Precision, device: torch.device) -> bool:

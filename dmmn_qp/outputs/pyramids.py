@@ -8,7 +8,6 @@ TIFF in its order. So memory is bounded by a row of tiles of each level, and no 
 from __future__ import annotations
 
 import math
-import os
 import re
 import tempfile
 from collections import deque
@@ -24,6 +23,7 @@ import numpy as np
 import tifffile
 from numpy.typing import NDArray
 
+from dmmn_qp.engines.cores import available_cores
 from dmmn_qp.files import new_file
 from dmmn_qp.folders.label_raster import LABEL_NAMESPACE, xml_text
 from dmmn_qp.outputs.levels import TILE, Halve, Level, Pixels, every_second, levels_of, means_of_four
@@ -194,7 +194,7 @@ def _write(path: Path, strips: Iterable[Pixels], image: _Image, halve: Halve) ->
     if image.rows < 1 or image.columns < 1 or not (math.isfinite(image.mpp) and image.mpp > 0):
         raise ValueError(f"{image.columns} x {image.rows} px of {image.mpp} um/px")
     with new_file(path) as temporary, tempfile.TemporaryFile(dir=path.parent) as file:
-        with ThreadPoolExecutor(min(os.cpu_count() or 1, _MAX_WORKERS)) as workers:
+        with ThreadPoolExecutor(min(available_cores(), _MAX_WORKERS)) as workers:
             spool = _TileSpool(file, workers)
             try:
                 levels = levels_of((len(image.names), image.rows, image.columns), spool, halve)

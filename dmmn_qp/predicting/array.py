@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike
 
 from dmmn_qp.engines.cores import available_cores
 from dmmn_qp.folders.model import ModelCard, load_model
-from dmmn_qp.networks.devices import choose_devices
+from dmmn_qp.networks.devices import choose_devices, computing
 from dmmn_qp.networks.stem import Stemmed
 from dmmn_qp.predicting.inference import BlockPrediction
 from dmmn_qp.predicting.options import PredictOptions
@@ -53,8 +53,12 @@ def predict_pixels(
     arrays: dict[str, np.ndarray[tuple[int, ...], np.dtype[np.uint8]]] = {}
     fields, workers = [predictor.fields(grid, block, layout) for block in blocks], options.workers
     seen = predictor.card.input
-    workers = workers or min(MOST_DECODERS, available_cores())
-    with FieldReader(lambda: slide, grid, fields, seen.reduction, workers, seen.beyond) as reader:
+    with (
+        computing(options.threads),
+        FieldReader(
+            lambda: slide, grid, fields, seen.reduction, workers or min(MOST_DECODERS, available_cores()), seen.beyond
+        ) as reader,
+    ):
         targets = [np.ones((block.height // size, block.width // size), np.bool_) for block in blocks]
         for block, found in predict_blocks(zip(blocks, targets, reader, strict=True), [predictor], layout):
             height, width = min(block.bottom, rows) - block.y, min(block.right, columns) - block.x

@@ -7,6 +7,7 @@ from typing import Annotated
 from pydantic import Field
 
 from dmmn_qp.choices import Context, Device, Outside, Precision
+from dmmn_qp.engines.cores import MOST_THREADS
 from dmmn_qp.flags import Flag
 from dmmn_qp.outputs.options import OutputOptions
 from dmmn_qp.specs import Endless, TypedViews
@@ -25,6 +26,7 @@ class PredictOptions(OutputOptions):
         devices: Number of GPUs that share the blocks of a slide.
         compile: Whether torch compiles the network first.
         workers: Threads that decode pixels; None fits them to the machine.
+        threads: Threads that compute, and most of any other kind; None takes all cores.
         views: Turned and mirrored copies over which the mean of the probabilities is taken.
         tta: Whether to take it over all eight.
         mpp: um/px of slides that do not say it.
@@ -65,6 +67,15 @@ class PredictOptions(OutputOptions):
             "Threads that decode pixels.", metavar="N", panel=NETWORK_PANEL, default="the machine's cores, at most 16"
         ),
     ] = Field(default=None, ge=1)
+    threads: Annotated[
+        int | None,
+        Flag(
+            "Threads that compute, and most that decode.",
+            metavar="N",
+            panel=NETWORK_PANEL,
+            default="all cores",
+        ),
+    ] = Field(default=None, ge=1, le=MOST_THREADS)
     views: Annotated[
         TypedViews, Flag("Mean over so many turned and mirrored copies: as many times the work.", panel=NETWORK_PANEL)
     ] = 1

@@ -11,6 +11,7 @@ from dmmn_qp.console import Reporter
 from dmmn_qp.errors import ConfigError, OutputExistsError
 from dmmn_qp.files.failures import naming
 from dmmn_qp.folders.provenance import describe_run, now
+from dmmn_qp.networks.devices import computing
 from dmmn_qp.outputs.writers import check_extras
 from dmmn_qp.predicting.call import Call
 from dmmn_qp.predicting.inputs import SlideToPredict
@@ -94,7 +95,7 @@ def predict(
     model = LazyModel(model_folder, options, kept)
     call = Call(model, slides, out, options, run, reporter, overwrite, resume, take_over, shard)
     try:
-        with naming(out):
+        with naming(out), computing(options.threads):
             summary = run_plans(call, make_plans(call))
     except KeyboardInterrupt:
         raise KeyboardInterrupt(_STOPPED) from None

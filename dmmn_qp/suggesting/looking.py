@@ -18,7 +18,7 @@ from dmmn_qp.folders.model import load_model
 from dmmn_qp.folders.predictions import model_of
 from dmmn_qp.labels.patches import PatchRef
 from dmmn_qp.networks.conventions import InputConvention
-from dmmn_qp.networks.devices import choose_bf16, choose_device
+from dmmn_qp.networks.devices import choose_bf16, choose_device, computing
 from dmmn_qp.regions import Region
 from dmmn_qp.slides.finding import SlidesRoot
 from dmmn_qp.slides.forgiving import ForgivingSlide
@@ -67,7 +67,7 @@ def look_at(
     places = annotated_places(dataset.patches())
     found: Vectors = np.full((len(windows), describer.numbers), np.nan)
     annotated: Vectors = np.full((len(places), describer.numbers), np.nan)
-    with reporter.task("looking at tissue", len(windows) + len(places)) as task:
+    with computing(None), reporter.task("looking at tissue", len(windows) + len(places)) as task:
         for slide in slides:
             mine = [i for i, window in enumerate(windows) if window.slide_id == slide.slide_id]
             if mine:

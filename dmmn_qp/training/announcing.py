@@ -31,12 +31,13 @@ def say_plan(
     options, parameters = plan.options, sum(p.numel() for p in module.stemmed.parameters())
     reporter.heading(f"Training {plan.network.architecture} (width {plan.network.width}, {parameters:,} parameters)")
     several = f" in {processes} processes" if processes > 1 else ""
+    threads = f", {count_of(options.threads or 1, 'thread')}" if device.type == "cpu" else ""
     reporter.say(
         f"  {len(plan.training)} training and "
         f"{count_of(len(plan.validation), 'validation patch', 'validation patches')}, "
         f"{count_of(len(dataset.class_map), 'class', 'classes')}; "
         f"{plan.course}, "
-        f"{device.type}{several}, {options.precision}, preset {options.preset}"
+        f"{device.type}{several}{threads}, {options.precision}, preset {options.preset}"
     )
     warn_of_classes(plan, dataset, reporter)
     warn_of_one_magnification(plan, dataset.patch_spec, reporter)

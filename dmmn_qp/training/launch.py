@@ -114,6 +114,16 @@ def processes_of(options: TrainOptions) -> int:
     return process.world
 
 
+def processes_here(options: TrainOptions) -> int:
+    """Number of them on this machine.
+
+    Raises:
+        ConfigError: As `processes_of`.
+    """
+    process = launched()
+    return processes_of(options) if process is None else process.local_world
+
+
 def make_fabric(options: TrainOptions, device: torch.device) -> Fabric:
     """Lightning Fabric for the device, the precision and the processes; it starts those that are missing.
 

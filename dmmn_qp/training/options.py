@@ -25,6 +25,7 @@ from dmmn_qp.choices import (
     ValidationSplit,
     WeightRule,
 )
+from dmmn_qp.engines.cores import MOST_THREADS
 from dmmn_qp.files.paths import UserPath
 from dmmn_qp.flags import Flag
 from dmmn_qp.specs import MAX_ZOOM, Endless, FileModel, TypedViews
@@ -92,6 +93,8 @@ class TrainOptions(FileModel):
         devices: Number of processes that share each batch, one on each GPU.
         compile: Whether torch compiles the network first.
         workers: Processes that read patches; None fits them to the machine.
+        threads: Threads that compute; None takes all cores, but one fewer in
+            epochs, beside those processes.
         seed: Seed of everything random.
         start_from: Model folder whose network and weights training starts from.
         freeze: Part of that network that keeps its weights.
@@ -192,6 +195,15 @@ class TrainOptions(FileModel):
         int | None,
         Flag("Processes that read patches.", metavar="N", panel=SPEED_PANEL, default="half of the cores, at most 8"),
     ] = Field(default=None, ge=0)
+    threads: Annotated[
+        int | None,
+        Flag(
+            "Threads that compute, on a CPU.",
+            metavar="N",
+            panel=SPEED_PANEL,
+            default="all cores; with epochs one fewer",
+        ),
+    ] = Field(default=None, ge=1, le=MOST_THREADS)
     seed: Annotated[int, Flag("Seed of everything random.", metavar="N", panel=TRAINING_PANEL)] = 0
     start_from: Annotated[
         UserPath | None,

@@ -13,13 +13,14 @@ from lightning_fabric import Fabric
 from dmmn_qp.annotations import Origin
 from dmmn_qp.choices import Beyond
 from dmmn_qp.console import Reporter
-from dmmn_qp.engines.cores import available_cores
+from dmmn_qp.engines.cores import default_threads
 from dmmn_qp.errors import ConfigError, DatasetError
 from dmmn_qp.folders.dataset import Dataset
 from dmmn_qp.folders.encoder_weights import give_weights
 from dmmn_qp.folders.model import NetworkOptions
 from dmmn_qp.labels.draws import BalanceCounts, Draw, ElasticRule, TrainingDraws, balance_counts
 from dmmn_qp.labels.patches import PatchRef, training_pixels
+from dmmn_qp.machine import cores_of_machine
 from dmmn_qp.networks import ARCHITECTURES, build_network
 from dmmn_qp.networks.conventions import InputConvention
 from dmmn_qp.networks.devices import choose_bf16
@@ -32,7 +33,7 @@ from dmmn_qp.text import count_of
 from dmmn_qp.training.augment import AugmentRules
 from dmmn_qp.training.examples import EpochDraws, PatchExamples
 from dmmn_qp.training.fine_tuning import Inherited, Start, freeze_encoders, from_kept, inherited_from, start_from
-from dmmn_qp.training.launch import processes_of
+from dmmn_qp.training.launch import processes_here, processes_of
 from dmmn_qp.training.options import RATE, TrainOptions
 from dmmn_qp.training.reading import Batches
 
@@ -193,6 +194,7 @@ def make_plan(
             "reduction": inherited.convention.reduction,
             "steps_per_epoch": steps,
             "precision": "bf16" if bf16 else "fp32",
+            "threads": options.threads or default_threads(processes_here(options), beside_readers=bool(epochs)),
         }
     )
     balance = None if draws.elastic is None else balance_counts(patches, dataset.class_map, draws.elastic)
@@ -312,7 +314,7 @@ def make_module(plan: TrainingPlan, dataset: Dataset, *, goes_on: bool = False) 
 
 def reading_processes(options: TrainOptions) -> int:
     """How many processes read training patches; 0 for none but this one."""
-    return options.workers if options.workers is not None else min(8, available_cores() // 2)
+    return options.workers if options.workers is not None else min(8, cores_of_machine() // 2)
 
 
 def make_batches(

@@ -9,6 +9,7 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import torch
 from lightning_fabric import Fabric
 
 from dmmn_qp.console import Reporter, duration
@@ -18,7 +19,7 @@ from dmmn_qp.files import new_file
 from dmmn_qp.folders.dataset import Dataset
 from dmmn_qp.labels.draws import Draw, class_weights
 from dmmn_qp.labels.patches import class_pixels, training_pixels
-from dmmn_qp.networks.devices import choose_device, memory_gib
+from dmmn_qp.networks.devices import choose_device, computing, memory_gib
 from dmmn_qp.reports.batch_sheet import SheetCell, draw_batch_sheet
 from dmmn_qp.slides.cached import DEFAULT_BUDGET_BYTES, MIB
 from dmmn_qp.slides.finding import SlidesRoot
@@ -111,10 +112,18 @@ def estimate(
     Raises:
         DmmnQpError: As `train`; nothing is written.
     """
-    printer, reporter = reporter, reporter.as_comments()
     dataset = Dataset(dataset_folder)
     device = choose_device(options.device)
-    plan = make_plan(dataset, options, device, reporter)
+    plan = make_plan(dataset, options, device, reporter.as_comments())
+    with computing(plan.options.threads):
+        _estimate(dataset, plan, device, reporter, slides_roots)
+
+
+def _estimate(
+    dataset: Dataset, plan: TrainingPlan, device: torch.device, printer: Reporter, slides_roots: Sequence[SlidesRoot]
+) -> None:
+    """Says it of what is planned."""
+    reporter = printer.as_comments()
     fabric = make_fabric(plan.options.model_copy(update={"devices": 1}), device)
     learner = Learner(dataset, plan, fabric)
     say_plan(plan, learner.module, device, 1, dataset, reporter)

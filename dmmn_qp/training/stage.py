@@ -18,7 +18,7 @@ from dmmn_qp.folders.model import is_whole
 from dmmn_qp.folders.model_glance import DATASET_DIGEST
 from dmmn_qp.folders.provenance import describe_run, now
 from dmmn_qp.labels.metrics import Metrics
-from dmmn_qp.networks.devices import choose_device
+from dmmn_qp.networks.devices import choose_device, computing
 from dmmn_qp.networks.dmmn_p import DmmnP
 from dmmn_qp.reports.html import REPORT_PAGE
 from dmmn_qp.slides.finding import SlidesRoot
@@ -124,6 +124,7 @@ def _train(
     device = choose_device(options.device)
     before = _interrupted(out, dataset_folder) if resume else None
     plan = make_plan(dataset, options, device, reporter, kept=None if before is None else before.inherited)
+    at_the_end.enter_context(computing(plan.options.threads))
     fabric = make_fabric(plan.options, device)
     first = fabric.global_rank == 0
 

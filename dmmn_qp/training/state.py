@@ -22,8 +22,10 @@ STATE = UNFINISHED
 
 _FORMAT = 1
 
-CHANGEABLE = frozenset(("cache_mib", "device", "workers"))
-"""Options that may be given anew to a training that goes on."""
+CHANGEABLE = frozenset(("cache_mib", "device", "threads", "workers"))
+"""Options that may be given anew to a training that goes on; on another device, or with another number of threads, the
+last digits of its sums are others.
+"""
 
 
 @dataclass(slots=True)

@@ -21,6 +21,7 @@ from dmmn_qp.folders.provenance import now, was_trained_on
 from dmmn_qp.labels.calibration import expected_calibration_error, reliability_sums
 from dmmn_qp.labels.patches import PatchRef
 from dmmn_qp.labels.temperature import Logits, confidences, fitted_temperature, log_loss
+from dmmn_qp.networks.devices import computing
 from dmmn_qp.predicting.options import PredictOptions
 from dmmn_qp.predicting.predictor import Predictor, load_predictors
 from dmmn_qp.slides.finding import SlidesRoot
@@ -78,7 +79,7 @@ def calibrate(
         DatasetError: There is no validation slide that it was not trained on, or nothing of its classes on it.
         InUseError: A training is running in it, which would write another card.
     """
-    with _held(model) as card:
+    with _held(model) as card, computing(options.threads):
         dataset = Dataset(dataset_folder)
         check_same_grid(dataset, card)
         patches, origins = _patches(dataset, card, reporter)

@@ -33,6 +33,7 @@ from dmmn_qp.folders.provenance import describe_run, now, was_trained_on
 from dmmn_qp.labels.folds import choose_folds
 from dmmn_qp.labels.metrics import confusion_matrix
 from dmmn_qp.labels.patches import PatchRef, class_pixels
+from dmmn_qp.networks.devices import computing
 from dmmn_qp.predicting.options import PredictOptions
 from dmmn_qp.predicting.predictor import load_predictors
 from dmmn_qp.slides.finding import SlidesRoot
@@ -266,7 +267,7 @@ def _splits(fold: FoldRecord, dataset: Dataset, asked: FoldsRequest) -> Mapping[
 
 def _resumed(model: Path, asked: TrainOptions) -> TrainOptions:
     """The options of a training that was stopped; where it computes may be another place."""
-    changed: dict[str, Any] = asked.model_dump(mode="json", include=set(CHANGEABLE))
+    changed: dict[str, Any] = asked.model_dump(mode="json", include=set(CHANGEABLE), exclude_none=True)
     return TrainOptions.model_validate({**load_state(model).options, **changed})
 
 
@@ -274,10 +275,12 @@ def _judged(
     dataset: Dataset, fold: FoldRecord, model: Path, asked: FoldsRequest, reporter: Reporter
 ) -> NDArray[np.int64]:
     """(C, C) what people drew on the slides that are held out, by what the model makes of it."""
-    options = PredictOptions(device=asked.options.device, precision=asked.options.precision)
+    options = PredictOptions(
+        device=asked.options.device, precision=asked.options.precision, threads=asked.options.threads
+    )
     (predictor,), n_classes = load_predictors(model, options), len(dataset.class_map)
     confusion = np.zeros((n_classes, n_classes), np.int64)
-    with reporter.task("slides that are held out", len(fold.held_out)) as task:
+    with computing(options.threads), reporter.task("slides that are held out", len(fold.held_out)) as task:
         for slide_id in fold.held_out:
             with open_mask(dataset, slide_id, ("drawn",)) as mask:
                 record = dataset.record(slide_id)
