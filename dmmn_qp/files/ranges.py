@@ -11,17 +11,20 @@ from typing import Final
 
 from dmmn_qp.files.servers import Facts, Server
 
-BLOCK_BYTES: Final = 256 * 1024
+BLOCK_BYTES: Final = 128 * 1024
 """What is fetched at least: tiles that lie beside each other in the file then come in one answer."""
 
-KEPT_BLOCKS: Final = 64
+ALONE_BYTES: Final = 96 * 1024
+"""From how many bytes on a tile is fetched as it is."""
+
+KEPT_BLOCKS: Final = 128
 """Blocks that an open file keeps: 16 MiB."""
 
 
 class RemoteFile(io.RawIOBase):
     """A file on a server, open for reading; several threads may use `read_at`.
 
-    What is as large as a block is fetched as it is, less in whole blocks, of which the last ones are kept.
+    What is about as large as a block is fetched as it is, less in whole blocks, of which the last ones are kept.
 
     Args:
         server: How it is fetched.
@@ -49,7 +52,7 @@ class RemoteFile(io.RawIOBase):
         end = min(offset + count, self.size)
         if offset >= end:
             return b""
-        if end - offset >= BLOCK_BYTES:
+        if end - offset >= ALONE_BYTES:
             return self._fetched(offset, end)
         first, last = offset // BLOCK_BYTES, (end - 1) // BLOCK_BYTES
         data = b"".join(self._block(number) for number in range(first, last + 1))

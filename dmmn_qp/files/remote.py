@@ -11,7 +11,7 @@ import re
 import stat
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path, PurePath, PurePosixPath
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import SplitResult, quote, unquote, urlsplit, urlunsplit
@@ -52,6 +52,16 @@ def pure_place(text: str) -> PurePosixPath | None:
         return _pure(_split(text))
     except SlideError:
         return None
+
+
+def is_pure_place(path: PurePath | None) -> bool:
+    """Whether a path that is stored somewhere was made by `pure_place`; it is none on a disk."""
+    return path is not None and path.parts[:1] in {(f"{protocol}:",) for protocol in WEB | STORES}
+
+
+def shown_place(path: PurePath) -> str:
+    """Returns a stored path for a message; one made by `pure_place` as the address that it was."""
+    return str(path).replace(":/", "://", 1) if is_pure_place(path) else str(path)
 
 
 class RemotePath(_NativePath):
@@ -99,6 +109,14 @@ class RemotePath(_NativePath):
     def __fspath__(self) -> str:
         return str(self)
 
+    def as_posix(self) -> str:
+        """Returns the address without secrets."""
+        return str(self)
+
+    def as_uri(self) -> str:
+        """Returns the address without secrets."""
+        return str(self)
+
     def __repr__(self) -> str:
         return f"RemotePath({str(self)!r})"
 
@@ -108,46 +126,46 @@ class RemotePath(_NativePath):
     def __hash__(self) -> int:
         return hash(self.address)
 
-    def __truediv__(self, key: str | os.PathLike[str]) -> RemotePath:  # type: ignore[override]
+    def __truediv__(self, key: str | os.PathLike[str]) -> RemotePath:
         return self.joinpath(key)
 
-    def joinpath(self, *others: str | os.PathLike[str]) -> RemotePath:  # type: ignore[override]
+    def joinpath(self, *others: str | os.PathLike[str]) -> RemotePath:
         """Returns what is below it; whatever the names are, it stays below."""
         names = [part for other in others for part in os.fspath(other).split("/") if part not in ("", ".")]
         added = "/".join(quote(name, safe="") if self.is_of_web else name for name in names)
         return RemotePath(urlunsplit(self._parsed._replace(path=f"{self._parsed.path.rstrip('/')}/{added}")))
 
     @property
-    def parent(self) -> RemotePath:  # type: ignore[override]
+    def parent(self) -> RemotePath:
         """The folder that it is in; that of a server, or of a bucket, is itself."""
         above = self._parsed.path.rstrip("/").rpartition("/")[0]
         return RemotePath(urlunsplit(self._parsed._replace(path=above)))
 
-    def with_segments(self, *segments: str | os.PathLike[str]) -> Path:  # type: ignore[override]
+    def with_segments(self, *segments: str | os.PathLike[str]) -> Path:
         """Returns what pathlib makes of parts: no address."""
         return Path(*segments)
 
-    def is_relative_to(self, other: str | os.PathLike[str], *_: Any) -> bool:  # type: ignore[override]
+    def is_relative_to(self, other: str | os.PathLike[str], *_: Any) -> bool:
         """Whether it is another one, or below it."""
         return isinstance(other, RemotePath) and self.pure.is_relative_to(other.pure)
 
-    def with_suffix(self, suffix: str) -> RemotePath:  # type: ignore[override]
+    def with_suffix(self, suffix: str) -> RemotePath:
         """Returns the file beside it that has another ending."""
         return self.parent / (self.stem + suffix)
 
-    def with_name(self, name: str) -> RemotePath:  # type: ignore[override]
+    def with_name(self, name: str) -> RemotePath:
         """Returns the file beside it of another name."""
         return self.parent / name
 
-    def resolve(self, strict: bool = False) -> RemotePath:  # type: ignore[override]
+    def resolve(self, strict: bool = False) -> RemotePath:
         """Returns itself."""
         return self
 
-    def absolute(self) -> RemotePath:  # type: ignore[override]
+    def absolute(self) -> RemotePath:
         """Returns itself."""
         return self
 
-    def expanduser(self) -> RemotePath:  # type: ignore[override]
+    def expanduser(self) -> RemotePath:
         """Returns itself."""
         return self
 
@@ -198,7 +216,7 @@ class RemotePath(_NativePath):
         facts = self.facts()
         return facts is not None and facts.is_folder
 
-    def iterdir(self) -> Iterator[RemotePath]:  # type: ignore[override]
+    def iterdir(self) -> Generator[RemotePath, None, None]:
         """Yields what is in a folder.
 
         Raises:

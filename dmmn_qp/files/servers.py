@@ -6,12 +6,15 @@ the environment as each store's own programs do. Nothing else of the package ask
 
 from __future__ import annotations
 
+import atexit
 import importlib
 import os
 import re
 import threading
 import time
+from base64 import b64encode
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final, Protocol, TypeVar
@@ -161,6 +164,13 @@ class _WebServer:
         self._loop = fsspec.asyn.get_loop()
         self._sync: Callable[..., Any] = partial(fsspec.asyn.sync, self._loop)
         self._session: Any = self._sync(self._begun)
+        self._of_process = os.getpid()
+        atexit.register(self._end)
+
+    def _end(self) -> None:
+        if os.getpid() == self._of_process:  # else it is that of another process, which this one was forked from
+            with suppress(Exception):
+                self._sync(self._session.close, timeout=1)
 
     async def _begun(self) -> Any:
         timeout = self._aiohttp.ClientTimeout(total=WHOLE_S, connect=CONNECT_S, sock_read=READ_S)
@@ -214,11 +224,12 @@ class _WebServer:
 
         headers = {"Range": f"bytes={start}-{end - 1}"}
         parts = URL(address, encoded=True)
-        auth = self._aiohttp.BasicAuth(parts.user, parts.password or "") if parts.user else None
+        if parts.user:
+            headers["Authorization"] = "Basic " + b64encode(f"{parts.user}:{parts.password or ''}".encode()).decode()
         here = address
         for _ in range(MOST_REDIRECTS + 1):
             url = URL(here, encoded=True).with_user(None)
-            async with self._session.get(url, headers=headers, allow_redirects=False, auth=auth) as response:
+            async with self._session.get(url, headers=headers, allow_redirects=False) as response:
                 if response.status not in _REDIRECTS:
                     return await _answered(response, shown, start, end)
                 here = _redirected(here, response.headers.get("Location", ""), shown)

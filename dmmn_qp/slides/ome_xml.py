@@ -34,7 +34,8 @@ def open_tiff(path: Path) -> tifffile.TiffFile:
     Raises:
         Exception: Of any kind: tifffile checks little of what a damaged file says.
     """
-    return tifffile.TiffFile(path.open("rb") if isinstance(path, RemotePath) else path)
+    source: Any = path.open("rb") if isinstance(path, RemotePath) else path
+    return tifffile.TiffFile(source)
 
 
 def is_ome_tiff(path: Path) -> bool:

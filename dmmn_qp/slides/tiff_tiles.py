@@ -98,7 +98,8 @@ class TiffTiles:
         self._file_lock, self._cache_lock = threading.Lock(), threading.Lock()
         self._cache = TileBudget(CACHE_BYTES)
         self._remote = path.open("rb") if isinstance(path, RemotePath) else None
-        self.file = tifffile.TiffFile(self._remote or path)
+        source: Any = self._remote or path
+        self.file = tifffile.TiffFile(source)
 
     def close(self) -> None:
         """Releases the file and the tiles."""

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import imagecodecs
-import numcodecs.abc
+import numcodecs.abc  # type: ignore[import-untyped]
 import zarr
 from zarr.abc.codec import BytesBytesCodec
 from zarr.abc.store import OffsetByteRequest, RangeByteRequest, Store, SuffixByteRequest
