@@ -128,6 +128,8 @@ class _Inputs:
         if "\0" in name:
             raise SlideError("a slide's path holds a NUL character; check the path")
         path = Path(name) if name in self._records else typed_place(name)  # names of datasets are no addresses
+        if isinstance(path, RemotePath):
+            return self._of_remote(path)
         suffix = path.suffix.lower()
         if suffix == ".qpproj":
             return self._of_project(path)
@@ -142,6 +144,12 @@ class _Inputs:
         if is_pattern(name):
             return self._of_slides(slides_matching(name))
         return [self._of_slide(name, path)]
+
+    def _of_remote(self, path: RemotePath) -> list[SlideToPredict]:
+        """The slides at an address; secrets in it are in no message."""
+        if not is_slide(path) and path.is_dir():
+            return self._of_slides(slides_in_folder(path, recursive=self._recursive))
+        return [self._of_slide(str(path), path)]
 
     def _of_slides(self, found: Sequence[Path]) -> list[SlideToPredict]:
         """What was found, without thumbnails beside their slides."""
