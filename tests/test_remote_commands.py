@@ -19,7 +19,6 @@ from dmmn_qp.slides import open_slide
 from dmmn_qp.slides.finding import parse_slides_root
 from tests.conftest import fails, invoke, rectangle, two_tissues, write_features, write_tiff
 from tests.projects import DARK_AND_LIGHT, make_project
-from tests.web_server import web  # noqa: F401
 from tests.zarr_files import write_ome_zarr
 
 NOWHERE = Path("no-dataset")
@@ -30,7 +29,7 @@ def labels(path: Path) -> np.ndarray:
     return tifffile.imread(path, series=0, level=0)
 
 
-def test_predict(here, workspace, two_tissue_slides, web):  # noqa: F811
+def test_predict(here, workspace, two_tissue_slides, web):
     """A TIFF on a server, and the same picture as OME-Zarr on the disk, give the labels of the file."""
     slides, model = two_tissue_slides / "slides", workspace / "models" / "dmmn-m3-1"
     shutil.copy(slides / "a.tif", web.root / "a.tif")
@@ -51,7 +50,7 @@ def test_predict(here, workspace, two_tissue_slides, web):  # noqa: F811
     assert web.sent < (web.root / "a.tif").stat().st_size, "what is done is not fetched again"
 
 
-def test_import(here, web):  # noqa: F811
+def test_import(here, web):
     """OME-Zarr and its TIFF become one dataset; a slide on a server is found again only below a typed address."""
     pixels = two_tissues(256, 256)
     write_ome_zarr(here / "zarr" / "s.ome.zarr", [pixels], chunk=(1, 1, 1, 64, 64))
@@ -125,7 +124,7 @@ def test_a_hostile_dataset(here, no_network, two_tissue_slides):
     fails("predict", INTERNAL[0], "--model", "m")
 
 
-def test_rows_of_tables_below_a_typed_address(here, web):  # noqa: F811
+def test_rows_of_tables_below_a_typed_address(here, web):
     write_tiff(web.root / "a.tif", two_tissues(64, 64))
     (here / "table.csv").write_text(f"slide,mpp,roi\n{web.url}/a.tif,0.5,\n{web.url}2/a.tif,0.5,\n")
     with pytest.raises(Exception, match="row 3"):
@@ -135,7 +134,7 @@ def test_rows_of_tables_below_a_typed_address(here, web):  # noqa: F811
     assert (slide.slide_id, slide.problem) == ("a", None)
 
 
-def test_what_is_typed_but_not_there(here, web):  # noqa: F811
+def test_what_is_typed_but_not_there(here, web):
     assert "does not exist" in fails("predict", f"{web.url}/a.tif?sig={SECRET}", "--model", "m")
     assert "does not exist" in fails("import", f"{web.url}/a.tif", "--annotations", ".")
     assert "ftp://, which is not read" in fails("predict", "ftp://h/a.tif", "--model", "m")

@@ -7,13 +7,11 @@ import re
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
-
-import pytest
 
 
 @dataclass
@@ -84,10 +82,8 @@ def serving(root: Path) -> Iterator[WebServer]:
                 self.send_header(name, value)
             self.end_headers()
             state.sent += len(data)
-            try:
+            with suppress(OSError):  # whoever asked may want no more of it
                 self.wfile.write(data)
-            except OSError:
-                pass  # whoever asked wanted no more of it
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.daemon_threads = True
@@ -99,11 +95,3 @@ def serving(root: Path) -> Iterator[WebServer]:
     finally:
         server.shutdown()
         server.server_close()
-
-
-@pytest.fixture
-def web(tmp_path: Path) -> Iterator[WebServer]:
-    """A server of a folder of its own."""
-    (tmp_path / "web").mkdir()
-    with serving(tmp_path / "web") as state:
-        yield state

@@ -316,7 +316,7 @@ class _Store:
             importlib.import_module(package)
         except ImportError:
             raise _not_installed(protocol, package, extra) from None
-        options: dict[str, Any] = {"use_listings_cache": False}
+        options: dict[str, Any] = {"use_listings_cache": False, "skip_instance_cache": True}
         if protocol == "s3":
             options["config_kwargs"] = {"connect_timeout": CONNECT_S, "read_timeout": READ_S}
         self._fs: Any = fsspec.filesystem(protocol, **options)
@@ -366,7 +366,8 @@ class _Store:
             except (TimeoutError, OSError) as error:
                 raise _AgainError(_words(error)) from None
             except Exception as error:  # of any kind: each store has errors of its own
-                raise _unreachable(shown, _words(error)) from None
+                reason = f"{_words(error)} (credentials are those of the environment)"
+                raise _unreachable(shown, reason) from None
 
         return _patiently(once, shown)
 
