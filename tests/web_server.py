@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 import threading
 import time
@@ -65,16 +64,20 @@ def serving(root: Path) -> Iterator[WebServer]:
             elif not (file := state.root / path.lstrip("/")).is_file():
                 self._answer(404, b"none")
             else:
-                self._file(file.read_bytes())
+                self._file(file)
 
-        def _file(self, data: bytes) -> None:
-            tag = f'"{hashlib.sha256(data).hexdigest()[:16]}"'
+        def _file(self, path: Path) -> None:
+            status = path.stat()
+            size, tag = status.st_size, f'"{status.st_mtime_ns:x}-{status.st_size:x}"'
             found = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range", ""))
             if not state.ranges or found is None:
-                self._answer(200, data, ETag=tag)
+                self._answer(200, path.read_bytes(), ETag=tag)
                 return
-            start, end = int(found[1]), min(int(found[2]) + 1, len(data))
-            self._answer(206, data[start:end], ETag=tag, **{"Content-Range": f"bytes {start}-{end - 1}/{len(data)}"})
+            start, end = int(found[1]), min(int(found[2]) + 1, size)
+            with path.open("rb") as file:
+                file.seek(start)
+                data = file.read(end - start)
+            self._answer(206, data, ETag=tag, **{"Content-Range": f"bytes {start}-{end - 1}/{size}"})
 
         def _answer(self, status: int, data: bytes, **headers: str) -> None:
             self.send_response(status)

@@ -328,7 +328,6 @@ def test_which_file_of_a_folder(tmp_path: Path) -> None:
         ("https://example.org/a.ndpi", None),
         ("https://example.org/b/../a.svs", None),
         ("ftp://example.org/a.svs", None),
-        ("file://example.org::s3://bucket/a.svs", None),
         ("omero:1", None),
         ("file:", None),
         ("file:/a%00b", None),
