@@ -122,7 +122,7 @@ def test_other_programs_of_ours_exist(document):
             assert f'"{option}"' in path.read_text("utf-8"), f"{document.name}: {program} {option}"
 
 
-FOREIGN_NAMES = {"coverage_simplify"}
+FOREIGN_NAMES = {"AWS_PROFILE", "AWS_ENDPOINT_URL", "AZURE_STORAGE_ACCOUNT_NAME", "coverage_simplify"}
 """Of shapely."""
 
 
