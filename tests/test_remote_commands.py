@@ -17,6 +17,7 @@ from dmmn_qp.folders.dataset import Dataset
 from dmmn_qp.predicting.inputs import slides_to_predict
 from dmmn_qp.slides import open_slide
 from dmmn_qp.slides.finding import parse_slides_root
+from dmmn_qp.workflows.earlier import earlier_import
 from tests.conftest import fails, invoke, rectangle, two_tissues, write_features, write_tiff
 from tests.projects import DARK_AND_LIGHT, make_project
 from tests.zarr_files import write_ome_zarr
@@ -113,6 +114,7 @@ def test_a_hostile_dataset(here, no_network, two_tissue_slides):
     run.write_text(json.dumps(told))
     assert "slide not found" in fails("predict", "--model", "m")
     assert "slide not found" in fails("train", "--preset", "scratch")
+    assert earlier_import(Path("dataset")).slides_roots == (), "rounds go on with folders alone"
     invoke("status")
     fails("reproduce", "dataset", "--run", "--out", "again")
     told["configuration"]["source"] = INTERNAL[0]
