@@ -45,6 +45,10 @@ class SlideChangedError(SlideError):
     """A slide whose file became another one while it was read."""
 
 
+class SlideUnreachableError(SlideError):
+    """A slide whose server does not answer, or refuses: nothing is known of its pixels, and none may stand for them."""
+
+
 class PartlyPredictedError(SlideError):
     """Some of several slides that could not be predicted.
 

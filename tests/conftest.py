@@ -19,6 +19,7 @@ from rasterio.errors import NotGeoreferencedWarning
 from typer.testing import CliRunner
 
 from dmmn_qp.cli.app import app
+from tests.web_server import WebServer, serving
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # the processes share the cores already
     os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -259,3 +260,11 @@ def no_network():
 
 
 _HOOKED: list[object] = []
+
+
+@pytest.fixture
+def web(tmp_path: Path) -> Iterator[WebServer]:
+    """A web server of a folder of its own."""
+    (tmp_path / "web").mkdir()
+    with serving(tmp_path / "web") as server:
+        yield server

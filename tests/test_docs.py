@@ -131,8 +131,8 @@ def test_other_programs_of_ours_exist(document):
             assert f'"{option}"' in path.read_text("utf-8"), f"{document.name}: {program} {option}"
 
 
-FOREIGN_NAMES = {"coverage_simplify", "cd", "activate"}
-"""Of shapely and shells."""
+FOREIGN_NAMES = {"AWS_PROFILE", "AWS_ENDPOINT_URL", "AZURE_STORAGE_ACCOUNT_NAME", "coverage_simplify", "cd", "activate"}
+"""Of fsspec's file systems, shapely and shells."""
 
 
 @pytest.mark.parametrize(

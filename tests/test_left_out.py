@@ -80,7 +80,7 @@ FILES = {
 SERVERS = {
     "unknown kind of server": ({"builderType": "hologram"}, 'kind "hologram"'),
     "second image of a file": ({"args": ["--series", "1"]}, "--series"),
-    "remote": ({"uri": "https://example.org/bad.tif"}, "without a local file"),
+    "remote": ({"uri": "https://example.org/bad.tif"}, 'stored at "https://example.org/bad.tif"'),
     "pixels not square": (
         {
             "metadata": {

@@ -7,9 +7,11 @@ import weakref
 from dataclasses import dataclass, replace
 from functools import partial
 
+import numcodecs
 import numpy as np
 import pytest
 import tifffile
+import zarr.codecs
 from openslide import OpenSlide, lowlevel
 from PIL import Image
 
@@ -29,6 +31,7 @@ from dmmn_qp.slides.view import SlideView
 from dmmn_qp.specs import PatchSpec
 from tests.conftest import CMU_1, DEMO, two_tissues, write_tiff
 from tests.slide_files import OME, write_dicom, write_leica, write_pyramid
+from tests.zarr_files import write_ome_zarr
 
 
 def noise(rows, columns):
@@ -81,6 +84,10 @@ def make_tiff(folder, **options):
     )
 
 
+def make_zarr(folder, **options):
+    return write_ome_zarr(folder / "slide.ome.zarr", odd_levels(), **options), odd_levels(), {}
+
+
 def make_picture(folder):
     pixels = noise(301, 517)
     Image.fromarray(pixels).save(folder / "slide.png")
@@ -120,6 +127,12 @@ FORMS = {
     "tifffile strips without compression": ("tifffile", partial(make_tiff, rowsperstrip=7)),
     "tifffile one strip": ("tifffile", partial(make_tiff, rowsperstrip=301, compression="zstd")),
     "tifffile bigtiff jpeg 2000": ("tifffile", partial(make_tiff, tile=(64, 64), compression="jpeg2000")),
+    "ome-zarr 0.5": ("ome-zarr", make_zarr),
+    "ome-zarr 0.5 cyx gzip": ("ome-zarr", partial(make_zarr, axes="cyx", compressors=zarr.codecs.GzipCodec())),
+    "ome-zarr 0.5 shards": ("ome-zarr", partial(make_zarr, shards=(1, 3, 1, 128, 192))),
+    "ome-zarr 0.5 channels together": ("ome-zarr", partial(make_zarr, chunk=(1, 3, 1, 50, 60), compressors=None)),
+    "ome-zarr 0.4 blosc": ("ome-zarr", partial(make_zarr, version="0.4", compressors=numcodecs.Blosc())),
+    "ome-zarr 0.4 zlib F": ("ome-zarr", partial(make_zarr, version="0.4", compressors=numcodecs.Zlib(), order="F")),
     "picture": ("picture", make_picture),
     "turned by 90": ("transformed", make_turned(90)),
     "turned by 180": ("transformed", make_turned(180)),

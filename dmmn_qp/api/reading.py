@@ -20,7 +20,7 @@ from dmmn_qp.api.arguments import (
 )
 from dmmn_qp.console import Reporter
 from dmmn_qp.errors import ConfigError
-from dmmn_qp.files.paths import user_path
+from dmmn_qp.files.paths import typed_place, user_path
 from dmmn_qp.text import printable
 
 if TYPE_CHECKING:
@@ -100,7 +100,7 @@ def open_slide(slide: AnyPath | ArrayLike, *, mpp: float | None = None) -> Slide
     if isinstance(slide, str | PathLike):
         from dmmn_qp.slides import open_slide
 
-        return open_slide(user_path(slide), mpp=mpp)
+        return open_slide(typed_place(slide), mpp=mpp)
     from dmmn_qp.slides.array_slide import ArraySlide
 
     if mpp is None:
@@ -140,7 +140,7 @@ def import_annotations(
     from dmmn_qp.importing.stage import import_annotations
 
     import_annotations(
-        [user_path(path) for path in paths_as_texts(source)],
+        [typed_place(path) for path in paths_as_texts(source)],
         user_path(out),
         import_options(ConfigFile(), Arguments("import_annotations", options)),
         reporter or QuietReporter(),

@@ -20,6 +20,7 @@ from dmmn_qp.cli.options import (
     shown_option,
 )
 from dmmn_qp.console import Reporter
+from dmmn_qp.files.paths import typed_place
 from dmmn_qp.importing.options import ImportOptions
 
 
@@ -27,10 +28,10 @@ from dmmn_qp.importing.options import ImportOptions
 @with_options(ImportOptions)
 def import_command(
     source: Annotated[
-        list[Path],
+        list[str],
         typer.Argument(
             metavar="SOURCE",
-            help="project.qpproj, or several; or slides (then with --annotations).",
+            help="project.qpproj, or several; or slides or their address (then with --annotations).",
             show_default=False,
         ),
     ],
@@ -57,9 +58,9 @@ def import_command(
     from dmmn_qp.importing.stage import import_annotations
 
     options, reporter = import_options(load_config(config), given), Reporter()
-    roots = parsed_slides_roots(slides_root)
+    places, roots = [*map(typed_place, source)], parsed_slides_roots(slides_root)
     findings = import_annotations(
-        source, out, options, reporter, annotations=annotations, slides_roots=roots, overwrite=overwrite, check=check
+        places, out, options, reporter, annotations=annotations, slides_roots=roots, overwrite=overwrite, check=check
     )
     if check:
         raise typer.Exit(int(any(finding.severity == "error" for finding in findings)))

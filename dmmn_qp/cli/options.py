@@ -45,7 +45,7 @@ SlidesRootOption = Annotated[
     list[str] | None,
     typer.Option(
         "--slides-root",
-        help="Folder to search for moved slides, or OLD=NEW where a folder was renamed; repeatable.",
+        help="Folder or address to search for moved slides, or OLD=NEW where a folder was renamed; repeatable.",
         metavar="FOLDER",
         rich_help_panel=COMMON_PANEL,
     ),

@@ -42,7 +42,7 @@ def predict_command(
         list[str] | None,
         typer.Argument(
             help="Slide files, folders of them, patterns such as 'scans/**/*.svs', tables slide,mpp,roi (.csv), "
-            "projects (.qpproj), or slides of the dataset by name.",
+            "addresses (https://, s3://, gs://, az://), projects (.qpproj), or slides of the dataset by name.",
             metavar="SLIDE",
             show_default="all of the dataset",
         ),

@@ -12,6 +12,7 @@ from typing import Annotated
 from pydantic import AfterValidator
 
 from dmmn_qp.errors import ConfigError
+from dmmn_qp.files.remote import RemotePath, is_address, typed_address
 from dmmn_qp.text import shorten
 
 _OPEN_PIPES = (Path("/dev/fd"), Path("/proc/self/fd"))
@@ -38,6 +39,21 @@ def user_path(path: str | PathLike[str]) -> Path:
         return written
 
 
+def typed_place(text: str | PathLike[str]) -> Path:
+    """Reads a path, or an address such as ``s3://bucket/slide.svs``, that a person typed: the one door for addresses.
+
+    It is for command lines and arguments alone, never for what a file says.
+
+    Raises:
+        ConfigError: See `user_path`.
+        SlideError: It is an address that is not read.
+    """
+    if isinstance(text, RemotePath):
+        return text
+    written = os.fspath(text)
+    return typed_address(written) if is_address(written) else user_path(written)
+
+
 def why_not_there(path: Path) -> str | None:
     """Why a path stands for no file or folder that can be read, as what follows it in a message; None where it does.
 
@@ -54,7 +70,7 @@ def why_not_there(path: Path) -> str | None:
     if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode) or path.parent in _OPEN_PIPES):
         kind = "pipe" if stat.S_ISFIFO(mode) else "device" if stat.S_ISCHR(mode) or stat.S_ISBLK(mode) else "socket"
         return f"is a {kind}, not a file"
-    return None if os.access(path, os.R_OK) else "may not be read by you"
+    return None if isinstance(path, RemotePath) or os.access(path, os.R_OK) else "may not be read by you"
 
 
 def user_text(text: str) -> str:

@@ -59,7 +59,9 @@ def exported_views(folder: Path, slides: Sequence[NamedSlide], others: Collectio
                 f'{where}: slide "{shorten(name)}" is not there; correct the name or leave it out'
             )
     return [
-        SlideView(Path(slide.path), frame=parse_frame(frames.get(i, ""))).with_stored(sizes[i], f'"{PIXEL_SIZES}"')
+        SlideView(
+            slide.path if isinstance(slide.path, Path) else Path(slide.path), frame=parse_frame(frames.get(i, ""))
+        ).with_stored(sizes[i], f'"{PIXEL_SIZES}"')
         for i, slide in enumerate(slides)
     ]
 

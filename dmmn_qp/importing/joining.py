@@ -9,6 +9,7 @@ from typing import Final
 
 from dmmn_qp.annotations import Color
 from dmmn_qp.errors import ConfigError
+from dmmn_qp.files.remote import RemotePath
 from dmmn_qp.importing.source import FindSlides, Source, SourceSlide, Unannotated
 from dmmn_qp.qupath.image_names import KindCounts
 from dmmn_qp.qupath.project import projects_in
@@ -37,7 +38,7 @@ def _telling_parts(path: Path) -> tuple[str, ...]:
 
 def place_of(path: Path) -> Path:
     """Where a source is: a project is the same by its file and by its folder, if that stands for no other."""
-    projects = projects_in(path) if path.is_dir() else []
+    projects = projects_in(path) if not isinstance(path, RemotePath) and path.is_dir() else []
     return (projects[0] if len(projects) == 1 else path).resolve()
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from dmmn_qp.annotations import Annotation, Origin
 from dmmn_qp.choices import TakePredictions
 from dmmn_qp.errors import AnnotationFileError
+from dmmn_qp.files.remote import RemotePath
 from dmmn_qp.folders.names import PREDICTIONS
 from dmmn_qp.folders.predictions import polygon_files
 from dmmn_qp.importing.corrected import reviewed_models
@@ -150,7 +151,8 @@ def prediction_folders(
     """
     if predicted_in is not None:
         return (check_folder(predicted_in),)
-    projects = [path if path.is_dir() else path.parent for path in source_paths]
+    on_disks = [path for path in source_paths if not isinstance(path, RemotePath)]
+    projects = [path if path.is_dir() else path.parent for path in on_disks]
     places = [folder / PREDICTIONS for folder in (out.parent, *projects)]
     if annotations is not None:
         places.append(annotations if annotations.is_dir() else annotations.parent)

@@ -11,6 +11,7 @@ from typing import NamedTuple
 from dmmn_qp.annotations import Annotation, Plane
 from dmmn_qp.errors import AnnotationFileError, ProjectError
 from dmmn_qp.files.paths import why_not_there
+from dmmn_qp.files.remote import RemotePath
 from dmmn_qp.importing.geojson_source import read_geojson_folder
 from dmmn_qp.importing.joining import check_together, joined, of_one_among_others, source_labels
 from dmmn_qp.importing.project_source import read_qupath_project
@@ -44,7 +45,9 @@ class AnnotationSource(NamedTuple):
 
 def _is_project(path: Path, annotations: Path | None) -> bool:
     """Whether a path is a project of QuPath or a folder with one, whatever annotations are named beside it."""
-    return path.suffix.lower() == ".qpproj" or (path.is_dir() and bool(projects_in(path)))
+    return path.suffix.lower() == ".qpproj" or (
+        not isinstance(path, RemotePath) and path.is_dir() and bool(projects_in(path))
+    )
 
 
 ANNOTATION_SOURCES: dict[str, AnnotationSource] = {

@@ -9,6 +9,7 @@ from typing import Final
 
 from dmmn_qp.errors import SlideError
 from dmmn_qp.files import RUN_FILE
+from dmmn_qp.files.remote import RemotePath
 from dmmn_qp.outputs.writers import is_output
 from dmmn_qp.slides.files import first_of_each_series, is_slide_folder
 from dmmn_qp.slides.folders import list_slides
@@ -40,7 +41,7 @@ def slides_in_folder(folder: Path, *, recursive: bool) -> list[Path]:
     slides = [path for path in list_slides(folder, recursive=recursive) if _may_be_slide(path)]
     if slides:
         return slides
-    projects = sorted(folder.glob("*.qpproj"))
+    projects = [] if isinstance(folder, RemotePath) else sorted(folder.glob("*.qpproj"))
     if projects:
         raise SlideError(f'folder "{folder}" holds no slide but a project; name it: "{projects[0]}"')
     way_out = "check the path" if recursive else "check the path, or pass --recursive to search the folders in it"
@@ -85,6 +86,8 @@ def _may_be_slide(path: Path) -> bool:
 
 def near_name_hint(path: Path) -> str:
     """A question after a file of nearly that name beside it, for a message; empty where there is none."""
+    if isinstance(path, RemotePath):
+        return ""
     try:
         names = [p.name for p in path.parent.iterdir() if p.suffix.lower() in slide_suffixes() and is_slide(p)]
     except OSError:

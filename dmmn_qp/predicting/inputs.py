@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from dmmn_qp.errors import PixelSizeError, SlideError
-from dmmn_qp.files.paths import user_text, why_not_there
+from dmmn_qp.files.paths import typed_place, user_text, why_not_there
+from dmmn_qp.files.remote import RemotePath, below, is_address, is_pure_place, pure_place, shown_place
 from dmmn_qp.folders.dataset import MANIFEST, Dataset, SlideRecord
 from dmmn_qp.predicting.among_projects import names_among_projects
 from dmmn_qp.predicting.input_files import is_pattern, is_slide, near_name_hint, slides_in_folder, slides_matching
@@ -16,8 +17,8 @@ from dmmn_qp.qupath.geojson_reader import GEOJSON_SUFFIXES
 from dmmn_qp.qupath.image_names import project_slide_ids
 from dmmn_qp.qupath.project import ProjectEntry, find_each_slide, outside_finds, read_project
 from dmmn_qp.slides.base import Slide
-from dmmn_qp.slides.files import is_slide_folder
-from dmmn_qp.slides.finding import SlidesRoot
+from dmmn_qp.slides.files import is_slide_folder, slide_stem
+from dmmn_qp.slides.finding import SlidesRoot, path_of_text
 from dmmn_qp.slides.folders import without_pictures_of_slides
 from dmmn_qp.slides.names import NamedSlide, SlideNames, bounded_name, files_by_name, legible_name
 from dmmn_qp.slides.pixel_sizes import THE_DATASET, StatedMpp
@@ -72,8 +73,9 @@ def slides_to_predict(
     """Resolves what the user named.
 
     A name is, in this order: a ``.qpproj`` file, for all of its images; a ``.csv`` table with the columns slide, mpp
-    and roi; a slide; a folder, for the slides in it; a slide of the dataset; a pattern such as ``scans/**/*.svs``.
-    No name stands for all slides of the dataset. A slide that is named twice is predicted once.
+    and roi; a slide; a folder, for the slides in it; a slide of the dataset; a pattern such as ``scans/**/*.svs``. A
+    slide or folder may be an address, such as ``s3://bucket/slide.svs``. No name stands for all slides of the dataset.
+    A slide that is named twice is predicted once.
 
     Args:
         names: What the user named.
@@ -117,15 +119,17 @@ class _Inputs:
         self._recursive = recursive
         self._records = {record.slide_id: record for record in dataset.slides()} if dataset else {}
         self._names = SlideNames(NamedSlide(Path(r.path), (slide_id,)) for slide_id, r in self._records.items())
-        self._by_path: dict[Path, list[SlideRecord]] = {}
+        self._by_path: dict[PurePath, list[SlideRecord]] = {}
         for record in self._records.values():
-            self._by_path.setdefault(Path(record.path).resolve(), []).append(record)
+            self._by_path.setdefault(_place_of(path_of_text(record.path) or Path(record.path)), []).append(record)
 
     def of_name(self, name: str) -> list[SlideToPredict]:
         """The slides that one name stands for, at least one."""
         if "\0" in name:
             raise SlideError("a slide's path holds a NUL character; check the path")
-        path = Path(name)
+        path = Path(name) if name in self._records else typed_place(name)  # names of datasets are no addresses
+        if isinstance(path, RemotePath):
+            return self._of_remote(path)
         suffix = path.suffix.lower()
         if suffix == ".qpproj":
             return self._of_project(path)
@@ -141,6 +145,12 @@ class _Inputs:
             return self._of_slides(slides_matching(name))
         return [self._of_slide(name, path)]
 
+    def _of_remote(self, path: RemotePath) -> list[SlideToPredict]:
+        """The slides at an address; secrets in it are in no message."""
+        if not is_slide(path) and path.is_dir():
+            return self._of_slides(slides_in_folder(path, recursive=self._recursive))
+        return [self._of_slide(str(path), path)]
+
     def _of_slides(self, found: Sequence[Path]) -> list[SlideToPredict]:
         """What was found, without thumbnails beside their slides."""
         slides, left_out = without_pictures_of_slides(found)
@@ -151,7 +161,7 @@ class _Inputs:
     def _of_slide(self, name: str, path: Path) -> SlideToPredict:
         """The slide of one path, known to the dataset or not; one that does not exist has a `problem`."""
         exists = is_slide(path)
-        known_as = self._by_path.get(path.resolve(), []) if exists else []
+        known_as = self._by_path.get(_place_of(path), []) if exists else []
         if not exists and name in self._records:
             known_as = [self._records[name]]
         if len(known_as) > 1:
@@ -161,7 +171,7 @@ class _Inputs:
             )
         if known_as:
             return self._of_record(known_as[0], path if exists else None)
-        slide_id = bounded_name(legible_name(path.name if path.is_dir() else path.stem))
+        slide_id = bounded_name(legible_name(slide_stem(path)))
         if exists:
             return SlideToPredict(slide_id, SlideView(path))
         others = f"; the dataset has {', '.join(self._records)}" if self._records else ""
@@ -204,7 +214,7 @@ class _Inputs:
         """The slides of a table, one for each row."""
         slides: list[SlideToPredict] = []
         for row in read_input_table(path):
-            file = path.parent / row.slide
+            file = self._place_in_table(path, row.slide, row.where)
             name = str(file) if file.exists() else self._record_called(row.slide, row.where) or str(file)
             if file.is_dir() and not is_slide_folder(file):
                 raise SlideError(
@@ -225,6 +235,24 @@ class _Inputs:
             )
         return slides
 
+    def _place_in_table(self, table: Path, text: str, where: str) -> Path:
+        """Where a row's slide is; an address is followed only below a ``--slides-root`` that is one.
+
+        Raises:
+            SlideError: It lies below none.
+        """
+        if not is_address(text):
+            return table.parent / text
+        roots = [root for root in self._roots if isinstance(root, RemotePath)]
+        found = next(filter(None, (below(pure_place(text), root) for root in roots)), None)
+        if found is None:
+            raise SlideError(
+                f'{where}, column slide: "{shorten(shown_place(pure_place(text) or PurePath("it")))}" is an address; '
+                "those of tables are followed only below a --slides-root that is typed, such as --slides-root "
+                "https://server/slides"
+            )
+        return found
+
     def _record_called(self, name: str, where: str) -> str | None:
         """The slide of the dataset that a table names without a folder; what has one is a path."""
         if name in self._records:
@@ -239,6 +267,13 @@ class _Inputs:
                 "name one of these"
             )
         return found[0] if found else None
+
+
+def _place_of(path: PurePath) -> PurePath:
+    """A slide's place, by which it is known again."""
+    if isinstance(path, RemotePath):
+        return path.pure
+    return path.resolve() if isinstance(path, Path) else path if is_pure_place(path) else Path(path).resolve()
 
 
 def _of_entry(entry: ProjectEntry, slide_id: str, found: Path | SlideError | None) -> SlideToPredict:

@@ -12,8 +12,10 @@ from urllib.parse import unquote
 
 from pydantic import ValidationError
 
+from dmmn_qp.files.remote import is_pure_place
 from dmmn_qp.slides.base import MICROMETRES
 from dmmn_qp.slides.finding import path_of_text
+from dmmn_qp.slides.readers import remote_suffixes
 from dmmn_qp.slides.transformed import Change, Crop, Flip, Placement, Rotate
 from dmmn_qp.text import shorten
 
@@ -27,7 +29,7 @@ _CLOCKWISE: Final = {"ROTATE_90": 90, "ROTATE_180": 180, "ROTATE_270": 270}
 
 
 def path_of_uri(uri: str | None) -> PurePath | None:
-    """The path in a ``file:`` address, or in a bare path; None for anything else.
+    """The path in a ``file:`` address, or in a bare path; of a slide on a server its place; None for anything else.
 
     A drive letter or a server name makes it a Windows path, whatever this machine is.
     """
@@ -35,7 +37,7 @@ def path_of_uri(uri: str | None) -> PurePath | None:
         return None
     path = path_of_text(uri)
     if path is not None:
-        return path
+        return path if not is_pure_place(path) or path.suffix.lower() in remote_suffixes() else None
     scheme, _, rest = uri.partition(":")
     if scheme.lower() != "file":
         return None

@@ -9,8 +9,11 @@ from pathlib import Path
 
 import openslide
 
-from dmmn_qp.errors import SlideChangedError, SlideError
+from dmmn_qp.errors import SlideChangedError, SlideError, SlideUnreachableError
+from dmmn_qp.files.remote import RemotePath
 from dmmn_qp.slides.closing import opened
+from dmmn_qp.slides.zarr_folders import SUFFIX as ZARR_SUFFIX
+from dmmn_qp.slides.zarr_folders import is_zarr, zarr_fingerprint
 
 DICOM_SUFFIX = ".dcm"
 
@@ -23,12 +26,12 @@ _DICOM_HEAD = 512
 
 
 def slide_file(path: Path) -> Path:
-    """Returns the file to open for a slide that is a folder, its first DICOM file; any other path as it is.
+    """Returns the file to open for a slide that is a folder of DICOM, its first file; any other path as it is.
 
     Raises:
         SlideError: A folder holds no DICOM slide, or several.
     """
-    if not path.is_dir():
+    if not path.is_dir() or isinstance(path, RemotePath) or is_zarr(path):
         return path
     files = first_of_each_series(path.iterdir())
     if len(files) == 1:
@@ -37,11 +40,16 @@ def slide_file(path: Path) -> Path:
         raise SlideError(
             f'folder "{path}" holds {len(files)} DICOM slides, not one; name one file, such as "{files[0]}"'
         )
-    raise SlideError(f'folder "{path}" is no slide: it holds no DICOM file that OpenSlide reads; name a slide file')
+    raise SlideError(
+        f'folder "{path}" is no slide: it is no OME-Zarr, and holds no DICOM file that OpenSlide reads; name a slide '
+        "file"
+    )
 
 
 def is_slide_folder(path: Path) -> bool:
-    """Whether a folder is one slide: the DICOM files of one series."""
+    """Whether a folder is one slide: OME-Zarr, or the DICOM files of one series."""
+    if isinstance(path, RemotePath) or is_zarr(path):
+        return is_zarr(path)
     return path.is_dir() and len(first_of_each_series(path.iterdir())) == 1
 
 
@@ -72,8 +80,16 @@ def _is_segmentation(file: Path) -> bool:
         return False
 
 
+def slide_stem(path: Path) -> str:
+    """Returns the name of a slide without the ending of its file; of a folder that is one, the folder's name."""
+    is_named_so = isinstance(path, RemotePath) or path.suffix.lower() == ZARR_SUFFIX or not path.is_dir()
+    return path.stem if is_named_so else path.name
+
+
 def users_path(path: Path) -> Path:
     """Returns a slide's full path as its user knows it: links, such as those into stores, are not followed."""
+    if isinstance(path, RemotePath):
+        return path
     plain = Path(os.path.abspath(path))  # noqa: PTH100 (which drops "..", where a link does not make it wrong)
     is_it = plain.exists() and path.exists() and plain.samefile(path)
     return plain if is_it or not path.exists() else path.absolute()
@@ -82,8 +98,11 @@ def users_path(path: Path) -> Path:
 def fingerprint(path: Path) -> str:
     """Returns a short digest of a slide's size and of its first, middle and last 64 KiB.
 
-    It guards against the wrong file under the right name without reading gigabytes.
+    It guards against the wrong file under the right name without reading gigabytes. Of a folder of OME-Zarr it is a
+    digest of its metadata and of three chunks.
     """
+    if path.is_dir() and is_zarr(path):
+        return zarr_fingerprint(path)
     path = slide_file(path)
     size = path.stat().st_size
     digest = hashlib.sha256(str(size).encode())
@@ -95,9 +114,15 @@ def fingerprint(path: Path) -> str:
 
 
 def has_fingerprint(path: Path, wanted: str) -> bool:
-    """Whether a path is the slide of a `fingerprint`; what cannot be read as one, such as a folder, is not."""
+    """Whether a path is the slide of a `fingerprint`; what cannot be read as one, such as a folder, is not.
+
+    Raises:
+        SlideUnreachableError: It is on a server that does not answer.
+    """
     try:
         return fingerprint(path) == wanted
+    except SlideUnreachableError:
+        raise
     except (OSError, SlideError):
         return False
 

@@ -12,8 +12,10 @@ from typing import Final
 
 from dmmn_qp.errors import SlideError
 from dmmn_qp.files import RUN_FILE
-from dmmn_qp.files.paths import user_path, user_text, why_not_there
+from dmmn_qp.files.paths import typed_place, user_path, user_text, why_not_there
+from dmmn_qp.files.remote import RemotePath, below, is_address, is_pure_place, pure_place, shown_place
 from dmmn_qp.slides.names import normal_name
+from dmmn_qp.slides.zarr_folders import MARKS
 from dmmn_qp.text import shorten
 
 _NEARBY_DEPTH: Final = 4
@@ -44,12 +46,15 @@ def parse_slides_root(text: str) -> SlidesRoot:
     Raises:
         SlideError: It is OLD=NEW, but one of them is no folder's path.
     """
+    exchanged = re.fullmatch(r"([^=]+)=([A-Za-z][A-Za-z0-9+.:-]+://.*)", text)  # else "=" is what follows "?"
+    if is_address(text) and exchanged is None:
+        return typed_place(text)
     folder = user_path(text)
     old, sign, new = text.partition("=")
-    if not sign or folder.is_dir():
+    if not sign or (exchanged is None and folder.is_dir()):
         return folder
-    stored, place = path_of_text(user_text(old)), user_path(new)
-    if stored is None or not place.is_dir() or not new:
+    stored, place = path_of_text(user_text(old)), typed_place(new)
+    if stored is None or not new or not (isinstance(place, RemotePath) or place.is_dir()):
         raise SlideError(
             f'--slides-root "{text}" is read as OLD=NEW, but '
             + (f'"{old}" is no full path' if stored is None else f'folder "{new}" does not exist')
@@ -59,7 +64,12 @@ def parse_slides_root(text: str) -> SlidesRoot:
 
 
 def path_of_text(text: str) -> PurePath | None:
-    """Returns a full path of any system, None where it is none; a drive letter or a server makes it one of Windows."""
+    """Returns a full path of any system, None where it is none; a drive letter or a server makes it one of Windows.
+
+    Of an address it is the place to compare with others (`pure_place`); nothing is opened there.
+    """
+    if is_address(text):
+        return pure_place(text)
     if re.match(r"[A-Za-z]:[\\/]|\\\\|//[^/]", text):
         return PureWindowsPath(text)
     return PurePosixPath(text) if text.startswith("/") else None
@@ -85,6 +95,8 @@ class Wanted:
 class SlideFinder:
     """Finds slides; each folder is searched once, and only when a name is needed.
 
+    A stored address is followed only where it lies below a root that is an address.
+
     Args:
         roots: What the user gave as ``--slides-root``.
         near: Folders that are searched a few levels deep when all else has failed, one after the other.
@@ -94,7 +106,8 @@ class SlideFinder:
     """
 
     def __init__(self, roots: Sequence[SlidesRoot] = (), near: Sequence[Path] = ()) -> None:
-        folders = [root for root in roots if isinstance(root, Path)]
+        folders = [root for root in roots if isinstance(root, Path) and not isinstance(root, RemotePath)]
+        self._remote = [root for root in roots if isinstance(root, RemotePath)]
         for folder in folders:
             if not folder.is_dir():
                 why = why_not_there(folder) or "is no folder"
@@ -133,7 +146,9 @@ class SlideFinder:
             elif refused is not None:
                 others.append(f'slide "{refused}" is not the file that was imported (its content differs)')
             else:
-                stored = f' (stored at "{shorten(str(slide.stored), _SHOWN)}")' if slide.stored is not None else ""
+                stored = (
+                    f' (stored at "{shorten(shown_place(slide.stored), _SHOWN)}")' if slide.stored is not None else ""
+                )
                 missing.append(f'"{shorten(slide.name)}"{stored}')
         if missing or ambiguous or others:
             problems = [*([f"slide not found: {', '.join(missing)}"] if missing else []), *ambiguous, *others]
@@ -160,13 +175,18 @@ class SlideFinder:
         return [], refused
 
     def _places(self, slide: Wanted) -> Iterator[list[Path]]:
-        for guess in (_native(slide.stored), slide.moved, *self._exchanged(slide.stored)):
+        remote = filter(None, (below(slide.stored, root) for root in self._remote))
+        for guess in (_native(slide.stored), slide.moved, *self._exchanged(slide.stored), *remote):
             if guess is not None and _exists(guess):
                 yield [guess]
         name = slide.name
         if name and name not in (".", "..") and "/" not in name and "\\" not in name:
-            for search in self._searches:
+            for search in self._searches[:1]:
                 yield search.find(name)
+            for root in self._remote:
+                yield [place for place in (root / name,) if _exists(place)]
+            for search in self._searches[1:] if not is_pure_place(slide.stored) else ():
+                yield search.find(name)  # what was on a server need not be what lies nearby
 
     def _exchanged(self, stored: PurePath | None) -> Iterator[Path]:
         for prefix in self._prefixes:
@@ -234,8 +254,8 @@ def _walk(roots: Iterable[Path], depth: int | None, entries: int | None) -> Iter
                 children = sorted((item.name, item.is_dir()) for item in items)
         except OSError:
             continue
-        if level and (RUN_FILE, False) in children:
-            continue
+        if (level and (RUN_FILE, False) in children) or any((name, False) in children for name in MARKS):
+            continue  # ours, or a slide that is a folder of a million chunks
         for name, is_folder in children:
             left -= 1
             if left < 0:
@@ -254,5 +274,5 @@ def _exists(path: Path) -> bool:
 
 def _native(path: PurePath | None) -> Path | None:
     """Returns a stored path as a path of this machine; None where it is of the other kind."""
-    is_native = isinstance(path, PureWindowsPath) == (os.name == "nt")
+    is_native = isinstance(path, PureWindowsPath) == (os.name == "nt") and not is_pure_place(path)
     return Path(path) if path is not None and is_native else None

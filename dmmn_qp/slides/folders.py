@@ -14,11 +14,12 @@ from PIL import Image
 
 from dmmn_qp.errors import SlideError
 from dmmn_qp.files import RUN_FILE
+from dmmn_qp.files.remote import RemotePath
 from dmmn_qp.slides.closing import opened
 from dmmn_qp.slides.files import DICOM_SUFFIX, first_of_each_series, is_slide_folder, slide_file
 from dmmn_qp.slides.names import normal_name
 from dmmn_qp.slides.ome_xml import is_tiff
-from dmmn_qp.slides.readers import SLIDE_READERS, slide_suffixes
+from dmmn_qp.slides.readers import SLIDE_READERS, remote_suffixes, slide_suffixes
 from dmmn_qp.slides.tiff_images import find_image
 
 MOST_OF_A_SLIDE: Final = 0.5
@@ -55,6 +56,9 @@ def list_slides(folder: Path, *, recursive: bool = False) -> list[Path]:
 
 def _slides_in(folder: Path) -> list[Path]:
     found = [path for path in folder.iterdir() if not path.name.startswith(".")]  # such as ._<slide> of macOS
+    if isinstance(folder, RemotePath):
+        known = remote_suffixes()
+        return [p for p in found if p.suffix.lower() in known and (p.is_file() or is_slide_folder(p))]
     suffixes = slide_suffixes() - {DICOM_SUFFIX}
     files = [path for path in found if path.suffix.lower() in suffixes and path.is_file()]
     folders = [path for path in found if is_slide_folder(path)]
@@ -63,6 +67,9 @@ def _slides_in(folder: Path) -> list[Path]:
 
 def _folders_below(top: Path) -> Iterator[Path]:
     """Yields a folder and those in it that we did not write; no folder twice, and none that is a slide."""
+    if isinstance(top, RemotePath):
+        yield from _remote_folders_below(top)
+        return
     entered: set[tuple[int, int]] = set()
     for place, folders, files in os.walk(top, followlinks=True):
         here = Path(place)
@@ -74,6 +81,16 @@ def _folders_below(top: Path) -> Iterator[Path]:
         entered.add((status.st_dev, status.st_ino))
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         yield here
+
+
+def _remote_folders_below(top: RemotePath) -> Iterator[RemotePath]:
+    """Yields a folder on a server and those in it that we did not write; none that is a slide."""
+    folders = [top]
+    for folder in folders:  # grows while it is walked
+        inside = list(folder.iterdir())
+        if folder == top or all(path.name != RUN_FILE for path in inside):
+            folders += [p for p in inside if p.is_dir() and not p.name.startswith(".") and not is_slide_folder(p)]
+            yield folder
 
 
 def without_pictures_of_slides(slides: Sequence[Path]) -> tuple[list[Path], list[BesideSlide]]:

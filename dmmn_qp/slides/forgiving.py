@@ -6,7 +6,7 @@ from typing import Self
 
 import numpy as np
 
-from dmmn_qp.errors import SlideError
+from dmmn_qp.errors import SlideChangedError, SlideError, SlideUnreachableError
 from dmmn_qp.regions import Region
 from dmmn_qp.slides.base import RgbArray, Slide
 
@@ -17,6 +17,8 @@ PART_PX = 512
 class ForgivingSlide:
     """Reads what can be read; the rest is 0. It owns the slide and closes it.
 
+    What a server does not give is not damaged, and nothing may stand for it.
+
     Args:
         slide: A slide that goes on reading after an error.
     """
@@ -26,9 +28,11 @@ class ForgivingSlide:
         self.info = slide.info
 
     def read_level(self, level: int, region: Region) -> RgbArray:
-        """See `Slide.read_level`; it never raises."""
+        """See `Slide.read_level`; it never raises but where a server does not answer, or gives another file."""
         try:
             return self._slide.read_level(level, region)
+        except (SlideUnreachableError, SlideChangedError):
+            raise
         except SlideError:
             pixels = np.zeros((region.height, region.width, 3), np.uint8)
         if max(region.width, region.height) > PART_PX:

@@ -10,6 +10,7 @@ from typing import Any, Final
 
 import tifffile
 
+from dmmn_qp.files.remote import RemotePath
 from dmmn_qp.slides.base import MICROMETRES
 
 MAX_OME_XML = 8 * 1024**2
@@ -20,9 +21,21 @@ _BEGINS_WITHIN: Final = 4096  # characters: a declaration and a comment go befor
 
 
 def is_tiff(path: Path) -> bool:
-    """Whether a file begins as a TIFF or BigTIFF."""
+    """Whether a file begins as a TIFF or BigTIFF; a folder does not."""
+    if path.is_dir():
+        return False
     with path.open("rb") as file:
         return file.read(4) in _MAGIC
+
+
+def open_tiff(path: Path) -> tifffile.TiffFile:
+    """Opens a TIFF, on a disk or a server.
+
+    Raises:
+        Exception: Of any kind: tifffile checks little of what a damaged file says.
+    """
+    source: Any = path.open("rb") if isinstance(path, RemotePath) else path
+    return tifffile.TiffFile(source)
 
 
 def is_ome_tiff(path: Path) -> bool:
@@ -30,7 +43,7 @@ def is_ome_tiff(path: Path) -> bool:
     if not is_tiff(path):
         return False
     try:
-        with tifffile.TiffFile(path) as file:
+        with open_tiff(path) as file:
             return _is_ome(file)
     except Exception:  # of any kind: tifffile checks little of what a damaged file says
         return False

@@ -6,7 +6,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from math import ceil, floor, lcm
 
@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from dmmn_qp.choices import Beyond, Reduction
-from dmmn_qp.errors import SlideError
+from dmmn_qp.errors import SlideChangedError, SlideError, SlideUnreachableError
 from dmmn_qp.regions import Region
 from dmmn_qp.slides.base import RgbArray, Slide, SlideInfo, check_same, level_for, read_field
 from dmmn_qp.slides.beyond import mirrored_beyond
@@ -190,6 +190,8 @@ class FieldReader:
         slide = self._slide
         try:
             pixels = self._read(slide, source, region)
+        except (SlideUnreachableError, SlideChangedError):
+            raise
         except SlideError as error:
             self._check_unchanged()
             self._open_again(slide)
@@ -225,7 +227,7 @@ class FieldReader:
         right, bottom = region.right * across, region.bottom * down
         place = Region(floor(left), floor(top), ceil(right) - floor(left), ceil(bottom) - floor(top))
         size = (region.width, region.height)
-        with suppress(SlideError), self._reopen() as slide:
+        with _damage_passed_over(), self._reopen() as slide:
             return self._read(slide, source, region)
         with self._lock:
             self.unreadable.reason = self.unreadable.reason or reason
@@ -239,7 +241,7 @@ class FieldReader:
                 break
             box = (left / wide - x, top / high - y, right / wide - x, bottom / high - y)
             way = Image.Resampling.NEAREST if wide > across else Image.Resampling.BOX
-            with suppress(SlideError), self._reopen() as slide:
+            with _damage_passed_over(), self._reopen() as slide:
                 pixels = Image.fromarray(slide.read_level(level, around))
                 self._note(self.unreadable.replaced, place)
                 return np.asarray(pixels.resize(size, way, box=box))
@@ -270,6 +272,17 @@ class FieldReader:
         with self._lock, suppress(SlideError):
             if self._slide is broken:
                 self._slide = self._reopen()
+
+
+@contextmanager
+def _damage_passed_over() -> Iterator[None]:
+    """Goes on after what is wrong with a slide; not after what a server does not give, for which nothing may stand."""
+    try:
+        yield
+    except (SlideUnreachableError, SlideChangedError):
+        raise
+    except SlideError:
+        pass
 
 
 def _sources(slide: Slide, grid: PatchGrid, magnifications: int, reduction: Reduction) -> list[_Source]:

@@ -13,6 +13,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
+from dmmn_qp.files.remote import RemotePath
+
 MAX_BYTES: Final = 8 * 1024**3
 """Memory that opening a slide may take; where the system has no such limit, what there is."""
 
@@ -43,14 +45,14 @@ def find_fatal(paths: Sequence[Path], opening: str = OPENING) -> dict[Path, str]
     """Opens slides in another process, with limits of memory and time.
 
     Args:
-        paths: The slides; what is no file is passed over.
+        paths: The slides; what is no file, or on a server, where OpenSlide reads nothing, is passed over.
         opening: The program that opens them.
 
     Returns:
         Why each slide that ends the process, or never ends itself, cannot be opened; nothing of the others, damaged or
         not.
     """
-    left, fatal = [path for path in paths if path.is_file()], dict[Path, str]()
+    left, fatal = [p for p in paths if not isinstance(p, RemotePath) and p.is_file()], dict[Path, str]()
     while left:
         try:
             reached, reason = _open_all(left, opening)

@@ -14,6 +14,7 @@ import simplejpeg
 import tifffile
 
 from dmmn_qp.errors import SlideError
+from dmmn_qp.files.remote import RemotePath
 from dmmn_qp.regions import Region
 from dmmn_qp.slides.base import RgbArray
 from dmmn_qp.slides.cached import TileBudget
@@ -96,7 +97,9 @@ class TiffTiles:
         self._strict = strict
         self._file_lock, self._cache_lock = threading.Lock(), threading.Lock()
         self._cache = TileBudget(CACHE_BYTES)
-        self.file = tifffile.TiffFile(path)
+        self._remote = path.open("rb") if isinstance(path, RemotePath) else None
+        source: Any = self._remote or path
+        self.file = tifffile.TiffFile(source)
 
     def close(self) -> None:
         """Releases the file and the tiles."""
@@ -182,16 +185,23 @@ class TiffTiles:
         They are read and not mapped: a process that looks at mapped pixels ends when the file is cut meanwhile.
         """
         pixels = np.empty((part.height, part.width, 3), np.uint8)
-        handle = self.file.filehandle
         at_once = part.height if part.width == level.width else 1  # rows
-        with self._file_lock:
-            for row in range(0, part.height, at_once):
-                handle.seek(offset + ((part.y + row) * level.width + part.x) * 3)
-                data = handle.read(at_once * part.width * 3)
-                if len(data) != at_once * part.width * 3:
-                    raise ValueError("the file ends before the pixels do")
-                pixels[row : row + at_once] = np.frombuffer(data, np.uint8).reshape(at_once, part.width, 3)
+        for row in range(0, part.height, at_once):
+            data = self._bytes(offset + ((part.y + row) * level.width + part.x) * 3, at_once * part.width * 3)
+            if len(data) != at_once * part.width * 3:
+                raise ValueError("the file ends before the pixels do")
+            pixels[row : row + at_once] = np.frombuffer(data, np.uint8).reshape(at_once, part.width, 3)
         return pixels
+
+    def _bytes(self, offset: int, size: int) -> bytes:
+        """Reads a part of the file: from a disk by one thread at a time, from a server by as many as want."""
+        if self._remote is not None:
+            return self._remote.read_at(offset, size)
+        handle = self.file.filehandle
+        with self._file_lock:
+            handle.seek(offset)
+            data: bytes = handle.read(size)
+        return data
 
     def tile(self, level: TiffLevel, index: int) -> RgbArray:
         """Decodes a tile or strip, (rows, columns, 3); those at the border may be smaller."""
@@ -215,12 +225,9 @@ class TiffTiles:
             if self._strict:
                 raise ValueError("nothing was written")
             return np.full((level.tile_height, level.tile_width, samples), _GLASS, np.uint8)
-        handle = self.file.filehandle
-        if offset + size > handle.size:
+        if offset + size > self.file.filehandle.size:
             raise ValueError("the file ends before the tile does")
-        with self._file_lock:
-            handle.seek(offset)
-            data = handle.read(size)
+        data = self._bytes(offset, size)
         if page.compression == JPEG:
             if self._strict:
                 return _strict_jpeg(data, level)

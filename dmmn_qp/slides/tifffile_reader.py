@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final, Self
 
-from dmmn_qp.errors import SlideError
+from dmmn_qp.errors import SlideChangedError, SlideError, SlideUnreachableError
 from dmmn_qp.regions import Region
 from dmmn_qp.slides.base import MICROMETRES, RgbArray, SlideInfo, read_inside
 from dmmn_qp.slides.ome_xml import physical_size
@@ -46,6 +47,8 @@ class TiffReader:
         self._path = path
         try:
             self._tiles = TiffTiles(path)
+        except (SlideUnreachableError, SlideChangedError):
+            raise
         except Exception as error:  # of any kind: tifffile checks little of what a damaged file says
             raise self._damaged(error) from error
         try:
@@ -96,6 +99,8 @@ class TiffReader:
         def part_of_tile(index: int, part: Region) -> RgbArray:
             try:
                 return self._tiles.part(level, index, part)
+            except (SlideUnreachableError, SlideChangedError):
+                raise
             except Exception as error:  # of any kind: so are those of the decoders
                 raise self._damaged(error, f" at level {number}, x {part.x}, y {part.y}") from error
 
@@ -126,8 +131,8 @@ class TiffReader:
         return Picture(level.width, level.height, read)
 
     def _mpp(self) -> tuple[float, float] | None:
-        """Returns (width, height) of a pixel in um: of the OME-XML, else of the resolution tags."""
-        return physical_size(self._image.pixels) or _tag_mpp(self._image.page)
+        """Returns (width, height) of a pixel in um: of the OME-XML, else as Aperio says it, else of the tags."""
+        return physical_size(self._image.pixels) or _aperio_mpp(self._image.page) or _tag_mpp(self._image.page)
 
     def _damaged(self, error: Exception, where: str = "") -> SlideError:
         return SlideError(
@@ -139,6 +144,15 @@ class TiffReader:
 def _downsample(first: TiffLevel, level: TiffLevel) -> float:
     """Returns level-0 pixels per pixel: by the longer side, where cutting to whole pixels matters least."""
     return first.width / level.width if first.width >= first.height else first.height / level.height
+
+
+def _aperio_mpp(page: Any) -> tuple[float, float] | None:
+    """Returns the pixel size that Aperio writes into the description; OpenSlide knows it, but reads from disks only."""
+    found = re.search(r"\|\s*MPP\s*=\s*([0-9.]{1,20})", page.description) if page.is_svs else None
+    try:
+        return None if found is None else (float(found[1]), float(found[1]))
+    except ValueError:
+        return None
 
 
 def _tag_mpp(page: Any) -> tuple[float, float] | None:

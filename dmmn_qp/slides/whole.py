@@ -10,13 +10,11 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-import tifffile
-
-from dmmn_qp.errors import SlideError
+from dmmn_qp.errors import SlideChangedError, SlideError, SlideUnreachableError
 from dmmn_qp.regions import Region
 from dmmn_qp.slides.base import Slide
 from dmmn_qp.slides.files import slide_file
-from dmmn_qp.slides.ome_xml import is_tiff
+from dmmn_qp.slides.ome_xml import is_tiff, open_tiff
 from dmmn_qp.slides.tiff_images import page_size
 
 BIG_TIFF = 43
@@ -52,6 +50,8 @@ def check_whole(path: Path, slide: Slide) -> tuple[str, ...]:
     for x, y in corners:
         try:
             slide.read_level(0, Region(x, y, 1, 1))
+        except (SlideUnreachableError, SlideChangedError):
+            raise
         except SlideError as error:
             damage.append(error)
             if len(damage) == len(corners) or ((x, y) == (right, bottom) and not of_tiff):
@@ -108,7 +108,7 @@ def _check_pixels(path: Path, file: Path) -> None:
         SlideError: It was cut.
     """
     size, end = file.stat().st_size, 0
-    with suppress(Exception), tifffile.TiffFile(file) as tiff:  # of any kind: others read what tifffile cannot
+    with suppress(Exception), open_tiff(file) as tiff:  # of any kind: others read what tifffile cannot
         pages: list[Any] = list(islice(tiff.pages, MAX_PAGES))
         largest = max(map(page_size, pages), key=prod)
         for page in pages:

@@ -27,7 +27,7 @@ class EarlierImport:
         sources: What it was made of, as the user named it; empty where that is not known.
         annotations: ``--annotations``, likewise.
         options: Its resolved options, by name.
-        slides_roots: Where slides were looked for, as typed.
+        slides_roots: Where slides were looked for, as typed; addresses on servers left out.
         files: What its files were (`dmmn_qp.importing.source_files.source_state`); None where that is not known.
         finished: When it ended, UTC, ISO 8601; empty where that is not known.
     """
@@ -50,10 +50,16 @@ def earlier_import(dataset: Path) -> EarlierImport:
         sources=_paths(configuration.get(SOURCE)),
         annotations=_path(configuration.get(_ANNOTATIONS)),
         options={name: value for name, value in configuration.items() if name in ImportOptions.model_fields},
-        slides_roots=tuple(root for root in roots if isinstance(root, str)) if isinstance(roots, list) else (),
+        slides_roots=roots_on_disks(roots),
         files=files if isinstance(files, dict) else None,
         finished=run["finished"] if isinstance(run.get("finished"), str) else "",
     )
+
+
+def roots_on_disks(told: object) -> tuple[str, ...]:
+    """Where slides were looked for, as a file tells it; no addresses, which are followed only where they are typed."""
+    roots = [root for root in told if isinstance(root, str)] if isinstance(told, list) else []
+    return tuple(root for root in roots if "://" not in root)
 
 
 def is_same_source(first: Path, second: Path) -> bool:

@@ -25,6 +25,7 @@ from dmmn_qp.training.holding import held
 from dmmn_qp.training.options import TrainOptions
 from dmmn_qp.training.stage import train
 from dmmn_qp.workflows.drift import requests_of, slides_of
+from dmmn_qp.workflows.earlier import roots_on_disks
 from dmmn_qp.workflows.recorded import RecordedRun
 
 _OF_MACHINE: Final = ("workers", "cache_mib", "qupath_dir")
@@ -106,7 +107,7 @@ def check_may_run(run: RecordedRun, dataset: Path | None) -> None:
 def _import_again(
     run: RecordedRun, options: ImportOptions, out: Path, reporter: Reporter, slides_roots: Sequence[SlidesRoot]
 ) -> list[str]:
-    roots = (*slides_roots, *map(parse_slides_root, run.slides_roots))
+    roots = (*slides_roots, *map(parse_slides_root, roots_on_disks([*run.slides_roots])))
     annotations = run.others["annotations"]
     named = None if annotations is None else Path(annotations)
     import_annotations([*map(Path, run.sources)], out, options, reporter, annotations=named, slides_roots=roots)

@@ -1,0 +1,275 @@
+"""Slides on servers: fetched in parts, with patience, and only where somebody typed the address."""
+
+from __future__ import annotations
+
+import pickle
+import shutil
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+import pytest
+
+from dmmn_qp.errors import SlideChangedError, SlideError, SlideUnreachableError
+from dmmn_qp.files import remote, servers
+from dmmn_qp.files.paths import typed_place, why_not_there
+from dmmn_qp.files.remote import RemotePath, below, pure_place
+from dmmn_qp.regions import Region
+from dmmn_qp.slides import open_slide
+from dmmn_qp.slides.files import check_unchanged, fingerprint
+from dmmn_qp.slides.finding import MovedPrefix, SlideFinder, Wanted, parse_slides_root, path_of_text
+from dmmn_qp.slides.forgiving import ForgivingSlide
+from dmmn_qp.slides.once import FieldReader
+from dmmn_qp.slides.whole import check_whole
+from dmmn_qp.specs import PatchSpec
+from tests.conftest import CMU_1, two_tissues, write_tiff
+from tests.slide_files import OME, write_pyramid
+from tests.web_server import serving
+from tests.zarr_files import write_ome_zarr
+
+
+@pytest.fixture(autouse=True)
+def soon(monkeypatch):
+    """No test waits for a server that does not answer; what is known of files is asked anew."""
+    monkeypatch.setattr(servers, "FIRST_WAIT_S", 0.001)
+    monkeypatch.setattr(remote, "FACTS_LAST_S", 0.0)
+
+
+class TestAddresses:
+    @pytest.mark.parametrize(
+        ("typed", "shown", "name", "place"),
+        [
+            ("https://me:pw@h.org:8443/a/b%20c.svs?X-Amz-Signature=s3cret", "https://h.org:8443/a/b%20c.svs", "b c.svs",
+             "https:/h.org:8443/a/b c.svs"),
+            ("s3://bucket/a b/c?d.tif", "s3://bucket/a b/c?d.tif", "c?d.tif", "s3:/bucket/a b/c?d.tif"),
+            ("abfs://box@acc.dfs.core.windows.net/c.tif", "abfs://box@acc.dfs.core.windows.net/c.tif", "c.tif",
+             "abfs:/box@acc.dfs.core.windows.net/c.tif"),
+            ("gs://bucket/a.ome.zarr/", "gs://bucket/a.ome.zarr/", "a.ome.zarr", "gs:/bucket/a.ome.zarr"),
+        ],
+    )  # fmt: skip
+    def test_what_is_shown_and_what_it_is_called(self, typed, shown, name, place):
+        path = typed_place(typed)
+        assert isinstance(path, RemotePath) and path.address == typed
+        assert (str(path), path.name, path.pure) == (shown, name, PurePosixPath(place))
+        again = pickle.loads(pickle.dumps(path))  # noqa: S301
+        assert again == path and again.address == typed and hash(again) == hash(path)
+        assert pure_place(shown) == path.pure, "as it is stored it is known again"
+        assert "s3cret" not in f"{path} {path!r} {path.pure} {path.parent} {path / 'x'}" and "pw" not in repr(path)
+
+    @pytest.mark.parametrize(
+        "typed",
+        [
+            "ftp://h/a.tif", "file:///etc/passwd", "github://o:r@main/a.tif", "simplecache::s3://b/a.tif",
+            "s3://b/a.tif::file:///etc/passwd", "https:///a.tif", "https://h/a/../b.tif", "https://h/a/%2e%2e/b.tif",
+            "https://h/a%2fb.tif", "https://h/a\\b.tif", "https://h/a b.tif", "https://h/a%0ab.tif", "https://h:0x/a.tif",
+            "https://h/a.tif#x", "s3:///a.tif", "s3://key:secret@bucket/a.tif",
+        ],
+    )  # fmt: skip
+    def test_what_is_no_address_of_a_slide(self, typed):
+        with pytest.raises(SlideError) as told:
+            typed_place(typed)
+        assert "secret" not in str(told.value)
+
+    def test_what_is_a_path_stays_one(self, tmp_path):
+        for text in (str(tmp_path / "a.svs"), "a:b.svs", "C:\\a.svs", "a//b"):
+            assert typed_place(text) == Path(text) and not isinstance(typed_place(text), RemotePath)
+
+    def test_what_is_below(self):
+        root = RemotePath("https://me:pw@h.org/slides?sig=1")
+        assert (root / "a b.svs").address == "https://me:pw@h.org/slides/a%20b.svs?sig=1"
+        assert (root / "?#%2e").address == "https://me:pw@h.org/slides/%3F%23%252e?sig=1"
+        assert below(pure_place("https://h.org/slides/x/a.svs"), root) == root / "x" / "a.svs"
+        for other in ("https://h.org/slides2/a.svs", "http://h.org/slides/a.svs", "https://h.org.evil/slides/a.svs",
+                      "https://h.org:444/slides/a.svs", "s3://slides/a.svs"):  # fmt: skip
+            assert below(pure_place(other), root) is None
+        for name in ("..", "x/../../a", "a\\b"):
+            with pytest.raises(SlideError):
+                root / name
+
+    def test_roots(self, tmp_path):
+        root = parse_slides_root("https://h.org/slides?sig=a=b")
+        assert isinstance(root, RemotePath) and root.address.endswith("a=b")
+        moved = parse_slides_root("/old/scans=s3://bucket/scans")
+        assert moved == MovedPrefix(PurePosixPath("/old/scans"), RemotePath("s3://bucket/scans"))
+        moved = parse_slides_root("https://old.org/scans=s3://bucket/scans")
+        assert moved == MovedPrefix(PurePosixPath("https:/old.org/scans"), RemotePath("s3://bucket/scans"))
+        assert path_of_text("https://h/a.svs") == PurePosixPath("https:/h/a.svs")
+        with pytest.raises(SlideError, match="ftp://, which is not read"):
+            parse_slides_root("ftp://h/slides")
+
+
+def tiled(path: Path, side: int = 3072) -> tuple[Path, np.ndarray]:
+    """A large OME-TIFF without compression, in tiles of 256 px, with a level of half the size."""
+    pixels = np.random.default_rng(0).integers(0, 255, (side // 8, side // 8, 3), np.uint8).repeat(8, 0).repeat(8, 1)
+    description = OME.format(w=side, h=side, more="")
+    return write_pyramid(path, [pixels, pixels[::2, ::2]], tile=(256, 256), description=description), pixels
+
+
+class TestReading:
+    def test_a_region_of_a_large_slide_fetches_little(self, web):
+        path, pixels = tiled(web.root / "a.ome.tif")
+        whole = path.stat().st_size
+        with open_slide(typed_place(f"{web.url}/a.ome.tif"), mpp=0.5) as slide:
+            assert (slide.info.width, slide.info.tile_px, len(slide.info.level_downsamples)) == (3072, (256, 256), 2)
+            before = web.sent
+            part = slide.read_level(0, Region(1000, 2000, 300, 200))
+        assert np.array_equal(part, pixels[2000:2200, 1000:1300])
+        assert web.sent - before == 6 * 256 * 256 * 3, "the tiles that it touches"
+        assert web.sent < whole / 7, "with all that is looked at when it is opened"
+
+    def test_small_reads_share_blocks(self, web):
+        shutil.copy(CMU_1, web.root / "a.svs")
+        with open_slide(typed_place(f"{web.url}/a.svs")) as slide, open_slide(CMU_1) as local:
+            asked = len(web.asked)
+            region = Region(500, 500, 700, 500)
+            assert np.array_equal(slide.read_level(0, region), local.read_level(0, region))
+            assert len(web.asked) - asked <= 4, "tiles of 10 KiB lie beside each other"
+            assert slide.info.mpp == local.info.mpp and slide.info.level_sizes[0] == (2220, 2967)
+
+    @pytest.mark.parametrize("version", ["0.4", "0.5"])
+    def test_ome_zarr(self, web, version):
+        pixels = two_tissues()
+        write_ome_zarr(web.root / "a.ome.zarr", [pixels, pixels[::2, ::2]], version=version, chunk=(1, 1, 1, 128, 128))
+        place = typed_place(f"{web.url}/a.ome.zarr")
+        with open_slide(place) as slide:
+            web.asked.clear()
+            assert np.array_equal(slide.read_level(0, Region(70, 70, 50, 50)), pixels[70:120, 70:120])
+            assert len(web.asked) == 3, "a chunk of each channel"
+        assert fingerprint(place) == fingerprint(web.root / "a.ome.zarr")
+
+    def test_shards_of_ome_zarr(self, web):
+        pixels = two_tissues()
+        write_ome_zarr(web.root / "a.zarr", [pixels], chunk=(1, 3, 1, 64, 64), shards=(1, 3, 1, 512, 768))
+        with open_slide(typed_place(f"{web.url}/a.zarr")) as slide:
+            assert np.array_equal(slide.read_level(0, Region(0, 0, 768, 512)), pixels)
+
+    def test_fingerprint_and_check(self, web):
+        path = write_tiff(web.root / "a.tif", two_tissues())
+        place = typed_place(f"{web.url}/a.tif")
+        known = fingerprint(place)
+        assert known == fingerprint(path), "so a slide that moved to a server is known there"
+        with open_slide(place) as slide:
+            assert check_whole(place, slide) == ()
+        check_unchanged(place, known)
+        path.write_bytes(path.read_bytes()[:-100])
+        with pytest.raises(SlideChangedError):
+            check_unchanged(place, known)
+        with pytest.raises(SlideError, match="was cut"), open_slide(place) as slide:
+            check_whole(place, slide)
+
+    def test_what_is_no_tiff(self, web):
+        (web.root / "a.ndpi").write_bytes(b"none" * 100)
+        with pytest.raises(SlideError, match="which alone are read over a network"):
+            open_slide(typed_place(f"{web.url}/a.ndpi"))
+        assert why_not_there(typed_place(f"{web.url}/b.svs")) == "does not exist"
+
+
+class TestPatience:
+    @pytest.fixture
+    def place(self, web):
+        write_tiff(web.root / "a.tif", two_tissues())
+        return typed_place(f"{web.url}/a.tif?key=s3cret")
+
+    def test_what_passes_is_waited_for(self, web, place):
+        web.answers = lambda number: 503 if number % 2 else None
+        with open_slide(place) as slide:
+            assert slide.read_level(0, Region(0, 0, 9, 9)).shape == (9, 9, 3)
+
+    @pytest.mark.parametrize(
+        ("status", "word", "times"),
+        [(500, "answers 500", 5), (429, "answers 429", 5), (403, "you may not read it", 1), (418, "answers 418", 1)],
+    )
+    def test_what_does_not_pass_is_said_in_one_line(self, web, place, status, word, times):
+        web.answers = lambda number: status
+        with pytest.raises(SlideUnreachableError, match=word) as told:
+            open_slide(place)
+        assert len(web.asked) == times and "s3cret" not in str(told.value) and "\n" not in str(told.value)
+
+    def test_who_is_not_there_or_slow(self, web, place, monkeypatch):
+        with pytest.raises(SlideUnreachableError, match="5 times; check the network"):
+            open_slide(typed_place("http://127.0.0.1:9/a.tif"))
+        for name in ("READ_S", "CONNECT_S"):
+            monkeypatch.setattr(servers, name, 0.05)
+        monkeypatch.setattr(servers, "_SERVERS", {})  # which have the longer times
+        web.delay_s = 0.3
+        with pytest.raises(SlideUnreachableError, match="5 times"):
+            open_slide(place)
+
+    def test_redirects(self, web, place, tmp_path):
+        with serving(tmp_path) as other:
+            for to in (
+                f"{other.url}/a.tif",
+                "https://127.0.0.1/a.tif",
+                "//evil.example/a.tif",
+                "file:///etc/passwd",
+                "",
+            ):
+                web.redirects = {"/a.tif": to}
+                with pytest.raises(SlideUnreachableError, match="which is not followed"):
+                    open_slide(place)
+            assert other.asked == []
+        web.redirects = {"/a.tif": "/b/a.tif"}
+        (web.root / "b").mkdir()
+        shutil.move(web.root / "a.tif", web.root / "b" / "a.tif")
+        with open_slide(place) as slide:
+            assert slide.info.width == 768, "on the same server they are"
+        web.redirects = {"/a.tif": "/a.tif"}
+        with pytest.raises(SlideUnreachableError, match="more than 3 times"):
+            open_slide(place)
+
+    def test_from_https_to_http_is_not_gone(self):
+        with pytest.raises(SlideUnreachableError):
+            servers._redirected("https://h/a", "http://h/a", "a")
+        assert servers._redirected("http://h/a", "https://h/a", "a") == "https://h/a"
+
+    def test_a_server_without_ranges(self, web, place, tmp_path):
+        web.ranges = False
+        with pytest.raises(SlideUnreachableError, match="whole files only"):
+            open_slide(place)
+        assert web.sent <= 2 * (web.root / "a.tif").stat().st_size
+
+    def test_a_file_that_changes(self, web, place):
+        with open_slide(place) as slide:
+            write_tiff(web.root / "a.tif", two_tissues(rows=1024, columns=1536, seed=5))
+            with pytest.raises(SlideChangedError, match="changed on its server"):
+                slide.read_level(0, Region(0, 0, 768, 512))
+
+    def test_nothing_stands_for_what_is_not_fetched(self, web):
+        tiled(web.root / "a.ome.tif", 2048)
+        place = typed_place(f"{web.url}/a.ome.tif")
+        with ForgivingSlide(open_slide(place, mpp=0.5)) as slide:
+            web.answers = lambda number: 500
+            with pytest.raises(SlideUnreachableError):
+                slide.read_level(0, Region(1024, 1024, 900, 900))
+        web.answers = lambda number: None
+        grid = PatchSpec(mpps=(0.5,), size_px=256).grid_of(0.5, "a")
+        with FieldReader(lambda: open_slide(place, mpp=0.5), grid, [[Region(0, 0, 1024, 1024)]]) as fields:
+            web.answers = lambda number: 500
+            with pytest.raises(SlideUnreachableError):
+                list(fields)
+            assert fields.unreadable.lost == fields.unreadable.replaced == []
+
+    def test_passwords_go_to_the_server_alone(self, web):
+        write_tiff(web.root / "a.tif", two_tissues())
+        place = typed_place(f"{web.url.replace('//', '//me:pw@')}/a.tif")
+        with open_slide(place) as slide:
+            assert web.headers["Authorization"] == "Basic bWU6cHc=" and "pw" not in str(slide.info.path)
+
+
+class TestFinding:
+    def test_by_name_below_a_root_that_is_typed(self, web):
+        write_tiff(web.root / "a.tif", two_tissues())
+        root = parse_slides_root(web.url)
+        wanted = {"a": Wanted("a.tif", PurePosixPath("/old/a.tif"))}
+        assert SlideFinder([root]).find(wanted) == {"a": root / "a.tif"}
+        with pytest.raises(SlideError, match=r'slide not found: "b\.tif"'):
+            SlideFinder([root]).find({"b": Wanted("b.tif", PurePosixPath("/old/b.tif"))})
+
+    def test_a_stored_address_is_followed_below_a_root_alone(self, web):
+        (web.root / "x").mkdir()
+        write_tiff(web.root / "x" / "a.tif", two_tissues())
+        stored = path_of_text(f"{web.url}/x/a.tif")
+        with pytest.raises(SlideError, match=f'stored at "{web.url}/x/a.tif"'):
+            SlideFinder([]).find({"a": Wanted("a.tif", stored)})
+        assert web.asked == []
+        root = parse_slides_root(web.url)
+        assert SlideFinder([root]).find({"a": Wanted("a.tif", stored)}) == {"a": root / "x" / "a.tif"}
