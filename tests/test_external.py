@@ -11,6 +11,8 @@ from dmmn_qp.folders.evaluation import read_evaluation
 from dmmn_qp.folders.predictions import INPUTS, LABELS_SUFFIX, PREDICTIONS, PredictedInput, Prediction
 from dmmn_qp.folders.rounds import loop_folder
 from dmmn_qp.outputs.pyramids import write_label_pyramid
+from dmmn_qp.reports.html import REPORT_FIGURES
+from dmmn_qp.reports.inputs import Finding
 from dmmn_qp.slides.files import fingerprint
 from dmmn_qp.specs import ClassMap
 from tests.conftest import fails, invoke
@@ -95,3 +97,31 @@ def test_nothing_of_training_is_said_of_one_file_in_two_projects(elsewhere):
     make_project(elsewhere / "q", {elsewhere / "slides" / "s.tif": (("dark", (0, 0, 50, 50)),)})
     said = invoke("evaluate", "--annotations", "p", "--annotations", "q").output
     assert "counts in both ways" in said and "learned" not in said and "train" not in said
+
+
+def test_findings_say_what_they_concern(elsewhere):
+    """Of a test set nothing that concerns training is told, on the terminal or in the report, of a slide or of all."""
+    slide = make_slide(elsewhere / "r" / "slides" / "u.tif", 2)
+    areas = (("dark", (0, 0, 100, 100)), (None, (0, 0, 5, 5)), ("dark", (300, 300, 400, 400)))
+    make_project(elsewhere / "r", {slide: areas})
+    invoke("import", "r", "--out", "d")
+    of_all = {f["concerns"] for f in json.loads((elsewhere / "d" / REPORT_FIGURES).read_text())["findings"]}
+    assert {"training", "area"} <= of_all
+    predict(elsewhere, slide, np.full((256, 256), 1, np.uint8))
+    invoke("evaluate", "--annotations", "r", "--out", "e")
+    told = json.loads((elsewhere / "e" / "annotated" / REPORT_FIGURES).read_text())["findings"]
+    assert {f["concerns"] for f in told} == of_all - {"training"}
+
+
+@pytest.mark.parametrize(
+    ("told", "concern"),
+    [
+        ({}, "dataset"),
+        ({"slide": "s"}, "slide"),
+        ({"slide": "s", "place": (1, 2)}, "area"),
+        ({"slide": "s", "concerns": "model"}, "model"),
+    ],
+)
+def test_findings_of_earlier_files_concern_what_their_place_tells(told, concern):
+    text = json.dumps({"severity": "note", "message": "m", "way_out": "w", **told})
+    assert Finding.model_validate_json(text).concerns == concern

@@ -112,4 +112,11 @@ def _finding(
         why = "models that are trained already know it, and so would one that starts from them: its figures flatter"
         way_out = "train without --from to have honest figures, or give it its earlier split"
     where = None if place is None else (round(place.x), round(place.y))
-    return Finding(severity="warning", slide=slide, place=where, message=f"{message}; {why}", way_out=way_out)
+    return Finding(
+        severity="warning",
+        concerns="training",
+        slide=slide,
+        place=where,
+        message=f"{message}; {why}",
+        way_out=way_out,
+    )
