@@ -16,7 +16,7 @@ from dmmn_qp.evaluating import worst
 from dmmn_qp.evaluating.page import write_evaluation_page, write_worst_regions
 from dmmn_qp.evaluating.worst import MOST, cell_px, with_worst_regions, worst_windows
 from dmmn_qp.folders.counted_labels import CountedLabels, LabelOpener
-from dmmn_qp.folders.evaluation import NOT_PREDICTED, Figure, LabelSource, PairedComparison, read_evaluation
+from dmmn_qp.folders.evaluation import NOT_PREDICTED, Figure, PairedComparison, PredictedLabelSource, read_evaluation
 from dmmn_qp.folders.predicted_image import view_of_image
 from dmmn_qp.folders.predictions import PredictedInput
 from dmmn_qp.labels.meeting import Meeting
@@ -145,7 +145,7 @@ def test_tiles_give_what_the_whole_gives(monkeypatch):
 def test_counted_labels(tmp_path):
     labels = write_raster(tmp_path / "l.tif", np.array([[1, 2, 3], [1, 2, 3]], np.uint8))
     origins = write_raster(tmp_path / "o.tif", np.array([[7, 7, 7], [7, 8, 0]], np.uint8))
-    source = LabelSource(slide_id="s", path=str(labels), values={1: "a", 2: "b"}, names_from="dataset")
+    source = PredictedLabelSource(slide_id="s", path=str(labels), values={1: "a", 2: "b"}, names_from="dataset")
     with CountedLabels(source) as counted:
         assert counted.read(Region(0, 0, 3, 2)).tolist() == [[1, 2, 0], [1, 2, 0]]
     of_origin = source.model_copy(update={"origin_path": str(origins), "origin_value": 7})
@@ -163,7 +163,7 @@ def test_counted_labels(tmp_path):
 def test_labels_that_are_no_raster(tmp_path):
     painted = np.arange(24, dtype=np.uint8).reshape(4, 6) % 3
     raster = write_raster(tmp_path / "l.tif", painted)
-    source = LabelSource(slide_id="s", path=str(raster), values={1: "a", 2: "b"}, names_from="dataset")
+    source = PredictedLabelSource(slide_id="s", path=str(raster), values={1: "a", 2: "b"}, names_from="dataset")
     nowhere = source.model_copy(update={"path": str(tmp_path / "drawn.geojson")})
     opened = {"s": lambda: nullcontext(Painted(painted))}
     opener = LabelOpener(opened, {("folder", "s"): opened["s"]})
@@ -212,8 +212,8 @@ def test_regions_of_all_slides_are_ranked_together(tmp_path):
     truth = blocks((64, 64))
     slides = {name: MadeSlide(truth, [blocks((64, 64), (0, 0, side, 2))]) for name, side in (("p", 20), ("q", 30))}
     plain = evaluation_of(tmp_path, slides, NAMES, mpp=0.25)
-    sources = tuple(s.model_copy(update={"downsample": 2.0}) for s in plain.models[0].rasters)
-    coarse = plain.model_copy(update={"models": (plain.models[0].model_copy(update={"rasters": sources}),)})
+    sources = tuple(s.model_copy(update={"downsample": 2.0}) for s in plain.truths[0].rasters)
+    coarse = plain.model_copy(update={"truths": (plain.truths[0].model_copy(update={"rasters": sources}),)})
     first, second = with_worst_regions(coarse, SPEC).models[0].worst
     assert [(r.slide_id, r.wrong_pixels, r.pixels) for r in (first, second)] == [("q", 900, 1024), ("p", 400, 1024)]
     assert (first.true, first.predicted, first.kind) == ("a", "b", "truth")

@@ -28,7 +28,7 @@ def predict(here, slide, labels, mpp=0.5, folder="predictions"):
     path = here / folder / RUN_FILE
     run = json.loads(path.read_text()) if path.is_file() else {INPUTS: {}, PREDICTIONS: {}}
     shown = PredictedInput(path=str(slide), fingerprint=fingerprint(slide), width=256, height=256)
-    made = Prediction(run_id="r", model="m", model_run="t", class_map=CLASSES, request={"um_per_px": mpp})
+    made = Prediction(run_id="r", model="m", model_run="t", class_map=CLASSES, request={"um_per_px": 0.5})
     run[INPUTS][name], run[PREDICTIONS][name] = shown.model_dump(mode="json"), made.model_dump(mode="json")
     write_json(path, run)
 
@@ -65,8 +65,9 @@ def test_the_pixels_are_those_of_the_predictions(elsewhere):
     predict(elsewhere, elsewhere / "slides" / "s.tif", labels, 1.0, "coarse")
     result = invoke("evaluate", "--annotations", "p", "--predictions", "coarse")
     assert result.exit_code == 0 and "5,000 px" in result.stdout, result.output
-    line = fails("evaluate", "--annotations", "p", "--predictions", "coarse", "--predictions", "predictions")
-    assert '"coarse" have 1 um/px but those of "predictions" 0.5' in line
+    both = invoke("evaluate", "--annotations", "p", "--predictions", "coarse", "--predictions", "predictions")
+    assert both.exit_code == 0 and '"coarse" have pixels of 1 um, the dataset of 0.5 um' in both.output, both.output
+    assert "models on the same 20,000 px" in both.stdout
 
 
 @pytest.mark.parametrize(

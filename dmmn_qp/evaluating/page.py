@@ -235,7 +235,7 @@ class _Drawer:
     def _region(
         self, r: WorstRegion, opened: Slide | None, truth: LabelSource, source: PredictedLabelSource, number: int
     ) -> list[Tile]:
-        scale, side = source.downsample, self._spec.size_px
+        scale, side = truth.downsample, self._spec.size_px
         target = Region(round(r.x_px / scale), round(r.y_px / scale), side, side)
         with ExitStack() as stack:
             true = stack.enter_context(self._opener.truth(truth))

@@ -17,6 +17,7 @@ from dmmn_qp.evaluating.chosen import chosen_slides, counted_areas, evaluated_sl
 from dmmn_qp.evaluating.comparing import Compared, Counted, TruthSide, compare, count_all, sample_kind
 from dmmn_qp.evaluating.describing import describe_models, describe_truths, settings_of
 from dmmn_qp.evaluating.folders import Predictions, checked, find_predictions
+from dmmn_qp.evaluating.ground import on_ground
 from dmmn_qp.evaluating.names import pairs_of, unmatched_classes, warn_of_unmatched, with_true_names
 from dmmn_qp.evaluating.options import EvaluateOptions
 from dmmn_qp.evaluating.sides import model_side, truth_side
@@ -103,6 +104,7 @@ def evaluate(
     models = [checked(m, records, options, dataset, warn.of(name)) for m, name in zip(models, names, strict=True)]
     truths = [annotated_truth(dataset, records)]
     truths += [full_truth(truth, records, dataset, warn)] if truth is not None else []
+    models = [on_ground(m, records, dataset, warn) for m in models]
     pairs = pairs_of([model.labels for model in models], truths, options)
     slides = evaluated_slides(dataset, records, options, slides_roots, warn)
     regions = counted_areas(dataset, records, options)

@@ -283,6 +283,18 @@ class LabelSource(FileModel):
     origin_value: int | None = None
 
 
+class Ground(FileModel):
+    """The pixels of a slide on which all are compared.
+
+    Attributes:
+        downsample: Level-0 px per pixel.
+        shape: (rows, columns).
+    """
+
+    downsample: float = Field(gt=0, allow_inf_nan=False)
+    shape: tuple[Annotated[int, Field(gt=0)], Annotated[int, Field(gt=0)]]
+
+
 class PredictedLabelSource(LabelSource):
     """The predicted labels of a slide, and who predicted them.
 
@@ -294,6 +306,8 @@ class PredictedLabelSource(LabelSource):
         predicted_mm2: Area of each class on the whole slide, counted or not.
         trained_on: Whether the model was trained on this slide.
         distance_from_training: How far the slide is from the model's training slides.
+        resampled_to: The pixels that were compared, each of which has the label of the predicted pixel that its centre
+            lies in; None where they are the raster's own.
     """
 
     model: str | None = None
@@ -303,6 +317,7 @@ class PredictedLabelSource(LabelSource):
     predicted_mm2: dict[str, Area] = Field(default_factory=dict)
     trained_on: bool = False
     distance_from_training: float | None = Field(default=None, ge=0, allow_inf_nan=False)
+    resampled_to: Ground | None = None
 
 
 class EvaluatedSlide(FileModel):
