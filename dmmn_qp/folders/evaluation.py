@@ -21,6 +21,12 @@ FOLDER: Final = "evaluation"
 EVALUATION: Final = "evaluation.json"
 """The file that marks it as ours."""
 
+WORST_REGIONS: Final = "worst_regions.geojson"
+"""In its folder: the regions of all slides where most is wrong."""
+
+WORST_REGIONS_FOLDER: Final = "worst_regions"
+"""Folder of ``<slide>.geojson`` in it, where there are several slides."""
+
 NOT_PREDICTED: Final = "(not predicted)"
 """Name of the last column of a confusion matrix, where there are such pixels."""
 
