@@ -77,6 +77,7 @@ def evaluate(
     options: EvaluateOptions | None = None,
     *,
     slides_roots: Sequence[SlidesRoot] = (),
+    regions: Mapping[str, LabelSource] | None = None,
 ) -> Evaluation:
     """Compares the predicted labels of a split's slides with what people said of them.
 
@@ -89,6 +90,7 @@ def evaluate(
         reporter: Where to print the tables.
         options: How to compare.
         slides_roots: Folders to search for slides that have been moved, where they are looked at.
+        regions: What is not 0 where pixels of a slide count; None for the areas that the options name.
 
     Raises:
         DatasetError: There are no such slides or no truth of them, or a prediction or truth map is missing, does not
@@ -107,7 +109,7 @@ def evaluate(
     models = [on_ground(m, records, dataset, warn) for m in models]
     pairs = pairs_of([model.labels for model in models], truths, options)
     slides = evaluated_slides(dataset, records, options, slides_roots, warn)
-    regions = counted_areas(dataset, records, options)
+    regions = counted_areas(dataset, records, options) if regions is None else regions
     work = _Work(options, dataset, records, slides, models, truths, pairs, regions, reporter, warn)
     for one in truths:
         _compare(work, one)

@@ -12,7 +12,7 @@ from dmmn_qp.choices import Split
 from dmmn_qp.errors import DatasetError
 from dmmn_qp.files import write_json
 from dmmn_qp.folders.predictions import PredictedInput
-from dmmn_qp.specs import Channel, FileModel
+from dmmn_qp.specs import MM2_OF_UM2, Channel, FileModel
 from dmmn_qp.text import shorten
 
 FOLDER: Final = "evaluation"
@@ -35,8 +35,6 @@ TruthKind = Literal["annotated", "corrected", "confirmed", "truth"]
 
 SampleKind = Literal["slides", "cases"]
 """What is drawn for intervals and exchanged for tests: slides, or cases where several slides are of one."""
-
-MM2_OF_UM2: Final = 1e-6
 
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 
