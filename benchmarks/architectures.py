@@ -32,6 +32,7 @@ import time
 import traceback
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
@@ -43,7 +44,9 @@ from benchmarks.architectures_figures import draw_all
 from benchmarks.architectures_run import M3, PRETRAINED, Budget, Run, perform, read_runs
 from benchmarks.architectures_slides import Workplace, make_all
 from benchmarks.architectures_tables import NETWORKS, SHARES, everything, metrics_of, read_paper
+from benchmarks.ledger import write_run
 from dmmn_qp.engines.cores import available_cores
+from dmmn_qp.folders.provenance import now
 
 PARTS = ("main", "amount", "context")
 QUICK_SHARES = (0.25, 1.0)
@@ -92,8 +95,12 @@ def run_all(runs: Sequence[Run], jobs: int, perform_one: partial[dict[str, Any]]
         running: dict[Future[dict[str, Any]], Run] = {}
         while running or waiting:
             while waiting and len(running) < jobs and time.time() < end:
-                run = waiting.pop(0)
-                running[pool.submit(perform_one, run)] = run
+                try:
+                    running[pool.submit(perform_one, waiting[0])] = waiting[0]
+                except BrokenProcessPool:
+                    print(f"a process was killed; {len(waiting)} runs are left: run the same command again", flush=True)
+                    return failed + sum(not tell(run, future, out) for future, run in running.items())
+                del waiting[0]
             if not running:
                 print(f"the time is up; {len(waiting)} runs are left for another time", flush=True)
                 break
@@ -155,6 +162,7 @@ def compare(given: argparse.Namespace, end: float) -> int:
     """
     out = given.out.absolute()
     place = Workplace((given.slides or out / "slides").absolute(), given.quick, SMALL_PX if given.small else None)
+    started = now()
     seeds, shares = (1, QUICK_SHARES) if given.quick else (given.seeds, SHARES)
     runs = runs_of(given.parts.split(","), seeds, given.networks.split(","), shares)
     make_all(place, [run.dataset for run in runs], seeds, min(given.drawers, available_cores()))
@@ -172,6 +180,13 @@ def compare(given: argparse.Namespace, end: float) -> int:
     perform_one = partial(perform, budget=budget, place=place, out=out, work=work)
     failed = run_all(missing, given.jobs, perform_one, out, end)
     show(out, place, given)
+    runs_there = [path.stem for path in sorted((out / "runs").glob("*.json"))]
+    figures = {
+        f"{name}, {scanner}: mIoU": round(float(metrics_of(row, scanner).mean_iou), 4)
+        for name, row in zip(runs_there, read_runs(out), strict=True)
+        for scanner in row["confusion"]
+    }
+    write_run(out, "architectures", given, figures, started)
     return failed
 
 

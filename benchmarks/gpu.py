@@ -1,6 +1,6 @@
 """What a GPU makes of the paper's slide: the network alone, a training step, and from the slide to QuPath's polygons.
 
-    python -m benchmarks.gpu [--tests] [--write docs/gpu.md] [--quick]
+    python -m benchmarks.gpu [--tests] [--write docs/gpu.md] [--out FOLDER] [--quick]
 
 In one run: the device's rates (a product of large bf16 matrices, a copy); a DMMN-M3 of width 32 by itself, in targets a
 second and as a part of the first rate; a training step; the authors' loop on a part of a slide; and `dmmn-qp predict`
@@ -30,6 +30,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from benchmarks.ledger import write_run
 from benchmarks.prediction import (
     FIELD,
     PAPER,
@@ -52,6 +53,7 @@ from benchmarks.training_step import (
 from dmmn_qp.choices import Device
 from dmmn_qp.files import RUN_FILE
 from dmmn_qp.folders.model import load_model, save_model
+from dmmn_qp.folders.provenance import now
 from dmmn_qp.networks.conventions import network_inputs
 from dmmn_qp.networks.describe import describe
 from dmmn_qp.networks.devices import autocast, choose_bf16, choose_device
@@ -175,8 +177,10 @@ def main() -> None:
     parser.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"])
     parser.add_argument("--tests", action="store_true", help="run the tests that need a GPU first")
     parser.add_argument("--write", type=Path, help="Markdown file for the table")
+    parser.add_argument("--out", type=Path, help="folder for run.json, which dmmn-qp reproduce checks for drift")
     parser.add_argument("--quick", action="store_true", help="small enough for a CPU; no figures of worth")
     given = parser.parse_args()
+    started = now()
     device, size = choose_device(given.device), QUICK if given.quick else Size()
     if given.tests:
         subprocess.run([sys.executable, "-m", "pytest", "-q", "-m", "gpu", "tests"], check=True, cwd=REPOSITORY)
@@ -184,10 +188,14 @@ def main() -> None:
     lines = [f"{name}, {os.cpu_count()} cores, torch {torch.__version__}; width {size.width}, "
              f"{size.slide[0]:,} x {size.slide[1]:,} px", "", "| what | figure |", "|---|---|"]  # fmt: skip
     print("\n".join(lines), flush=True)
+    figures: dict[str, float] = {}
     with tempfile.TemporaryDirectory() as folder:
         for what, figure in rows(size, given.device, Path(folder)):
             lines.append(f"| {what} | {figure} |")
             print(lines[-1], flush=True)
+            figures[what] = float(figure.split()[0].replace(",", ""))
+    if given.out is not None:
+        write_run(given.out, "gpu", given, figures, started)
     if given.write is not None:
         given.write.write_text("# On a GPU\n\n`python -m benchmarks.gpu`\n\n" + "\n".join(lines) + "\n", "utf-8")
 

@@ -48,7 +48,9 @@ from benchmarks.drawn import (
     write_slide,
     write_truth,
 )
+from benchmarks.ledger import write_run
 from benchmarks.pixel_classifiers import Classifier, color_features, mlp, qda
+from dmmn_qp.folders.provenance import now
 from dmmn_qp.labels.metrics import pair_counts
 
 SHARE = 0.2
@@ -246,6 +248,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="one seed, trainings of a few steps; no figures of worth")
     given = parser.parse_args()
     given.out.mkdir(parents=True, exist_ok=True)
+    started = now()
     tiles, ledger = read_tiles(given.tiles), given.out / "runs.csv"
     rows = read_rows(ledger)
     for name, run in runs_of([preset for preset in given.presets.split(",") if preset], given.quick).items():
@@ -260,6 +263,12 @@ def main() -> None:
             write_rows(ledger, rows)
             print(f"{name}, seed {seed}: mIoU {row['miou']}", flush=True)
     print(f"\n{table(rows, tiles[0].classes.names)}")
+    figures = {
+        f"{row['run']}, seed {row['seed']}: {what}": float(row[key])
+        for row in rows
+        for key, what in (("miou", "mIoU"), ("train_cpu_s", "training, CPU s"), ("predict_cpu_s", "prediction, CPU s"))
+    }
+    write_run(given.out, "real_tissue", given, figures, started)
 
 
 if __name__ == "__main__":

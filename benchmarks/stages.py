@@ -1,11 +1,14 @@
 """Where the time goes, on a slide of the demo. Prints a table; read the ratios, not the milliseconds.
 
-Usage: python benchmarks/stages.py [SLIDE]
+    python -m benchmarks.stages [--slide SLIDE] [--out FOLDER]
+
+FOLDER gets run.json, by which ``dmmn-qp reproduce`` tells whether figures have drifted: each row's ratio to the first
+of its table.
 """
 
 from __future__ import annotations
 
-import sys
+import argparse
 import tempfile
 import time
 from collections.abc import Callable
@@ -15,8 +18,10 @@ import numpy as np
 import torch
 from PIL import Image
 
+from benchmarks.ledger import write_run
 from dmmn_qp.annotations import Annotation
 from dmmn_qp.choices import Norm, Stem
+from dmmn_qp.folders.provenance import now
 from dmmn_qp.labels.painter import LabelPainter
 from dmmn_qp.networks import build_network
 from dmmn_qp.networks.conventions import InputConvention, network_inputs
@@ -43,8 +48,13 @@ def seconds(work: Callable[[], object], repeats: int = 3) -> float:
     return best
 
 
+FIGURES: dict[str, float] = {}
+"""Of each row of all tables its ratio to the first of its table, which machines have in common."""
+
+
 def table(title: str, rows: list[tuple[str, float]], unit: str = "ms") -> None:
-    """Prints rows with their ratio to the first."""
+    """Prints rows with their ratio to the first, and keeps that."""
+    FIGURES.update({name: round(value / rows[0][1], 4) for name, value in rows})
     print(f"\n{title}")
     for name, value in rows:
         print(f"  {name:<44}{1000 * value:>10.1f} {unit}   x {value / rows[0][1]:.2f}")
@@ -122,8 +132,18 @@ def vectors() -> None:
         table(f"{len(traced)} polygons of a 3072 px map ({path.stat().st_size / 1e6:.1f} MB)", rows)
 
 
-if __name__ == "__main__":
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--slide", type=Path, help="slide to read; by default one of the demo")
+    parser.add_argument("--out", type=Path, help="folder for run.json")
+    given, started = parser.parse_args(), now()
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads")
-    reading(Path(sys.argv[1]) if len(sys.argv) > 1 else DEMO / "slides" / "test-1.tif")
+    reading(given.slide or DEMO / "slides" / "test-1.tif")
     forward()
     vectors()
+    if given.out is not None:
+        write_run(given.out, "stages", given, FIGURES, started)
+
+
+if __name__ == "__main__":
+    main()

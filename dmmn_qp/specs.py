@@ -42,6 +42,9 @@ MAX_ZOOM = 1.25
 """A training patch shows at most this many times more or less tissue per side; areas of different splits on one slide
 are kept apart accordingly."""
 
+MM2_OF_UM2 = 1e-6
+"""mm2 of a um2."""
+
 _SAME = 1e-6
 
 Channel = Annotated[int, Field(ge=0, le=255)]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from concurrent.futures import Future
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict
 from pathlib import Path
 
@@ -187,3 +189,34 @@ def test_a_small_comparison_from_slides_to_figures(tmp_path, monkeypatch, capfd)
     for name in ("architectures-confusion-1.png", "architectures-confusion-2.png", "architectures-slides.png"):
         assert (tmp_path / name).is_file()
     assert "failed" not in capfd.readouterr().out
+
+
+def test_a_killed_process_ends_with_a_line(tmp_path, monkeypatch, capsys):
+    """One run was being done, which is written down as failed; the others are left, and no traceback comes of it."""
+
+    class Killed:
+        """A pool whose process is killed by the first run that it is given."""
+
+        def __init__(self, *_, **__):
+            self.given = []
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            return None
+
+        def submit(self, *_):
+            if self.given:
+                raise BrokenProcessPool("it was killed")
+            self.given.append(Future())
+            self.given[0].set_exception(BrokenProcessPool("it was killed"))
+            return self.given[0]
+
+    monkeypatch.setattr(architectures, "ProcessPoolExecutor", Killed)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    runs = [Run("unet", seed) for seed in range(3)]
+    for jobs, left in ((1, 2), (2, 2)):
+        assert architectures.run_all(runs, jobs, None, tmp_path, float("inf")) == 1
+        assert f"a process was killed; {left} runs are left: run the same command again" in capsys.readouterr().out
+        assert [path.stem for path in (tmp_path / "failed").iterdir()] == [runs[0].name]

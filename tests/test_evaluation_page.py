@@ -16,7 +16,15 @@ from dmmn_qp.evaluating import worst
 from dmmn_qp.evaluating.page import write_evaluation_page, write_worst_regions
 from dmmn_qp.evaluating.worst import MOST, cell_px, with_worst_regions, worst_windows
 from dmmn_qp.folders.counted_labels import CountedLabels, LabelOpener
-from dmmn_qp.folders.evaluation import NOT_PREDICTED, Figure, LabelSource, PairedComparison, read_evaluation
+from dmmn_qp.folders.evaluation import (
+    NOT_PREDICTED,
+    WORST_REGIONS,
+    WORST_REGIONS_FOLDER,
+    Figure,
+    PairedComparison,
+    PredictedLabelSource,
+    read_evaluation,
+)
 from dmmn_qp.folders.predicted_image import view_of_image
 from dmmn_qp.folders.predictions import PredictedInput
 from dmmn_qp.labels.meeting import Meeting
@@ -26,7 +34,7 @@ from dmmn_qp.regions import Region
 from dmmn_qp.reports.evaluation_charts import agreement_of, calibration_of, rung_of
 from dmmn_qp.reports.evaluation_matrices import matrices_of
 from dmmn_qp.reports.evaluation_pictures import agreement_map
-from dmmn_qp.reports.evaluation_report import PAGE, REGIONS, REGIONS_FOLDER
+from dmmn_qp.reports.evaluation_report import PAGE
 from dmmn_qp.reports.evaluation_words import main_truth, summary_sentences
 from dmmn_qp.slides.files import fingerprint
 from dmmn_qp.slides.pixel_sizes import StatedMpp
@@ -145,7 +153,7 @@ def test_tiles_give_what_the_whole_gives(monkeypatch):
 def test_counted_labels(tmp_path):
     labels = write_raster(tmp_path / "l.tif", np.array([[1, 2, 3], [1, 2, 3]], np.uint8))
     origins = write_raster(tmp_path / "o.tif", np.array([[7, 7, 7], [7, 8, 0]], np.uint8))
-    source = LabelSource(slide_id="s", path=str(labels), values={1: "a", 2: "b"}, names_from="dataset")
+    source = PredictedLabelSource(slide_id="s", path=str(labels), values={1: "a", 2: "b"}, names_from="dataset")
     with CountedLabels(source) as counted:
         assert counted.read(Region(0, 0, 3, 2)).tolist() == [[1, 2, 0], [1, 2, 0]]
     of_origin = source.model_copy(update={"origin_path": str(origins), "origin_value": 7})
@@ -163,7 +171,7 @@ def test_counted_labels(tmp_path):
 def test_labels_that_are_no_raster(tmp_path):
     painted = np.arange(24, dtype=np.uint8).reshape(4, 6) % 3
     raster = write_raster(tmp_path / "l.tif", painted)
-    source = LabelSource(slide_id="s", path=str(raster), values={1: "a", 2: "b"}, names_from="dataset")
+    source = PredictedLabelSource(slide_id="s", path=str(raster), values={1: "a", 2: "b"}, names_from="dataset")
     nowhere = source.model_copy(update={"path": str(tmp_path / "drawn.geojson")})
     opened = {"s": lambda: nullcontext(Painted(painted))}
     opener = LabelOpener(opened, {("folder", "s"): opened["s"]})
@@ -212,8 +220,8 @@ def test_regions_of_all_slides_are_ranked_together(tmp_path):
     truth = blocks((64, 64))
     slides = {name: MadeSlide(truth, [blocks((64, 64), (0, 0, side, 2))]) for name, side in (("p", 20), ("q", 30))}
     plain = evaluation_of(tmp_path, slides, NAMES, mpp=0.25)
-    sources = tuple(s.model_copy(update={"downsample": 2.0}) for s in plain.models[0].rasters)
-    coarse = plain.model_copy(update={"models": (plain.models[0].model_copy(update={"rasters": sources}),)})
+    sources = tuple(s.model_copy(update={"downsample": 2.0}) for s in plain.truths[0].rasters)
+    coarse = plain.model_copy(update={"truths": (plain.truths[0].model_copy(update={"rasters": sources}),)})
     first, second = with_worst_regions(coarse, SPEC).models[0].worst
     assert [(r.slide_id, r.wrong_pixels, r.pixels) for r in (first, second)] == [("q", 900, 1024), ("p", 400, 1024)]
     assert (first.true, first.predicted, first.kind) == ("a", "b", "truth")
@@ -381,16 +389,16 @@ def test_an_image_is_found_again_by_its_content(slide_files, tmp_path):
 def test_worst_regions_for_qupath(slide_files, tmp_path):
     evaluation = made(tmp_path, slide_files, models=("first", "second"))
     write_worst_regions(evaluation, tmp_path)
-    objects = read_geojson(tmp_path / REGIONS).annotations
+    objects = read_geojson(tmp_path / WORST_REGIONS).annotations
     assert [o.name for o in objects] == sorted(o.name for o in objects)  # by rank
     assert objects[0].name.startswith("01. ") and "by first" in objects[0].name
     assert {o.class_name for o in objects} == {"Region*"} and len({o.annotation_id for o in objects}) == len(objects)
     assert all(is_suggestion(o) for o in objects)  # so that import takes none of them for a label
     assert all(0 <= v <= limit for o in objects for v, limit in zip(o.geometry.bounds, (192, 128) * 2, strict=True))
-    of_slides = {name: read_geojson(tmp_path / REGIONS_FOLDER / f"{name}.geojson").annotations for name in "pq"}
+    of_slides = {name: read_geojson(tmp_path / WORST_REGIONS_FOLDER / f"{name}.geojson").annotations for name in "pq"}
     assert {o.annotation_id for of in of_slides.values() for o in of} == {o.annotation_id for o in objects}
     assert all(f"({name})" in o.name for name, of in of_slides.items() for o in of)
-    json.loads((tmp_path / REGIONS).read_bytes())
+    json.loads((tmp_path / WORST_REGIONS).read_bytes())
 
 
 def test_a_region_ends_with_the_slide(slide_files, tmp_path):
@@ -398,9 +406,9 @@ def test_a_region_ends_with_the_slide(slide_files, tmp_path):
     region = evaluation.models[0].worst[0].model_copy(update={"x_px": 180, "y_px": 120})
     model = evaluation.models[0].model_copy(update={"worst": (region,)})
     write_worst_regions(evaluation.model_copy(update={"models": (model,)}), tmp_path)
-    (o,) = read_geojson(tmp_path / REGIONS).annotations
+    (o,) = read_geojson(tmp_path / WORST_REGIONS).annotations
     assert o.geometry.bounds == (180, 120, 192, 128)
-    assert not (tmp_path / REGIONS_FOLDER).exists()  # one slide needs no file of its own
+    assert not (tmp_path / WORST_REGIONS_FOLDER).exists()  # one slide needs no file of its own
 
 
 # ---------------------------------------------------------------- charts and words
@@ -496,5 +504,5 @@ def test_evaluate_writes_the_page(here):
     assert "shows the labels of s without its tissue" in result.stdout  # there is no such file
     (region,) = read_evaluation(here / "evaluation").models[0].worst  # what lies above the area does not count
     assert (region.true, region.predicted, region.wrong_pixels) == ("a", "c", 1600)
-    assert len(read_geojson(here / "evaluation" / REGIONS).annotations) == 1
+    assert len(read_geojson(here / "evaluation" / WORST_REGIONS).annotations) == 1
     assert Structure((here / "evaluation" / PAGE).read_text("utf-8")).tags.count("img") == 4 + 3

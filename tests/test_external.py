@@ -11,6 +11,8 @@ from dmmn_qp.folders.evaluation import read_evaluation
 from dmmn_qp.folders.predictions import INPUTS, LABELS_SUFFIX, PREDICTIONS, PredictedInput, Prediction
 from dmmn_qp.folders.rounds import loop_folder
 from dmmn_qp.outputs.pyramids import write_label_pyramid
+from dmmn_qp.reports.html import REPORT_FIGURES
+from dmmn_qp.reports.inputs import Finding
 from dmmn_qp.slides.files import fingerprint
 from dmmn_qp.specs import ClassMap
 from tests.conftest import fails, invoke
@@ -26,7 +28,7 @@ def predict(here, slide, labels, mpp=0.5, folder="predictions"):
     path = here / folder / RUN_FILE
     run = json.loads(path.read_text()) if path.is_file() else {INPUTS: {}, PREDICTIONS: {}}
     shown = PredictedInput(path=str(slide), fingerprint=fingerprint(slide), width=256, height=256)
-    made = Prediction(run_id="r", model="m", model_run="t", class_map=CLASSES, request={"um_per_px": mpp})
+    made = Prediction(run_id="r", model="m", model_run="t", class_map=CLASSES, request={"um_per_px": 0.5})
     run[INPUTS][name], run[PREDICTIONS][name] = shown.model_dump(mode="json"), made.model_dump(mode="json")
     write_json(path, run)
 
@@ -63,8 +65,9 @@ def test_the_pixels_are_those_of_the_predictions(elsewhere):
     predict(elsewhere, elsewhere / "slides" / "s.tif", labels, 1.0, "coarse")
     result = invoke("evaluate", "--annotations", "p", "--predictions", "coarse")
     assert result.exit_code == 0 and "5,000 px" in result.stdout, result.output
-    line = fails("evaluate", "--annotations", "p", "--predictions", "coarse", "--predictions", "predictions")
-    assert '"coarse" have 1 um/px but those of "predictions" 0.5' in line
+    both = invoke("evaluate", "--annotations", "p", "--predictions", "coarse", "--predictions", "predictions")
+    assert both.exit_code == 0 and '"coarse" have pixels of 1 um, the dataset of 0.5 um' in both.output, both.output
+    assert "models on the same 20,000 px" in both.stdout
 
 
 @pytest.mark.parametrize(
@@ -95,3 +98,31 @@ def test_nothing_of_training_is_said_of_one_file_in_two_projects(elsewhere):
     make_project(elsewhere / "q", {elsewhere / "slides" / "s.tif": (("dark", (0, 0, 50, 50)),)})
     said = invoke("evaluate", "--annotations", "p", "--annotations", "q").output
     assert "counts in both ways" in said and "learned" not in said and "train" not in said
+
+
+def test_findings_say_what_they_concern(elsewhere):
+    """Of a test set nothing that concerns training is told, on the terminal or in the report, of a slide or of all."""
+    slide = make_slide(elsewhere / "r" / "slides" / "u.tif", 2)
+    areas = (("dark", (0, 0, 100, 100)), (None, (0, 0, 5, 5)), ("dark", (300, 300, 400, 400)))
+    make_project(elsewhere / "r", {slide: areas})
+    invoke("import", "r", "--out", "d")
+    of_all = {f["concerns"] for f in json.loads((elsewhere / "d" / REPORT_FIGURES).read_text())["findings"]}
+    assert {"training", "area"} <= of_all
+    predict(elsewhere, slide, np.full((256, 256), 1, np.uint8))
+    invoke("evaluate", "--annotations", "r", "--out", "e")
+    told = json.loads((elsewhere / "e" / "annotated" / REPORT_FIGURES).read_text())["findings"]
+    assert {f["concerns"] for f in told} == of_all - {"training"}
+
+
+@pytest.mark.parametrize(
+    ("told", "concern"),
+    [
+        ({}, "dataset"),
+        ({"slide": "s"}, "slide"),
+        ({"slide": "s", "place": (1, 2)}, "area"),
+        ({"slide": "s", "concerns": "model"}, "model"),
+    ],
+)
+def test_findings_of_earlier_files_concern_what_their_place_tells(told, concern):
+    text = json.dumps({"severity": "note", "message": "m", "way_out": "w", **told})
+    assert Finding.model_validate_json(text).concerns == concern

@@ -15,6 +15,7 @@ from dmmn_qp.cli.model_options import flag_of, with_options
 from dmmn_qp.cli.reproducing import command_of, typed_options
 from dmmn_qp.folders import provenance
 from dmmn_qp.folders.dataset import Dataset
+from dmmn_qp.folders.model_glance import read_object
 from dmmn_qp.folders.provenance import code_digest
 from dmmn_qp.importing.options import ImportOptions
 from dmmn_qp.outputs.options import OutputOptions
@@ -276,3 +277,8 @@ def test_a_prediction_in_regions_is_not_guessed(runs):
     changed(runs / "predictions" / "run.json", in_regions)
     assert "was predicted in regions" in fails("reproduce", "predictions", "--run", "--out", "again")
     assert invoke("reproduce", "predictions").exit_code == 0
+
+
+def test_a_pipe_in_place_of_a_file_is_not_waited_for(here):
+    os.mkfifo(here / "model.json")
+    assert read_object(here / "model.json") == {}

@@ -24,7 +24,7 @@ from dmmn_qp.errors import ConfigError
 @app.command("push", cls=Command)
 def push_command(
     into: Annotated[Path, typer.Option(help="QuPath project to write into.", metavar="PROJECT", show_default=False)],
-    predictions: PredictionsArgument = PREDICTIONS,
+    predictions: Annotated[Path, typer.Argument(help="Folder made by predict, suggest or evaluate.")] = PREDICTIONS,
     slide: Annotated[list[str] | None, typer.Option(help="Only this slide; repeatable.", metavar="NAME")] = None,
     resolve: Annotated[
         bool, typer.Option("--resolve", help="Objects become children of those they lie in (resolve hierarchy).")
@@ -32,7 +32,7 @@ def push_command(
     slides_root: SlidesRootOption = None,
     qupath_dir: QupathDirOption = None,
 ) -> None:
-    """Writes predictions, or suggested regions, into a QuPath project, through QuPath itself.
+    """Writes predictions, suggested regions, or the worst ones of an evaluation, into a project, through QuPath itself.
 
     Only earlier ones of the same kind that nobody reviewed are replaced. Close the project in QuPath first.
     """
@@ -52,11 +52,12 @@ def called_slides(names: Sequence[str], predictions: Path) -> list[str]:
     Raises:
         ConfigError: A name stands for none, or for several files.
     """
-    from dmmn_qp.folders.predictions import predicted_polygons, read_inputs
+    from dmmn_qp.pushing.pushable import Pushable
     from dmmn_qp.slides.finding import path_of_text
     from dmmn_qp.slides.names import NamedSlide, SlideNames
 
-    known, inputs = [*predicted_polygons(predictions)], read_inputs(predictions)
+    pushed = Pushable.of(predictions)
+    known, inputs = [*pushed.files], pushed.inputs
     texts = [inputs[slide_id].path if slide_id in inputs else slide_id for slide_id in known]
     paths = [path_of_text(text) or PurePath(text) for text in texts]
     slides = SlideNames(NamedSlide(path, (slide_id,)) for path, slide_id in zip(paths, known, strict=True))

@@ -27,7 +27,10 @@ _TOML = "again.toml"
 @app.command("reproduce", cls=Command)
 def reproduce_command(
     run: Annotated[
-        Path, typer.Argument(help="run.json of a dataset, model or predictions, or its folder.", show_default=False)
+        Path,
+        typer.Argument(
+            help="run.json of a dataset, model, predictions or benchmark, or its folder.", show_default=False
+        ),
     ],
     out: Annotated[
         Path | None, typer.Option(help="New folder for what comes of it.", metavar="FOLDER", show_default=False)
@@ -40,6 +43,10 @@ def reproduce_command(
     again: Annotated[
         bool, typer.Option("--run", help="Do it again, into --out, and compare what comes of it.")
     ] = False,
+    tolerance: Annotated[
+        float,
+        typer.Option(help="Of a benchmark: part of a figure by which it may differ.", metavar="PART", min=0),
+    ] = 0.1,
 ) -> None:
     """Prints the command of a run with all its options, and what differs now from when it was run."""
     from dmmn_qp.workflows.recorded import read_run
@@ -51,7 +58,7 @@ def reproduce_command(
         raise ConfigError("reproduce --run needs a new folder to write into; name one with --out")
     _say(recorded, out, dataset, roots, reporter)
     if again and out is not None:
-        for line in run_again(recorded, out, reporter, dataset=dataset, slides_roots=roots):
+        for line in run_again(recorded, out, reporter, dataset=dataset, slides_roots=roots, tolerance=tolerance):
             reporter.say(f"  {line}")
 
 
@@ -82,6 +89,10 @@ def command_of(run: RecordedRun, out: Path | None, dataset: Path | None) -> tupl
         out: Where to write; None for a name beside the one of before.
         dataset: Of a training: its dataset.
     """
+    from dmmn_qp.workflows.benchmarks import BenchmarkOptions
+
+    if isinstance(run.options, BenchmarkOptions):
+        return ["python", *run.options.command(out or Path(f"{run.options.benchmark}-again"))], None
     places = _places(run, dataset)
     typed, rest = typed_options(run.options)
     words = ["dmmn-qp", run.stage, *places, *typed, "--out", str(out or f"{run.folder.resolve().name}-again")]

@@ -313,9 +313,9 @@ def _origins(slide: ComparedSlide, origins: LabelSource, core: Region, true: Lab
 def _check_shape(slide: ComparedSlide, path: Path, true: LabelSource, found: LabelSource) -> None:
     if found.shape != true.shape:
         raise DatasetError(
-            f'"{path}" has {true.shape[1]} x {true.shape[0]} px but the prediction of "{slide.slide_id}" has '
-            f"{found.shape[1]} x {found.shape[0]}; both must be at the same um/px: predict with a model of "
-            "this dataset"
+            f'"{path}" has {true.shape[1]} x {true.shape[0]} px but slide "{slide.slide_id}" is compared on '
+            f"{found.shape[1]} x {found.shape[0]}, the um/px of the dataset; make a map of that size, or import again "
+            "with --overwrite where it is the dataset's own"
         )
 
 

@@ -165,7 +165,7 @@ def _predicted(
         values=dict(side.values),
         own_names={} if side.own_names == side.values else dict(side.own_names),
         names_from=found.names_from,
-        downsample=_downsample(slide),
+        downsample=_downsample(slide) if found.ground is None else found.ground.downsample,
         model=None if record is None else record.model,
         model_run=None if record is None else record.model_run,
         weights=None if record is None else record.weights,
@@ -173,6 +173,7 @@ def _predicted(
         predicted_mm2={name: pixels * slide.pixel_mm2 for name, pixels in counts.predicted.items()},
         trained_on=slide.slide_id in model.trained_on,
         distance_from_training=None if record is None else record.distance_from_training,
+        resampled_to=None if found.ground is None else found.ground.onto,
     )
 
 

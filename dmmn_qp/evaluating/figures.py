@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 
 from dmmn_qp.evaluating.options import DISTANCE_LIMIT_UM, EvaluateOptions
 from dmmn_qp.folders.evaluation import (
-    MM2_OF_UM2,
     NOT_PREDICTED,
     BoundaryFigures,
     Calibration,
@@ -29,6 +28,7 @@ from dmmn_qp.labels.metrics import Confusion
 from dmmn_qp.labels.objects import matched_iou, object_f1
 from dmmn_qp.labels.resampling import Statistic, by_sample, drawn_anew, interval
 from dmmn_qp.labels.tallies import CLASS_FIGURES, MEANS, tallies_of
+from dmmn_qp.specs import MM2_OF_UM2
 
 
 @dataclass(frozen=True, slots=True)

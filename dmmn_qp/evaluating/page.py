@@ -17,6 +17,8 @@ from dmmn_qp.files.failures import naming
 from dmmn_qp.folders.counted_labels import CountedLabels, LabelOpener
 from dmmn_qp.folders.evaluation import (
     NOT_PREDICTED,
+    WORST_REGIONS,
+    WORST_REGIONS_FOLDER,
     EvaluatedSlide,
     Evaluation,
     LabelSource,
@@ -31,7 +33,7 @@ from dmmn_qp.qupath.geojson_writer import write_geojson
 from dmmn_qp.qupath.marks import METADATA_KEY, SUGGESTION_CLASS, SUGGESTION_MARK, SUGGESTION_RANK, suggestion_id
 from dmmn_qp.regions import Region
 from dmmn_qp.reports.evaluation_pictures import SlideDrawer, Tile, draw_region
-from dmmn_qp.reports.evaluation_report import PAGE, REGIONS, REGIONS_FOLDER, PagePictures, write_page
+from dmmn_qp.reports.evaluation_report import PAGE, PagePictures, write_page
 from dmmn_qp.reports.evaluation_words import main_truth
 from dmmn_qp.slides.base import Slide
 from dmmn_qp.slides.finding import SlidesRoot
@@ -73,7 +75,7 @@ def write_evaluation_page(
         The evaluation with its worst regions.
     """
     opener = opener or LabelOpener()
-    with reporter.optional(REGIONS):
+    with reporter.optional(WORST_REGIONS):
         evaluation = with_worst_regions(evaluation, spec, opener)
         write_worst_regions(evaluation, folder)
     with reporter.optional("the page of the evaluation"):
@@ -102,13 +104,13 @@ def write_worst_regions(evaluation: Evaluation, folder: Path) -> None:
             found[region.slide_id].append(annotation)
     with naming(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        write_geojson(folder / REGIONS, annotations)
-        for stale in (folder / REGIONS_FOLDER).glob("*.geojson"):
+        write_geojson(folder / WORST_REGIONS, annotations)
+        for stale in (folder / WORST_REGIONS_FOLDER).glob("*.geojson"):
             stale.unlink()
         if len(evaluation.slides) > 1:
-            (folder / REGIONS_FOLDER).mkdir(exist_ok=True)
+            (folder / WORST_REGIONS_FOLDER).mkdir(exist_ok=True)
             for slide_id, of_slide in found.items():
-                write_geojson(folder / REGIONS_FOLDER / f"{slide_id}.geojson", of_slide)
+                write_geojson(folder / WORST_REGIONS_FOLDER / f"{slide_id}.geojson", of_slide)
 
 
 def _annotation(slide: EvaluatedSlide, r: WorstRegion, rank: int, model: str | None) -> Annotation | None:
@@ -235,7 +237,7 @@ class _Drawer:
     def _region(
         self, r: WorstRegion, opened: Slide | None, truth: LabelSource, source: PredictedLabelSource, number: int
     ) -> list[Tile]:
-        scale, side = source.downsample, self._spec.size_px
+        scale, side = truth.downsample, self._spec.size_px
         target = Region(round(r.x_px / scale), round(r.y_px / scale), side, side)
         with ExitStack() as stack:
             true = stack.enter_context(self._opener.truth(truth))

@@ -4,18 +4,35 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from dmmn_qp.errors import DatasetError, DmmnQpError
 from dmmn_qp.evaluating.options import EvaluateOptions
 from dmmn_qp.files import RUN_FILE
 from dmmn_qp.files.paths import why_not_there
+from dmmn_qp.folders.counted_labels import OpenLabels
 from dmmn_qp.folders.dataset import Dataset, SlideRecord
+from dmmn_qp.folders.evaluation import Ground
 from dmmn_qp.folders.label_raster import names_in_file, read_class_names
 from dmmn_qp.folders.predictions import LABELS_SUFFIX, PredictedInput, Prediction, model_of, read_inputs
 from dmmn_qp.folders.provenance import was_trained_on
+from dmmn_qp.folders.resampled_labels import open_resampled
 from dmmn_qp.reports.evaluation_tables import listed, numbered_classes
 from dmmn_qp.text import printable
+
+
+@dataclass(frozen=True, slots=True)
+class OnGround:
+    """How predicted labels come onto the pixels that are compared.
+
+    Attributes:
+        downsample: Level-0 px per pixel of their own.
+        onto: The pixels that are compared.
+    """
+
+    downsample: float
+    onto: Ground
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,12 +44,20 @@ class PredictedLabels:
         names: Class names of labels 1, 2, 3 ...
         names_from: What these are from: ``raster``, ``run.json`` or, where neither says them, ``dataset``.
         record: What ``run.json`` says of its prediction, if anything.
+        ground: How its labels come onto the pixels that are compared; None where they are its own.
     """
 
     path: Path
     names: tuple[str, ...]
     names_from: str
     record: Prediction | None
+    ground: OnGround | None = None
+
+    def on_ground(self, opened: OpenLabels) -> OpenLabels:
+        """Opens what has the pixels of these labels on the pixels that are compared."""
+        if self.ground is None:
+            return opened
+        return partial(open_resampled, opened, self.ground.downsample, self.ground.onto)
 
 
 def find_prediction(

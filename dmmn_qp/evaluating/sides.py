@@ -63,11 +63,11 @@ def model_side(
         path, own = found.path, dict(enumerate(found.names, start=1))
         values = dict(enumerate(true_names[slide_id].names, start=1))
         labels[slide_id] = SlideLabels(
-            path, values, found.names_from, partial(open_raster, path), partial(_no_label, found), own
+            path, values, found.names_from, found.on_ground(partial(open_raster, path)), partial(_no_label, found), own
         )
         probabilities = probabilities_of(path, slide_id)
         if probabilities is not None:
-            confidences[slide_id] = partial(_opened_confidence, path, probabilities, len(own))
+            confidences[slide_id] = found.on_ground(partial(_opened_confidence, path, probabilities, len(own)))
     return ModelSide(name, labels, confidences)
 
 

@@ -17,6 +17,7 @@ from dmmn_qp.evaluating.chosen import chosen_slides, counted_areas, evaluated_sl
 from dmmn_qp.evaluating.comparing import Compared, Counted, TruthSide, compare, count_all, sample_kind
 from dmmn_qp.evaluating.describing import describe_models, describe_truths, settings_of
 from dmmn_qp.evaluating.folders import Predictions, checked, find_predictions
+from dmmn_qp.evaluating.ground import on_ground
 from dmmn_qp.evaluating.names import pairs_of, unmatched_classes, warn_of_unmatched, with_true_names
 from dmmn_qp.evaluating.options import EvaluateOptions
 from dmmn_qp.evaluating.sides import model_side, truth_side
@@ -76,6 +77,7 @@ def evaluate(
     options: EvaluateOptions | None = None,
     *,
     slides_roots: Sequence[SlidesRoot] = (),
+    regions: Mapping[str, LabelSource] | None = None,
 ) -> Evaluation:
     """Compares the predicted labels of a split's slides with what people said of them.
 
@@ -88,6 +90,7 @@ def evaluate(
         reporter: Where to print the tables.
         options: How to compare.
         slides_roots: Folders to search for slides that have been moved, where they are looked at.
+        regions: What is not 0 where pixels of a slide count; None for the areas that the options name.
 
     Raises:
         DatasetError: There are no such slides or no truth of them, or a prediction or truth map is missing, does not
@@ -103,9 +106,10 @@ def evaluate(
     models = [checked(m, records, options, dataset, warn.of(name)) for m, name in zip(models, names, strict=True)]
     truths = [annotated_truth(dataset, records)]
     truths += [full_truth(truth, records, dataset, warn)] if truth is not None else []
+    models = [on_ground(m, records, dataset, warn) for m in models]
     pairs = pairs_of([model.labels for model in models], truths, options)
     slides = evaluated_slides(dataset, records, options, slides_roots, warn)
-    regions = counted_areas(dataset, records, options)
+    regions = counted_areas(dataset, records, options) if regions is None else regions
     work = _Work(options, dataset, records, slides, models, truths, pairs, regions, reporter, warn)
     for one in truths:
         _compare(work, one)

@@ -19,7 +19,6 @@ from dmmn_qp.folders.evaluation import (
     Evaluation,
     LabelSource,
     ModelEvaluation,
-    PredictedLabelSource,
     TruthDescription,
     TruthKind,
     WorstRegion,
@@ -99,13 +98,13 @@ def _worst_of(
         if source is not None:
             with opener.truth(source) as true, opener.predicted(model.predictions, predicted) as labels:
                 windows = worst_windows(true, labels, meeting_of(evaluation, source, predicted), spec)
-            found += [_region(w, evaluation.slide(predicted.slide_id), predicted, truth.kind) for w in windows]
+            found += [_region(w, evaluation.slide(predicted.slide_id), source, truth.kind) for w in windows]
     return tuple(sorted(found, key=lambda region: -region.wrong_pixels)[:MOST])
 
 
-def _region(found: WrongWindow, slide: EvaluatedSlide, predicted: PredictedLabelSource, kind: TruthKind) -> WorstRegion:
+def _region(found: WrongWindow, slide: EvaluatedSlide, truth: LabelSource, kind: TruthKind) -> WorstRegion:
     """A window as it is told on disk: in level-0 px, and as an area of 1 um/px where the pixel size is not known."""
-    scale, window = predicted.downsample, found.window
+    scale, window = truth.downsample, found.window
     return WorstRegion(
         kind=kind,
         slide_id=slide.slide_id,

@@ -12,8 +12,9 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from dmmn_qp.folders.evaluation import LabelSource
+from dmmn_qp.folders.evaluation import LabelSource, PredictedLabelSource
 from dmmn_qp.folders.label_raster import LabelRaster
+from dmmn_qp.folders.resampled_labels import open_resampled
 from dmmn_qp.regions import Region
 from dmmn_qp.specs import UNLABELLED, LabelArray
 from dmmn_qp.vectors.sources import LabelSource as Labels
@@ -119,8 +120,8 @@ class LabelOpener:
         """
         return CountedLabels(source, self.truths.get(source.slide_id), self.regions.get(source.slide_id))
 
-    def predicted(self, folder: str, source: LabelSource) -> CountedLabels:
-        """Predicted labels of a slide.
+    def predicted(self, folder: str, source: PredictedLabelSource) -> CountedLabels:
+        """Predicted labels of a slide, on the pixels that are compared.
 
         Args:
             folder: The folder of predictions, as the evaluation tells it.
@@ -129,4 +130,7 @@ class LabelOpener:
         Raises:
             DatasetError: A raster is missing or damaged.
         """
-        return CountedLabels(source, self.predictions.get((folder, source.slide_id)))
+        opened, ground = self.predictions.get((folder, source.slide_id)), source.resampled_to
+        if opened is None and ground is not None:
+            opened = partial(open_resampled, partial(LabelRaster, Path(source.path)), source.downsample, ground)
+        return CountedLabels(source, opened)

@@ -12,7 +12,7 @@ from dmmn_qp.choices import Split
 from dmmn_qp.errors import DatasetError
 from dmmn_qp.files import write_json
 from dmmn_qp.folders.predictions import PredictedInput
-from dmmn_qp.specs import Channel, FileModel
+from dmmn_qp.specs import MM2_OF_UM2, Channel, FileModel
 from dmmn_qp.text import shorten
 
 FOLDER: Final = "evaluation"
@@ -20,6 +20,12 @@ FOLDER: Final = "evaluation"
 
 EVALUATION: Final = "evaluation.json"
 """The file that marks it as ours."""
+
+WORST_REGIONS: Final = "worst_regions.geojson"
+"""In its folder: the regions of all slides where most is wrong."""
+
+WORST_REGIONS_FOLDER: Final = "worst_regions"
+"""Folder of ``<slide>.geojson`` in it, where there are several slides."""
 
 NOT_PREDICTED: Final = "(not predicted)"
 """Name of the last column of a confusion matrix, where there are such pixels."""
@@ -29,8 +35,6 @@ TruthKind = Literal["annotated", "corrected", "confirmed", "truth"]
 
 SampleKind = Literal["slides", "cases"]
 """What is drawn for intervals and exchanged for tests: slides, or cases where several slides are of one."""
-
-MM2_OF_UM2: Final = 1e-6
 
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 
@@ -283,6 +287,18 @@ class LabelSource(FileModel):
     origin_value: int | None = None
 
 
+class Ground(FileModel):
+    """The pixels of a slide on which all are compared.
+
+    Attributes:
+        downsample: Level-0 px per pixel.
+        shape: (rows, columns).
+    """
+
+    downsample: float = Field(gt=0, allow_inf_nan=False)
+    shape: tuple[Annotated[int, Field(gt=0)], Annotated[int, Field(gt=0)]]
+
+
 class PredictedLabelSource(LabelSource):
     """The predicted labels of a slide, and who predicted them.
 
@@ -294,6 +310,8 @@ class PredictedLabelSource(LabelSource):
         predicted_mm2: Area of each class on the whole slide, counted or not.
         trained_on: Whether the model was trained on this slide.
         distance_from_training: How far the slide is from the model's training slides.
+        resampled_to: The pixels that were compared, each of which has the label of the predicted pixel that its centre
+            lies in; None where they are the raster's own.
     """
 
     model: str | None = None
@@ -303,6 +321,7 @@ class PredictedLabelSource(LabelSource):
     predicted_mm2: dict[str, Area] = Field(default_factory=dict)
     trained_on: bool = False
     distance_from_training: float | None = Field(default=None, ge=0, allow_inf_nan=False)
+    resampled_to: Ground | None = None
 
 
 class EvaluatedSlide(FileModel):

@@ -118,6 +118,8 @@ def _glance(folder: Path) -> ModelGlance:
 def read_object(path: Path, max_bytes: int = MAX_BYTES) -> dict[str, Any]:
     """An object of JSON in a file; an empty one where it is missing, damaged, too long or something else."""
     try:
+        if not path.is_file():  # such as a pipe, which one would wait for
+            return {}
         with path.open("rb") as file:
             content = file.read(max_bytes + 1)
         return _object(json.loads(content)) if len(content) <= max_bytes else {}

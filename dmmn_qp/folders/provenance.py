@@ -66,9 +66,14 @@ def library_versions() -> dict[str, str | None]:
 @lru_cache(maxsize=1)
 def code_digest() -> str:
     """A digest of the package's source files: what is installed may be newer than its version says."""
-    digest, package = hashlib.sha256(), Path(__file__).parents[1]
-    for path in sorted(path for path in package.rglob("*.py") if path.is_file()):  # an editor may keep links to nowhere
-        digest.update(path.relative_to(package).as_posix().encode() + b"\0")
+    return source_digest(Path(__file__).parents[1])
+
+
+def source_digest(folder: Path) -> str:
+    """A digest of the source files in a folder."""
+    digest = hashlib.sha256()
+    for path in sorted(path for path in folder.rglob("*.py") if path.is_file()):  # an editor may keep links to nowhere
+        digest.update(path.relative_to(folder).as_posix().encode() + b"\0")
         digest.update(path.read_bytes())
     return digest.hexdigest()[:16]
 

@@ -17,6 +17,7 @@ from dmmn_qp.importing.prepared import Prepared
 from dmmn_qp.labels.splits import split_areas
 from dmmn_qp.qupath.geojson_reader import read_geojson
 from dmmn_qp.reports.inputs import Finding
+from dmmn_qp.specs import MM2_OF_UM2
 from dmmn_qp.text import names_text
 
 _LISTED: Final = 5
@@ -91,7 +92,7 @@ def _moved_areas(item: Prepared, before: Split, earlier: Earlier) -> Iterator[Fi
         first, second = (was, now) if into_training else (now, was)
         held_back = shapely.union_all([area for split, area in first.items() if split in _HELD_BACK])
         shared = shapely.intersection(held_back, second.get("train", shapely.Polygon())).intersection(everything)
-        mm2 = shared.area * item.record.mpp**2 * 1e-6
+        mm2 = shared.area * item.record.mpp**2 * MM2_OF_UM2
         if mm2 >= _LEAST_MM2:
             change = "val or test -> train" if into_training else "train -> val or test"
             yield _finding(
@@ -112,4 +113,11 @@ def _finding(
         why = "models that are trained already know it, and so would one that starts from them: its figures flatter"
         way_out = "train without --from to have honest figures, or give it its earlier split"
     where = None if place is None else (round(place.x), round(place.y))
-    return Finding(severity="warning", slide=slide, place=where, message=f"{message}; {why}", way_out=way_out)
+    return Finding(
+        severity="warning",
+        concerns="training",
+        slide=slide,
+        place=where,
+        message=f"{message}; {why}",
+        way_out=way_out,
+    )

@@ -125,6 +125,7 @@ def _splits_in_metadata(slides: Sequence[SourceSlide], key: str) -> tuple[dict[i
     notes = [
         Finding(
             severity="note",
+            concerns="training",
             message=f'image metadata "{shorten(other.strip())}" of {count_of(n, "slide")} are read as "{key}"',
             way_out="nothing to do, if that is meant; else pass another --split-key",
         )
@@ -146,6 +147,7 @@ def _drawn_by_lot(splits: Mapping[str, Split], kept: Mapping[str, Split], rules:
         lists = [f"{split}: {_listed([i for i in by_lot if splits[i] == split])}" for split in SPLITS]
         yield Finding(
             severity="note",
+            concerns="training",
             message="nobody says which slides are for what, so it was chosen at random, with regard to the area of "
             f"each class (seed {rules.seed}); {'; '.join(lists)}",
             way_out=way_out,
@@ -154,6 +156,7 @@ def _drawn_by_lot(splits: Mapping[str, Split], kept: Mapping[str, Split], rules:
         keep = "keeps its" if len(kept) == 1 else "keep their"
         yield Finding(
             severity="note",
+            concerns="training",
             message=f"{count_of(len(kept), 'slide')} of the earlier dataset {keep} split",
             way_out=f"nothing to do, or remove that dataset to choose again; {way_out}",
         )
@@ -166,6 +169,7 @@ def _without_split(slide_ids: Sequence[str], kept: Mapping[str, Split]) -> Itera
         if names:
             yield Finding(
                 severity="note",
+                concerns="training",
                 message=f"{count_of(len(names), 'slide')} without a split among slides that have one, {what}: "
                 f"{_listed(names)}",
                 way_out="nothing to do, if that is meant",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -112,7 +112,8 @@ def import_annotations(
             if writes and not options.strict:
                 report_problems([str(slide.error) for slide in lost], reporter)
             prepared, split_notes = with_splits(prepared, labelling.class_map, rules.splits, earlier, left_out)
-            made_on_the_way = (*damage_findings(opened), *findings_of_several(opened), *split_notes)
+            on_the_way = (*damage_findings(opened), *findings_of_several(opened), *split_notes)
+            made_on_the_way = _of_use(on_the_way, all_for)
             noted = (*source_findings(source, strict=options.strict), *made_on_the_way)
             imported = as_imported(prepared, paths, source, labelling, rules.reading, noted)
             if check:
@@ -128,9 +129,9 @@ def import_annotations(
                 )
             report_notes(made_on_the_way, reporter)
             report_left_out(prepared, labelling.class_map, rules.classes, reporter)
-            findings = find_findings(imported)
+            findings = _of_use(find_findings(imported), all_for)
             told = [finding for finding in findings if finding not in (*imported.noted, *reviewed)]
-            warn_of(told if all_for is None else [finding for finding in told if finding.slide is not None], reporter)
+            warn_of(told, reporter)
             if all_for is None:
                 training_pixels(
                     (p for item in prepared for p in item.patches),
@@ -154,6 +155,11 @@ def import_annotations(
     report_dataset(prepared, pixels, labelling.class_map, reporter)
     reporter.say(f"  {count_text(findings)}: see {out / REPORT_PAGE}")
     return findings
+
+
+def _of_use(findings: Iterable[Finding], all_for: Split | None) -> tuple[Finding, ...]:
+    """Findings without those that concern training, where the dataset is none to train on."""
+    return tuple(finding for finding in findings if all_for is None or finding.concerns != "training")
 
 
 @contextmanager

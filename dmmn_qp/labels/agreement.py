@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dmmn_qp.labels.tallies import Floats, Tallies, accuracy, parts, quotient
+from dmmn_qp.labels.tallies import Floats, Tallies, parts, quotient
 
 
 def either_dice(tallies: Tallies) -> Floats:
@@ -19,8 +19,3 @@ def either_iou(tallies: Tallies) -> Floats:
     """(..., C) intersection over union, likewise."""
     shared, first, second = parts(tallies)
     return quotient(shared, first + second - shared)
-
-
-def agreement(tallies: Tallies) -> Floats:
-    """(...) share of the pixels that both give one class, of those to which both give any."""
-    return accuracy(tallies)

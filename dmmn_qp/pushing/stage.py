@@ -1,4 +1,4 @@
-"""Puts predictions, or suggested regions, into a QuPath project. QuPath itself writes; `plan` decides what.
+"""Puts predictions, or regions to look at, into a QuPath project. QuPath itself writes; `plan` decides what.
 
 Of a project only objects of our own earlier runs are ever removed, and of these only what nobody has vouched for.
 Before an image is written, its ``data.qpdata`` is copied; afterwards it is read again and its objects are counted and
@@ -20,12 +20,12 @@ from dmmn_qp.engines import ENGINES, Failed
 from dmmn_qp.errors import DmmnQpError, ProjectError, WorkerLostError
 from dmmn_qp.files.failures import is_full_disk
 from dmmn_qp.files.locks import locked
-from dmmn_qp.folders.predictions import PredictedInput, polygon_files, predicted_polygons, read_inputs
-from dmmn_qp.folders.suggestions import is_of_suggestions
+from dmmn_qp.folders.predictions import PredictedInput
 from dmmn_qp.pushing.backup import back_up, put_back
 from dmmn_qp.pushing.features import read_features
 from dmmn_qp.pushing.matching import match
 from dmmn_qp.pushing.plan import Plan, difference, plan_of, plan_of_suggestions
+from dmmn_qp.pushing.pushable import Pushable
 from dmmn_qp.qupath.marks import is_locked
 from dmmn_qp.qupath.paquo_reader import PaquoProject
 from dmmn_qp.qupath.paquo_writer import PaquoWriter
@@ -79,7 +79,7 @@ def push(
     """Puts the predictions of a folder into the images of a project that they belong to.
 
     Args:
-        predictions: Folder made by `predict`, or by `suggest`, whose regions replace earlier ones alone.
+        predictions: Folder made by `predict`, `suggest` or `evaluate`; regions of the latter two replace regions alone.
         project: ``project.qpproj`` or its folder.
         reporter: Where to report.
         slides: Ids of the slides to push; None for all of the folder.
@@ -97,10 +97,10 @@ def push(
         ProjectError: No image or several images fit a prediction, QuPath is missing or fails, or what it has written
             is not what it should be; the image is then put back, or the message names the backup.
     """
-    files = predicted_polygons(predictions)
-    files = {slide_id: file for slide_id, file in files.items() if slides is None or slide_id in slides}
+    pushed = Pushable.of(predictions)
+    files = {slide_id: file for slide_id, file in pushed.files.items() if slides is None or slide_id in slides}
     opened = read_project(project)
-    matched = match(opened, files, read_inputs(predictions), reporter.warn, slides_roots)
+    matched = match(opened, files, pushed.inputs, reporter.warn, slides_roots)
     for slide_id in matched:  # every file is looked at before the first image is written
         read_features(files[slide_id])
     with pointing_to_scripts():
@@ -108,17 +108,15 @@ def push(
     for entry in matched.values():
         writer.check_writable(entry.entry_id)
     del writer  # each image is written by a new one: it would keep the objects of all
-    what = "suggestions" if is_of_suggestions(predictions) else "predictions"
-    reporter.heading(f'Writing {what} of {count_of(len(matched), "slide")} into "{opened.path}"')
+    reporter.heading(f'Writing {pushed.what} of {count_of(len(matched), "slide")} into "{opened.path}"')
     with locked(opened.path, "a push", "wait until it has ended"):
-        backup, originals = back_up(opened, matched.values(), datetime.now()), _originals(predictions)
+        backup = back_up(opened, matched.values(), datetime.now())
         done: list[Pushed] = []
         with reporter.task("images", len(matched)) as task:
             for slide_id, entry in matched.items():
                 with _or_as_before(opened, entry, backup):
-                    plan = _push_one(
-                        opened, entry, files[slide_id], originals.get(slide_id), qupath_dir, resolve=resolve
-                    )
+                    earlier = None if pushed.is_regions else pushed.originals.get(slide_id, ())
+                    plan = _push_one(opened, entry, files[slide_id], earlier, qupath_dir, resolve=resolve)
                 done.append(_pushed(plan, slide_id, entry))
                 for problem in plan.problems:
                     reporter.warn(problem)
@@ -136,11 +134,6 @@ def push(
             )
     reporter.say(f"  what the images were before is in {backup}")
     return done
-
-
-def _originals(folder: Path) -> dict[str, list[Path]]:
-    """Files in which our own objects may be found as they were predicted, by slide; none of a folder of suggestions."""
-    return {} if is_of_suggestions(folder) else polygon_files(folder)
 
 
 @contextmanager
@@ -177,7 +170,7 @@ def _push_one(
     *,
     resolve: bool,
 ) -> Plan:
-    """Writes one image and compares what is there then with what was planned; of suggestions, ``earlier`` is None."""
+    """Writes one image and compares what is there then with what was planned; of regions, ``earlier`` is None."""
     before, new = PaquoProject(project.path, qupath_dir).features(entry.entry_id), read_features(file)
     plan = plan_of_suggestions(before, new) if earlier is None else plan_of(before, new, earlier)
     PaquoWriter(project.path, qupath_dir).replace(entry.entry_id, plan.added, plan.drops, resolve=resolve)

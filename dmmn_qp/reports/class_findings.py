@@ -40,6 +40,7 @@ def class_findings(
         if others:
             yield Finding(
                 severity="error",
+                concerns="training",
                 class_name=name,
                 message=f'"{name}" {covered_text(others)}',
                 way_out=f"{uncover_text(others, overlap)} --drop {name}",
@@ -47,6 +48,7 @@ def class_findings(
         elif not pixels["train"][i]:
             yield Finding(
                 severity="error",
+                concerns="training",
                 class_name=name,
                 message=f'"{name}" has no pixel in the training split',
                 way_out=f"annotate it on a training slide, move a slide to that split, or leave it out: --drop {name}",
@@ -54,6 +56,7 @@ def class_findings(
         elif shown[i] < FEW_PATCHES:
             yield Finding(
                 severity="warning",
+                concerns="training",
                 class_name=name,
                 message=f'"{name}" is shown by only {count_of(shown[i], "training patch", "training patches")}',
                 way_out="annotate more of it, in different places and on different slides",
@@ -61,6 +64,7 @@ def class_findings(
         if is_validated and not pixels["val"][i]:
             yield Finding(
                 severity="warning",
+                concerns="training",
                 class_name=name,
                 message=f'"{name}" has no pixel in the validation split, so the best epoch is chosen without it',
                 way_out="annotate some of it on a validation slide",

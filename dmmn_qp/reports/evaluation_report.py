@@ -15,7 +15,14 @@ from jinja2 import Template
 from markupsafe import Markup
 
 from dmmn_qp.files import new_file
-from dmmn_qp.folders.evaluation import EVALUATION, NOT_PREDICTED, Evaluation, TruthDescription
+from dmmn_qp.folders.evaluation import (
+    EVALUATION,
+    NOT_PREDICTED,
+    WORST_REGIONS,
+    WORST_REGIONS_FOLDER,
+    Evaluation,
+    TruthDescription,
+)
 from dmmn_qp.reports.evaluation_charts import color_of, mark_path, shape_of
 from dmmn_qp.reports.evaluation_parts import (
     Part,
@@ -45,12 +52,6 @@ from dmmn_qp.text import shorten
 from dmmn_qp.version import __version__
 
 PAGE: Final = "evaluation.html"
-
-REGIONS: Final = "worst_regions.geojson"
-"""The worst regions of all slides."""
-
-REGIONS_FOLDER: Final = "worst_regions"
-"""Folder of ``<slide>.geojson``, where there are several slides."""
 
 _TEMPLATE: Final = "evaluation_report.html.j2"
 _SCRIPT: Final = "sort_tables.js"
@@ -99,8 +100,8 @@ def render_page(evaluation: Evaluation, pictures: PagePictures) -> str:
         verdict_colors=(("right", RIGHT_COLOR), ("wrong", WRONG_COLOR), ("not predicted", MISSING_COLOR)),
         not_predicted=NOT_PREDICTED,
         figures_file=EVALUATION,
-        regions_file=REGIONS,
-        regions_folder=REGIONS_FOLDER,
+        regions_file=WORST_REGIONS,
+        regions_folder=WORST_REGIONS_FOLDER,
         made_by=f"dmmn-qp {__version__}",
     )
 

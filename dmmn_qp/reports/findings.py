@@ -73,6 +73,7 @@ def _of_dataset(data: ImportedData) -> Iterator[Finding]:
         part, size_px = data.patching.min_labelled_fraction, data.patching.spec.size_px
         yield Finding(
             severity="error",
+            concerns="training",
             message="no slide has a target with enough annotation",
             way_out=f"draw larger areas: more than {part:.0%} of a {size_px} x {size_px} px square",
         )
@@ -81,18 +82,21 @@ def _of_dataset(data: ImportedData) -> Iterator[Finding]:
     if "val" not in present:
         yield Finding(
             severity="warning",
+            concerns="training",
             message="no slide is for validation, so training cannot tell its best epoch",
             way_out="annotate another slide, or give one the image metadata split = val in QuPath",
         )
     if "test" not in present:
         yield Finding(
             severity="note",
+            concerns="training",
             message="no slide is for testing, so dmmn-qp evaluate has nothing to compare with",
             way_out="annotate another slide, or give one the image metadata split = test in QuPath",
         )
     if len(data.class_map) == 1:
         yield Finding(
             severity="warning",
+            concerns="training",
             class_name=data.class_map.names[0],
             message=f'"{data.class_map.names[0]}" is the only class, which a network would predict everywhere',
             way_out="annotate what is not of it as well, as one class more such as Other; dmmn-qp train needs two",

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 import numpy as np
+from pydantic import model_validator
 
 from dmmn_qp.annotations import DEFAULT_PLANE, Annotation, Plane
 from dmmn_qp.choices import SPLITS, Split
@@ -31,12 +32,17 @@ Severity = Literal["error", "warning", "note"]
 SEVERITIES: Final[tuple[Severity, ...]] = ("error", "warning", "note")
 """Worst first."""
 
+Concern = Literal["dataset", "training", "slide", "area", "model"]
+"""What a finding concerns: all that was read, a training on it alone, a slide, places on one, or a model."""
+
 
 class Finding(FileModel):
     """One thing to look at.
 
     Attributes:
         severity: An error stops import or spoils training; a warning deserves a look; a note only says what is so.
+        concerns: What it concerns; where nobody says it, as in files of earlier versions, what its place and its slide
+            tell.
         slide: Id of the slide; None when the whole dataset is meant.
         class_name: The class; None when none or several are meant.
         place: (x, y) in level-0 px of QuPath's frame, in one of the things meant.
@@ -45,11 +51,20 @@ class Finding(FileModel):
     """
 
     severity: Severity
+    concerns: Concern = "dataset"
     slide: str | None = None
     class_name: str | None = None
     place: tuple[int, int] | None = None
     message: str
     way_out: str
+
+    @model_validator(mode="before")
+    @classmethod
+    def _with_concern(cls, told: Any) -> Any:
+        if not isinstance(told, dict) or "concerns" in told:
+            return told
+        concern = "area" if told.get("place") else "dataset" if told.get("slide") is None else "slide"
+        return {**told, "concerns": concern}
 
     def line(self) -> str:
         """The finding in one line, without its severity."""

@@ -50,6 +50,7 @@ def slide_findings(slide: ImportedSlide, data: ImportedData, sliver_um2: float) 
     if not slide.patches and slide.annotations:
         yield Finding(
             severity="warning",
+            concerns="training",
             slide=slide_id,
             message="no target of this slide has enough annotation, so nothing of it is used",
             way_out="draw larger areas on it",

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from dmmn_qp.annotations import Origin
 from dmmn_qp.folders.acceptance import Loss
+from dmmn_qp.specs import MM2_OF_UM2
 from dmmn_qp.training.comparing import Area
 
 MARGIN: Final = 0.05
@@ -50,7 +51,6 @@ UNLEARNED: Final = 0.5
 """And the model that was trained on it less than this."""
 
 _REVIEWED: Final[tuple[Origin, ...]] = ("confirmed", "corrected")
-_MM2_OF_UM2: Final = 1e-6
 
 _Figure = Callable[[NDArray[np.int64]], NDArray[np.float64]]
 """How often each area counts, (draws, areas) -> a figure for each draw."""
@@ -111,7 +111,7 @@ def judge(
         kept: Mean IoU on the validation patches, of the model before and of the one that is kept.
         trained: That of the best epoch that learned anything: what is kept may be the model before.
     """
-    mm2_of_px, kinds = mpp**2 * _MM2_OF_UM2, frozenset(validated_on)
+    mm2_of_px, kinds = mpp**2 * MM2_OF_UM2, frozenset(validated_on)
     validation = [area for area in areas if area.split == "val" and area.origin in kinds]
     others = [area for area in areas if area.split == "train" or area.origin not in kinds]
     reviewed = [area for area in others if area.origin in _REVIEWED]
@@ -226,7 +226,7 @@ def _is_unlearned(area: Area) -> bool:
 
 
 def _mm2(area: Area, mpp: float) -> float:
-    return area.size_px * mpp**2 * _MM2_OF_UM2
+    return area.size_px * mpp**2 * MM2_OF_UM2
 
 
 def clear_loss(before: _Figure, after: _Figure, n_areas: int, n_own: int) -> tuple[float, float] | None:

@@ -29,7 +29,7 @@ from dmmn_qp.networks.stem import Stemmed
 from dmmn_qp.regions import Region
 from dmmn_qp.reports.training_report import PatchVerdict
 from dmmn_qp.slides.finding import SlidesRoot
-from dmmn_qp.specs import UNLABELLED, LabelArray
+from dmmn_qp.specs import MM2_OF_UM2, UNLABELLED, LabelArray
 from dmmn_qp.training.cells import (
     MOST_CELLS,
     Cells,
@@ -176,7 +176,7 @@ class HeadTraining:
             with self._reporter.task("undrawn tissue", len(undrawn)) as task:
                 found = sure_cells(self.source, self._network, undrawn, counts, self._rng, task.advance)
             training = drawn.and_also(found.cells)
-            mm2 = (CELL_PX * self._dataset.patch_spec.mpps[0]) ** 2 * 1e-6
+            mm2 = (CELL_PX * self._dataset.patch_spec.mpps[0]) ** 2 * MM2_OF_UM2
             added = (
                 f"self-training with {len(found.cells):,} cells beside {len(drawn):,} drawn ones; sure of "
                 f"{found.sure * mm2:.2f} of {found.looked_at * mm2:.2f} mm2 of undrawn tissue"

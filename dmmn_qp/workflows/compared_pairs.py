@@ -20,7 +20,7 @@ from dmmn_qp.qupath.classes import distinct_colors
 from dmmn_qp.slides import open_slide
 from dmmn_qp.slides.folders import list_slides
 from dmmn_qp.slides.names import NamedSlide, SlideNames
-from dmmn_qp.specs import ClassMap, PatchSpec
+from dmmn_qp.specs import MM2_OF_UM2, ClassMap, PatchSpec
 from dmmn_qp.text import names_text, shorten
 from dmmn_qp.workflows.compared_sides import LabelledSlide, Side
 
@@ -55,7 +55,7 @@ class Grid:
     @property
     def pixel_mm2(self) -> float:
         """Area of a compared pixel."""
-        return self.pixel_um**2 * 1e-6
+        return self.pixel_um**2 * MM2_OF_UM2
 
 
 @dataclass(frozen=True, slots=True)

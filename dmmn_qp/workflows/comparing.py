@@ -26,9 +26,9 @@ from dmmn_qp.folders.comparison import (
     write_comparison,
 )
 from dmmn_qp.folders.provenance import describe_run, now
-from dmmn_qp.labels.agreement import agreement, either_dice, either_iou
+from dmmn_qp.labels.agreement import either_dice, either_iou
 from dmmn_qp.labels.metrics import Confusion
-from dmmn_qp.labels.tallies import kappa, mean_of_classes, tallies_of
+from dmmn_qp.labels.tallies import accuracy, kappa, mean_of_classes, tallies_of
 from dmmn_qp.qupath.geojson_writer import write_geojson
 from dmmn_qp.qupath.image_names import slide_ids
 from dmmn_qp.reports.comparison_tables import comparison_lines
@@ -271,7 +271,7 @@ def _agreement(counted: Sequence[_Counted], classes: Sequence[str]) -> Agreement
         agreed_mm2=float(np.trace(areas)),
         only_first_mm2=float(mm2 @ [one.only_first for one in counted]),
         only_second_mm2=float(mm2 @ [one.only_second for one in counted]),
-        agreement=samples.figure(tallies, agreement),
+        agreement=samples.figure(tallies, accuracy),
         kappa=samples.figure(tallies, kappa),
         mean_dice=samples.figure(tallies, lambda sums: mean_of_classes(either_dice(sums))),
         mean_iou=samples.figure(tallies, lambda sums: mean_of_classes(either_iou(sums))),

@@ -23,6 +23,7 @@ from dmmn_qp.slides.finding import SlidesRoot
 from dmmn_qp.text import shorten
 from dmmn_qp.training.options import TrainOptions
 from dmmn_qp.version import __version__
+from dmmn_qp.workflows import benchmarks
 from dmmn_qp.workflows.recorded import RecordedRun
 
 NOT_TOLD: Final = "not told"
@@ -51,6 +52,8 @@ def differences(run: RecordedRun, dataset: Path | None, slides_roots: Sequence[S
         dataset: Of a training: its dataset; None where nobody knows it.
         slides_roots: Where to look for slides that have been moved.
     """
+    if run.stage == benchmarks.STAGE:
+        return [*_of_program(run), *(Difference(*change) for change in benchmarks.changes(run.facts))]
     own = {"import": _of_import, "train": _of_training, "predict": _of_prediction}[run.stage]
     return [*_of_program(run), *own(run, dataset, slides_roots)]
 

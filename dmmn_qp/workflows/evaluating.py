@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
@@ -24,6 +24,7 @@ from dmmn_qp.predicting.options import PredictOptions
 from dmmn_qp.reports.evaluation_json import evaluation_as_json
 from dmmn_qp.reports.evaluation_report import PAGE
 from dmmn_qp.slides.finding import SlidesRoot
+from dmmn_qp.vectors.sources import LabelSource
 from dmmn_qp.workflows.external import annotated_slides, check_without_dataset
 from dmmn_qp.workflows.places import PREDICTIONS
 
@@ -106,25 +107,22 @@ def evaluate_into(request: EvaluationRequest, files: EvaluationFiles, reporter: 
         reporter: Where to report.
     """
     files.check()
-    evaluation = evaluate_models(request, files.folder, reporter, overwrite=files.overwrite)
+    evaluation, dataset, regions = _compared(request, files.folder, reporter, overwrite=files.overwrite)
     if files.json_file is not None:
         write_json(files.json_file, evaluation_as_json(evaluation))
         reporter.say(f"Wrote {files.json_file}")
     write_evaluation(files.folder, evaluation)  # already here: whoever stops the pictures keeps the figures
-    evaluation = _with_page(evaluation, request, files.folder, reporter)
+    evaluation = write_evaluation_page(
+        evaluation,
+        files.folder,
+        reporter,
+        spec=dataset.patch_spec,
+        slides_roots=request.slides_roots,
+        opener=LabelOpener(regions=regions),
+    )
     write_evaluation(files.folder, evaluation)
     reporter.say(f"Wrote {files.folder}/; look at {files.folder / PAGE}")
     return evaluation
-
-
-def _with_page(evaluation: Evaluation, request: EvaluationRequest, folder: Path, reporter: Reporter) -> Evaluation:
-    """Writes the page and the worst regions; returns the evaluation with these."""
-    dataset = Dataset(evaluation.dataset or request.dataset)
-    records = chosen_slides(dataset, evaluation.split or request.split, request.options.slides)
-    opener = LabelOpener(regions=counted_areas(dataset, records, request.options))
-    return write_evaluation_page(
-        evaluation, folder, reporter, spec=dataset.patch_spec, slides_roots=request.slides_roots, opener=opener
-    )
 
 
 def evaluate_models(
@@ -148,6 +146,13 @@ def evaluate_models(
         ModelError: A model is missing or damaged.
         SlideError: A slide that must be predicted is missing or damaged.
     """
+    return _compared(request, out, reporter, overwrite=overwrite)[0]
+
+
+def _compared(
+    request: EvaluationRequest, out: Path | None, reporter: Reporter, *, overwrite: bool
+) -> tuple[Evaluation, Dataset, Mapping[str, LabelSource]]:
+    """The evaluation, the dataset that was compared with, and the areas outside of which nothing of it counted."""
     folders = [*request.predictions] or ([] if request.models else [PREDICTIONS])
     if request.annotations:
         check_without_dataset(request.dataset, request.split)
@@ -155,7 +160,9 @@ def evaluate_models(
         read = annotated_slides(request.annotations, folders, request.models, place, request.importing, roots, reporter)
         request = replace(request, dataset=read, split="test")
     folders += _predicted(request, (out or Path(FOLDER)) / PREDICTED, reporter, overwrite)
-    return evaluate(
+    dataset = Dataset(request.dataset)
+    regions = counted_areas(dataset, chosen_slides(dataset, request.split, request.options.slides), request.options)
+    evaluation = evaluate(
         folders,
         request.dataset,
         request.split,
@@ -163,7 +170,9 @@ def evaluate_models(
         reporter,
         request.options,
         slides_roots=request.slides_roots,
+        regions=regions,
     )
+    return evaluation, dataset, regions
 
 
 def _predicted(request: EvaluationRequest, place: Path, reporter: Reporter, overwrite: bool) -> list[Path]:

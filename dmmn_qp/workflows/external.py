@@ -13,7 +13,8 @@ from dmmn_qp.console import Reporter
 from dmmn_qp.errors import ConfigError, DatasetError
 from dmmn_qp.files.paths import why_not_there
 from dmmn_qp.folders.dataset import Dataset
-from dmmn_qp.folders.predictions import read_predictions
+from dmmn_qp.folders.label_raster import read_mpp
+from dmmn_qp.folders.predictions import LABELS_SUFFIX
 from dmmn_qp.importing.options import ImportOptions
 from dmmn_qp.importing.sources import ANNOTATION_SOURCES
 from dmmn_qp.importing.stage import import_annotations
@@ -34,14 +35,14 @@ def annotated_slides(
     slides_roots: Sequence[SlidesRoot],
     reporter: Reporter,
 ) -> Path:
-    """Reads what is drawn in projects, in the pixels of the predictions, whatever split the slides have there.
+    """Reads what is drawn in projects, in the pixels of the finest predictions, whatever split the slides have there.
 
     Args:
         projects: The projects.
         folders: Folders of predictions.
         models: Models whose predictions are to be made.
         out: Folder of the evaluation.
-        options: How annotations are read; the magnification is that of the predictions.
+        options: How annotations are read; the magnification is that of the finest predictions.
         slides_roots: Where to look for slides that have been moved.
         reporter: Told of what is left out.
 
@@ -50,7 +51,7 @@ def annotated_slides(
 
     Raises:
         ConfigError: A path is not there, or no project.
-        DatasetError: The predictions are of different um/px, or do not tell them.
+        DatasetError: The predictions do not tell their um/px.
         DmmnQpError: Anything in the projects that can be mended.
     """
     for path in projects:
@@ -96,23 +97,17 @@ def check_without_dataset(dataset: Path, split: Split) -> None:
 
 
 def _predicted_mpp(folders: Sequence[Path], models: Sequence[Path]) -> float:
-    """The um/px of all predictions."""
-    said: dict[float, Path] = {}
-    for folder in folders:
-        for record in read_predictions(folder).values():
-            told = (record.request or {}).get("um_per_px")
-            if isinstance(told, int | float) and told > 0:
-                said.setdefault(float(told), folder)
+    """The finest um/px of all predictions, which are all judged on its pixels."""
+    found = [mpp for folder in folders for path in _rasters(folder) if (mpp := read_mpp(path)) is not None]
     if models:
         from dmmn_qp.folders.model import load_card  # whoever only compares need not wait for torch
-    for model in models:
-        said.setdefault(load_card(model).patch_spec.mpps[0], model)
-    if len(said) > 1:
-        (one, first), (other, second) = [*said.items()][:2]
-        raise DatasetError(
-            f'predictions of "{first}" have {one:g} um/px but those of "{second}" {other:g}; evaluate them one by one'
-        )
-    if not said:
+    found += [load_card(model).patch_spec.mpps[0] for model in models]
+    if not found:
         listed = ", ".join(f'"{folder}"' for folder in folders)
         raise DatasetError(f"{listed} holds no predictions that tell their um/px; predict first, or again")
-    return next(iter(said))
+    return min(found)
+
+
+def _rasters(folder: Path) -> list[Path]:
+    """The predicted labels of a folder."""
+    return sorted(path for path in folder.glob(f"*.{LABELS_SUFFIX}") if not path.name.startswith("."))

@@ -20,6 +20,7 @@ from dmmn_qp.predicting.options import PredictOptions
 from dmmn_qp.specs import FileModel, explain
 from dmmn_qp.text import printable, shorten
 from dmmn_qp.training.options import TrainOptions
+from dmmn_qp.workflows import benchmarks
 
 MAX_BYTES: Final = 64 * 2**20
 """Longest ``run.json`` that is read."""
@@ -46,6 +47,7 @@ STAGES: Final[Mapping[str, Stage]] = {
     "import": Stage(ImportOptions, ("annotations",)),
     "train": Stage(TrainOptions),
     "predict": Stage(PredictOptions, ("model",)),
+    benchmarks.STAGE: Stage(benchmarks.BenchmarkOptions),
 }
 
 
@@ -120,7 +122,8 @@ def read_run(path: Path) -> RecordedRun:
             "another version, or of a loop of one's own"
         )
     roots = facts.get(SLIDES_ROOTS, []) if stage == "import" else []
-    told = [given, others, sources, roots, *(facts.get(name) for name in ("dataset", "inputs", SOURCE_FILES))]
+    named = ("dataset", "inputs", SOURCE_FILES, *benchmarks.TOLD)
+    told = [given, others, sources, roots, *(facts.get(name) for name in named)]
     texts = _checked(told, path)
     try:
         options = known.options.model_validate(given)

@@ -24,9 +24,11 @@ from dmmn_qp.text import shorten
 from dmmn_qp.training.holding import held
 from dmmn_qp.training.options import TrainOptions
 from dmmn_qp.training.stage import train
+from dmmn_qp.workflows.benchmarks import TOLERANCE, BenchmarkOptions, benchmark_again
+from dmmn_qp.workflows.benchmarks import drift as figures_drift
 from dmmn_qp.workflows.drift import requests_of, slides_of
 from dmmn_qp.workflows.earlier import roots_on_disks
-from dmmn_qp.workflows.recorded import RecordedRun
+from dmmn_qp.workflows.recorded import RecordedRun, read_run
 
 _OF_MACHINE: Final = ("workers", "cache_mib", "qupath_dir")
 """Options of a file that are not taken from it: they change no result, or name programs."""
@@ -39,7 +41,13 @@ def dataset_of(run: RecordedRun, named: Path | None) -> Path | None:
 
 
 def run_again(
-    run: RecordedRun, out: Path, reporter: Reporter, *, dataset: Path | None, slides_roots: Sequence[SlidesRoot] = ()
+    run: RecordedRun,
+    out: Path,
+    reporter: Reporter,
+    *,
+    dataset: Path | None,
+    slides_roots: Sequence[SlidesRoot] = (),
+    tolerance: float = TOLERANCE,
 ) -> list[str]:
     """Does a run again.
 
@@ -52,6 +60,7 @@ def run_again(
         reporter: Where to report.
         dataset: Of a training: its dataset.
         slides_roots: Where to look for slides that have been moved.
+        tolerance: Of a benchmark: by what part of the earlier figure one may differ.
 
     Returns:
         How the outcome compares with that of the run, a line each.
@@ -66,6 +75,9 @@ def run_again(
         if path.exists() or path.is_symlink():
             raise OutputExistsError(f'"{path}" exists, and reproduce replaces nothing; choose another with --out')
     options = run.options.model_copy(update={name: None for name in _OF_MACHINE if hasattr(run.options, name)})
+    if isinstance(options, BenchmarkOptions):
+        benchmark_again(options, out)
+        return [*figures_drift(run.facts, read_run(out).facts, tolerance)]
     if isinstance(options, ImportOptions):
         return _import_again(run, options, out, reporter, slides_roots)
     if isinstance(options, TrainOptions):

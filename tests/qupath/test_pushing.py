@@ -17,11 +17,21 @@ from hypothesis import strategies as st
 from shapely.geometry import box
 
 from dmmn_qp.annotations import Annotation
+from dmmn_qp.cli.qupath import called_slides
 from dmmn_qp.console import Reporter
-from dmmn_qp.errors import AnnotationFileError, DmmnQpError, InUseError, OutputExistsError, ProjectError
+from dmmn_qp.errors import AnnotationFileError, DatasetError, DmmnQpError, InUseError, OutputExistsError, ProjectError
+from dmmn_qp.evaluating.page import write_worst_regions
 from dmmn_qp.files import write_json
 from dmmn_qp.files.failures import install_command
 from dmmn_qp.files.locks import locked
+from dmmn_qp.folders.evaluation import (
+    WORST_REGIONS,
+    EvaluatedSlide,
+    Evaluation,
+    ModelEvaluation,
+    WorstRegion,
+    write_evaluation,
+)
 from dmmn_qp.folders.predictions import (
     PredictedInput,
     Prediction,
@@ -36,6 +46,7 @@ from dmmn_qp.pushing.backup import BACKUP_FOLDER, back_up
 from dmmn_qp.pushing.matching import match
 from dmmn_qp.pushing.new_project import new_project
 from dmmn_qp.pushing.plan import difference, plan_of, plan_of_suggestions
+from dmmn_qp.pushing.pushable import Pushable
 from dmmn_qp.pushing.stage import check_push, push
 from dmmn_qp.qupath import paquo_reader as paquo_project
 from dmmn_qp.qupath.geojson_reader import objects_of
@@ -706,6 +717,56 @@ def test_predictions_leave_suggestions_alone(world: None, project: Path, tmp_pat
     assert (done.added, done.removed, done.cut) == (1, 0, 0)
     after = objects(project, "train-1")
     assert {i: after[i] for i in before} == before
+
+
+def write_evaluated(folder: Path, places: dict[str, tuple[int, ...]]) -> Path:
+    """What `evaluate` leaves of slides of the demo, wrong in a square of 300 px at each place."""
+    evaluated = []
+    for slide_id in places:
+        path = DEMO / "slides" / f"{slide_id}.tif"
+        image = PredictedInput(path=str(path), fingerprint=fingerprint(path), width=3072, height=3072)
+        evaluated.append(EvaluatedSlide(slide_id=slide_id, image=image, mpp=0.5, grid_mpp=0.5, case=slide_id))
+    of_all = {"kind": "truth", "y_px": 2000, "width_px": 300, "height_px": 300, "true": "stroma", "predicted": "gland"}
+    counts = {"pixels": 900, "wrong_pixels": 90, "wrong_mm2": 0.01}
+    worst = [WorstRegion(slide_id=s, x_px=x, **of_all, **counts) for s, xs in places.items() for x in xs]
+    model = ModelEvaluation(name="m", predictions="p", rasters=(), truths=(), worst=tuple(worst))
+    evaluation = Evaluation(title="t", slides=tuple(evaluated), truths=(), models=(model,))
+    write_evaluation(folder, evaluation)
+    write_worst_regions(evaluation, folder)
+    return folder
+
+
+def test_worst_regions_are_pushed_as_suggestions_are(world: None, project: Path, tmp_path: Path) -> None:
+    before = {name: objects(project, name) for name in ("train-1", "test-1")}
+    folder = write_evaluated(tmp_path / "e", {"train-1": (0, 400), "test-1": (800,)})
+    push(write_suggested(tmp_path / "s", train_1=[suggested(1, 0)]), project, Reporter())
+    done = push(folder, project, Reporter())
+    assert {p.slide_id: (p.added, p.removed) for p in done} == {"train-1": (2, 1), "test-1": (1, 0)}
+    after = objects(project, "train-1")
+    assert {i: after[i] for i in before["train-1"]} == before["train-1"]
+    new = [annotation_of(f) for i, f in after.items() if i not in before["train-1"]]
+    assert all(a.class_name == SUGGESTION_CLASS for a in new)
+    assert all(verdict.is_outline for verdict in review(new))  # nothing of it is a label
+
+    write_evaluated(folder, {"train-1": (), "test-1": (800, 1200)})
+    done = push(folder, project, Reporter())
+    assert {p.slide_id: (p.added, p.removed) for p in done} == {"train-1": (0, 2), "test-1": (2, 1)}
+    assert objects(project, "train-1") == before["train-1"]
+    (one,) = push(write_evaluated(tmp_path / "one", {"test-1": ()}), project, Reporter())  # which has no folder
+    assert (one.added, one.removed) == (0, 2) and objects(project, "test-1") == before["test-1"]
+
+
+def test_an_evaluation_in_the_folder_of_its_predictions_is_not_pushed(tmp_path: Path) -> None:
+    folder = write_evaluated(write_predictions(tmp_path / "p", test_1=[predicted("stroma", 0)]), {"test-1": (0,)})
+    found = Pushable.of(folder)
+    assert (found.what, [*found.files], found.is_regions) == ("predictions", ["test-1"], False)
+    (folder / "test-1.geojson").unlink()
+    found = Pushable.of(folder)
+    assert (found.what, found.files, found.is_regions) == ("worst regions", {"test-1": folder / WORST_REGIONS}, True)
+    assert called_slides(["test-1.tif"], folder) == ["test-1"]
+    (folder / WORST_REGIONS).unlink()
+    with pytest.raises(DatasetError, match="has no worst_regions"):
+        Pushable.of(folder)
 
 
 @pytest.mark.parametrize(
