@@ -432,14 +432,18 @@ def test_templates_are_shipped():
     patterns = tomllib.loads((REPOSITORY / "pyproject.toml").read_text("utf-8"))["tool"]["setuptools"]["package-data"]
     assert patterns["dmmn_qp.reports"] == ["templates/*"]
     assert {f.name for f in (files("dmmn_qp.reports") / "templates").iterdir()} == {
+        "cohort.css",
         "cohort.html.j2",
         "evaluation.css",
         "evaluation_report.html.j2",
+        "fitting.css",
+        "head.html.j2",
         "import_report.html.j2",
         "loop.css",
         "loop_report.html.j2",
         "report.css",
         "sort_tables.js",
+        "suggestions.css",
         "suggestions.html.j2",
         "training_report.html.j2",
     }
