@@ -31,9 +31,11 @@ def say_plan(
     options, parameters = plan.options, sum(p.numel() for p in module.stemmed.parameters())
     reporter.heading(f"Training {plan.network.architecture} (width {plan.network.width}, {parameters:,} parameters)")
     several = f" in {processes} processes" if processes > 1 else ""
+    copies = len(plan.validation_draws) - len(plan.validation)
     reporter.say(
         f"  {len(plan.training)} training and "
-        f"{count_of(len(plan.validation), 'validation patch', 'validation patches')}, "
+        f"{count_of(len(plan.validation), 'validation patch', 'validation patches')}"
+        f"{f' ({len(plan.validation_draws):,} with deformed copies)' if copies else ''}, "
         f"{count_of(len(dataset.class_map), 'class', 'classes')}; "
         f"{plan.course}, "
         f"{device.type}{several}, {options.precision}, preset {options.preset}"
