@@ -178,9 +178,10 @@ def _notes(looked: _Looked, slides: Sequence[PredictedSlide], looks: Looks, opti
     """What the page says of how it was made."""
     return [
         f"{len(looked.windows):,} windows of {options.window_um:g} µm on {len(looked.mpps)} of "
-        f"{count_of(len(slides), 'slide')} were scored, at least {100 * options.min_tissue:g} % tissue and at most {100 * options.max_annotated:g} % "
-        f"annotated. Weights: unsure {options.weight_uncertainty:g}, rare {options.weight_rarity:g}, unlike "
-        f"{options.weight_distance:g}; being unlike each other {options.spread:g}. Looks were compared by {looks.by}."
+        f"{count_of(len(slides), 'slide')} were scored, at least {100 * options.min_tissue:g} % tissue and at most "
+        f"{100 * options.max_annotated:g} % annotated. Weights: unsure {options.weight_uncertainty:g}, rare "
+        f"{options.weight_rarity:g}, unlike {options.weight_distance:g}; being unlike each other {options.spread:g}. "
+        f"Looks were compared by {looks.by}."
     ]
 
 
