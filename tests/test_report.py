@@ -488,7 +488,9 @@ def test_page_in_chromium(which, workspace, evil_page, tmp_path):
         )
         assert browser.evaluate("document.scripts.length") == 0
         assert browser.evaluate("document.documentElement.scrollWidth <= innerWidth")  # nothing to scroll sideways
-        names = browser.evaluate("[...document.querySelectorAll('section .panel tbody .chip')].map(c => c.innerText)")
+        names = browser.evaluate(
+            "[...document.querySelector('section .panel tbody').querySelectorAll('.chip')].map(c => c.innerText)"
+        )
         assert names == (["dark", "light"] if which == "sound" else ["dark", EVIL_CLASS])
         shown = "getComputedStyle(document.querySelector('.overlay')).visibility"
         assert browser.evaluate(shown) == "visible"
