@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -289,7 +290,14 @@ def test_wide_examples_become_the_same_ones(dataset):
 
 def test_validation_sees_patches_as_they_are(dataset):
     examples = PatchExamples(dataset, dataset.patches(), augment=None)
-    assert torch.equal(examples[Draw(0, 1)].images, examples[Draw(0, 2)].images)
+    unchanged = examples[Draw(0, 1)]
+    assert torch.equal(unchanged.images, examples[Draw(0, 2)].images)
+    copies = [examples[Draw(0, seed, deformed=True)] for seed in (1, 2, 1)]
+    assert torch.equal(copies[0].images, copies[2].images) and not torch.equal(copies[0].images, copies[1].images)
+    for copy in copies:  # neither turned nor recoloured, but with other borders
+        assert 0 < (copy.targets != unchanged.targets).float().mean() < 0.05
+        means = [example.images.float().mean(dim=(2, 3)) for example in (copy, unchanged)]
+        assert (means[0] - means[1]).abs().max() < 5
 
 
 def test_predicted_cache_is_an_upper_bound(dataset):
@@ -361,14 +369,20 @@ def test_wrong_options_are_one_line(workspace, here, toml, message):
 
 def test_elastic_training_says_what_it_balances(workspace, here):
     Path("c.toml").write_text(
-        '[train]\npreset = "scratch"\nsampler = "elastic"\nrates = {dark = 1}\nwidth = 4\nworkers = 0\n'
+        '[train]\npreset = "scratch"\nsampler = "elastic"\nrates = {dark = 1, light = 0}\nwidth = 4\nworkers = 0\n'
+        "balance_validation = true\n"
     )
     done = invoke(
         "train", "--dataset", workspace / "dataset", "--config", "c.toml", "--epochs", 1, "--steps-per-epoch", 1
     )
     assert done.exit_code == 0, done.output
     assert "pixels" in done.stdout and "the reading process keeps 384 MiB at most (--cache)" in done.stdout
+    said = re.search(r"(\d+) validation patches? \((\d+) with deformed copies\)", done.stdout)
+    patches, with_copies = (int(n) for n in said.groups())
+    assert patches < with_copies <= 2 * patches
+    page = next(Path("models").glob("*/report.html")).read_text("utf-8")
+    assert f"{patches} and {with_copies - patches} deformed cop" in page
     run = json.loads(next(Path("models").glob("*/run.json")).read_text())
     assert run["balance"]["classes"][0]["rate"] == 1
     options = run["configuration"]
-    assert options["rates"] == {"dark": 1} and options["sampler"] == "elastic"
+    assert options["rates"] == {"dark": 1, "light": 0} and options["sampler"] == "elastic"

@@ -20,6 +20,7 @@ from dmmn_qp.labels.draws import (
 )
 from dmmn_qp.labels.patches import PatchRef
 from dmmn_qp.specs import ClassMap
+from dmmn_qp.training.validation_draws import validation_draws
 
 CLASSES = ClassMap.from_colors([("tumour", (1, 0, 0)), ("stroma", (0, 1, 0)), ("fat", (0, 0, 1))])
 
@@ -57,6 +58,15 @@ def test_table_1_by_hand():
     assert rows[0] == ("stroma", "1", "2", "4", "0", "0", "150", "60.0%", "300", "66.7%")
     assert rows[-1] == ("all", "", "3", "5", "1", "0", "250", "", "450", "")
     assert all(len(row) == len(header) for row in rows)
+
+
+def test_validation_patches_are_balanced_as_training_patches_are():
+    rule = ElasticRule((1, 2, 3), (2, 0, 1))
+    draws = validation_draws(PATCHES, rule, seed=7)
+    assert draws[:4] == [Draw(i, seed=0) for i in range(4)]  # as they are, in their order
+    assert [draw.patch for draw in draws[4:]] == [0, 0, 2, 3, 3] and all(draw.deformed for draw in draws[4:])
+    assert len({draw.seed for draw in draws[4:]}) == 5 and validation_draws(PATCHES, rule, seed=7) == draws
+    assert validation_draws(PATCHES, None, seed=7) == draws[:4]
 
 
 def test_every_patch_and_every_copy_comes_once():

@@ -74,7 +74,7 @@ def test_the_array_makes_what_one_call_makes(here, run, slides):
     good = (slides / "a.tif").read_bytes()  # the smallest, so of the third shard
     (slides / "a.tif").write_bytes(b"II*\0".ljust(len(good), b"\0"))
     failed = run(text, SLURM_ARRAY_TASK_ID=2)
-    assert failed.returncode == 1 and "1 of 1 slides could not be predicted: a: " in failed.stderr
+    assert failed.returncode == 1 and "1 of 1 slide could not be predicted: a: " in failed.stderr
     (slides / "a.tif").write_bytes(good)
     assert (again := run(text, SLURM_ARRAY_TASK_ID=2)).returncode == 0, again.stderr
     none = run(text, SLURM_ARRAY_TASK_ID=39)

@@ -204,6 +204,14 @@ def test_a_damaged_slide_is_left_out(here, folder):
     assert "no slide could be measured" in fails(*COMMAND, "--overwrite")
 
 
+def test_damage_of_one_kind_is_two_lines(here, folder):
+    for name in ("bad1", "bad2", "bad3"):
+        (folder / f"{name}.{LABELS_SUFFIX}").write_bytes(b"no")
+    said = invoke(*COMMAND).stderr.splitlines()
+    assert len(said) == 2 and said[0].startswith("warning: bad1 is left out: ")
+    assert said[1].startswith("warning: 2 more like that of bad1 (") and said[1].endswith(": bad2, bad3")
+
+
 def test_several_folders(here, folder):
     predicted(here / "more", "d", some_labels(), weights="other")
     result = invoke("cohort", "predictions", "more")

@@ -189,6 +189,7 @@ def test_preset_official_differs_from_the_paper_as_the_published_code_does():
     assert changed == {
         "preset": "official",
         "sampler": "shuffled",
+        "balance_validation": False,
         "loss_mean": "labelled",
         "channels": "BGR",
         "reduction": "decimate",

@@ -298,7 +298,7 @@ def test_roi_of_one_slide_and_of_several(scans):
     assert slide.roi == roi
     with pytest.raises(SlideError, match="one file for 2 slides"):
         ids("scans", roi=roi)
-    with pytest.raises(SlideError, match="do not exist; check --roi"):
+    with pytest.raises(SlideError, match="does not exist; check the path"):
         ids("scans", roi=scans / "nothing")
     a, b = slides_to_predict(["scans"], NOWHERE, roi=scans / "areas")
     assert a.roi == roi and a.problem is None

@@ -432,14 +432,18 @@ def test_templates_are_shipped():
     patterns = tomllib.loads((REPOSITORY / "pyproject.toml").read_text("utf-8"))["tool"]["setuptools"]["package-data"]
     assert patterns["dmmn_qp.reports"] == ["templates/*"]
     assert {f.name for f in (files("dmmn_qp.reports") / "templates").iterdir()} == {
+        "cohort.css",
         "cohort.html.j2",
         "evaluation.css",
         "evaluation_report.html.j2",
+        "fitting.css",
+        "head.html.j2",
         "import_report.html.j2",
         "loop.css",
         "loop_report.html.j2",
         "report.css",
         "sort_tables.js",
+        "suggestions.css",
         "suggestions.html.j2",
         "training_report.html.j2",
     }
@@ -484,7 +488,9 @@ def test_page_in_chromium(which, workspace, evil_page, tmp_path):
         )
         assert browser.evaluate("document.scripts.length") == 0
         assert browser.evaluate("document.documentElement.scrollWidth <= innerWidth")  # nothing to scroll sideways
-        names = browser.evaluate("[...document.querySelectorAll('section .panel tbody .chip')].map(c => c.innerText)")
+        names = browser.evaluate(
+            "[...document.querySelector('section .panel tbody').querySelectorAll('.chip')].map(c => c.innerText)"
+        )
         assert names == (["dark", "light"] if which == "sound" else ["dark", EVIL_CLASS])
         shown = "getComputedStyle(document.querySelector('.overlay')).visibility"
         assert browser.evaluate(shown) == "visible"

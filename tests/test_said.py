@@ -3,12 +3,16 @@
 from types import SimpleNamespace
 
 import pytest
+from PIL import Image
 
 from dmmn_qp.console import Reporter
+from dmmn_qp.errors import SlideError
 from dmmn_qp.files import failures
 from dmmn_qp.labels.patches import PatchRef
 from dmmn_qp.predicting.inputs import slides_to_predict
+from dmmn_qp.slides.folders import _size_px as listed_size
 from dmmn_qp.slides.names import bounded_name
+from dmmn_qp.slides.picture_reader import PictureReader
 from dmmn_qp.specs import PatchSpec, mpps_text
 from dmmn_qp.text import count_of, kind_of, names_text, one_of_each_kind
 from dmmn_qp.training.frozen import HeadTraining
@@ -169,3 +173,21 @@ def test_warnings_of_one_kind_are_counted_while_the_work_goes_on(capsys):
         "warning: s1: 1 tile could not be read",
         'warning: 5 more like that of s0 (is left out: slide "s0.svs" was cut at byte 0): s1, s2, s3 and 2 more',
     ]
+
+
+def test_pillow_says_nothing_of_its_own(tmp_path, monkeypatch, recwarn):
+    """Its warnings name no file; what is too large is an error that does, with the way out."""
+    path = tmp_path / "large.png"
+    Image.fromarray(two_tissues(64, 64)).save(path)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 3000)
+    with PictureReader(path, mpp=0.5) as picture:
+        assert picture.info.width == 64
+    assert listed_size(path) == (64, 64) and not list(recwarn)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    with pytest.raises(
+        SlideError, match=r'picture ".*large.png" has more pixels than .*; convert it to a tiled pyramid'
+    ):
+        PictureReader(path, mpp=0.5)
+    with pytest.warns(Image.DecompressionBombWarning):  # which it would say
+        monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 3000)
+        Image.open(path).close()

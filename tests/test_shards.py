@@ -166,7 +166,7 @@ def test_shards_one_after_the_other_and_two_at_once_make_the_folder_of_one_call(
     for number in (4, 5):
         result = invoke(*command(model, "parts", "--shard", f"{number}/6"))
         codes.append(result.exit_code)
-    assert codes[4:] == [0, 1] and "1 of 1 slides could not be predicted: bad: " in result.output
+    assert codes[4:] == [0, 1] and "1 of 1 slide could not be predicted: bad: " in result.output
     assert_same(here / "whole", here / "parts")
     run = json.loads((here / "parts/run.json").read_text())
     assert [*run["shards"]] == ["1/6", "2/6", "3/6", "4/6", "5/6"]

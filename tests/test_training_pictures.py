@@ -58,7 +58,7 @@ def test_pictures_of_any_number_of_classes(n, recwarn):
     picture = draw_confusion(np.eye(n, dtype=np.int64), classes.names)
     assert 150 < picture.shape[0] < 2200 and len(np.unique(picture.reshape(-1, 3), axis=0)) > 2
     row = {"epoch": 1, "loss": 1.0, "val_mean_iou": 0.5, **{f"val_iou {name}": 0.5 for name in classes.names}}
-    assert draw_curves([row], classes, best_epoch=1).rstrip().endswith(b"</svg>")
+    assert all(curve.rstrip().endswith(b"</svg>") for curve in draw_curves([row], classes, best_epoch=1))
     cell = SheetCell("$x", torch.zeros((1, 3, 64, 64), dtype=torch.uint8), torch.zeros((64, 64), dtype=torch.uint8))
     sheet = draw_batch_sheet([[cell, cell]], ["$_"], classes, PatchSpec(size_px=64, mpps=(0.5,)))
     assert Image.open(BytesIO(sheet)).height > 100

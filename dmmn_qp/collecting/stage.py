@@ -39,7 +39,7 @@ from dmmn_qp.labels.splits import case_of
 from dmmn_qp.qupath.project import ProjectEntry
 from dmmn_qp.reports.cohort_report import COHORT_PAGE, write_cohort_report
 from dmmn_qp.slides.finding import SlidesRoot
-from dmmn_qp.text import shorten
+from dmmn_qp.text import count_of, shorten
 
 _MOST_NAMES: Final = 5
 
@@ -106,7 +106,8 @@ def collect(
     given = {"predictions": [str(folder) for folder in folders], "project": None if project is None else str(project)}
     configuration = {**options.model_dump(mode="json"), **given}
     write_json(out / RUN_FILE, describe_run("cohort", configuration, started, slides=[*places], failed=failed))
-    reporter.say(f"Wrote {out}/: {len(slides)} slides, {len(known)} classes; look at {out / COHORT_PAGE}")
+    counts = f"{count_of(len(slides), 'slide')}, {count_of(len(known), 'class', 'classes')}"
+    reporter.say(f"Wrote {out}/: {counts}; look at {out / COHORT_PAGE}")
     return slides
 
 
@@ -178,8 +179,9 @@ def _measured(
                 if is_full_disk(error):
                     raise
                 failed[slide_id] = line_of(error)
-                reporter.warn(f"{slide_id} is left out: {failed[slide_id]}")
+                reporter.warn_of(slide_id, f"is left out: {failed[slide_id]}", " ")
             task.advance()
+    reporter.warn_of_the_rest()
     if not slides:
         raise DatasetError(f"no slide could be measured: {'; '.join([*failed.values()][:_MOST_NAMES])}")
     return slides, failed

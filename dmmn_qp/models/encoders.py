@@ -11,6 +11,7 @@ from typing import Final
 
 from dmmn_qp.errors import ModelError
 from dmmn_qp.files import new_file, write_json
+from dmmn_qp.files.paths import why_not_there
 from dmmn_qp.folders.encoder_origin import EncoderOrigin
 from dmmn_qp.folders.encoder_weights import PUBLISHED, PublishedWeights, encoder_cache, find_weights
 from dmmn_qp.folders.model import CARD, load_card, room_for
@@ -94,8 +95,8 @@ def set_encoder(model: Path, weights: Path) -> EncoderOrigin:
     card = load_card(model)
     if card.encoder is None or card.encoder.copied:
         raise ModelError(f'model "{model}" holds all of its weights; there is nothing to set')
-    if not weights.is_file():
-        raise ModelError(f'weights "{weights}" do not exist; check the path')
+    if (why_not := why_not_there(weights)) is not None or weights.is_dir():
+        raise ModelError(f'weights "{weights}": this {why_not or "is a folder"}; check the path')
     origin = card.encoder.model_copy(update={"file": str(weights.absolute())})
     if find_weights(origin, model) != weights.absolute():
         raise ModelError(

@@ -42,7 +42,9 @@ def say_if_unlike(call: Call, job: SlideJob) -> None:
     """Warns of a slide that is unlike the training slides."""
     domain, found = call.model.card.training_domain, job.from_training
     if domain is not None and found is not None and found.is_unlike:
-        call.reporter.warn(
-            f"{job.target.slide_id} is unlike the training slides: distance {found.distance:.2f}, those differ by at "
-            f"most {domain.largest_among_themselves or 0:.2f} among themselves; look at it before you believe it"
+        call.reporter.warn_of(
+            job.target.slide_id,
+            f"is unlike the training slides: distance {found.distance:.2f}, those differ by at most "
+            f"{domain.largest_among_themselves or 0:.2f} among themselves; look at it before you believe it",
+            " ",
         )

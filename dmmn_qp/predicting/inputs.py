@@ -336,8 +336,8 @@ def _with_roi(slides: Sequence[SlideToPredict], roi: Path) -> list[SlideToPredic
     Raises:
         SlideError: It does not exist, is one file for several slides, or a folder that has none for the only slide.
     """
-    if not roi.exists():
-        raise SlideError(f'areas "{roi}" do not exist; check --roi')
+    if (why_not := why_not_there(roi)) is not None:
+        raise SlideError(f'--roi "{roi}" {why_not}; check the path')
     if not roi.is_dir():
         if len(slides) > 1:
             raise SlideError(

@@ -12,7 +12,7 @@ from typing import Any, Final, Self
 
 from dmmn_qp.errors import ConfigError
 from dmmn_qp.predicting.inputs import SlideToPredict
-from dmmn_qp.text import shorten
+from dmmn_qp.text import count_of, shorten
 
 MOST_SHARDS: Final = 100_000
 
@@ -96,7 +96,7 @@ class Shard:
             return f"Shard {self} has no slide, because there are only {len(sizes)}; nothing to do"
         size, whole = sum(sizes[slide.slide_id] for slide in mine), sum(sizes.values())
         share = f" ({100 * size / whole:.1f} % of the bytes)" if whole else ""
-        return f"Shard {self}: {len(mine)} of {len(sizes)} slides{share}"
+        return f"Shard {self}: {len(mine)} of {count_of(len(sizes), 'slide')}{share}"
 
     def with_others(self, content: Mapping[str, Any], before: Mapping[str, Any]) -> dict[str, Any]:
         """What ``run.json`` says of this call, together with those that predict the other shards.

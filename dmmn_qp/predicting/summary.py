@@ -13,7 +13,7 @@ from dmmn_qp.folders.predictions import EARLIER
 from dmmn_qp.outputs.area_table import AREAS
 from dmmn_qp.outputs.made_objects import MadeObjects
 from dmmn_qp.predicting.call import Call
-from dmmn_qp.text import one_of_each_kind
+from dmmn_qp.text import count_of, one_of_each_kind
 
 _MOST_NAMES: Final = 5
 """Names that a message lists."""
@@ -145,7 +145,7 @@ def conclude(call: Call, summary: Summary) -> dict[str, Path]:
         call.reporter.say(f"Wrote {call.out}/; README.txt there names every file")
     if unlike := summary.unlike:
         call.reporter.say(
-            f"{len(unlike)} of {len(call.slides)} slides unlike the training slides of the model "
+            f"{len(unlike)} of {count_of(len(call.slides), 'slide')} unlike the training slides of the model "
             f"(distance_from_training in {AREAS}): {_first_names(unlike)}"
         )
     if left := summary.left:
@@ -156,7 +156,7 @@ def conclude(call: Call, summary: Summary) -> dict[str, Path]:
     if failures := summary.failures:
         reasons = "; ".join(one_of_each_kind(failures.items())[:_MOST_NAMES])
         raise PartlyPredictedError(
-            f"{len(failures)} of {len(call.slides)} slides could not be predicted: {reasons}", finished
+            f"{len(failures)} of {count_of(len(call.slides), 'slide')} could not be predicted: {reasons}", finished
         )
     return finished
 

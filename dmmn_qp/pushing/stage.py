@@ -119,7 +119,7 @@ def push(
                     plan = _push_one(opened, entry, files[slide_id], earlier, qupath_dir, resolve=resolve)
                 done.append(_pushed(plan, slide_id, entry))
                 for problem in plan.problems:
-                    reporter.warn(problem)
+                    reporter.warn_of(slide_id, problem)
                 task.advance(note=slide_id)
     for p in done:
         reporter.say(
@@ -128,10 +128,12 @@ def push(
             + (f"; {p.cut} of the new ones are cut by those that were kept" if p.cut else "")
         )
         if p.doubtful:
-            reporter.warn(
-                f"{p.slide_id}: {p.doubtful} predictions of earlier runs have no measurements, so that nobody can tell "
-                "which were changed; they are kept. Remove what you do not need with clear_predictions.groovy"
+            reporter.warn_of(
+                p.slide_id,
+                f"{count_of(p.doubtful, 'prediction')} of earlier runs without measurements, so that nobody can tell "
+                "which were changed; they are kept. Remove what you do not need with clear_predictions.groovy",
             )
+    reporter.warn_of_the_rest()
     reporter.say(f"  what the images were before is in {backup}")
     return done
 

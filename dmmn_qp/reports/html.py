@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from dmmn_qp.choices import SPLITS
 from dmmn_qp.console import Reporter
 from dmmn_qp.files import new_file, write_json
+from dmmn_qp.reports.drawing import NEAR_UM, STRAIGHT_UM
 from dmmn_qp.reports.findings import find_findings
 from dmmn_qp.reports.import_report import ImportReport, make_report
 from dmmn_qp.reports.inputs import SEVERITIES, Finding, ImportedData
@@ -79,7 +80,16 @@ def render_page(report: ImportReport, pictures: Mapping[str, SlidePicture]) -> s
     return (
         page_environment()
         .get_template(_TEMPLATE)
-        .render(report=report, pictures=pictures, pins=pins, of_split=of_split, splits=SPLITS, severities=SEVERITIES)
+        .render(
+            report=report,
+            pictures=pictures,
+            pins=pins,
+            of_split=of_split,
+            splits=SPLITS,
+            severities=SEVERITIES,
+            near_um=round(NEAR_UM),
+            straight_um=round(STRAIGHT_UM),
+        )
     )
 
 

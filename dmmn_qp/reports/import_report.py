@@ -14,6 +14,7 @@ from dmmn_qp.choices import SPLITS, Split
 from dmmn_qp.labels.class_rules import is_tissue
 from dmmn_qp.labels.draws import ElasticRule, balanced_probabilities, shown_classes, suggested_rates
 from dmmn_qp.labels.patches import PatchRef
+from dmmn_qp.reports.drawing import DrawingFigures, DrawnOutlines, drawing_advice, drawing_in_all, drawn_outlines
 from dmmn_qp.reports.inputs import Finding, ImportedData, ImportedSlide
 from dmmn_qp.reports.review import CorrectionFigures, ReviewFigures, all_counts, correction_figures, review_figures
 from dmmn_qp.specs import FileModel
@@ -32,6 +33,7 @@ class SlideClassFigures(FileModel):
         tissue_share: That area divided by the slide's tissue area; above 1 is possible where glass is annotated. None
             where no tissue was found, and for classes that are no tissue.
         patches: Patches that show the class (more than 1 % of their pixels).
+        pixel_share: That area divided by the area of the whole image.
     """
 
     class_name: str
@@ -39,6 +41,7 @@ class SlideClassFigures(FileModel):
     area_mm2: float
     tissue_share: float | None
     patches: int
+    pixel_share: float = 0.0
 
 
 class SlideFigures(FileModel):
@@ -58,6 +61,9 @@ class SlideFigures(FileModel):
         patches: Targets that hold enough annotation, more than 1 % by default, by split.
         classes: What the classes have on the slide, in the order of the class map.
         review: Whose word its objects are.
+        pixel_share: Labelled part of all its pixels.
+        drawing: How its areas are drawn, by class.
+        gap_um: Median distance of what faces an area of another class; None where nothing does.
     """
 
     slide_id: str
@@ -73,6 +79,9 @@ class SlideFigures(FileModel):
     patches: dict[Split, int]
     classes: tuple[SlideClassFigures, ...]
     review: ReviewFigures
+    pixel_share: float = 0.0
+    drawing: tuple[DrawingFigures, ...] = ()
+    gap_um: float | None = None
 
 
 class ClassFigures(FileModel):
@@ -85,6 +94,7 @@ class ClassFigures(FileModel):
         slides: Slides that have it, by split.
         area_mm2: Labelled area, by split.
         patches: Patches that show the class, by split.
+        pixel_share: Its part of all pixels of all slides.
     """
 
     name: str
@@ -93,6 +103,7 @@ class ClassFigures(FileModel):
     slides: dict[Split, int]
     area_mm2: dict[Split, float]
     patches: dict[Split, int]
+    pixel_share: float = 0.0
 
 
 class ClassBalance(FileModel):
@@ -134,6 +145,9 @@ class ImportReport(FileModel):
         balance: What training sees of each class; empty when there is no training patch.
         review: Whose word the objects of all slides are, those of slides without any label included.
         corrections: What the model had said of what somebody vouched for, by the names of the source.
+        pixel_share: Labelled part of all pixels of all slides, as the paper counts what is annotated.
+        drawing: How areas are drawn, by class.
+        drawing_advice: What of it could be better, a line each.
     """
 
     format_version: Literal[1] = 1
@@ -149,6 +163,9 @@ class ImportReport(FileModel):
     balance: tuple[ClassBalance, ...]
     review: ReviewFigures
     corrections: tuple[CorrectionFigures, ...]
+    pixel_share: float = 0.0
+    drawing: tuple[DrawingFigures, ...] = ()
+    drawing_advice: tuple[str, ...] = ()
 
 
 def make_report(
@@ -165,9 +182,10 @@ def make_report(
         tissue_mm2: Tissue of each slide, by slide id.
         findings: What somebody should look at.
     """
+    drawn = [drawn_outlines(slide, data) for slide in data.slides]
     slides = tuple(
-        _slide_figures(slide, data, label_pixels[slide.record.slide_id], tissue_mm2[slide.record.slide_id])
-        for slide in data.slides
+        _slide_figures(slide, data, label_pixels[slide.slide_id], tissue_mm2[slide.slide_id], outlines)
+        for slide, outlines in zip(data.slides, drawn, strict=True)
     )
     return ImportReport(
         name=data.name,
@@ -185,11 +203,14 @@ def make_report(
         ),
         review=review_figures(all_counts(data)),
         corrections=correction_figures(data),
+        pixel_share=sum(c.area_mm2 for slide in slides for c in slide.classes) / _all_mm2(data),
+        drawing=drawing_in_all([slide.drawing for slide in slides]),
+        drawing_advice=drawing_advice(data.slides, drawn, len(data.class_map)),
     )
 
 
 def _slide_figures(
-    slide: ImportedSlide, data: ImportedData, pixels: NDArray[np.int64], tissue_mm2: float
+    slide: ImportedSlide, data: ImportedData, pixels: NDArray[np.int64], tissue_mm2: float, drawn: DrawnOutlines
 ) -> SlideFigures:
     record = slide.record
     pixel_mm2 = _pixel_mm2(slide)
@@ -205,6 +226,7 @@ def _slide_figures(
                 area_mm2=area,
                 tissue_share=area / tissue_mm2 if tissue_mm2 and is_tissue(tissue_class) else None,
                 patches=int(shown[i]),
+                pixel_share=area / _slide_mm2(slide),
             )
         )
     names = [annotation.class_name for annotation in slide.annotations]
@@ -224,6 +246,9 @@ def _slide_figures(
         patches={split: sum(patch.split == split for patch in slide.patches) for split in SPLITS},
         classes=tuple(classes),
         review=review_figures(slide.review),
+        pixel_share=sum(c.pixel_share for c in classes),
+        drawing=drawn.classes,
+        gap_um=drawn.gap_um,
     )
 
 
@@ -253,6 +278,7 @@ def _class_figures(number: int, data: ImportedData, on_slides: list[SlideClassFi
         slides=slides,
         area_mm2=area_mm2,
         patches=patches,
+        pixel_share=sum(figures.area_mm2 for figures in on_slides) / _all_mm2(data),
     )
 
 
@@ -287,6 +313,15 @@ def class_balance(patches: list[PatchRef], names: tuple[str, ...]) -> tuple[Clas
         )
         for i, name in enumerate(names)
     )
+
+
+def _slide_mm2(slide: ImportedSlide) -> float:
+    """Area of the whole image."""
+    return slide.record.width * slide.record.height * slide.record.mpp**2 / _UM2_PER_MM2
+
+
+def _all_mm2(data: ImportedData) -> float:
+    return sum(map(_slide_mm2, data.slides)) or 1.0
 
 
 def _pixel_mm2(slide: ImportedSlide) -> float:

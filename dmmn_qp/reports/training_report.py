@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -24,6 +26,11 @@ from dmmn_qp.version import __version__
 
 _TEMPLATE: Final = "training_report.html.j2"
 _GAP_PX: Final = 6
+_CURVE_INCHES: Final = (4.6, 3.3)
+_LOSS, _SCORE = "#50637a", "#2a6f77"
+
+CONSTANT_COLUMN: Final = "val_constant_mean_iou"
+"""Column of a history with the mIoU that one class everywhere would have."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +96,7 @@ def area_colors(verdicts: Sequence[PatchVerdict], class_map: ClassMap) -> list[t
 
 def draw_curves(
     history: Sequence[Mapping[str, float]], class_map: ClassMap, best_epoch: int, start_mean_iou: float | None = None
-) -> bytes:
+) -> list[bytes]:
     """Draws loss and mIoU over the epochs, and the IoU of each class.
 
     Args:
@@ -99,48 +106,61 @@ def draw_curves(
         start_mean_iou: The mIoU of that model; None without one.
 
     Returns:
-        An SVG.
+        An SVG of each, small enough to be read on a phone.
     """
-    with plain_text():
-        return _draw_curves(history, class_map, best_epoch, start_mean_iou)
-
-
-def _draw_curves(
-    history: Sequence[Mapping[str, float]], class_map: ClassMap, best_epoch: int, start_mean_iou: float | None
-) -> bytes:
-    epochs = [row["epoch"] for row in history]
-    figure = Figure(figsize=(11.4, 3.5), layout="constrained")
-    left, right = figure.subplots(1, 2)
-    marker = "o" if len(history) == 1 else None  # a line of one point is none
-    left.plot(epochs, [row["loss"] for row in history], color="#50637a", marker=marker)
-    left.set_ylim(bottom=0)
-    scores = left.twinx()
     start = [] if start_mean_iou is None else [start_mean_iou]
-    scores.plot(
-        [*([0] if start else []), *epochs],
-        [*start, *(row["val_mean_iou"] for row in history)],
-        color="#2a6f77",
-        marker=marker,
-    )
+    with plain_text():
+        whole, of_classes = (Figure(figsize=_CURVE_INCHES, layout="constrained") for _ in range(2))
+        _draw_whole(whole.subplots(), history, start)
+        _draw_classes(of_classes.subplots(), history, class_map)
+        return [_finished(figure, history, best_epoch, bool(start)) for figure in (whole, of_classes)]
+
+
+def _draw_whole(axes: Axes, history: Sequence[Mapping[str, float]], start: list[float]) -> None:
+    """Loss and mIoU, and the mIoU of always saying one class, below which a model is worth nothing."""
+    epochs = [row["epoch"] for row in history]
+    marker = _marker(history)
+    axes.plot(epochs, [row["loss"] for row in history], color=_LOSS, marker=marker)
+    axes.set_ylim(bottom=0)
+    axes.set_ylabel("training loss", color=_LOSS)
+    scores = axes.twinx()
+    known = [[*([0] if start else []), *epochs], [*start, *(row["val_mean_iou"] for row in history)]]
+    scores.plot(*known, color=_SCORE, marker=marker)
+    constant = history[-1].get(CONSTANT_COLUMN)
+    if constant is not None:
+        scores.axhline(constant, color=_SCORE, linewidth=1, linestyle="--")
+        scores.annotate("one class everywhere", (1, constant), (0, 2), xycoords=("axes fraction", "data"),
+                        textcoords="offset points", ha="right", color=_SCORE, fontsize=9)  # fmt: skip
     scores.set_ylim(0, 1)
-    left.set_ylabel("training loss", color="#50637a")
-    scores.set_ylabel("validation mIoU", color="#2a6f77")
+    scores.set_ylabel("validation mIoU", color=_SCORE)
+    scores.spines["top"].set_visible(False)
+
+
+def _draw_classes(axes: Axes, history: Sequence[Mapping[str, float]], class_map: ClassMap) -> None:
     for c in class_map.classes:
         color = tuple(v / 255 for v in c.color)
-        right.plot(epochs, [row[f"val_iou {c.name}"] for row in history], color=color, marker=marker)
-    right.set_ylim(0, 1)
-    right.set_ylabel("validation IoU by class")
-    for axes in (left, right):
-        axes.axvline(best_epoch, color="#b9770e", linewidth=1, linestyle=":")
-        axes.set_xlabel(
-            "epoch (dotted: the one kept)" if best_epoch else "epoch (dotted: the one kept; 0 is the start)"
-        )
-        axes.set_xlim(-0.2 if start else 0.8, epochs[-1] + 0.2)
-        axes.xaxis.get_major_locator().set_params(integer=True)
-        axes.spines["top"].set_visible(False)
+        scores = [row[f"val_iou {c.name}"] for row in history]
+        axes.plot([row["epoch"] for row in history], scores, color=color, marker=_marker(history))
+    axes.set_ylim(0, 1)
+    axes.set_ylabel("validation IoU by class")
+
+
+def _finished(figure: Figure, history: Sequence[Mapping[str, float]], best_epoch: int, has_start: bool) -> bytes:
+    """The SVG of a figure whose first axes are given their epochs."""
+    axes = figure.axes[0]
+    axes.axvline(best_epoch, color="#b9770e", linewidth=1, linestyle=":")
+    axes.set_xlabel("epoch (dotted: the one kept)" if best_epoch else "epoch (dotted: the one kept; 0 is the start)")
+    axes.set_xlim(-0.2 if has_start else 0.8, history[-1]["epoch"] + 0.2)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.spines["top"].set_visible(False)
     content = BytesIO()
     figure.savefig(content, format="svg", metadata={"Date": None})
     return content.getvalue()
+
+
+def _marker(history: Sequence[Mapping[str, float]]) -> str | None:
+    """A mark for each epoch where there is one alone: a line of one point is none."""
+    return "o" if len(history) == 1 else None
 
 
 def write_training_report(

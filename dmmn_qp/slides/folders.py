@@ -10,7 +10,6 @@ from typing import Final, NamedTuple
 
 import openslide
 import tifffile
-from PIL import Image
 
 from dmmn_qp.errors import SlideError
 from dmmn_qp.files import RUN_FILE
@@ -19,6 +18,7 @@ from dmmn_qp.slides.closing import opened
 from dmmn_qp.slides.files import DICOM_SUFFIX, first_of_each_series, is_slide_folder, slide_file
 from dmmn_qp.slides.names import normal_name
 from dmmn_qp.slides.ome_xml import is_tiff
+from dmmn_qp.slides.picture_reader import opened_picture
 from dmmn_qp.slides.readers import SLIDE_READERS, remote_suffixes, slide_suffixes
 from dmmn_qp.slides.tiff_images import find_image
 
@@ -145,7 +145,7 @@ def _size_px(path: Path) -> tuple[int, int] | None:
             with opened(file) as slide:
                 width, height = slide.dimensions
                 return width, height
-        with Image.open(file) as picture:
+        with opened_picture(file) as picture:
             return picture.size
     except Exception:  # of any kind: what is wrong with the file is told when it is opened
         return None

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final, Self
 
@@ -16,6 +19,7 @@ from dmmn_qp.slides.pixel_sizes import StatedMpp
 MAX_PIXELS = 30_000 * 30_000
 """A plain picture is decoded whole, so its size is limited; larger ones belong into a tiled format."""
 
+_TILED: Final = "convert it to a tiled pyramid, for example with QuPath (Export images > OME TIFF)"
 
 _MODES: Final = frozenset({"1", "L", "P", "RGB", "LA", "PA", "RGBA", "La", "RGBa"})
 """Modes of Pillow's whose pixels become RGB as they are meant: 8 bits a sample, or 1 bit."""
@@ -50,19 +54,20 @@ class PictureReader:
     ) -> None:
         del crop_to_bounds
         try:
-            with Image.open(path) as image:
+            with opened_picture(path) as image:
                 width, height = image.size
                 if width * height > MAX_PIXELS:
                     raise SlideError(
-                        f'picture "{path}" has {width} x {height} px, more than an untiled picture may have; '
-                        "convert it to a tiled pyramid, for example with QuPath (Export images > OME TIFF)"
+                        f'picture "{path}" has {width} x {height} px, more than an untiled picture may have; {_TILED}'
                     )
                 not_rgb = _not_rgb(path, image)
                 if not_rgb is not None:
                     raise SlideError(f'picture "{path}" has {not_rgb}; save it as RGB of 8 bits')
                 pixel_size = StatedMpp.of(mpp).resolve(path.name, None)
                 self._pixels = np.asarray(_flat_rgb(image))
-        except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        except Image.DecompressionBombError as error:
+            raise SlideError(f'picture "{path}" has more pixels than an untiled picture may have; {_TILED}') from error
+        except (UnidentifiedImageError, OSError, ValueError, SyntaxError) as error:
             reason = " ".join(str(error).split())
             raise SlideError(
                 f'slide "{path}" can be read neither by OpenSlide nor as a picture ({reason}); convert it to '
@@ -88,6 +93,15 @@ class PictureReader:
 
     def __exit__(self, *exc: object) -> None:
         self.close()
+
+
+@contextmanager
+def opened_picture(path: Path) -> Iterator[Image.Image]:
+    """Opens a picture with Pillow, whose warnings name no file: what is wrong with it is an error, which names it."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with Image.open(path) as picture:
+            yield picture
 
 
 def _not_rgb(path: Path, image: Image.Image) -> str | None:

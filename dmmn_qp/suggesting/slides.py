@@ -112,7 +112,8 @@ def predicted_slides(
                         slide_id, folder, record, inputs.get(slide_id), predictions.get(slide_id), dataset, slides_roots
                     )
                 except (SlideError, DatasetError) as error:
-                    reporter.warn(f"{slide_id} is left out: {error}")
+                    reporter.warn_of(slide_id, f"is left out: {error}", " ")
+    reporter.warn_of_the_rest()
     unknown = _without_uncertainty(folders) - found.keys()
     if not held_back:
         held |= unknown & {record.slide_id for record in dataset.slides() if record.split != "train"}

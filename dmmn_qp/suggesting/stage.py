@@ -26,6 +26,7 @@ from dmmn_qp.suggesting.slides import PredictedSlide, predicted_slides
 from dmmn_qp.suggesting.suggestion import suggestions_of
 from dmmn_qp.suggesting.windows import Window, windows_of
 from dmmn_qp.suggesting.writing import check_out, write_suggestions
+from dmmn_qp.text import count_of
 
 MOST_LOOKED_AT: Final = 400
 """Windows whose looks are compared with what is annotated, and among which is chosen: at most ten seconds' work."""
@@ -134,8 +135,9 @@ def _windows_of_all(
                 )
                 mpps[slide.slide_id] = info.mpp
             except (SlideError, DatasetError) as error:
-                reporter.warn(f"{slide.slide_id} is left out: {error}")
+                reporter.warn_of(slide.slide_id, f"is left out: {error}", " ")
             task.advance(note=slide.slide_id)
+    reporter.warn_of_the_rest()
     if not windows:
         raise DatasetError(
             f"no region of {options.window_um:g} um is {100 * options.min_tissue:g} % tissue and at most "
@@ -175,10 +177,11 @@ def _most_promising(windows: Sequence[Window], rarity: Mapping[str, float], opti
 def _notes(looked: _Looked, slides: Sequence[PredictedSlide], looks: Looks, options: SuggestOptions) -> list[str]:
     """What the page says of how it was made."""
     return [
-        f"{len(looked.windows):,} windows of {options.window_um:g} µm on {len(looked.mpps)} of {len(slides)} slides "
-        f"were scored, at least {100 * options.min_tissue:g} % tissue and at most {100 * options.max_annotated:g} % "
-        f"annotated. Weights: unsure {options.weight_uncertainty:g}, rare {options.weight_rarity:g}, unlike "
-        f"{options.weight_distance:g}; being unlike each other {options.spread:g}. Looks were compared by {looks.by}."
+        f"{len(looked.windows):,} windows of {options.window_um:g} µm on {len(looked.mpps)} of "
+        f"{count_of(len(slides), 'slide')} were scored, at least {100 * options.min_tissue:g} % tissue and at most "
+        f"{100 * options.max_annotated:g} % annotated. Weights: unsure {options.weight_uncertainty:g}, rare "
+        f"{options.weight_rarity:g}, unlike {options.weight_distance:g}; being unlike each other {options.spread:g}. "
+        f"Looks were compared by {looks.by}."
     ]
 
 

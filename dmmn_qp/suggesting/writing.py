@@ -85,6 +85,7 @@ def write_suggestions(
         shown = [slide for slide in slides if any(s.slide_id == slide.slide_id for s in suggestions)]
         with reporter.optional("the page of suggestions"):
             pictures = [_drawn(slide, suggestions, reporter) for slide in shown]
+            reporter.warn_of_the_rest()
             write_suggestions_report(out, suggestions, pictures, notes)
         told = {slide.slide_id: slide.image.model_dump(mode="json") for slide in slides if slide.image is not None}
         write_json(out / RUN_FILE, {**run, INPUTS: told})  # `push` finds the image of each by it
@@ -129,6 +130,6 @@ def _drawn(slide: PredictedSlide, suggestions: Sequence[Suggestion], reporter: R
         with slide.open() as opened:
             return draw_slide_with_regions(slide.slide_id, opened, slide.labels_path, slide.class_map, regions)
     except (SlideError, DatasetError) as error:
-        reporter.warn(f"pictures of {slide.slide_id} are left out: {error}")
+        reporter.warn_of(slide.slide_id, f"pictures are left out: {error}")
     right, bottom = max(r.right for r in regions.values()), max(r.bottom for r in regions.values())
     return SlideWithRegions(slide.slide_id, None, (right, bottom), slide.class_map, {})

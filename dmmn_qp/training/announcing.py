@@ -32,9 +32,11 @@ def say_plan(
     reporter.heading(f"Training {plan.network.architecture} (width {plan.network.width}, {parameters:,} parameters)")
     several = f" in {processes} processes" if processes > 1 else ""
     threads = f", {count_of(options.threads or 1, 'thread')}" if device.type == "cpu" else ""
+    copies = len(plan.validation_draws) - len(plan.validation)
     reporter.say(
         f"  {len(plan.training)} training and "
-        f"{count_of(len(plan.validation), 'validation patch', 'validation patches')}, "
+        f"{count_of(len(plan.validation), 'validation patch', 'validation patches')}"
+        f"{f' ({len(plan.validation_draws):,} with deformed copies)' if copies else ''}, "
         f"{count_of(len(dataset.class_map), 'class', 'classes')}; "
         f"{plan.course}, "
         f"{device.type}{several}{threads}, {options.precision}, preset {options.preset}"

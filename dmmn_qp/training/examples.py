@@ -72,7 +72,8 @@ class PatchExamples(TorchDataset[Example | WideExample]):
     Args:
         dataset: The dataset.
         patches: The patch index.
-        augment: How to turn, deform and recolour; None for validation, which takes patches as they are.
+        augment: How to turn, deform and recolour; None for validation, which takes patches as they are, or deformed
+            where the draw says so.
         jitter_px: How far a target may be moved, in grid pixels; 0 where patches are not augmented.
         targets: Number of magnifications T whose labels are wanted; 1 is that of the target alone.
         wide: Whether to give `WideExample` for `augment_on_device`, which changes them where the network computes.
@@ -124,6 +125,8 @@ class PatchExamples(TorchDataset[Example | WideExample]):
         change = None
         if self._augment is not None:
             change = Augmentation.draw(rng, self._augment, size, len(magnifications), deformed=draw.deformed)
+        elif draw.deformed:
+            change = Augmentation.deformation(rng, size, len(magnifications))
         if change is None or self._wide:
             margin = wide_margin_px(size, len(magnifications)) if self._wide else 0
             around = [field.grown(margin) for field in fields]

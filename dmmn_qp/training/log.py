@@ -15,7 +15,7 @@ from dmmn_qp.console import Reporter
 from dmmn_qp.figures import pixels_of, plain_text
 from dmmn_qp.files.tables import write_table
 from dmmn_qp.labels.metrics import Metrics
-from dmmn_qp.reports.training_report import PatchVerdict, draw_verdict
+from dmmn_qp.reports.training_report import CONSTANT_COLUMN, PatchVerdict, draw_verdict
 from dmmn_qp.specs import ClassMap
 from dmmn_qp.text import printable
 from dmmn_qp.training.events import EventFile
@@ -82,7 +82,7 @@ class TrainingLog:
         self.only_class.append(names[int(predicted.argmax())] if alone else None)
         with self._reporter.optional(f'"{self._out / HISTORY}"'):
             rows = self._state.history
-            write_table(self._out / HISTORY, list(rows[-1]), ([row[key] for key in rows[-1]] for row in rows))
+            write_table(self._out / HISTORY, list(rows[-1]), ([row.get(key, "") for key in rows[-1]] for row in rows))
         for key, value in self._state.history[-1].items():
             if key.startswith("val_"):
                 self._add(partial(EventFile.scalar, tag=f"validation/{key[4:]}", value=value, step=number))
@@ -129,6 +129,7 @@ def history_row(
         "loss": round(float(np.mean(losses)), 6),
         "learning_rate": learning_rate,
         "val_mean_iou": round(metrics.mean_iou, 6),
+        CONSTANT_COLUMN: round(metrics.constant_mean_iou, 6),
         "val_mean_recall": round(metrics.mean_recall, 6),
         "val_mean_precision": round(metrics.mean_precision, 6),
         **{f"val_iou {name}": float(v) for name, v in zip(names, metrics.iou.round(6), strict=True)},

@@ -69,6 +69,8 @@ class TrainOptions(FileModel):
             takes the order of the dataset.
         rates: Of ``elastic``: deformed copies of each patch, by the class that it belongs to. Classes left out get
             what balances them best.
+        balance_validation: Of ``elastic``: whether deformed copies are added to the validation patches too, by the same
+            rates (Table 1).
         corrections: How many times as often as others those patches are drawn, and those cells by the head of
             ``dmmn-p``, in which a person corrected a prediction; 1 for all alike, as in the paper.
         color: Which changes of colour.
@@ -148,6 +150,7 @@ class TrainOptions(FileModel):
     sampler: Sampler = "balanced"
     class_order: tuple[str, ...] = ()
     rates: dict[str, Annotated[int, Field(ge=0, le=MAX_RATE)]] = Field(default_factory=dict)
+    balance_validation: bool = False
     corrections: Annotated[
         float,
         Flag("How many times as often as others corrected predictions are drawn.", panel=TRAINING_PANEL, metavar="X"),
@@ -234,6 +237,7 @@ _PAPER: dict[str, Any] = {  # sections 2.3 and 2.5, Table 1
     "steps_per_epoch": None,
     "batch_size": 1,
     "sampler": "elastic",
+    "balance_validation": True,
     "corrections": 1.0,
     "color": "paper",
     "zoom": 1.0,
@@ -257,6 +261,7 @@ PRESETS: dict[Preset, dict[str, Any]] = {
     "official": {
         **_PAPER,
         "sampler": "shuffled",
+        "balance_validation": False,
         "loss_mean": "labelled",
         "channels": "BGR",
         "reduction": "decimate",

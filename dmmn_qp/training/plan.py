@@ -36,6 +36,7 @@ from dmmn_qp.training.fine_tuning import Inherited, Start, freeze_encoders, from
 from dmmn_qp.training.launch import processes_here, processes_of
 from dmmn_qp.training.options import RATE, TrainOptions
 from dmmn_qp.training.reading import Batches
+from dmmn_qp.training.validation_draws import validation_draws
 
 NARROWER_ON_CPU = 4
 """Part of the paper's width that networks from scratch have on a CPU, so that they compare there as in the paper."""
@@ -65,6 +66,7 @@ class TrainingPlan:
         attribution: Whom that licence asks to name.
         start: The model that it starts from; None where it starts at random.
         rounds: Rounds in which the head of a network on a pretrained encoder learns, before any epoch; else 0.
+        validation_draws: What epochs are judged on, the validation patches first, in their order.
     """
 
     options: TrainOptions
@@ -80,6 +82,7 @@ class TrainingPlan:
     attribution: str | None = None
     start: Start | None = None
     rounds: int = 0
+    validation_draws: Sequence[Draw] = ()
 
     @property
     def epochs(self) -> int:
@@ -114,7 +117,7 @@ class TrainingPlan:
     @property
     def validation_steps(self) -> float:
         """About what a validation takes, in optimiser steps: it has no backward pass."""
-        return math.ceil(len(self.validation) / self.options.batch_size) / 3
+        return math.ceil(len(self.validation_draws) / self.options.batch_size) / 3
 
     def steps_after(self, epoch: int) -> float:
         """About what the training takes after the steps of an epoch, in optimiser steps."""
@@ -199,7 +202,9 @@ def make_plan(
     )
     balance = None if draws.elastic is None else balance_counts(patches, dataset.class_map, draws.elastic)
     rounds = 1 + options.self_training if pretrained else 0
-    return TrainingPlan(resolved, training, validation, validated_on, draws, balance, steps, *inherited, rounds)
+    balancing = draws.elastic if options.balance_validation and not rounds else None  # rounds are judged without copies
+    judged = validation_draws(validation, balancing, options.seed)
+    return TrainingPlan(resolved, training, validation, validated_on, draws, balance, steps, *inherited, rounds, judged)
 
 
 def new_network(options: TrainOptions, device: torch.device) -> Inherited:
@@ -349,7 +354,7 @@ def make_batches(
             f"{cache_bytes // MIB:,} MiB at most (--cache)"
         )
     unchanged = validation_examples(dataset, plan, slides_roots)
-    mine = [Draw(i, seed=0) for i in range(len(plan.validation))][rank::world]
+    mine = plan.validation_draws[rank::world]
     return (
         Batches(examples, epoch_draws, options.batch_size // world, workers, reporter.warn),
         epoch_draws,
@@ -358,7 +363,7 @@ def make_batches(
 
 
 def validation_examples(dataset: Dataset, plan: TrainingPlan, slides_roots: Sequence[SlidesRoot]) -> PatchExamples:
-    """The validation patches as they are, with the labels that choose the best epoch."""
+    """The validation patches, with the labels that choose the best epoch."""
     return PatchExamples(
         dataset,
         plan.validation,

@@ -129,11 +129,12 @@ def _estimate(
     say_plan(plan, learner.module, device, 1, dataset, reporter)
     for line in as_toml("train", plan.options).split("\n"):
         printer.say(line)
+    judged = (plan.validation[draw.patch] for draw in plan.validation_draws)  # a copy counts as its original does
     rows = [
         (name, f"{counts[0]:,}", f"{counts[1]:,}", f"{weight:.3f}")
         for name, counts, weight in zip(
             dataset.class_map.names,
-            zip(plan.draws.label_counts, class_pixels(plan.validation, dataset.class_map), strict=True),
+            zip(plan.draws.label_counts, class_pixels(judged, dataset.class_map), strict=True),
             class_weights(plan.draws.label_counts, plan.options.class_weights),
             strict=True,
         )

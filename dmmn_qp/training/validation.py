@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from dmmn_qp.networks.supervision import SupervisedBranches
 from dmmn_qp.reports.training_report import PatchVerdict, StartedFrom, write_training_report
 from dmmn_qp.slides.finding import SlidesRoot
 from dmmn_qp.specs import UNLABELLED, ClassMap
+from dmmn_qp.text import count_of
 from dmmn_qp.training.judging import ShownPatches, from_kept
 from dmmn_qp.training.outcome import advice
 from dmmn_qp.training.plan import TrainingPlan, validation_examples
@@ -41,7 +42,7 @@ _MOST_CLASSES = 30
 def verdicts_on(
     network: Callable[[list[Tensor]], Tensor],
     batches: Batches,
-    patches: Sequence[PatchRef],
+    patches: Iterable[PatchRef],
     n_classes: int,
     convention: InputConvention,
     device: torch.device,
@@ -50,7 +51,7 @@ def verdicts_on(
 
     Args:
         network: Images -> logits (B, C, S, S).
-        batches: The patches as they are, in their order.
+        batches: The patches, in their order.
         patches: Their index.
         n_classes: Number of classes C.
         convention: How pixels become the network's input.
@@ -108,8 +109,9 @@ def validate(
     if world > 1:
         for buffer in module.buffers():
             torch.distributed.broadcast(buffer, src=0)
-    mine = plan.validation[rank::world]
-    distance = max(1, len(mine) // WATCHED)
+    draws = plan.validation_draws[rank::world]
+    mine = [plan.validation[draw.patch] for draw in draws]
+    distance = max(1, sum(not draw.deformed for draw in draws) // WATCHED)
     confusion = np.zeros((len(class_map), len(class_map)), np.int64)
     watched: list[PatchVerdict] = []
     shown = ShownPatches()
@@ -122,6 +124,8 @@ def validate(
 
     for i, verdict in enumerate(verdicts_on(logits, batches, mine, len(class_map), plan.convention, fabric.device)):
         confusion += confusion_matrix(verdict.truth, verdict.predicted, len(class_map))
+        if draws[i].deformed:
+            continue  # reports show slides as they are
         shown.add(rank + i * world, verdict)
         if i % distance == 0 and len(watched) < WATCHED:
             watched.append(verdict)
@@ -178,6 +182,9 @@ def write_report(
     best = {values["number"]: values for values in kept["best"].values()}
     head = kept.get("head") or {}
     facts = {"steps of the head": str(head["steps"]), "self-training": head["self_training"] or "none"} if head else {}
+    if copies := len(plan.validation_draws) - len(plan.validation):
+        more = count_of(copies, "deformed copy", "deformed copies")
+        facts["validation patches"] = f"{len(plan.validation):,} and {more}"
     metrics = Metrics.from_confusion(kept["confusion"].numpy())
     epoch = f"{kept['epoch']} of {len(state.history)}" if kept["epoch"] else "none"
     write_training_report(

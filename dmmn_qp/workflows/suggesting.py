@@ -104,7 +104,8 @@ def _slides(
     slides = slides_to_predict(named, dataset, slides_roots, say=reporter.say)
     for slide in slides:
         if slide.problem is not None:
-            reporter.warn(f"{slide.slide_id} is left out: {slide.problem}")
+            reporter.warn_of(slide.slide_id, f"is left out: {slide.problem}", " ")
+    reporter.warn_of_the_rest()
     there = [slide for slide in slides if slide.problem is None]
     left_out = [slide.slide_id for slide in there if slide.slide_id in kept]
     if left_out:
@@ -132,12 +133,15 @@ def _missing(
     for slide in slides:
         if slide.slide_id in users:
             if _is_of_another_file(users_inputs.get(slide.slide_id), slide):
-                reporter.warn(
-                    f'{slide.slide_id} is left out: "{predictions}" has a prediction of another file of that name; '
-                    "rename one of the files, or pass another folder with --predictions"
+                reporter.warn_of(
+                    slide.slide_id,
+                    f'is left out: "{predictions}" has a prediction of another file of that name; rename one of the '
+                    "files, or pass another folder with --predictions",
+                    " ",
                 )
         elif slide.slide_id not in ours or _is_of_another_file(our_inputs.get(slide.slide_id), slide):
             missing.append(slide)
+    reporter.warn_of_the_rest()
     return missing
 
 

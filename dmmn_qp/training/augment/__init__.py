@@ -56,3 +56,16 @@ class Augmentation:
         color = ColorChange.draw(rng, rules.color)
         nodes_px = draw_nodes(rng, size_px * 2 ** (magnifications - 1)) if deformed else None
         return cls(Warp(size_px, magnifications, turn(angle, zoom, flip), nodes_px), color)
+
+    @classmethod
+    def deformation(cls, rng: np.random.Generator, size_px: int, magnifications: int) -> Augmentation:
+        """Draws nothing but what makes a deformed copy (section 2.3): as it lies, in its own colours.
+
+        Args:
+            rng: Source of randomness.
+            size_px: Side of the patch at each magnification.
+            magnifications: Number of magnifications.
+        """
+        nodes_px = draw_nodes(rng, size_px * 2 ** (magnifications - 1))
+        unchanged = ColorChange.draw(rng, "none")
+        return cls(Warp(size_px, magnifications, turn(0, 1, flip=False), nodes_px), unchanged)
