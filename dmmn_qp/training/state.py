@@ -22,7 +22,7 @@ STATE = UNFINISHED
 
 _FORMAT = 1
 
-CHANGEABLE = frozenset(("cache_mib", "device", "workers"))
+CHANGEABLE = frozenset(("cache_mib", "device", "tensorboard", "workers"))
 """Options that may be given anew to a training that goes on."""
 
 
