@@ -30,8 +30,17 @@ setup: $(READY)
 $(READY): pyproject.toml constraints.txt
 	$(MAKE_PY) setup
 
-lint types test demo:
-	@$(MAKE_PY) $@
+lint:
+	@$(MAKE_PY) lint
+
+types:
+	@$(MAKE_PY) types
+
+test:
+	@$(MAKE_PY) test
+
+demo:
+	@$(MAKE_PY) demo
 
 groovy: $(READY)
 	$(BIN)/python -m tests.groovy.tools

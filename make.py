@@ -16,16 +16,14 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 CPU_INDEX = "https://download.pytorch.org/whl/cpu"
-DEMO_MODEL = "models/demo-run"
-"""A name of its own, so that ``make clean`` knows it from yours."""
 
-DEMO = [
-    "dmmn-qp import examples/demo/project.qpproj --overwrite",
-    f"dmmn-qp train --out {DEMO_MODEL} --overwrite",
-    "dmmn-qp predict --overwrite",
-    "dmmn-qp evaluate --truth examples/demo/truth --out predictions/evaluation --overwrite",
-]
-"""The user's own commands, shown as they run."""
+DEMO = """\
+dmmn-qp import examples/demo/project.qpproj --overwrite
+dmmn-qp train --out models/demo-run --overwrite
+dmmn-qp predict --overwrite
+dmmn-qp evaluate --truth examples/demo/truth --out predictions/evaluation --overwrite
+""".splitlines()
+"""The user's own commands, shown as they run; the model has a name of its own, so that ``make clean`` knows it."""
 
 LOOK = """
 Look at predictions/test-1.overview.png, and at predictions/evaluation/evaluation.html in a browser. In QuPath,

@@ -61,7 +61,7 @@ def test_clean_removes_what_the_demo_made(place):
     make(place, "clean")
     assert {path.name for path in place.iterdir()} == {"Makefile", "models"}
     assert {path.name for path in (place / "models").iterdir()} == {"demo", "dmmn-m3-1"}
-    assert model == make_py.DEMO_MODEL and f"dmmn-qp train --out {model} --overwrite" in make_py.DEMO
+    assert f"dmmn-qp train --out {model} --overwrite" in make_py.DEMO
 
 
 @pytest.mark.parametrize(

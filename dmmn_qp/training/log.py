@@ -99,8 +99,8 @@ class TrainingLog:
         """Notes an optimiser step."""
         number = (epoch - 1) * self._steps_per_epoch + step
         if number % _STEPS_BETWEEN_POINTS == 0:
-            self._add(lambda events: events.scalar("train/loss", loss, number))
-            self._add(lambda events: events.scalar("train/learning rate", learning_rate, number))
+            self._add_figure("train/loss", loss, number)
+            self._add_figure("train/learning rate", learning_rate, number)
 
     def epoch(self, epoch: int, metrics: Metrics, watched: Sequence[PatchVerdict]) -> None:
         """Notes an epoch whose row is the last of the history.
@@ -117,8 +117,9 @@ class TrainingLog:
         with self._reporter.optional(f'"{self._out / HISTORY}"'):
             rows = self._state.history
             write_table(self._out / HISTORY, list(rows[-1]), ([row[key] for key in rows[-1]] for row in rows))
-        figures = {key[4:]: value for key, value in self._state.history[-1].items() if key.startswith("val_")}
-        self._add(lambda events: [events.scalar(f"validation/{key}", figures[key], number) for key in figures])
+        for key, value in self._state.history[-1].items():
+            if key.startswith("val_"):
+                self._add_figure(f"validation/{key[4:]}", value, number)
         if not self._with_events:
             return
         with self._reporter.optional("the picture of the confusion matrix for TensorBoard"):
@@ -132,7 +133,10 @@ class TrainingLog:
         """Closes the files."""
         self._add(lambda events: events.close())
 
-    def _add(self, write: Callable[[EventFile], object]) -> None:
+    def _add_figure(self, tag: str, value: float, step: int) -> None:
+        self._add(lambda events: events.scalar(tag, value, step))
+
+    def _add(self, write: Callable[[EventFile], None]) -> None:
         """Adds events; none any more after an error, for what follows a torn one cannot be read."""
         events, self._events = self._events, None
         if events is not None:
