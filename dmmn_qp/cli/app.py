@@ -69,3 +69,4 @@ def main(
     # Set before torch is loaded. Its threads otherwise spin while they wait for each other, which makes training
     # several times slower as soon as anything else, such as the reader process, wants a core.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    os.environ.setdefault("PYTORCH_ENABLE_MPS_FALLBACK", "1")  # what Apple's GPUs lack is computed on the processor

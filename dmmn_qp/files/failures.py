@@ -53,6 +53,9 @@ _WAYS_OUT: Final = {
     getattr(errno, "ESTALE", errno.EIO): "check the connection to the disk, and repeat the command",
 }
 
+OPEN_ELSEWHERE: Final = (5, 32, 33)
+"""What Windows says (``winerror``) of files that are open: access denied, sharing violation, locked."""
+
 _ISSUES: Final = ("issues", "bug tracker", "tracker", "repository")
 
 _DEEPEST: Final = 16
@@ -103,7 +106,11 @@ def _foreseen(error: BaseException) -> str | None:
     if (full := full_disk(error)) is not None:
         return _of_full_disk(*full)
     text = str(error)
-    if "CUDA out of memory" in text or type(error).__name__ == "OutOfMemoryError":
+    if (
+        "CUDA out of memory" in text
+        or "MPS backend out of memory" in text
+        or type(error).__name__ == "OutOfMemoryError"
+    ):
         return "the memory of the GPU does not suffice; pass a smaller --batch-size, or --device cpu"
     if (
         isinstance(error, MemoryError)
@@ -144,6 +151,8 @@ def _of_system(error: OSError) -> str | None:
         return None
     where = " and ".join(f'"{shorten(os.fsdecode(name), 200)}"' for name in _names(error))
     way_out = _WAYS_OUT.get(error.errno)
+    if getattr(error, "winerror", None) in OPEN_ELSEWHERE:
+        way_out = "close it in other programs (Windows replaces nothing that is open), or check its permissions"
     return (where + ": " if where else "") + error.strerror + (f"; {way_out}" if way_out else "")
 
 

@@ -18,6 +18,7 @@ import shapely
 from shapely.geometry.base import BaseGeometry
 
 from dmmn_qp.annotations import DEFAULT_PLANE, Annotation, Color, ObjectKind, Plane
+from dmmn_qp.files import move
 from dmmn_qp.qupath.classes import default_color
 from dmmn_qp.qupath.geojson_values import highest_dimension, single_or
 from dmmn_qp.qupath.notes import full_class_name
@@ -90,7 +91,7 @@ def write_geojson(
                 file.write(feature)
                 written += 1
             file.write(b"\n]}\n")
-        temporary.replace(path)
+        move(temporary, path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
