@@ -6,6 +6,7 @@ from importlib.metadata import packages_distributions
 
 import pytest
 
+from setup import package_page
 from tests.conftest import REPOSITORY
 
 PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text("utf-8"))["project"]
@@ -76,8 +77,20 @@ def test_docker_copies_what_the_build_needs_and_nothing_more():
     lines = [line for line in (REPOSITORY / "Dockerfile").read_text("utf-8").splitlines() if line and line[0] != "#"]
     copied = {name.removeprefix("./") for line in lines if line.startswith("COPY") for name in line.split()[1:-1]}
     assert all((REPOSITORY / name).exists() for name in copied)
-    assert {"pyproject.toml", "setup.py", "constraints.txt", "dmmn_qp", PROJECT["readme"], "LICENSE"} <= copied
+    assert {"pyproject.toml", "setup.py", "constraints.txt", "dmmn_qp", "README.md", "LICENSE"} <= copied
     rules = (REPOSITORY / ".dockerignore").read_text("utf-8").splitlines()
     assert rules[1] == "*" and {rule[1:] for rule in rules if rule.startswith("!")} == copied
     users = [line for line in lines if line.startswith("USER")]
     assert users and users[-1] != "USER root" and lines.index(users[-1]) < lines.index('ENTRYPOINT ["dmmn-qp"]')
+
+
+def test_links_of_the_packages_page_work_away_from_the_repository():
+    text = "![shown](docs/x.png) [a](docs/a.md#b), [c](https://c.org), [d](#d)"
+    there = "https://x.org/y"
+    assert package_page(text, there + "/") == (
+        f"![shown]({there}/raw/HEAD/docs/x.png) [a]({there}/blob/HEAD/docs/a.md#b), [c](https://c.org), [d](#d)"
+    )
+    assert package_page(text, None) == " a, [c](https://c.org), [d](#d)"
+    page = package_page((REPOSITORY / "README.md").read_text("utf-8"), None)
+    assert not re.findall(r"\]\((?!https:|#)", page)
+    assert "readme" in PROJECT["dynamic"], "so that setup.py gives it"
