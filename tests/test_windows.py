@@ -99,6 +99,13 @@ def test_what_is_open_elsewhere_is_named_and_left_whole(windows, tmp_path):
     assert '"a": 3' in table.read_text() and left_in(tmp_path) == ["areas.json"]
 
 
+@pytest.mark.parametrize(("length", "is_said"), [(100, False), (259, True)])
+def test_a_path_that_is_too_long_is_said_as_that(length, is_said):
+    error = FileNotFoundError(2, "The system cannot find the path specified", "C:\\" + "x" * length)
+    error.winerror = 3
+    assert ("a shorter path" in line_of(error)) == is_said
+
+
 def test_a_folder_with_an_open_file_stays_whole(windows, tmp_path):
     folder = tmp_path / "dataset"
     for content in "12":
