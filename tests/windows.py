@@ -10,6 +10,8 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 
+from filelock import FileLock
+
 SHARING_VIOLATION, ACCESS_DENIED = 32, 5
 
 
@@ -35,6 +37,9 @@ def open_in(path: str) -> str | None:
     """A file that is open, at a path or below it; None where there is none."""
     real = str(Path(path).parent.resolve() / Path(path).name)
     return next((name for name in open_files() if name == real or name.startswith(real + os.sep)), None)
+
+
+_RELEASE = FileLock.release
 
 
 class Windows:
@@ -78,9 +83,17 @@ class Windows:
         monkeypatch.setattr(os, "symlink", no_links)
         monkeypatch.setattr(shutil, "_use_fd_functions", False, raising=False)  # they remove by names without a folder
         monkeypatch.setattr("dmmn_qp.files.locks.REMOVES_WHAT_IS_OPEN", False)
+        monkeypatch.setattr(FileLock, "release", self._release)
         for module in ("resource", "fcntl", "pwd", "grp", "termios"):
             monkeypatch.setitem(sys.modules, module, None)
         for name in ("sched_getaffinity", "fork", "getuid", "geteuid", "kill", "killpg", "statvfs", "mkfifo", "sync"):
             monkeypatch.delattr(os, name, raising=False)
         for name in ("alarm", "pthread_kill", "SIGKILL", "SIGALRM", "SIGHUP", "SIGUSR1", "setitimer"):
             monkeypatch.delattr(signal, name, raising=False)
+
+    @staticmethod
+    def _release(lock, force: bool = False) -> None:
+        """As filelock does it there: the file goes once it is closed."""
+        _RELEASE(lock, force)
+        if not lock.is_locked:
+            Path(lock.lock_file).unlink(missing_ok=True)
