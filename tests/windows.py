@@ -95,5 +95,5 @@ class Windows:
     def _release(lock, force: bool = False) -> None:
         """As filelock does it there: the file goes once it is closed."""
         _RELEASE(lock, force)
-        if not lock.is_locked:
+        if not lock.is_locked and not open_in(lock.lock_file):
             Path(lock.lock_file).unlink(missing_ok=True)
