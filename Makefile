@@ -1,10 +1,15 @@
-# Two commands: `make demo` and `make test`. Each sets up what it needs in .venv first.
+# Two commands: `make demo` and `make test`. Each sets up what it needs in .venv first. What they do is in make.py, which
+# does it on systems without make too: `python make.py demo`, `python make.py test`.
 
 PYTHON ?= python3
 VENV ?= .venv
+# Which build of torch is installed: cpu, default (on Linux with CUDA), the address of a package index, or auto, which on
+# Linux is cpu unless there is an NVIDIA driver.
+TORCH ?= auto
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 DEMO_MODEL := models/demo-run
+MAKE_PY := $(PYTHON) make.py --venv $(VENV) --torch $(TORCH)
 
 .PHONY: help setup test test-all lint types groovy docs demo clean
 
@@ -17,46 +22,33 @@ help:
 	@echo "make types     mypy"
 	@echo "make docs      the documentation as pages, in docs/_build"
 	@echo "make groovy    compile and lint the scripts for QuPath with Groovy 4, which it fetches"
-	@echo "make setup     the virtual environment in $(VENV); the others make it where it is missing"
+	@echo "make setup     the virtual environment in $(VENV); the others make it where it is missing, demo with less in it."
+	@echo "               Without an NVIDIA driver it gets the CPU build of torch: TORCH=cpu, TORCH=default (on Linux CUDA)"
 	@echo "make clean     remove what make demo made, the caches and build files"
 
 setup: $(READY)
 
 $(READY): pyproject.toml constraints.txt
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "dmmn-qp needs Python 3.11 or later: make PYTHON=python3.12 ...")'
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
-	@touch $(READY)
+	$(MAKE_PY) setup
 
-lint: $(READY)
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
+lint:
+	@$(MAKE_PY) lint
 
-types: $(READY)
-	$(BIN)/mypy
+types:
+	@$(MAKE_PY) types
+
+test:
+	@$(MAKE_PY) test
+
+demo:
+	@$(MAKE_PY) demo
 
 groovy: $(READY)
 	$(BIN)/python -m tests.groovy.tools
 
-test: lint types
-	$(BIN)/pytest -m "not engine" -n auto --dist loadfile
-
 test-all: groovy test
 	-$(BIN)/python -m tests.bio_formats
 	$(BIN)/pytest -m engine -n auto --dist loadfile
-
-# The user's own commands, shown as they run; they work in this folder. The model has a name of its own, so that
-# `make clean` knows it from yours.
-demo: export PATH := $(CURDIR)/$(BIN):$(PATH)
-demo: $(READY)
-	dmmn-qp import examples/demo/project.qpproj --overwrite
-	dmmn-qp train --out $(DEMO_MODEL) --overwrite
-	dmmn-qp predict --overwrite
-	dmmn-qp evaluate --truth examples/demo/truth --out predictions/evaluation --overwrite
-	@echo
-	@echo "Look at predictions/test-1.overview.png, and at predictions/evaluation/evaluation.html in a browser. In QuPath,"
-	@echo "open examples/demo/project.qpproj (it asks for the slides: they are in examples/demo/slides), open test-1 and"
-	@echo "drag predictions/test-1.geojson onto it."
 
 # A dataset or predictions are the demo's where run.json names its slides or project, and no slide from elsewhere. A
 # ledger in which nothing is checked goes with the dataset.

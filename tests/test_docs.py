@@ -58,9 +58,9 @@ def commands() -> dict[str, set[str]]:
 
 
 def shown_commands() -> list[tuple[str, list[str]]]:
-    """(document, words) of every dmmn-qp command in the documents and the Makefile."""
+    """(document, words) of every dmmn-qp command in the documents and in the demo."""
     shown = []
-    for path in [*DOCUMENTS, REPOSITORY / "Makefile"]:
+    for path in [*DOCUMENTS, REPOSITORY / "make.py"]:
         for match in re.finditer(r"dmmn-qp ([a-z][^\n`#;|]*)", text_of(path)):
             text = re.split(r"  +|->", match[1])[0]
             words = text.split()
@@ -139,7 +139,7 @@ FOREIGN_NAMES = {"AWS_PROFILE", "AWS_ENDPOINT_URL", "AZURE_STORAGE_ACCOUNT_NAME"
     "document", [REPOSITORY / "DESIGN.md", *(REPOSITORY / "docs").glob("*.md")], ids=lambda path: path.name
 )
 def test_files_and_names_in_the_code_exist(document):
-    sources = [*(REPOSITORY / "dmmn_qp").rglob("*.py"), *EXAMPLES]
+    sources = [*(REPOSITORY / "dmmn_qp").rglob("*.py"), *EXAMPLES, REPOSITORY / "pyproject.toml"]
     words = {word for path in sources for word in re.findall(r"\w+", path.read_text("utf-8"))} | FOREIGN_NAMES
     files = [f"/{path.relative_to(REPOSITORY)}" for path in REPOSITORY.rglob("*.py")]
     for code in re.findall(r"`([^`\n]+)`", text_of(document)):

@@ -1,11 +1,14 @@
 """The Makefile does what `make help` and CONTRIBUTING.md say; above all, `make clean` removes nobody's own work."""
 
+import os
 import re
 import shutil
 import subprocess
+import sys
 
 import pytest
 
+import make as make_py
 from dmmn_qp.files import RUN_FILE, write_json
 from dmmn_qp.folders.predictions import INPUTS, PredictedInput
 from tests.conftest import REPOSITORY
@@ -58,8 +61,7 @@ def test_clean_removes_what_the_demo_made(place):
     make(place, "clean")
     assert {path.name for path in place.iterdir()} == {"Makefile", "models"}
     assert {path.name for path in (place / "models").iterdir()} == {"demo", "dmmn-m3-1"}
-    recipe = MAKEFILE.split("\ndemo: $(READY)\n")[1].split("\n\n")[0]
-    assert "dmmn-qp train --out $(DEMO_MODEL) " in recipe
+    assert f"dmmn-qp train --out {model} --overwrite" in make_py.DEMO
 
 
 @pytest.mark.parametrize(
@@ -89,3 +91,85 @@ def test_clean_leaves_folders_that_tell_nothing(place):
     make(place, "clean")
     assert (place / "dataset").is_dir()
     assert (place / "predictions").is_dir()
+
+
+@pytest.fixture
+def venv(tmp_path, monkeypatch):
+    """A virtual environment in which nothing is installed but said to be."""
+    for name in ("pyproject.toml", "constraints.txt"):
+        (tmp_path / name).touch()
+    monkeypatch.chdir(tmp_path)
+
+    def make_one(torch="auto", found="", system="Linux", has_gpu=False, fails=False):
+        made = make_py.Venv(tmp_path / "venv", torch)
+        made.bin.mkdir(parents=True, exist_ok=True)
+        made.asked = []
+        monkeypatch.setattr(make_py.platform, "system", lambda: system)
+        monkeypatch.setattr(make_py.shutil, "which", lambda name: "/bin/it" if has_gpu else None)
+        monkeypatch.setattr(made, "_torch_version", lambda: found)
+
+        def pip(*args, check):
+            made.asked.append(" ".join(args))
+            return not (fails and "--index-url" in args)
+
+        monkeypatch.setattr(made, "_pip", pip)
+        return made
+
+    return make_one
+
+
+def test_demo_installs_the_package_alone_and_test_completes_it(venv):
+    made = venv(found="2.13.0+cpu")
+    made.provide(".", made.ready_for_demo)
+    made.provide(".", made.ready_for_demo)
+    assert made.asked == ["-e ."], "once"
+    made.provide(".[dev]", made.ready)
+    made.provide(".", made.ready_for_demo)
+    assert made.asked == ["-e .", "-e .[dev]"], "and what has all has the demo's"
+    os.utime("pyproject.toml", (2**31, 2**31))
+    made.provide(".[dev]", made.ready)
+    assert made.asked[2:] == ["-e .[dev]"], "other dependencies are installed anew"
+
+
+CPU = f"--no-deps --index-url {make_py.CPU_INDEX} --retries 1 --timeout 20 torch"
+
+
+@pytest.mark.parametrize(
+    ("known", "pip"),
+    [
+        ({}, [CPU, "-e ."]),
+        ({"has_gpu": True}, ["-e ."]),
+        ({"found": "2.13.0"}, ["-e ."]),
+        ({"system": "Windows"}, ["-e ."]),
+        ({"torch": "cpu", "system": "Darwin"}, ["-e ."]),
+        ({"torch": "cpu", "has_gpu": True}, [CPU, "-e ."]),
+        ({"torch": "cpu", "found": "2.13.0+cpu"}, ["-e ."]),
+        ({"torch": "cpu", "found": "2.13.0"}, [CPU.replace(" torch", " --force-reinstall torch"), "-e ."]),
+        ({"torch": "default", "found": "2.13.0+cpu"}, ["--no-deps --force-reinstall torch", "-e ."]),
+        ({"torch": "https://x.org/cu126"}, [CPU.replace(make_py.CPU_INDEX, "https://x.org/cu126"), "-e ."]),
+        ({"fails": True}, [CPU, "-e ."]),
+    ],
+    ids=str,
+)
+def test_which_torch(venv, known, pip, capsys):
+    made = venv(**known)
+    made.provide(".", made.ready_for_demo)
+    assert made.asked == pip
+    assert ("cannot be fetched" in capsys.readouterr().out) == known.get("fails", False)
+
+
+def test_a_python_without_venv_says_what_to_install(monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "ensurepip", None)
+    with pytest.raises(SystemExit, match="apt install python3-venv"):
+        make_py.make_venv(tmp_path / "venv")
+
+
+def test_an_unknown_torch_names_the_choices():
+    ran = subprocess.run(
+        [sys.executable, REPOSITORY / "make.py", "demo", "--torch", "gpu"],
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert ran.returncode == 2 and "one of auto, cpu, default, or the address" in ran.stderr

@@ -4,6 +4,7 @@ import csv
 import html
 import json
 import re
+import sys
 from dataclasses import replace
 from io import BytesIO
 
@@ -130,6 +131,24 @@ def test_events_that_cannot_begin(train, here, monkeypatch):
     result = invoke(*train)
     assert result.exit_code == 0 and result.stderr.count("is left out") == 1, result.stderr
     assert (here / "m" / "report.html").is_file() and (here / "m" / "history.csv").is_file()
+
+
+def test_tensorboard_is_an_extra(train, here, monkeypatch):
+    """Without it the training leaves all else; asked for, it says before anything begins how to get it."""
+    monkeypatch.setitem(sys.modules, "tensorboard", None)
+    monkeypatch.delitem(sys.modules, "dmmn_qp.training.events")
+    monkeypatch.setattr(log, "find_spec", lambda name: None)
+    said = fails(*train, "--tensorboard")
+    assert "--tensorboard needs TensorBoard; " in said and "[tensorboard]" in said and not (here / "m").exists()
+    result = invoke(*train)
+    assert result.exit_code == 0 and "left out" not in result.stderr, result.stderr
+    assert (here / "m" / "report.html").is_file() and (here / "m" / "history.csv").is_file()
+    assert not (here / "m" / "events").exists()
+
+
+def test_no_events_where_none_are_wanted(train, here):
+    assert invoke(*train, "--no-tensorboard").exit_code == 0
+    assert not (here / "m" / "events").exists()
 
 
 @pytest.fixture(scope="module")

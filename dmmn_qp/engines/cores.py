@@ -27,6 +27,9 @@ _OF_NUMPY: Final = {"OPENBLAS_NUM_THREADS": "1", "VECLIB_MAXIMUM_THREADS": "1"}
 process each.
 """
 
+_OF_APPLE: Final = {"PYTORCH_ENABLE_MPS_FALLBACK": "1"}
+"""What Apple's GPUs lack is computed on the processor."""
+
 _limit: int | None = None
 
 
@@ -37,7 +40,7 @@ def settle_libraries(environment: MutableMapping[str, str] = os.environ, *, is_o
         environment: The variables to set.
         is_ours: Whether the process is all ours; in a notebook, how NumPy computes is not for us to say.
     """
-    for name, value in {**_WAITING, **(_OF_NUMPY if is_ours else {})}.items():
+    for name, value in {**_WAITING, **_OF_APPLE, **(_OF_NUMPY if is_ours else {})}.items():
         environment.setdefault(name, value)
 
 

@@ -119,7 +119,8 @@ class TissueDescriber:
             maps = self.encoder(network_input(image, self.convention).contiguous(memory_format=torch.channels_last))
         wanted = [stride in _STRIDES for stride in kind.strides]
         chosen = [m for m, is_wanted in zip(maps, wanted, strict=True) if is_wanted] or maps[-1:]
-        means = torch.cat([m[0].float().mean(dim=(1, 2)) for m in chosen]).double().cpu().numpy()
+        # In double precision on the processor: Apple's GPUs have none.
+        means = torch.cat([m[0].float().mean(dim=(1, 2)) for m in chosen]).cpu().double().numpy()
         return np.asarray(means @ projection(len(means)))
 
 

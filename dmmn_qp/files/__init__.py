@@ -17,7 +17,7 @@ from typing import Any, Final
 from uuid import uuid4
 
 from dmmn_qp.errors import InUseError, OutputExistsError
-from dmmn_qp.files.failures import naming
+from dmmn_qp.files.failures import OPEN_ELSEWHERE, naming
 from dmmn_qp.files.locks import STALE_S, locked
 
 RUN_FILE = "run.json"
@@ -27,6 +27,9 @@ _PART, _OLD = "part", "old"
 
 _NO_SYNC: Final = (errno.EINVAL, errno.ENOSYS, getattr(errno, "ENOTSUP", errno.ENOSYS))
 """What disks say that have no such call."""
+
+_PATIENCE_S: Final = 3.0
+_POLL_S: Final = 0.05
 
 
 @contextmanager
@@ -53,15 +56,17 @@ def new_folder(path: Path, *, overwrite: bool, marker: str) -> Iterator[Path]:
             with naming(path):
                 yield temporary
                 _sync_tree(temporary)
+            retired = _beside(path, _OLD)
             if path.exists():
-                retired = _beside(path, _OLD)
-                path.rename(retired)
-                temporary.rename(path)
-                sync_folder(path.parent)
-                shutil.rmtree(retired)
-            else:
-                temporary.rename(path)
-                sync_folder(path.parent)
+                rename(path, retired)
+            try:
+                rename(temporary, path)
+            except OSError:
+                with suppress(OSError):
+                    rename(retired, path)
+                raise
+            sync_folder(path.parent)
+            shutil.rmtree(retired, ignore_errors=True)  # what is left of it goes with the next command
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
 
@@ -170,8 +175,28 @@ def move(source: Path, target: Path) -> None:
         target: Its new name, on the same disk; nothing may have the name of a folder.
     """
     (_sync_tree if source.is_dir() else _sync_file)(source)
-    source.replace(target)
+    rename(source, target)
     sync_folder(target.parent)
+
+
+def rename(source: Path, target: Path) -> None:
+    """Renames a file or folder, a file in place of another one.
+
+    Windows refuses it while another program has one of them open. Scanners for viruses do so for a moment, so it is
+    tried for a while.
+
+    Raises:
+        OSError: It cannot be done.
+    """
+    until = time.monotonic() + _PATIENCE_S
+    while True:
+        try:
+            source.replace(target)
+            return
+        except PermissionError as error:
+            if getattr(error, "winerror", None) not in OPEN_ELSEWHERE or time.monotonic() > until:
+                raise
+        time.sleep(_POLL_S)
 
 
 def sync_folder(folder: Path) -> None:

@@ -53,6 +53,15 @@ _WAYS_OUT: Final = {
     getattr(errno, "ESTALE", errno.EIO): "check the connection to the disk, and repeat the command",
 }
 
+OPEN_ELSEWHERE: Final = (5, 32, 33)
+"""What Windows says (``winerror``) of files that are open: access denied, sharing violation, locked."""
+
+_TOO_LONG: Final = (2, 3, 206)
+"""What it says of paths that are too long: among others that they are not there."""
+
+_LONGEST_PATH: Final = 248
+"""From here on; of folders, for files it is 260."""
+
 _ISSUES: Final = ("issues", "bug tracker", "tracker", "repository")
 
 _DEEPEST: Final = 16
@@ -103,7 +112,11 @@ def _foreseen(error: BaseException) -> str | None:
     if (full := full_disk(error)) is not None:
         return _of_full_disk(*full)
     text = str(error)
-    if "CUDA out of memory" in text or type(error).__name__ == "OutOfMemoryError":
+    if (
+        "CUDA out of memory" in text
+        or "MPS backend out of memory" in text
+        or type(error).__name__ == "OutOfMemoryError"
+    ):
         return "the memory of the GPU does not suffice; pass a smaller --batch-size, or --device cpu"
     if (
         isinstance(error, MemoryError)
@@ -144,7 +157,15 @@ def _of_system(error: OSError) -> str | None:
         return None
     where = " and ".join(f'"{shorten(os.fsdecode(name), 200)}"' for name in _names(error))
     way_out = _WAYS_OUT.get(error.errno)
+    if getattr(error, "winerror", None) in _TOO_LONG and _is_long(error):
+        way_out = "choose a folder with a shorter path, or have Windows take long ones (LongPathsEnabled)"
+    elif getattr(error, "winerror", None) in OPEN_ELSEWHERE:
+        way_out = "close it in other programs (Windows replaces nothing that is open), or check its permissions"
     return (where + ": " if where else "") + error.strerror + (f"; {way_out}" if way_out else "")
+
+
+def _is_long(error: OSError) -> bool:
+    return any(len(os.fsdecode(name)) >= _LONGEST_PATH for name in _names(error))
 
 
 def _names(error: OSError) -> Iterator[str | bytes]:

@@ -37,6 +37,9 @@ _TRY_S: Final = 0.1
 
 _POLL_S: Final = 0.02
 
+REMOVES_WHAT_IS_OPEN: Final = os.name == "posix"
+"""Whether the system removes a file that is open; Windows does not."""
+
 _MAX_HOLDER_BYTES: Final = 4096
 
 _TAKE_OVER: Final = ", or pass --take-over if that machine has stopped"
@@ -171,7 +174,7 @@ def _release(lock: FileLock) -> None:
     and tries again. Windows removes no file that is open; there the lock does it itself.
     """
     try:
-        if os.name == "posix":
+        if REMOVES_WHAT_IS_OPEN:
             with suppress(OSError):
                 Path(lock.lock_file).unlink()
     finally:

@@ -43,6 +43,8 @@ def choose_devices(wanted: Device, number: int) -> list[torch.device]:
         ConfigError: There are not so many of them.
     """
     first = choose_device(wanted)
+    if first.type == "mps" and number > 1:
+        raise ConfigError(f"--devices {number}: a Mac has one GPU; leave out --devices, or pass --device cpu")
     if first.type != "cuda":
         return [first] * number
     if number > torch.cuda.device_count():
@@ -104,9 +106,9 @@ def memory_gib() -> float:
     """Most memory that this process has held, of the GPU where there is one, else of the machine; NaN if unknown."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated() / 2**30
-    if sys.platform == "win32":
+    try:
+        import resource
+    except ImportError:  # Windows
         return float("nan")
-    import resource  # not there on Windows
-
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30

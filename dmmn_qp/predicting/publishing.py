@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from uuid import uuid4
 
-from dmmn_qp.files import RUN_FILE, move, write_json
+from dmmn_qp.files import RUN_FILE, move, rename, write_json
 from dmmn_qp.files.locks import briefly_locked
 from dmmn_qp.folders.predictions import (
     INPUTS,
@@ -180,7 +180,7 @@ def _put_in_place(new: Path, out: Path) -> None:
 def _put_away(path: Path, to: Path) -> None:
     """Takes a file away, or a folder: at once, whatever it holds, into another one that will be removed."""
     if path.is_dir():
-        path.rename(to / f".{path.name}.{uuid4().hex[:8]}")
+        rename(path, to / f".{path.name}.{uuid4().hex[:8]}")
     else:
         path.unlink(missing_ok=True)
 

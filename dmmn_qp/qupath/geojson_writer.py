@@ -12,13 +12,13 @@ from io import BufferedWriter
 from pathlib import Path
 from typing import Any, Final
 
-import geojson
 import numpy as np
 import orjson
 import shapely
 from shapely.geometry.base import BaseGeometry
 
 from dmmn_qp.annotations import DEFAULT_PLANE, Annotation, Color, ObjectKind, Plane
+from dmmn_qp.files import move
 from dmmn_qp.qupath.classes import default_color
 from dmmn_qp.qupath.geojson_values import highest_dimension, single_or
 from dmmn_qp.qupath.notes import full_class_name
@@ -91,7 +91,7 @@ def write_geojson(
                 file.write(feature)
                 written += 1
             file.write(b"\n]}\n")
-        temporary.replace(path)
+        move(temporary, path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
@@ -118,11 +118,10 @@ def _features(
             continue
         if annotation.is_ellipse and geometry["type"] == "Polygon":
             geometry["isEllipse"] = True
-        feature = geojson.Feature(
-            id=None if annotation.annotation_id is None else str(annotation.annotation_id),
-            geometry=geometry,
-            properties=_properties(annotation, class_colors),
-        )
+        feature: dict[str, Any] = {"type": "Feature"}
+        if annotation.annotation_id is not None:
+            feature["id"] = str(annotation.annotation_id)
+        feature |= {"geometry": geometry, "properties": _properties(annotation, class_colors)}
         if annotation.nucleus is not None and annotation.kind == "cell":
             nucleus = _geometry(annotation.nucleus, annotation.plane, decimals)
             if nucleus is not None:
@@ -223,9 +222,7 @@ def _geometry(geometry: BaseGeometry, plane: Plane, decimals: int) -> dict[str, 
     on_grid = _rounded(geometry, decimals)
     if on_grid is None:
         return None
-    # Filled in later: the constructors would round and copy every coordinate in Python.
-    shape: dict[str, Any] = getattr(geojson, on_grid.geom_type)()
-    shape["coordinates"] = _coordinates(on_grid)
+    shape: dict[str, Any] = {"type": on_grid.geom_type, "coordinates": _coordinates(on_grid)}
     if plane != DEFAULT_PLANE:
         shape["plane"] = {"c": plane.c, "z": plane.z, "t": plane.t}
     return shape

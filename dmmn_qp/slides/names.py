@@ -20,6 +20,10 @@ Value = TypeVar("Value")
 MAX_NAME_BYTES = 150
 """Longest name of a slide in files that are called by it; a file system takes 255."""
 
+_NOT_ON_WINDOWS = re.compile(r'[<>:"|?*\\\x00-\x1f]')
+_DEVICE = re.compile(r"^(CON|PRN|AUX|NUL|CONIN\$|CONOUT\$|(COM|LPT)[0-9¹²³])(?= *(\.|$))", re.IGNORECASE)
+"""Names that are devices of Windows, in any folder and with any ending."""
+
 
 @dataclass(frozen=True, slots=True)
 class NamedSlide:
@@ -160,8 +164,12 @@ def legible_name(name: str) -> str:
 
 
 def bounded_name(name: str) -> str:
-    """Returns a name so short that files can be called by it, with what is put before and behind it."""
-    return name.encode("utf-8", "replace")[:MAX_NAME_BYTES].decode("utf-8", "ignore")
+    """Returns a name so short, and so plain, that files can be called by it on any system, with an ending behind it.
+
+    What is predicted on Linux may lie on a disk of Windows, or be looked at there.
+    """
+    plain = _DEVICE.sub(r"\g<0>_", _NOT_ON_WINDOWS.sub("_", name))
+    return plain.encode("utf-8", "replace")[:MAX_NAME_BYTES].decode("utf-8", "ignore")
 
 
 def normal_name(name: str) -> str:

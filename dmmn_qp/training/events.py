@@ -1,4 +1,7 @@
-"""A file of events for TensorBoard, written in the thread of the training, so that an error is met where it happens."""
+"""A file of events for TensorBoard, written in the thread of the training, so that an error is met where it happens.
+
+TensorBoard is an extra: `log.py` imports this file only where it is installed.
+"""
 
 from __future__ import annotations
 

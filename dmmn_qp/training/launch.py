@@ -138,6 +138,8 @@ def make_fabric(options: TrainOptions, device: torch.device) -> Fabric:
             f"is a multiple of {world}"
         )
     local = world if process is None else process.local_world
+    if device.type == "mps" and world > 1:
+        raise ConfigError(f"{world} processes need a GPU each, and a Mac has one; start one, or pass --device cpu")
     if device.type == "cuda" and local > torch.cuda.device_count():
         raise ConfigError(
             f"{local} processes need a GPU each, but {torch.cuda.device_count()} can be seen; start fewer, or let each "

@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from dmmn_qp.console import Reporter
+from dmmn_qp.errors import ConfigError
 from dmmn_qp.figures import pixels_of, plain_text
+from dmmn_qp.files.failures import install_command
 from dmmn_qp.files.tables import write_table
 from dmmn_qp.labels.metrics import Metrics
 from dmmn_qp.reports.training_report import CONSTANT_COLUMN, PatchVerdict, draw_verdict
 from dmmn_qp.specs import ClassMap
 from dmmn_qp.text import printable
-from dmmn_qp.training.events import EventFile
 from dmmn_qp.training.state import TrainingState
+
+if TYPE_CHECKING:
+    from dmmn_qp.training.events import EventFile
 
 HISTORY: Final = "history.csv"
 EVENTS: Final = "events"
@@ -33,6 +37,24 @@ _CELL_OF_NUMBERS = 0.4
 _LONGEST_NAME = 40
 
 
+def wants_events(asked: bool | None) -> bool:
+    """Whether events for TensorBoard are written.
+
+    Args:
+        asked: What the user said; None writes them where TensorBoard is installed.
+
+    Raises:
+        ConfigError: They are asked for, and it is not.
+    """
+    installed = find_spec("tensorboard") is not None
+    if asked and not installed:
+        raise ConfigError(
+            f"--tensorboard needs TensorBoard; {install_command('tensorboard')}, or leave the option out: "
+            f"{HISTORY} and the report have the same figures"
+        )
+    return installed if asked is None else asked
+
+
 class TrainingLog:
     """Writes down the course of a training; goes on where an interrupted one was.
 
@@ -44,29 +66,41 @@ class TrainingLog:
         steps_per_epoch: Optimiser steps of an epoch.
         state: The training's state, whose history is written.
         reporter: Where to warn.
+        events: Whether to write events for TensorBoard (`wants_events`).
     """
 
     def __init__(
-        self, out: Path, class_map: ClassMap, steps_per_epoch: int, state: TrainingState, reporter: Reporter
+        self,
+        out: Path,
+        class_map: ClassMap,
+        steps_per_epoch: int,
+        state: TrainingState,
+        reporter: Reporter,
+        *,
+        events: bool,
     ) -> None:
         self._out = out
         self._class_map = class_map
         self._steps_per_epoch = steps_per_epoch
         self._state = state
         self._reporter = reporter
+        self._with_events = events
         self._events: EventFile | None = None
         self.only_class: list[str | None] = []
         """Of each epoch: the class, where the network predicted a single one of several."""
         done = (state.epoch - 1) * steps_per_epoch + state.step
-        with reporter.optional(f'"{out / EVENTS}"'):
-            self._events = EventFile(out / EVENTS, purge_step=done or None)
+        if events:
+            with reporter.optional(f'"{out / EVENTS}"'):
+                from dmmn_qp.training.events import EventFile
+
+                self._events = EventFile(out / EVENTS, purge_step=done or None)
 
     def step(self, epoch: int, step: int, loss: float, learning_rate: float) -> None:
         """Notes an optimiser step."""
         number = (epoch - 1) * self._steps_per_epoch + step
         if number % _STEPS_BETWEEN_POINTS == 0:
-            self._add(partial(EventFile.scalar, tag="train/loss", value=loss, step=number))
-            self._add(partial(EventFile.scalar, tag="train/learning rate", value=learning_rate, step=number))
+            self._add_figure("train/loss", loss, number)
+            self._add_figure("train/learning rate", learning_rate, number)
 
     def epoch(self, epoch: int, metrics: Metrics, watched: Sequence[PatchVerdict]) -> None:
         """Notes an epoch whose row is the last of the history.
@@ -85,17 +119,22 @@ class TrainingLog:
             write_table(self._out / HISTORY, list(rows[-1]), ([row.get(key, "") for key in rows[-1]] for row in rows))
         for key, value in self._state.history[-1].items():
             if key.startswith("val_"):
-                self._add(partial(EventFile.scalar, tag=f"validation/{key[4:]}", value=value, step=number))
+                self._add_figure(f"validation/{key[4:]}", value, number)
+        if not self._with_events:
+            return
         with self._reporter.optional("the picture of the confusion matrix for TensorBoard"):
-            pixels = draw_confusion(metrics.confusion, names)
-            self._add(partial(EventFile.picture, tag="validation/confusion", pixels=pixels, step=number))
+            matrix = draw_confusion(metrics.confusion, names)
+            self._add(lambda events: events.picture("validation/confusion", matrix, number))
         with self._reporter.optional("the picture of validation patches for TensorBoard"):
-            pixels = np.concatenate([draw_verdict(verdict, self._class_map) for verdict in watched])
-            self._add(partial(EventFile.picture, tag="validation/patches", pixels=pixels, step=number))
+            patches = np.concatenate([draw_verdict(verdict, self._class_map) for verdict in watched])
+            self._add(lambda events: events.picture("validation/patches", patches, number))
 
     def close(self) -> None:
         """Closes the files."""
-        self._add(EventFile.close)
+        self._add(lambda events: events.close())
+
+    def _add_figure(self, tag: str, value: float, step: int) -> None:
+        self._add(lambda events: events.scalar(tag, value, step))
 
     def _add(self, write: Callable[[EventFile], None]) -> None:
         """Adds events; none any more after an error, for what follows a torn one cannot be read."""

@@ -101,6 +101,7 @@ class TrainOptions(FileModel):
         start_from: Model folder whose network and weights training starts from.
         freeze: Part of that network that keeps its weights.
         validate_on: Whose patches choose the epoch that is kept; ``train`` is for datasets without validation slides.
+        tensorboard: Whether events for TensorBoard are written; None does where it is installed.
         save_minutes: Longest time between two states on disk, beside those after each epoch.
     """
 
@@ -215,6 +216,15 @@ class TrainOptions(FileModel):
     freeze: Annotated[Freeze, Flag("With --from: part of the network to leave as it is.", panel=TRAINING_PANEL)] = (
         "none"
     )
+    tensorboard: Annotated[
+        bool | None,
+        Flag(
+            "Write events/ for TensorBoard.",
+            name="--tensorboard/--no-tensorboard",
+            panel=TRAINING_PANEL,
+            default="where it is installed",
+        ),
+    ] = None
     save_minutes: Endless = 10
     validate_on: Annotated[
         ValidationSplit,

@@ -154,10 +154,10 @@ def readers_bytes(plan: TrainingPlan) -> int:
     if not plan.epochs:
         return 0
     workers = reading_processes(plan.options)
-    if sys.platform == "win32":
+    try:
+        import resource
+    except ImportError:  # Windows
         return workers * (plan.options.cache_mib or DEFAULT_BUDGET_BYTES // MIB) * MIB
-    import resource  # not there on Windows
-
     unit = 1 if sys.platform == "darwin" else 1024
     return workers * resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * unit
 

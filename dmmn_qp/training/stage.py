@@ -32,7 +32,7 @@ from dmmn_qp.training.frozen import HeadTraining
 from dmmn_qp.training.head import RATE as HEAD_RATE
 from dmmn_qp.training.launch import make_fabric
 from dmmn_qp.training.learner import Learner
-from dmmn_qp.training.log import TrainingLog, history_row
+from dmmn_qp.training.log import TrainingLog, history_row, wants_events
 from dmmn_qp.training.options import TrainOptions
 from dmmn_qp.training.outcome import miou_text, say_outcome
 from dmmn_qp.training.output import Checkpoints, check_out, save_as_model
@@ -114,7 +114,7 @@ def _train(
     accept: bool,
     slides_roots: Sequence[SlidesRoot],
 ) -> None:
-    started = now()
+    started, events = now(), wants_events(options.tensorboard)
     if not resume:
         check_out(out, overwrite=overwrite)
     dataset = Dataset(dataset_folder)
@@ -154,7 +154,8 @@ def _train(
         state.start = {name: tensor.cpu().clone() for name, tensor in learner.kept.stemmed.state_dict().items()}
     if not resume:
         checkpoints.begin(overwrite=overwrite)
-    log = TrainingLog(out, dataset.class_map, plan.steps_per_epoch, state, reporter) if first else None
+    steps = plan.steps_per_epoch
+    log = TrainingLog(out, dataset.class_map, steps, state, reporter, events=events) if first else None
     run = _Run(out, dataset, plan, fabric, learner, state, checkpoints, log, reporter)
     if start is not None and log is not None:
         reporter.say(f"  {miou_text(start.metrics, ' before the first step')}")

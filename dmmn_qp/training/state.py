@@ -22,7 +22,7 @@ STATE = UNFINISHED
 
 _FORMAT = 1
 
-CHANGEABLE = frozenset(("cache_mib", "device", "threads", "workers"))
+CHANGEABLE = frozenset(("cache_mib", "device", "tensorboard", "threads", "workers"))
 """Options that may be given anew to a training that goes on; on another device, or with another number of threads, the
 last digits of its sums are others.
 """
