@@ -9,12 +9,13 @@ from pydantic import Field
 from dmmn_qp.choices import Context, Device, Outside, Precision
 from dmmn_qp.flags import Flag
 from dmmn_qp.outputs.options import OutputOptions
+from dmmn_qp.predicting.cluster_options import ClusterOptions
 from dmmn_qp.specs import Endless, TypedViews
 
 NETWORK_PANEL, AREA_PANEL = "The network", "Where to predict"
 
 
-class PredictOptions(OutputOptions):
+class PredictOptions(OutputOptions, ClusterOptions):
     """Options of `dmmn-qp predict`.
 
     Attributes:

@@ -15,6 +15,7 @@ from dmmn_qp.predicting.call import Call
 from dmmn_qp.predicting.inputs import SlideToPredict
 from dmmn_qp.predicting.kept import Kept
 from dmmn_qp.predicting.lazy_model import LazyModel
+from dmmn_qp.predicting.on_cluster import check_engine, run_plans_on_cluster
 from dmmn_qp.predicting.options import PredictOptions
 from dmmn_qp.predicting.plan import make_plans, refuse_equal_names
 from dmmn_qp.predicting.run import run_plans
@@ -41,6 +42,8 @@ def predict(
 ) -> dict[str, Path]:
     """Predicts slides one after the other; the files of one are written while the next is predicted.
 
+    With ``engine="ray"`` many are predicted at once, by workers of Ray (`run_plans_on_cluster`); all else is the same.
+
     A slide that has been predicted from the same file, by the same model and with the same options is skipped; where
     only its polygons were asked for otherwise, they are made anew from its labels. Of one that was interrupted, the
     strips that are missing are predicted. One slide that cannot be predicted does not stop the others. Of several calls
@@ -65,6 +68,8 @@ def predict(
 
     Raises:
         ModelError: The model is missing or damaged.
+        ConfigError: The options do not go together, or need what is not installed.
+        ClusterError: The cluster cannot be used, or has no machine that can do the work.
         InUseError: All slides are being predicted by other processes.
         OutputExistsError: ``out`` is a file, or with ``resume`` an interrupted prediction is another one's.
         PredictedOtherwiseError: The only slide has been predicted otherwise, and is not to be replaced.
@@ -72,6 +77,7 @@ def predict(
             some of several.
     """
     started = now()
+    check_engine(options, has_shard=shard is not None)
     if shard is not None and not (slides := _part_of(slides, shard, reporter)):
         return {}
     rules = MppRules(options.mpp, options.force_mpp)
@@ -87,10 +93,15 @@ def predict(
         raise OutputExistsError(f'output "{out}" is a file; choose another folder with --out')
     run = describe_run("predict", {**options.model_dump(mode="json"), "model": str(model_folder)}, started)
     model = LazyModel(model_folder, options, kept)
+    model.elsewhere = None if options.engine == "local" else ""
     call = Call(model, slides, out, options, run, reporter, overwrite, resume, take_over, shard)
     try:
         with naming(out):
-            summary = run_plans(call, make_plans(call))
+            plans = make_plans(call)
+            if options.engine == "ray":
+                summary = run_plans_on_cluster(call, plans, model_folder)
+            else:
+                summary = run_plans(call, plans)
     except KeyboardInterrupt:
         raise KeyboardInterrupt(_STOPPED) from None
     finally:
