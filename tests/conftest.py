@@ -18,6 +18,7 @@ from rasterio.errors import NotGeoreferencedWarning
 from typer.testing import CliRunner
 
 from dmmn_qp.cli.app import app
+from tests.ray_clusters import ray_cluster, ray_here  # noqa: F401 (fixtures)
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command line does, before torch is loaded
 if "PYTEST_XDIST_WORKER" in os.environ:  # the processes share the cores already

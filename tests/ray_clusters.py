@@ -6,11 +6,12 @@ import os
 import secrets
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.conftest import REPOSITORY
+REPOSITORY = Path(__file__).parents[1]
 
 OBJECTS = 78_643_200
 """Bytes: the least that Ray takes."""
@@ -41,7 +42,8 @@ def ray_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
             head_node_args={"num_cpus": 0, "object_store_memory": OBJECTS, "_system_config": quick},
         )
         try:
-            cluster.machines = [cluster.add_node(num_cpus=1, object_store_memory=OBJECTS) for _ in range(2)]
+            for _ in range(2):
+                cluster.add_node(num_cpus=1, object_store_memory=OBJECTS)
             yield cluster
         finally:
             cluster.shutdown()

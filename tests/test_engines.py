@@ -15,7 +15,6 @@ from dmmn_qp.errors import WorkerLostError
 from dmmn_qp.files.failures import full_disk
 from tests.conftest import REPOSITORY
 from tests.engine_tasks import work
-from tests.ray_clusters import ray_cluster, ray_here  # noqa: F401
 
 OF_MACHINES = ("ray",)
 many = pytest.mark.parametrize(
@@ -189,7 +188,6 @@ WAITING = """
 import sys
 from dmmn_qp.engines import run
 from tests.engine_tasks import work
-from tests.ray_clusters import ray_cluster, ray_here  # noqa: F401
 for outcome in run(work, [("endless", sys.argv[1])] * 3, 2):
     print(outcome)
 """

@@ -9,9 +9,10 @@ from __future__ import annotations
 import ipaddress
 import os
 import secrets
+import socket
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec
@@ -26,6 +27,8 @@ LOOPBACK: Final = "127.0.0.1"
 
 _OBJECTS: Final = 100 * 2**20
 """Bytes of memory for what is sent: tasks and results are small."""
+
+_ANSWERS_S: Final = 10.0
 
 _LONGEST_FOLDER: Final = 40
 """Characters of a folder in which Ray may have its sockets, whose paths may have 107."""
@@ -112,6 +115,7 @@ def _connect(ray: Any, address: str | None, folder: str) -> None:
         ray._private.worker.print_to_stdstream = lambda *_, **__: None
     try:
         if address is not None:
+            _check_answers(ray, address)
             ray.init(address=address, **quiet)
             return
         ray.init(
@@ -133,6 +137,22 @@ def _connect(ray: Any, address: str | None, folder: str) -> None:
         raise ClusterError(
             f"Ray would listen on {place}, where others can reach it, because it was loaded before; begin a new process"
         )
+
+
+def _check_answers(ray: Any, address: str) -> None:
+    """Checks that somebody listens at an address: Ray itself would try for many minutes.
+
+    Raises:
+        OSError: Nobody does.
+        Exception: Ray finds no cluster on this machine.
+    """
+    find = getattr(ray._private.services, "canonicalize_bootstrap_address", None)
+    place = find(address) if address == "auto" and find is not None else address
+    if place is None:
+        raise ConnectionError("none runs on this machine")
+    host, _, port = str(place).rpartition(":")
+    with suppress(ValueError), socket.create_connection((host.strip("[]"), int(port)), _ANSWERS_S):
+        pass
 
 
 def _way_out(address: str) -> str:

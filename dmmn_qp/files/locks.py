@@ -135,6 +135,11 @@ def is_held(target: Path) -> bool:
     return age_s < 3 * HEARTBEAT_S
 
 
+def has_note(target: Path) -> bool:
+    """Whether somebody is noted as working on a file or folder, though it may have been killed since."""
+    return target.with_name(f".{target.name}.holder.json").exists()
+
+
 def is_deserted(target: Path, silence_s: float = 3 * HEARTBEAT_S) -> bool:
     """Whether nobody works on a file or folder any more; waits until the holder shows that it does, or is silent.
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from dmmn_qp.console import duration
 from dmmn_qp.errors import InUseError
 from dmmn_qp.files import remove_new_files
+from dmmn_qp.files.locks import has_note
 from dmmn_qp.predicting.call import Call
 from dmmn_qp.predicting.domain import compare_with_training, say_if_unlike
 from dmmn_qp.predicting.finishing import finish, remake_polygons
@@ -90,7 +91,7 @@ def do_without_network(call: Call, plan: Skip | RemakePolygons | Failed, so_far:
 def _skip(call: Call, plan: Skip) -> Outcome:
     """Leaves a slide as it is."""
     name = plan.slide.slide_id
-    if call.strips_folder(name).exists():
+    if call.strips_folder(name).exists() or has_note(call.out / name):  # of a call that was killed at the very end
         with suppress(InUseError), claimed(call, name):
             remove_leftovers(call, name)
     if not plan.is_comparable:
