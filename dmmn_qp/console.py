@@ -76,9 +76,8 @@ class Task:
         if now - self._last_line >= LINE_INTERVAL_S and self._done < self._total:
             self._last_line = now
             eta = self.seconds_per_unit * (self._total - self._done + self._after)
-            self._reporter.say(
-                f"  {self._description}: {self._done}/{self._total}  {note}  ETA {duration(eta)}".rstrip()
-            )
+            until = f"  ETA {duration(eta)}" if eta else ""  # nothing is known of it before the first
+            self._reporter.say(f"  {self._description}: {self._done}/{self._total}  {note}{until}".rstrip())
 
 
 class _Unfailing:

@@ -88,12 +88,13 @@ class WorkerLostError(DmmnQpError):
         how: Its exit code, or the signal that ended it.
     """
 
-    def __init__(self, how: str) -> None:
-        super().__init__(
-            f"the process that worked on it was ended ({how}), mostly for lack of memory; repeat the command with "
-            "smaller --workers"
-        )
+    def __init__(self, how: str, way_out: str = "repeat the command with smaller --workers") -> None:
+        super().__init__(f"the process that worked on it was ended ({how}), mostly for lack of memory; {way_out}")
         self.how = how
+
+
+class ClusterError(DmmnQpError):
+    """A cluster that cannot be begun or reached, or has no machine that can do the work."""
 
 
 class InUseError(DmmnQpError):

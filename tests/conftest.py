@@ -19,6 +19,7 @@ from rasterio.errors import NotGeoreferencedWarning
 from typer.testing import CliRunner
 
 from dmmn_qp.cli.app import app
+from tests.ray_clusters import ray_cluster, ray_here  # noqa: F401 (fixtures)
 from tests.web_server import WebServer, serving
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # the processes share the cores already

@@ -2,6 +2,7 @@
 
 import os
 import re
+import socket
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -40,7 +41,8 @@ def test_the_array_has_as_many_tasks_as_there_are_shards():
 def run(here):
     """Runs a script where ``dmmn-qp`` and ``torchrun`` are ours."""
     (here / "bin").mkdir()
-    for name, module in (("dmmn-qp", "dmmn_qp"), ("torchrun", "torch.distributed.run")):
+    modules = {"dmmn-qp": "dmmn_qp", "torchrun": "torch.distributed.run", "ray": "ray.scripts.scripts"}
+    for name, module in modules.items():
         (here / "bin" / name).write_text(f'#!/bin/sh\nexec "{sys.executable}" -m {module} "$@"\n')
         (here / "bin" / name).chmod(0o755)
     usual = {name: value for name, value in os.environ.items() if not name.startswith("SLURM_")}
@@ -104,3 +106,24 @@ def test_torchrun_trains_and_goes_on(here, run, workspace):
     assert (
         ended.returncode == 1 and "resume" in ended.stderr and "Traceback (most recent call last)" not in began.stderr
     )
+
+
+@pytest.mark.engine
+def test_ray_makes_what_one_call_makes(here, run, slides):
+    """On a cluster of its own, and on one that a job of SLURM begins, which is gone afterwards."""
+    pytest.importorskip("ray")
+    plain = next(text for text in SCRIPTS if text == "dmmn-qp predict slides --model models/mine\n")
+    assert run(plain.rstrip() + " --out whole").returncode == 0
+    own = next(text for text in SCRIPTS if text.startswith("dmmn-qp predict") and "--engine ray" in text)
+    assert (made := run(own.rstrip() + " --ray-workers 1 --ray-cpus 1")).returncode == 0, made.stderr
+    assert_same(here / "whole", here / "predictions")
+    (here / "bin/hostname").write_text("#!/bin/sh\necho 127.0.0.1\n")
+    (here / "bin/hostname").chmod(0o755)
+    job = {"SLURM_JOB_ID": os.getpid(), "SLURM_JOB_NUM_NODES": 1, "SLURM_CPUS_PER_TASK": 1}
+    words = ("--out", "of-job", "--ray-memory-gb", "0")
+    made = run(script("ray start --head"), *words, **job, RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER="0")
+    assert made.returncode == 0, made.stderr
+    assert "by Ray on" in made.stdout
+    assert_same(here / "whole", here / "of-job")
+    with pytest.raises(OSError), socket.create_connection(("127.0.0.1", 20000 + os.getpid() % 10000), 1):
+        pass

@@ -16,8 +16,18 @@ from dmmn_qp.files.failures import full_disk
 from tests.conftest import REPOSITORY
 from tests.engine_tasks import work
 
-many = pytest.mark.parametrize("engine", ENGINES)
+OF_MACHINES = ("ray",)
+many = pytest.mark.parametrize(
+    "engine", [pytest.param(name, marks=pytest.mark.engine if name in OF_MACHINES else ()) for name in ENGINES]
+)
 posix = pytest.mark.skipif(os.name != "posix", reason="this system has no such signals")
+
+
+@pytest.fixture(autouse=True)
+def machines(request):
+    """Those of a cluster, for engines that need one."""
+    if getattr(request.node, "callspec", None) and request.node.callspec.params.get("engine") in OF_MACHINES:
+        request.getfixturevalue("ray_here")
 
 
 def outcomes(engine, tasks, workers=2, function=work):

@@ -21,6 +21,7 @@ from dmmn_qp.outputs.writers import WRITERS
 from dmmn_qp.predicting import finishing, lazy_model
 from dmmn_qp.predicting import run as stage_run
 from dmmn_qp.predicting.api import predict_slide
+from dmmn_qp.predicting.cluster_options import ClusterOptions
 from dmmn_qp.predicting.inputs import SlideToPredict
 from dmmn_qp.predicting.options import PredictOptions
 from dmmn_qp.predicting.request import polygons_request, request_of
@@ -271,7 +272,7 @@ def test_record(place):
 
 def test_every_option_is_of_the_labels_or_the_polygons_or_neither():
     """A new option must be put into one of them: what is in none would be asked for later without a word."""
-    neither = {"force_mpp", "batch_size", "device", "devices", "compile", "workers"}
+    neither = {"force_mpp", "batch_size", "device", "devices", "compile", "workers", *ClusterOptions.model_fields}
     target = SlideToPredict("s", SlideView(Path("s.tif")))
     told = request_of(target, PredictOptions(views=3), mpp=0.5, context="patch", precision=None, regions=None)
     of_labels = set(told) - {"um_per_px", "regions", "roi"} | {"mpp"}

@@ -84,7 +84,7 @@ def evaluate_command(
     from dmmn_qp.workflows.evaluating import EvaluationFiles, EvaluationRequest, evaluate_into
 
     file, roots = load_config(config), parsed_slides_roots(slides_root)
-    options, predicting = evaluate_options(file, given), predict_options(file, {})
+    options, predicting = evaluate_options(file, given), predict_options(file, {}).on_this_machine()
     folders, models = tuple(predictions or ()), tuple(model or ())
     projects, importing = tuple(annotations or ()), import_options(file, {})
     request = EvaluationRequest(dataset, split, folders, models, truth, options, predicting, roots, projects, importing)

@@ -104,7 +104,7 @@ def predict_command(
     from dmmn_qp.predicting.stage import predict
 
     options, reporter, roots = predict_options(load_config(config), given), Reporter(), parsed_slides_roots(slides_root)
-    part = _shard(shard, into)
+    part = _shard(shard, into, options)
     chosen = slides_to_predict(slides or [], dataset, roots, recursive=recursive, roi=roi, say=reporter.say)
     hand_on = _way_on(reporter) if into is None else _into_project(into, chosen, out, reporter, roots, qupath_dir)
     go = partial(predict, overwrite=overwrite, resume=resume, take_over=take_over, shard=part)
@@ -115,14 +115,16 @@ def predict_command(
         raise
 
 
-def _shard(text: str | None, into: Path | None) -> Shard | None:
-    """Reads ``--shard``.
+def _shard(text: str | None, into: Path | None, options: PredictOptions) -> Shard | None:
+    """Reads ``--shard``, before slides are searched for; that it goes together with the other options is checked.
 
     Raises:
-        ConfigError: It is no shard, or several calls would write into one project.
+        ConfigError: It is no shard, or does not go together with them.
     """
+    from dmmn_qp.predicting.on_cluster import check_engine
     from dmmn_qp.predicting.shards import Shard
 
+    check_engine(options, has_shard=text is not None)
     if text is not None and into is not None:
         raise ConfigError(
             "--into writes into a project, which other shards would do at the same time; leave it out, and use "

@@ -11,10 +11,11 @@ from typing import Final
 from dmmn_qp.engines.base import Done, Engine, Failed, Function, Progressed, Result, Task
 from dmmn_qp.engines.here import run_here
 from dmmn_qp.engines.processes import run_in_processes
+from dmmn_qp.engines.ray_engine import RayEngine
 
 __all__ = ["ENGINES", "Done", "Engine", "Failed", "run"]
 
-ENGINES: Final[dict[str, Engine]] = {"here": run_here, "processes": run_in_processes}
+ENGINES: Final[dict[str, Engine]] = {"here": run_here, "processes": run_in_processes, "ray": RayEngine()}
 """Ways of running a function over tasks, all with the same results."""
 
 

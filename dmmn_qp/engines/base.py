@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, Protocol, TypeVar, runtime_checkable
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -13,7 +13,20 @@ Function = Callable[[Task, Callable[[int], None]], Result]
 """What is done with a task. It is called with the task, and with a function that it may tell how much more is done."""
 
 Progressed = Callable[[int, int], None]
-"""Is told the number of a task, and how much more of it is done."""
+"""Is told the number of a task, and how much more of it is done; less than 0 where that was lost with its worker."""
+
+
+@runtime_checkable
+class Preparing(Protocol):
+    """A function with something to get ready in a worker that is far away, before its first task."""
+
+    def prepare(self) -> object:
+        """Gets it ready; whoever cannot is given no task.
+
+        Returns:
+            What there is to say of it.
+        """
+        ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,6 +36,7 @@ _TRY_S: Final = 0.1
 """How long one that is held is tried: a file that was removed just now is no sign that somebody holds it."""
 
 _POLL_S: Final = 0.02
+_LOOK_S: Final = 0.5
 
 REMOVES_WHAT_IS_OPEN: Final = os.name == "posix"
 """Whether the system removes a file that is open; Windows does not."""
@@ -135,6 +136,44 @@ def is_held(target: Path) -> bool:
     except OSError:
         return False
     return age_s < 3 * HEARTBEAT_S
+
+
+def has_note(target: Path) -> bool:
+    """Whether somebody is noted as working on a file or folder, though it may have been killed since."""
+    return target.with_name(f".{target.name}.holder.json").exists()
+
+
+def is_deserted(target: Path, silence_s: float = 3 * HEARTBEAT_S) -> bool:
+    """Whether nobody works on a file or folder any more; waits until the holder shows that it does, or is silent.
+
+    Args:
+        target: What was worked on.
+        silence_s: So long without a sign of life means that the holder is no more: less than `STALE_S`, for where it is
+            likely.
+    """
+    note = target.with_name(f".{target.name}.holder.json")
+    first = _touched(note)
+    while True:
+        try:
+            lock = _acquired(target, note, target, "")
+        except InUseError:
+            is_free = False  # a process that ends just now, or one that works
+        else:
+            holder, age_s = Holder.read(note), _age_s(note)
+            is_free = age_s is None or age_s > silence_s or (holder is not None and holder.is_here and lock is not None)
+            if lock is not None:
+                _release(lock)
+        if is_free or _touched(note) not in (first, None):
+            return is_free
+        time.sleep(_LOOK_S)
+
+
+def _touched(note: Path) -> int | None:
+    """When a note was last touched, in ns; None where there is none."""
+    try:
+        return note.stat().st_mtime_ns
+    except OSError:
+        return None
 
 
 @contextmanager

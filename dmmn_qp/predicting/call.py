@@ -33,6 +33,7 @@ class Call:
         resume: Whether it is an error when an interrupted prediction cannot go on.
         take_over: Whether slides are predicted that another machine works on and shows no end.
         shard: Which part of more slides these are; None where they are all.
+        has_others: Whether other processes predict other slides for the same call.
     """
 
     model: LazyModel
@@ -45,6 +46,7 @@ class Call:
     resume: bool = False
     take_over: bool = False
     shard: Shard | None = None
+    has_others: bool = False
 
     @property
     def is_of_one_slide(self) -> bool:

@@ -34,6 +34,7 @@ class LazyModel:
         weights_digest: Digest of its weights.
         outside: Label of what is not predicted.
         kept: What is kept for other calls.
+        elsewhere: The device, where others predict, so that the network is not needed here; empty until it is known.
     """
 
     def __init__(self, folder: Path, options: PredictOptions, kept: Kept | None = None) -> None:
@@ -56,6 +57,7 @@ class LazyModel:
         self._options = options
         self.kept = kept or Kept()
         self._predictors: list[Predictor] = []
+        self.elsewhere: str | None = None
 
     @property
     def predictors(self) -> list[Predictor]:
@@ -78,8 +80,8 @@ class LazyModel:
 
     def description(self) -> dict[str, Any]:
         """What ``run.json`` says of it: the context, and the device once the network is there."""
-        device = {"device": str(self.predictor.device)} if self._predictors else {}
-        return {"context": self.context, **device}
+        device = str(self.predictor.device) if self._predictors else self.elsewhere
+        return {"context": self.context, **({"device": device} if device else {})}
 
 
 def _digest(path: Path) -> str:

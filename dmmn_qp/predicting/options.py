@@ -10,12 +10,13 @@ from dmmn_qp.choices import Context, Device, Outside, Precision
 from dmmn_qp.engines.cores import MOST_THREADS
 from dmmn_qp.flags import Flag
 from dmmn_qp.outputs.options import OutputOptions
+from dmmn_qp.predicting.cluster_options import ClusterOptions
 from dmmn_qp.specs import Endless, TypedViews
 
 NETWORK_PANEL, AREA_PANEL = "The network", "Where to predict"
 
 
-class PredictOptions(OutputOptions):
+class PredictOptions(OutputOptions, ClusterOptions):
     """Options of `dmmn-qp predict`.
 
     Attributes:

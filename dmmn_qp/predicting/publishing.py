@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 from dmmn_qp.files import RUN_FILE, move, rename, write_json
@@ -127,9 +128,28 @@ def _write_run(
         PREDICTIONS: merged_predictions(call.out, records or {}, without),
         INPUTS: merged_inputs(call.out, images or {}, without),
     }
+    if call.has_others:
+        content = with_those_of_others(content, read_run(call.out))
     if call.shard is not None:
         content = call.shard.with_others(content, read_run(call.out))
     write_json(call.out / RUN_FILE, content)
+
+
+def with_those_of_others(content: Mapping[str, Any], before: Mapping[str, Any]) -> dict[str, Any]:
+    """What ``run.json`` says of a call after one of its slides, with what it has said of the others.
+
+    Args:
+        content: What it says of the slide.
+        before: What it has said so far; of another call nothing is kept.
+    """
+    if before.get("run_id") != content["run_id"]:
+        return dict(content)
+    lists = {
+        name: [*told, *(x for x in content[name] if x not in told)]
+        for name in ("slides", "skipped")
+        if isinstance(told := before.get(name), list)
+    }
+    return {**content, **lists}
 
 
 def _put_away_earlier(out: Path, slide_id: str) -> None:

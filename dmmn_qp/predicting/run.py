@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from dmmn_qp.console import duration
 from dmmn_qp.errors import InUseError
 from dmmn_qp.files import remove_new_files
+from dmmn_qp.files.locks import has_note
 from dmmn_qp.predicting.call import Call
 from dmmn_qp.predicting.domain import compare_with_training, say_if_unlike
 from dmmn_qp.predicting.finishing import add_files, finish, remake_polygons
@@ -34,7 +35,7 @@ def run_plans(call: Call, plans: Sequence[SlidePlan]) -> Summary:
     to_predict: list[Predict] = []
     remove_new_files(call.out)
     for plan in plans:
-        outcome = plan if isinstance(plan, Predict) else _do_without_network(call, plan, summary)
+        outcome = plan if isinstance(plan, Predict) else do_without_network(call, plan, summary)
         if isinstance(outcome, Predict):
             to_predict.append(outcome)
         else:
@@ -48,7 +49,17 @@ def run_plans(call: Call, plans: Sequence[SlidePlan]) -> Summary:
     return summary
 
 
-def _do_without_network(
+def run_one(call: Call, plan: SlidePlan) -> Outcome:
+    """Does what is planned for one slide, and nothing for the call as a whole.
+
+    Raises:
+        Exception: Why it cannot be predicted, where the call is of one slide.
+    """
+    done = plan if isinstance(plan, Predict) else do_without_network(call, plan, Summary())
+    return done if isinstance(done, Outcome) else _predict_each(call, [done], Summary()).outcomes[0]
+
+
+def do_without_network(
     call: Call, plan: Skip | RemakePolygons | AddFiles | Failed, so_far: Summary
 ) -> Outcome | Predict:
     """Does what is planned for a slide.
@@ -79,13 +90,13 @@ def _do_without_network(
                         return add_files(call, again)
             except Exception as error:
                 return left_out(call, name, error)
-            return again if isinstance(again, Predict) else _do_without_network(call, again, so_far)
+            return again if isinstance(again, Predict) else do_without_network(call, again, so_far)
 
 
 def _skip(call: Call, plan: Skip) -> Outcome:
     """Leaves a slide as it is."""
     name = plan.slide.slide_id
-    if call.strips_folder(name).exists():
+    if call.strips_folder(name).exists() or has_note(call.out / name):  # of a call that was killed at the very end
         with suppress(InUseError), claimed(call, name):
             remove_leftovers(call, name)
     if not plan.is_comparable:
@@ -111,6 +122,12 @@ def _announce(call: Call, slides: int) -> None:
         f"Predicting {slides} slide{'s' if slides > 1 else ''} with {card.name} on {devices}, "
         f"{'bf16' if predictor.bf16 else 'fp32'}, context {predictor.context}"
     )
+    say_licence(call)
+
+
+def say_licence(call: Call) -> None:
+    """Says under which licence the model is, and whom it is by."""
+    card = call.model.card
     if card.licence:
         call.reporter.say(f"  licence of the model: {card.licence}")
     if card.attribution:
@@ -173,7 +190,7 @@ def _predict_strips(call: Call, plan: Predict, title: str, so_far: Summary, clai
         claim.close()
         return left_out(call, name, error)
     claim.close()
-    outcome = _do_without_network(call, again, so_far)
+    outcome = do_without_network(call, again, so_far)
     return outcome if isinstance(outcome, Outcome) else _predict_strips(call, outcome, title, so_far, claim)
 
 

@@ -17,6 +17,7 @@ from dmmn_qp.predicting.call import Call
 from dmmn_qp.predicting.inputs import SlideToPredict
 from dmmn_qp.predicting.kept import Kept
 from dmmn_qp.predicting.lazy_model import LazyModel
+from dmmn_qp.predicting.on_cluster import check_engine, run_plans_on_cluster
 from dmmn_qp.predicting.options import PredictOptions
 from dmmn_qp.predicting.plan import make_plans, refuse_equal_names
 from dmmn_qp.predicting.run import run_plans
@@ -44,6 +45,8 @@ def predict(
 ) -> dict[str, Path]:
     """Predicts slides one after the other; the files of one are written while the next is predicted.
 
+    With ``engine="ray"`` many are predicted at once, by workers of Ray (`run_plans_on_cluster`); all else is the same.
+
     A slide that has been predicted from the same file, by the same model and with the same options is skipped; where
     only its polygons were asked for otherwise, they are made anew from its labels. Of one that was interrupted, the
     strips that are missing are predicted. One slide that cannot be predicted does not stop the others. Of several calls
@@ -68,7 +71,8 @@ def predict(
 
     Raises:
         ModelError: The model is missing or damaged.
-        ConfigError: An option needs a package that is not installed, or a DICOM slide, and there is none.
+        ConfigError: The options do not go together, need what is not installed, or a DICOM slide where there is none.
+        ClusterError: The cluster cannot be used, or has no machine that can do the work.
         InUseError: All slides are being predicted by other processes.
         OutputExistsError: ``out`` is a file, or with ``resume`` an interrupted prediction is another one's.
         PredictedOtherwiseError: The only slide has been predicted otherwise, and is not to be replaced.
@@ -76,6 +80,7 @@ def predict(
             some of several.
     """
     started = now()
+    check_engine(options, has_shard=shard is not None)
     check_extras(options)
     _check_dicom(slides, options)
     if shard is not None and not (slides := _part_of(slides, shard, reporter)):
@@ -93,10 +98,15 @@ def predict(
         raise OutputExistsError(f'output "{out}" is a file; choose another folder with --out')
     run = describe_run("predict", {**options.model_dump(mode="json"), "model": str(model_folder)}, started)
     model = LazyModel(model_folder, options, kept)
+    model.elsewhere = None if options.engine == "local" else ""
     call = Call(model, slides, out, options, run, reporter, overwrite, resume, take_over, shard)
     try:
         with naming(out), computing(options.threads):
-            summary = run_plans(call, make_plans(call))
+            plans = make_plans(call)
+            if options.engine == "ray":
+                summary = run_plans_on_cluster(call, plans, model_folder)
+            else:
+                summary = run_plans(call, plans)
     except KeyboardInterrupt:
         raise KeyboardInterrupt(_STOPPED) from None
     finally:
