@@ -225,7 +225,7 @@ def test_wrong_names(timm, name, said):
 def test_without_timm_the_way_out_is_said(monkeypatch):
     monkeypatch.setitem(sys.modules, "timm", None)
     timm_encoders.timm_encoder.cache_clear()
-    with pytest.raises(ConfigError, match=r'needs timm, which cannot be imported .*pip install ".*\[timm\]"'):
+    with pytest.raises(ConfigError, match=r'needs timm, which cannot be imported .*pip install .*".*\[timm\]"'):
         build_encoder("timm:vit_tiny_patch16_224")
 
 

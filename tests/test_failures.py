@@ -83,7 +83,7 @@ def broken(monkeypatch, error):
     def fail(*_, **__):
         raise error
 
-    monkeypatch.setattr("dmmn_qp.workflows.evaluating.evaluate", fail)
+    monkeypatch.setattr("dmmn_qp.workflows.evaluating.evaluate_into", fail)
     return invoke("evaluate")
 
 

@@ -87,7 +87,7 @@ def test_classes_that_decide_the_result_are_found_in_the_patches():
 
 def test_the_remaining_time_is_that_of_the_whole_training():
     shape = SimpleNamespace(
-        validation=[None] * 24,
+        validation_draws=[None] * 24,
         options=SimpleNamespace(batch_size=8),
         last_epoch=3,
         steps_per_epoch=10,

@@ -272,7 +272,8 @@ def test_record(place):
 
 def test_every_option_is_of_the_labels_or_the_polygons_or_neither():
     """A new option must be put into one of them: what is in none would be asked for later without a word."""
-    neither = {"force_mpp", "batch_size", "device", "devices", "compile", "workers", *ClusterOptions.model_fields}
+    neither = {"force_mpp", "batch_size", "device", "devices", "compile", "workers", "threads", "labels", "dicom_seg"}
+    neither |= {*ClusterOptions.model_fields}
     target = SlideToPredict("s", SlideView(Path("s.tif")))
     told = request_of(target, PredictOptions(views=3), mpp=0.5, context="patch", precision=None, regions=None)
     of_labels = set(told) - {"um_per_px", "regions", "roi"} | {"mpp"}

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import re
 from dataclasses import dataclass
 from typing import Final
 
 from dmmn_qp.labels.class_rules import is_tissue
 from dmmn_qp.specs import TissueClass
+from dmmn_qp.text import printable
 
 OWN_SCHEME: Final = "99DMMNQP"
 """Designator of codes that are made of a class's name; 99 says that they are nobody else's."""
@@ -67,5 +67,5 @@ def codes_of(one: TissueClass) -> tuple[DicomCode, DicomCode]:
 
 def dicom_text(text: str) -> str:
     """A text as DICOM holds it: on one line, at most `LONGEST` characters, without its separator of values."""
-    plain = "".join(c if c.isprintable() else " " for c in re.sub(r"\\", "/", text)).strip()
+    plain = printable(text).replace("\\", "/").strip()
     return plain.encode("utf-8", "replace").decode()[:LONGEST].strip() or "?"
