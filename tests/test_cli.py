@@ -183,6 +183,16 @@ def test_no_such_project(here):
     assert not (here / "dataset").exists()
 
 
+@pytest.mark.parametrize(("slides", "way_on"), [(1, "dmmn-qp train --validate-on train"), (2, "dmmn-qp train")])
+def test_what_comes_next_can_be_done(two_tissue_slides, here, slides, way_on):
+    """Of one slide nothing is left to choose the best epoch by."""
+    (here / "given").mkdir()
+    for name in "ab"[:slides]:
+        shutil.copy(two_tissue_slides / "slides" / f"{name}.tif", here / "given")
+    result = invoke("import", "given", "--annotations", two_tissue_slides / "geojson")
+    assert result.exit_code == 0 and result.stdout.splitlines()[-1].endswith(f"Next: {way_on}"), result.output
+
+
 def test_missing_slides_are_named(here):
     (here / "mailed").mkdir()
     project = moved_demo(here / "mailed")

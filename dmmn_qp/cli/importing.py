@@ -64,5 +64,12 @@ def import_command(
     )
     if check:
         raise typer.Exit(int(any(finding.severity == "error" for finding in findings)))
-    way_on = f"dmmn-qp train{shown_option('--dataset', out, DATASET)}"
-    reporter.say(f"Wrote {out}/ (masks and annotations open in QuPath). Next: {way_on}")
+    reporter.say(f"Wrote {out}/ (masks and annotations open in QuPath). Next: {_way_on(out)}")
+
+
+def _way_on(out: Path) -> str:
+    """The command that trains on a dataset, which has to say how where no slide is for validation."""
+    from dmmn_qp.folders.dataset import Dataset
+
+    is_validated = any(patch.split == "val" for patch in Dataset(out).patches())
+    return f"dmmn-qp train{shown_option('--dataset', out, DATASET)}{'' if is_validated else ' --validate-on train'}"
