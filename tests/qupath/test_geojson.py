@@ -7,6 +7,7 @@ import io
 import json
 import math
 import random
+import unicodedata
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -515,6 +516,13 @@ def same(left: Annotation, right: Annotation) -> None:
 
 names = st.text(st.characters(exclude_categories=["Cs", "Cc", "Z"], exclude_characters=":"), min_size=1, max_size=8)
 colors = st.tuples(*[st.integers(0, 255)] * 3)
+
+
+def as_read(parts: list[str]) -> str:
+    """A class of so many parts, its characters composed as they are in every class that is read."""
+    return unicodedata.normalize("NFC", ": ".join(parts))
+
+
 on_slide = st.integers(-10_000, 10_000_000).map(lambda hundredths: hundredths / 100)
 
 
@@ -536,7 +544,7 @@ def areas(draw: st.DrawFn) -> shapely.Geometry:
 def drawn(draw: st.DrawFn) -> Annotation:
     line = st.lists(st.tuples(on_slide, on_slide), min_size=2, max_size=6, unique=True).map(shapely.LineString)
     kind = draw(st.sampled_from(["annotation", "detection", "tile", "cell", "tma_core"]))
-    class_name = draw(st.none() | st.lists(names, min_size=1, max_size=3).map(": ".join))
+    class_name = draw(st.none() | st.lists(names, min_size=1, max_size=3).map(as_read))
     return Annotation(
         geometry=draw(areas() | line | st.tuples(on_slide, on_slide).map(shapely.Point)),
         class_name=None if class_name == "Unclassified" else class_name,
