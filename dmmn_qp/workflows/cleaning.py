@@ -19,10 +19,14 @@ from dmmn_qp.console import Reporter
 from dmmn_qp.errors import InUseError
 from dmmn_qp.features.cache import our_folders, usual_cache
 from dmmn_qp.files import RUN_FILE, final_name
-from dmmn_qp.files.locks import STALE_S, briefly_locked, is_held, locked
+from dmmn_qp.files.locks import STALE_S, briefly_locked, has_note, is_held, locked
+from dmmn_qp.folders.comparison import COMPARISON
+from dmmn_qp.folders.dataset import MANIFEST, PATCHES
+from dmmn_qp.folders.folds import FOLDS
 from dmmn_qp.folders.model_glance import CARD, UNFINISHED, read_object
 from dmmn_qp.folders.predictions import EARLIER
 from dmmn_qp.outputs.earlier import UNKNOWN_RUN, run_folder
+from dmmn_qp.outputs.zarr_pyramids import MARKERS
 from dmmn_qp.predicting.strips import KEY_FILE
 
 Kind = Literal["features", "leftover", "strips", "earlier"]
@@ -178,18 +182,19 @@ def _leftovers(place: Path) -> Iterator[Path]:
 
 
 def _is_ours_within(folder: Path) -> bool:
-    """Whether a folder that was not finished holds what only we write, or nothing at all."""
+    """Whether a command is noted that made a folder, or it holds what only we write, or nothing at all."""
     try:
         names = {path.name for path in folder.iterdir()}
     except OSError:
         return False
-    return not names or bool(names & _OUR_FILES)
+    return not names or bool(names & _OUR_FILES) or has_note(folder)
 
 
 _OUR_FILES: Final = frozenset(
-    {RUN_FILE, CARD, UNFINISHED, "dataset.json", "masks", "annotations", "patches.csv", "weights.safetensors"}
-    | {"evaluation.json", "suggestions.csv", "cohort.csv", "slides.csv", "folds.json", "predicted", "annotated"}
+    {RUN_FILE, CARD, UNFINISHED, MANIFEST, PATCHES, "masks", "annotations", "weights.safetensors"}
+    | {COMPARISON, FOLDS, *MARKERS.values()}
 )
+"""Of what is made under another name first (`new_folder`): datasets, models, comparisons, folds, and OME-Zarr."""
 
 
 def _strips(place: Path) -> Iterator[Path]:
