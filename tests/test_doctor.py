@@ -457,7 +457,9 @@ def test_clean_passes_over_what_is_held_only_since_it_was_shown(used, monkeypatc
     assert files(used) >= STRIPS
 
 
-@pytest.mark.parametrize("file", ["dataset.json", "model.json", "comparison.json", "folds.json", ".zgroup", "zarr.json"])
+@pytest.mark.parametrize(
+    "file", ["dataset.json", "model.json", "comparison.json", "folds.json", ".zgroup", "zarr.json"]
+)
 def test_clean_knows_all_folders_that_are_made_under_another_name(here, file):
     from dmmn_qp.workflows.cleaning import find_removable
 
@@ -477,6 +479,15 @@ def test_clean_knows_a_folder_by_the_note_of_the_command_that_was_killed(here):
     assert found.path == folder
     invoke("clean", "--yes")
     assert files(here) == set()
+
+
+@pytest.mark.parametrize(("closed", "kinds"), [("predictions", []), (EARLIER, ["leftover"])])
+def test_clean_passes_over_what_it_may_not_read(used, monkeypatch, closed, kinds):
+    """Such as ``lost+found``; an administrator, who may run this test, can read all."""
+    real = os.access
+    monkeypatch.setattr(os, "access", lambda path, mode: path.name != closed and real(path, mode))
+    told = json.loads(invoke("clean", "--earlier", "--json").stdout)["items"]
+    assert [item["kind"] for item in told if item["path"].startswith("predictions")] == kinds
 
 
 def test_disk_use_adds_up(used):

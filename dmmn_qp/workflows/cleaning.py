@@ -47,6 +47,8 @@ _OF_STRIPS: Final = frozenset({"weights", "slide", "grid", "kinds"})
 _OF_RUN: Final = frozenset({"run_id", "stage", "version"})
 """Keys that every ``run.json`` of ours has."""
 
+_READABLE: Final = os.R_OK | os.X_OK
+
 _WAY_OUT: Final = "wait until it has ended"
 
 
@@ -81,20 +83,20 @@ def find_removable(folder: Path, *, strips: bool = False, earlier: bool = False)
     cache = usual_cache(Reporter()).folder
     if cache is not None:
         found += [("features", path) for path in sorted(our_folders(cache)) if not path.is_symlink()]
-    places = list(_places(folder))
+    places = [place for place, _ in _places(folder)]
     for place in (folder, *places):
         found += [("leftover", path) for path in _leftovers(place)]
     for place in places:
         if strips:
             found += [("strips", path) for path in _strips(place)]
-        if earlier and _has_run(place) and (place / EARLIER).is_dir() and not (place / EARLIER).is_symlink():
-            found += [("earlier", path) for path in sorted((place / EARLIER).iterdir()) if _is_run(path)]
+        if earlier and _has_run(place) and not (place / EARLIER).is_symlink():
+            found += [("earlier", path) for path in _below(place / EARLIER) if _is_run(path)]
     return [Removable(kind, path, size_of(path)) for kind, path in found]
 
 
 def our_places(folder: Path) -> Iterator[Path]:
     """The datasets, models, predictions and so on in a folder, and in folders without a mark of ours in it."""
-    return (place for place in _places(folder) if _is_ours(place))
+    return (place for place, is_ours in _places(folder) if is_ours)
 
 
 def remove(item: Removable) -> bool:
@@ -142,17 +144,20 @@ def size_of(path: Path) -> int:
     return total
 
 
-def _places(folder: Path) -> Iterator[Path]:
-    """The folders in a folder, and those in them where they are none of ours, as ``models`` is none."""
+def _places(folder: Path) -> Iterator[tuple[Path, bool]]:
+    """The folders in a folder, and those in them where they are none of ours, as ``models`` is none; which are ours."""
     for place in _below(folder):
-        yield place
-        if not _is_ours(place):
-            yield from _below(place)
+        is_ours = _is_ours(place)
+        yield place, is_ours
+        if not is_ours:
+            yield from ((below, _is_ours(below)) for below in _below(place))
 
 
 def _below(folder: Path) -> list[Path]:
+    """The folders in a folder that can be read."""
     try:
-        return sorted(p for p in folder.iterdir() if not p.name.startswith(".") and p.is_dir() and not p.is_symlink())
+        shown = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+        return [path for path in shown if path.is_dir() and not path.is_symlink() and os.access(path, _READABLE)]
     except OSError:
         return []
 
@@ -212,9 +217,7 @@ def _slide_of(strips: Path) -> str:
 def _is_run(path: Path) -> bool:
     """Whether a folder in ``earlier/`` is one that we made there."""
     is_named = path.name == UNKNOWN_RUN or run_folder(path.name) == path.name
-    if not (is_named and path.is_dir() and not path.is_symlink()):
-        return False
-    return all(file.name.endswith(".geojson.gz") and file.is_file() for file in path.iterdir())
+    return is_named and all(file.name.endswith(".geojson.gz") and file.is_file() for file in path.iterdir())
 
 
 def _hidden(folder: Path) -> list[Path]:
