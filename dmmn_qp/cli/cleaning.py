@@ -39,12 +39,12 @@ def clean_command(
         _print_json(found, yes=yes)
     elif not found:
         Reporter().say("Nothing to remove")
-    elif _shown(found) and _agreed(yes=yes):
+    elif _agreed(found, yes=yes):
         freed = sum(item.size_bytes for item in _removed(found))
         Reporter().say(f"Removed {freed / 2**20:,.0f} MiB")
 
 
-def _shown(found: Sequence[Removable]) -> bool:
+def _show(found: Sequence[Removable]) -> None:
     """Prints what would be removed, by what it is."""
     from dmmn_qp.workflows.cleaning import WHAT
 
@@ -55,15 +55,15 @@ def _shown(found: Sequence[Removable]) -> bool:
             reporter.say(f"{sum(item.size_bytes for item in mine) / 2**20:,.1f} MiB {what}:")
         for item in mine:
             reporter.say(f"  {item.size_bytes / 2**20:>8,.1f} MiB  {item.path}")
-    return True
 
 
-def _agreed(*, yes: bool) -> bool:
-    """Whether it may be removed.
+def _agreed(found: Sequence[Removable], *, yes: bool) -> bool:
+    """Shows what would be removed; whether it may be.
 
     Raises:
         ConfigError: Nobody is there to be asked.
     """
+    _show(found)
     if yes:
         return True
     if not _can_ask():
