@@ -62,6 +62,8 @@ def test_drift_is_what_exceeds_the_tolerance():
         "of 5 figures, 3 drifted by more than 0.1 of what it was",
     ]
     assert [*drift(then, then, 0.0)] == ["5 figures: none drifted by more than 0 of what it was"]
+    odd = {"huge": 10**400, "inf": float("inf"), "nan": float("nan")}
+    assert [*drift({"figures": {"c": -1.0, **odd}}, now_, 0.1)][-1].startswith("1 figure: none drifted")
     assert [*drift({"figures": [1]}, now_, 0.1)] == ["nothing to compare with: the file tells no figures"]
 
 

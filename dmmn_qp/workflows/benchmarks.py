@@ -168,7 +168,8 @@ def drift(then: Mapping[str, Any], now: Mapping[str, Any], tolerance: float) -> 
 
 
 def _figures(told: Mapping[str, Any]) -> dict[str, float]:
-    """The figures of a run, those that are numbers."""
+    """The figures of a run, those that are finite numbers."""
     figures = told.get(FIGURES)
     named = figures.items() if isinstance(figures, dict) else ()
-    return {n: float(v) for n, v in named if isinstance(v, int | float) and not isinstance(v, bool) and v == v}
+    numbers = ((name, v) for name, v in named if isinstance(v, int | float) and not isinstance(v, bool))
+    return {name: float(v) for name, v in numbers if abs(v) <= sys.float_info.max}
