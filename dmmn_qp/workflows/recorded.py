@@ -136,7 +136,7 @@ def read_run(path: Path) -> RecordedRun:
 
 def _facts(path: Path) -> dict[str, Any]:
     if why := why_not_there(path):
-        raise ConfigError(f'"{path}" {why}; name the run.json of a dataset, model or predictions')
+        raise ConfigError(f'"{path}" {why}; name the run.json of a dataset, model, predictions or benchmark')
     try:
         with path.open("rb") as file:
             content = file.read(MAX_BYTES + 1)
