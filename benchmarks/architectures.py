@@ -27,6 +27,7 @@ GPU: models are judged on the middle 1024 px of each test slide, and DMMN-P has 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import time
 import traceback
@@ -180,14 +181,19 @@ def compare(given: argparse.Namespace, end: float) -> int:
     perform_one = partial(perform, budget=budget, place=place, out=out, work=work)
     failed = run_all(missing, given.jobs, perform_one, out, end)
     show(out, place, given)
-    runs_there = [path.stem for path in sorted((out / "runs").glob("*.json"))]
-    figures = {
+    write_run(out, "architectures", given, figures_of(out, runs), started)
+    return failed
+
+
+def figures_of(out: Path, runs: Sequence[Run]) -> dict[str, float]:
+    """Figures of the runs that are there, by name; others in the folder are of another command."""
+    paths = ((run.name, out / "runs" / f"{run.name}.json") for run in runs)
+    rows = {name: json.loads(path.read_text("utf-8")) for name, path in paths if path.is_file()}
+    return {
         f"{name}, {scanner}: mIoU": round(float(metrics_of(row, scanner).mean_iou), 4)
-        for name, row in zip(runs_there, read_runs(out), strict=True)
+        for name, row in rows.items()
         for scanner in row["confusion"]
     }
-    write_run(out, "architectures", given, figures, started)
-    return failed
 
 
 def show(out: Path, place: Workplace, given: argparse.Namespace) -> None:

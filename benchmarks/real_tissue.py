@@ -29,7 +29,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -239,6 +239,17 @@ def table(rows: Sequence[dict[str, str]], classes: Sequence[str]) -> str:
     return "\n".join(lines)
 
 
+def figures_of(rows: Sequence[Mapping[str, str]], runs: Collection[str], seeds: Collection[int]) -> dict[str, float]:
+    """Figures of these runs, by name; other rows are of another command."""
+    named = (("miou", "mIoU"), ("train_cpu_s", "training, CPU s"), ("predict_cpu_s", "prediction, CPU s"))
+    return {
+        f"{row['run']}, seed {row['seed']}: {what}": float(row[key])
+        for row in rows
+        if row["run"] in runs and int(row["seed"]) in seeds
+        for key, what in named
+    }
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tiles", type=Path, required=True, help="folder with images/ and masks/")
@@ -251,8 +262,10 @@ def main() -> None:
     started = now()
     tiles, ledger = read_tiles(given.tiles), given.out / "runs.csv"
     rows = read_rows(ledger)
-    for name, run in runs_of([preset for preset in given.presets.split(",") if preset], given.quick).items():
-        for seed in range(1 if given.quick else given.seeds):
+    runs = runs_of([preset for preset in given.presets.split(",") if preset], given.quick)
+    seeds = range(1 if given.quick else given.seeds)
+    for name, run in runs.items():
+        for seed in seeds:
             if any(row["run"] == name and row["seed"] == str(seed) for row in rows):
                 continue
             tissue = Tissue.of_seed(tiles, seed)
@@ -263,12 +276,7 @@ def main() -> None:
             write_rows(ledger, rows)
             print(f"{name}, seed {seed}: mIoU {row['miou']}", flush=True)
     print(f"\n{table(rows, tiles[0].classes.names)}")
-    figures = {
-        f"{row['run']}, seed {row['seed']}: {what}": float(row[key])
-        for row in rows
-        for key, what in (("miou", "mIoU"), ("train_cpu_s", "training, CPU s"), ("predict_cpu_s", "prediction, CPU s"))
-    }
-    write_run(given.out, "real_tissue", given, figures, started)
+    write_run(given.out, "real_tissue", given, figures_of(rows, runs, seeds), started)
 
 
 if __name__ == "__main__":

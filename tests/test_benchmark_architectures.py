@@ -66,6 +66,15 @@ def test_figures_by_hand():
     assert tables.confusion_of(rows[1:2], "same scanner").tolist() == [[0.8, 0.2], [0.2, 0.8]]
 
 
+def test_the_ledger_has_the_figures_of_its_command_alone(tmp_path):
+    (tmp_path / "runs").mkdir()
+    asked, other = Run(M3, 0, 0.01), Run(M3, 0, 1.0)
+    for run in (asked, other):
+        (tmp_path / "runs" / f"{run.name}.json").write_text(json.dumps(row_of(run, 8, 2)), "utf-8")
+    figures = architectures.figures_of(tmp_path, [asked, Run("unet", 0)])
+    assert figures == {f"{asked.name}, same scanner: mIoU": pytest.approx(8 / 12, abs=1e-4)}
+
+
 def test_what_is_said_of_amounts_is_of_those_runs_alone():
     rows = [
         row_of(Run(M3, 0), 8, 2),

@@ -7,7 +7,7 @@ from dataclasses import asdict
 
 import pytest
 
-from benchmarks import ledger, scale
+from benchmarks import ledger, real_tissue, scale
 from dmmn_qp.cli.reproducing import command_of
 from dmmn_qp.files import RUN_FILE
 from dmmn_qp.folders.provenance import now
@@ -128,6 +128,14 @@ def test_each_has_the_options_that_are_taken_from_a_file_and_a_folder(name):
     for option in BENCHMARKS[name]:
         assert f'"--{option.replace("_", "-")}"' in text
     assert set(BENCHMARKS["scale"]) == set(asdict(scale.Assumed()))
+
+
+def test_the_figures_of_real_tissue_are_those_of_its_command():
+    costs = {"train_cpu_s": "3", "predict_cpu_s": "2"}
+    rows = [{"run": run, "seed": seed, "miou": "0.5", **costs} for run in ("a", "b") for seed in ("0", "1")]
+    assert real_tissue.figures_of(rows, ["a"], range(1)) == {
+        "a, seed 0: mIoU": 0.5, "a, seed 0: training, CPU s": 3.0, "a, seed 0: prediction, CPU s": 2.0,
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize("path", sorted(ledger.LEDGER.glob("*.json")), ids=lambda path: path.stem)
