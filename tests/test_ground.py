@@ -152,6 +152,14 @@ def test_what_does_not_show_the_whole_slide_is_refused(elsewhere, side, mpp):
     assert f"has {side} x {side} px and has pixels of {mpp / 0.5:g} level-0 px" in line and "256 x 256" in line
 
 
+@pytest.mark.parametrize("told", ["Infinity", "5e-324", "1e-30", "1e300", "1" + 400 * "0"])
+def test_a_pixel_size_that_cannot_be_is_an_error_of_one_line(elsewhere, told):
+    predict("other", np.ones((64, 64), np.uint8), 1.0)
+    made = json.dumps({"run_id": "r", "model": "m", "model_run": "t", "request": {"um_per_px": 0}})
+    Path("other", RUN_FILE).write_text(f'{{"predictions": {{"s": {made}}}}}'.replace(": 0}", f": {told}}}"))
+    assert "predict again with --overwrite" in fails("evaluate", "--predictions", "other", "--split", "train")
+
+
 def test_a_slide_of_another_pixel_size_when_it_was_predicted(elsewhere):
     """What counts are level-0 px: 1.0 um of a slide of 0.25 um/px are 4 of them, whatever the dataset says."""
     labels = np.full((64, 64), 1, np.uint8)

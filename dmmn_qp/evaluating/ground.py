@@ -18,6 +18,9 @@ from dmmn_qp.specs import PatchGrid
 _WHOLE: Final = 1e-6
 """Relative difference from a whole number that comes of writing um/px as text."""
 
+_MOST: Final = 1e6
+"""A pixel is not so many times as large as another one, whatever files say."""
+
 
 def on_ground(
     predictions: Predictions, records: Sequence[SlideRecord], dataset: Dataset, warn: Callable[[str], None]
@@ -66,11 +69,13 @@ def _placed(predicted: PredictedLabels, record: SlideRecord, dataset: Dataset) -
 
 
 def _downsample(predicted: PredictedLabels, record: SlideRecord) -> float | None:
-    """Level-0 px per pixel of a predicted raster; None where it does not tell its um/px."""
+    """Level-0 px per pixel of a predicted raster; None where it does not tell its um/px, or what cannot be."""
     um = read_mpp(predicted.path)
     if um is None:
         return None
-    told = (predicted.record.request or {}).get("um_per_px") if predicted.record is not None else None
-    exact = um / (float(told) if isinstance(told, int | float) and told > 0 else record.mpp)
+    told = predicted.record.slide_mpp if predicted.record is not None else None
+    exact = um / (told or record.mpp)
+    if not 1 / _MOST < exact < _MOST:
+        return None
     whole = max(1, round(exact))
     return float(whole) if abs(exact / whole - 1) <= _WHOLE else exact
