@@ -40,15 +40,14 @@ def on_ground(
         DatasetError: A raster does not show the whole slide, or does not tell its um/px and needs to.
     """
     labels = {r.slide_id: _placed(predictions.labels[r.slide_id], r, dataset) for r in records}
-    other = next((r for r in records if labels[r.slide_id].ground is not None), None)
-    if other is not None:
-        found = labels[other.slide_id].ground
-        assert found is not None
-        warn(
-            f'predictions in "{predictions.folder}" have pixels of {found.downsample * other.mpp:.4g} um, the dataset '
-            f"of {found.onto.downsample * other.mpp:.4g} um: they are judged on those of the dataset, each of which "
-            "has the label of the predicted pixel that its centre lies in"
-        )
+    for record in records:
+        if (found := labels[record.slide_id].ground) is not None:
+            warn(
+                f'predictions in "{predictions.folder}" have pixels of {found.downsample * record.mpp:.4g} um, the '
+                f"dataset of {found.onto.downsample * record.mpp:.4g} um: they are judged on those of the dataset, "
+                "each of which has the label of the predicted pixel that its centre lies in"
+            )
+            break
     return replace(predictions, labels=labels)
 
 
