@@ -19,7 +19,7 @@ from dmmn_qp.folders.predictions import LABELS_SUFFIX, PROBABILITIES_SUFFIX, Pre
 from dmmn_qp.labels.class_rules import is_tissue
 from dmmn_qp.outputs.predicted import LabelConfidence
 from dmmn_qp.regions import Region
-from dmmn_qp.specs import TissueClass
+from dmmn_qp.specs import MM2_OF_UM2, TissueClass
 
 _ROWS: Final = 64  # of labels that are counted at once: NumPy counts them as numbers of 64 bits
 
@@ -131,7 +131,7 @@ def measure_slide(
     figures = tuple(
         ClassFigures(
             c.name,
-            float(pixels[c.label]) * mpp**2 * 1e-6,
+            float(pixels[c.label]) * mpp**2 * MM2_OF_UM2,
             c.label in tissue,
             float(sums[c.label] / pixels[c.label] / 255) if known and pixels[c.label] else None,
             distances.get(c.label),
@@ -139,7 +139,7 @@ def measure_slide(
         for c in classes
     )
     note = "only regions of interest were predicted, so no distance from the outline is known" if restricted else ""
-    return SlideFigures(slide_id, folder, case, figures, float(pixels[0]) * mpp**2 * 1e-6, record, image, note)
+    return SlideFigures(slide_id, folder, case, figures, float(pixels[0]) * mpp**2 * MM2_OF_UM2, record, image, note)
 
 
 def of_case(slides: Sequence[SlideFigures]) -> list[ClassFigures]:

@@ -26,6 +26,7 @@ from dmmn_qp.qupath.project import ProjectEntry, read_project
 from dmmn_qp.qupath.qpdata import read_qpdata
 from dmmn_qp.regions import Region
 from dmmn_qp.slides.finding import SlidesRoot
+from dmmn_qp.specs import MM2_OF_UM2
 from dmmn_qp.vectors.sources import LabelSource
 
 _TILE: Final = 2048
@@ -112,7 +113,7 @@ def _of_slide(slide: SlideFigures, entry: ProjectEntry) -> Iterator[ObjectFigure
     with LabelRaster(path) as raster:
         scale = _downsample(slide.record, entry, raster, mpp)
         for one in drawn:
-            mm2 = count_in(raster, one, scale) * mpp**2 * 1e-6
+            mm2 = count_in(raster, one, scale) * mpp**2 * MM2_OF_UM2
             classes = tuple(
                 ClassFigures(c.name, float(mm2[label]), c.is_tissue) for label, c in enumerate(slide.classes, start=1)
             )

@@ -20,7 +20,7 @@ from dmmn_qp.slides.finding import SlidesRoot
 from dmmn_qp.slides.forgiving import ForgivingSlide
 from dmmn_qp.slides.pixel_sizes import StatedMpp
 from dmmn_qp.slides.tissue import tissue_mask
-from dmmn_qp.specs import PatchSpec
+from dmmn_qp.specs import MM2_OF_UM2, PatchSpec
 
 BLURRED: Final = 0.6
 """Blur from which on a slide is called out of focus.
@@ -160,7 +160,7 @@ def pen_mm2_of(picture: RgbArray, um_per_px: float) -> float:
         um_per_px: Of it.
     """
     _, _, statistics, _ = cv2.connectedComponentsWithStats(_is_greener(picture).astype(np.uint8), connectivity=8)
-    mm2 = statistics[1:, cv2.CC_STAT_AREA] * um_per_px**2 * 1e-6
+    mm2 = statistics[1:, cv2.CC_STAT_AREA] * um_per_px**2 * MM2_OF_UM2
     return float(mm2[mm2 >= PEN_MM2].sum())
 
 
