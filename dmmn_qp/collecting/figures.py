@@ -70,6 +70,11 @@ class SlideFigures:
     quality: SlideQuality | None = None
 
     @property
+    def mpp(self) -> float | None:
+        """um/px of level 0 as it was predicted; None where that is not recorded."""
+        return None if self.record is None else self.record.mpp
+
+    @property
     def tissue_mm2(self) -> float:
         """Area of its tissue."""
         return tissue_of(self.classes)
@@ -108,7 +113,7 @@ def measure_slide(
         DatasetError: The raster is damaged, names no classes, or does not say how large its pixels are.
     """
     path = folder / f"{slide_id}.{LABELS_SUFFIX}"
-    classes, mpp = classes_of(path, record), _mpp_of(path)
+    classes, mpp = classes_of(path, record), raster_mpp(path)
     probabilities = folder / f"{slide_id}.{PROBABILITIES_SUFFIX}"
     pixels, sums = np.zeros(256, np.int64), np.zeros(256)
     tissue = [c.label for c in classes if is_tissue(c)]
@@ -183,8 +188,12 @@ def classes_of(path: Path, record: Prediction | None) -> Sequence[TissueClass]:
     return [TissueClass(label=label, name=name, color=(0, 0, 0)) for label, name in enumerate(names, start=1)]
 
 
-def _mpp_of(path: Path) -> float:
-    """um/px of a label raster."""
+def raster_mpp(path: Path) -> float:
+    """um/px of a label raster.
+
+    Raises:
+        DatasetError: It does not tell, or is damaged.
+    """
     mpp = read_mpp(path)
     if mpp is None:
         raise DatasetError(f'label raster "{path}" does not say how large its pixels are; predict again')

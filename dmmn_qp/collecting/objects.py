@@ -12,12 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dmmn_qp.annotations import Annotation
-from dmmn_qp.collecting.figures import ClassFigures, SlideFigures
+from dmmn_qp.collecting.figures import ClassFigures, SlideFigures, raster_mpp
 from dmmn_qp.console import Reporter
 from dmmn_qp.errors import AnnotationFileError, DatasetError
 from dmmn_qp.files.failures import line_of
-from dmmn_qp.folders.label_raster import LabelRaster, read_mpp
-from dmmn_qp.folders.predictions import LABELS_SUFFIX, Prediction, read_inputs
+from dmmn_qp.folders.label_raster import LabelRaster
+from dmmn_qp.folders.predictions import LABELS_SUFFIX, read_inputs
 from dmmn_qp.labels.painter import AreaLayer
 from dmmn_qp.labels.painting_order import PaintedArea
 from dmmn_qp.pushing.matching import match
@@ -109,9 +109,9 @@ def _of_slide(slide: SlideFigures, entry: ProjectEntry) -> Iterator[ObjectFigure
     if not drawn:
         return
     path = slide.folder / f"{slide.slide_id}.{LABELS_SUFFIX}"
-    mpp = read_mpp(path) or 0.0
+    mpp = raster_mpp(path)
     with LabelRaster(path) as raster:
-        scale = _downsample(slide.record, entry, raster, mpp)
+        scale = mpp / slide.mpp if slide.mpp is not None else _downsample_by_size(entry, raster)
         for one in drawn:
             mm2 = count_in(raster, one, scale) * mpp**2 * MM2_OF_UM2
             classes = tuple(
@@ -131,12 +131,12 @@ def _wanted(entry: ProjectEntry) -> list[Annotation]:
     ]
 
 
-def _downsample(record: Prediction | None, entry: ProjectEntry, raster: LabelSource, mpp: float) -> float:
-    """Level-0 px for each pixel of a raster: by the um/px that the slide was predicted at, else by its size."""
-    asked: Mapping[str, object] = (record.request or {}) if record is not None else {}
-    level_0 = asked.get("um_per_px")
-    if isinstance(level_0, float) and level_0 > 0 and mpp > 0:
-        return mpp / level_0
+def _downsample_by_size(entry: ProjectEntry, raster: LabelSource) -> float:
+    """Level-0 px for each pixel of a raster, as far as the sizes of both tell it.
+
+    Raises:
+        DatasetError: The project does not know how large the image is.
+    """
     if entry.size_px is None:
         raise DatasetError("neither run.json nor the project says how its raster lies on the image; predict again")
     return max(full / side for full, side in zip(entry.size_px, raster.shape[::-1], strict=True))

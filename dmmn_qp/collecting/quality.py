@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from dmmn_qp.errors import SlideError
 from dmmn_qp.folders.predicted_image import view_of_image
-from dmmn_qp.folders.predictions import PredictedInput, Prediction
+from dmmn_qp.folders.predictions import PredictedInput
 from dmmn_qp.regions import Region
 from dmmn_qp.slides.base import RgbArray, Slide, overview_downsample, read_field, read_overview
 from dmmn_qp.slides.finding import SlidesRoot
@@ -78,14 +78,14 @@ class SlideQuality:
 
 
 def quality_of(
-    slide_id: str, image: PredictedInput | None, record: Prediction | None, slides_roots: Sequence[SlidesRoot]
+    slide_id: str, image: PredictedInput | None, mpp: float | None, slides_roots: Sequence[SlidesRoot]
 ) -> SlideQuality:
     """Measures a predicted slide.
 
     Args:
         slide_id: Its name in file names.
         image: What is known of its file.
-        record: What is recorded of its prediction.
+        mpp: um/px of its level 0 as it was predicted; None where that is not recorded.
         slides_roots: Folders to search for slides that have been moved.
 
     Raises:
@@ -93,9 +93,8 @@ def quality_of(
     """
     if image is None:
         raise SlideError(f'run.json does not tell which file slide "{slide_id}" was predicted from; predict it again')
-    asked = (record.request or {}).get("um_per_px") if record is not None else None
-    mpp = StatedMpp(stored=asked, stored_by="the prediction") if isinstance(asked, float) else StatedMpp()
-    with ForgivingSlide(view_of_image(slide_id, image, mpp, slides_roots).open()) as slide:
+    stated = StatedMpp(stored=mpp, stored_by="the prediction")
+    with ForgivingSlide(view_of_image(slide_id, image, stated, slides_roots).open()) as slide:
         return measure_quality(slide)
 
 

@@ -194,12 +194,12 @@ def _with_quality(
     found: list[SlideFigures] = []
     with reporter.task("Quality", len(slides)) as task:
         for slide in slides:
+            quality = None
             try:
-                quality = quality_of(slide.slide_id, slide.image, slide.record, slides_roots)
-                slide = replace(slide, quality=quality)  # noqa: PLW2901
+                quality = quality_of(slide.slide_id, slide.image, slide.mpp, slides_roots)
             except (DmmnQpError, OSError) as error:
                 reporter.warn_of(slide.slide_id, f"its quality is not known ({line_of(error)})")
-            found.append(slide)
+            found.append(replace(slide, quality=quality))
             task.advance()
     reporter.warn_of_the_rest()
     return found

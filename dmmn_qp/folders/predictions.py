@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Collection, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -78,6 +79,12 @@ class Prediction(BaseModel):
     labels_run: str | None = None
     distance_from_training: float | None = Field(default=None, ge=0, allow_inf_nan=False)
     distance_threshold: float | None = Field(default=None, ge=0, allow_inf_nan=False)
+
+    @property
+    def mpp(self) -> float | None:
+        """um/px of level 0 as the slide was predicted; None where that is not recorded."""
+        told = (self.request or {}).get("um_per_px")
+        return float(told) if isinstance(told, int | float) and 0 < told < math.inf else None
 
     @property
     def is_unlike(self) -> bool:
