@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil, floor
-from pathlib import Path
 from typing import Final
 
 import numpy as np
@@ -17,15 +16,13 @@ from dmmn_qp.console import Reporter
 from dmmn_qp.errors import AnnotationFileError, DatasetError
 from dmmn_qp.files.failures import line_of
 from dmmn_qp.folders.label_raster import LabelRaster
-from dmmn_qp.folders.predictions import LABELS_SUFFIX, read_inputs
+from dmmn_qp.folders.predictions import LABELS_SUFFIX
 from dmmn_qp.labels.painter import AreaLayer
 from dmmn_qp.labels.painting_order import PaintedArea
-from dmmn_qp.pushing.matching import match
 from dmmn_qp.qupath.marks import METADATA_KEY, is_marked
-from dmmn_qp.qupath.project import ProjectEntry, read_project
+from dmmn_qp.qupath.project import ProjectEntry
 from dmmn_qp.qupath.qpdata import read_qpdata
 from dmmn_qp.regions import Region
-from dmmn_qp.slides.finding import SlidesRoot
 from dmmn_qp.specs import MM2_OF_UM2
 from dmmn_qp.vectors.sources import LabelSource
 
@@ -61,25 +58,6 @@ class ObjectFigures:
         return next((self.drawn.metadata[key] for key in _CASE_KEYS if key in self.drawn.metadata), "")
 
 
-def images_of(
-    project: Path, places: Mapping[str, Path], slides_roots: Sequence[SlidesRoot], reporter: Reporter
-) -> dict[str, ProjectEntry]:
-    """Finds the image of each slide in a project.
-
-    Args:
-        project: The project.
-        places: Slide -> folder of its prediction.
-        slides_roots: Folders to search for slides that have been moved.
-        reporter: Where to warn of slides without an image.
-
-    Raises:
-        ProjectError: It is damaged, or has no image of any slide.
-    """
-    known = {folder: read_inputs(folder) for folder in set(places.values())}
-    made_of = {name: image for name, folder in places.items() if (image := known[folder].get(name)) is not None}
-    return match(read_project(project), places, made_of, reporter.warn, slides_roots)
-
-
 def measure_objects(
     slides: Sequence[SlideFigures], images: Mapping[str, ProjectEntry], reporter: Reporter
 ) -> list[ObjectFigures]:
@@ -90,7 +68,7 @@ def measure_objects(
 
     Args:
         slides: The slides.
-        images: The image of each slide in the project (`images_of`).
+        images: The image of each slide in the project, of those that have one.
         reporter: Where to warn.
     """
     found: list[ObjectFigures] = []
