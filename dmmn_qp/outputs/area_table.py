@@ -96,8 +96,7 @@ def count_areas(predicted: PredictedSlide) -> SlideAreas:
         raise DatasetError(
             f'label raster "{predicted.labels}" has labels above {n - 1} and so is not of this model; predict again'
         )
-    side_um = predicted.slide.info.mpp * predicted.downsample
-    pixel_mm2 = side_um * side_um * MM2_OF_UM2
+    pixel_mm2 = predicted.mpp * predicted.mpp * MM2_OF_UM2
     return SlideAreas(predicted.slide_id, predicted.class_map, pixel_mm2, tuple(int(count) for count in counts[:n]))
 
 
