@@ -72,8 +72,7 @@ def _rows(slides: Iterable[SlideFigures], unit: PolygonUnit, reporter: Reporter)
             reporter.warn_of(slide.slide_id, f"its um/px are not recorded, so it is not in {POLYGONS}; predict again")
         else:
             try:
-                for one in stream_geojson(polygons):
-                    yield _row(slide, one, unit)
+                yield from (_row(slide, one, unit) for one in stream_geojson(polygons) if one.is_area)
             except DmmnQpError as error:
                 reporter.warn_of(slide.slide_id, f"not all of it is in {POLYGONS} ({line_of(error)})")
 
