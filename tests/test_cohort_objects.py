@@ -10,6 +10,7 @@ import shapely
 from dmmn_qp.annotations import Annotation
 from dmmn_qp.collecting import geoparquet, objects, stage
 from dmmn_qp.collecting.objects import count_in
+from dmmn_qp.folders.predictions import Prediction
 from dmmn_qp.qupath.geojson_reader import read_geojson
 from dmmn_qp.qupath.geojson_writer import write_geojson
 from dmmn_qp.qupath.marks import AREA_UM2, METADATA_KEY, marked_id
@@ -69,7 +70,9 @@ def place(here):
     (here / "qp/data/1/data.qpdata").write_bytes(drawn_objects())
     ours = Annotation(shapely.box(0, 0, 40, 80), "tumour", (200, 0, 0), marked_id("x"), measurements={AREA_UM2: 800.0})
     two = shapely.MultiPolygon([shapely.box(44, 0, 48, 4), shapely.box(60, 0, 70, 10)])
-    write_geojson(here / "predictions/c1.geojson", [ours, Annotation(two, "stroma", (0, 200, 0), marked_id("y"))])
+    theirs = Annotation(shapely.Point(3, 4), "stroma")
+    drawn = [ours, theirs, Annotation(two, "stroma", (0, 200, 0), marked_id("y"))]
+    write_geojson(here / "predictions/c1.geojson", drawn)
     return here
 
 
@@ -88,6 +91,30 @@ def test_a_row_for_each_object_and_class(place):
     assert found[3]["percent_of_tissue"] == "20.0"
     assert invoke("cohort", "--overwrite").exit_code == 0
     assert not [*(place / "cohort").glob("objects.*")]
+
+
+def test_where_the_raster_lies_is_told_by_run_json_or_by_the_size_of_the_image(place):
+    project, record, areas = place / "qp/project.qpproj", place / "predictions/run.json", {}
+    content, run = (json.loads(path.read_text()) for path in (project, record))
+    for told in ("run.json", "project", ""):
+        run["predictions"]["c1"]["request"] = {"um_per_px": 0.5 if told == "run.json" else None}
+        record.write_text(json.dumps(run))
+        content["images"][0]["serverBuilder"]["metadata"] = {"width": 79, "height": 80} if told == "project" else {}
+        project.write_text(json.dumps(content))
+        result = invoke("cohort", "--project", "qp", "--overwrite", "--out", told or "none")
+        assert result.exit_code == 0, result.output
+        areas[told] = [*map(float, (r["area_mm2"] for r in rows(place / told / "objects.csv")))] if told else []
+    assert "neither run.json nor the project says" in " ".join(result.output.split())
+    assert areas["run.json"] == areas["project"] and len(areas["project"]) == 6
+
+
+@pytest.mark.parametrize(
+    ("told", "mpp"), [(0.5, 0.5), (1, 1), (0, None), (float("nan"), None), (float("inf"), None), ("1", None)]
+)
+def test_pixel_sizes_that_are_recorded(told, mpp):
+    record = {"run_id": "r", "model": "m", "model_run": "t"}
+    assert Prediction(**record, request={"um_per_px": told}).mpp == mpp
+    assert Prediction(**record).mpp is None
 
 
 def test_projects_that_do_not_fit(place):
@@ -110,6 +137,7 @@ def test_polygons_are_read_back(place, unit, factor, at_once, monkeypatch):
     wanted = [
         shapely.transform(one.geometry, lambda xy: xy * factor)
         for one in read_geojson(place / "predictions/c1.geojson").annotations
+        if one.is_area
     ]
     assert all(a.equals(b) for a, b in zip(found.geometry, wanted, strict=True)) and found.crs is None
     assert found[["slide", "class", "um_per_px"]].values.tolist() == [["c1", "tumour", 0.5], ["c1", "stroma", 0.5]]

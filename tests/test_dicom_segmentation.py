@@ -20,15 +20,14 @@ pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 CLASSES = ClassMap.from_colors([("tumour", (200, 0, 0)), ("stroma", (150, 200, 150)), ("never there", (9, 9, 9))])
 
 
-def segmented(tmp_path, labels, downsample=2.0, **without):
-    """The segmentation of labels on a DICOM slide of 0.5 um/px, read back."""
+def segmented(tmp_path, labels, downsample=2.0, beside=lambda folder: None):
+    """The segmentation of labels on a DICOM slide of 0.5 um/px, read back; ``beside`` writes into its folder."""
     shape = (round(labels.shape[0] * downsample), round(labels.shape[1] * downsample), 3)
-    folder = write_whole_dicom(
-        tmp_path / "scan", [np.full(shape, 200, np.uint8), np.full((64, 64, 3), 200, np.uint8)], **without
-    )
+    folder = write_whole_dicom(tmp_path / "scan", [np.full(shape, 200, np.uint8), np.full((64, 64, 3), 200, np.uint8)])
+    beside(folder)
     raster = tmp_path / f"scan.{LABELS_SUFFIX}"
     write_label_pyramid(raster, [labels], labels.shape, 0.5 * downsample, CLASSES)
-    with open_slide(folder) as slide:
+    with open_slide(folder / "1-0.dcm") as slide:
         predicted = PredictedSlide(
             slide, "scan", "f", raster, downsample, CLASSES, "the model", "training", "run", OutputOptions()
         )
@@ -78,6 +77,21 @@ def test_it_refers_to_the_image_of_level_0(tmp_path, labels):
     assert [r.ReferencedSOPInstanceUID for r in series.ReferencedInstanceSequence] == ["1.2.3.1.1"]
     assert (found.StudyInstanceUID, found.FrameOfReferenceUID) == ("1.2.3.1.100", "1.2.3.1.300")
     assert (found.PatientID, found.Modality) == ("P1", "SEG")
+
+
+def test_files_beside_the_slide_cost_it_nothing(tmp_path, labels):
+    """What is no DICOM, what is cut off, and a larger slide of another series."""
+
+    def beside(folder):
+        other = pydicom.dcmread(folder / "1-0.dcm")
+        other.SeriesInstanceUID, other.SOPInstanceUID, other.TotalPixelMatrixColumns = "1.9", "1.9.1", 99_999
+        other.save_as(folder / "8.dcm")
+        (folder / "9.dcm").write_bytes((folder / "1-0.dcm").read_bytes()[:300])
+        (folder / "99.dcm").write_bytes(b"no")
+
+    found = segmented(tmp_path, labels, beside=beside)
+    (one,) = found.ReferencedSeriesSequence[0].ReferencedInstanceSequence
+    assert one.ReferencedSOPInstanceUID == "1.2.3.1.1"
 
 
 def test_directions_and_distances_of_rows_and_columns_by_hand(tmp_path):

@@ -97,8 +97,10 @@ def says_what_it_is(suffix, folder):
 @promise
 def writes_its_file_and_nothing_else(suffix, folder):
     predicted, path = predicted_slide(folder, suffix), folder / f"s.{suffix}"
+    assert not WRITERS[suffix].is_there(path, EVERYTHING)
     with predicted.slide:
         WRITERS[suffix].write(path, predicted)
+    assert WRITERS[suffix].is_there(path, EVERYTHING)
     assert path.stat().st_size and {p.name for p in folder.iterdir()} == {"given", path.name}
 
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from dmmn_qp.regions import Region
 from dmmn_qp.slides.tissue import cleaned
-from dmmn_qp.specs import LabelArray
+from dmmn_qp.specs import MM2_OF_UM2, LabelArray
 from dmmn_qp.vectors.sources import LabelSource
 
 MOST_CELLS: Final = 2**23
@@ -95,7 +95,7 @@ def distances_from_outline(raster: LabelSource, outline: Outline, within_um: Seq
             counted = tissue[here] & (pixels > 0)
             areas[label] += np.bincount(bins[here][counted], pixels[counted], minlength=areas[label].size)
     um_of_bin = np.arange(int(bins.max()) + 1) / _BINS_PER_CELL * cell_um
-    mm2 = outline.mpp**2 * 1e-6
+    mm2 = outline.mpp**2 * MM2_OF_UM2
     return {label: _summed(um_of_bin, area * mm2, within_um) for label, area in areas.items() if area.any()}
 
 

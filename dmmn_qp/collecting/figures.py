@@ -19,7 +19,7 @@ from dmmn_qp.folders.predictions import LABELS_SUFFIX, PROBABILITIES_SUFFIX, Pre
 from dmmn_qp.labels.class_rules import is_tissue
 from dmmn_qp.outputs.predicted import LabelConfidence
 from dmmn_qp.regions import Region
-from dmmn_qp.specs import TissueClass
+from dmmn_qp.specs import MM2_OF_UM2, TissueClass
 
 _ROWS: Final = 64  # of labels that are counted at once: NumPy counts them as numbers of 64 bits
 
@@ -70,6 +70,11 @@ class SlideFigures:
     quality: SlideQuality | None = None
 
     @property
+    def mpp(self) -> float | None:
+        """um/px of level 0 as it was predicted; None where that is not recorded."""
+        return None if self.record is None else self.record.mpp
+
+    @property
     def tissue_mm2(self) -> float:
         """Area of its tissue."""
         return tissue_of(self.classes)
@@ -108,7 +113,7 @@ def measure_slide(
         DatasetError: The raster is damaged, names no classes, or does not say how large its pixels are.
     """
     path = folder / f"{slide_id}.{LABELS_SUFFIX}"
-    classes, mpp = classes_of(path, record), _mpp_of(path)
+    classes, mpp = classes_of(path, record), raster_mpp(path)
     probabilities = folder / f"{slide_id}.{PROBABILITIES_SUFFIX}"
     pixels, sums = np.zeros(256, np.int64), np.zeros(256)
     tissue = [c.label for c in classes if is_tissue(c)]
@@ -131,7 +136,7 @@ def measure_slide(
     figures = tuple(
         ClassFigures(
             c.name,
-            float(pixels[c.label]) * mpp**2 * 1e-6,
+            float(pixels[c.label]) * mpp**2 * MM2_OF_UM2,
             c.label in tissue,
             float(sums[c.label] / pixels[c.label] / 255) if known and pixels[c.label] else None,
             distances.get(c.label),
@@ -139,7 +144,7 @@ def measure_slide(
         for c in classes
     )
     note = "only regions of interest were predicted, so no distance from the outline is known" if restricted else ""
-    return SlideFigures(slide_id, folder, case, figures, float(pixels[0]) * mpp**2 * 1e-6, record, image, note)
+    return SlideFigures(slide_id, folder, case, figures, float(pixels[0]) * mpp**2 * MM2_OF_UM2, record, image, note)
 
 
 def of_case(slides: Sequence[SlideFigures]) -> list[ClassFigures]:
@@ -183,8 +188,12 @@ def classes_of(path: Path, record: Prediction | None) -> Sequence[TissueClass]:
     return [TissueClass(label=label, name=name, color=(0, 0, 0)) for label, name in enumerate(names, start=1)]
 
 
-def _mpp_of(path: Path) -> float:
-    """um/px of a label raster."""
+def raster_mpp(path: Path) -> float:
+    """um/px of a label raster.
+
+    Raises:
+        DatasetError: It does not tell, or is damaged.
+    """
     mpp = read_mpp(path)
     if mpp is None:
         raise DatasetError(f'label raster "{path}" does not say how large its pixels are; predict again')

@@ -66,27 +66,19 @@ def _rows(slides: Iterable[SlideFigures], unit: PolygonUnit, reporter: Reporter)
     """A row for each polygon, slide by slide."""
     for slide in slides:
         polygons = polygons_of(slide.folder, slide.slide_id)
-        mpp = mpp_of(slide)
         if polygons is None:
             reporter.warn_of(slide.slide_id, f"it has no polygons, so none in {POLYGONS}")
-        elif mpp is None and unit == "um":
+        elif slide.mpp is None and unit == "um":
             reporter.warn_of(slide.slide_id, f"its um/px are not recorded, so it is not in {POLYGONS}; predict again")
         else:
             try:
-                for one in stream_geojson(polygons):
-                    yield _row(slide, one, mpp, unit)
+                yield from (_row(slide, one, unit) for one in stream_geojson(polygons) if one.is_area)
             except DmmnQpError as error:
                 reporter.warn_of(slide.slide_id, f"not all of it is in {POLYGONS} ({line_of(error)})")
 
 
-def mpp_of(slide: SlideFigures) -> float | None:
-    """um/px of a slide's level 0, as it was predicted; None where that is not recorded."""
-    told = (slide.record.request or {}).get("um_per_px") if slide.record is not None else None
-    return told if isinstance(told, float) and told > 0 else None
-
-
-def _row(slide: SlideFigures, one: Annotation, mpp: float | None, unit: PolygonUnit) -> dict[str, Any]:
-    factor = mpp if unit == "um" and mpp is not None else 1.0
+def _row(slide: SlideFigures, one: Annotation, unit: PolygonUnit) -> dict[str, Any]:
+    factor = slide.mpp if unit == "um" and slide.mpp is not None else 1.0
     geometry = one.geometry if factor == 1 else shapely.transform(one.geometry, lambda xy: xy * factor)
     sides = np.asarray(geometry.bounds, np.float64)
     return {
@@ -96,7 +88,7 @@ def _row(slide: SlideFigures, one: Annotation, mpp: float | None, unit: PolygonU
         "id": None if one.annotation_id is None else str(one.annotation_id),
         "area_um2": one.measurements.get(AREA_UM2),
         "mean_probability": one.measurements.get(MEAN_PROBABILITY),
-        "um_per_px": mpp,
+        "um_per_px": slide.mpp,
         "bbox": dict(zip(_SIDES, sides.tolist(), strict=True)),
         "geometry": shapely.to_wkb(geometry),
     }

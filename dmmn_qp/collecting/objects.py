@@ -5,27 +5,25 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil, floor
-from pathlib import Path
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dmmn_qp.annotations import Annotation
-from dmmn_qp.collecting.figures import ClassFigures, SlideFigures
+from dmmn_qp.collecting.figures import ClassFigures, SlideFigures, raster_mpp
 from dmmn_qp.console import Reporter
 from dmmn_qp.errors import AnnotationFileError, DatasetError
 from dmmn_qp.files.failures import line_of
-from dmmn_qp.folders.label_raster import LabelRaster, read_mpp
-from dmmn_qp.folders.predictions import LABELS_SUFFIX, Prediction, read_inputs
+from dmmn_qp.folders.label_raster import LabelRaster
+from dmmn_qp.folders.predictions import LABELS_SUFFIX
 from dmmn_qp.labels.painter import AreaLayer
 from dmmn_qp.labels.painting_order import PaintedArea
-from dmmn_qp.pushing.matching import match
 from dmmn_qp.qupath.marks import METADATA_KEY, is_marked
-from dmmn_qp.qupath.project import ProjectEntry, read_project
+from dmmn_qp.qupath.project import ProjectEntry
 from dmmn_qp.qupath.qpdata import read_qpdata
 from dmmn_qp.regions import Region
-from dmmn_qp.slides.finding import SlidesRoot
+from dmmn_qp.specs import MM2_OF_UM2
 from dmmn_qp.vectors.sources import LabelSource
 
 _TILE: Final = 2048
@@ -60,25 +58,6 @@ class ObjectFigures:
         return next((self.drawn.metadata[key] for key in _CASE_KEYS if key in self.drawn.metadata), "")
 
 
-def images_of(
-    project: Path, places: Mapping[str, Path], slides_roots: Sequence[SlidesRoot], reporter: Reporter
-) -> dict[str, ProjectEntry]:
-    """Finds the image of each slide in a project.
-
-    Args:
-        project: The project.
-        places: Slide -> folder of its prediction.
-        slides_roots: Folders to search for slides that have been moved.
-        reporter: Where to warn of slides without an image.
-
-    Raises:
-        ProjectError: It is damaged, or has no image of any slide.
-    """
-    known = {folder: read_inputs(folder) for folder in set(places.values())}
-    made_of = {name: image for name, folder in places.items() if (image := known[folder].get(name)) is not None}
-    return match(read_project(project), places, made_of, reporter.warn, slides_roots)
-
-
 def measure_objects(
     slides: Sequence[SlideFigures], images: Mapping[str, ProjectEntry], reporter: Reporter
 ) -> list[ObjectFigures]:
@@ -89,7 +68,7 @@ def measure_objects(
 
     Args:
         slides: The slides.
-        images: The image of each slide in the project (`images_of`).
+        images: The image of each slide in the project, of those that have one.
         reporter: Where to warn.
     """
     found: list[ObjectFigures] = []
@@ -108,11 +87,11 @@ def _of_slide(slide: SlideFigures, entry: ProjectEntry) -> Iterator[ObjectFigure
     if not drawn:
         return
     path = slide.folder / f"{slide.slide_id}.{LABELS_SUFFIX}"
-    mpp = read_mpp(path) or 0.0
+    mpp = raster_mpp(path)
     with LabelRaster(path) as raster:
-        scale = _downsample(slide.record, entry, raster, mpp)
+        scale = mpp / slide.mpp if slide.mpp is not None else _downsample_by_size(entry, raster)
         for one in drawn:
-            mm2 = count_in(raster, one, scale) * mpp**2 * 1e-6
+            mm2 = count_in(raster, one, scale) * mpp**2 * MM2_OF_UM2
             classes = tuple(
                 ClassFigures(c.name, float(mm2[label]), c.is_tissue) for label, c in enumerate(slide.classes, start=1)
             )
@@ -130,12 +109,12 @@ def _wanted(entry: ProjectEntry) -> list[Annotation]:
     ]
 
 
-def _downsample(record: Prediction | None, entry: ProjectEntry, raster: LabelSource, mpp: float) -> float:
-    """Level-0 px for each pixel of a raster: by the um/px that the slide was predicted at, else by its size."""
-    asked: Mapping[str, object] = (record.request or {}) if record is not None else {}
-    level_0 = asked.get("um_per_px")
-    if isinstance(level_0, float) and level_0 > 0 and mpp > 0:
-        return mpp / level_0
+def _downsample_by_size(entry: ProjectEntry, raster: LabelSource) -> float:
+    """Level-0 px for each pixel of a raster, as far as the sizes of both tell it.
+
+    Raises:
+        DatasetError: The project does not know how large the image is.
+    """
     if entry.size_px is None:
         raise DatasetError("neither run.json nor the project says how its raster lies on the image; predict again")
     return max(full / side for full, side in zip(entry.size_px, raster.shape[::-1], strict=True))

@@ -11,7 +11,7 @@ from pydantic import AfterValidator, Field
 from dmmn_qp.errors import ConfigError
 from dmmn_qp.flags import Flag
 from dmmn_qp.labels.class_rules import nearest_name
-from dmmn_qp.specs import FileModel
+from dmmn_qp.specs import Endless, FileModel
 from dmmn_qp.text import shorten
 
 
@@ -131,11 +131,9 @@ class CohortOptions(FileModel):
         ),
     ] = None
     tissue_min_area_um2: Annotated[float, Flag("Smaller parts of the tissue are dirt.", metavar="UM2")] = Field(
-        default=20_000, ge=0, allow_inf_nan=False
+        default=20_000, ge=0
     )
-    tissue_min_hole_um2: Annotated[float, Flag("Smaller holes in the tissue are tissue.", metavar="UM2")] = Field(
-        default=1_000_000, ge=0, allow_inf_nan=True
-    )
+    tissue_min_hole_um2: Annotated[Endless, Flag("Smaller holes in the tissue are tissue.", metavar="UM2")] = 1_000_000
     quality: Annotated[bool, Flag("Open the slides, and tell which are out of focus or written on.")] = False
     geoparquet: Annotated[
         PolygonUnit | None,

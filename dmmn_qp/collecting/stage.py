@@ -10,7 +10,7 @@ from typing import Final
 
 from dmmn_qp.collecting.figures import SlideFigures, classes_of, colors_of, measure_slide
 from dmmn_qp.collecting.geoparquet import POLYGONS, write_polygons
-from dmmn_qp.collecting.objects import ObjectFigures, images_of, measure_objects
+from dmmn_qp.collecting.objects import ObjectFigures, measure_objects
 from dmmn_qp.collecting.options import CohortOptions, Ratio
 from dmmn_qp.collecting.page import page_of
 from dmmn_qp.collecting.quality import quality_of
@@ -33,10 +33,11 @@ from dmmn_qp.console import Reporter
 from dmmn_qp.errors import AnnotationFileError, ConfigError, DatasetError, DmmnQpError, OutputExistsError
 from dmmn_qp.files import RUN_FILE, write_json
 from dmmn_qp.files.failures import install_command, is_full_disk, line_of
-from dmmn_qp.folders.predictions import LABELS_SUFFIX, Prediction, read_inputs, read_predictions
+from dmmn_qp.folders.predictions import LABELS_SUFFIX, PredictedInput, Prediction, read_inputs, read_predictions
 from dmmn_qp.folders.provenance import describe_run, now
 from dmmn_qp.labels.splits import case_of
-from dmmn_qp.qupath.project import ProjectEntry
+from dmmn_qp.pushing.matching import match
+from dmmn_qp.qupath.project import ProjectEntry, read_project
 from dmmn_qp.reports.cohort_report import COHORT_PAGE, write_cohort_report
 from dmmn_qp.slides.finding import SlidesRoot
 from dmmn_qp.text import count_of, shorten
@@ -88,8 +89,9 @@ def collect(
     records = {folder: read_predictions(folder) for folder in set(places.values())}
     known = _known_classes(places, records)
     ratios = [Ratio.parse(text, known) for text in options.ratios]
-    drawn = None if project is None else images_of(project, places, slides_roots, reporter)
-    slides, failed = _measured(places, records, cases, options, reporter)
+    inputs = _inputs_of(places)
+    drawn = None if project is None else match(read_project(project), places, inputs, reporter.warn, slides_roots)
+    slides, failed = _measured(places, records, inputs, cases, options, reporter)
     if options.quality:
         slides = _with_quality(slides, slides_roots, reporter)
     if len(models := {slide.record.weights for slide in slides if slide.record is not None}) > 1:
@@ -159,22 +161,32 @@ def _known_classes(places: Mapping[str, Path], records: Records) -> list[str]:
     return list(names)
 
 
+def _inputs_of(places: Mapping[str, Path]) -> dict[str, PredictedInput]:
+    """What each slide was predicted from, as far as it is known."""
+    known = {folder: read_inputs(folder) for folder in set(places.values())}
+    return {name: image for name, folder in places.items() if (image := known[folder].get(name)) is not None}
+
+
 def _measured(
-    places: dict[str, Path], records: Records, cases: dict[str, str], options: CohortOptions, reporter: Reporter
+    places: dict[str, Path],
+    records: Records,
+    inputs: Mapping[str, PredictedInput],
+    cases: dict[str, str],
+    options: CohortOptions,
+    reporter: Reporter,
 ) -> tuple[list[SlideFigures], dict[str, str]]:
     """Measures slides; why others could not be.
 
     Raises:
         DatasetError: None could.
     """
-    images = {folder: read_inputs(folder) for folder in records}
     slides: list[SlideFigures] = []
     failed: dict[str, str] = {}
     with reporter.task("Slides", len(places)) as task:
         for slide_id, folder in places.items():
-            record, image = records[folder].get(slide_id), images[folder].get(slide_id)
+            record = records[folder].get(slide_id)
             try:
-                slides.append(measure_slide(folder, slide_id, cases[slide_id], options, record, image))
+                slides.append(measure_slide(folder, slide_id, cases[slide_id], options, record, inputs.get(slide_id)))
             except (DmmnQpError, OSError) as error:
                 if is_full_disk(error):
                     raise
@@ -194,12 +206,12 @@ def _with_quality(
     found: list[SlideFigures] = []
     with reporter.task("Quality", len(slides)) as task:
         for slide in slides:
+            quality = None
             try:
-                quality = quality_of(slide.slide_id, slide.image, slide.record, slides_roots)
-                slide = replace(slide, quality=quality)  # noqa: PLW2901
+                quality = quality_of(slide.slide_id, slide.image, slide.mpp, slides_roots)
             except (DmmnQpError, OSError) as error:
                 reporter.warn_of(slide.slide_id, f"its quality is not known ({line_of(error)})")
-            found.append(slide)
+            found.append(replace(slide, quality=quality))
             task.advance()
     reporter.warn_of_the_rest()
     return found

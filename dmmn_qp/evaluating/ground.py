@@ -72,7 +72,7 @@ def _downsample(predicted: PredictedLabels, record: SlideRecord) -> float | None
     um = read_mpp(predicted.path)
     if um is None:
         return None
-    told = predicted.record.slide_mpp if predicted.record is not None else None
+    told = predicted.record.mpp if predicted.record is not None else None
     exact = um / (told or record.mpp)
     if not 1 / _MOST < exact < _MOST:
         return None

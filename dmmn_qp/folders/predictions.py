@@ -81,8 +81,8 @@ class Prediction(BaseModel):
     distance_threshold: float | None = Field(default=None, ge=0, allow_inf_nan=False)
 
     @property
-    def slide_mpp(self) -> float | None:
-        """um/px of the slide at level 0, as it was predicted; None where that is not told, or is no size of a pixel."""
+    def mpp(self) -> float | None:
+        """um/px of level 0 as the slide was predicted; None where that is not recorded, or is no size of a pixel."""
         told = (self.request or {}).get("um_per_px")
         return float(told) if isinstance(told, int | float) and 0 < told <= sys.float_info.max else None
 

@@ -19,7 +19,7 @@ from dmmn_qp.labels.class_rules import is_tissue
 from dmmn_qp.outputs.levels import TILE
 from dmmn_qp.outputs.predicted import PredictedSlide
 from dmmn_qp.regions import Region
-from dmmn_qp.specs import UNLABELLED, ClassMap, TissueClass
+from dmmn_qp.specs import MM2_OF_UM2, UNLABELLED, ClassMap, TissueClass
 from dmmn_qp.text import text_of_cell
 
 AREAS = "areas.csv"
@@ -96,10 +96,8 @@ def count_areas(predicted: PredictedSlide) -> SlideAreas:
         raise DatasetError(
             f'label raster "{predicted.labels}" has labels above {n - 1} and so is not of this model; predict again'
         )
-    side_um = predicted.slide.info.mpp * predicted.downsample
-    return SlideAreas(
-        predicted.slide_id, predicted.class_map, side_um * side_um * 1e-6, tuple(int(count) for count in counts[:n])
-    )
+    pixel_mm2 = predicted.mpp * predicted.mpp * MM2_OF_UM2
+    return SlideAreas(predicted.slide_id, predicted.class_map, pixel_mm2, tuple(int(count) for count in counts[:n]))
 
 
 def write_areas(out: Path, slides: Iterable[SlideAreas]) -> Path:

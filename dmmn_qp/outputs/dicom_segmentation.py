@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 
 _WHOLE_SLIDE: Final = "1.2.840.10008.5.1.4.1.1.77.1.6"
 
+_KIND: Final = ("SOPClassUID", "SeriesInstanceUID", "ImageType", "TotalPixelMatrixColumns")
+"""What says whether a file is the image that is looked for; of a folder of many files no more is kept in memory."""
+
 _MAY_BE_EMPTY: Final = (
     "PatientID", "PatientName", "PatientBirthDate", "PatientSex", "AccessionNumber", "StudyID", "StudyDate",
     "StudyTime", "ReferringPhysicianName",
@@ -113,18 +116,12 @@ def _source_of(predicted: PredictedSlide) -> Dataset:
 
     path = predicted.slide.info.path
     try:
-        series = pydicom.dcmread(path, stop_before_pixels=True).get("SeriesInstanceUID")
-        headers = [pydicom.dcmread(p, stop_before_pixels=True) for p in sorted(path.parent.iterdir()) if is_dicom(p)]
+        series = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=[*_KIND]).get("SeriesInstanceUID")
+        columns = {place: _columns(place, series) for place in sorted(path.parent.iterdir()) if is_dicom(place)}
+        largest = max(columns, key=columns.__getitem__)
+        source = pydicom.dcmread(largest, stop_before_pixels=True) if columns[largest] else None
     except Exception as error:  # of any kind: pydicom checks little of what a damaged file says
         raise SlideError(f'slide "{path}": its DICOM header cannot be read ({words_of(error)})') from error
-    images = [
-        header
-        for header in headers
-        if header.get("SOPClassUID") == _WHOLE_SLIDE
-        and header.get("SeriesInstanceUID") == series
-        and "VOLUME" in header.get("ImageType", ())
-    ]
-    source = max(images, key=lambda header: header.get("TotalPixelMatrixColumns", 0), default=None)
     lacking = _NEEDED if source is None else [name for name in _NEEDED if not source.get(name)]
     if source is None or lacking:
         raise SlideError(f'slide "{path}": its DICOM header lacks {", ".join(lacking)}, so nothing can refer to it')
@@ -132,6 +129,22 @@ def _source_of(predicted: PredictedSlide) -> Dataset:
         if name not in source:
             setattr(source, name, "")
     return source
+
+
+def _columns(place: Path, series: object) -> int:
+    """Columns of the image in a file; 0 where it is none of the slide's levels, or cannot be read."""
+    import pydicom
+
+    try:
+        header = pydicom.dcmread(place, stop_before_pixels=True, specific_tags=[*_KIND])
+        is_level = (
+            header.get("SOPClassUID") == _WHOLE_SLIDE
+            and header.get("SeriesInstanceUID") == series
+            and "VOLUME" in (header.get("ImageType") or ())
+        )
+        return int(header.get("TotalPixelMatrixColumns") or 0) if is_level else 0
+    except Exception:  # of any kind: see `_source_of`
+        return 0
 
 
 def _place_of(source: Dataset, predicted: PredictedSlide) -> _Place:

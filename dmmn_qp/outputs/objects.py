@@ -26,7 +26,7 @@ from dmmn_qp.qupath.marks import (
     marked_id,
 )
 from dmmn_qp.regions import Region
-from dmmn_qp.specs import UNLABELLED, ClassMap, LabelArray, TissueClass
+from dmmn_qp.specs import MM2_OF_UM2, UNLABELLED, ClassMap, LabelArray, TissueClass
 from dmmn_qp.vectors.cleaning import Repainted, clean
 from dmmn_qp.vectors.cracks import CELL_PX
 from dmmn_qp.vectors.outlines import OutlineFeatures, Outlines, join, starts
@@ -233,7 +233,7 @@ def _measurements(outlines: Outlines, first: npt.NDArray[np.int64], mpp: float) 
     area_um2 = np.add.reduceat(outlines.areas(), first) * mpp**2
     return {
         AREA_UM2: np.round(area_um2, 4),
-        AREA_MM2: np.round(area_um2 * 1e-6, 10),
+        AREA_MM2: np.round(area_um2 * MM2_OF_UM2, 10),
         PERIMETER: np.round(np.add.reduceat(outlines.perimeters(), first) * mpp, 4),
     }
 

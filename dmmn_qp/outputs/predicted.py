@@ -82,6 +82,11 @@ class PredictedSlide:
     made: MadeObjects = field(default_factory=MadeObjects)
     frame: tuple[Change, ...] = ()
 
+    @property
+    def mpp(self) -> float:
+        """um/px of the rasters."""
+        return self.slide.info.mpp * self.downsample
+
 
 class LabelConfidence:
     """The probability of each pixel's label, 0 .. 255, out of a raster of all probabilities: a context manager.

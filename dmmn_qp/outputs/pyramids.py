@@ -220,11 +220,12 @@ class _TileSpool:
     def add(self, level: int, row: int, pixels: Pixels) -> None:
         """Has a row of tiles compressed."""
         del row  # they come in their order
-        whole = np.zeros((len(pixels), TILE, -(-pixels.shape[2] // TILE) * TILE), np.uint8)
-        whole[:, : pixels.shape[1], : pixels.shape[2]] = pixels
-        for channel, plane in enumerate(whole):
+        for channel, plane in enumerate(pixels):
             for x in range(0, plane.shape[1], TILE):
-                self._add_tile((level, channel), plane[:, x : x + TILE].copy())
+                part = plane[:, x : x + TILE]
+                tile = np.zeros((TILE, TILE), np.uint8)
+                tile[: part.shape[0], : part.shape[1]] = part
+                self._add_tile((level, channel), tile)
 
     def _add_tile(self, key: tuple[int, int], tile: NDArray[np.uint8]) -> None:
         """Has a tile compressed, which must not change any more."""

@@ -13,7 +13,8 @@ from dmmn_qp.outputs.pyramids import write_label_pyramid, write_probability_pyra
 from dmmn_qp.qupath.geojson_writer import write_geojson
 from dmmn_qp.qupath.marks import METADATA_KEY, TISSUE_CLASS, TISSUE_MARK, outline_id
 
-_WHITE: Final = (255, 255, 255)
+WHITE: Final = (255, 255, 255)
+"""In which the only channel of a raster is shown."""
 
 _TISSUE_COLOR: Final = (120, 120, 120)
 
@@ -21,7 +22,7 @@ _TISSUE_COLOR: Final = (120, 120, 120)
 def write_labels(path: Path, predicted: PredictedSlide) -> None:
     """Writes the label raster, a pyramid with the classes' colours."""
     pixels = _pixels(predicted)
-    write_label_pyramid(path, pixels.strips(), pixels.shape, _mpp(predicted), predicted.class_map)
+    write_label_pyramid(path, pixels.strips(), pixels.shape, predicted.mpp, predicted.class_map)
 
 
 def write_probabilities(path: Path, predicted: PredictedSlide) -> None:
@@ -31,7 +32,7 @@ def write_probabilities(path: Path, predicted: PredictedSlide) -> None:
         path,
         pixels.strips("probabilities"),
         pixels.shape,
-        _mpp(predicted),
+        predicted.mpp,
         classes.names,
         [c.color for c in classes.classes],
         description="probability of each class, 255 is 1",
@@ -45,9 +46,9 @@ def write_uncertainty(path: Path, predicted: PredictedSlide) -> None:
         path,
         (strip[None] for strip in pixels.strips("entropy")),
         pixels.shape,
-        _mpp(predicted),
+        predicted.mpp,
         ["entropy"],
-        [_WHITE],
+        [WHITE],
         description="entropy of the probabilities, 255 is that of equal ones",
     )
 
@@ -84,8 +85,3 @@ def _pixels(predicted: PredictedSlide) -> PredictedPixels:
     """What the network predicted, which must be there."""
     assert predicted.pixels is not None
     return predicted.pixels
-
-
-def _mpp(predicted: PredictedSlide) -> float:
-    """um/px of the rasters."""
-    return predicted.slide.info.mpp * predicted.downsample

@@ -16,10 +16,9 @@ from dmmn_qp.folders.label_raster import LabelRaster
 from dmmn_qp.folders.predictions import PROBABILITIES_SUFFIX, UNCERTAINTY_SUFFIX
 from dmmn_qp.outputs.levels import TILE, Pixels
 from dmmn_qp.outputs.predicted import PredictedSlide
+from dmmn_qp.outputs.rasters import WHITE
 from dmmn_qp.outputs.zarr_pyramids import MARKERS, OmeZarrVersion, write_channels_zarr, write_label_zarr
 from dmmn_qp.regions import Region
-
-WHITE = (255, 255, 255)
 
 
 def version_of(wanted: RasterFormat) -> OmeZarrVersion:
@@ -35,7 +34,7 @@ def is_there(path: Path, wanted: RasterFormat) -> bool:
 def write_labels_zarr(path: Path, predicted: PredictedSlide) -> None:
     """Writes the labels with the names and colours of their classes."""
     strips = (strip[0] for strip in _strips(predicted, "labels", predicted.labels, 1))
-    write_label_zarr(path, strips, _shape(predicted), _mpp(predicted), predicted.class_map, _version(predicted))
+    write_label_zarr(path, strips, _shape(predicted), predicted.mpp, predicted.class_map, _version(predicted))
 
 
 def write_probabilities_zarr(path: Path, predicted: PredictedSlide) -> None:
@@ -44,14 +43,14 @@ def write_probabilities_zarr(path: Path, predicted: PredictedSlide) -> None:
     source = predicted.labels.with_name(f"{predicted.slide_id}.{PROBABILITIES_SUFFIX}")
     strips = _strips(predicted, "probabilities", source, len(classes))
     names, colors = [c.name for c in classes], [c.color for c in classes]
-    write_channels_zarr(path, strips, _shape(predicted), _mpp(predicted), names, colors, _version(predicted))
+    write_channels_zarr(path, strips, _shape(predicted), predicted.mpp, names, colors, _version(predicted))
 
 
 def write_uncertainty_zarr(path: Path, predicted: PredictedSlide) -> None:
     """Writes the entropy of the probabilities."""
     source = predicted.labels.with_name(f"{predicted.slide_id}.{UNCERTAINTY_SUFFIX}")
     strips = _strips(predicted, "entropy", source, 1)
-    write_channels_zarr(path, strips, _shape(predicted), _mpp(predicted), ["entropy"], [WHITE], _version(predicted))
+    write_channels_zarr(path, strips, _shape(predicted), predicted.mpp, ["entropy"], [WHITE], _version(predicted))
 
 
 def _strips(predicted: PredictedSlide, kind: str, raster: Path, channels: int) -> Iterator[Pixels]:
@@ -76,8 +75,3 @@ def _shape(predicted: PredictedSlide) -> tuple[int, int]:
 
 def _version(predicted: PredictedSlide) -> OmeZarrVersion:
     return version_of(predicted.options.labels)
-
-
-def _mpp(predicted: PredictedSlide) -> float:
-    """um/px of the rasters."""
-    return predicted.slide.info.mpp * predicted.downsample

@@ -14,6 +14,7 @@ from dmmn_qp.annotations import Annotation, Plane
 from dmmn_qp.qupath.geojson_reader import objects_of
 from dmmn_qp.qupath.geojson_writer import feature_of
 from dmmn_qp.qupath.marks import AREA_MM2, AREA_UM2, MEAN_PROBABILITY, PERIMETER, marked_id
+from dmmn_qp.specs import MM2_OF_UM2
 
 Feature = Mapping[str, Any]
 """An object as GeoJSON."""
@@ -73,7 +74,7 @@ def _measured(annotation: Annotation, rest: BaseGeometry) -> Annotation:
     if 0 < area_um2 < math.inf and annotation.geometry.area > 0:
         mpp = (area_um2 / annotation.geometry.area) ** 0.5
         measurements[AREA_UM2] = round(rest.area * mpp**2, 4)
-        measurements[AREA_MM2] = round(rest.area * mpp**2 * 1e-6, 10)
+        measurements[AREA_MM2] = round(rest.area * mpp**2 * MM2_OF_UM2, 10)
         measurements[PERIMETER] = round(rest.length * mpp, 4)
     content = f"{annotation.annotation_id}/{shapely.to_wkt(rest, rounding_precision=2)}"
     return replace(annotation, geometry=rest, measurements=measurements, annotation_id=marked_id(content))
