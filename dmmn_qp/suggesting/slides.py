@@ -189,8 +189,8 @@ def _view_of(
     slide_id: str, known: PredictedInput, prediction: Prediction | None, slides_roots: Sequence[SlidesRoot]
 ) -> SlideView:
     """A slide that no dataset has, as it was predicted."""
-    asked = (prediction.request or {}).get("um_per_px") if prediction is not None else None
-    mpp = StatedMpp(stored=asked, stored_by="the prediction") if isinstance(asked, float) else StatedMpp()
+    told = prediction.mpp if prediction is not None else None
+    mpp = StatedMpp() if told is None else StatedMpp(stored=told, stored_by="the prediction")
     return view_of_image(slide_id, known, mpp, slides_roots)
 
 
