@@ -13,7 +13,8 @@ from benchmarks import threads as benchmark
 from dmmn_qp import machine
 from dmmn_qp.engines import cores
 from dmmn_qp.networks.devices import computing
-from tests.conftest import REPOSITORY, fails, invoke, tiny_training
+from tests.conftest import REPOSITORY, fails, invoke, tiny_training, write_tiff
+from tests.test_prediction_resume import command, interrupt, make_model, texture, written_strips
 
 
 @pytest.fixture
@@ -175,6 +176,20 @@ def test_a_prediction_computes_in_as_many_threads_as_asked(workspace, here, monk
     done = invoke("predict", slide, "--model", model, "--out", "p", "--threads", "2")
     assert done.exit_code == 0, done.output
     assert seen == [(2, 2)]
+    (told,) = json.loads((here / "p/run.json").read_text())["predictions"].values()
+    assert (told["device"], told["threads"]) == ("cpu", 2)
+
+
+def test_any_number_of_threads_goes_on_with_a_slide(here, monkeypatch):
+    """A machine of other cores does not begin a slide again: what it makes differs by rounding alone."""
+    make_model(here / "m")
+    write_tiff(here / "s.tif", texture(columns=100))
+    interrupt(monkeypatch, here, 2, "--threads", 1)
+    with written_strips(monkeypatch) as numbers:
+        done = invoke(*command(here), "--threads", 2, "--resume")
+    assert done.exit_code == 0 and numbers == [2, 3], done.output
+    assert json.loads((here / "predictions/run.json").read_text())["predictions"]["s"]["threads"] == 2
+    assert "left as they are" in invoke(*command(here), "--threads", 1).output
 
 
 def test_the_benchmark_compares_within_a_round():

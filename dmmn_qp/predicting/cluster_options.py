@@ -1,4 +1,4 @@
-"""Options that say on which machines slides are predicted; results are the same on all of them, so none is recorded."""
+"""Options that say on which machines slides are predicted; none changes what is asked for, so none is recorded."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Carries out what is planned with workers of Ray; what comes of it is what one process would have made."""
+"""Carries out what is planned with workers of Ray.
+
+What comes of it is what one process makes that computes in as many threads, on a machine of the same kind.
+"""
 
 from __future__ import annotations
 
