@@ -32,6 +32,7 @@ GB = 1e9
         ("--address auto", "--address is of Ray alone; pass --engine ray as well"),
         ("--ray-workers 3", "--ray-workers is of Ray alone"),
         ("--engine local --ray-cpus 3", "--ray-cpus is of Ray alone"),
+        ("--ray-memory-gb 3", "--ray-memory-gb is of Ray alone"),
         ("--engine ray --shard 1/2", "leave out one of them"),
         ("--engine ray --ray-workers 0", "--ray-workers should be greater than or equal to 1"),
         ("--engine ray --ray-memory-gb inf", "--ray-memory-gb should be a finite number"),

@@ -73,8 +73,8 @@ class ClusterOptions(FileModel):
             ConfigError: They do not.
         """
         if self.engine != "ray":
-            for name in ("address", "ray_workers", "ray_cpus"):
-                if getattr(self, name) is not None:
+            for name in _ALL:
+                if name != "engine" and getattr(self, name) != ClusterOptions.model_fields[name].default:
                     option = f"--{name.replace('_', '-')}"
                     raise ConfigError(f"{option} is of Ray alone; pass --engine ray as well, or leave it out")
             return
