@@ -26,14 +26,11 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from rich.console import Console
+
+from dmmn_qp.console import Reporter
 from dmmn_qp.engines.cores import settle_libraries
-
-settle_libraries()
-
-from rich.console import Console  # noqa: E402 (behind what they read when they are loaded)
-
-from dmmn_qp.console import Reporter  # noqa: E402
-from dmmn_qp.machine import busy_cores, cores_of_machine  # noqa: E402
+from dmmn_qp.machine import busy_cores, cores_of_machine
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 DEMO = REPOSITORY / "examples" / "demo"
@@ -56,6 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--one", nargs=2, metavar=("STAGE", "THREADS"), help=argparse.SUPPRESS)
     parser.add_argument("--dataset", type=Path, help=argparse.SUPPRESS)
     given = parser.parse_args(arguments)
+    settle_libraries()  # which the stages load
     if given.one:
         stage, threads = given.one
         number = None if threads == DEFAULT else int(threads)

@@ -12,9 +12,6 @@ from typing import Final
 ROOT: Final = Path("/")
 """Where the files of the system are looked for."""
 
-_NO_LIMIT: Final = 2**60
-"""Version 1 of the control groups says a huge number where there is no limit."""
-
 
 def cores_of_machine() -> int:
     """CPU cores that this process may use: those that it is bound to, but not more than a container's share of time."""
@@ -25,13 +22,15 @@ def cores_of_machine() -> int:
 
 def core_quota() -> float | None:
     """The share of time that a container has, in cores (``docker run --cpus 1.5``); None for all."""
-    found = _words("cpu.max")
-    if len(found) < 2:
-        found = [*_words("cpu/cpu.cfs_quota_us"), *_words("cpu/cpu.cfs_period_us")]
-    with suppress(ValueError, IndexError, ZeroDivisionError):
-        quota, period = float(found[0]), float(found[1])
-        return quota / period if quota > 0 else None
-    return None
+    quotas = []
+    for group in _groups():
+        found = _words(group / "cpu.max")
+        if len(found) < 2:
+            found = [*_words(group / "cpu/cpu.cfs_quota_us"), *_words(group / "cpu/cpu.cfs_period_us")]
+        with suppress(ValueError, IndexError, ZeroDivisionError):
+            quota, period = float(found[0]), float(found[1])
+            quotas += [quota / period] if quota > 0 else []
+    return min(quotas, default=None)
 
 
 def memory_bytes() -> tuple[int, int] | None:
@@ -39,11 +38,12 @@ def memory_bytes() -> tuple[int, int] | None:
     whole, free = _system_memory() or (None, None)
     if whole is None or free is None:
         return None
-    limit = _number(_words("memory.max") or _words("memory/memory.limit_in_bytes"))
-    used = _number(_words("memory.current") or _words("memory/memory.usage_in_bytes"))
-    if limit is None or limit >= min(whole, _NO_LIMIT):
-        return whole, free
-    return limit, max(0, min(free, limit - (used or 0)))
+    for group in _groups():
+        limit = _number(_words(group / "memory.max") or _words(group / "memory/memory.limit_in_bytes"))
+        used = _number(_words(group / "memory.current") or _words(group / "memory/memory.usage_in_bytes"))
+        if limit is not None:  # version 1 says a huge number where there is none
+            whole, free = min(whole, limit), max(0, min(free, limit - (used or 0)))
+    return whole, free
 
 
 def shared_memory_bytes() -> tuple[int, int] | None:
@@ -103,16 +103,22 @@ def _windows_memory() -> tuple[int, int] | None:
     return None
 
 
-def _words(name: str) -> list[str]:
-    """The words of a file of this process's control group, else of its container's; none where there is none."""
-    places = [ROOT / "sys" / "fs" / "cgroup"]
+def _groups() -> list[Path]:
+    """The folder of this process's control group, and of each that this one is in; the limits of all of them count."""
+    root = ROOT / "sys" / "fs" / "cgroup"
     with suppress(OSError, StopIteration, IndexError):
         lines = (ROOT / "proc" / "self" / "cgroup").read_text("utf-8", "replace").splitlines()
         own = next(line.split(":", 2)[2] for line in lines if line.startswith("0:"))
-        places = [places[0] / own.strip("/"), *places] if ".." not in own else places
-    for place in places:
-        with suppress(OSError):
-            return (place / name).read_text("ascii", "replace").split()
+        parts = [part for part in own.split("/") if part]
+        if ".." not in parts:
+            return [root.joinpath(*parts[:depth]) for depth in range(len(parts), -1, -1)]
+    return [root]
+
+
+def _words(path: Path) -> list[str]:
+    """The words of a file of the system; none where there is none."""
+    with suppress(OSError):
+        return path.read_text("ascii", "replace").split()
     return []
 
 

@@ -27,9 +27,8 @@ ENVIRONMENT = {
 
 
 @pytest.fixture(scope="module")
-def ray_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+def ray_cluster() -> Iterator[Any]:
     """A cluster whose head does no work, and two machines of one CPU each."""
-    del tmp_path_factory
     with pytest.MonkeyPatch.context() as patch:
         for name, value in ENVIRONMENT.items():
             patch.setenv(name, value)

@@ -18,11 +18,11 @@ from dmmn_qp.outputs import earlier
 from dmmn_qp.outputs.earlier import drop_oldest, keep_earlier, run_folder
 from dmmn_qp.outputs.options import POLYGON_OPTIONS
 from dmmn_qp.outputs.writers import WRITERS
-from dmmn_qp.predicting import finishing, lazy_model
+from dmmn_qp.predicting import api, finishing, lazy_model
 from dmmn_qp.predicting import run as stage_run
 from dmmn_qp.predicting.api import predict_slide
 from dmmn_qp.predicting.cluster_options import ClusterOptions
-from dmmn_qp.predicting.inputs import SlideToPredict
+from dmmn_qp.predicting.inputs import SlideToPredict, slide_id_of
 from dmmn_qp.predicting.options import PredictOptions
 from dmmn_qp.predicting.request import polygons_request, request_of
 from dmmn_qp.predicting.stage import predict
@@ -268,6 +268,16 @@ def test_record(place):
     kinds = ("labels.ome.tif", "probabilities.ome.tif", "uncertainty.ome.tif", "tissue.geojson")
     assert record.files == {kind: fingerprint(place / "rich" / f"s.{kind}") for kind in kinds}
     assert image.fingerprint == fingerprint(place / "s.tif") and (image.width, image.height) == SIDES[::-1]
+
+
+@pytest.mark.parametrize(
+    ("name", "is_folder", "slide_id"),
+    [("s.tif", False, "s"), ("s.ome.zarr", True, "s.ome"), ("scan.1", True, "scan.1")],
+)
+def test_python_predicts_under_the_name_that_the_command_takes(here, monkeypatch, name, is_folder, slide_id):
+    (here / name).mkdir() if is_folder else (here / name).touch()
+    monkeypatch.setattr(api, "predict", lambda _, slides, out, *__, **___: {one.slide_id: out for one in slides})
+    assert predict_slide(here / name, here / "m", here / "p").slide_id == slide_id == slide_id_of(here / name)
 
 
 def test_every_option_is_of_the_labels_or_the_polygons_or_neither():

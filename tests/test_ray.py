@@ -3,19 +3,24 @@
 import json
 import os
 import time
+from contextlib import nullcontext
 
 import pytest
 
 from dmmn_qp.engines import ray_cluster
+from dmmn_qp.engines.here import run_here
 from dmmn_qp.engines.ray_cluster import Node
-from dmmn_qp.engines.ray_engine import Needs
+from dmmn_qp.engines.ray_engine import Needs, RayEngine
 from dmmn_qp.errors import ConfigError
 from dmmn_qp.files.locks import Holder, is_deserted, locked
+from dmmn_qp.outputs.writers import WRITERS
 from dmmn_qp.predicting import on_cluster
 from dmmn_qp.predicting.on_cluster import needs_of
 from dmmn_qp.predicting.options import PredictOptions
 from dmmn_qp.predicting.publishing import with_those_of_others
-from tests.conftest import fails
+from tests.conftest import fails, invoke, write_tiff
+from tests.predicting import no_picture, writing
+from tests.test_prediction_resume import make_model, texture
 
 GB = 1e9
 
@@ -27,6 +32,7 @@ GB = 1e9
         ("--address auto", "--address is of Ray alone; pass --engine ray as well"),
         ("--ray-workers 3", "--ray-workers is of Ray alone"),
         ("--engine local --ray-cpus 3", "--ray-cpus is of Ray alone"),
+        ("--ray-memory-gb 3", "--ray-memory-gb is of Ray alone"),
         ("--engine ray --shard 1/2", "leave out one of them"),
         ("--engine ray --ray-workers 0", "--ray-workers should be greater than or equal to 1"),
         ("--engine ray --ray-memory-gb inf", "--ray-memory-gb should be a finite number"),
@@ -81,6 +87,47 @@ GPU_NODE = Node("b", "b", cpus=32, gpus=4, memory=100 * GB)
 def test_what_a_worker_takes(options, there, needs, places):
     found = needs_of(PredictOptions(engine="ray", **options), there)
     assert found == needs and [found.places(node) for node in there] == places
+
+
+class OneWorker(RayEngine):
+    """The engine with a worker that is this process."""
+
+    def __call__(self, function, tasks, workers, progressed):
+        self.began("here", function.prepare())
+        self.said("given to a worker: " + " ".join(task.slide.slide_id for task in tasks))
+        yield from run_here(function, tasks, workers, progressed)
+
+
+def test_what_finished_slides_lack_is_made_by_workers_without_predicting(here, monkeypatch):
+    pytest.importorskip("zarr")
+    monkeypatch.setitem(WRITERS, "overview.png", writing("overview.png", no_picture))
+    monkeypatch.setattr(on_cluster, "is_installed", lambda: True)
+    monkeypatch.setattr(on_cluster, "connected", lambda _: nullcontext())
+    monkeypatch.setattr(on_cluster, "nodes", lambda: [CPU_NODE])
+    monkeypatch.setattr(on_cluster, "RayEngine", OneWorker)
+    make_model(here / "m")
+    (here / "slides").mkdir()
+    for name in "ab":
+        write_tiff(here / f"slides/{name}.tif", texture(150, 200))
+
+    def said(*options):
+        result = invoke("predict", "slides", "--model", "m", "--device", "cpu", "--out", "p", *options)
+        assert result.exit_code == 0, result.output
+        return result.output
+
+    said()
+    before = json.loads((here / "p/run.json").read_text())["predictions"]
+    words = ("--engine", "ray", "--labels", "zarr")
+    found = said(*words)
+    assert "given to a worker: " in found and "Predicting" not in found
+    for name in "ab":
+        assert f"  {name}: made of its rasters, without predicting: {name}.labels.ome.zarr\n" in found
+        assert (here / f"p/{name}.labels.ome.zarr/zarr.json").is_file()
+    assert json.loads((here / "p/run.json").read_text())["predictions"] == before
+    assert not [path.name for path in (here / "p").iterdir() if path.name.startswith(".")]
+    assert "left as they are" in said(*words)
+    assert said(*words, "--simplify-um", "2").count("made anew from its labels") == 2
+    assert "Predicting 2 slides with m by Ray on cpu" in said(*words, "--overwrite")
 
 
 def test_a_cluster_of_our_own_stays_on_this_machine():

@@ -13,7 +13,8 @@ from benchmarks import threads as benchmark
 from dmmn_qp import machine
 from dmmn_qp.engines import cores
 from dmmn_qp.networks.devices import computing
-from tests.conftest import REPOSITORY, fails, invoke, tiny_training
+from tests.conftest import REPOSITORY, fails, invoke, tiny_training, write_tiff
+from tests.test_prediction_resume import command, interrupt, make_model, texture, written_strips
 
 
 @pytest.fixture
@@ -33,6 +34,7 @@ def system(tmp_path, monkeypatch):
 
 
 CPU_MAX, OWN = "sys__fs__cgroup__cpu_dot_max", "sys__fs__cgroup__box__cpu_dot_max"
+INNER = "sys__fs__cgroup__box__inner__cpu_dot_max"
 QUOTA, PERIOD = "sys__fs__cgroup__cpu__cpu_dot_cfs_quota_us", "sys__fs__cgroup__cpu__cpu_dot_cfs_period_us"
 MINE = "proc__self__cgroup"
 
@@ -47,6 +49,8 @@ MINE = "proc__self__cgroup"
         (2, {CPU_MAX: "400000 100000\n"}, 2),
         (8, {CPU_MAX: "nonsense\n"}, 8),
         (8, {CPU_MAX: "max 100000\n", OWN: "300000 100000\n", MINE: "0::/box\n"}, 3),
+        (8, {OWN: "300000 100000\n", INNER: "max 100000\n", MINE: "0::/box/inner\n"}, 3),
+        (8, {OWN: "300000 100000\n", INNER: "200000 100000\n", MINE: "0::/box/inner\n"}, 2),
         (8, {CPU_MAX: "300000 100000\n", MINE: "0::/../../elsewhere\n"}, 3),
         (8, {QUOTA: "200000\n", PERIOD: "100000\n"}, 2),
         (8, {QUOTA: "-1\n", PERIOD: "100000\n"}, 8),
@@ -89,7 +93,10 @@ def test_memory_is_that_of_the_container(system):
     assert machine.memory_bytes() == (4_096_000, 3_072_000)
     system(sys__fs__cgroup__memory_dot_max="1000000\n", sys__fs__cgroup__memory_dot_current="400000\n")
     assert machine.memory_bytes() == (1_000_000, 600_000)
-    system(sys__fs__cgroup__memory_dot_max="max\n")
+    of_box = {"memory_dot_max": "2000000\n", "memory_dot_current": "1700000\n"}
+    system(**{MINE: "0::/box\n"}, **{f"sys__fs__cgroup__box__{name}": text for name, text in of_box.items()})
+    assert machine.memory_bytes() == (1_000_000, 300_000)  # which of them is short does not matter
+    system(sys__fs__cgroup__memory_dot_max="max\n", **{MINE: "0::/\n"})
     assert machine.memory_bytes() == (4_096_000, 3_072_000)
 
 
@@ -175,6 +182,20 @@ def test_a_prediction_computes_in_as_many_threads_as_asked(workspace, here, monk
     done = invoke("predict", slide, "--model", model, "--out", "p", "--threads", "2")
     assert done.exit_code == 0, done.output
     assert seen == [(2, 2)]
+    (told,) = json.loads((here / "p/run.json").read_text())["predictions"].values()
+    assert (told["device"], told["threads"]) == ("cpu", 2)
+
+
+def test_any_number_of_threads_goes_on_with_a_slide(here, monkeypatch):
+    """A machine of other cores does not begin a slide again: what it makes differs by rounding alone."""
+    make_model(here / "m")
+    write_tiff(here / "s.tif", texture(columns=100))
+    interrupt(monkeypatch, here, 2, "--threads", 1)
+    with written_strips(monkeypatch) as numbers:
+        done = invoke(*command(here), "--threads", 2, "--resume")
+    assert done.exit_code == 0 and numbers == [2, 3], done.output
+    assert json.loads((here / "predictions/run.json").read_text())["predictions"]["s"]["threads"] == 2
+    assert "left as they are" in invoke(*command(here), "--threads", 1).output
 
 
 def test_the_benchmark_compares_within_a_round():

@@ -17,7 +17,7 @@ from typing import Any, Final
 
 from dmmn_qp.engines.base import Done, Failed, Function, Progressed, Result, Task
 from dmmn_qp.engines.ray_cluster import Node, connected, nodes
-from dmmn_qp.engines.ray_worker import RayWorker
+from dmmn_qp.engines.ray_worker import Answer, RayWorker
 from dmmn_qp.engines.sending import packed, unpacked, unpacked_error
 from dmmn_qp.errors import ClusterError, WorkerLostError
 from dmmn_qp.text import shorten
@@ -194,7 +194,7 @@ class _Team:
             self._looked_at = -inf
             return self._lost(member, error) if member.is_ready else self._not_begun(member, error)
         if not member.is_ready:
-            self._begun(member, *said)
+            self._begun(member, said)
             return []
         assert member.number is not None
         number, (progress, answer) = member.number, said
@@ -206,9 +206,8 @@ class _Team:
         member.number, member.awaited = None, None
         return [*words, (number, "outcome", _outcome(answer))]
 
-    def _begun(self, member: _Member, process: int, answer: tuple[str, bytes]) -> None:
+    def _begun(self, member: _Member, answer: Answer) -> None:
         """Takes a worker among those that are given tasks, if it could be prepared."""
-        del process
         prepared = _outcome(answer)
         if isinstance(prepared, Failed):
             self._dismiss(member)
@@ -337,7 +336,7 @@ class _Team:
         return any(one.node_id == node.node_id for one in nodes())
 
 
-def _outcome(answer: tuple[str, bytes]) -> Done[Any] | Failed:
+def _outcome(answer: Answer) -> Done[Any] | Failed:
     try:
         return Done(unpacked(answer[1])) if answer[0] == "done" else Failed(unpacked_error(answer[1]))
     except Exception as error:  # of any kind: what a result is made of says what it cannot

@@ -33,7 +33,7 @@ class RayWorker:
         self._progress = 0
         self._answer: Answer | None = None
 
-    def begin(self, function: bytes, version: str, paths: list[str]) -> tuple[int, Answer]:
+    def begin(self, function: bytes, version: str, paths: list[str]) -> Answer:
         """Takes the function, and has it prepared.
 
         Args:
@@ -42,7 +42,7 @@ class RayWorker:
             paths: Where that program finds modules; what of it is not here is passed over.
 
         Returns:
-            (number of this process, what `Preparing.prepare` returns or raises).
+            What `Preparing.prepare` returns or raises.
         """
         try:
             if version != __version__:
@@ -53,9 +53,9 @@ class RayWorker:
             sys.path += [path for path in paths if path not in sys.path]
             self._function = unpacked(function)
             told = self._function.prepare() if isinstance(self._function, Preparing) else None
-            return os.getpid(), ("done", packed(told))
+            return "done", packed(told)
         except Exception as error:  # of any kind: it is told to who asks
-            return os.getpid(), _failed(error)
+            return _failed(error)
 
     def take(self, task: bytes) -> None:
         """Begins a task."""

@@ -1,7 +1,8 @@
-"""What a process and those that it began say to each other, over their pipes.
+"""What a process and its workers say to each other: those that it began, over their pipes, or those of Ray.
 
-This is the only place where anything is pickled: functions, tasks, results and errors are Python's own objects, and
-both ends are the same program. Nothing that comes from a file, a user or a network is ever read here.
+This is the only place where we pickle anything: functions, tasks, results and errors are Python's own objects, and both
+ends are the same program. Nothing that comes from a file or a user is ever read here; from the network comes what a
+cluster of Ray brings, and that could run any program anyway.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ def packed(value: Any) -> bytes:
 
 def unpacked(data: bytes) -> Any:
     """The value of `packed` at the other end."""
-    return pickle.loads(data)  # noqa: S301 (of this program, by its own pipe)
+    return pickle.loads(data)  # noqa: S301 (of this program, by its own pipe or by Ray)
 
 
 def send(pipe: IO[bytes] | None, value: Any) -> None:

@@ -12,7 +12,7 @@ from rich.console import Console
 from dmmn_qp.console import Reporter
 from dmmn_qp.folders.label_raster import LabelRaster
 from dmmn_qp.folders.predictions import LABELS_SUFFIX, OVERVIEW_SUFFIX
-from dmmn_qp.predicting.inputs import SlideToPredict
+from dmmn_qp.predicting.inputs import SlideToPredict, slide_id_of
 from dmmn_qp.predicting.options import PredictOptions
 from dmmn_qp.predicting.stage import predict
 from dmmn_qp.regions import Region
@@ -89,7 +89,7 @@ def predict_slide(
         (dtype('uint8'), 2, True)
     """
     view = SlideView(slide, mpp=StatedMpp.of(mpp))
-    target = SlideToPredict(slide.name if slide.is_dir() else slide.stem, view, roi=roi)
+    target = SlideToPredict(slide_id_of(slide), view, roi=roi)
     reporter = reporter or Reporter(Console(quiet=True))
     name = target.slide_id
     polygons = predict(model, [target], out, options or PredictOptions(), reporter, overwrite=overwrite)[name]

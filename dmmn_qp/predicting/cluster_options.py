@@ -1,4 +1,4 @@
-"""Options that say on which machines slides are predicted; results are the same on all of them, so none is recorded."""
+"""Options that say on which machines slides are predicted; none changes what is asked for, so none is recorded."""
 
 from __future__ import annotations
 
@@ -73,8 +73,8 @@ class ClusterOptions(FileModel):
             ConfigError: They do not.
         """
         if self.engine != "ray":
-            for name in ("address", "ray_workers", "ray_cpus"):
-                if getattr(self, name) is not None:
+            for name in _ALL:
+                if name != "engine" and getattr(self, name) != ClusterOptions.model_fields[name].default:
                     option = f"--{name.replace('_', '-')}"
                     raise ConfigError(f"{option} is of Ray alone; pass --engine ray as well, or leave it out")
             return

@@ -8,6 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
+import torch
+
 from dmmn_qp.errors import DatasetError
 from dmmn_qp.folders.label_raster import LabelRaster
 from dmmn_qp.folders.predictions import EARLIER, LABELS_SUFFIX, PROBABILITIES_SUFFIX, Prediction
@@ -144,6 +146,8 @@ def _record_of(call: Call, job: SlideJob) -> Prediction:
     unreadable = {"lost": len(job.unreadable.lost), "from_another_level": len(job.unreadable.replaced)}
     found = job.from_training
     told = {
+        "device": str(call.model.predictor.device),
+        "threads": torch.get_num_threads(),
         "seconds": round(job.seconds, 1),
         "unreadable": unreadable,
         "distance_from_training": None if found is None else found.distance,

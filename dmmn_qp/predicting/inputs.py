@@ -61,6 +61,11 @@ class SlideToPredict:
         return self.view.open()
 
 
+def slide_id_of(path: Path) -> str:
+    """The name under which a slide is predicted that nobody has given one."""
+    return bounded_name(legible_name(slide_stem(path)))
+
+
 def slides_to_predict(
     names: Sequence[str],
     dataset_folder: Path,
@@ -171,7 +176,7 @@ class _Inputs:
             )
         if known_as:
             return self._of_record(known_as[0], path if exists else None)
-        slide_id = bounded_name(legible_name(slide_stem(path)))
+        slide_id = slide_id_of(path)
         if exists:
             return SlideToPredict(slide_id, SlideView(path))
         others = f"; the dataset has {', '.join(self._records)}" if self._records else ""

@@ -1,11 +1,14 @@
-"""Carries out what is planned with workers of Ray; what comes of it is what one process would have made."""
+"""Carries out what is planned with workers of Ray.
+
+What comes of it is what one process makes that computes in as many threads, on a machine of the same kind.
+"""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -82,15 +85,12 @@ def run_plans_on_cluster(call: Call, plans: Sequence[SlidePlan], model_folder: P
         return Summary(tuple(found[name] for name in names if name in found))
 
     say_skipped(call, summary())
-    if waiting:
-        try:
-            for outcome in _Cohort(call, waiting, model_folder).outcomes():
-                found[outcome.slide_id] = outcome
-        finally:
-            if summary().has_news:
-                write_run(call, summary())
-    elif summary().has_news:
-        write_run(call, summary())
+    try:
+        for outcome in _Cohort(call, waiting, model_folder).outcomes() if waiting else ():
+            found[outcome.slide_id] = outcome
+    finally:
+        if summary().has_news:
+            write_run(call, summary())
     return summary()
 
 
@@ -108,7 +108,7 @@ class _Cohort:
     call: Call
     plans: Sequence[Predict | RemakePolygons | AddFiles]
     model_folder: Path
-    is_announced: bool = field(default=False)
+    is_announced: bool = False
 
     def outcomes(self) -> Iterator[Outcome]:
         """What came of each slide; of those that were held by a worker that is no more, at last."""
@@ -199,9 +199,10 @@ class _Cohort:
         with suppress(OSError):
             probe.unlink()
         self.call.model.elsewhere = begun.device
-        if not self.is_announced:
+        to_predict = sum(isinstance(plan, Predict) for plan in self.plans)
+        if to_predict and not self.is_announced:
             self.is_announced = True
-            slides = count_of(len(self.plans), "slide", "slides")
+            slides = count_of(to_predict, "slide")
             card = self.call.model.card
             self.call.reporter.heading(f"Predicting {slides} with {card.name} by Ray on {begun.device}, {begun.how}")
             say_licence(self.call)

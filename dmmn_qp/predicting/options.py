@@ -27,7 +27,7 @@ class PredictOptions(OutputOptions, ClusterOptions):
         devices: Number of GPUs that share the blocks of a slide.
         compile: Whether torch compiles the network first.
         workers: Threads that decode pixels; None fits them to the machine.
-        threads: Threads that compute, and most of any other kind; None takes all cores.
+        threads: Threads that compute, and most of any other kind; None for `default_threads`.
         views: Turned and mirrored copies over which the mean of the probabilities is taken.
         tta: Whether to take it over all eight.
         mpp: um/px of slides that do not say it.

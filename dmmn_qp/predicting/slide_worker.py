@@ -138,9 +138,7 @@ class SlideWorker:
 
     def __call__(self, task: Assigned, advance: Callable[[int], None]) -> Told:
         """Predicts a slide as a call for this slide alone would."""
-        if self._call is None:
-            self.prepare()
-        assert self._call is not None
+        assert self._call is not None  # it has been prepared
         words = _Words(advance)
         call = replace(self._call, slides=(task.slide,), reporter=words)
         outcome, failure = None, b""

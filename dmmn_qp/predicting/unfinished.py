@@ -96,7 +96,7 @@ def _job(call: Call, slide: SlideToPredict) -> SlideJob:
 
 
 def _key(call: Call, job: SlideJob) -> dict[str, Any]:
-    """Everything that a strip depends on."""
+    """Everything that a strip depends on, but for how sums are rounded: any number of threads may go on with it."""
     model, predictor = call.model, call.model.predictor
     temperature = model.card.temperature if predictor.probabilities or predictor.uncertainty else None
     return {
