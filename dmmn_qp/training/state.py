@@ -139,6 +139,7 @@ def load_state(folder: Path) -> TrainingState:
         state.options.setdefault("weight_average", 0)  # of an earlier version, which did not average
         state.options.setdefault("padding", "zeros")  # likewise, which knew no other
         state.options.setdefault("corrections", 1.0)  # likewise, for which all patches were alike
+        state.options.setdefault("balance_validation", False)  # likewise; a preset would have it begin halfway
         return state
     except (OSError, RuntimeError, ValueError, TypeError, EOFError, KeyError, UnpicklingError) as error:
         reason = " ".join(str(error).split())[:100]
