@@ -5,6 +5,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
+from dmmn_qp.cli.config import ConfigFile, train_options
 from dmmn_qp.errors import ConfigError
 from dmmn_qp.labels.draws import (
     MAX_SUGGESTED_RATE,
@@ -20,6 +21,8 @@ from dmmn_qp.labels.draws import (
 )
 from dmmn_qp.labels.patches import PatchRef
 from dmmn_qp.specs import ClassMap
+from dmmn_qp.training.options import TrainOptions
+from dmmn_qp.training.state import TrainingState, load_state, save_state
 from dmmn_qp.training.validation_draws import validation_draws
 
 CLASSES = ClassMap.from_colors([("tumour", (1, 0, 0)), ("stroma", (0, 1, 0)), ("fat", (0, 0, 1))])
@@ -67,6 +70,15 @@ def test_validation_patches_are_balanced_as_training_patches_are():
     assert [draw.patch for draw in draws[4:]] == [0, 0, 2, 3, 3] and all(draw.deformed for draw in draws[4:])
     assert len({draw.seed for draw in draws[4:]}) == 5 and validation_draws(PATCHES, rule, seed=7) == draws
     assert validation_draws(PATCHES, None, seed=7) == draws[:4]
+
+
+def test_a_training_of_an_earlier_version_is_judged_on_the_same_patches_to_its_end(tmp_path):
+    """Else its epochs could not be compared, and the best of those before would be kept whatever came."""
+    earlier = train_options(ConfigFile(train={"preset": "paper"}), {}).model_dump(mode="json")
+    assert earlier.pop("balance_validation")
+    save_state(tmp_path, TrainingState(earlier, {}, "dataset", "0"))
+    goes_on = train_options(ConfigFile(train=load_state(tmp_path).options), {})
+    assert goes_on == TrainOptions.model_validate(earlier) and not goes_on.balance_validation
 
 
 def test_every_patch_and_every_copy_comes_once():

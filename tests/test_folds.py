@@ -21,7 +21,7 @@ from dmmn_qp.predicting.options import PredictOptions
 from dmmn_qp.regions import Region
 from dmmn_qp.reports.fold_table import fold_table
 from dmmn_qp.training.learner import Learner
-from dmmn_qp.training.options import TrainOptions
+from dmmn_qp.training.options import PRESETS, TrainOptions
 from dmmn_qp.workflows import folds as workflow
 from tests.conftest import fails, invoke, rectangle, tiny_training, two_tissues, write_features, write_tiff
 from tests.predicting import SwitchedOffError, switched_off
@@ -247,6 +247,17 @@ def test_what_is_finished_is_not_trained_again_and_nothing_else_takes_its_place(
     assert "no fold would hold it out" in fails(*command, "--from", out / "fold-1")
     assert "one process" in fails(*command, "--devices", 2)
     assert "pass --folds 5" in fails("train", "--dataset", dataset, "--without-test")
+
+
+def test_one_of_an_earlier_version_is_the_same_where_it_did_the_same():
+    """It knew no copies of validation patches."""
+    folds = (FoldRecord(held_out=("a",), validation=("b",)), FoldRecord(held_out=("b",), validation=("a",)))
+    base = {"dataset": "d", "dataset_digest": "0", "without_test": False, "classes": CLASSES, "folds": folds}
+    for preset, differences in (("scratch", ""), ("paper", "other options (balance_validation)")):
+        options = TrainOptions(**PRESETS[preset]).model_dump(mode="json")
+        known = {name: value for name, value in options.items() if name != "balance_validation"}
+        before, wanted = (CrossValidation(options=of_run, **base) for of_run in (known, options))
+        assert workflow._differences(before, wanted) == differences
 
 
 def test_slides_for_test_stay_out_where_that_is_asked_for(command, dataset):

@@ -363,6 +363,24 @@ def test_two_runs_write_one_after_the_other(world, monkeypatch):
     assert suggested(world)
 
 
+def test_slides_that_are_left_out_for_one_reason_are_a_line_and_a_number(world, capsys):
+    """Those whose files are gone, and those whose rasters are damaged; also where the others have no place either."""
+    (world / "predictions" / f"new.{UNCERTAINTY_SUFFIX}").unlink()
+    for name in ("gone-1", "gone-2", "torn-1", "torn-2"):
+        slide = write_tiff(world / f"{name}.tif", two_tissues(seed=5))
+        predicted(world / "predictions", slide, UNSURE["new"])
+        if name.startswith("gone"):
+            slide.unlink()
+        else:
+            raster = world / "predictions" / f"{name}.{LABELS_SUFFIX}"
+            raster.write_bytes(raster.read_bytes()[:-2000])
+    with pytest.raises(DatasetError, match="no region of 400 um"):
+        suggested(world, OPTIONS.model_copy(update={"min_tissue": 1.0, "window_um": 400.0}))
+    gone, more_gone, torn, more_torn = capsys.readouterr().err.splitlines()
+    assert gone.startswith("warning: gone-1 is left out: slide not found") and more_gone.endswith(": gone-2")
+    assert torn.startswith("warning: torn-1 is left out: label raster") and more_torn.endswith(": torn-2")
+
+
 def test_no_place_for_a_window_says_what_to_do(world):
     (world / "predictions" / f"new.{UNCERTAINTY_SUFFIX}").unlink()
     with pytest.raises(DatasetError, match="--window-um, or --max-annotated"):

@@ -139,7 +139,8 @@ def test_tensorboard_is_an_extra(train, here, monkeypatch):
     monkeypatch.delitem(sys.modules, "dmmn_qp.training.events")
     monkeypatch.setattr(log, "find_spec", lambda name: None)
     said = fails(*train, "--tensorboard")
-    assert "--tensorboard needs TensorBoard; " in said and "[tensorboard]" in said and not (here / "m").exists()
+    assert "--tensorboard needs TensorBoard; " in said and "[tensorboard]" in said and "pass --no-tensorboard" in said
+    assert not (here / "m").exists()
     result = invoke(*train)
     assert result.exit_code == 0 and "left out" not in result.stderr, result.stderr
     assert (here / "m" / "report.html").is_file() and (here / "m" / "history.csv").is_file()

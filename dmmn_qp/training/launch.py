@@ -131,13 +131,12 @@ def make_fabric(options: TrainOptions, device: torch.device) -> Fabric:
         TrainingError: A batch cannot be divided evenly.
         ConfigError: There are not so many GPUs, or the launcher's variables are wrong.
     """
-    world, process = processes_of(options), launched()
+    world, local, process = processes_of(options), processes_here(options), launched()
     if options.batch_size % world:
         raise TrainingError(
             f"batches of {options.batch_size} cannot be divided among {world} processes; choose a --batch-size that "
             f"is a multiple of {world}"
         )
-    local = world if process is None else process.local_world
     if device.type == "mps" and world > 1:
         raise ConfigError(f"{world} processes need a GPU each, and a Mac has one; start one, or pass --device cpu")
     if device.type == "cuda" and local > torch.cuda.device_count():

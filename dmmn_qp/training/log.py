@@ -49,7 +49,7 @@ def wants_events(asked: bool | None) -> bool:
     installed = find_spec("tensorboard") is not None
     if asked and not installed:
         raise ConfigError(
-            f"--tensorboard needs TensorBoard; {install_command('tensorboard')}, or leave the option out: "
+            f"--tensorboard needs TensorBoard; {install_command('tensorboard')}, or pass --no-tensorboard: "
             f"{HISTORY} and the report have the same figures"
         )
     return installed if asked is None else asked

@@ -27,6 +27,9 @@ CHANGEABLE = frozenset(("cache_mib", "device", "tensorboard", "threads", "worker
 last digits of its sums are others.
 """
 
+EARLIER: Mapping[str, Any] = {"weight_average": 0, "padding": "zeros", "corrections": 1.0, "balance_validation": False}
+"""Options that earlier versions did not know, as what they did; a preset would have it begin halfway."""
+
 
 @dataclass(slots=True)
 class TrainingState:
@@ -136,9 +139,7 @@ def load_state(folder: Path) -> TrainingState:
         if not isinstance(content, Mapping) or content.get("format") != _FORMAT:
             raise ValueError("another format")
         state = TrainingState(**{key: value for key, value in content.items() if key != "format"})
-        state.options.setdefault("weight_average", 0)  # of an earlier version, which did not average
-        state.options.setdefault("padding", "zeros")  # likewise, which knew no other
-        state.options.setdefault("corrections", 1.0)  # likewise, for which all patches were alike
+        state.options = {**EARLIER, **state.options}
         return state
     except (OSError, RuntimeError, ValueError, TypeError, EOFError, KeyError, UnpicklingError) as error:
         reason = " ".join(str(error).split())[:100]

@@ -43,7 +43,7 @@ from dmmn_qp.training.holding import held
 from dmmn_qp.training.launch import processes_of
 from dmmn_qp.training.options import TrainOptions
 from dmmn_qp.training.stage import train
-from dmmn_qp.training.state import CHANGEABLE, STATE, load_state
+from dmmn_qp.training.state import CHANGEABLE, EARLIER, STATE, load_state
 from dmmn_qp.workflows.annotated import predicted_annotations
 
 CROSS_VALIDATION: Final = Path("cross-validation")
@@ -214,8 +214,9 @@ def _begun(asked: FoldsRequest, wanted: CrossValidation, reporter: Reporter, *, 
 
 def _differences(before: CrossValidation, now_: CrossValidation) -> str:
     """How another cross-validation differs, in words; empty where it is the same."""
-    options = before.options.keys() | now_.options.keys()
-    changed = [n for n in sorted(options - CHANGEABLE) if before.options.get(n) != now_.options.get(n)]
+    earlier = {**EARLIER, **before.options}
+    options = earlier.keys() | now_.options.keys()
+    changed = [n for n in sorted(options - CHANGEABLE) if earlier.get(n) != now_.options.get(n)]
     found = [f"other options ({', '.join(changed)})"] if changed else []
     if before.dataset_digest != now_.dataset_digest:
         found.append("another dataset")

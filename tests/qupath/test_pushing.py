@@ -285,6 +285,18 @@ def test_where_an_image_cannot_be_put_back_the_backup_is_named(
         push(folder, project, Reporter())
 
 
+def test_what_is_said_of_several_images_is_a_line_and_a_number(
+    qupath: paquo_stand_in.Qupath, project: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bare = {f"train_{n}": [replace(predicted("stroma", n), measurements={})] for n in (1, 2)}
+    push(write_predictions(tmp_path / "p", test_1=[predicted("stroma", 0)], **bare), project, Reporter())
+    assert not capsys.readouterr().err
+    push(write_predictions(tmp_path / "p", train_1=[], train_2=[]), project, Reporter())
+    first, others = capsys.readouterr().err.splitlines()
+    assert first.startswith("warning: train-1: 1 prediction of earlier runs without measurements")
+    assert others.startswith("warning: 1 more like that of train-1 ") and others.endswith(": train-2")
+
+
 def test_one_push_at_a_time(qupath: paquo_stand_in.Qupath, project: Path, tmp_path: Path) -> None:
     folder = write_predictions(tmp_path / "p", train_1=[predicted("stroma", 0)])
     with locked(project, "a push", "wait"), pytest.raises(InUseError, match="a push is running in"):
