@@ -30,7 +30,7 @@ from dmmn_qp.workflows.drift import requests_of, slides_of
 from dmmn_qp.workflows.earlier import roots_on_disks
 from dmmn_qp.workflows.recorded import RecordedRun, read_run
 
-_OF_MACHINE: Final = ("workers", "cache_mib", "qupath_dir")
+_OF_MACHINE: Final = ("workers", "cache_mib", "tensorboard", "qupath_dir")
 """Options of a file that are not taken from it: they change no result, or name programs."""
 
 
