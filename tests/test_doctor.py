@@ -139,7 +139,8 @@ def test_a_driver_without_a_gpu_for_torch(monkeypatch):
     ],
 )
 def test_cores_that_others_keep_busy(monkeypatch, cores, threads, busy, level, says):
-    for name, value in (("cores_of_machine", cores), ("default_threads", threads), ("busy_cores", busy)):
+    known = {"cores_of_machine": cores, "default_threads": threads, "default_readers": cores // 2, "busy_cores": busy}
+    for name, value in known.items():
         monkeypatch.setattr(devices, name, lambda value=value, **how: value)
     found_level, text = one(devices.check_computing)
     assert found_level == level and says in text
@@ -164,7 +165,7 @@ GIB = 2**30
 )
 def test_memory_and_files(monkeypatch, check, name, value, level, says):
     monkeypatch.setattr(system, name, lambda: value)
-    monkeypatch.setattr(system, "cores_of_machine", lambda: 4)
+    monkeypatch.setattr(system, "default_readers", lambda: 2)
     found_level, text = one(check)
     assert found_level == level and says in text
 
