@@ -18,6 +18,7 @@ from dmmn_qp.doctor import devices, places, qupath, readers, self_test, software
 from dmmn_qp.doctor.findings import Finding, isolated
 from dmmn_qp.features.cache import FeatureCache
 from dmmn_qp.files.locks import locked
+from dmmn_qp.qupath.notes import QUPATH_DIR_VARIABLE
 from dmmn_qp.slides.readers import SLIDE_READERS
 from tests.conftest import REPOSITORY, fails, invoke
 
@@ -216,6 +217,7 @@ def test_no_folder_for_temporary_files(monkeypatch):
 
 
 def test_qupath_is_found_or_told_how_to_get(monkeypatch, tmp_path):
+    assert qupath.VARIABLE == QUPATH_DIR_VARIABLE
     monkeypatch.delenv(qupath.VARIABLE, raising=False)
     monkeypatch.setattr(qupath.importlib.util, "find_spec", lambda name: None)
     monkeypatch.setattr(qupath, "usual_places", lambda: iter([tmp_path / "QuPath-0.6", tmp_path / "QuPath-0.5"]))
