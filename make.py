@@ -105,9 +105,9 @@ class Venv:
             if self.torch == "default" and "+" in found:
                 return self._pip("--no-deps", "--force-reinstall", "torch", check=True)
             return False
-        if wanted == "cpu" and "+cpu" in found:
-            return False
         index = CPU_INDEX if wanted == "cpu" else wanted
+        if found.endswith("+" + index.rstrip("/").rpartition("/")[2]):  # as torch's own indexes are called: cpu, cu126
+            return False
         print("Fetching torch from " + index, flush=True)
         anew = ["--force-reinstall"] if found else []
         args = ["--no-deps", "--index-url", index, "--retries", "1", "--timeout", "20", *anew, "torch"]

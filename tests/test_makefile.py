@@ -146,6 +146,7 @@ CPU = f"--no-deps --index-url {make_py.CPU_INDEX} --retries 1 --timeout 20 torch
         ({"torch": "cpu", "found": "2.13.0+cpu"}, ["-e ."]),
         ({"torch": "cpu", "found": "2.13.0"}, [CPU.replace(" torch", " --force-reinstall torch"), "-e ."]),
         ({"torch": "default", "found": "2.13.0+cpu"}, ["--no-deps --force-reinstall torch", "-e ."]),
+        ({"torch": "https://x.org/cu126/", "found": "2.13.0+cu126"}, ["-e ."]),
         ({"torch": "https://x.org/cu126"}, [CPU.replace(make_py.CPU_INDEX, "https://x.org/cu126"), "-e ."]),
         ({"fails": True}, [CPU, "-e ."]),
     ],

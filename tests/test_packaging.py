@@ -6,6 +6,7 @@ from importlib.metadata import packages_distributions
 
 import pytest
 
+from dmmn_qp.doctor import software
 from setup import package_page
 from tests.conftest import REPOSITORY
 
@@ -48,18 +49,29 @@ WITHOUT_IMPORT = {
 }
 
 
+def modules_of_dependencies():
+    """Dependency -> the modules that it brings."""
+    modules = {}
+    for module, packages in packages_distributions().items():
+        for package in packages:
+            modules.setdefault(package.lower().replace("_", "-"), set()).add(module)
+    return {name: modules[name] for name in names(PROJECT["dependencies"]) - set(WITHOUT_IMPORT)}
+
+
 def test_every_dependency_is_imported():
     """Of the extras too, but for the tools of `dev` and `docs`, and what fsspec loads by name."""
     sources = " ".join(
         path.read_text("utf-8") for folder in ("dmmn_qp", "examples") for path in (REPOSITORY / folder).rglob("*.py")
     )
     imported = set(re.findall(r"^ *(?:import|from) (\w+)", sources, re.MULTILINE))
-    modules = {}
-    for module, packages in packages_distributions().items():
-        for package in packages:
-            modules.setdefault(package.lower().replace("_", "-"), set()).add(module)
-    for name in names(PROJECT["dependencies"]) - set(WITHOUT_IMPORT):
-        assert modules[name] & imported, f"{name} is imported nowhere: leave it out of pyproject.toml"
+    for name, modules in modules_of_dependencies().items():
+        assert modules & imported, f"{name} is imported nowhere: leave it out of pyproject.toml"
+
+
+def test_doctor_looks_at_every_dependency_and_names_every_extra():
+    for name, modules in modules_of_dependencies().items():
+        assert modules & set(software.LIBRARIES.values()), f"{name} is missing in LIBRARIES"
+    assert set(software.EXTRAS) == set(EXTRAS) - software.NOT_FOR_USERS
 
 
 @pytest.mark.parametrize("name", ["tensorboard", "paquo", "timm", "onnx", "ray", "sphinx"])

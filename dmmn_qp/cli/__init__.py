@@ -7,21 +7,24 @@ import os
 import sys
 from contextlib import suppress
 
-from dmmn_qp.cli.app import app
-from dmmn_qp.text import words_of
+from dmmn_qp.cli.app import app, wants_tracebacks
+from dmmn_qp.files.failures import line_of_library
 
 # isort: off
 # Each adds its commands to the program, in the order in which the help lists them.
-broken: Exception | None = None
 try:
     from dmmn_qp.cli import importing, training, predicting, qupath, suggesting, loop, evaluating, comparing, models  # noqa: F401
     from dmmn_qp.cli import collecting, reproducing, cleaning, serving  # noqa: F401
-except (ImportError, OSError) as error:  # a library is missing or does not fit: doctor says which
-    broken = error
-from dmmn_qp.cli import doctor  # noqa: E402, F401 (which says what is missing)
+except Exception as error:  # of any kind: libraries that do not fit each other raise ValueError and more
+    broken: Exception | None = error
+else:
+    broken = None
+from dmmn_qp.cli import doctor  # noqa: F401 (which says what is missing)
 # isort: on
 
 __all__ = ["app", "run"]
+
+_WITHOUT_LIBRARIES = (["doctor"], ["--version"])
 
 
 def run() -> None:
@@ -31,14 +34,13 @@ def run() -> None:
             stream.reconfigure(errors="backslashreplace")
     try:
         if broken is not None and sys.argv[1:2] not in _WITHOUT_LIBRARIES:
-            sys.exit(f"error: a library cannot be loaded ({words_of(broken)}); dmmn-qp doctor says more")
+            if wants_tracebacks():
+                raise broken
+            sys.exit(f"error: {line_of_library(broken)}")
         app(prog_name="dmmn-qp", args=sys.argv[1:])
     finally:
         _let_go(sys.stdout)
         _let_go(sys.stderr)
-
-
-_WITHOUT_LIBRARIES = (["doctor"], ["--version"])
 
 
 def _let_go(stream: object) -> None:

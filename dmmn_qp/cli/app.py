@@ -25,6 +25,11 @@ STOPPED: Final = "stopped; nothing half-finished is left under its name, repeat 
 _OF_TYPER: Final = ("click", "typer")
 
 
+def wants_tracebacks() -> bool:
+    """Whether errors that are not ours are to end in a traceback."""
+    return os.environ.get(DEBUG_VARIABLE, "0") not in ("", "0")
+
+
 class _Program(Group):
     """Turns errors of all kinds into one line and exit code 1: the only place where they reach the user."""
 
@@ -39,7 +44,7 @@ class _Program(Group):
         except Exception as error:
             if type(error).__module__.partition(".")[0] in _OF_TYPER:
                 raise  # usage, help, exit codes
-            if os.environ.get(DEBUG_VARIABLE, "0") not in ("", "0") and not isinstance(error, DmmnQpError):
+            if wants_tracebacks() and not isinstance(error, DmmnQpError):
                 raise
             typer.secho(f"error: {printable(line_of(error))}", fg="red", err=True)
             raise typer.Exit(1) from None

@@ -6,7 +6,7 @@ Nothing heavy is imported at the top of a file here: what is missing is what is 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Final
 
 from dmmn_qp.doctor.devices import check_computing, check_devices
@@ -41,14 +41,12 @@ CHECKS: Final[dict[str, Check]] = {
 SELF_TEST: Final = "self-test"
 
 
-def examine(*, self_test: bool, told: Callable[[str], None] = lambda name: None) -> Iterator[Finding]:
+def examine(*, self_test: bool) -> Iterator[Finding]:
     """Looks at everything; no check keeps the others from being made.
 
     Args:
         self_test: Whether a slide that is made for it is imported, trained on and predicted besides.
-        told: Told what is looked at next.
     """
     checks = {**CHECKS, SELF_TEST: check_whole_chain} if self_test else CHECKS
     for name, check in checks.items():
-        told(name)
         yield from isolated(name, check)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from dmmn_qp.doctor.findings import Finding, in_gib
-from dmmn_qp.engines.cores import default_threads
+from dmmn_qp.engines.cores import default_readers, default_threads
 from dmmn_qp.machine import busy_cores, core_quota, cores_of_machine
 from dmmn_qp.text import words_of
 
@@ -66,8 +66,7 @@ def check_computing() -> Iterator[Finding]:
     cores, quota, busy = cores_of_machine(), core_quota(), busy_cores()
     threads = default_threads(beside_readers=True)
     share = "" if quota is None else f" (a container's share of {quota:g})"
-    reading = min(8, cores // 2)
-    text = f"{cores} cores{share}; in epochs {threads} compute and {reading} read patches"
+    text = f"{cores} cores{share}; in epochs {threads} compute and {default_readers()} read patches"
     figures = (("cores", cores), ("quota", quota), ("threads", threads), ("busy", busy))
     if busy is None or busy <= cores - threads + 0.5:
         yield Finding("threads", "ok", text, figures=figures)

@@ -15,6 +15,7 @@ from dmmn_qp.files.failures import install_command
 from dmmn_qp.files.paths import user_path
 
 VARIABLE: Final = "PAQUO_QUPATH_DIR"
+"""As in `dmmn_qp.qupath.notes`, which cannot be loaded where shapely is broken."""
 
 _NOT_NEEDED: Final = "import, train and predict need neither; push and new-project do"
 

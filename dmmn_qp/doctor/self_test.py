@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from dmmn_qp.console import Reporter, duration
 from dmmn_qp.doctor.findings import Finding
+from dmmn_qp.text import count_of
 
 ROWS_PX, COLUMNS_PX = 512, 768
 
@@ -63,7 +64,7 @@ def _steps(folder: Path) -> Iterator[str]:
     if labels.shape != (ROWS_PX, COLUMNS_PX) or not set(map(int, set(labels.flat))) <= {1, 2}:
         raise ValueError("the prediction is not of the slide's size and classes")
     yield "predicted"
-    yield f"{_check_polygons(found.polygons)} polygons for QuPath"
+    yield f"{count_of(_check_polygons(found.polygons), 'polygon')} for QuPath"
 
 
 def _check_polygons(path: Path) -> int:

@@ -21,6 +21,8 @@ _PACKAGE: Final = "dmmn-qp"
 OLDEST_PYTHON: Final = (3, 11)
 
 LIBRARIES: Final = {
+    "Typer": "typer",
+    "Rich": "rich",
     "torch": "torch",
     "NumPy": "numpy",
     "SciPy": "scipy",
@@ -36,7 +38,11 @@ LIBRARIES: Final = {
     "safetensors": "safetensors",
     "Lightning Fabric": "lightning_fabric",
     "matplotlib": "matplotlib",
+    "Jinja": "jinja2",
     "orjson": "orjson",
+    "ijson": "ijson",
+    "affine": "affine",
+    "filelock": "filelock",
 }
 """Name -> module of what the commands cannot do without."""
 
@@ -45,8 +51,9 @@ NOT_FOR_USERS: Final = frozenset({"dev", "docs", "demo-slides"})
 _STARTS_OTHERS: Final = frozenset({"paquo"})
 """Modules whose import starts something, such as Java: it is only looked whether they are there."""
 
-_FOR: Final = {
+EXTRAS: Final = {
     "paquo": "writing into QuPath projects (push, new-project)",
+    "tensorboard": "the course of a training in TensorBoard",
     "timm": "encoders of timm",
     "lite1": "one more pretrained encoder",
     "cohort": "Parquet tables of a cohort",
@@ -59,7 +66,7 @@ _FOR: Final = {
     "zarr": "OME-Zarr",
     "export": "models as ONNX",
 }
-"""What an extra is for."""
+"""Extra for users -> what it is for."""
 
 _REQUIREMENT: Final = re.compile(r"\s*([A-Za-z0-9._-]+)\s*(?:\[([^]]*)])?[^;]*(?:;.*extra\s*==\s*[\"']([^\"']+)[\"'])?")
 
@@ -123,7 +130,7 @@ def check_extras() -> Iterator[Finding]:
     figures = (("there", there), ("missing", missing))
     yield Finding("extras", "ok", f"there: {', '.join(there) or 'none'}", figures=figures)
     if missing:
-        listed = "; ".join(f"{extra}: {_FOR[extra]}" if extra in _FOR else extra for extra in missing)
+        listed = "; ".join(f"{extra}: {EXTRAS[extra]}" if extra in EXTRAS else extra for extra in missing)
         yield Finding("extras", "ok", f"not there: {listed}", f"if you want one: {install_command('NAME')}")
 
 

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from typing import Final
 
 from dmmn_qp.doctor.findings import Finding, in_gib
-from dmmn_qp.machine import cores_of_machine, memory_bytes, open_files_limit, shared_memory_bytes
+from dmmn_qp.engines.cores import default_readers
+from dmmn_qp.machine import memory_bytes, open_files_limit, shared_memory_bytes
 
 LITTLE_MEMORY: Final = 4 * 2**30
 """A training takes about 2 GiB, a prediction less, and the system wants some."""
@@ -38,7 +39,7 @@ def check_shared_memory() -> Iterator[Finding]:
     if found is None:
         yield Finding("shared memory", "ok", "this system keeps it in its memory")
         return
-    readers = max(1, min(8, cores_of_machine() // 2))
+    readers = max(1, default_readers())
     (whole, free), needed = found, readers * SHARED_OF_A_READER
     text, figures = f"{in_gib(free)} free of {in_gib(whole)} in /dev/shm", (("bytes", whole), ("free_bytes", free))
     if free < needed:

@@ -12,6 +12,8 @@ from dmmn_qp.machine import cores_of_machine
 MOST_THREADS: Final = 1024
 """Most threads that an option may ask for; more is a slip of the pen."""
 
+_MOST_READERS: Final = 8
+
 THREADS_VARIABLE: Final = "OMP_NUM_THREADS"
 """By which clusters, containers and launchers such as torchrun say how many threads may compute."""
 
@@ -67,6 +69,11 @@ def default_threads(processes: int = 1, *, beside_readers: bool = False) -> int:
         return int(named)
     cores = cores_of_machine()
     return max(1, (cores - beside_readers) // processes)
+
+
+def default_readers() -> int:
+    """Processes that read patches where nobody says how many."""
+    return min(_MOST_READERS, cores_of_machine() // 2)
 
 
 @contextmanager

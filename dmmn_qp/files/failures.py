@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Final
 
 from dmmn_qp.errors import DmmnQpError
-from dmmn_qp.text import shorten
+from dmmn_qp.text import shorten, words_of
 
 _QUOTA: Final = getattr(errno, "EDQUOT", errno.ENOSPC)
 
@@ -58,6 +58,9 @@ OPEN_ELSEWHERE: Final = (5, 32, 33)
 
 _TOO_LONG: Final = (2, 3, 206)
 """What it says of paths that are too long: among others that they are not there."""
+
+_NOT_LOADED: Final = (126, 127, 1114)
+"""What it says of a DLL that is missing or does not fit."""
 
 _LONGEST_PATH: Final = 248
 """From here on; of folders, for files it is 260."""
@@ -134,7 +137,22 @@ def _foreseen(error: BaseException) -> str | None:
             f'a text cannot be written as {error.encoding}: "{shorten(error.object)}"; set PYTHONUTF8=1, or a locale '
             "of UTF-8 such as LC_ALL=C.UTF-8, and repeat the command"
         )
+    if _is_of_library(error):
+        return line_of_library(error)
     return _of_system(error) if isinstance(error, OSError) else None
+
+
+def _is_of_library(error: BaseException) -> bool:
+    """Whether another's module or shared object is missing, or does not fit."""
+    if isinstance(error, ImportError):
+        return (error.name or "").partition(".")[0] != "dmmn_qp"
+    number = getattr(error, "winerror", None)
+    return isinstance(error, OSError) and (number in _NOT_LOADED or "shared object file" in str(error))
+
+
+def line_of_library(error: BaseException) -> str:
+    """The line of an error by which a library cannot be loaded."""
+    return f"a library cannot be loaded ({words_of(error)}); dmmn-qp doctor says more"
 
 
 def _of_full_disk(number: int, path: str | None) -> str:

@@ -10,7 +10,6 @@ from typing import Final
 import numpy as np
 import shapely
 from numpy.typing import NDArray
-from scipy.spatial import cKDTree
 from shapely.geometry.base import BaseGeometry
 
 from dmmn_qp.labels.class_rules import is_tissue
@@ -209,6 +208,8 @@ def _gaps(
         (P,) number of the area of each place, (P,) um to another class, infinite beyond `NEAR_UM`, and um from place to
         place.
     """
+    from scipy.spatial import cKDTree  # not above: `status` loads this file, and takes a third longer with SciPy
+
     points, owners, step_px = _places(areas, _STEP_UM / mpp)
     classes = of_class[owners]
     gaps = np.full(len(points), np.inf)

@@ -13,14 +13,13 @@ from lightning_fabric import Fabric
 from dmmn_qp.annotations import Origin
 from dmmn_qp.choices import Beyond
 from dmmn_qp.console import Reporter
-from dmmn_qp.engines.cores import default_threads
+from dmmn_qp.engines.cores import default_readers, default_threads
 from dmmn_qp.errors import ConfigError, DatasetError
 from dmmn_qp.folders.dataset import Dataset
 from dmmn_qp.folders.encoder_weights import give_weights
 from dmmn_qp.folders.model import NetworkOptions
 from dmmn_qp.labels.draws import BalanceCounts, Draw, ElasticRule, TrainingDraws, balance_counts
 from dmmn_qp.labels.patches import PatchRef, training_pixels
-from dmmn_qp.machine import cores_of_machine
 from dmmn_qp.networks import ARCHITECTURES, build_network
 from dmmn_qp.networks.conventions import InputConvention
 from dmmn_qp.networks.devices import choose_bf16
@@ -319,7 +318,7 @@ def make_module(plan: TrainingPlan, dataset: Dataset, *, goes_on: bool = False) 
 
 def reading_processes(options: TrainOptions) -> int:
     """How many processes read training patches; 0 for none but this one."""
-    return options.workers if options.workers is not None else min(8, cores_of_machine() // 2)
+    return options.workers if options.workers is not None else default_readers()
 
 
 def make_batches(
