@@ -14,7 +14,7 @@ from dmmn_qp.files import remote, servers
 from dmmn_qp.files.paths import typed_place, why_not_there
 from dmmn_qp.files.remote import RemotePath, below, pure_place
 from dmmn_qp.regions import Region
-from dmmn_qp.slides import open_slide
+from dmmn_qp.slides import open_slide, same_picture
 from dmmn_qp.slides.files import check_unchanged, fingerprint
 from dmmn_qp.slides.finding import MovedPrefix, SlideFinder, Wanted, parse_slides_root, path_of_text
 from dmmn_qp.slides.forgiving import ForgivingSlide
@@ -247,6 +247,19 @@ class TestPatience:
             with pytest.raises(SlideUnreachableError):
                 list(fields)
             assert fields.unreadable.lost == fields.unreadable.replaced == []
+
+    def test_a_slide_is_opened_only_with_all_that_was_asked_for(self, web, monkeypatch):
+        """Whatever the server refuses first: no level is taken, or left, because nobody could look at it."""
+        tiled(web.root / "a.ome.tif", 1024)
+        place = typed_place(f"{web.url}/a.ome.tif")
+        with open_slide(place, mpp=0.5) as slide:
+            assert len(slide.info.level_sizes) == 2
+        for first in range(1, len(web.asked) + 1):
+            web.asked.clear()
+            monkeypatch.setattr(same_picture, "_SEEN", {})
+            web.answers = lambda number, first=first: 403 if number >= first else None
+            with pytest.raises(SlideUnreachableError):
+                open_slide(place, mpp=0.5)
 
     def test_passwords_go_to_the_server_alone(self, web):
         write_tiff(web.root / "a.tif", two_tissues())
