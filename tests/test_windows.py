@@ -24,7 +24,7 @@ pytestmark = pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="the 
 
 @pytest.fixture
 def windows(monkeypatch):
-    monkeypatch.setattr("dmmn_qp.files._PATIENCE_S", 0.2)
+    monkeypatch.setattr("dmmn_qp.files.renaming._PATIENCE_S", 0.2)
     return Windows(monkeypatch)
 
 
@@ -134,10 +134,24 @@ def test_a_moment_of_another_program_is_waited_for(windows, tmp_path, monkeypatc
     path = tmp_path / "x"
     path.write_text("old")
     held = path.open()
-    monkeypatch.setattr("dmmn_qp.files.time.sleep", lambda _: held.close())
+    monkeypatch.setattr("dmmn_qp.files.renaming.time.sleep", lambda _: held.close())
     with new_file(path) as temporary:
         temporary.write_text("new")
     assert path.read_text() == "new" and len(windows.refused) == 1
+
+
+def test_the_end_of_work_waits_for_who_reads_whose_it_is(windows, tmp_path, monkeypatch):
+    with locked(tmp_path / "m", "a training", "wait"):
+        held = (tmp_path / ".m.holder.json").open()
+        monkeypatch.setattr("dmmn_qp.files.renaming.time.sleep", lambda _: held.close())
+    assert left_in(tmp_path) == [] and len(windows.refused) == 1
+
+
+def test_what_cannot_be_tidied_up_hides_no_error(windows, tmp_path):
+    with pytest.raises(ZeroDivisionError), new_file(tmp_path / "x") as temporary:
+        held = temporary.open("w")
+        raise ZeroDivisionError
+    held.close()
 
 
 def test_locks_remove_no_file_that_is_open(windows, tmp_path):
