@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from dmmn_qp.errors import SlideChangedError, SlideError, SlideUnreachableError
-from dmmn_qp.files import remote, servers
+from dmmn_qp.files import patience, remote, servers, web_answers
 from dmmn_qp.files.paths import typed_place, why_not_there
 from dmmn_qp.files.remote import RemotePath, below, pure_place
 from dmmn_qp.regions import Region
@@ -30,7 +30,7 @@ from tests.zarr_files import write_ome_zarr
 @pytest.fixture(autouse=True)
 def soon(monkeypatch):
     """No test waits for a server that does not answer; what is known of files is asked anew."""
-    monkeypatch.setattr(servers, "FIRST_WAIT_S", 0.001)
+    monkeypatch.setattr(patience, "FIRST_WAIT_S", 0.001)
     monkeypatch.setattr(remote, "FACTS_LAST_S", 0.0)
 
 
@@ -218,8 +218,8 @@ class TestPatience:
 
     def test_from_https_to_http_is_not_gone(self):
         with pytest.raises(SlideUnreachableError):
-            servers._redirected("https://h/a", "http://h/a", "a")
-        assert servers._redirected("http://h/a", "https://h/a", "a") == "https://h/a"
+            web_answers.redirected("https://h/a", "http://h/a", "a")
+        assert web_answers.redirected("http://h/a", "https://h/a", "a") == "https://h/a"
 
     def test_a_server_without_ranges(self, web, place, tmp_path):
         web.ranges = False

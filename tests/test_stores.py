@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from dmmn_qp.errors import SlideChangedError, SlideError, SlideUnreachableError
-from dmmn_qp.files import remote, servers
+from dmmn_qp.files import patience, remote, servers
 from dmmn_qp.files.paths import typed_place, why_not_there
 from dmmn_qp.predicting.inputs import slides_to_predict
 from dmmn_qp.regions import Region
@@ -63,7 +63,7 @@ def bucket(store, monkeypatch, tmp_path):
     }.items():  # fmt: skip
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(servers, "_SERVERS", {})
-    monkeypatch.setattr(servers, "FIRST_WAIT_S", 0.01)
+    monkeypatch.setattr(patience, "FIRST_WAIT_S", 0.01)
     monkeypatch.setattr(remote, "FACTS_LAST_S", 0.0)
     client = boto3.client("s3")
     client.create_bucket(Bucket="slides")
