@@ -11,8 +11,9 @@ import pytest
 
 from dmmn_qp.errors import SlideChangedError, SlideError, SlideUnreachableError
 from dmmn_qp.files import patience, remote, servers, web_answers
+from dmmn_qp.files.addresses import pure_place
 from dmmn_qp.files.paths import typed_place, why_not_there
-from dmmn_qp.files.remote import RemotePath, below, pure_place
+from dmmn_qp.files.remote import RemotePath, below
 from dmmn_qp.regions import Region
 from dmmn_qp.slides import open_slide, same_picture
 from dmmn_qp.slides.files import check_unchanged, fingerprint

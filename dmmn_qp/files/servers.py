@@ -19,6 +19,7 @@ from functools import partial
 from typing import Any, Final, Protocol
 
 from dmmn_qp.errors import SlideError
+from dmmn_qp.files.addresses import WEB
 from dmmn_qp.files.patience import (
     AgainError,
     changed,
@@ -40,7 +41,6 @@ MOSTREDIRECTS: Final = 3
 MOST_LISTED: Final = 100_000
 _CONNECTIONS: Final = 16
 _EXTRAS: Final = {"s3": ("s3fs", "s3"), "gs": ("gcsfs", "gs")}
-_WEB: Final = frozenset({"http", "https"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,10 +87,10 @@ def server_of(protocol: str) -> Server:
     Raises:
         SlideError: The packages for it are not installed.
     """
-    key = os.getpid(), "web" if protocol in _WEB else protocol
+    key = os.getpid(), "web" if protocol in WEB else protocol
     with _LOCK:
         if key not in _SERVERS:
-            _SERVERS[key] = _WebServer() if protocol in _WEB else _Store(protocol)
+            _SERVERS[key] = _WebServer() if protocol in WEB else _Store(protocol)
         return _SERVERS[key]
 
 

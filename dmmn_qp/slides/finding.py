@@ -12,8 +12,9 @@ from typing import Final
 
 from dmmn_qp.errors import SlideError
 from dmmn_qp.files import RUN_FILE
+from dmmn_qp.files.addresses import is_address, is_pure_place, pure_place, shown_place
 from dmmn_qp.files.paths import typed_place, user_path, user_text, why_not_there
-from dmmn_qp.files.remote import RemotePath, below, is_address, is_pure_place, pure_place, shown_place
+from dmmn_qp.files.remote import RemotePath, below
 from dmmn_qp.slides.names import normal_name
 from dmmn_qp.slides.zarr_folders import MARKS
 from dmmn_qp.text import shorten
