@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 import shutil
 from pathlib import Path, PurePosixPath
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -136,6 +137,17 @@ class TestReading:
             assert np.array_equal(slide.read_level(0, Region(70, 70, 50, 50)), pixels[70:120, 70:120])
             assert len(web.asked) == 3, "a chunk of each channel"
         assert fingerprint(place) == fingerprint(web.root / "a.ome.zarr")
+
+    def test_one_picture_of_a_plate(self, web):
+        """As its message says: a plate is none, a picture in it is."""
+        plate = web.root / "plate.zarr"
+        write_ome_zarr(plate / "A" / "1" / "0", [two_tissues(128, 128)], chunk=(1, 1, 1, 64, 64))
+        (plate / "zarr.json").write_text('{"attributes": {"ome": {"version": "0.5", "plate": {}}}}')
+        place = typed_place(f"{web.url}/plate.zarr")
+        with pytest.raises(SlideError, match="name one picture in it, such as"):
+            open_slide(place)
+        with open_slide(place / "A" / "1" / "0") as slide:
+            assert (slide.info.width, fingerprint(slide.info.path)) == (128, fingerprint(plate / "A" / "1" / "0"))
 
     def test_shards_of_ome_zarr(self, web):
         pixels = two_tissues()
@@ -270,6 +282,12 @@ class TestPatience:
 
 
 class TestFinding:
+    def test_names_that_no_slide_has_do_not_hide_the_others(self, monkeypatch):
+        names = ["a.svs", "b::c.svs", "d\\e.svs", "f\n.svs", "g%2Fh.svs", "i?#.svs"]
+        store = SimpleNamespace(names=lambda address, shown: ((name, servers.Facts(1, "")) for name in names))
+        monkeypatch.setattr(remote, "server_of", lambda protocol: store)
+        assert [path.name for path in RemotePath("s3://bucket/x").iterdir()] == ["a.svs", "i?#.svs"]
+
     def test_by_name_below_a_root_that_is_typed(self, web):
         write_tiff(web.root / "a.tif", two_tissues())
         root = parse_slides_root(web.url)

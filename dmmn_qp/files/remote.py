@@ -15,6 +15,7 @@ from pathlib import Path, PurePath, PurePosixPath
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote, urlunsplit
 
+from dmmn_qp.errors import SlideError
 from dmmn_qp.files.addresses import WEB, pure_of, server_in, split_address
 from dmmn_qp.files.ranges import RemoteFile
 from dmmn_qp.files.servers import Facts, server_of
@@ -23,7 +24,10 @@ FACTS_LAST_S: Final = 10.0
 """How long it is not asked again whether a file is there, and how large it is; reading asks anew."""
 
 _MOST_KNOWN: Final = 100_000
-_MARKS_OF_ZARR: Final = ("zarr.json", ".zgroup")
+
+ZARR_SUFFIX: Final = ".zarr"
+ZARR_MARKS: Final = ("zarr.json", ".zgroup", ".zattrs")
+"""Files by which a folder shows that it is of Zarr."""
 
 if TYPE_CHECKING:
     _NativePath = Path
@@ -69,6 +73,11 @@ class RemotePath(_NativePath):
     def is_of_web(self) -> bool:
         """Whether it is on a web server, whose folders cannot be listed."""
         return self._parsed.scheme in WEB
+
+    @property
+    def may_be_zarr(self) -> bool:
+        """Whether it is named as one of OME-Zarr, or lies in what is: others are not asked for its files."""
+        return any(part.lower().endswith(ZARR_SUFFIX) for part in self.pure.parts[2:])
 
     def __str__(self) -> str:
         return urlunsplit(self._parsed._replace(netloc=server_in(self._parsed), query=""))
@@ -147,9 +156,11 @@ class RemotePath(_NativePath):
             SlideUnreachableError: The server does not answer, or refuses.
         """
         known = _KNOWN.get(self)
-        if known is None or time.monotonic() - known[0] > FACTS_LAST_S:
-            _remember(self, server_of(self._parsed.scheme).facts(self.address, str(self)))
-        return _KNOWN[self][1]
+        if known is not None and time.monotonic() - known[0] <= FACTS_LAST_S:
+            return known[1]
+        facts = server_of(self._parsed.scheme).facts(self.address, str(self))
+        _remember(self, facts)
+        return facts
 
     def stat(self, *, follow_symlinks: bool = True) -> os.stat_result:
         """What the system says of files, made of what the server says.
@@ -179,12 +190,12 @@ class RemotePath(_NativePath):
     def is_dir(self, *, follow_symlinks: bool = True) -> bool:
         """Whether a folder is there; on web servers only one of OME-Zarr is seen."""
         if self.is_of_web:
-            return self.name.lower().endswith(".zarr") and any((self / name).is_file() for name in _MARKS_OF_ZARR)
+            return self.may_be_zarr and any((self / name).is_file() for name in ZARR_MARKS)
         facts = self.facts()
         return facts is not None and facts.is_folder
 
     def iterdir(self) -> Generator[RemotePath, None, None]:
-        """Yields what is in a folder.
+        """Yields what is in a folder, but for names that no slide has.
 
         Raises:
             OSError: It is on a web server, which cannot list it.
@@ -192,7 +203,10 @@ class RemotePath(_NativePath):
         if self.is_of_web:
             raise NotADirectoryError("folders on web servers cannot be listed")
         for name, facts in server_of(self._parsed.scheme).names(self.address, str(self)):
-            child = self / name
+            try:
+                child = self / name
+            except SlideError:
+                continue
             _remember(child, facts)
             yield child
 

@@ -13,15 +13,11 @@ from typing import Any, Final
 import orjson
 
 from dmmn_qp.errors import SlideError
-from dmmn_qp.files.remote import RemotePath
+from dmmn_qp.files.remote import ZARR_MARKS, RemotePath
 from dmmn_qp.slides.base import MICROMETRES
 from dmmn_qp.slides.same_picture import fits
 from dmmn_qp.slides.tiff_tiles import MAX_SEGMENT_BYTES
 from dmmn_qp.text import shorten
-
-SUFFIX: Final = ".zarr"
-MARKS: Final = ("zarr.json", ".zgroup", ".zattrs")
-"""Files by which a folder shows that it is of Zarr."""
 
 MAX_METADATA_BYTES: Final = 4 * 1024**2
 MAX_CHUNK_BYTES: Final = MAX_SEGMENT_BYTES
@@ -89,9 +85,9 @@ class ZarrPyramid:
 
 def is_zarr(path: Path) -> bool:
     """Whether a folder is of Zarr, by what lies in it."""
-    if isinstance(path, RemotePath) and path.suffix.lower() != SUFFIX:
-        return False  # else every address would be asked for four files
-    return any((path / name).is_file() for name in MARKS) and path.is_dir()
+    if isinstance(path, RemotePath) and not path.may_be_zarr:
+        return False
+    return any((path / name).is_file() for name in ZARR_MARKS) and path.is_dir()
 
 
 def read_pyramid(path: Path) -> ZarrPyramid:
