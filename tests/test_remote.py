@@ -21,6 +21,7 @@ from dmmn_qp.slides.files import check_unchanged, fingerprint
 from dmmn_qp.slides.finding import MovedPrefix, SlideFinder, Wanted, parse_slides_root, path_of_text
 from dmmn_qp.slides.forgiving import ForgivingSlide
 from dmmn_qp.slides.once import FieldReader
+from dmmn_qp.slides.scanner import scanner_of
 from dmmn_qp.slides.whole import check_whole
 from dmmn_qp.specs import PatchSpec
 from tests.conftest import CMU_1, two_tissues, write_tiff
@@ -126,6 +127,10 @@ class TestReading:
             assert np.array_equal(slide.read_level(0, region), local.read_level(0, region))
             assert len(web.asked) - asked <= 4, "tiles of 10 KiB lie beside each other"
             assert slide.info.mpp == local.info.mpp and slide.info.level_sizes[0] == (2220, 2967)
+        assert scanner_of(slide.info.path) == scanner_of(CMU_1) == "aperio CPAPERIOCS"
+        web.answers = lambda number: 403
+        with pytest.raises(SlideUnreachableError):
+            scanner_of(slide.info.path)
 
     @pytest.mark.parametrize("version", ["0.4", "0.5"])
     def test_ome_zarr(self, web, version):
