@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from dmmn_qp.api.arguments import paths_as_texts
 from dmmn_qp.errors import SlideChangedError, SlideError, SlideUnreachableError
 from dmmn_qp.files import patience, remote, servers, web_answers
 from dmmn_qp.files.addresses import pure_place
@@ -56,6 +57,7 @@ class TestAddresses:
         again = pickle.loads(pickle.dumps(path))  # noqa: S301
         assert again == path and again.address == typed and hash(again) == hash(path)
         assert pure_place(shown) == path.pure, "as it is stored it is known again"
+        assert paths_as_texts(path) == [typed], "as `open_slide` gives it, functions take it as it was typed"
         assert "s3cret" not in f"{path} {path!r} {path.pure} {path.parent} {path / 'x'}" and "pw" not in repr(path)
 
     @pytest.mark.parametrize(
