@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import subprocess
 import sys
 import time
@@ -31,7 +32,8 @@ NOWHERE = Path("no-dataset")
 @pytest.fixture(scope="module")
 def store() -> Iterator[str]:
     """The address of the server."""
-    port = "5099"
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = str(free.getsockname()[1])
     process = subprocess.Popen(
         [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", port],
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
