@@ -1,7 +1,7 @@
 """The rules of Windows, imitated: nothing replaces or removes what is open, less is there, names are few."""
 
 import multiprocessing
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,7 +13,6 @@ from dmmn_qp.files.locks import briefly_locked, locked
 from dmmn_qp.predicting.inputs import SlideToPredict
 from dmmn_qp.predicting.plan import refuse_equal_names
 from dmmn_qp.qupath.image_names import slide_ids
-from dmmn_qp.qupath.image_server import path_of_uri
 from dmmn_qp.slides.names import bounded_name
 from dmmn_qp.slides.view import SlideView
 from tests.conftest import invoke, rectangle, tiny_training, two_tissues, write_features, write_tiff
@@ -186,22 +185,6 @@ def test_names_that_differ_in_case_alone():
     two = [SlideToPredict(bounded_name(name), SlideView(Path(f"{name}.svs"))) for name in ("S1", "s1")]
     with pytest.raises(SlideError, match="would both be written"):
         refuse_equal_names(two)
-
-
-@pytest.mark.parametrize(
-    ("uri", "path"),
-    [
-        ("file:///C:/slides/a%20b.svs", PureWindowsPath("C:/slides/a b.svs")),
-        ("file:/d:/S12.svs", PureWindowsPath("d:/S12.svs")),
-        ("file://server/share/a.svs", PureWindowsPath("//server/share/a.svs")),
-        ("file:////server/share/a.svs", PureWindowsPath("//server/share/a.svs")),
-        (r"C:\slides\a.svs", PureWindowsPath("C:/slides/a.svs")),
-        (r"\\server\share\a.svs", PureWindowsPath("//server/share/a.svs")),
-        ("file:///home/me/C:/a.svs", PurePosixPath("/home/me/C:/a.svs")),
-    ],
-)
-def test_paths_of_projects_from_windows(uri, path):
-    assert path_of_uri(uri) == path
 
 
 @pytest.mark.engine
