@@ -5,20 +5,24 @@ from __future__ import annotations
 import pickle
 import shutil
 from pathlib import Path, PurePosixPath
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+from dmmn_qp.api.arguments import paths_as_texts
 from dmmn_qp.errors import SlideChangedError, SlideError, SlideUnreachableError
-from dmmn_qp.files import remote, servers
+from dmmn_qp.files import patience, remote, servers, web_answers
+from dmmn_qp.files.addresses import pure_place
 from dmmn_qp.files.paths import typed_place, why_not_there
-from dmmn_qp.files.remote import RemotePath, below, pure_place
+from dmmn_qp.files.remote import RemotePath, below
 from dmmn_qp.regions import Region
-from dmmn_qp.slides import open_slide
+from dmmn_qp.slides import open_slide, same_picture
 from dmmn_qp.slides.files import check_unchanged, fingerprint
 from dmmn_qp.slides.finding import MovedPrefix, SlideFinder, Wanted, parse_slides_root, path_of_text
 from dmmn_qp.slides.forgiving import ForgivingSlide
 from dmmn_qp.slides.once import FieldReader
+from dmmn_qp.slides.scanner import scanner_of
 from dmmn_qp.slides.whole import check_whole
 from dmmn_qp.specs import PatchSpec
 from tests.conftest import CMU_1, two_tissues, write_tiff
@@ -30,7 +34,7 @@ from tests.zarr_files import write_ome_zarr
 @pytest.fixture(autouse=True)
 def soon(monkeypatch):
     """No test waits for a server that does not answer; what is known of files is asked anew."""
-    monkeypatch.setattr(servers, "FIRST_WAIT_S", 0.001)
+    monkeypatch.setattr(patience, "FIRST_WAIT_S", 0.001)
     monkeypatch.setattr(remote, "FACTS_LAST_S", 0.0)
 
 
@@ -53,6 +57,7 @@ class TestAddresses:
         again = pickle.loads(pickle.dumps(path))  # noqa: S301
         assert again == path and again.address == typed and hash(again) == hash(path)
         assert pure_place(shown) == path.pure, "as it is stored it is known again"
+        assert paths_as_texts(path) == [typed], "as `open_slide` gives it, functions take it as it was typed"
         assert "s3cret" not in f"{path} {path!r} {path.pure} {path.parent} {path / 'x'}" and "pw" not in repr(path)
 
     @pytest.mark.parametrize(
@@ -124,6 +129,10 @@ class TestReading:
             assert np.array_equal(slide.read_level(0, region), local.read_level(0, region))
             assert len(web.asked) - asked <= 4, "tiles of 10 KiB lie beside each other"
             assert slide.info.mpp == local.info.mpp and slide.info.level_sizes[0] == (2220, 2967)
+        assert scanner_of(slide.info.path) == scanner_of(CMU_1) == "aperio CPAPERIOCS"
+        web.answers = lambda number: 403
+        with pytest.raises(SlideUnreachableError):
+            scanner_of(slide.info.path)
 
     @pytest.mark.parametrize("version", ["0.4", "0.5"])
     def test_ome_zarr(self, web, version):
@@ -135,6 +144,17 @@ class TestReading:
             assert np.array_equal(slide.read_level(0, Region(70, 70, 50, 50)), pixels[70:120, 70:120])
             assert len(web.asked) == 3, "a chunk of each channel"
         assert fingerprint(place) == fingerprint(web.root / "a.ome.zarr")
+
+    def test_one_picture_of_a_plate(self, web):
+        """As its message says: a plate is none, a picture in it is."""
+        plate = web.root / "plate.zarr"
+        write_ome_zarr(plate / "A" / "1" / "0", [two_tissues(128, 128)], chunk=(1, 1, 1, 64, 64))
+        (plate / "zarr.json").write_text('{"attributes": {"ome": {"version": "0.5", "plate": {}}}}')
+        place = typed_place(f"{web.url}/plate.zarr")
+        with pytest.raises(SlideError, match="name one picture in it, such as"):
+            open_slide(place)
+        with open_slide(place / "A" / "1" / "0") as slide:
+            assert (slide.info.width, fingerprint(slide.info.path)) == (128, fingerprint(plate / "A" / "1" / "0"))
 
     def test_shards_of_ome_zarr(self, web):
         pixels = two_tissues()
@@ -218,8 +238,8 @@ class TestPatience:
 
     def test_from_https_to_http_is_not_gone(self):
         with pytest.raises(SlideUnreachableError):
-            servers._redirected("https://h/a", "http://h/a", "a")
-        assert servers._redirected("http://h/a", "https://h/a", "a") == "https://h/a"
+            web_answers.redirected("https://h/a", "http://h/a", "a")
+        assert web_answers.redirected("http://h/a", "https://h/a", "a") == "https://h/a"
 
     def test_a_server_without_ranges(self, web, place, tmp_path):
         web.ranges = False
@@ -248,6 +268,19 @@ class TestPatience:
                 list(fields)
             assert fields.unreadable.lost == fields.unreadable.replaced == []
 
+    def test_a_slide_is_opened_only_with_all_that_was_asked_for(self, web, monkeypatch):
+        """Whatever the server refuses first: no level is taken, or left, because nobody could look at it."""
+        tiled(web.root / "a.ome.tif", 1024)
+        place = typed_place(f"{web.url}/a.ome.tif")
+        with open_slide(place, mpp=0.5) as slide:
+            assert len(slide.info.level_sizes) == 2
+        for first in range(1, len(web.asked) + 1):
+            web.asked.clear()
+            monkeypatch.setattr(same_picture, "_SEEN", {})
+            web.answers = lambda number, first=first: 403 if number >= first else None
+            with pytest.raises(SlideUnreachableError):
+                open_slide(place, mpp=0.5)
+
     def test_passwords_go_to_the_server_alone(self, web):
         write_tiff(web.root / "a.tif", two_tissues())
         place = typed_place(f"{web.url.replace('//', '//me:pw@')}/a.tif")
@@ -256,6 +289,12 @@ class TestPatience:
 
 
 class TestFinding:
+    def test_names_that_no_slide_has_do_not_hide_the_others(self, monkeypatch):
+        names = ["a.svs", "b::c.svs", "d\\e.svs", "f\n.svs", "g%2Fh.svs", "i?#.svs"]
+        store = SimpleNamespace(names=lambda address, shown: ((name, servers.Facts(1, "")) for name in names))
+        monkeypatch.setattr(remote, "server_of", lambda protocol: store)
+        assert [path.name for path in RemotePath("s3://bucket/x").iterdir()] == ["a.svs", "i?#.svs"]
+
     def test_by_name_below_a_root_that_is_typed(self, web):
         write_tiff(web.root / "a.tif", two_tissues())
         root = parse_slides_root(web.url)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import subprocess
 import sys
 import time
@@ -14,7 +15,7 @@ import numpy as np
 import pytest
 
 from dmmn_qp.errors import SlideChangedError, SlideError, SlideUnreachableError
-from dmmn_qp.files import remote, servers
+from dmmn_qp.files import patience, remote, servers
 from dmmn_qp.files.paths import typed_place, why_not_there
 from dmmn_qp.predicting.inputs import slides_to_predict
 from dmmn_qp.regions import Region
@@ -31,7 +32,8 @@ NOWHERE = Path("no-dataset")
 @pytest.fixture(scope="module")
 def store() -> Iterator[str]:
     """The address of the server."""
-    port = "5099"
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = str(free.getsockname()[1])
     process = subprocess.Popen(
         [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", port],
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
@@ -63,7 +65,7 @@ def bucket(store, monkeypatch, tmp_path):
     }.items():  # fmt: skip
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(servers, "_SERVERS", {})
-    monkeypatch.setattr(servers, "FIRST_WAIT_S", 0.01)
+    monkeypatch.setattr(patience, "FIRST_WAIT_S", 0.01)
     monkeypatch.setattr(remote, "FACTS_LAST_S", 0.0)
     client = boto3.client("s3")
     client.create_bucket(Bucket="slides")

@@ -1,7 +1,7 @@
 """The rules of Windows, imitated: nothing replaces or removes what is open, less is there, names are few."""
 
 import multiprocessing
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,7 +13,6 @@ from dmmn_qp.files.locks import briefly_locked, locked
 from dmmn_qp.predicting.inputs import SlideToPredict
 from dmmn_qp.predicting.plan import refuse_equal_names
 from dmmn_qp.qupath.image_names import slide_ids
-from dmmn_qp.qupath.image_server import path_of_uri
 from dmmn_qp.slides.names import bounded_name
 from dmmn_qp.slides.view import SlideView
 from tests.conftest import invoke, rectangle, tiny_training, two_tissues, write_features, write_tiff
@@ -24,7 +23,7 @@ pytestmark = pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="the 
 
 @pytest.fixture
 def windows(monkeypatch):
-    monkeypatch.setattr("dmmn_qp.files._PATIENCE_S", 0.2)
+    monkeypatch.setattr("dmmn_qp.files.renaming._PATIENCE_S", 0.2)
     return Windows(monkeypatch)
 
 
@@ -134,10 +133,24 @@ def test_a_moment_of_another_program_is_waited_for(windows, tmp_path, monkeypatc
     path = tmp_path / "x"
     path.write_text("old")
     held = path.open()
-    monkeypatch.setattr("dmmn_qp.files.time.sleep", lambda _: held.close())
+    monkeypatch.setattr("dmmn_qp.files.renaming.time.sleep", lambda _: held.close())
     with new_file(path) as temporary:
         temporary.write_text("new")
     assert path.read_text() == "new" and len(windows.refused) == 1
+
+
+def test_the_end_of_work_waits_for_who_reads_whose_it_is(windows, tmp_path, monkeypatch):
+    with locked(tmp_path / "m", "a training", "wait"):
+        held = (tmp_path / ".m.holder.json").open()
+        monkeypatch.setattr("dmmn_qp.files.renaming.time.sleep", lambda _: held.close())
+    assert left_in(tmp_path) == [] and len(windows.refused) == 1
+
+
+def test_what_cannot_be_tidied_up_hides_no_error(windows, tmp_path):
+    with pytest.raises(ZeroDivisionError), new_file(tmp_path / "x") as temporary:
+        held = temporary.open("w")
+        raise ZeroDivisionError
+    held.close()
 
 
 def test_locks_remove_no_file_that_is_open(windows, tmp_path):
@@ -172,22 +185,6 @@ def test_names_that_differ_in_case_alone():
     two = [SlideToPredict(bounded_name(name), SlideView(Path(f"{name}.svs"))) for name in ("S1", "s1")]
     with pytest.raises(SlideError, match="would both be written"):
         refuse_equal_names(two)
-
-
-@pytest.mark.parametrize(
-    ("uri", "path"),
-    [
-        ("file:///C:/slides/a%20b.svs", PureWindowsPath("C:/slides/a b.svs")),
-        ("file:/d:/S12.svs", PureWindowsPath("d:/S12.svs")),
-        ("file://server/share/a.svs", PureWindowsPath("//server/share/a.svs")),
-        ("file:////server/share/a.svs", PureWindowsPath("//server/share/a.svs")),
-        (r"C:\slides\a.svs", PureWindowsPath("C:/slides/a.svs")),
-        (r"\\server\share\a.svs", PureWindowsPath("//server/share/a.svs")),
-        ("file:///home/me/C:/a.svs", PurePosixPath("/home/me/C:/a.svs")),
-    ],
-)
-def test_paths_of_projects_from_windows(uri, path):
-    assert path_of_uri(uri) == path
 
 
 @pytest.mark.engine

@@ -17,6 +17,7 @@ from rich.console import Console
 from dmmn_qp.cli.model_options import default_text, flag_of
 from dmmn_qp.console import Reporter
 from dmmn_qp.files.paths import user_path
+from dmmn_qp.files.remote import RemotePath
 from dmmn_qp.specs import FileModel
 from dmmn_qp.text import printable
 
@@ -53,8 +54,9 @@ def optional_path(path: AnyPath | None) -> Path | None:
 
 
 def paths_as_texts(paths: AnyPath | Sequence[AnyPath]) -> list[str]:
-    """Returns paths as texts; a single one is not its letters."""
-    return [str(path) for path in ((paths,) if isinstance(paths, str | PathLike) else paths)]
+    """Returns paths as texts, as if they had been typed; a single one is not its letters."""
+    given = (paths,) if isinstance(paths, str | PathLike) else paths
+    return [path.address if isinstance(path, RemotePath) else str(path) for path in given]
 
 
 def dataset_folder(dataset: Dataset | AnyPath) -> Path:

@@ -59,17 +59,15 @@ def import_command(
 
     options, reporter = import_options(load_config(config), given), Reporter()
     places, roots = [*map(typed_place, source)], parsed_slides_roots(slides_root)
-    findings = import_annotations(
+    done = import_annotations(
         places, out, options, reporter, annotations=annotations, slides_roots=roots, overwrite=overwrite, check=check
     )
     if check:
-        raise typer.Exit(int(any(finding.severity == "error" for finding in findings)))
-    reporter.say(f"Wrote {out}/ (masks and annotations open in QuPath). Next: {_way_on(out)}")
+        raise typer.Exit(int(any(finding.severity == "error" for finding in done.findings)))
+    way_on = _way_on(out, is_validated=done.is_validated)
+    reporter.say(f"Wrote {out}/ (masks and annotations open in QuPath). Next: {way_on}")
 
 
-def _way_on(out: Path) -> str:
+def _way_on(out: Path, *, is_validated: bool) -> str:
     """The command that trains on a dataset, which has to say how where no slide is for validation."""
-    from dmmn_qp.folders.dataset import Dataset
-
-    is_validated = any(patch.split == "val" for patch in Dataset(out).patches())
     return f"dmmn-qp train{shown_option('--dataset', out, DATASET)}{'' if is_validated else ' --validate-on train'}"

@@ -17,8 +17,9 @@ from typing import Any, Final
 from uuid import uuid4
 
 from dmmn_qp.errors import InUseError, OutputExistsError
-from dmmn_qp.files.failures import OPEN_ELSEWHERE, naming
+from dmmn_qp.files.failures import naming
 from dmmn_qp.files.locks import STALE_S, locked
+from dmmn_qp.files.renaming import remove, rename
 
 RUN_FILE = "run.json"
 
@@ -27,9 +28,6 @@ _PART, _OLD = "part", "old"
 
 _NO_SYNC: Final = (errno.EINVAL, errno.ENOSYS, getattr(errno, "ENOTSUP", errno.ENOSYS))
 """What disks say that have no such call."""
-
-_PATIENCE_S: Final = 3.0
-_POLL_S: Final = 0.05
 
 
 @contextmanager
@@ -109,7 +107,7 @@ def tidy(path: Path, marker: str) -> None:
                 shutil.rmtree(other, ignore_errors=True)
             else:
                 with suppress(OSError):
-                    other.rename(path)
+                    rename(other, path)
 
 
 def check_free(path: Path, *, overwrite: bool, marker: str) -> None:
@@ -150,7 +148,8 @@ def new_file(path: Path) -> Iterator[Path]:
             yield temporary
             move(temporary, path)
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # `remove_new_files` comes later; what is wrong was said
+            remove(temporary)
 
 
 def final_name(name: str) -> str | None:
@@ -177,26 +176,6 @@ def move(source: Path, target: Path) -> None:
     (_sync_tree if source.is_dir() else _sync_file)(source)
     rename(source, target)
     sync_folder(target.parent)
-
-
-def rename(source: Path, target: Path) -> None:
-    """Renames a file or folder, a file in place of another one.
-
-    Windows refuses it while another program has one of them open. Scanners for viruses do so for a moment, so it is
-    tried for a while.
-
-    Raises:
-        OSError: It cannot be done.
-    """
-    until = time.monotonic() + _PATIENCE_S
-    while True:
-        try:
-            source.replace(target)
-            return
-        except PermissionError as error:
-            if getattr(error, "winerror", None) not in OPEN_ELSEWHERE or time.monotonic() > until:
-                raise
-        time.sleep(_POLL_S)
 
 
 def sync_folder(folder: Path) -> None:

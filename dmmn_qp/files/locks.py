@@ -18,13 +18,14 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Final, Self, TextIO
+from typing import Final, Self
 from uuid import uuid4
 
 from filelock import FileLock, Timeout
 
 from dmmn_qp.errors import InUseError
 from dmmn_qp.files.failures import naming
+from dmmn_qp.files.renaming import remove, rename
 from dmmn_qp.text import shorten
 
 HEARTBEAT_S: Final = 30.0
@@ -119,7 +120,7 @@ def locked(
             stop.set()
             beat.join()
             if Holder.read(note) == me:
-                note.unlink(missing_ok=True)
+                remove(note)
     finally:
         if lock is not None:
             _release(lock)
@@ -235,12 +236,12 @@ def _claim(target: Path, note: Path, me: Holder, way_out: str, *, reaches: bool,
     for _ in range(3):
         try:
             with naming(target), note.open("x", encoding="utf-8") as file:
-                _write_note(file, note, text)
+                file.write(text)
             return
         except FileExistsError:
             pass
         except OSError as error:  # a full disk
-            note.unlink(missing_ok=True)  # nobody could tell whose it is
+            remove(note)  # nobody could tell whose it is
             raise OSError(error.errno, error.strerror, str(note)) from error
         other = Holder.read(note)
         age = _age_s(note)
@@ -251,19 +252,9 @@ def _claim(target: Path, note: Path, me: Holder, way_out: str, *, reaches: bool,
             raise InUseError(_message(target, other, way_out, age))
         retired = note.with_name(f"{note.name}.{uuid4().hex[:8]}")
         with suppress(FileNotFoundError):
-            note.rename(retired)
-            retired.unlink()
+            rename(note, retired)
+            remove(retired)
     raise InUseError(_message(target, Holder.read(note), way_out))
-
-
-def _write_note(file: TextIO, note: Path, text: str) -> None:
-    """Writes a note; on a full disk none is left, which nobody could read."""
-    try:
-        file.write(text)
-        file.flush()
-    except OSError:
-        note.unlink(missing_ok=True)
-        raise
 
 
 def _age_s(note: Path) -> float | None:
@@ -275,7 +266,7 @@ def _age_s(note: Path) -> float | None:
     except FileNotFoundError:
         return None
     finally:
-        probe.unlink(missing_ok=True)
+        remove(probe)
 
 
 def _beat(note: Path, stop: threading.Event) -> None:

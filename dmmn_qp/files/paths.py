@@ -12,7 +12,8 @@ from typing import Annotated
 from pydantic import AfterValidator
 
 from dmmn_qp.errors import ConfigError
-from dmmn_qp.files.remote import RemotePath, is_address, typed_address
+from dmmn_qp.files.addresses import is_address
+from dmmn_qp.files.remote import RemotePath
 from dmmn_qp.text import shorten
 
 _OPEN_PIPES = (Path("/dev/fd"), Path("/proc/self/fd"))
@@ -51,7 +52,7 @@ def typed_place(text: str | PathLike[str]) -> Path:
     if isinstance(text, RemotePath):
         return text
     written = os.fspath(text)
-    return typed_address(written) if is_address(written) else user_path(written)
+    return RemotePath(written) if is_address(written) else user_path(written)
 
 
 def why_not_there(path: Path) -> str | None:

@@ -7,61 +7,32 @@ from __future__ import annotations
 
 import hashlib
 import os
-import re
 import stat
 import sys
 import time
 from collections.abc import Generator
 from pathlib import Path, PurePath, PurePosixPath
 from typing import TYPE_CHECKING, Any, Final
-from urllib.parse import SplitResult, quote, unquote, urlsplit, urlunsplit
+from urllib.parse import quote, urlunsplit
 
 from dmmn_qp.errors import SlideError
+from dmmn_qp.files.addresses import WEB, pure_of, server_in, split_address
 from dmmn_qp.files.ranges import RemoteFile
 from dmmn_qp.files.servers import Facts, server_of
-from dmmn_qp.text import shorten
-
-WEB: Final = frozenset({"http", "https"})
-STORES: Final = frozenset({"s3", "gs", "az", "abfs", "abfss"})
 
 FACTS_LAST_S: Final = 10.0
 """How long it is not asked again whether a file is there, and how large it is; reading asks anew."""
 
 _MOST_KNOWN: Final = 100_000
-_ADDRESS: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.:-]+://")
-_ODD: Final = re.compile(r"[\x00-\x20\x7f\\]")
-_MARKS_OF_ZARR: Final = ("zarr.json", ".zgroup")
+
+ZARR_SUFFIX: Final = ".zarr"
+ZARR_MARKS: Final = ("zarr.json", ".zgroup", ".zattrs")
+"""Files by which a folder shows that it is of Zarr."""
 
 if TYPE_CHECKING:
     _NativePath = Path
 else:
     _NativePath = type(Path())
-
-
-def is_address(text: str) -> bool:
-    """Whether a text begins as an address (``https://``, ``s3://`` ...), of whatever protocol."""
-    return _ADDRESS.match(text) is not None
-
-
-def pure_place(text: str) -> PurePosixPath | None:
-    """Returns an address as a path to compare with others: protocol, server, folders and name, and nothing secret.
-
-    Nothing is opened, whoever wrote the text; None where it is no address that is read.
-    """
-    try:
-        return _pure(_split(text))
-    except SlideError:
-        return None
-
-
-def is_pure_place(path: PurePath | None) -> bool:
-    """Whether a path that is stored somewhere was made by `pure_place`; it is none on a disk."""
-    return path is not None and path.parts[:1] in {(f"{protocol}:",) for protocol in WEB | STORES}
-
-
-def shown_place(path: PurePath) -> str:
-    """Returns a stored path for a message; one made by `pure_place` as the address that it was."""
-    return str(path).replace(":/", "://", 1) if is_pure_place(path) else str(path)
 
 
 class RemotePath(_NativePath):
@@ -78,12 +49,12 @@ class RemotePath(_NativePath):
 
     def __new__(cls, address: str) -> RemotePath:
         """Makes the path of what may be shown."""
-        return super().__new__(cls, _pure(_split(address)))
+        return super().__new__(cls, pure_of(split_address(address)))
 
     def __init__(self, address: str) -> None:
-        self._parsed = _split(address)
+        self._parsed = split_address(address)
         if sys.version_info >= (3, 12):
-            super().__init__(_pure(self._parsed))
+            super().__init__(pure_of(self._parsed))
 
     def __reduce__(self) -> Any:
         return RemotePath, (self.address,)
@@ -96,15 +67,20 @@ class RemotePath(_NativePath):
     @property
     def pure(self) -> PurePosixPath:
         """See `pure_place`."""
-        return _pure(self._parsed)
+        return pure_of(self._parsed)
 
     @property
     def is_of_web(self) -> bool:
         """Whether it is on a web server, whose folders cannot be listed."""
         return self._parsed.scheme in WEB
 
+    @property
+    def may_be_zarr(self) -> bool:
+        """Whether it is named as one of OME-Zarr, or lies in what is: others are not asked for its files."""
+        return any(part.lower().endswith(ZARR_SUFFIX) for part in self.pure.parts[2:])
+
     def __str__(self) -> str:
-        return urlunsplit(self._parsed._replace(netloc=_server(self._parsed), query=""))
+        return urlunsplit(self._parsed._replace(netloc=server_in(self._parsed), query=""))
 
     def __fspath__(self) -> str:
         return str(self)
@@ -180,9 +156,11 @@ class RemotePath(_NativePath):
             SlideUnreachableError: The server does not answer, or refuses.
         """
         known = _KNOWN.get(self)
-        if known is None or time.monotonic() - known[0] > FACTS_LAST_S:
-            _remember(self, server_of(self._parsed.scheme).facts(self.address, str(self)))
-        return _KNOWN[self][1]
+        if known is not None and time.monotonic() - known[0] <= FACTS_LAST_S:
+            return known[1]
+        facts = server_of(self._parsed.scheme).facts(self.address, str(self))
+        _remember(self, facts)
+        return facts
 
     def stat(self, *, follow_symlinks: bool = True) -> os.stat_result:
         """What the system says of files, made of what the server says.
@@ -212,12 +190,12 @@ class RemotePath(_NativePath):
     def is_dir(self, *, follow_symlinks: bool = True) -> bool:
         """Whether a folder is there; on web servers only one of OME-Zarr is seen."""
         if self.is_of_web:
-            return self.name.lower().endswith(".zarr") and any((self / name).is_file() for name in _MARKS_OF_ZARR)
+            return self.may_be_zarr and any((self / name).is_file() for name in ZARR_MARKS)
         facts = self.facts()
         return facts is not None and facts.is_folder
 
     def iterdir(self) -> Generator[RemotePath, None, None]:
-        """Yields what is in a folder.
+        """Yields what is in a folder, but for names that no slide has.
 
         Raises:
             OSError: It is on a web server, which cannot list it.
@@ -225,7 +203,10 @@ class RemotePath(_NativePath):
         if self.is_of_web:
             raise NotADirectoryError("folders on web servers cannot be listed")
         for name, facts in server_of(self._parsed.scheme).names(self.address, str(self)):
-            child = self / name
+            try:
+                child = self / name
+            except SlideError:
+                continue
             _remember(child, facts)
             yield child
 
@@ -254,15 +235,6 @@ class RemotePath(_NativePath):
         return server_of(self._parsed.scheme).whole(self.address, str(self), most_bytes)
 
 
-def typed_address(text: str) -> RemotePath:
-    """Makes a path of an address that a person typed.
-
-    Raises:
-        SlideError: It is no address of the protocols that are read.
-    """
-    return RemotePath(text)
-
-
 _KNOWN: Final[dict[RemotePath, tuple[float, Facts | None]]] = {}
 
 
@@ -270,56 +242,6 @@ def _remember(path: RemotePath, facts: Facts | None) -> None:
     if len(_KNOWN) >= _MOST_KNOWN:
         _KNOWN.clear()
     _KNOWN[path] = time.monotonic(), facts
-
-
-def _split(text: str) -> SplitResult:
-    """Takes an address apart.
-
-    Raises:
-        SlideError: It is none that is read.
-    """
-    shown = _without_secrets(text)
-    try:
-        parsed = urlsplit(text)
-        named = bool(parsed.hostname) and (parsed.port or 1) > 0
-    except ValueError:
-        named, parsed = False, SplitResult("", "", "", "", "")
-    if parsed.scheme and parsed.scheme not in WEB | STORES:
-        raise SlideError(
-            f'"{shown}" is an address of kind {shorten(parsed.scheme, 20)}://, which is not read; those of kind '
-            "https://, http://, s3://, gs:// and az:// are"
-        )
-    if parsed.scheme in STORES:  # whose names may hold "?" and "#"
-        bucket, _, path = text.partition("://")[2].partition("/")
-        parsed = SplitResult(parsed.scheme, bucket, f"/{path}" if path else "", "", "")
-        named = bool(bucket) and ":" not in bucket and ("@" not in bucket or parsed.scheme in ("abfs", "abfss"))
-    parts = unquote(parsed.path).split("/") if parsed.scheme in WEB else parsed.path.split("/")
-    if not named or _ODD.search(text if parsed.scheme in WEB else parsed.netloc) or "::" in text or parsed.fragment:
-        raise SlideError(f'"{shown}" is no address of a slide; write it as https://server/folder/slide.svs')
-    if (
-        ".." in parts
-        or _ODD.search("".join(parts).replace(" ", ""))
-        or unquote(parsed.path).count("/") != (parsed.path.count("/"))
-    ):
-        raise SlideError(f'"{shown}" has a name that no slide has; write the address without .. and control characters')
-    return parsed
-
-
-def _without_secrets(text: str) -> str:
-    """Returns an address, or what was meant for one, for a message."""
-    protocol, sign, rest = text.partition("://")
-    server, slash, path = rest.partition("/")
-    return shorten(protocol + sign + server.rpartition("@")[2] + slash + path.partition("?")[0], 300)
-
-
-def _server(parsed: SplitResult) -> str:
-    """Server and port; of Azure the container before it, which is no secret."""
-    return parsed.netloc if parsed.scheme in STORES else parsed.netloc.rpartition("@")[2]
-
-
-def _pure(parsed: SplitResult) -> PurePosixPath:
-    path = unquote(parsed.path) if parsed.scheme in WEB else parsed.path
-    return PurePosixPath(f"{parsed.scheme}:", _server(parsed), *filter(None, path.split("/")))
 
 
 def below(stored: PurePath | None, root: RemotePath) -> RemotePath | None:

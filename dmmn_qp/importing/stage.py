@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -52,6 +53,18 @@ from dmmn_qp.slides.finding import SlidesRoot
 from dmmn_qp.slides.probing import find_fatal
 
 
+class ImportOutcome(NamedTuple):
+    """What an import came to.
+
+    Attributes:
+        findings: What somebody should look at, worst first.
+        is_validated: Whether there is a patch to choose the best epoch of a training by.
+    """
+
+    findings: tuple[Finding, ...]
+    is_validated: bool
+
+
 def import_annotations(
     source_path: Path | Sequence[Path],
     out: Path,
@@ -63,7 +76,7 @@ def import_annotations(
     overwrite: bool = False,
     check: bool = False,
     all_for: Split | None = None,
-) -> tuple[Finding, ...]:
+) -> ImportOutcome:
     """Makes a dataset of everything that is annotated.
 
     Args:
@@ -76,9 +89,6 @@ def import_annotations(
         overwrite: Whether an existing dataset may be replaced.
         check: Only look: say all findings and write nothing.
         all_for: The one split of all slides: such a dataset is none to train on, and no part of the loop.
-
-    Returns:
-        What somebody should look at, worst first.
 
     Raises:
         InUseError: Another import writes the same dataset.
@@ -122,7 +132,7 @@ def import_annotations(
                 findings = find_findings(imported)
                 report_findings(findings, reporter)
                 if check:
-                    return findings
+                    return ImportOutcome(findings, _is_validated(prepared))
                 raise AnnotationFileError(
                     f"{all_of(source.problems)}; nothing is written, because --strict wants all of it: mend it, or "
                     "pass --no-strict to leave it out"
@@ -154,7 +164,11 @@ def import_annotations(
             )  # fmt: skip
     report_dataset(prepared, pixels, labelling.class_map, reporter)
     reporter.say(f"  {count_text(findings)}: see {out / REPORT_PAGE}")
-    return findings
+    return ImportOutcome(findings, _is_validated(prepared))
+
+
+def _is_validated(prepared: Iterable[Prepared]) -> bool:
+    return any(patch.split == "val" for item in prepared for patch in item.patches)
 
 
 def _of_use(findings: Iterable[Finding], all_for: Split | None) -> tuple[Finding, ...]:

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dmmn_qp.files import final_name
+from dmmn_qp.files.renaming import remove
 from dmmn_qp.folders.dataset import ORIGIN_MAP, ORIGIN_SUFFIX, DatasetManifest, write_manifest, write_patches
 from dmmn_qp.folders.label_raster import create_label_raster
 from dmmn_qp.importing.earlier import Earlier
@@ -61,7 +62,7 @@ def remove_slide(folder: Path, slide_id: str) -> None:
     names = {f"{slide_id}{ending}" for ending in (".geojson", ".tif", ORIGIN_SUFFIX)}
     for path in [path for name in _OF_SLIDES for path in (folder / name).iterdir()]:
         if path.name in names or final_name(path.name) in names:
-            path.unlink()
+            remove(path)
 
 
 def write_tables(

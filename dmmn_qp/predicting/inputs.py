@@ -7,8 +7,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
 
 from dmmn_qp.errors import PixelSizeError, SlideError
+from dmmn_qp.files.addresses import is_address, is_pure_place, pure_place, shown_place
 from dmmn_qp.files.paths import typed_place, user_text, why_not_there
-from dmmn_qp.files.remote import RemotePath, below, is_address, is_pure_place, pure_place, shown_place
+from dmmn_qp.files.remote import RemotePath, below
 from dmmn_qp.folders.dataset import MANIFEST, Dataset, SlideRecord
 from dmmn_qp.predicting.among_projects import names_among_projects
 from dmmn_qp.predicting.input_files import is_pattern, is_slide, near_name_hint, slides_in_folder, slides_matching

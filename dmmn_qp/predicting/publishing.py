@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from dmmn_qp.files import RUN_FILE, move, rename, write_json
+from dmmn_qp.files import RUN_FILE, move, write_json
 from dmmn_qp.files.locks import briefly_locked
+from dmmn_qp.files.renaming import rename
 from dmmn_qp.folders.predictions import (
     INPUTS,
     POLYGONS_SUFFIXES,

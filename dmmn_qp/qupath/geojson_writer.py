@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import math
-import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ import shapely
 from shapely.geometry.base import BaseGeometry
 
 from dmmn_qp.annotations import DEFAULT_PLANE, Annotation, Color, ObjectKind, Plane
-from dmmn_qp.files import move
+from dmmn_qp.files import new_file
 from dmmn_qp.qupath.classes import default_color
 from dmmn_qp.qupath.geojson_values import highest_dimension, single_or
 from dmmn_qp.qupath.notes import full_class_name
@@ -56,8 +55,8 @@ def write_geojson(
 ) -> WriteResult:
     """Writes objects as one FeatureCollection that every QuPath from 0.4 on reads.
 
-    Features go out one by one, into a temporary file that takes the place of ``path`` at the end; a failure
-    leaves no file behind. The list is flat, as QuPath's own exports are: ``parent_id`` and ``depth`` are not kept.
+    Features go out one by one, into a `new_file`; a failure leaves none behind. The list is flat, as QuPath's own
+    exports are: ``parent_id`` and ``depth`` are not kept.
 
     Args:
         path: Where to write; a name ending in ``.gz`` is compressed.
@@ -74,27 +73,21 @@ def write_geojson(
         OSError: The file cannot be written.
     """
     written = dropped = 0
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
-    try:
-        with ExitStack() as stack:
-            file: BufferedWriter | gzip.GzipFile = stack.enter_context(temporary.open("xb"))
-            if path.suffix.lower() == ".gz":
-                # No name and no time in the header: equal annotations make equal files.
-                packed = gzip.GzipFile("", "wb", compresslevel=6, fileobj=file, mtime=0)
-                file = stack.enter_context(packed)
-            file.write(b'{"type":"FeatureCollection","features":[')
-            for feature in _features(annotations, class_colors or {}, decimals):
-                if feature is None:
-                    dropped += 1
-                    continue
-                file.write(b",\n" if written else b"\n")
-                file.write(feature)
-                written += 1
-            file.write(b"\n]}\n")
-        move(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    with new_file(path) as temporary, ExitStack() as stack:
+        file: BufferedWriter | gzip.GzipFile = stack.enter_context(temporary.open("xb"))
+        if path.suffix.lower() == ".gz":
+            # No name and no time in the header: equal annotations make equal files.
+            packed = gzip.GzipFile("", "wb", compresslevel=6, fileobj=file, mtime=0)
+            file = stack.enter_context(packed)
+        file.write(b'{"type":"FeatureCollection","features":[')
+        for feature in _features(annotations, class_colors or {}, decimals):
+            if feature is None:
+                dropped += 1
+                continue
+            file.write(b",\n" if written else b"\n")
+            file.write(feature)
+            written += 1
+        file.write(b"\n]}\n")
     return WriteResult(written, dropped)
 
 

@@ -12,7 +12,7 @@ from urllib.parse import unquote
 
 from pydantic import ValidationError
 
-from dmmn_qp.files.remote import is_pure_place
+from dmmn_qp.files.addresses import is_pure_place
 from dmmn_qp.slides.base import MICROMETRES
 from dmmn_qp.slides.finding import path_of_text
 from dmmn_qp.slides.readers import remote_suffixes

@@ -122,7 +122,7 @@ class Actions:
         from dmmn_qp.importing.stage import import_annotations
 
         place = self.place
-        findings = import_annotations(
+        done = import_annotations(
             self._sources(),
             place.dataset,
             place.import_options,
@@ -130,7 +130,7 @@ class Actions:
             slides_roots=place.slides_roots,
             overwrite=True,
         )
-        return {"dataset": place.dataset.absolute(), "findings": len(findings)}
+        return {"dataset": place.dataset.absolute(), "findings": len(done.findings)}
 
     def train(self, request: Train, reporter: Reporter) -> Outcome:
         """Trains from a model, by default the last accepted one; anew where there is none."""

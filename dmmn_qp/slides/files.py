@@ -10,9 +10,8 @@ from pathlib import Path
 import openslide
 
 from dmmn_qp.errors import SlideChangedError, SlideError, SlideUnreachableError
-from dmmn_qp.files.remote import RemotePath
+from dmmn_qp.files.remote import ZARR_SUFFIX, RemotePath
 from dmmn_qp.slides.closing import opened
-from dmmn_qp.slides.zarr_folders import SUFFIX as ZARR_SUFFIX
 from dmmn_qp.slides.zarr_folders import is_zarr, zarr_fingerprint
 
 DICOM_SUFFIX = ".dcm"
@@ -48,9 +47,9 @@ def slide_file(path: Path) -> Path:
 
 def is_slide_folder(path: Path) -> bool:
     """Whether a folder is one slide: OME-Zarr, or the DICOM files of one series."""
-    if isinstance(path, RemotePath) or is_zarr(path):
-        return is_zarr(path)
-    return path.is_dir() and len(first_of_each_series(path.iterdir())) == 1
+    if is_zarr(path):
+        return True
+    return not isinstance(path, RemotePath) and path.is_dir() and len(first_of_each_series(path.iterdir())) == 1
 
 
 def is_dicom(path: Path) -> bool:
@@ -101,7 +100,7 @@ def fingerprint(path: Path) -> str:
     It guards against the wrong file under the right name without reading gigabytes. Of a folder of OME-Zarr it is a
     digest of its metadata and of three chunks.
     """
-    if path.is_dir() and is_zarr(path):
+    if is_zarr(path):
         return zarr_fingerprint(path)
     path = slide_file(path)
     size = path.stat().st_size

@@ -12,10 +12,10 @@ from typing import Final
 
 from dmmn_qp.errors import SlideError
 from dmmn_qp.files import RUN_FILE
+from dmmn_qp.files.addresses import is_address, is_pure_place, pure_place, shown_place
 from dmmn_qp.files.paths import typed_place, user_path, user_text, why_not_there
-from dmmn_qp.files.remote import RemotePath, below, is_address, is_pure_place, pure_place, shown_place
+from dmmn_qp.files.remote import ZARR_MARKS, RemotePath, below
 from dmmn_qp.slides.names import normal_name
-from dmmn_qp.slides.zarr_folders import MARKS
 from dmmn_qp.text import shorten
 
 _NEARBY_DEPTH: Final = 4
@@ -46,7 +46,7 @@ def parse_slides_root(text: str) -> SlidesRoot:
     Raises:
         SlideError: It is OLD=NEW, but one of them is no folder's path.
     """
-    exchanged = re.fullmatch(r"([^=]+)=([A-Za-z][A-Za-z0-9+.:-]+://.*)", text)  # else "=" is what follows "?"
+    exchanged = re.fullmatch(r"[^=]+=[A-Za-z][A-Za-z0-9+.:-]+://.*", text)  # else "=" is what follows "?"
     if is_address(text) and exchanged is None:
         return typed_place(text)
     folder = user_path(text)
@@ -254,7 +254,7 @@ def _walk(roots: Iterable[Path], depth: int | None, entries: int | None) -> Iter
                 children = sorted((item.name, item.is_dir()) for item in items)
         except OSError:
             continue
-        if (level and (RUN_FILE, False) in children) or any((name, False) in children for name in MARKS):
+        if (level and (RUN_FILE, False) in children) or any((name, False) in children for name in ZARR_MARKS):
             continue  # ours, or a slide that is a folder of a million chunks
         for name, is_folder in children:
             left -= 1

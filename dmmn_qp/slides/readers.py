@@ -10,7 +10,7 @@ import openslide
 
 from dmmn_qp.errors import SlideChangedError, SlideError, SlideUnreachableError
 from dmmn_qp.files.paths import why_not_there
-from dmmn_qp.files.remote import RemotePath
+from dmmn_qp.files.remote import ZARR_SUFFIX, RemotePath
 from dmmn_qp.slides.base import Slide
 from dmmn_qp.slides.direct_tiff import DirectTiffReader, is_direct_tiff
 from dmmn_qp.slides.files import slide_file
@@ -21,7 +21,6 @@ from dmmn_qp.slides.pixel_sizes import StatedMpp
 from dmmn_qp.slides.tifffile_reader import TiffReader
 from dmmn_qp.slides.transformed import Change, TransformedSlide
 from dmmn_qp.slides.whole import check_end
-from dmmn_qp.slides.zarr_folders import SUFFIX as ZARR_SUFFIX
 from dmmn_qp.slides.zarr_folders import is_zarr
 from dmmn_qp.slides.zarr_reader import ZarrReader
 

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from dmmn_qp.errors import SlideChangedError, SlideUnreachableError
 from dmmn_qp.regions import Region
 from dmmn_qp.slides.base import RgbArray
 
@@ -90,18 +91,24 @@ def seen_once(path: Path, reader: str, look: Callable[[], Sequence[int]]) -> tup
 def is_reduced_copy(larger: Picture, smaller: Picture, places: Sequence[tuple[float, float]] = ()) -> bool:
     """Whether nothing speaks against a picture's being another one reduced.
 
-    A place that cannot be read says nothing, nor does one that shows next to nothing in both. At most seven places of
+    A place that is damaged says nothing, nor does one that shows next to nothing in both. At most seven places of
     1024 px are read, and two of 256 px where they agree.
 
     Args:
         larger: The one.
         smaller: The other one, of a size that `fits`.
         places: (x, y) of the places that show most, as parts of width and height.
+
+    Raises:
+        SlideUnreachableError: They are on a server that does not answer.
+        SlideChangedError: The file became another one.
     """
     alike = unlike = 0
     for place in (*places, *PLACES):
         try:
             verdict = _is_alike(larger, smaller, place)
+        except (SlideUnreachableError, SlideChangedError):
+            raise
         except Exception:  # of any kind: damage is told where it is met in reading
             continue
         alike += verdict is True

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import openslide
-import tifffile
 
+from dmmn_qp.errors import SlideChangedError, SlideUnreachableError
+from dmmn_qp.files.remote import RemotePath
 from dmmn_qp.slides.closing import opened
 from dmmn_qp.slides.files import slide_file
+from dmmn_qp.slides.ome_xml import open_tiff
+from dmmn_qp.slides.tiff_images import aperio_value
 from dmmn_qp.text import shorten
 
 _GENERIC: Final = "generic-tiff"
@@ -34,10 +37,16 @@ def scanner_of(path: Path) -> str | None:
 
     Args:
         path: The slide; of DICOM its folder, or a file of it.
+
+    Raises:
+        SlideUnreachableError: It is on a server that does not answer.
+        SlideChangedError: It becomes another one meanwhile.
     """
     try:
         file = slide_file(path)
-        return _of_openslide(file) or _of_tiff(file)
+        return (None if isinstance(file, RemotePath) else _of_openslide(file)) or _of_tiff(file)
+    except (SlideUnreachableError, SlideChangedError):
+        raise
     except Exception:  # of any kind: tifffile checks little of what a damaged file says
         return None
 
@@ -52,7 +61,10 @@ def _of_openslide(path: Path) -> str | None:
 
 
 def _of_tiff(path: Path) -> str | None:
-    with tifffile.TiffFile(path) as file:
-        tags = file.pages.first.tags
-        told = [str(tags[tag].value).strip() for tag in (_MAKER, _MODEL) if tag in tags]
+    with open_tiff(path) as file:
+        page: Any = file.pages.first
+        if page.is_svs:
+            told = ["aperio", aperio_value(page, "ScanScope ID")]
+        else:
+            told = [str(page.tags[tag].value).strip() for tag in (_MAKER, _MODEL) if tag in page.tags]
     return shorten(" ".join(filter(None, told))) or None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -169,3 +170,9 @@ def _integer(text: str | None, default: int) -> int:
         return int(text) if text is not None else default
     except ValueError:
         return default
+
+
+def aperio_value(page: Any, name: str) -> str | None:
+    """Returns what Aperio's description says under a name; OpenSlide knows it too, but reads from disks only."""
+    found = re.search(rf"\|\s*{name}\s*=\s*([^|]{{1,99}})", page.description) if page.is_svs else None
+    return None if found is None else found[1].strip()

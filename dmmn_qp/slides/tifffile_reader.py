@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import re
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final, Self
@@ -13,7 +13,7 @@ from dmmn_qp.slides.base import MICROMETRES, RgbArray, SlideInfo, read_inside
 from dmmn_qp.slides.ome_xml import physical_size
 from dmmn_qp.slides.pixel_sizes import StatedMpp
 from dmmn_qp.slides.same_picture import Picture, fits, is_reduced_copy, seen_once
-from dmmn_qp.slides.tiff_images import find_image, page_size
+from dmmn_qp.slides.tiff_images import aperio_value, find_image, page_size
 from dmmn_qp.slides.tiff_tiles import TiffLevel, TiffTiles, detailed_places
 from dmmn_qp.text import words_of
 
@@ -147,12 +147,12 @@ def _downsample(first: TiffLevel, level: TiffLevel) -> float:
 
 
 def _aperio_mpp(page: Any) -> tuple[float, float] | None:
-    """Returns the pixel size that Aperio writes into the description; OpenSlide knows it, but reads from disks only."""
-    found = re.search(r"\|\s*MPP\s*=\s*([0-9.]{1,20})", page.description) if page.is_svs else None
+    """Returns the pixel size that Aperio says; None where it does not."""
     try:
-        return None if found is None else (float(found[1]), float(found[1]))
+        mpp = float(aperio_value(page, "MPP") or "")
     except ValueError:
         return None
+    return (mpp, mpp) if math.isfinite(mpp) else None
 
 
 def _tag_mpp(page: Any) -> tuple[float, float] | None:

@@ -6,68 +6,25 @@ import hashlib
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from math import prod
 from pathlib import Path
 from typing import Any, Final
 
 import orjson
 
 from dmmn_qp.errors import SlideError
-from dmmn_qp.files.remote import RemotePath
+from dmmn_qp.files.remote import ZARR_MARKS, RemotePath
 from dmmn_qp.slides.base import MICROMETRES
 from dmmn_qp.slides.same_picture import fits
-from dmmn_qp.slides.tiff_tiles import MAX_SEGMENT_BYTES
+from dmmn_qp.slides.zarr_levels import ZarrLevel, checked_level, chunk_key, sequence
 from dmmn_qp.text import shorten
 
-SUFFIX: Final = ".zarr"
-MARKS: Final = ("zarr.json", ".zgroup", ".zattrs")
-"""Files by which a folder shows that it is of Zarr."""
-
 MAX_METADATA_BYTES: Final = 4 * 1024**2
-MAX_CHUNK_BYTES: Final = MAX_SEGMENT_BYTES
-MAX_CHUNKS_OF_SHARD: Final = 1 << 18
-"""Longest index of a shard is 4 MiB."""
-
-COMPRESSORS: Final = frozenset({"gzip", "zlib", "zstd", "blosc", "lz4"})
-_CODECS: Final = COMPRESSORS | {"bytes", "transpose", "crc32c", "sharding_indexed"}
-_MAX_SIDE: Final = 2**31
 _MAX_LEVELS: Final = 64
-_MAX_CODECS: Final = 6
 _FINGERPRINT_BYTES: Final = 1 << 16
 _VERSIONS: Final = {2: "0.4", 3: "0.5"}
 _UNITS: Final = {
     **MICROMETRES, "nanometer": 1e-3, "millimeter": 1e3, "centimeter": 1e4, "angstrom": 1e-4, "meter": 1e6,
 }  # fmt: skip
-
-
-@dataclass(frozen=True, slots=True)
-class ZarrLevel:
-    """One array of the pyramid, checked.
-
-    Attributes:
-        path: Its folder below that of the slide.
-        metadata: Its metadata, as the file has them.
-        shape: Its sides, by axis.
-        chunk: Sides of what is decoded at once, by axis.
-        stored: Sides of what a file holds: chunks, or shards of several.
-        axes: Letters of its axes, such as ``tczyx``.
-    """
-
-    path: str
-    metadata: Mapping[str, Any]
-    shape: tuple[int, ...]
-    chunk: tuple[int, ...]
-    stored: tuple[int, ...]
-    axes: str
-
-    def side(self, axis: str) -> int:
-        """Returns how long an axis is; 1 where there is none."""
-        return self.shape[self.axes.index(axis)] if axis in self.axes else 1
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """(width, height)."""
-        return self.side("x"), self.side("y")
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,9 +46,9 @@ class ZarrPyramid:
 
 def is_zarr(path: Path) -> bool:
     """Whether a folder is of Zarr, by what lies in it."""
-    if isinstance(path, RemotePath) and path.suffix.lower() != SUFFIX:
-        return False  # else every address would be asked for four files
-    return any((path / name).is_file() for name in MARKS) and path.is_dir()
+    if isinstance(path, RemotePath) and not path.may_be_zarr:
+        return False
+    return any((path / name).is_file() for name in ZARR_MARKS) and path.is_dir()
 
 
 def read_pyramid(path: Path) -> ZarrPyramid:
@@ -122,7 +79,7 @@ def zarr_fingerprint(path: Path) -> str:
     finest = pyramid.levels[0]
     grid = [-(-side // stored) for side, stored in zip(finest.shape, finest.stored, strict=True)]
     for part in (0.0, 0.5, 1.0):
-        key = _chunk_key(finest, [int((count - 1) * part) for count in grid])
+        key = chunk_key(finest, [int((count - 1) * part) for count in grid])
         place = pyramid.folder / finest.path / key
         size, head = _head(place)
         digest.update(f"{key} {size}".encode() + head)
@@ -148,12 +105,12 @@ def _pyramid(path: Path) -> ZarrPyramid:
         folder = path / "0"  # the first series, as of other files
         form, inner = _attributes(folder)
         said = inner or {}
-    image = _sequence(said["multiscales"])[0]
+    image = sequence(said["multiscales"])[0]
     version = str(said.get("version") if form == 3 else image.get("version", _VERSIONS[2]))
     if version != _VERSIONS[form]:
         raise ValueError(f"it is of version {shorten(version, 20)}, and 0.4 and 0.5 are read")
     axes = _axes(image)
-    datasets = _sequence(image["datasets"])[:_MAX_LEVELS]
+    datasets = sequence(image["datasets"])[:_MAX_LEVELS]
     levels = [_level(folder, form, _inner_path(dataset["path"]), axes) for dataset in datasets]
     placed = [_placed(dataset, image, axes) for dataset in datasets]
     own = [0]
@@ -162,12 +119,6 @@ def _pyramid(path: Path) -> ZarrPyramid:
             own.append(number)
     _check_rgb(levels[0])
     return ZarrPyramid(folder, form, tuple(levels[number] for number in own), _mpp(image, placed[0][0], axes))
-
-
-def _sequence(value: Any) -> list[Any]:
-    if not isinstance(value, list) or not value:
-        raise ValueError("a list in its metadata is empty, or is none")
-    return value
 
 
 def _attributes(folder: Path) -> tuple[int, dict[str, Any] | None]:
@@ -206,78 +157,17 @@ def _inner_path(text: Any) -> str:
 
 
 def _axes(image: Mapping[str, Any]) -> str:
-    axes = "".join(axis["name"] for axis in _sequence(image["axes"]))
+    axes = "".join(axis["name"] for axis in sequence(image["axes"]))
     if axes not in ("tczyx", "czyx", "cyx", "tcyx"):
         raise ValueError(f"its axes are {shorten(axes, 20)!r}, and tczyx, tcyx, czyx and cyx are read")
     return axes
 
 
 def _level(folder: Path, form: int, path: str, axes: str) -> ZarrLevel:
-    name = "zarr.json" if form == 3 else ".zarray"
-    metadata = _json(folder / path / name)
+    metadata = _json(folder / path / ("zarr.json" if form == 3 else ".zarray"))
     if metadata is None:
         raise ValueError(f"level {shorten(path, 60)!r} is not there")
-    shape = _sides(metadata["shape"], len(axes))
-    _check_type(metadata["data_type"] if form == 3 else metadata["dtype"])
-    chunk, stored = _of_v3(metadata, len(axes)) if form == 3 else _of_v2(metadata, len(axes))
-    if prod(chunk) > MAX_CHUNK_BYTES:
-        raise ValueError(f"its chunks are of {' x '.join(map(str, chunk))} px, too large to be read in parts")
-    if prod(stored) // prod(chunk) > MAX_CHUNKS_OF_SHARD:
-        raise ValueError("its shards hold too many chunks")
-    return ZarrLevel(path, metadata, shape, chunk, stored, axes)
-
-
-def _sides(value: Any, count: int) -> tuple[int, ...]:
-    sides = tuple(_sequence(value))
-    if len(sides) != count or not all(type(side) is int and 0 < side < _MAX_SIDE for side in sides):
-        raise ValueError(f"an array or its chunks have sides {shorten(str(value), 60)}")
-    return sides
-
-
-def _check_type(said: Any) -> None:
-    if said not in ("|u1", "<u1", ">u1", "uint8"):
-        raise ValueError(f"its pixels are of type {shorten(str(said), 30)} instead of 8 bits (uint8)")
-
-
-def _of_v2(metadata: Mapping[str, Any], count: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Returns sides of chunks, and of files, of format 2."""
-    compressor = metadata["compressor"]
-    _check_codecs([] if compressor is None else [compressor["id"]], COMPRESSORS)
-    if metadata.get("filters"):
-        raise ValueError("its chunks have filters, which are not read")
-    if metadata.get("dimension_separator", ".") not in ("/", ".") or metadata.get("order") not in ("C", "F"):
-        raise ValueError("its chunks are named or ordered in an unknown way")
-    chunk = _sides(metadata["chunks"], count)
-    return chunk, chunk
-
-
-def _of_v3(metadata: Mapping[str, Any], count: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Returns sides of chunks, and of files, of format 3."""
-    grid, naming = metadata["chunk_grid"], metadata["chunk_key_encoding"]
-    separator = naming.get("configuration", {}).get("separator", "/" if naming["name"] == "default" else ".")
-    if grid["name"] != "regular" or naming["name"] not in ("default", "v2") or separator not in ("/", "."):
-        raise ValueError("its chunks are laid or named in an unknown way")
-    if metadata.get("storage_transformers"):
-        raise ValueError("it has storage transformers, which are not read")
-    stored = chunk = _sides(grid["configuration"]["chunk_shape"], count)
-    codecs = _check_codecs([codec["name"] for codec in _sequence(metadata["codecs"])], _CODECS)
-    if "sharding_indexed" in codecs:
-        shards = metadata["codecs"][codecs.index("sharding_indexed")]["configuration"]
-        chunk = _sides(shards["chunk_shape"], count)
-        _check_codecs([codec["name"] for codec in _sequence(shards["codecs"])], _CODECS - {"sharding_indexed"})
-        _check_codecs([codec["name"] for codec in _sequence(shards["index_codecs"])], frozenset({"bytes", "crc32c"}))
-        if any(whole % part for whole, part in zip(stored, chunk, strict=True)) or len(codecs) > 1:
-            raise ValueError("its shards are no whole number of chunks, or coded once more")
-    return chunk, stored
-
-
-def _check_codecs(names: list[Any], known: frozenset[str]) -> list[Any]:
-    unknown = [name for name in names if name not in known]
-    if unknown or len(names) > _MAX_CODECS:
-        raise ValueError(
-            f"its chunks are coded by {shorten(str(unknown or names), 60)}; {', '.join(sorted(known))} are read"
-        )
-    return names
+    return checked_level(path, metadata, form, axes)
 
 
 def _placed(dataset: Mapping[str, Any], image: Mapping[str, Any], axes: str) -> tuple[list[float], list[float]]:
@@ -316,13 +206,3 @@ def _check_rgb(level: ZarrLevel) -> None:
     for axis, what in (("z", "planes"), ("t", "times")):
         if level.side(axis) > 1:
             raise ValueError(f"it has {level.side(axis)} {what} instead of one")
-
-
-def _chunk_key(level: ZarrLevel, place: list[int]) -> str:
-    """Returns the name of the file of a chunk, or shard."""
-    if "chunk_grid" not in level.metadata:
-        return str(level.metadata.get("dimension_separator", ".")).join(map(str, place))
-    naming = level.metadata["chunk_key_encoding"]
-    default = naming["name"] == "default"
-    separator = naming.get("configuration", {}).get("separator", "/" if default else ".")
-    return str(separator).join(["c", *map(str, place)] if default else map(str, place))

@@ -24,8 +24,9 @@ from zarr.codecs import ShardingCodec
 from zarr.core.metadata import ArrayV2Metadata, ArrayV3Metadata
 from zarr.storage import StorePath
 
+from dmmn_qp.files.ranges import RemoteFile
 from dmmn_qp.files.remote import RemotePath
-from dmmn_qp.slides.zarr_folders import COMPRESSORS, ZarrLevel
+from dmmn_qp.slides.zarr_levels import COMPRESSORS, ZarrLevel
 
 _OPEN_SHARDS: Final = 4
 _SLACK_BYTES: Final = 1 << 16
@@ -145,7 +146,7 @@ class _Files(Store):
     def __init__(self, folder: Path, most_bytes: int) -> None:
         super().__init__(read_only=True)
         self._folder, self._most_bytes = folder, most_bytes
-        self._shards: OrderedDict[str, Any] = OrderedDict()
+        self._shards: OrderedDict[str, RemoteFile] = OrderedDict()
         self._lock = threading.Lock()
 
     def __eq__(self, other: object) -> bool:
@@ -188,7 +189,7 @@ class _Files(Store):
             return path.whole(self._most_bytes)
         if isinstance(path, RemotePath):
             shard = self._shard(key, path)
-            return None if shard is None else bytes(shard.read_at(*_place(byte_range, shard.size, self._most_bytes)))
+            return None if shard is None else shard.read_at(*_place(byte_range, shard.size, self._most_bytes))
         if not path.is_file():
             return None
         start, count = _place(byte_range, path.stat().st_size, self._most_bytes)
@@ -196,7 +197,7 @@ class _Files(Store):
             file.seek(start)
             return file.read(count)
 
-    def _shard(self, key: str, path: RemotePath) -> Any:
+    def _shard(self, key: str, path: RemotePath) -> RemoteFile | None:
         """Returns a shard on a server, open: its index and chunks beside each other then come in one answer."""
         with self._lock:
             if key not in self._shards:

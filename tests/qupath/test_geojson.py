@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 
 from dmmn_qp.annotations import Annotation, Plane
 from dmmn_qp.errors import AnnotationFileError, DmmnQpError
+from dmmn_qp.files import final_name
 from dmmn_qp.qupath import geojson_reader as reader_module
 from dmmn_qp.qupath import packed_json
 from dmmn_qp.qupath.classes import default_color
@@ -478,6 +479,8 @@ def test_a_failure_keeps_the_old_file_and_leaves_nothing_else(tmp_path: Path) ->
 
     def failing() -> Any:
         yield Annotation(SQUARE)
+        (half,) = [item.name for item in tmp_path.iterdir() if item != path]
+        assert final_name(half) == "a.geojson", "so that it is removed even where the command is killed"
         raise RuntimeError("stop")
 
     with pytest.raises(RuntimeError, match="stop"):
