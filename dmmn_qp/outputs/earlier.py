@@ -16,6 +16,7 @@ from dmmn_qp.errors import AnnotationFileError
 from dmmn_qp.files import move
 from dmmn_qp.files.failures import naming
 from dmmn_qp.files.locks import briefly_locked
+from dmmn_qp.files.renaming import remove
 from dmmn_qp.folders.predictions import EARLIER
 from dmmn_qp.qupath.notes import open_bytes, parse_uuid
 from dmmn_qp.qupath.packed_json import FileContentError, NotStreamableError, is_gzip, open_text, stream_features
@@ -68,7 +69,7 @@ def keep_earlier(folder: Path, slide_id: str, polygons: Path, run_id: object) ->
             place.parent.mkdir(exist_ok=True)
             move(packed, place)
     finally:
-        packed.unlink(missing_ok=True)
+        remove(packed)
     return place
 
 
@@ -103,7 +104,7 @@ def _drop_oldest(folder: Path, slide_id: str) -> int:
         taken -= path.stat().st_size
         dropped.add(path)
     for path in dropped:
-        path.unlink()
+        remove(path)
         if not any(path.parent.iterdir()):
             path.parent.rmdir()
     return len(dropped)

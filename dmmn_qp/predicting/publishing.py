@@ -16,7 +16,7 @@ from uuid import uuid4
 
 from dmmn_qp.files import RUN_FILE, move, write_json
 from dmmn_qp.files.locks import briefly_locked
-from dmmn_qp.files.renaming import rename
+from dmmn_qp.files.renaming import remove, rename
 from dmmn_qp.folders.predictions import (
     INPUTS,
     POLYGONS_SUFFIXES,
@@ -161,7 +161,7 @@ def _put_away_earlier(out: Path, slide_id: str) -> None:
         run_id = record.run_id if record is not None else first_metadata(path).get(RUN_KEY)
         keep_earlier(out, slide_id, path, run_id)
     for path in there:
-        path.unlink()
+        remove(path)
 
 
 def _replace_rasters(out: Path, ready: ReadySlide, polygons: Path) -> None:
@@ -203,7 +203,7 @@ def _put_away(path: Path, to: Path) -> None:
     if path.is_dir():
         rename(path, to / f".{path.name}.{uuid4().hex[:8]}")
     else:
-        path.unlink(missing_ok=True)
+        remove(path)
 
 
 def _write_readme(call: Call, *coming: str) -> None:

@@ -13,6 +13,7 @@ from lightning_fabric import Fabric
 from dmmn_qp.console import Reporter, duration
 from dmmn_qp.errors import DatasetError
 from dmmn_qp.files import RUN_FILE, write_json
+from dmmn_qp.files.renaming import remove
 from dmmn_qp.folders.dataset import Dataset, dataset_digest, slides_by_split
 from dmmn_qp.folders.model import is_whole
 from dmmn_qp.folders.model_glance import DATASET_DIGEST
@@ -330,4 +331,4 @@ def _conclude(
         describe_training_slides(run.out, run.dataset, run.plan, run.fabric.device, slides_roots, reporter)
     with reporter.optional(f'"{run.out / REPORT_PAGE}"'):
         write_report(run.out, run.dataset, run.plan, state, slides_roots, worse)
-    (run.out / STATE).unlink()
+    remove(run.out / STATE)
