@@ -475,18 +475,20 @@ def test_clean_passes_over_what_is_held_only_since_it_was_shown(used, monkeypatc
 @pytest.mark.parametrize(
     "file", ["dataset.json", "model.json", "comparison.json", "folds.json", ".zgroup", "zarr.json"]
 )
-def test_clean_knows_all_folders_that_are_made_under_another_name(here, file):
+def test_clean_knows_all_folders_that_are_made_under_another_name(here, file, monkeypatch):
     from dmmn_qp.workflows.cleaning import find_removable
 
+    monkeypatch.setenv("DMMN_QP_CACHE", str(here / "c"))
     write(here / "predictions" / ".a.0a1b2c3d.part" / file)
     write(here / "predictions" / "a" / "x")
     write(here / "predictions" / ".a.1a1b2c3d.old" / file)
     assert [item.path.name for item in find_removable(here)] == [".a.0a1b2c3d.part", ".a.1a1b2c3d.old"]
 
 
-def test_clean_knows_a_folder_by_the_note_of_the_command_that_was_killed(here):
+def test_clean_knows_a_folder_by_the_note_of_the_command_that_was_killed(here, monkeypatch):
     from dmmn_qp.workflows.cleaning import find_removable
 
+    monkeypatch.setenv("DMMN_QP_CACHE", str(here / "c"))
     folder = write(here / ".comparison.0a1b2c3d.part" / "a.geojson").parent
     assert not find_removable(here)
     os.utime(write(here / f".{folder.name}.holder.json"), (1, 1))
