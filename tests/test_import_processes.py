@@ -112,9 +112,10 @@ def test_with_strict_and_where_none_is_left_it_is_an_error(here, monkeypatch, wo
     assert sorted(path.name for path in here.iterdir()) == ["geojson", "slides"]
 
 
-@pytest.mark.parametrize("workers", ["1", "2"])
-def test_a_full_disk_ends_all(here, monkeypatch, workers):
-    command = (*slides_of(here, "good-1", "full", "good-2"), "--workers", workers)
+@pytest.mark.parametrize(("workers", "other"), [("1", "good-2"), ("2", "good-2"), ("2", "long")])
+def test_a_full_disk_ends_all(here, monkeypatch, workers, other):
+    """Also what another process is writing at that moment: it would go on in the folder that is being removed."""
+    command = (*slides_of(here, "full", other, "good-1"), "--workers", workers)
     monkeypatch.setattr(painting, "paint_slide", painting_tasks.paint)
     assert "no space is left on the disk" in fails(*command)
     assert sorted(path.name for path in here.iterdir()) == ["geojson", "slides"]

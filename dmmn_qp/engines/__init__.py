@@ -5,15 +5,15 @@ To add a way of running them, write one file with an `Engine`, and give it a lin
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Final
 
-from dmmn_qp.engines.base import Done, Engine, Failed, Function, Progressed, Result, Task
+from dmmn_qp.engines.base import Done, Engine, Failed, Function, Outcomes, Progressed, Result, Task
 from dmmn_qp.engines.here import run_here
 from dmmn_qp.engines.processes import run_in_processes
 from dmmn_qp.engines.ray_engine import RayEngine
 
-__all__ = ["ENGINES", "Done", "Engine", "Failed", "run"]
+__all__ = ["ENGINES", "Done", "Engine", "Failed", "Outcomes", "run"]
 
 ENGINES: Final[dict[str, Engine]] = {"here": run_here, "processes": run_in_processes, "ray": RayEngine()}
 """Ways of running a function over tasks, all with the same results."""
@@ -21,7 +21,7 @@ ENGINES: Final[dict[str, Engine]] = {"here": run_here, "processes": run_in_proce
 
 def run(
     function: Function[Task, Result], tasks: Sequence[Task], workers: int, progressed: Progressed = lambda *_: None
-) -> Iterator[Done[Result] | Failed]:
+) -> Outcomes[Result]:
     """Runs a function over tasks in so many processes, but in no more than there are tasks; see `Engine`.
 
     Args:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
-from typing import Generic, Protocol, TypeVar, runtime_checkable
+from typing import Generic, Protocol, TypeAlias, TypeVar, runtime_checkable
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -43,12 +43,16 @@ class Failed:
     error: Exception
 
 
+Outcomes: TypeAlias = Generator[Done[Result] | Failed, None, None]
+"""Outcomes of tasks, one after the other; to be closed (`contextlib.closing`), since something may run until then."""
+
+
 class Engine(Protocol):
     """Runs a function over tasks."""
 
     def __call__(
         self, function: Function[Task, Result], tasks: Sequence[Task], workers: int, progressed: Progressed
-    ) -> Iterator[Done[Result] | Failed]:
+    ) -> Outcomes[Result]:
         """Runs a function over tasks.
 
         One task's failure is no other's. What is not an `Exception`, such as Ctrl-C, ends all, and so does closing

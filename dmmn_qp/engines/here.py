@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 
-from dmmn_qp.engines.base import Done, Failed, Function, Progressed, Result, Task
+from dmmn_qp.engines.base import Done, Failed, Function, Outcomes, Progressed, Result, Task
 
 
 def run_here(
     function: Function[Task, Result], tasks: Sequence[Task], workers: int, progressed: Progressed
-) -> Iterator[Done[Result] | Failed]:
+) -> Outcomes[Result]:
     """See `Engine`."""
     del workers
     for number, task in enumerate(tasks):

@@ -20,7 +20,7 @@ from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any, Final
 
-from dmmn_qp.engines.base import Done, Failed, Function, Progressed, Result, Task
+from dmmn_qp.engines.base import Done, Failed, Function, Outcomes, Progressed, Result, Task
 from dmmn_qp.engines.child import READY
 from dmmn_qp.engines.here import done_here
 from dmmn_qp.engines.sending import TORN, packed, receive, send, unpacked, unpacked_error
@@ -35,7 +35,7 @@ _HEARD_S: Final = 0.5
 
 def run_in_processes(
     function: Function[Task, Result], tasks: Sequence[Task], workers: int, progressed: Progressed
-) -> Iterator[Done[Result] | Failed]:
+) -> Outcomes[Result]:
     """See `Engine`. Tasks for which no process can be begun are done in this one."""
     team = _Team(function, tasks, workers)
     outcomes: dict[int, Done[Result] | Failed] = {}

@@ -9,13 +9,13 @@ from __future__ import annotations
 import sys
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from math import inf
 from pathlib import Path
 from typing import Any, Final
 
-from dmmn_qp.engines.base import Done, Failed, Function, Progressed, Result, Task
+from dmmn_qp.engines.base import Done, Failed, Function, Outcomes, Progressed, Result, Task
 from dmmn_qp.engines.ray_cluster import Node, connected, nodes
 from dmmn_qp.engines.ray_worker import Answer, RayWorker
 from dmmn_qp.engines.sending import packed, unpacked, unpacked_error
@@ -81,7 +81,7 @@ class RayEngine:
 
     def __call__(
         self, function: Function[Task, Result], tasks: Sequence[Task], workers: int, progressed: Progressed
-    ) -> Iterator[Done[Result] | Failed]:
+    ) -> Outcomes[Result]:
         """See `Engine`.
 
         Raises:

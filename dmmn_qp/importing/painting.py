@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -65,18 +66,19 @@ def paint_all(
             task.advance(amount, note=items[number].record.slide_id)
 
         paint = partial(paint_slide, labelling=labelling, folder=folder)
-        outcomes = run(paint, items, workers_for(items) if workers is None else workers, advance)
-        for slide, item, painted_now in zip(opened, items, outcomes, strict=True):
-            outcome = _unless_changed(slide, painted_now)
-            if isinstance(outcome, Done):
-                patches, pixels = outcome.result
-                painted.append(replace(item, patches=patches, pixels=pixels))
-            elif is_full_disk(outcome.error):
-                raise outcome.error
-            else:
-                left_out.append(LeftOutSlide(slide.source, slide.slide_id, _reason(slide, outcome.error)))
-                if folder is not None:
-                    remove_slide(folder, slide.slide_id)
+        workers = workers_for(items) if workers is None else workers
+        with closing(run(paint, items, workers, advance)) as outcomes:
+            for slide, item, painted_now in zip(opened, items, outcomes, strict=True):
+                outcome = _unless_changed(slide, painted_now)
+                if isinstance(outcome, Done):
+                    patches, pixels = outcome.result
+                    painted.append(replace(item, patches=patches, pixels=pixels))
+                elif is_full_disk(outcome.error):
+                    raise outcome.error
+                else:
+                    left_out.append(LeftOutSlide(slide.source, slide.slide_id, _reason(slide, outcome.error)))
+                    if folder is not None:
+                        remove_slide(folder, slide.slide_id)
     return painted, left_out
 
 

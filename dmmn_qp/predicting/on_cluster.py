@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -151,10 +151,11 @@ class _Cohort:
         with call.reporter.task("slides", len(assigned)) as task:
             progress = _Progress(names, task)
             worker = SlideWorker(self._asked(needs, take_over=take_over))
-            for number, found in enumerate(engine(worker, assigned, call.options.ray_workers or 0, progress)):
-                progress.end(number)
-                outcome = self._outcome_of(names[number], found)
-                yield assigned[number], outcome
+            with closing(engine(worker, assigned, call.options.ray_workers or 0, progress)) as answers:
+                for number, found in enumerate(answers):
+                    progress.end(number)
+                    outcome = self._outcome_of(names[number], found)
+                    yield assigned[number], outcome
 
     def _outcome_of(self, name: str, found: Any) -> Outcome | InUseError:
         """What came of a slide, after what its worker said has been said here.
