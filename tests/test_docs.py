@@ -12,11 +12,15 @@ from dmmn_qp.cli.config import import_options, load_config, predict_options, tra
 from dmmn_qp.networks import ARCHITECTURES
 from tests.conftest import REPOSITORY
 
-DOCUMENTS = sorted(
-    path
-    for path in REPOSITORY.rglob("*.md")
-    if not any(part.startswith(".") for part in path.relative_to(REPOSITORY).parts) and "tests/data" not in str(path)
-)
+
+def files_of_ours(pattern):
+    """Files of the repository but in hidden folders, where environments may lie."""
+    folders = [path for path in REPOSITORY.iterdir() if path.is_dir() and not path.name.startswith(".")]
+    found = [*REPOSITORY.glob(pattern), *(path for folder in folders for path in folder.rglob(pattern))]
+    return [path for path in found if not any(p.startswith(".") for p in path.relative_to(REPOSITORY).parts)]
+
+
+DOCUMENTS = sorted(path for path in files_of_ours("*.md") if "tests/data" not in path.as_posix())
 EXAMPLES = sorted((REPOSITORY / "examples").glob("*.toml"))
 
 DESIGN_BYTES = 12 * 1024
@@ -135,13 +139,18 @@ FOREIGN_NAMES = {"AWS_PROFILE", "AWS_ENDPOINT_URL", "AZURE_STORAGE_ACCOUNT_NAME"
 """Of fsspec's file systems, shapely and shells."""
 
 
+@cache
+def words_and_files():
+    sources = [*(REPOSITORY / "dmmn_qp").rglob("*.py"), *EXAMPLES, REPOSITORY / "pyproject.toml"]
+    words = {word for path in sources for word in re.findall(r"\w+", path.read_text("utf-8"))} | FOREIGN_NAMES
+    return words, [f"/{path.relative_to(REPOSITORY).as_posix()}" for path in files_of_ours("*.py")]
+
+
 @pytest.mark.parametrize(
     "document", [REPOSITORY / "DESIGN.md", *(REPOSITORY / "docs").glob("*.md")], ids=lambda path: path.name
 )
 def test_files_and_names_in_the_code_exist(document):
-    sources = [*(REPOSITORY / "dmmn_qp").rglob("*.py"), *EXAMPLES, REPOSITORY / "pyproject.toml"]
-    words = {word for path in sources for word in re.findall(r"\w+", path.read_text("utf-8"))} | FOREIGN_NAMES
-    files = [f"/{path.relative_to(REPOSITORY)}" for path in REPOSITORY.rglob("*.py")]
+    words, files = words_and_files()
     for code in re.findall(r"`([^`\n]+)`", text_of(document)):
         if re.fullmatch(r"[\w/]+\.py", code):
             assert any(name.endswith(f"/{code}") for name in files), f"{document.name}: {code}"

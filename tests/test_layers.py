@@ -1,6 +1,7 @@
 """The house, as data. A package imports only from lower floors; a new one must be listed here."""
 
 import ast
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -33,6 +34,7 @@ OPEN_FILES |= FLOORS[6] | FLOORS[7] | FLOORS[8] | FLOORS[9]
 """Who may open files."""
 
 
+@cache
 def modules() -> dict[str, list[Path]]:
     """Module or subpackage -> its files."""
     found: dict[str, list[Path]] = {}
@@ -42,6 +44,7 @@ def modules() -> dict[str, list[Path]]:
     return found
 
 
+@cache
 def imports_of(path: Path) -> set[str]:
     """Modules of the package that a file imports, functions included."""
     imported: set[str] = set()
