@@ -12,10 +12,12 @@ class Contract(list[Callable[[str], None]]):
         self.append(check)
         return check
 
-    def breaches(self, name):
-        """Name of each broken check -> how."""
+    def breaches(self, name, among=None):
+        """Name of each broken check -> how; of all checks, or of those that are named."""
         found = {}
         for check in self:
+            if among is not None and check.__name__ not in among:
+                continue
             try:
                 check(name)
             except (Exception, pytest.fail.Exception) as error:
