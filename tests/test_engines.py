@@ -147,7 +147,7 @@ def test_where_the_system_begins_no_process_the_work_is_done_here(monkeypatch):
 
 def waited_for(folder, n):
     """The processes that have said who they are."""
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 120
     while time.monotonic() < deadline:
         if len(found := [int(path.name) for path in folder.iterdir()]) == n:
             return found
@@ -156,7 +156,7 @@ def waited_for(folder, n):
 
 
 def assert_gone(pids):
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
         if not any(is_there(pid) for pid in pids):
             return
@@ -202,6 +202,6 @@ def test_no_process_outlives_the_one_that_began_it(tmp_path, how):
     with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as process:
         pids = waited_for(tmp_path, 2)
         process.send_signal(getattr(signal, how))
-        _, error = process.communicate(timeout=20)
+        _, error = process.communicate(timeout=120)
     assert_gone(pids)
     assert error.count("Traceback") == (how == "SIGINT")  # of that process alone

@@ -144,7 +144,7 @@ def test_ctrl_c_ends_all_processes_and_leaves_nothing(here):
         time.sleep(0.1)
         pids = [int(path.read_text()) for path in begun]
         process.send_signal(signal.SIGINT)
-        _, error = process.communicate(timeout=20)
+        _, error = process.communicate(timeout=120)
     assert process.returncode == 130 and len(error.splitlines()) == 1 and len(pids) == 2, error
     assert_gone(pids)
     assert sorted(path.name for path in here.iterdir()) == ["geojson", "slides"]

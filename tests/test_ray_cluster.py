@@ -95,7 +95,7 @@ def is_there(pid):
 
 
 def gone(pids):
-    until = time.monotonic() + 20
+    until = time.monotonic() + 60
     while any(map(is_there, pids)) and time.monotonic() < until:
         time.sleep(0.05)
     return not any(map(is_there, pids))

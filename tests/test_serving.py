@@ -11,6 +11,7 @@ import threading
 import time
 import tracemalloc
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -244,14 +245,16 @@ def job(name, work, told):
 
 
 def wait_for(told, *reply):
-    for _ in range(1000):
+    for _ in range(12_000):
         if tuple(reply) in told:
             return
         time.sleep(0.005)
     raise AssertionError(f"{reply} not in {told}")
 
 
-def endless():
+def endless(begun=None):
+    if begun is not None:
+        begun.set()
     while True:
         time.sleep(0.01)
 
@@ -293,8 +296,9 @@ def test_a_running_and_a_waiting_job_are_cancelled_and_the_next_one_runs():
 
 def test_the_queue_is_bounded_and_an_id_is_one_jobs():
     def feed(told):
-        jobs.submit(job("a", endless, told))
-        time.sleep(0.05)
+        begun = threading.Event()
+        jobs.submit(job("a", partial(endless, begun), told))
+        assert begun.wait(60)
         for n in range(MOST_WAITING):
             jobs.submit(job(n, dict, told))
         with pytest.raises(InUseError, match="wait already"):
