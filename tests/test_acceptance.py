@@ -203,7 +203,7 @@ def rounds(workspace, two_tissue_slides, tmp_path_factory):
     shutil.copytree(next((workspace / "models").iterdir()), folder / "models" / "old")
     splits = {record["slide_id"]: record["split"] for record in manifest(workspace / "dataset")["slides"]}
     (folder / "splits.csv").write_text("slide,split\n" + "".join(f"{k},{v}\n" for k, v in splits.items()))
-    (folder / "fast.toml").write_text(FAST_TOML.replace("epochs = 2", "epochs = 1"))
+    (folder / "fast.toml").write_text(FAST_TOML.replace("epochs = 2", "epochs = 1\ntensorboard = false"))
     first = next(name for name, split in splits.items() if split == "train")
     for name, (left, right) in {"good": ("dark", "light"), "poisoned": ("light", "dark")}.items():
         for path in (two_tissue_slides / "geojson").iterdir():
@@ -292,7 +292,7 @@ def test_what_could_not_be_compared_is_not_accepted(rounds, monkeypatch):
         raise OSError("a slide is away")
 
     monkeypatch.setattr(verdict, "_areas", refuse)
-    said = " ".join(train(folder, "good", "unknown").stderr.split())
+    said = " ".join(train(folder, "good", "unknown", "--steps-per-epoch", 1).stderr.split())
     assert "without which the new one is not accepted, is left out, all else goes on (a slide is away)" in said
     assert not load_card(folder / "models" / "unknown").accepted
     assert "it could not be compared" in invoke("models", "show", folder / "models" / "unknown").stdout

@@ -127,7 +127,7 @@ def test_pixel_sizes_in_prediction(here):
         "forced": ["s.tif", "--mpp", "0.25", "--force-mpp"],
         "table": ["list.csv"],
     }.items():
-        result = invoke("predict", *words, "--model", MODEL, "--out", name)
+        result = invoke("predict", *words, "--model", MODEL, "--views", 1, "--out", name)
         assert result.exit_code == 0, result.output
         run = json.loads((here / name / "run.json").read_text())
         used[name] = run["predictions"]["s"]["request"]["um_per_px"]
@@ -213,7 +213,7 @@ def test_predictions_go_back_into_a_mirrored_frame(here):
                "serverBuilder": {"builderType": "flipped", "flip": "HORIZONTAL", "builder": builder}}]  # fmt: skip
     (here / "project.qpproj").write_text(json.dumps({"version": "0.7.0", "images": images}))
     for name in ("project.qpproj", "shown.tif"):
-        result = invoke("predict", name, "--model", MODEL, "--out", "p", "--precision", "fp32")
+        result = invoke("predict", name, "--model", MODEL, "--out", "p", "--precision", "fp32", "--views", 1)
         assert result.exit_code == 0, result.output
     labels = []
     for name in ("file", "shown"):

@@ -29,7 +29,7 @@ from dmmn_qp.training.log import draw_confusion
 from dmmn_qp.training.state import STATE
 from tests.conftest import fails, invoke, rectangle, tiny_training, two_tissues, write_features, write_tiff
 
-TINY = tiny_training(epochs=2, steps=1)
+TINY = tiny_training(epochs=2, steps=1, events=True)
 
 NAMES = ["$a_b$", "_hidden", r"\frac{", "$", "肿瘤", "x" * 200, "two\nlines"]
 """What Matplotlib takes for a formula, leaves out, cannot draw, or has no room for."""

@@ -10,7 +10,7 @@ from typing import Final, Self
 import numpy as np
 
 from dmmn_qp.files import new_file
-from dmmn_qp.reports.html import page_environment
+from dmmn_qp.reports.html import page_template
 from dmmn_qp.version import __version__
 
 COHORT_PAGE: Final = "cohort.html"
@@ -127,7 +127,7 @@ def write_cohort_report(folder: Path, page: CohortPage) -> Path:
     Returns:
         The file.
     """
-    template = page_environment().get_template(_TEMPLATE)
+    template = page_template(_TEMPLATE)
     failed = [*page.failed.items()]
     text = template.render(
         page=page,

@@ -5,11 +5,12 @@ from __future__ import annotations
 from base64 import b64encode
 from collections import defaultdict
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Final
 
 import numpy as np
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from markupsafe import Markup
 from numpy.typing import NDArray
 
@@ -77,20 +78,22 @@ def render_page(report: ImportReport, pictures: Mapping[str, SlidePicture]) -> s
         if finding.slide is not None and finding.place is not None:
             pins[finding.slide].append((number, finding))
     of_split = {split: [slide for slide in report.slides if split in slide.splits] for split in SPLITS}
-    return (
-        page_environment()
-        .get_template(_TEMPLATE)
-        .render(
-            report=report,
-            pictures=pictures,
-            pins=pins,
-            of_split=of_split,
-            splits=SPLITS,
-            severities=SEVERITIES,
-            near_um=round(NEAR_UM),
-            straight_um=round(STRAIGHT_UM),
-        )
+    return page_template(_TEMPLATE).render(
+        report=report,
+        pictures=pictures,
+        pins=pins,
+        of_split=of_split,
+        splits=SPLITS,
+        severities=SEVERITIES,
+        near_um=round(NEAR_UM),
+        straight_um=round(STRAIGHT_UM),
     )
+
+
+@cache
+def page_template(name: str) -> Template:
+    """The template of a page, which takes longer to compile than to fill."""
+    return page_environment().get_template(name)
 
 
 def page_environment() -> Environment:

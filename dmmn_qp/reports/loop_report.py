@@ -12,7 +12,7 @@ from dmmn_qp.files import new_file
 from dmmn_qp.folders.person_time import PersonSeconds
 from dmmn_qp.folders.round_figures import RoundFigures, checked_rounds
 from dmmn_qp.folders.rounds import ROUNDS
-from dmmn_qp.reports.html import page_environment
+from dmmn_qp.reports.html import page_template
 from dmmn_qp.reports.loop_words import curve_sentence, errors_sentence
 from dmmn_qp.specs import ClassMap
 from dmmn_qp.version import __version__
@@ -94,27 +94,23 @@ def render_loop_page(rounds: Sequence[RoundFigures], class_map: ClassMap, person
     colors = {**{c.name: _OTHER_COLOR for r in points for c in r.classes}, **class_map.colors}
     names = [name for name in colors if any(name == c.name for r in points for c in r.classes)]
     machine = [r.machine_min for r in rounds if r.machine_min is not None]
-    return (
-        page_environment()
-        .get_template(_TEMPLATE)
-        .render(
-            rounds=rounds,
-            points=points,
-            last=points[-1] if points else None,
-            shown=points[-_MOST_ROUNDS:],
-            names=names,
-            colors=colors,
-            charts=_charts(points, names, colors) if points else [],
-            curve=curve_sentence(rounds),
-            errors_in_words=errors_sentence(rounds),
-            errors=points[-1].errors[:_MOST_ERRORS] if points else (),
-            person=person,
-            person_min=sum(r.person_min for r in rounds),
-            machine_min=sum(machine) if machine else None,
-            drawn_mm2=sum(r.drawn.mm2 for r in rounds),
-            table=ROUNDS,
-            made_by=f"dmmn-qp {__version__}",
-        )
+    return page_template(_TEMPLATE).render(
+        rounds=rounds,
+        points=points,
+        last=points[-1] if points else None,
+        shown=points[-_MOST_ROUNDS:],
+        names=names,
+        colors=colors,
+        charts=_charts(points, names, colors) if points else [],
+        curve=curve_sentence(rounds),
+        errors_in_words=errors_sentence(rounds),
+        errors=points[-1].errors[:_MOST_ERRORS] if points else (),
+        person=person,
+        person_min=sum(r.person_min for r in rounds),
+        machine_min=sum(machine) if machine else None,
+        drawn_mm2=sum(r.drawn.mm2 for r in rounds),
+        table=ROUNDS,
+        made_by=f"dmmn-qp {__version__}",
     )
 
 

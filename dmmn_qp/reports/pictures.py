@@ -78,7 +78,7 @@ def draw_slide(slide: ImportedSlide, data: ImportedData, longest_px: int) -> Sli
     jpeg = BytesIO()
     picture.save(jpeg, "JPEG", quality=_JPEG_QUALITY, optimize=True)
     overlay = BytesIO()
-    Image.fromarray(draw_overlay(slide, data, picture.size)).save(overlay, "PNG", optimize=True)
+    Image.fromarray(draw_overlay(slide, data, picture.size)).save(overlay, "PNG")
     return SlidePicture(jpeg.getvalue(), overlay.getvalue(), picture.width, picture.height, tissue_mm2)
 
 

@@ -15,7 +15,7 @@ from dmmn_qp.files import new_file
 from dmmn_qp.folders.label_raster import LabelRaster
 from dmmn_qp.folders.suggestions import PAGE, Suggestion
 from dmmn_qp.regions import Region
-from dmmn_qp.reports.html import page_environment
+from dmmn_qp.reports.html import page_template
 from dmmn_qp.slides.base import Slide, level_for, read_overview
 from dmmn_qp.specs import ClassMap
 from dmmn_qp.version import __version__
@@ -107,7 +107,7 @@ def _draw_region(
     palette = class_map.palette(alpha=_FILL_ALPHA)
     labels = Image.fromarray(raster.read(grid)).resize(size, Image.Resampling.NEAREST)
     layer = BytesIO()
-    Image.fromarray(palette[np.asarray(labels)]).save(layer, "PNG", optimize=True)
+    Image.fromarray(palette[np.asarray(labels)]).save(layer, "PNG")
     return RegionPicture(_jpeg(pixels), layer.getvalue())
 
 
@@ -133,19 +133,15 @@ def write_suggestions_report(
     """
     pictures = {rank: picture for slide in slides for rank, picture in slide.pictures.items()}
     classes = {c.name: c.color for slide in slides for c in slide.class_map.classes}
-    page = (
-        page_environment()
-        .get_template(_TEMPLATE)
-        .render(
-            regions=regions,
-            slides=slides,
-            pictures=pictures,
-            classes=classes,
-            of_slide={s.slide_id: [r for r in regions if r.slide_id == s.slide_id] for s in slides},
-            mm2=sum(r.mm2 for r in regions),
-            notes=notes,
-            made_by=f"dmmn-qp {__version__}",
-        )
+    page = page_template(_TEMPLATE).render(
+        regions=regions,
+        slides=slides,
+        pictures=pictures,
+        classes=classes,
+        of_slide={s.slide_id: [r for r in regions if r.slide_id == s.slide_id] for s in slides},
+        mm2=sum(r.mm2 for r in regions),
+        notes=notes,
+        made_by=f"dmmn-qp {__version__}",
     )
     with new_file(folder / PAGE) as temporary:
         temporary.write_text(page, "utf-8")

@@ -19,7 +19,7 @@ from dmmn_qp.figures import plain_text, seen_colors
 from dmmn_qp.files import new_file
 from dmmn_qp.folders.model import ModelCard
 from dmmn_qp.labels.metrics import Metrics
-from dmmn_qp.reports.html import REPORT_PAGE, page_environment
+from dmmn_qp.reports.html import REPORT_PAGE, page_template
 from dmmn_qp.reports.pictures import PALE, labels_over_tissue
 from dmmn_qp.specs import ClassMap
 from dmmn_qp.version import __version__
@@ -27,6 +27,9 @@ from dmmn_qp.version import __version__
 _TEMPLATE: Final = "training_report.html.j2"
 _GAP_PX: Final = 6
 _CURVE_INCHES: Final = (4.6, 3.3)
+_MARGINS: Final = {"left": 0.14, "right": 0.88, "bottom": 0.15, "top": 0.97}
+"""For numbers of up to five digits: measuring them takes as long as drawing."""
+
 _LOSS, _SCORE = "#50637a", "#2a6f77"
 
 CONSTANT_COLUMN: Final = "val_constant_mean_iou"
@@ -110,7 +113,7 @@ def draw_curves(
     """
     start = [] if start_mean_iou is None else [start_mean_iou]
     with plain_text():
-        whole, of_classes = (Figure(figsize=_CURVE_INCHES, layout="constrained") for _ in range(2))
+        whole, of_classes = (Figure(figsize=_CURVE_INCHES) for _ in range(2))
         _draw_whole(whole.subplots(), history, start)
         _draw_classes(of_classes.subplots(), history, class_map)
         return [_finished(figure, history, best_epoch, bool(start)) for figure in (whole, of_classes)]
@@ -153,6 +156,7 @@ def _finished(figure: Figure, history: Sequence[Mapping[str, float]], best_epoch
     axes.set_xlim(-0.2 if has_start else 0.8, history[-1]["epoch"] + 0.2)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.spines["top"].set_visible(False)
+    figure.subplots_adjust(**_MARGINS)
     content = BytesIO()
     figure.savefig(content, format="svg", metadata={"Date": None})
     return content.getvalue()
@@ -201,24 +205,20 @@ def write_training_report(
     start_mean_iou = None if started_from is None else started_from.mean_iou
     shown = [*worst, *(verdict for _, verdict in best)]
     shares = metrics.confusion / np.maximum(1, metrics.confusion.sum(axis=1, keepdims=True))
-    page = (
-        page_environment()
-        .get_template(_TEMPLATE)
-        .render(
-            card=card,
-            curves=draw_curves(history, card.class_map, int(card.validation["epoch"]), start_mean_iou),
-            metrics=metrics,
-            shares=shares,
-            examples=[
-                ("Most wrong", [("", v, jpeg(v)) for v in worst]),
-                ("Most right, for each class", [(names, v, jpeg(v)) for names, v in best]),
-            ],
-            areas=list(zip(card.class_map.names, area_colors(shown, card.class_map), strict=True)),
-            facts=facts,
-            started_from=started_from,
-            advice=advice,
-            made_by=f"dmmn-qp {__version__}",
-        )
+    page = page_template(_TEMPLATE).render(
+        card=card,
+        curves=draw_curves(history, card.class_map, int(card.validation["epoch"]), start_mean_iou),
+        metrics=metrics,
+        shares=shares,
+        examples=[
+            ("Most wrong", [("", v, jpeg(v)) for v in worst]),
+            ("Most right, for each class", [(names, v, jpeg(v)) for names, v in best]),
+        ],
+        areas=list(zip(card.class_map.names, area_colors(shown, card.class_map), strict=True)),
+        facts=facts,
+        started_from=started_from,
+        advice=advice,
+        made_by=f"dmmn-qp {__version__}",
     )
     with new_file(folder / REPORT_PAGE) as temporary:
         temporary.write_text(page, "utf-8")
