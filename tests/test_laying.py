@@ -69,8 +69,9 @@ def test_the_quick_way_gives_what_the_general_way_gives(data):
         cells_px.append(data.draw(strides))
         shape = (2, 3, data.draw(sides), data.draw(sides))
         maps.append(torch.rand(shape, generator=torch.Generator().manual_seed(seed)))
-    rows, columns = data.draw(sides), data.draw(sides)
-    found = laid_on_each_other(maps, cells_px, 4, rows, columns)
+    rows, columns, around = data.draw(sides), data.draw(sides), data.draw(st.integers(0, 1))
+    found = laid_on_each_other(maps, cells_px, 4, rows, columns, around)
+    rows, columns = rows + 2 * around, columns + 2 * around
     expected = sum(_between(m, side_px, 4, rows, columns) for m, side_px in zip(maps, cells_px, strict=True))
     assert found.shape == (2, 3, rows, columns) and torch.allclose(found, expected, atol=1e-5)
 
@@ -96,7 +97,7 @@ def test_single_cells_are_those_of_the_whole(data):
 def test_what_is_cut_off_mattered_to_nothing(high, wide, rows, columns, side_px):
     whole = torch.rand(1, 2, 3 * high, 3 * wide, generator=torch.Generator().manual_seed(0))
     part = cut(whole, side_px, 4 * rows, 4 * columns)
-    expected, found = (laid_on_each_other([m], [side_px], 4, rows, columns) for m in (whole, part))
+    expected, found = (laid_on_each_other([m], [side_px], 4, rows, columns, around=1) for m in (whole, part))
     assert torch.allclose(found, expected, atol=1e-5)
 
 

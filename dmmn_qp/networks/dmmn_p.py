@@ -98,21 +98,25 @@ class DmmnP(nn.Module):
         return [torch.stack(of_stride).mean(0) for of_stride in zip(*seen, strict=True)]
 
     def decide(self, maps: Sequence[Tensor], height: int, width: int) -> Tensor:
-        """Maps of `see` -> logits (B, C, height, width) for so many px of the finest image about their centre."""
-        logits = self.of_cells(maps, -(-height // CELL_PX), -(-width // CELL_PX))
+        """Maps of `see` -> logits (B, C, height, width) for so many px of the finest image about their centre.
+
+        A cell more is decided on each side. Without it the outermost 2 px would not know what is beside them, and
+        labels of two neighbours that differ would always change just where these meet.
+        """
+        logits = self.of_cells(maps, -(-height // CELL_PX), -(-width // CELL_PX), around=1)
         with _in_32_bits(logits.device):
             enlarged = functional.interpolate(logits, scale_factor=CELL_PX, mode="bilinear", align_corners=False)
-        return enlarged[..., :height, :width]
+        return enlarged[..., CELL_PX : CELL_PX + height, CELL_PX : CELL_PX + width]
 
-    def of_cells(self, maps: Sequence[Tensor], rows: int, columns: int) -> Tensor:
-        """Maps of `see` -> logits (B, C, rows, columns) of so many cells about their centre.
+    def of_cells(self, maps: Sequence[Tensor], rows: int, columns: int, around: int = 0) -> Tensor:
+        """Maps of `see` -> logits (B, C, rows, columns) of so many cells about their centre, and ``around`` them.
 
         It computes in 32 bits: what distinguishes features may be small beside their mean.
         """
         kept = self.output.weight.dtype
         with _in_32_bits(maps[0].device):
             hidden = [layer(features.to(kept)) for layer, features in zip(self.first, maps, strict=True)]
-            logits: Tensor = self.final(laid_on_each_other(hidden, self.cells_px, CELL_PX, rows, columns))
+            logits: Tensor = self.final(laid_on_each_other(hidden, self.cells_px, CELL_PX, rows, columns, around))
         return logits
 
     def vectors(self, maps: Sequence[Tensor], cells: Tensor, rows: int, columns: int) -> Tensor:

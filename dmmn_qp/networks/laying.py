@@ -14,7 +14,7 @@ from torch.nn import functional
 
 
 def laid_on_each_other(
-    maps: Sequence[Tensor], cells_px: Sequence[int], cell_px: int, rows: int, columns: int
+    maps: Sequence[Tensor], cells_px: Sequence[int], cell_px: int, rows: int, columns: int, around: int = 0
 ) -> Tensor:
     """The sum of maps of as many channels.
 
@@ -24,9 +24,10 @@ def laid_on_each_other(
         cell_px: Side of the cells that are wanted, which is no larger.
         rows: How many, about the maps' centre.
         columns: Likewise.
+        around: Cells beyond these on each side, 0 or 1.
 
     Returns:
-        (B, C, rows, columns).
+        (B, C, rows + 2 * around, columns + 2 * around).
     """
     together: dict[int, Tensor] = {}
     total: Tensor | None = None
@@ -35,10 +36,10 @@ def laid_on_each_other(
         if window is not None:
             together[side_px] = together[side_px] + window if side_px in together else window
             continue
-        part = _between(features, side_px, cell_px, rows, columns)
+        part = _between(features, side_px, cell_px, rows + 2 * around, columns + 2 * around)
         total = part if total is None else total + part
     for side_px, window in together.items():
-        part = _enlarged(window, side_px // cell_px, rows, columns)
+        part = _enlarged(window, side_px // cell_px, rows, columns, around)
         total = part if total is None else total + part
     assert total is not None
     return total
@@ -135,8 +136,9 @@ def _on_lattice(features: Tensor, side_px: int, cell_px: int, rows: int, columns
     return functional.pad(window, missing, mode="replicate") if any(missing) else window
 
 
-def _enlarged(window: Tensor, factor: int, rows: int, columns: int) -> Tensor:
-    """A window with a cell more on each side, so many times as fine, without these."""
+def _enlarged(window: Tensor, factor: int, rows: int, columns: int, around: int) -> Tensor:
+    """A window with a cell more on each side, so many times as fine, of which ``around`` of the fine cells are left."""
     if factor > 1:
         window = functional.interpolate(window, scale_factor=factor, mode="bilinear", align_corners=False)
-    return window[..., factor : factor + rows, factor : factor + columns]
+    first = factor - around
+    return window[..., first : factor + rows + around, first : factor + columns + around]
