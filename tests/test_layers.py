@@ -109,3 +109,33 @@ def test_others_open_no_file(module):
             if isinstance(node, ast.Call):
                 called = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
                 assert called not in opening, f"{path}:{node.lineno} opens a file"
+
+
+CHANGE_NAMES: dict[str, str] = {
+    "files/renaming.py": "which has the patience",
+    "files/locks.py": "a lock's file, while it is open, where the system lets it go (not on Windows)",
+}
+"""Who may rename and remove on its own, and why."""
+
+
+def changes_a_name(call: ast.Call) -> bool:
+    """Whether a call renames or removes a file or folder: of text and of values, `replace` has other arguments."""
+    if not isinstance(call.func, ast.Attribute):
+        return False
+    called, module = call.func.attr, getattr(call.func.value, "id", "")
+    if called == "replace":
+        return module == "os" or (len(call.args) == 1 and not call.keywords)
+    return called in {"unlink", "rename", "renames", "rmdir", "rmtree", "removedirs"} or (
+        (module, called) in {("os", "remove"), ("shutil", "move")}
+    )
+
+
+def test_one_file_renames_and_removes():
+    """What another program has open for a moment is waited for (Windows): by `dmmn_qp.files.renaming`."""
+    found = {
+        path.relative_to(PACKAGE).as_posix(): node.lineno
+        for path in PACKAGE.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text("utf-8")))
+        if isinstance(node, ast.Call) and changes_a_name(node)
+    }
+    assert found.keys() == CHANGE_NAMES.keys(), f"call dmmn_qp.files.renaming instead: {found}"

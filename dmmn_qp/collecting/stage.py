@@ -33,6 +33,7 @@ from dmmn_qp.console import Reporter
 from dmmn_qp.errors import AnnotationFileError, ConfigError, DatasetError, DmmnQpError, OutputExistsError
 from dmmn_qp.files import RUN_FILE, write_json
 from dmmn_qp.files.failures import install_command, is_full_disk, line_of
+from dmmn_qp.files.renaming import remove
 from dmmn_qp.folders.predictions import LABELS_SUFFIX, PredictedInput, Prediction, read_inputs, read_predictions
 from dmmn_qp.folders.provenance import describe_run, now
 from dmmn_qp.labels.splits import case_of
@@ -233,18 +234,18 @@ def _write(out: Path, tables: dict[str, list[Row]], reporter: Reporter) -> None:
         if name in tables:
             write_csv(out / name, tables[name])
         else:
-            (out / name).unlink(missing_ok=True)  # of an earlier call with other options
+            remove(out / name)  # of an earlier call with other options
         if name in tables and parquet:
             write_parquet(packed, tables[name])
         else:
-            packed.unlink(missing_ok=True)
+            remove(packed)
     if not parquet:
         reporter.say(f"No Parquet, only CSV: pyarrow is not installed; {install_command('cohort')}")
 
 
 def _write_polygons(out: Path, slides: Sequence[SlideFigures], options: CohortOptions, reporter: Reporter) -> None:
     if options.geoparquet is None:
-        (out / POLYGONS).unlink(missing_ok=True)
+        remove(out / POLYGONS)
         return
     count = write_polygons(out / POLYGONS, slides, options.geoparquet, reporter)
     reporter.say(f"{count:,} polygons in {out / POLYGONS}")

@@ -22,7 +22,7 @@ def check_readers() -> Iterator[Finding]:
     from dmmn_qp.slides.readers import SLIDE_READERS
 
     opened, untried = [], []
-    with tempfile.TemporaryDirectory(prefix="dmmn-qp-") as folder:
+    with tempfile.TemporaryDirectory(prefix="dmmn-qp-", ignore_cleanup_errors=True) as folder:
         for name, reader in SLIDE_READERS.items():
             if name not in MADE:
                 untried.append(name)

@@ -14,6 +14,7 @@ from dmmn_qp.errors import DatasetError, OutputExistsError, SlideError
 from dmmn_qp.files import RUN_FILE, final_name, remove_new_files, write_json
 from dmmn_qp.files.failures import naming
 from dmmn_qp.files.locks import briefly_locked
+from dmmn_qp.files.renaming import remove
 from dmmn_qp.files.tables import write_table
 from dmmn_qp.folders.predictions import INPUTS
 from dmmn_qp.folders.suggestions import PREDICTED, TABLE, Suggestion, is_of_suggestions
@@ -78,7 +79,7 @@ def write_suggestions(
         named = {f"{slide.slide_id}.geojson" for slide in slides}
         for stale in sorted(out.glob("*.geojson")):
             if stale.name not in named:
-                stale.unlink()
+                remove(stale)
         for slide in slides:
             own = [s for s in suggestions if s.slide_id == slide.slide_id]
             write_geojson(out / f"{slide.slide_id}.geojson", [_annotation(s, slide.fingerprint) for s in own])
