@@ -157,7 +157,7 @@ class Reporter:
         self._errors.print(f"[yellow]warning:[/yellow] {_plain(text)}")
 
     def warn_of(self, subject: str, text: str, between: str = ": ") -> None:
-        """Prints a warning of one of many slides; those of a kind that was printed are counted (`warn_of_the_rest`).
+        """Prints a warning of one of many slides; those of a kind that was printed are counted (`counting_warnings`).
 
         Args:
             subject: The slide.
@@ -168,6 +168,14 @@ class Reporter:
         said.append((subject, text))
         if len(said) == 1:
             self.warn(f"{subject}{between}{text}")
+
+    @contextmanager
+    def counting_warnings(self) -> Iterator[None]:
+        """At the end of work on many slides, an error too, prints what was counted of it (`warn_of_the_rest`)."""
+        try:
+            yield
+        finally:
+            self.warn_of_the_rest()
 
     def warn_of_the_rest(self) -> None:
         """Prints of each kind of warning how many slides it was of besides the one that it was printed of."""

@@ -183,7 +183,7 @@ def _measured(
     """
     slides: list[SlideFigures] = []
     failed: dict[str, str] = {}
-    with reporter.task("Slides", len(places)) as task:
+    with reporter.counting_warnings(), reporter.task("Slides", len(places)) as task:
         for slide_id, folder in places.items():
             record = records[folder].get(slide_id)
             try:
@@ -194,7 +194,6 @@ def _measured(
                 failed[slide_id] = line_of(error)
                 reporter.warn_of(slide_id, f"is left out: {failed[slide_id]}", " ")
             task.advance()
-    reporter.warn_of_the_rest()
     if not slides:
         raise DatasetError(f"no slide could be measured: {'; '.join([*failed.values()][:_MOST_NAMES])}")
     return slides, failed
@@ -205,7 +204,7 @@ def _with_quality(
 ) -> list[SlideFigures]:
     """The slides with their quality, where their files are found."""
     found: list[SlideFigures] = []
-    with reporter.task("Quality", len(slides)) as task:
+    with reporter.counting_warnings(), reporter.task("Quality", len(slides)) as task:
         for slide in slides:
             quality = None
             try:
@@ -214,7 +213,6 @@ def _with_quality(
                 reporter.warn_of(slide.slide_id, f"its quality is not known ({line_of(error)})")
             found.append(replace(slide, quality=quality))
             task.advance()
-    reporter.warn_of_the_rest()
     return found
 
 

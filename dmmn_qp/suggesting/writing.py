@@ -85,8 +85,8 @@ def write_suggestions(
             write_geojson(out / f"{slide.slide_id}.geojson", [_annotation(s, slide.fingerprint) for s in own])
         shown = [slide for slide in slides if any(s.slide_id == slide.slide_id for s in suggestions)]
         with reporter.optional("the page of suggestions"):
-            pictures = [_drawn(slide, suggestions, reporter) for slide in shown]
-            reporter.warn_of_the_rest()
+            with reporter.counting_warnings():
+                pictures = [_drawn(slide, suggestions, reporter) for slide in shown]
             write_suggestions_report(out, suggestions, pictures, notes)
         told = {slide.slide_id: slide.image.model_dump(mode="json") for slide in slides if slide.image is not None}
         write_json(out / RUN_FILE, {**run, INPUTS: told})  # `push` finds the image of each by it
