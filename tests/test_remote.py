@@ -21,6 +21,7 @@ from dmmn_qp.slides import open_slide, same_picture
 from dmmn_qp.slides.files import check_unchanged, fingerprint
 from dmmn_qp.slides.finding import MovedPrefix, SlideFinder, Wanted, parse_slides_root, path_of_text
 from dmmn_qp.slides.forgiving import ForgivingSlide
+from dmmn_qp.slides.ome_xml import is_ome_tiff
 from dmmn_qp.slides.once import FieldReader
 from dmmn_qp.slides.scanner import scanner_of
 from dmmn_qp.slides.whole import check_whole
@@ -161,6 +162,16 @@ class TestReading:
         write_ome_zarr(web.root / "a.zarr", [pixels], chunk=(1, 3, 1, 64, 64), shards=(1, 3, 1, 512, 768))
         with open_slide(typed_place(f"{web.url}/a.zarr")) as slide:
             assert np.array_equal(slide.read_level(0, Region(0, 0, 768, 512)), pixels)
+
+    def test_what_a_server_does_not_give_is_no_other_kind_of_file(self, web):
+        write_pyramid(web.root / "a.ome.tif", [two_tissues()], description=OME)
+        place = typed_place(f"{web.url}/a.ome.tif")
+        assert is_ome_tiff(place)
+        for first in range(1, len(web.asked) + 1):
+            web.asked.clear()
+            web.answers = lambda number, first=first: 403 if number >= first else None
+            with pytest.raises(SlideUnreachableError):
+                is_ome_tiff(place)
 
     def test_fingerprint_and_check(self, web):
         path = write_tiff(web.root / "a.tif", two_tissues())

@@ -6,7 +6,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from math import ceil, floor, lcm
 
@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from dmmn_qp.choices import Beyond, Reduction
-from dmmn_qp.errors import SlideChangedError, SlideError, SlideUnreachableError
+from dmmn_qp.errors import SlideError, SlidePlaceError
 from dmmn_qp.regions import Region
 from dmmn_qp.slides.base import RgbArray, Slide, SlideInfo, check_same, level_for, read_field
 from dmmn_qp.slides.beyond import mirrored_beyond
@@ -190,7 +190,7 @@ class FieldReader:
         slide = self._slide
         try:
             pixels = self._read(slide, source, region)
-        except (SlideUnreachableError, SlideChangedError):
+        except SlidePlaceError:
             raise
         except SlideError as error:
             self._check_unchanged()
@@ -269,17 +269,17 @@ class FieldReader:
 
     def _open_again(self, broken: Slide) -> None:
         """Replaces a slide that met an error, unless another thread has done so, which may still read from it."""
-        with self._lock, suppress(SlideError):
+        with self._lock, _damage_passed_over():
             if self._slide is broken:
                 self._slide = self._reopen()
 
 
 @contextmanager
 def _damage_passed_over() -> Iterator[None]:
-    """Goes on after what is wrong with a slide; not after what a server does not give, for which nothing may stand."""
+    """Goes on after what is wrong with a slide, but not with its place: for that nothing may stand."""
     try:
         yield
-    except (SlideUnreachableError, SlideChangedError):
+    except SlidePlaceError:
         raise
     except SlideError:
         pass

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final, Self
 
-from dmmn_qp.errors import SlideChangedError, SlideError, SlideUnreachableError
+from dmmn_qp.errors import SlideError, SlidePlaceError
 from dmmn_qp.regions import Region
 from dmmn_qp.slides.base import MICROMETRES, RgbArray, SlideInfo, read_inside
 from dmmn_qp.slides.ome_xml import physical_size
@@ -47,7 +47,7 @@ class TiffReader:
         self._path = path
         try:
             self._tiles = TiffTiles(path)
-        except (SlideUnreachableError, SlideChangedError):
+        except SlidePlaceError:
             raise
         except Exception as error:  # of any kind: tifffile checks little of what a damaged file says
             raise self._damaged(error) from error
@@ -99,7 +99,7 @@ class TiffReader:
         def part_of_tile(index: int, part: Region) -> RgbArray:
             try:
                 return self._tiles.part(level, index, part)
-            except (SlideUnreachableError, SlideChangedError):
+            except SlidePlaceError:
                 raise
             except Exception as error:  # of any kind: so are those of the decoders
                 raise self._damaged(error, f" at level {number}, x {part.x}, y {part.y}") from error

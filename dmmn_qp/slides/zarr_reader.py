@@ -8,7 +8,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from dmmn_qp.errors import SlideChangedError, SlideError, SlideUnreachableError
+from dmmn_qp.errors import SlideError, SlidePlaceError
 from dmmn_qp.regions import Region
 from dmmn_qp.slides.base import RgbArray, SlideInfo, read_inside
 from dmmn_qp.slides.cached import TileBudget
@@ -102,7 +102,7 @@ class ZarrReader:
         chosen = {"t": 0, "c": slice(0, 3), "z": 0, "y": rows, "x": columns}
         try:
             pixels = np.asarray(self._arrays[number][tuple(chosen[axis] for axis in self._axes)])
-        except (SlideUnreachableError, SlideChangedError):
+        except SlidePlaceError:
             raise
         except Exception as error:  # of any kind: so are those of the decoders
             raise SlideError(
