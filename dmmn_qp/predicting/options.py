@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Final
 
 from pydantic import Field
 
@@ -14,6 +14,9 @@ from dmmn_qp.predicting.cluster_options import ClusterOptions
 from dmmn_qp.specs import Endless, TypedViews
 
 NETWORK_PANEL, AREA_PANEL = "The network", "Where to predict"
+
+OF_THE_WORK: Final = frozenset({"batch_size", "compile", "device", "devices", "threads", "workers"})
+"""Options that say how it is computed, and not what: machines that differ in them predict the same."""
 
 
 class PredictOptions(OutputOptions, ClusterOptions):
