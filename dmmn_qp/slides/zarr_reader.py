@@ -9,6 +9,7 @@ from typing import Any, Self
 import numpy as np
 
 from dmmn_qp.errors import SlideError, SlidePlaceError
+from dmmn_qp.files.failures import install_command
 from dmmn_qp.regions import Region
 from dmmn_qp.slides.base import RgbArray, SlideInfo, read_inside
 from dmmn_qp.slides.cached import TileBudget
@@ -128,7 +129,7 @@ def _opened(path: Path, pyramid: ZarrPyramid) -> list[Any]:
         from dmmn_qp.slides.zarr_store import opened_array
     except ImportError:
         raise SlideError(
-            f'slide "{path}" is OME-Zarr, which needs zarr; pip install "dmmn-qp[zarr]", or convert it to OME-TIFF'
+            f'slide "{path}" is OME-Zarr, which needs zarr; {install_command("zarr")}, or convert it to OME-TIFF'
         ) from None
     try:
         return [opened_array(pyramid.folder, level, pyramid.zarr_format) for level in pyramid.levels]
