@@ -96,7 +96,8 @@ def _zarr(folder: Path) -> Path:
     axes += [{"name": name, "type": "space", "unit": "micrometer"} for name in ("y", "x")]
     scale = {"type": "scale", "scale": [1.0, 0.5, 0.5]}
     image = {"axes": axes, "datasets": [{"path": "0", "coordinateTransformations": [scale]}]}
-    group.attrs["ome"] = {"version": "0.5", "multiscales": [image]}
+    described: Any = {"version": "0.5", "multiscales": [image]}
+    group.attrs["ome"] = described
     return folder / "slide.ome.zarr"
 
 

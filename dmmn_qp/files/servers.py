@@ -266,10 +266,10 @@ class _Store:
 def _errors_of_s3() -> tuple[type[Exception], ...]:
     """Returns what s3fs and what is below it raise where a connection fails or breaks off."""
     from aiohttp import ClientError
-    from botocore.exceptions import ConnectionError, HTTPClientError, IncompleteReadError
-    from botocore.parsers import ResponseParserError
 
-    return ClientError, ConnectionError, HTTPClientError, IncompleteReadError, ResponseParserError
+    errors, parsers = (importlib.import_module(f"botocore.{name}") for name in ("exceptions", "parsers"))
+    broken_off = errors.HTTPClientError, errors.IncompleteReadError, parsers.ResponseParserError
+    return ClientError, errors.ConnectionError, *broken_off
 
 
 def _facts_of(info: dict[str, Any]) -> Facts:
