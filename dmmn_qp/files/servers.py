@@ -210,7 +210,8 @@ class _Store:
         self._fs: Any = fsspec.filesystem(protocol, **options)
         if protocol == "s3":
             self._fs.retries = 1  # of s3fs, around those of botocore
-        self._passing = (TimeoutError, OSError, *(_errors_of_s3() if protocol == "s3" else ()))
+        self._passing: tuple[type[Exception], ...] = (TimeoutError, OSError)
+        self._passing += _errors_of_s3() if protocol == "s3" else ()
         self._looked: dict[str, float] = {}
 
     def facts(self, address: str, shown: str) -> Facts | None:

@@ -14,7 +14,8 @@ from dmmn_qp.slides.ome_xml import physical_size
 from dmmn_qp.slides.pixel_sizes import StatedMpp
 from dmmn_qp.slides.same_picture import Picture, fits, is_reduced_copy, seen_once
 from dmmn_qp.slides.tiff_images import aperio_value, find_image, page_size
-from dmmn_qp.slides.tiff_tiles import TiffLevel, TiffTiles, detailed_places
+from dmmn_qp.slides.tiff_level import TiffLevel, detailed_places
+from dmmn_qp.slides.tiff_tiles import TiffTiles
 from dmmn_qp.text import words_of
 
 _UM_PER_RESOLUTION_UNIT: Final = {2: 25_400.0, 3: 10_000.0}  # inch, cm

@@ -14,7 +14,8 @@ from dmmn_qp.regions import Region
 from dmmn_qp.slides.base import RgbArray, SlideInfo, read_inside
 from dmmn_qp.slides.cached import TileBudget
 from dmmn_qp.slides.pixel_sizes import StatedMpp
-from dmmn_qp.slides.tiff_tiles import CACHE_BYTES, TiffLevel
+from dmmn_qp.slides.tiff_level import TiffLevel
+from dmmn_qp.slides.tiff_tiles import CACHE_BYTES
 from dmmn_qp.slides.zarr_folders import ZarrPyramid, read_pyramid
 from dmmn_qp.slides.zarr_levels import ZarrLevel
 from dmmn_qp.text import words_of
