@@ -171,19 +171,15 @@ class Reporter:
 
     @contextmanager
     def counting_warnings(self) -> Iterator[None]:
-        """At the end of work on many slides, an error too, prints what was counted of it (`warn_of_the_rest`)."""
+        """Runs work on many slides; says at its end, an error too, of how many besides each kind of warning was."""
         try:
             yield
         finally:
-            self.warn_of_the_rest()
-
-    def warn_of_the_rest(self) -> None:
-        """Prints of each kind of warning how many slides it was of besides the one that it was printed of."""
-        for (first, text), *others in self._of_kind.values():
-            if others:
-                names = names_text(list(dict.fromkeys(name for name, _ in others)))
-                self.warn(f"{len(others)} more like that of {first} ({shorten(text)}): {names}")
-        self._of_kind.clear()
+            for (first, text), *others in self._of_kind.values():
+                if others:
+                    names = names_text(list(dict.fromkeys(name for name, _ in others)))
+                    self.warn(f"{len(others)} more like that of {first} ({shorten(text)}): {names}")
+            self._of_kind.clear()
 
     @contextmanager
     def optional(self, what: str) -> Iterator[None]:

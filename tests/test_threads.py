@@ -135,7 +135,8 @@ def test_blocks_of_two_threads_leave_nothing_behind(monkeypatch, ends_first):
             assert may_end.wait(60)
         seen.append(numbers())
 
-    with ThreadPoolExecutor(1) as pool:
+    with ThreadPoolExecutor(1) as pool, ExitStack() as always:
+        always.callback(may_end.set)
         with ExitStack() as first:
             first.enter_context(computing(3))
             running = pool.submit(second)

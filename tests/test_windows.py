@@ -193,16 +193,20 @@ def test_what_is_removed_waits_for_a_moment_of_another_program(windows, tmp_path
     assert not path.exists() and len(windows.refused) == 1
 
 
-def test_what_stays_open_is_named_where_it_has_to_go_and_left_where_not(windows, tmp_path):
+def test_what_stays_open_is_named_where_it_has_to_go(windows, tmp_path):
     path, begin = strip_of_another_key(tmp_path)
-    other = path.with_name("other")
-    other.touch()
-    with path.open():
-        with pytest.raises(PermissionError) as refused:
-            begin()
-        clear_away(path.parent)
-    assert str(path) in line_of(refused.value)
-    assert left_in(path.parent) == [path.name], "what else is in the folder goes"
+    with path.open(), pytest.raises(PermissionError) as refused:
+        begin()
+    assert str(path) in line_of(refused.value) and path.exists()
+
+
+def test_what_stays_open_keeps_nothing_else(windows, tmp_path):
+    for name in "abc":
+        (tmp_path / name).touch()
+    first = next(tmp_path.iterdir())  # which is tried first
+    with first.open():
+        clear_away(tmp_path)
+    assert left_in(tmp_path) == [first.name]
 
 
 def test_the_end_of_work_waits_for_who_reads_whose_it_is(windows, tmp_path, monkeypatch):
