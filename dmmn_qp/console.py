@@ -157,7 +157,7 @@ class Reporter:
         self._errors.print(f"[yellow]warning:[/yellow] {_plain(text)}")
 
     def warn_of(self, subject: str, text: str, between: str = ": ") -> None:
-        """Prints a warning of one of many slides; those of a kind that was printed are counted (`warn_of_the_rest`).
+        """Prints a warning of one of many slides; those of a kind that was printed are counted (`counting_warnings`).
 
         Args:
             subject: The slide.
@@ -169,13 +169,17 @@ class Reporter:
         if len(said) == 1:
             self.warn(f"{subject}{between}{text}")
 
-    def warn_of_the_rest(self) -> None:
-        """Prints of each kind of warning how many slides it was of besides the one that it was printed of."""
-        for (first, text), *others in self._of_kind.values():
-            if others:
-                names = names_text(list(dict.fromkeys(name for name, _ in others)))
-                self.warn(f"{len(others)} more like that of {first} ({shorten(text)}): {names}")
-        self._of_kind.clear()
+    @contextmanager
+    def counting_warnings(self) -> Iterator[None]:
+        """Runs work on many slides; says at its end, an error too, of how many besides each kind of warning was."""
+        try:
+            yield
+        finally:
+            for (first, text), *others in self._of_kind.values():
+                if others:
+                    names = names_text(list(dict.fromkeys(name for name, _ in others)))
+                    self.warn(f"{len(others)} more like that of {first} ({shorten(text)}): {names}")
+            self._of_kind.clear()
 
     @contextmanager
     def optional(self, what: str) -> Iterator[None]:

@@ -41,12 +41,16 @@ class SlideError(DmmnQpError):
     """A slide that cannot be found, opened or read."""
 
 
-class SlideChangedError(SlideError):
+class SlidePlaceError(SlideError):
+    """What is wrong is where a slide is kept, not what is in it: no pixels may stand for those that are missing."""
+
+
+class SlideChangedError(SlidePlaceError):
     """A slide whose file became another one while it was read."""
 
 
-class SlideUnreachableError(SlideError):
-    """A slide whose server does not answer, or refuses: nothing is known of its pixels, and none may stand for them."""
+class SlideUnreachableError(SlidePlaceError):
+    """A slide whose server does not answer, or refuses."""
 
 
 class PartlyPredictedError(SlideError):

@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from dmmn_qp.folders.dataset import Dataset
 from dmmn_qp.folders.evaluation import read_evaluation
 from dmmn_qp.folders.label_raster import LabelRaster
 from dmmn_qp.predicting.inputs import slides_to_predict
+from dmmn_qp.predicting.options import PANELS
 from dmmn_qp.qupath.geojson_reader import read_geojson
 from dmmn_qp.regions import Region
 from dmmn_qp.slides import open_slide
@@ -528,6 +530,13 @@ def test_the_installed_command():
     assert "dmmn-qp 0." in subprocess.run([*command, "--version"], capture_output=True, text=True, check=True).stdout
     failed = subprocess.run([*command, "import", "none.qpproj"], capture_output=True, text=True, check=False)
     assert failed.returncode == 1 and failed.stderr.startswith("error: ") and failed.stderr.count("\n") == 1
+
+
+def test_the_help_of_predict_goes_from_the_slides_to_what_few_need():
+    lines = invoke("predict", "--help").output.splitlines()
+    headings = [line for above, line in pairwise(lines) if above == "" and re.fullmatch("[A-Z][a-z ]+", line)]
+    assert headings == ["Arguments", "Options", "This run", *PANELS]
+    assert lines.index(PANELS[-1]) < next(i for i, line in enumerate(lines) if line.startswith("  --shard "))
 
 
 def test_help_is_quick():

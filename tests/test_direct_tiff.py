@@ -206,7 +206,7 @@ class TestFallback:
     def test_one_other_pixel_is_enough(self, tmp_path, monkeypatch, which):
         """Another decoder, which is wrong in one tile: OpenSlide reads the level, and the others stay direct."""
         path = written(tmp_path / "slide.tif", compression="jpeg")
-        decode = tiff_tiles._strict_jpeg
+        decode = tiff_tiles.strict_jpeg
         with tifffile.TiffFile(path) as tiff:
             sizes = tiff.pages[1].databytecounts
         index = {"first": 0, "middle": len(sizes) // 2, "last": -1, "most detailed": int(np.argmax(sizes))}[which]
@@ -218,7 +218,7 @@ class TestFallback:
                 pixels[3, 3, 1] ^= 1
             return pixels
 
-        monkeypatch.setattr(tiff_tiles, "_strict_jpeg", wrong)
+        monkeypatch.setattr(tiff_tiles, "strict_jpeg", wrong)
         assert read_directly(assert_same(path)) == [0, 2]
 
     def test_files_that_tifffile_does_not_understand(self, monkeypatch):
@@ -289,10 +289,8 @@ def test_jpegs_of_another_size_are_left_to_openslide(tmp_path):
 def test_only_touched_tiles_are_decoded_and_none_twice(tmp_path, monkeypatch):
     path = written(tmp_path / "slide.tif", compression="jpeg")
     decoded = []
-    decode = tiff_tiles._strict_jpeg
-    monkeypatch.setattr(
-        tiff_tiles, "_strict_jpeg", lambda data, level: decoded.append(len(data)) or decode(data, level)
-    )
+    decode = tiff_tiles.strict_jpeg
+    monkeypatch.setattr(tiff_tiles, "strict_jpeg", lambda data, level: decoded.append(len(data)) or decode(data, level))
     with DirectTiffReader(path, mpp=0.5) as slide:
         slide.read_level(0, Region(0, 0, 1, 1))
         checked = len(decoded)

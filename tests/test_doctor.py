@@ -17,6 +17,7 @@ from dmmn_qp import doctor, machine
 from dmmn_qp.doctor import devices, places, qupath, readers, self_test, software, system
 from dmmn_qp.doctor.findings import Finding, isolated
 from dmmn_qp.features.cache import FeatureCache
+from dmmn_qp.files.failures import install_command
 from dmmn_qp.files.locks import locked
 from dmmn_qp.qupath.notes import QUPATH_DIR_VARIABLE
 from dmmn_qp.slides.readers import SLIDE_READERS
@@ -83,8 +84,20 @@ def test_all_is_well_and_nothing_is_reached(here, monkeypatch, no_network):
 def test_each_reader_has_a_file_or_says_that_it_was_not_tried():
     ((level, text),) = found(readers.check_readers)
     assert level == "ok"
-    for name in SLIDE_READERS:
-        assert name in text
+    assert f"{', '.join(SLIDE_READERS)} can read" in text and "not tried" not in text
+
+
+def test_a_reader_of_an_extra_that_is_not_there_or_broken(monkeypatch):
+    (good,) = readers.check_readers()
+    monkeypatch.setitem(sys.modules, "zarr", None)
+    monkeypatch.delitem(sys.modules, "dmmn_qp.slides.zarr_store", raising=False)
+    monkeypatch.setattr(readers, "find_spec", lambda name: object())
+    (broken, others) = readers.check_readers()
+    assert broken.level == "warn" and broken.way_out == f"mend it: {install_command('zarr')}"
+    monkeypatch.setattr(readers, "find_spec", lambda name: None)
+    (missing,) = readers.check_readers()
+    assert missing.level == others.level == "ok" and "not tried: ome-zarr" in missing.text
+    assert missing.way_out == f"for ome-zarr: {install_command('zarr')}" and good.way_out == ""
 
 
 def test_openslide_that_cannot_be_loaded(without):

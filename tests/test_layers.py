@@ -45,10 +45,16 @@ def modules() -> dict[str, list[Path]]:
 
 
 @cache
+def parsed(path: Path) -> ast.Module:
+    """What is in a file, which several tests look at."""
+    return ast.parse(path.read_text("utf-8"))
+
+
+@cache
 def imports_of(path: Path) -> set[str]:
     """Modules of the package that a file imports, functions included."""
     imported: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+    for node in ast.walk(parsed(path)):
         if isinstance(node, ast.Import):
             imported |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
@@ -85,7 +91,7 @@ def files_of(package):
     graph = {}
     for path, name in names.items():
         found = set()
-        for node in ast.parse(path.read_text("utf-8")).body:
+        for node in parsed(path).body:
             if isinstance(node, ast.ImportFrom) and node.module:
                 found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
         graph[name] = found & set(names.values()) - {name}
@@ -108,7 +114,37 @@ def test_no_circle_inside_a_package(module):
 def test_others_open_no_file(module):
     opening = {"open", "read_text", "read_bytes", "write_text", "write_bytes", "imread", "memmap", "mkdir", "unlink"}
     for path in modules()[module]:
-        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        for node in ast.walk(parsed(path)):
             if isinstance(node, ast.Call):
                 called = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
                 assert called not in opening, f"{path}:{node.lineno} opens a file"
+
+
+CHANGE_NAMES: dict[str, str] = {
+    "files/renaming.py": "which has the patience",
+    "files/locks.py": "a lock's file, while it is open, where the system lets it go (not on Windows)",
+}
+"""Who may rename and remove on its own, and why."""
+
+
+def changes_a_name(call: ast.Call) -> bool:
+    """Whether a call renames or removes a file or folder: of text and of values, `replace` has other arguments."""
+    if not isinstance(call.func, ast.Attribute):
+        return False
+    called, module = call.func.attr, getattr(call.func.value, "id", "")
+    if called == "replace":
+        return module == "os" or (len(call.args) == 1 and not call.keywords)
+    return called in {"unlink", "rename", "renames", "rmdir", "rmtree", "removedirs"} or (
+        (module, called) in {("os", "remove"), ("shutil", "move")}
+    )
+
+
+def test_one_file_renames_and_removes():
+    """What another program has open for a moment is waited for (Windows): by `dmmn_qp.files.renaming`."""
+    found = {
+        path.relative_to(PACKAGE).as_posix(): node.lineno
+        for path in PACKAGE.rglob("*.py")
+        for node in ast.walk(parsed(path))
+        if isinstance(node, ast.Call) and changes_a_name(node)
+    }
+    assert found.keys() == CHANGE_NAMES.keys(), f"call dmmn_qp.files.renaming instead: {found}"

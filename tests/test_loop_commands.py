@@ -300,3 +300,19 @@ def test_help_fits_80_columns(command):
 
     result = CliRunner().invoke(app, [command, "--help"], env={"COLUMNS": "80"})
     assert all(len(line) <= 80 for line in result.output.splitlines())
+
+
+@pytest.mark.parametrize(
+    ("options", "place", "said"),
+    [
+        ('[predict]\nlabels = "zarr"', "dmmn_qp.outputs.writers.find_spec", "is written with zarr, which is not"),
+        ("tensorboard = true", "dmmn_qp.training.log.find_spec", "--tensorboard needs TensorBoard; "),
+    ],
+)
+def test_what_is_not_installed_is_said_before_the_first_step(here, monkeypatch, options, place, said):
+    make(here)
+    (here / "loop.toml").write_text(TOML + options)
+    monkeypatch.setattr(place, lambda name: None)
+    for command in (ROUND, (*ROUND, "--dry-run")):
+        assert said in fails(*command, "--annotations", "geojson")
+    assert not (here / "dataset").exists() and not (here / "loop").exists()

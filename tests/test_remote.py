@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import pickle
 import shutil
+import socket
+import threading
+from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 from types import SimpleNamespace
 
@@ -13,14 +16,16 @@ import pytest
 from dmmn_qp.api.arguments import paths_as_texts
 from dmmn_qp.errors import SlideChangedError, SlideError, SlideUnreachableError
 from dmmn_qp.files import patience, remote, servers, web_answers
-from dmmn_qp.files.addresses import pure_place
+from dmmn_qp.files.addresses import pure_place, shown_word
 from dmmn_qp.files.paths import typed_place, why_not_there
 from dmmn_qp.files.remote import RemotePath, below
+from dmmn_qp.predicting.inputs import slides_to_predict
 from dmmn_qp.regions import Region
 from dmmn_qp.slides import open_slide, same_picture
 from dmmn_qp.slides.files import check_unchanged, fingerprint
 from dmmn_qp.slides.finding import MovedPrefix, SlideFinder, Wanted, parse_slides_root, path_of_text
 from dmmn_qp.slides.forgiving import ForgivingSlide
+from dmmn_qp.slides.ome_xml import is_ome_tiff
 from dmmn_qp.slides.once import FieldReader
 from dmmn_qp.slides.scanner import scanner_of
 from dmmn_qp.slides.whole import check_whole
@@ -47,6 +52,8 @@ class TestAddresses:
             ("s3://bucket/a b/c?d.tif", "s3://bucket/a b/c?d.tif", "c?d.tif", "s3:/bucket/a b/c?d.tif"),
             ("abfs://box@acc.dfs.core.windows.net/c.tif", "abfs://box@acc.dfs.core.windows.net/c.tif", "c.tif",
              "abfs:/box@acc.dfs.core.windows.net/c.tif"),
+            ("https://me:pw@[2001:db8::1]:8443/a/b.svs?sig=s3cret", "https://[2001:db8::1]:8443/a/b.svs", "b.svs",
+             "https:/[2001:db8::1]:8443/a/b.svs"),
             ("gs://bucket/a.ome.zarr/", "gs://bucket/a.ome.zarr/", "a.ome.zarr", "gs:/bucket/a.ome.zarr"),
         ],
     )  # fmt: skip
@@ -66,13 +73,30 @@ class TestAddresses:
             "ftp://h/a.tif", "file:///etc/passwd", "github://o:r@main/a.tif", "simplecache::s3://b/a.tif",
             "s3://b/a.tif::file:///etc/passwd", "https:///a.tif", "https://h/a/../b.tif", "https://h/a/%2e%2e/b.tif",
             "https://h/a%2fb.tif", "https://h/a\\b.tif", "https://h/a b.tif", "https://h/a%0ab.tif", "https://h:0x/a.tif",
-            "https://h/a.tif#x", "s3:///a.tif", "s3://key:secret@bucket/a.tif",
+            "https://::1/a.tif", "https://[::1/a.tif", "https://[::1]x/a.tif", "https://x[::1]/a.tif", "https://[]/a.tif",
+            "https://[::1]:0x/a.tif", "https://[fe80::1%25eth0]/a.tif", "https://[v1.a]/a.tif", "https://[::g]/a.tif",
+            "https://[::1]/a::s3://b/a.tif", "https://a::b@[::1]/a.tif", "simplecache::https://[::1]/a.tif",
+            "s3://[::1]/a.tif", "https://h/a.tif#x", "s3:///a.tif", "s3://key:secret@bucket/a.tif",
         ],
     )  # fmt: skip
     def test_what_is_no_address_of_a_slide(self, typed):
         with pytest.raises(SlideError) as told:
             typed_place(typed)
         assert "secret" not in str(told.value)
+
+    @pytest.mark.parametrize(
+        ("word", "shown"),
+        [
+            ("https://me:s3cret@h:81/a.svs?sig=s3cret&t=https://x/?s3cret", "https://h:81/a.svs"),
+            ("--slides-root=HTTPS://h/x?sig=s3cret", "--slides-root=HTTPS://h/x"),
+            ("https://old/x=http://me:s3cret@[::1]/y?s3cret", "https://old/x=http://[::1]/y"),
+            ("https://h?s3cret=https://i/s3cret", "https://h"),
+            ("https://me:s3cret@h", "https://h"), ("https://me:s3cret\n@h/\ns3?s3cret\n", "https://h/\ns3"),
+            ("s3://bucket/a?b.tif", "s3://bucket/a?b.tif"), ("a?b=c@d", "a?b=c@d"), ("--mpp=0.5", "--mpp=0.5"),
+        ],
+    )  # fmt: skip
+    def test_what_is_recorded_of_a_command_line(self, word, shown):
+        assert shown_word(word) == shown
 
     def test_what_is_a_path_stays_one(self, tmp_path):
         for text in (str(tmp_path / "a.svs"), "a:b.svs", "C:\\a.svs", "a//b"):
@@ -85,6 +109,10 @@ class TestAddresses:
         assert below(pure_place("https://h.org/slides/x/a.svs"), root) == root / "x" / "a.svs"
         for other in ("https://h.org/slides2/a.svs", "http://h.org/slides/a.svs", "https://h.org.evil/slides/a.svs",
                       "https://h.org:444/slides/a.svs", "s3://slides/a.svs"):  # fmt: skip
+            assert below(pure_place(other), root) is None
+        root = RemotePath("https://[::1]:8443/slides")
+        assert below(pure_place("https://[::1]:8443/slides/a.svs"), root) == root / "a.svs"
+        for other in ("https://[::2]:8443/slides/a.svs", "https://[::1]/slides/a.svs", "https://::1:8443/slides/a.svs"):
             assert below(pure_place(other), root) is None
         for name in ("..", "x/../../a", "a\\b"):
             with pytest.raises(SlideError):
@@ -100,6 +128,26 @@ class TestAddresses:
         assert path_of_text("https://h/a.svs") == PurePosixPath("https:/h/a.svs")
         with pytest.raises(SlideError, match="ftp://, which is not read"):
             parse_slides_root("ftp://h/slides")
+
+
+@contextmanager
+def hanging_up():
+    """A server that ends each connection before it says a word: its address, and a list that grows with each."""
+    calls = []
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def answer():
+            with suppress(OSError):
+                while True:
+                    connection, _ = server.accept()
+                    calls.append(None)
+                    connection.close()
+
+        thread = threading.Thread(target=answer, daemon=True)
+        thread.start()
+        yield f"http://127.0.0.1:{server.getsockname()[1]}", calls
+        server.shutdown(socket.SHUT_RDWR)
+        thread.join()
 
 
 def tiled(path: Path, side: int = 3072) -> tuple[Path, np.ndarray]:
@@ -161,6 +209,16 @@ class TestReading:
         write_ome_zarr(web.root / "a.zarr", [pixels], chunk=(1, 3, 1, 64, 64), shards=(1, 3, 1, 512, 768))
         with open_slide(typed_place(f"{web.url}/a.zarr")) as slide:
             assert np.array_equal(slide.read_level(0, Region(0, 0, 768, 512)), pixels)
+
+    def test_what_a_server_does_not_give_is_no_other_kind_of_file(self, web):
+        write_pyramid(web.root / "a.ome.tif", [two_tissues()], description=OME)
+        place = typed_place(f"{web.url}/a.ome.tif")
+        assert is_ome_tiff(place)
+        for first in range(1, len(web.asked) + 1):
+            web.asked.clear()
+            web.answers = lambda number, first=first: 403 if number >= first else None
+            with pytest.raises(SlideUnreachableError):
+                is_ome_tiff(place)
 
     def test_fingerprint_and_check(self, web):
         path = write_tiff(web.root / "a.tif", two_tissues())
@@ -240,6 +298,62 @@ class TestPatience:
         with pytest.raises(SlideUnreachableError):
             web_answers.redirected("https://h/a", "http://h/a", "a")
         assert web_answers.redirected("http://h/a", "https://h/a", "a") == "https://h/a"
+
+    @pytest.mark.parametrize(
+        ("location", "is_followed"),
+        [
+            ("/b.tif", True), ("http://[0:0:0:0:0:0:0:1]:81/b.tif", True), ("http://[::1]/b.tif", False),
+            ("http://[::2]:81/b.tif", False), ("http://[::ffff:7f00:1]:81/b.tif", False), ("//[", False),
+            ("http://[::1%25lo]:81/b.tif", False), ("http://localhost:81/b.tif", False),
+        ],
+    )  # fmt: skip
+    def test_redirects_of_ipv6(self, location, is_followed):
+        if is_followed:
+            assert web_answers.redirected("http://[::1]:81/a", location, "a").endswith(":81/b.tif")
+            return
+        with pytest.raises(SlideUnreachableError, match="which is not followed"):
+            web_answers.redirected("http://[::1]:81/a", location, "a")
+
+    def test_ipv6(self, tmp_path):
+        try:
+            socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+        except OSError:
+            pytest.skip("there is no IPv6 here")
+        write_tiff(tmp_path / "a.tif", two_tissues())
+        with serving(tmp_path, "::1") as web:
+            (slide,) = slides_to_predict([f"{web.url}/a.tif?key=s3cret"], Path("none"))
+            assert slide.slide_id == "a" and slide.problem is None and "s3cret" not in str(slide.path)
+            web.redirects = {"/a.tif": "/b.tif"}
+            (tmp_path / "a.tif").rename(tmp_path / "b.tif")
+            with slide.open() as opened:
+                assert opened.read_level(0, Region(0, 0, 9, 9)).shape == (9, 9, 3)
+
+    def test_a_store_is_asked_as_often_as_is_said(self, web, monkeypatch):
+        """The programs below us would ask again too, and each of ours would be many."""
+        pytest.importorskip("s3fs")
+        for name, value in {
+            "AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "s3cret", "AWS_DEFAULT_REGION": "us-east-1",
+            "AWS_ENDPOINT_URL": web.url, "AWS_MAX_ATTEMPTS": "4",
+        }.items():  # fmt: skip
+            monkeypatch.setenv(name, value)
+        monkeypatch.setattr(servers, "_SERVERS", {})
+        place = typed_place("s3://slides/a.tif")
+        for status, times in ((503, 5), (500, 5), (403, 1)):
+            web.asked.clear()
+            web.answers = lambda number, status=status: status
+            with pytest.raises(SlideUnreachableError):
+                place.facts()
+            assert len(web.asked) == times, f"HEAD, answered {status}"
+            web.asked.clear()
+            with pytest.raises(SlideUnreachableError):
+                place.whole(100)
+            assert len(web.asked) == times, f"GET, answered {status}"
+        with hanging_up() as (address, calls):
+            monkeypatch.setenv("AWS_ENDPOINT_URL", address)
+            monkeypatch.setattr(servers, "_SERVERS", {})
+            with pytest.raises(SlideUnreachableError, match="5 times"):
+                place.whole(100)
+            assert 5 <= len(calls) <= 10, "aiohttp begins anew once, as where a kept one has ended"
 
     def test_a_server_without_ranges(self, web, place, tmp_path):
         web.ranges = False

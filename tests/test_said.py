@@ -163,12 +163,16 @@ def test_slides_of_one_name_are_told_apart_in_all_that_is_said(here):
 
 def test_warnings_of_one_kind_are_counted_while_the_work_goes_on(capsys):
     reporter = Reporter()
-    for i in range(6):
-        reporter.warn_of(f"s{i}", f'is left out: slide "s{i}.svs" was cut at byte {i}', " ")
-    reporter.warn_of("s1", "1 tile could not be read")
-    reporter.warn_of_the_rest()
-    reporter.warn_of_the_rest()
-    assert capsys.readouterr().err.splitlines() == [
+    with pytest.raises(SlideError), reporter.counting_warnings():  # an error at the end hides nothing
+        for i in range(6):
+            reporter.warn_of(f"s{i}", f'is left out: slide "s{i}.svs" was cut at byte {i}', " ")
+        reporter.warn_of("s1", "1 tile could not be read")
+        raise SlideError("ends the work")
+    said = capsys.readouterr().err.splitlines()
+    with reporter.counting_warnings():
+        pass
+    assert capsys.readouterr().err == ""
+    assert said == [
         'warning: s0 is left out: slide "s0.svs" was cut at byte 0',
         "warning: s1: 1 tile could not be read",
         'warning: 5 more like that of s0 (is left out: slide "s0.svs" was cut at byte 0): s1, s2, s3 and 2 more',

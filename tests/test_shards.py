@@ -3,6 +3,7 @@
 import json
 import re
 import threading
+from pathlib import Path
 
 import pytest
 
@@ -10,7 +11,8 @@ from dmmn_qp.console import Reporter
 from dmmn_qp.errors import ConfigError
 from dmmn_qp.outputs.writers import WRITERS
 from dmmn_qp.predicting.inputs import SlideToPredict, slides_to_predict
-from dmmn_qp.predicting.options import PredictOptions
+from dmmn_qp.predicting.options import OF_THE_WORK, PredictOptions
+from dmmn_qp.predicting.request import polygons_request, request_of
 from dmmn_qp.predicting.shards import Shard, sizes_of
 from dmmn_qp.predicting.stage import predict
 from dmmn_qp.slides.view import SlideView
@@ -205,6 +207,20 @@ def test_a_failed_shard_goes_on_by_the_same_command(here, model, slides):
     assert_same(here / "whole", here / "parts", skipped=True)
 
 
+def test_what_makes_no_other_prediction_is_asked_for_by_nobody():
+    """Whatever says how a slide is to be computed, and no more, is in no record of what was asked for."""
+    view, options = SlideToPredict("s", SlideView(Path("s.tif"))), PredictOptions()
+    other = PredictOptions(batch_size=3, compile=True, device="cpu", devices=2, threads=1, workers=1)
+    assert {
+        name for name in PredictOptions.model_fields if getattr(options, name) != getattr(other, name)
+    } == OF_THE_WORK
+    one, two = (
+        request_of(view, o, mpp=0.5, context="patch", precision="fp32", regions=None) | polygons_request(o)
+        for o in (options, other)
+    )
+    assert one == two
+
+
 def test_what_other_calls_have_said_is_kept_only_where_it_belongs():
     """Of the same options and the same number of shards, and as far as it is told as we tell it."""
 
@@ -221,6 +237,9 @@ def test_what_other_calls_have_said_is_kept_only_where_it_belongs():
     assert third["slides"] == ["a", "b", "c"] and third["failed"] == {}
     assert [*Shard(1, 2).with_others(call("b"), second)["shards"]] == ["1/2"]
     assert [*Shard(1, 12).with_others(call("b", configuration={"views": 8}), second)["shards"]] == ["1/12"]
+    elsewhere = call("d", configuration={"views": 1, "threads": 2, "device": "cpu", "workers": 3, "batch_size": 4})
+    fourth = Shard(1, 12).with_others(elsewhere, third)
+    assert [*fourth["shards"]] == ["1/12", "9/12", "10/12"] and fourth["slides"] == ["a", "b", "c", "d"]
     for damaged in ({"0/12": call("x")}, {"2/12": {"slides": 3}}, {"2/12": call("x") | {"slides": [3]}}, [], None, 3):
         told = Shard(1, 12).with_others(call("b"), call("b") | {"shards": damaged})
         assert told["slides"] == ["b"] and [*told["shards"]] == ["1/12"]

@@ -17,7 +17,7 @@ from PIL import Image
 
 from dmmn_qp.errors import PixelSizeError, SlideError
 from dmmn_qp.regions import Region
-from dmmn_qp.slides import SLIDE_READERS, open_slide, tiff_tiles, tifffile_reader
+from dmmn_qp.slides import SLIDE_READERS, jpeg_tiles, open_slide, tiff_tiles, tifffile_reader
 from dmmn_qp.slides.base import Slide, read_field, read_overview
 from dmmn_qp.slides.cached import CachedFields, TileBudget, tiles_bytes
 from dmmn_qp.slides.closing import opened
@@ -26,6 +26,7 @@ from dmmn_qp.slides.folders import list_slides
 from dmmn_qp.slides.openslide_reader import OpenSlideReader
 from dmmn_qp.slides.pixel_sizes import StatedMpp
 from dmmn_qp.slides.scanner import scanner_of
+from dmmn_qp.slides.tiff_level import TiffLevel
 from dmmn_qp.slides.transformed import Crop, Flip, Placement, Rotate, TransformedSlide
 from dmmn_qp.slides.view import SlideView
 from dmmn_qp.specs import PatchSpec
@@ -413,11 +414,11 @@ class TestTiff:
             tifffile_reader.TiffReader(path, mpp=0.5)
 
     def test_a_jpeg_larger_than_its_tile_is_refused(self):
-        level = tiff_tiles.TiffLevel(None, 640, 640, 64, 64)
+        level = TiffLevel(None, 640, 640, 64, 64)
         start = bytes.fromhex("ffd8 ffe0 0004 0000 ffc0 0011 08")
-        tiff_tiles._check_jpeg_size(start + bytes.fromhex("0040 0040 03"), level)
+        jpeg_tiles.check_jpeg_size(start + bytes.fromhex("0040 0040 03"), level)
         with pytest.raises(ValueError, match="65535 x 64 px"):
-            tiff_tiles._check_jpeg_size(start + bytes.fromhex("0040 ffff 03"), level)
+            jpeg_tiles.check_jpeg_size(start + bytes.fromhex("0040 ffff 03"), level)
 
     def test_damage_raises_nothing_but_our_errors(self, tmp_path):
         whole = tmp_path / "whole.tif"

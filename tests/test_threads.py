@@ -4,6 +4,9 @@ import json
 import os
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 
 import cv2
 import pytest
@@ -111,6 +114,44 @@ def test_all_threads_are_set_in_one_place_and_given_back(monkeypatch):
             raise ValueError("x")
         assert (torch.get_num_threads(), cores.available_cores()) == (3, 3)
     assert (torch.get_num_threads(), cv2.getNumThreads(), cores.available_cores()) == before
+
+
+@pytest.mark.parametrize("ends_first", ["first", "second"])
+def test_blocks_of_two_threads_leave_nothing_behind(monkeypatch, ends_first):
+    """Two predictions at a time, as in a notebook: whichever ends last, all is as before the first."""
+    monkeypatch.setattr(cores, "cores_of_machine", lambda: 8)
+
+    def numbers():
+        """Those of this thread, and of one that comes later."""
+        with ThreadPoolExecutor(1) as later:
+            of_later = later.submit(torch.get_num_threads).result()
+        return torch.get_num_threads(), of_later, cv2.getNumThreads(), cores.available_cores()
+
+    before, began, may_end, seen = numbers(), threading.Event(), threading.Event(), []
+
+    def second():
+        with computing(2):
+            began.set()
+            assert may_end.wait(60)
+        seen.append(numbers())
+
+    with ThreadPoolExecutor(1) as pool, ExitStack() as always:
+        always.callback(may_end.set)
+        with ExitStack() as first:
+            first.enter_context(computing(3))
+            running = pool.submit(second)
+            assert began.wait(60)
+            assert numbers()[:2] == (3, 2) and cores.available_cores() == 2, "what began last"
+            if ends_first == "second":
+                may_end.set()
+                running.result()
+                assert numbers()[:2] == (3, 3) and cores.available_cores() == 3
+        if ends_first == "first":
+            assert numbers()[:2] == (before[0], 2) and cores.available_cores() == 2
+            may_end.set()
+            running.result()
+    assert numbers() == before
+    assert seen[0][0] == before[0], "the other thread too"
 
 
 WATCHED = """

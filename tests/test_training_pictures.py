@@ -141,6 +141,8 @@ def test_tensorboard_is_an_extra(train, here, monkeypatch):
     said = fails(*train, "--tensorboard")
     assert "--tensorboard needs TensorBoard; " in said and "[tensorboard]" in said and "pass --no-tensorboard" in said
     assert not (here / "m").exists()
+    for instead in (["--dry-run"], ["--folds", "2", "--dry-run"]):
+        assert "--tensorboard needs TensorBoard; " in fails(*train, "--tensorboard", *instead)
     result = invoke(*train)
     assert result.exit_code == 0 and "left out" not in result.stderr, result.stderr
     assert (here / "m" / "report.html").is_file() and (here / "m" / "history.csv").is_file()

@@ -7,14 +7,18 @@ import numpy as np
 import pytest
 
 from dmmn_qp.errors import SlideError
+from dmmn_qp.features import cache
 from dmmn_qp.files import new_file, new_folder, write_json
 from dmmn_qp.files.failures import line_of
 from dmmn_qp.files.locks import briefly_locked, locked
+from dmmn_qp.files.renaming import clear_away
 from dmmn_qp.predicting.inputs import SlideToPredict
 from dmmn_qp.predicting.plan import refuse_equal_names
+from dmmn_qp.predicting.strips import LABELS, StripStore
 from dmmn_qp.qupath.image_names import slide_ids
 from dmmn_qp.slides.names import bounded_name
 from dmmn_qp.slides.view import SlideView
+from dmmn_qp.workflows import cleaning
 from tests.conftest import invoke, rectangle, tiny_training, two_tissues, write_features, write_tiff
 from tests.windows import Windows
 
@@ -137,6 +141,72 @@ def test_a_moment_of_another_program_is_waited_for(windows, tmp_path, monkeypatc
     with new_file(path) as temporary:
         temporary.write_text("new")
     assert path.read_text() == "new" and len(windows.refused) == 1
+
+
+def damaged_strip(folder):
+    strips = StripStore(folder / "strips", (2, 2), 1, {LABELS: 0})
+    strips.begin({})
+    strips.write(0, {LABELS: np.ones((1, 2), np.uint8)})
+    (path,) = strips.folder.glob("*.zst")
+    path.write_bytes(b"x")
+    return path, lambda: strips.begin({})
+
+
+def strip_of_another_key(folder):
+    path, _ = damaged_strip(folder)
+    return path, lambda: StripStore(path.parent, (2, 2), 1, {LABELS: 0}).begin({"seed": 1})
+
+
+def kept_maps(folder):
+    path = folder / f"{cache._MARK}-1" / "0_0.safetensors"
+    path.parent.mkdir()
+    path.touch()
+    return path, lambda: cache.clear(folder)
+
+
+def leftover(folder):
+    path = folder / ".0123abcd.part.x"
+    path.touch()
+    return path, lambda: cleaning.remove(cleaning.Removable("leftover", path, 0))
+
+
+def leftover_folder(folder):
+    path = folder / ".m.0123abcd.part" / "x"
+    path.parent.mkdir()
+    path.touch()
+    return path, lambda: cleaning.remove(cleaning.Removable("leftover", path.parent, 0))
+
+
+def aside(folder):
+    path = folder / ".m.0123abcd.old" / "x"
+    path.parent.mkdir()
+    path.touch()
+    return path, lambda: clear_away(path.parent)
+
+
+@pytest.mark.parametrize("made", [damaged_strip, strip_of_another_key, kept_maps, leftover, leftover_folder, aside])
+def test_what_is_removed_waits_for_a_moment_of_another_program(windows, tmp_path, monkeypatch, made):
+    path, remove = made(tmp_path)
+    held = path.open()
+    monkeypatch.setattr("dmmn_qp.files.renaming.time.sleep", lambda _: held.close())
+    remove()
+    assert not path.exists() and len(windows.refused) == 1
+
+
+def test_what_stays_open_is_named_where_it_has_to_go(windows, tmp_path):
+    path, begin = strip_of_another_key(tmp_path)
+    with path.open(), pytest.raises(PermissionError) as refused:
+        begin()
+    assert str(path) in line_of(refused.value) and path.exists()
+
+
+def test_what_stays_open_keeps_nothing_else(windows, tmp_path):
+    for name in "abc":
+        (tmp_path / name).touch()
+    first = next(tmp_path.iterdir())  # which is tried first
+    with first.open():
+        clear_away(tmp_path)
+    assert left_in(tmp_path) == [first.name]
 
 
 def test_the_end_of_work_waits_for_who_reads_whose_it_is(windows, tmp_path, monkeypatch):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -41,8 +42,8 @@ class WebServer:
 
 
 @contextmanager
-def serving(root: Path) -> Iterator[WebServer]:
-    """Serves a folder on a free port of this machine."""
+def serving(root: Path, host: str = "127.0.0.1") -> Iterator[WebServer]:
+    """Serves a folder on a free port of this machine, at its address of IPv4 or IPv6."""
     state = WebServer(root)
 
     class Handler(BaseHTTPRequestHandler):
@@ -66,6 +67,8 @@ def serving(root: Path) -> Iterator[WebServer]:
             else:
                 self._file(file)
 
+        do_HEAD = do_GET  # noqa: N815 (so the library has it)
+
         def _file(self, path: Path) -> None:
             status = path.stat()
             size, tag = status.st_size, f'"{status.st_mtime_ns:x}-{status.st_size:x}"'
@@ -84,13 +87,18 @@ def serving(root: Path) -> Iterator[WebServer]:
             for name, value in {**headers, "Content-Length": str(len(data))}.items():
                 self.send_header(name, value)
             self.end_headers()
+            if self.command == "HEAD":
+                return
             state.sent += len(data)
             with suppress(OSError):  # whoever asked may want no more of it
                 self.wfile.write(data)
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
-    state.url = f"http://127.0.0.1:{server.server_port}"
+    class Server(ThreadingHTTPServer):
+        address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        daemon_threads = True
+
+    server = Server((host, 0), Handler)
+    state.url = f"http://{f'[{host}]' if ':' in host else host}:{server.server_port}"
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
     thread.start()
     try:

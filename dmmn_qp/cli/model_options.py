@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import wraps
 from pathlib import Path
 from types import NoneType, UnionType
@@ -24,13 +24,18 @@ _GIVEN = "given"
 _SHORT_CHOICES = 22
 
 
-def with_options(model: type[FileModel]) -> Callable[[Callable[..., None]], Callable[..., None]]:
+def with_options(
+    model: type[FileModel], panels: Sequence[str] = ()
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Gives a command the options of a model, in place of its parameter ``given`` (`Given`).
 
     Args:
         model: Its fields with a `Flag` become options.
+        panels: Headings in the order of the help; others, and options without one, come first.
     """
-    flags = {name: (field, flag) for name, field in model.model_fields.items() if (flag := flag_of(field)) is not None}
+    found = [(name, field, flag) for name, field in model.model_fields.items() if (flag := flag_of(field)) is not None]
+    found.sort(key=lambda one: panels.index(one[2].panel) if one[2].panel in panels else -1)
+    flags = {name: (field, flag) for name, field, flag in found}
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
         hints = get_type_hints(command, include_extras=True)

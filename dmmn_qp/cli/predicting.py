@@ -27,7 +27,8 @@ from dmmn_qp.cli.options import (
 )
 from dmmn_qp.console import Reporter
 from dmmn_qp.errors import ConfigError, PartlyPredictedError
-from dmmn_qp.predicting.options import PredictOptions
+from dmmn_qp.predicting.cluster_options import CLUSTER_PANEL
+from dmmn_qp.predicting.options import PANELS, PredictOptions
 
 if TYPE_CHECKING:
     from dmmn_qp.predicting.inputs import SlideToPredict
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
 
 
 @app.command("predict", cls=Command)
-@with_options(PredictOptions)
+@with_options(PredictOptions, PANELS)
 def predict_command(
     slides: Annotated[
         list[str] | None,
@@ -89,7 +90,7 @@ def predict_command(
             help="Predict one of N parts of the slides, such as 3/40, while others predict the others.",
             metavar="K/N",
             show_default=False,
-            rich_help_panel=COMMON_PANEL,
+            rich_help_panel=CLUSTER_PANEL,
         ),
     ] = None,
     overwrite: OverwriteOption = False,

@@ -54,11 +54,14 @@ def write_polygons(path: Path, slides: Sequence[SlideFigures], unit: PolygonUnit
     from pyarrow import Table, parquet
 
     schema, count, rows = _schema(unit), 0, _rows(slides, unit, reporter)
-    with new_file(path) as temporary, parquet.ParquetWriter(temporary, schema, compression="zstd") as writer:
+    with (
+        reporter.counting_warnings(),
+        new_file(path) as temporary,
+        parquet.ParquetWriter(temporary, schema, compression="zstd") as writer,
+    ):
         while some := list(islice(rows, _AT_ONCE)):
             writer.write_table(Table.from_pylist(some, schema))
             count += len(some)
-    reporter.warn_of_the_rest()
     return count
 
 

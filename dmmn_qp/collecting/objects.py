@@ -72,12 +72,12 @@ def measure_objects(
         reporter: Where to warn.
     """
     found: list[ObjectFigures] = []
-    for slide in slides:
-        try:
-            found += _of_slide(slide, images[slide.slide_id]) if slide.slide_id in images else ()
-        except (AnnotationFileError, DatasetError) as error:
-            reporter.warn_of(slide.slide_id, f"its objects are left out ({line_of(error)})")
-    reporter.warn_of_the_rest()
+    with reporter.counting_warnings():
+        for slide in slides:
+            try:
+                found += _of_slide(slide, images[slide.slide_id]) if slide.slide_id in images else ()
+            except (AnnotationFileError, DatasetError) as error:
+                reporter.warn_of(slide.slide_id, f"its objects are left out ({line_of(error)})")
     return found
 
 

@@ -33,6 +33,7 @@ from dmmn_qp.console import Reporter
 from dmmn_qp.errors import AnnotationFileError, ConfigError, DatasetError, DmmnQpError, OutputExistsError
 from dmmn_qp.files import RUN_FILE, write_json
 from dmmn_qp.files.failures import install_command, is_full_disk, line_of
+from dmmn_qp.files.renaming import remove
 from dmmn_qp.folders.predictions import LABELS_SUFFIX, PredictedInput, Prediction, read_inputs, read_predictions
 from dmmn_qp.folders.provenance import describe_run, now
 from dmmn_qp.labels.splits import case_of
@@ -182,7 +183,7 @@ def _measured(
     """
     slides: list[SlideFigures] = []
     failed: dict[str, str] = {}
-    with reporter.task("Slides", len(places)) as task:
+    with reporter.counting_warnings(), reporter.task("Slides", len(places)) as task:
         for slide_id, folder in places.items():
             record = records[folder].get(slide_id)
             try:
@@ -193,7 +194,6 @@ def _measured(
                 failed[slide_id] = line_of(error)
                 reporter.warn_of(slide_id, f"is left out: {failed[slide_id]}", " ")
             task.advance()
-    reporter.warn_of_the_rest()
     if not slides:
         raise DatasetError(f"no slide could be measured: {'; '.join([*failed.values()][:_MOST_NAMES])}")
     return slides, failed
@@ -204,7 +204,7 @@ def _with_quality(
 ) -> list[SlideFigures]:
     """The slides with their quality, where their files are found."""
     found: list[SlideFigures] = []
-    with reporter.task("Quality", len(slides)) as task:
+    with reporter.counting_warnings(), reporter.task("Quality", len(slides)) as task:
         for slide in slides:
             quality = None
             try:
@@ -213,7 +213,6 @@ def _with_quality(
                 reporter.warn_of(slide.slide_id, f"its quality is not known ({line_of(error)})")
             found.append(replace(slide, quality=quality))
             task.advance()
-    reporter.warn_of_the_rest()
     return found
 
 
@@ -233,18 +232,18 @@ def _write(out: Path, tables: dict[str, list[Row]], reporter: Reporter) -> None:
         if name in tables:
             write_csv(out / name, tables[name])
         else:
-            (out / name).unlink(missing_ok=True)  # of an earlier call with other options
+            remove(out / name)  # of an earlier call with other options
         if name in tables and parquet:
             write_parquet(packed, tables[name])
         else:
-            packed.unlink(missing_ok=True)
+            remove(packed)
     if not parquet:
         reporter.say(f"No Parquet, only CSV: pyarrow is not installed; {install_command('cohort')}")
 
 
 def _write_polygons(out: Path, slides: Sequence[SlideFigures], options: CohortOptions, reporter: Reporter) -> None:
     if options.geoparquet is None:
-        (out / POLYGONS).unlink(missing_ok=True)
+        remove(out / POLYGONS)
         return
     count = write_polygons(out / POLYGONS, slides, options.geoparquet, reporter)
     reporter.say(f"{count:,} polygons in {out / POLYGONS}")

@@ -12,6 +12,7 @@ from typing import Final
 from dmmn_qp.doctor.findings import Finding, Level, in_gib
 from dmmn_qp.errors import ConfigError
 from dmmn_qp.files.paths import user_cache
+from dmmn_qp.files.renaming import remove
 from dmmn_qp.text import shorten
 
 LITTLE_ROOM: Final = 2 * 2**30
@@ -71,4 +72,4 @@ def _try_to_write(folder: Path) -> None:
         os.write(number, b"x")
     finally:
         os.close(number)
-        Path(name).unlink()
+        remove(Path(name))

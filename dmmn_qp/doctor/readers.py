@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
 
@@ -19,23 +20,30 @@ _RESOLUTION: Final[dict[str, Any]] = {"resolution": (20_000, 20_000), "resolutio
 
 def check_readers() -> Iterator[Finding]:
     """Has each reader open a small file, and read from its middle."""
+    from dmmn_qp.files.failures import install_command
     from dmmn_qp.slides.readers import SLIDE_READERS
 
-    opened, untried = [], []
-    with tempfile.TemporaryDirectory(prefix="dmmn-qp-") as folder:
+    opened, untried, ways_out = [], [], []
+    with tempfile.TemporaryDirectory(prefix="dmmn-qp-", ignore_cleanup_errors=True) as folder:
         for name, reader in SLIDE_READERS.items():
-            if name not in MADE:
+            extra = OF_EXTRAS.get(name)
+            if name not in MADE or (extra is not None and find_spec(extra) is None):
                 untried.append(name)
+                ways_out += [] if extra is None else [f"for {name}: {install_command(extra)}"]
                 continue
             try:
                 _read(reader.open, MADE[name](Path(folder)))
             except Exception as error:  # of any kind: the library behind it may be broken
                 text = f"{name} cannot read its test file ({words_of(error)})"
-                yield Finding("slide readers", "fail", text, "see the lines about libraries")
+                if extra is None:
+                    yield Finding("slide readers", "fail", text, "see the lines about libraries")
+                else:
+                    yield Finding("slide readers", "warn", text, f"mend it: {install_command(extra)}")
             else:
                 opened.append(name)
     text = f"{', '.join(opened) or 'none'} can read" + (f"; not tried: {', '.join(untried)}" if untried else "")
-    yield Finding("slide readers", "ok", text, figures=(("read", opened), ("not_tried", untried)))
+    figures = (("read", opened), ("not_tried", untried))
+    yield Finding("slide readers", "ok", text, "; ".join(ways_out), figures)
 
 
 def _read(opener: Callable[..., Any], path: Path) -> None:
@@ -76,13 +84,34 @@ def _png(folder: Path) -> Path:
     return folder / "picture.png"
 
 
+def _zarr(folder: Path) -> Path:
+    """OME-Zarr 0.5, of one level and as few chunks as there are colours."""
+    import numpy as np
+    import zarr
+
+    group = zarr.open_group(folder / "slide.ome.zarr", mode="w", zarr_format=3)
+    level = group.create_array("0", shape=(3, SIDE_PX, SIDE_PX), chunks=(1, SIDE_PX, SIDE_PX), dtype="uint8")
+    level[:] = np.moveaxis(_pixels(), 2, 0)
+    axes = [{"name": "c", "type": "channel"}]
+    axes += [{"name": name, "type": "space", "unit": "micrometer"} for name in ("y", "x")]
+    scale = {"type": "scale", "scale": [1.0, 0.5, 0.5]}
+    image = {"axes": axes, "datasets": [{"path": "0", "coordinateTransformations": [scale]}]}
+    described: Any = {"version": "0.5", "multiscales": [image]}
+    group.attrs["ome"] = described
+    return folder / "slide.ome.zarr"
+
+
 def _pixels() -> Any:
     import numpy as np
 
     return np.full((SIDE_PX, SIDE_PX, 3), PIXEL, np.uint8)
 
 
+OF_EXTRAS: Final = {"ome-zarr": "zarr"}
+"""Name of a reader that not everybody needs -> the extra that it belongs to, of the name of its library."""
+
 MADE: Final[dict[str, Callable[[Path], Path]]] = {
+    "ome-zarr": _zarr,
     "direct-tiff": _tiled,
     "openslide": _tiled,
     "tifffile": _striped,

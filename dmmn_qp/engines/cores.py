@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, MutableMapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Final
 
 from dmmn_qp.machine import cores_of_machine
@@ -32,7 +33,16 @@ process each.
 _OF_APPLE: Final = {"PYTORCH_ENABLE_MPS_FALLBACK": "1"}
 """What Apple's GPUs lack is computed on the processor."""
 
-_limit: int | None = None
+
+@dataclass(frozen=True, eq=False, slots=True)
+class _Limit:
+    """What a block of `limited_to` wants."""
+
+    threads: int
+
+
+_limits: Final[list[_Limit]] = []
+"""Those in force, in the order in which they began, in whatever thread."""
 
 
 def settle_libraries(environment: MutableMapping[str, str] = os.environ, *, is_ours: bool = True) -> None:
@@ -48,8 +58,7 @@ def settle_libraries(environment: MutableMapping[str, str] = os.environ, *, is_o
 
 def available_cores() -> int:
     """CPU cores for this process's own threads and processes: those that it may use, but not more than `limited_to`."""
-    cores = cores_of_machine()
-    return cores if _limit is None else min(cores, _limit)
+    return min([cores_of_machine(), *(limit.threads for limit in _limits[-1:])])
 
 
 def default_threads(processes: int = 1, *, beside_readers: bool = False) -> int:
@@ -78,10 +87,13 @@ def default_readers() -> int:
 
 @contextmanager
 def limited_to(threads: int) -> Iterator[None]:
-    """Lets pools of threads and processes that are made in the block have at most so many."""
-    global _limit  # noqa: PLW0603 (of the whole process, as the number of torch's threads is)
-    before, _limit = _limit, threads
+    """Lets pools of threads and processes that are made in the block have at most so many.
+
+    It is of the whole process; where several threads are in such blocks, the block that began last counts.
+    """
+    mine = _Limit(threads)
+    _limits.append(mine)
     try:
         yield
     finally:
-        _limit = before
+        _limits.remove(mine)

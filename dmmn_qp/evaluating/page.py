@@ -14,6 +14,7 @@ from dmmn_qp.console import Reporter
 from dmmn_qp.errors import SlideError
 from dmmn_qp.evaluating.worst import meeting_of, with_worst_regions
 from dmmn_qp.files.failures import naming
+from dmmn_qp.files.renaming import remove
 from dmmn_qp.folders.counted_labels import CountedLabels, LabelOpener
 from dmmn_qp.folders.evaluation import (
     NOT_PREDICTED,
@@ -106,7 +107,7 @@ def write_worst_regions(evaluation: Evaluation, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         write_geojson(folder / WORST_REGIONS, annotations)
         for stale in (folder / WORST_REGIONS_FOLDER).glob("*.geojson"):
-            stale.unlink()
+            remove(stale)
         if len(evaluation.slides) > 1:
             (folder / WORST_REGIONS_FOLDER).mkdir(exist_ok=True)
             for slide_id, of_slide in found.items():

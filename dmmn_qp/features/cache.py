@@ -6,7 +6,6 @@ Folders that were not asked for the longest go first when there is no room. What
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from dmmn_qp.console import Reporter
 from dmmn_qp.errors import ConfigError
 from dmmn_qp.files import new_file
 from dmmn_qp.files.paths import user_cache
+from dmmn_qp.files.renaming import clear_away, remove_if_empty, remove_tree
 from dmmn_qp.regions import Region
 
 DEFAULT_BYTES = 4 * 2**30
@@ -80,7 +80,7 @@ class FeatureCache:
             for _, size, folder in sorted(found, key=lambda one: one[0])[:-1]:
                 if used <= self.limit_bytes:
                     break
-                shutil.rmtree(folder, ignore_errors=True)
+                clear_away(folder)
                 used -= size
 
 
@@ -146,9 +146,8 @@ def clear(folder: Path) -> int:
     freed = 0
     for kept in our_folders(folder):
         freed += _bytes_in(kept)
-        shutil.rmtree(kept)
-    with suppress(OSError):
-        folder.rmdir()
+        remove_tree(kept)
+    remove_if_empty(folder)
     return freed
 
 

@@ -8,7 +8,6 @@ import errno
 import json
 import os
 import re
-import shutil
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
@@ -19,7 +18,7 @@ from uuid import uuid4
 from dmmn_qp.errors import InUseError, OutputExistsError
 from dmmn_qp.files.failures import naming
 from dmmn_qp.files.locks import STALE_S, locked
-from dmmn_qp.files.renaming import remove, rename
+from dmmn_qp.files.renaming import clear_away, remove, rename
 
 RUN_FILE = "run.json"
 
@@ -64,9 +63,9 @@ def new_folder(path: Path, *, overwrite: bool, marker: str) -> Iterator[Path]:
                     rename(retired, path)
                 raise
             sync_folder(path.parent)
-            shutil.rmtree(retired, ignore_errors=True)  # what is left of it goes with the next command
+            clear_away(retired)  # what is left of it goes with the next command
         finally:
-            shutil.rmtree(temporary, ignore_errors=True)
+            clear_away(temporary)
 
 
 def _beside(path: Path, kind: str) -> Path:
@@ -98,13 +97,13 @@ def tidy(path: Path, marker: str) -> None:
         if other.name.endswith(_PART):
             try:
                 with _making(other):
-                    shutil.rmtree(other, ignore_errors=True)
+                    clear_away(other)
             except (InUseError, OSError):
                 is_being_made = True
     for other in left:
         if other.name.endswith(_OLD) and (other / marker).is_file() and not is_being_made:
             if path.exists():
-                shutil.rmtree(other, ignore_errors=True)
+                clear_away(other)
             else:
                 with suppress(OSError):
                     rename(other, path)
@@ -218,4 +217,4 @@ def remove_new_files(folder: Path) -> None:
     for path in folder.iterdir() if folder.is_dir() else ():
         with suppress(OSError):
             if _NEW_FILE.fullmatch(path.name) and time.time() - path.stat().st_mtime > STALE_S:
-                path.unlink()
+                remove(path)

@@ -6,6 +6,7 @@ Nothing is asked, and nothing opened, whoever wrote them.
 from __future__ import annotations
 
 import re
+from ipaddress import IPv6Address
 from pathlib import PurePath, PurePosixPath
 from typing import Final
 from urllib.parse import SplitResult, unquote, urlsplit
@@ -17,6 +18,11 @@ WEB: Final = frozenset({"http", "https"})
 STORES: Final = frozenset({"s3", "gs", "az", "abfs", "abfss"})
 
 _ADDRESS: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.:-]+://")
+_WEB_ADDRESS: Final = re.compile(r"^(https?://)(?:[^/?#]*@)?([^?#]*).*$", re.IGNORECASE | re.DOTALL)
+"""Protocol; server and path; user and password before, and query behind, are in none."""
+
+_BRACKETED: Final = re.compile(r"\[([^\[\]]*)\](?::[0-9]*)?")
+_OF_NUMBERS: Final = re.compile(r"[\[\]]|::")
 _ODD: Final = re.compile(r"[\x00-\x20\x7f\\]")
 
 
@@ -46,6 +52,20 @@ def shown_place(path: PurePath) -> str:
     return str(path).replace(":/", "://", 1) if is_pure_place(path) else str(path)
 
 
+def shown_word(word: str) -> str:
+    """Returns a word of a command line without what is secret in the addresses of web servers in it.
+
+    Args:
+        word: Such as ``https://me:pw@server/a.tif?sig=1``, ``--slides-root=https://...`` or ``OLD=https://...``.
+    """
+    shown = []
+    for part in re.split(r"=(?=https?://)", word, flags=re.IGNORECASE):
+        shown.append(_WEB_ADDRESS.sub(r"\1\2", part))
+        if shown[-1] != part and "?" in part:
+            break  # what follows is of the query too
+    return "=".join(shown)
+
+
 def split_address(text: str) -> SplitResult:
     """Takes an address apart.
 
@@ -55,7 +75,7 @@ def split_address(text: str) -> SplitResult:
     shown = _without_secrets(text)
     try:
         parsed = urlsplit(text)
-        named = bool(parsed.hostname) and parsed.port != 0
+        named = _names_server(parsed)
     except ValueError:
         named, parsed = False, SplitResult("", "", "", "", "")
     if parsed.scheme and parsed.scheme not in WEB | STORES:
@@ -68,7 +88,8 @@ def split_address(text: str) -> SplitResult:
         parsed = SplitResult(parsed.scheme, bucket, f"/{path}" if path else "", "", "")
         named = bool(bucket) and ":" not in bucket and ("@" not in bucket or parsed.scheme in ("abfs", "abfss"))
     parts = _path_of(parsed).split("/")
-    if not named or _ODD.search(text if parsed.scheme in WEB else parsed.netloc) or "::" in text or parsed.fragment:
+    chained = text.replace(server_in(parsed), "", 1) if parsed.scheme in WEB else text  # an IPv6 address may have "::"
+    if not named or _ODD.search(text if parsed.scheme in WEB else parsed.netloc) or "::" in chained or parsed.fragment:
         raise SlideError(f'"{shown}" is no address of a slide; write it as https://server/folder/slide.svs')
     if (
         ".." in parts
@@ -77,6 +98,18 @@ def split_address(text: str) -> SplitResult:
     ):
         raise SlideError(f'"{shown}" has a name that no slide has; write the address without .. and control characters')
     return parsed
+
+
+def _names_server(parsed: SplitResult) -> bool:
+    """Whether an address says on which server it is: by a name, or by a number, that of IPv6 in brackets.
+
+    Raises:
+        ValueError: It cannot say that.
+    """
+    number = _BRACKETED.fullmatch(server_in(parsed))
+    if number is not None:
+        return parsed.port != 0 and IPv6Address(number[1]).scope_id is None
+    return bool(parsed.hostname) and parsed.port != 0 and not _OF_NUMBERS.search(server_in(parsed))
 
 
 def _without_secrets(text: str) -> str:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from dmmn_qp.errors import SlideChangedError, SlideError, SlideUnreachableError
+from dmmn_qp.files.failures import install_command
 from dmmn_qp.text import shorten, words_of
 
 ATTEMPTS = 5
@@ -71,6 +72,5 @@ def too_large(shown: str, most_bytes: int) -> SlideError:
 def not_installed(protocol: str, package: str, extra: str) -> SlideError:
     """Makes the error of a protocol whose packages are missing."""
     return SlideError(
-        f'slides at {protocol}:// need {package}, not installed here; pip install "dmmn-qp[{extra}]", or copy them to '
-        "a disk"
+        f"slides at {protocol}:// need {package}, not installed here; {install_command(extra)}, or copy them to a disk"
     )

@@ -205,8 +205,13 @@ class _Store:
             raise not_installed(protocol, package, extra) from None
         options: dict[str, Any] = {"use_listings_cache": False, "skip_instance_cache": True}
         if protocol == "s3":
-            options["config_kwargs"] = {"connect_timeout": CONNECT_S, "read_timeout": READ_S}
+            once = {"mode": "standard", "total_max_attempts": 1}  # `patiently` asks again, and nobody else
+            options["config_kwargs"] = {"connect_timeout": CONNECT_S, "read_timeout": READ_S, "retries": once}
         self._fs: Any = fsspec.filesystem(protocol, **options)
+        if protocol == "s3":
+            self._fs.retries = 1  # of s3fs, around those of botocore
+        self._passing: tuple[type[Exception], ...] = (TimeoutError, OSError)
+        self._passing += _errors_of_s3() if protocol == "s3" else ()
         self._looked: dict[str, float] = {}
 
     def facts(self, address: str, shown: str) -> Facts | None:
@@ -250,13 +255,22 @@ class _Store:
             except PermissionError as error:
                 reason = f"you may not read it ({error_words(error)}); credentials are those of the environment"
                 raise unreachable(shown, reason) from None
-            except (TimeoutError, OSError) as error:
+            except self._passing as error:
                 raise AgainError(error_words(error)) from None
             except Exception as error:  # of any kind: each store has errors of its own
                 reason = f"{error_words(error)} (credentials are those of the environment)"
                 raise unreachable(shown, reason) from None
 
         return patiently(once, shown)
+
+
+def _errors_of_s3() -> tuple[type[Exception], ...]:
+    """Returns what s3fs and what is below it raise where a connection fails or breaks off."""
+    from aiohttp import ClientError
+
+    errors, parsers = (importlib.import_module(f"botocore.{name}") for name in ("exceptions", "parsers"))
+    broken_off = errors.HTTPClientError, errors.IncompleteReadError, parsers.ResponseParserError
+    return ClientError, errors.ConnectionError, *broken_off
 
 
 def _facts_of(info: dict[str, Any]) -> Facts:

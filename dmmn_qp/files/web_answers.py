@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from ipaddress import ip_address
 from typing import Any, Final
 from urllib.parse import urljoin, urlsplit
 
@@ -31,10 +32,11 @@ def redirected(here: str, location: str, shown: str) -> str:
     Raises:
         SlideUnreachableError: It is on another one, or would no longer be encrypted.
     """
-    there = urljoin(here, location)
+    there = ""
     try:
+        there = urljoin(here, location)
         before, after = urlsplit(here), urlsplit(there)
-        same = before.hostname == after.hostname and (
+        same = _host(before.hostname) == _host(after.hostname) and (
             (before.scheme, before.port) == (after.scheme, after.port)
             or (before.scheme, after.scheme, before.port, after.port) == ("http", "https", None, None)
         )
@@ -47,6 +49,14 @@ def redirected(here: str, location: str, shown: str) -> str:
             "name that address itself if you trust it"
         )
     return there
+
+
+def _host(name: str | None) -> str | None:
+    """The name of a server, or its number in the one way in which it is written."""
+    try:
+        return ip_address(name or "").compressed
+    except ValueError:
+        return name
 
 
 async def answered(response: Any, shown: str, start: int, end: int) -> Answer | None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Final, Self
 
 import cv2
 import torch
@@ -57,7 +59,8 @@ def computing(threads: int | None) -> Iterator[int]:
     """Has everything in this process compute in so many threads, and in as many as before when the block ends.
 
     These are torch's, OpenCV's, and those of our pools that are made in the block. NumPy's are settled when it is
-    loaded (`settle_libraries`); GDAL has one.
+    loaded (`settle_libraries`); GDAL has one. Several threads may be in such blocks: what is of the whole process is as
+    the block wants it that began last, and as it was before the first when the last one ends.
 
     Args:
         threads: How many; None for `default_threads`.
@@ -66,15 +69,62 @@ def computing(threads: int | None) -> Iterator[int]:
         How many they are.
     """
     number = threads or default_threads()
-    before = torch.get_num_threads(), cv2.getNumThreads()
-    torch.set_num_threads(number)
-    cv2.setNumThreads(min(before[1], number))  # never more: behind a fork it may have but one
+    with _LOCK:
+        mine = _Computing.begin(number)
     try:
         with limited_to(number):
             yield number
     finally:
-        torch.set_num_threads(before[0])
-        cv2.setNumThreads(before[1])
+        with _LOCK:
+            mine.end()
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class _Computing:
+    """A block of `computing`. torch has a number for each thread, and one for threads that come later.
+
+    Attributes:
+        threads: What it wants.
+        thread: The thread that it runs in.
+        before: torch's number in this thread before it.
+        of_torch: torch's number before the first of the blocks that run.
+        of_opencv: OpenCV's number, which is of the whole process, before the first of them.
+    """
+
+    threads: int
+    thread: int
+    before: int
+    of_torch: int
+    of_opencv: int
+
+    @classmethod
+    def begin(cls, threads: int) -> Self:
+        """Sets what a block wants."""
+        thread, before = threading.get_ident(), torch.get_num_threads()
+        first = cls(threads, thread, before, before, cv2.getNumThreads())
+        if _RUNNING:
+            first = replace(first, of_torch=_RUNNING[0].of_torch, of_opencv=_RUNNING[0].of_opencv)
+            if before == _RUNNING[-1].threads and thread not in {running.thread for running in _RUNNING}:
+                first = replace(first, before=first.of_torch)  # it came later, and has never had another one
+        _RUNNING.append(first)
+        torch.set_num_threads(threads)
+        cv2.setNumThreads(min(first.of_opencv, threads))  # never more: behind a fork it may have but one
+        return first
+
+    def end(self) -> None:
+        """Sets what the others want, or what was before all."""
+        _RUNNING.remove(self)
+        torch.set_num_threads(self.before)
+        wanted = _RUNNING[-1].threads if _RUNNING else self.of_torch
+        if wanted != self.before:
+            other = threading.Thread(target=torch.set_num_threads, args=(wanted,))  # for threads that come later alone
+            other.start()
+            other.join()
+        cv2.setNumThreads(min(self.of_opencv, wanted) if _RUNNING else self.of_opencv)
+
+
+_RUNNING: Final[list[_Computing]] = []
+_LOCK: Final = threading.Lock()
 
 
 def choose_bf16(wanted: Precision, device: torch.device) -> bool:

@@ -16,7 +16,7 @@ from dmmn_qp.errors import AnnotationFileError
 from dmmn_qp.files import move
 from dmmn_qp.files.failures import naming
 from dmmn_qp.files.locks import briefly_locked
-from dmmn_qp.files.renaming import remove
+from dmmn_qp.files.renaming import remove, remove_if_empty
 from dmmn_qp.folders.predictions import EARLIER
 from dmmn_qp.qupath.notes import open_bytes, parse_uuid
 from dmmn_qp.qupath.packed_json import FileContentError, NotStreamableError, is_gzip, open_text, stream_features
@@ -105,8 +105,7 @@ def _drop_oldest(folder: Path, slide_id: str) -> int:
         dropped.add(path)
     for path in dropped:
         remove(path)
-        if not any(path.parent.iterdir()):
-            path.parent.rmdir()
+        remove_if_empty(path.parent)
     return len(dropped)
 
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
@@ -11,6 +10,7 @@ from typing import Final
 import torch
 
 from dmmn_qp.errors import DatasetError
+from dmmn_qp.files.renaming import clear_away, remove_if_empty, remove_tree
 from dmmn_qp.folders.label_raster import LabelRaster
 from dmmn_qp.folders.predictions import EARLIER, LABELS_SUFFIX, PROBABILITIES_SUFFIX, Prediction
 from dmmn_qp.outputs.area_table import count_areas
@@ -217,14 +217,13 @@ def _say_remade(call: Call, plan: RemakePolygons, made: MadeObjects, *, has_conf
 def _remove_ready(call: Call, slide_id: str) -> None:
     """Removes the folder for finished files; of a prediction that was begun, its strips stay."""
     folder = call.strips_folder(slide_id)
-    shutil.rmtree(folder / _READY, ignore_errors=True)
-    with suppress(OSError):
-        folder.rmdir()
+    clear_away(folder / _READY)
+    remove_if_empty(folder)
 
 
 def _empty_ready(call: Call, slide_id: str) -> Path:
     """A new folder for finished files, beside the strips."""
     ready = call.strips_folder(slide_id) / _READY
-    shutil.rmtree(ready, ignore_errors=True)
+    remove_tree(ready)
     ready.mkdir(parents=True)
     return ready

@@ -21,6 +21,7 @@ from dmmn_qp.errors import ClusterError, ConfigError, InUseError
 from dmmn_qp.files import remove_new_files
 from dmmn_qp.files.failures import install_command
 from dmmn_qp.files.locks import is_deserted
+from dmmn_qp.files.renaming import remove
 from dmmn_qp.predicting.call import Call
 from dmmn_qp.predicting.options import PredictOptions
 from dmmn_qp.predicting.plan import AddFiles, Predict, RemakePolygons, SlidePlan
@@ -198,7 +199,7 @@ class _Cohort:
                 )
             time.sleep(0.1)
         with suppress(OSError):
-            probe.unlink()
+            remove(probe)
         self.call.model.elsewhere = begun.device
         to_predict = sum(isinstance(plan, Predict) for plan in self.plans)
         if to_predict and not self.is_announced:

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Final
 
 from pydantic import Field
 
 from dmmn_qp.choices import Context, Device, Outside, Precision
 from dmmn_qp.engines.cores import MOST_THREADS
 from dmmn_qp.flags import Flag
-from dmmn_qp.outputs.options import OutputOptions
-from dmmn_qp.predicting.cluster_options import ClusterOptions
+from dmmn_qp.outputs.options import FILES_PANEL, POLYGONS_PANEL, OutputOptions
+from dmmn_qp.predicting.cluster_options import CLUSTER_PANEL, ClusterOptions
 from dmmn_qp.specs import Endless, TypedViews
 
 NETWORK_PANEL, AREA_PANEL = "The network", "Where to predict"
+
+PANELS: Final = (AREA_PANEL, NETWORK_PANEL, POLYGONS_PANEL, FILES_PANEL, CLUSTER_PANEL)
+"""Headings of the help, as a user comes to them: where, how, what comes of it, and what few need."""
+
+OF_THE_WORK: Final = frozenset({"batch_size", "compile", "device", "devices", "threads", "workers"})
+"""Options that say how it is computed, and not what: machines that differ in them predict the same."""
 
 
 class PredictOptions(OutputOptions, ClusterOptions):

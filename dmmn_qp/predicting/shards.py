@@ -12,6 +12,7 @@ from typing import Any, Final, Self
 
 from dmmn_qp.errors import ConfigError
 from dmmn_qp.predicting.inputs import SlideToPredict
+from dmmn_qp.predicting.options import OF_THE_WORK
 from dmmn_qp.text import count_of, shorten
 
 MOST_SHARDS: Final = 100_000
@@ -103,10 +104,11 @@ class Shard:
 
         Args:
             content: What it says of this call alone.
-            before: What it has said so far; of a call with other options or another number of shards nothing is kept.
+            before: What it has said so far; of a call that asked for something else, or for another number of shards,
+                nothing is kept. Machines may compute in ways of their own.
         """
         told = {str(self): {key: content[key] for key in _OF_SHARDS}}
-        same = before.get("configuration") == content["configuration"]
+        same = _asked_for(before) == _asked_for(content)
         others = before.get(SHARDS) if same else None
         for name, call in others.items() if isinstance(others, dict) else ():
             with suppress(ConfigError):
@@ -129,6 +131,12 @@ class Shard:
 def sizes_of(slides: Iterable[SlideToPredict]) -> dict[str, int]:
     """Bytes of each slide on disk, by its name."""
     return {slide.slide_id: _bytes_of(slide.path) for slide in slides}
+
+
+def _asked_for(run: Mapping[str, Any]) -> dict[str, object] | None:
+    """The options of a call without those that change only how it is computed; None where it tells none."""
+    told = run.get("configuration")
+    return {name: told[name] for name in told if name not in OF_THE_WORK} if isinstance(told, dict) else None
 
 
 _LISTS: Final = ("slides", "skipped")

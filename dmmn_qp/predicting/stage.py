@@ -101,7 +101,7 @@ def predict(
     model.elsewhere = None if options.engine == "local" else ""
     call = Call(model, slides, out, options, run, reporter, overwrite, resume, take_over, shard)
     try:
-        with naming(out), computing(options.threads):
+        with reporter.counting_warnings(), naming(out), computing(options.threads):
             plans = make_plans(call)
             if options.engine == "ray":
                 summary = run_plans_on_cluster(call, plans, model_folder)
@@ -109,8 +109,6 @@ def predict(
                 summary = run_plans(call, plans)
     except KeyboardInterrupt:
         raise KeyboardInterrupt(_STOPPED) from None
-    finally:
-        reporter.warn_of_the_rest()
     return conclude(call, summary)
 
 

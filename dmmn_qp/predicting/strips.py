@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from math import prod
@@ -16,6 +15,7 @@ from numpy.typing import NDArray
 
 from dmmn_qp.errors import DatasetError
 from dmmn_qp.files import new_file, write_json
+from dmmn_qp.files.renaming import clear_away, remove, remove_tree
 from dmmn_qp.regions import Region
 
 KEY_FILE = "plan.json"
@@ -51,13 +51,16 @@ class StripStore:
 
         Returns:
             Whether finished strips of another key were there, and were removed.
+
+        Raises:
+            OSError: They cannot be removed, or the folder cannot be written.
         """
         if self.has_key(key):
             (self.folder / KEY_FILE).touch()  # whoever asks when they were begun is to see this call
             self._drop_damaged()
             return False
         was_there = self.finished() > 0
-        self.remove()
+        remove_tree(self.folder)  # or what stays of another key would pass for this one's
         self.folder.mkdir(parents=True)
         write_json(self.folder / KEY_FILE, key)
         return was_there
@@ -76,7 +79,7 @@ class StripStore:
                 for kind in self.channels:
                     self.read(strip, kind)
             except DatasetError:
-                self._path(strip, LABELS).unlink()
+                remove(self._path(strip, LABELS))
 
     @property
     def count(self) -> int:
@@ -134,8 +137,8 @@ class StripStore:
         return StripPixels(self, kind)
 
     def remove(self) -> None:
-        """Removes the folder and what is in it."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+        """Removes the folder and what is in it, as far as that is possible."""
+        clear_away(self.folder)
 
     def _path(self, strip: int, kind: str) -> Path:
         return self.folder / f"{strip:05d}.{kind}.zst"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +13,7 @@ import shapely
 
 from dmmn_qp.errors import OutputExistsError
 from dmmn_qp.files.locks import locked
+from dmmn_qp.files.renaming import clear_away
 from dmmn_qp.folders.predictions import polygons_of
 from dmmn_qp.predicting.areas import Area
 from dmmn_qp.predicting.call import Call
@@ -74,7 +74,7 @@ def remove_leftovers(call: Call, slide_id: str) -> None:
     """
     folder = call.strips_folder(slide_id)
     if not begun_after(folder, polygons_of(call.out, slide_id)):
-        shutil.rmtree(folder, ignore_errors=True)
+        clear_away(folder)
 
 
 @contextmanager

@@ -5,12 +5,12 @@ from __future__ import annotations
 import filecmp
 import shutil
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Final
 
 from dmmn_qp.files import move, new_file, new_folder
+from dmmn_qp.files.renaming import remove, remove_if_empty
 from dmmn_qp.qupath.project import ProjectEntry, QuPathProject
 
 BACKUP_FOLDER: Final = "dmmn_qp_backup"
@@ -51,8 +51,7 @@ def back_up(project: QuPathProject, entries: Iterable[ProjectEntry], moment: dat
                     shutil.copy2(source, new / relative)
     except BaseException:
         if is_first:
-            with suppress(OSError):
-                place.rmdir()
+            remove_if_empty(place)
         raise
     return folder
 
@@ -74,12 +73,12 @@ def put_back(project: QuPathProject, entry: ProjectEntry, backup: Path) -> None:
     for target, relative in _saved_files(project, [entry]):
         saved, aside = backup / relative, target.with_name(f"{target.name}{_ASIDE}")
         if not saved.is_file():
-            target.unlink(missing_ok=True)
+            remove(target)
         elif not _are_same(target, saved):
             if _are_same(aside, saved):
                 move(aside, target)
             else:
-                target.unlink(missing_ok=True)  # which makes room
+                remove(target)  # which makes room
                 with new_file(target) as temporary:
                     shutil.copy2(saved, temporary)
 

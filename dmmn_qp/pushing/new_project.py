@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -11,6 +10,7 @@ from dmmn_qp.annotations import Color
 from dmmn_qp.console import Reporter
 from dmmn_qp.errors import AnnotationFileError, OutputExistsError, ProjectError
 from dmmn_qp.files.failures import is_full_disk
+from dmmn_qp.files.renaming import clear_away, remove, remove_tree
 from dmmn_qp.folders.predictions import PredictedInput, predicted_polygons, read_inputs, read_predictions
 from dmmn_qp.pushing.features import read_features
 from dmmn_qp.pushing.matching import file_name_of
@@ -77,9 +77,9 @@ def new_project(
             return create_project(folder, images, colors, qupath_dir, lambda image: task.advance(note=image.path.name))
     except BaseException as error:
         for path in folder.iterdir() if existed else ():
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
+            (remove_tree if path.is_dir() else remove)(path)
         if not existed:
-            shutil.rmtree(folder, ignore_errors=True)
+            clear_away(folder)
         if is_full_disk(error):
             raise ProjectError(
                 f'project "{folder}" cannot be written, no space is left on the disk; free some space, or choose '

@@ -112,7 +112,7 @@ def push(
     with locked(opened.path, "a push", "wait until it has ended"):
         backup = back_up(opened, matched.values(), datetime.now())
         done: list[Pushed] = []
-        with reporter.task("images", len(matched)) as task:
+        with _saying(done, backup, reporter), reporter.task("images", len(matched)) as task:
             for slide_id, entry in matched.items():
                 with _or_as_before(opened, entry, backup):
                     earlier = None if pushed.is_regions else pushed.originals.get(slide_id, ())
@@ -121,21 +121,36 @@ def push(
                 for problem in plan.problems:
                     reporter.warn_of(slide_id, problem)
                 task.advance(note=slide_id)
-    for p in done:
-        reporter.say(
-            f"  {p.slide_id}: {p.added} added, {p.removed} of earlier runs removed, {p.locked} locked and "
-            f"{p.corrected} corrected ones kept, {p.untouched} others untouched"
-            + (f"; {p.cut} of the new ones are cut by those that were kept" if p.cut else "")
-        )
-        if p.doubtful:
-            reporter.warn_of(
-                p.slide_id,
-                f"{count_of(p.doubtful, 'prediction')} of earlier runs without measurements, so that nobody can tell "
-                "which were changed; they are kept. Remove what you do not need with clear_predictions.groovy",
-            )
-    reporter.warn_of_the_rest()
-    reporter.say(f"  what the images were before is in {backup}")
     return done
+
+
+@contextmanager
+def _saying(done: Sequence[Pushed], backup: Path, reporter: Reporter) -> Iterator[None]:
+    """Says at the end which images were written and what of each, also where an error at a later one ends the work."""
+    try:
+        with reporter.counting_warnings():
+            try:
+                yield
+            finally:
+                for pushed in done:
+                    _say(pushed, reporter)
+    finally:
+        if done:
+            reporter.say(f"  what the images were before is in {backup}")
+
+
+def _say(pushed: Pushed, reporter: Reporter) -> None:
+    reporter.say(
+        f"  {pushed.slide_id}: {pushed.added} added, {pushed.removed} of earlier runs removed, {pushed.locked} locked "
+        f"and {pushed.corrected} corrected ones kept, {pushed.untouched} others untouched"
+        + (f"; {pushed.cut} of the new ones are cut by those that were kept" if pushed.cut else "")
+    )
+    if pushed.doubtful:
+        reporter.warn_of(
+            pushed.slide_id,
+            f"{count_of(pushed.doubtful, 'prediction')} of earlier runs without measurements, so that nobody can tell "
+            "which were changed; they are kept. Remove what you do not need with clear_predictions.groovy",
+        )
 
 
 @contextmanager

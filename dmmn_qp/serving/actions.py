@@ -217,7 +217,7 @@ class Actions:
 
         from dmmn_qp.predicting.stage import predict
 
-        with TemporaryDirectory(prefix="dmmn-qp-") as temporary:
+        with TemporaryDirectory(prefix="dmmn-qp-", ignore_cleanup_errors=True) as temporary:
             if areas is not None:
                 slide = replace(slide, roi=_written(Path(temporary) / "areas.geojson", areas))
             for overwrite in (False, True):

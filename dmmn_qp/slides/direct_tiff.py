@@ -24,7 +24,8 @@ from dmmn_qp.slides.openslide_reader import PLAIN_PAGES, OpenSlideReader
 from dmmn_qp.slides.pixel_sizes import StatedMpp
 from dmmn_qp.slides.same_picture import Picture, fits, is_reduced_copy, seen_once
 from dmmn_qp.slides.tiff_images import find_image, page_size
-from dmmn_qp.slides.tiff_tiles import JPEG, RGB, SEPARATE, YCBCR, TiffLevel, TiffTiles, detailed_places
+from dmmn_qp.slides.tiff_level import JPEG, RGB, SEPARATE, YCBCR, TiffLevel, detailed_places
+from dmmn_qp.slides.tiff_tiles import TiffTiles
 
 MAX_PAGES = 64
 """Pages of a file that are looked at as levels."""

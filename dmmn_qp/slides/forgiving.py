@@ -6,7 +6,7 @@ from typing import Self
 
 import numpy as np
 
-from dmmn_qp.errors import SlideChangedError, SlideError, SlideUnreachableError
+from dmmn_qp.errors import SlideError, SlidePlaceError
 from dmmn_qp.regions import Region
 from dmmn_qp.slides.base import RgbArray, Slide
 
@@ -31,7 +31,7 @@ class ForgivingSlide:
         """See `Slide.read_level`; it never raises but where a server does not answer, or gives another file."""
         try:
             return self._slide.read_level(level, region)
-        except (SlideUnreachableError, SlideChangedError):
+        except SlidePlaceError:
             raise
         except SlideError:
             pixels = np.zeros((region.height, region.width, 3), np.uint8)

@@ -10,6 +10,7 @@ from typing import Any, Final
 
 import tifffile
 
+from dmmn_qp.errors import SlidePlaceError
 from dmmn_qp.files.remote import RemotePath
 from dmmn_qp.slides.base import MICROMETRES
 
@@ -45,6 +46,8 @@ def is_ome_tiff(path: Path) -> bool:
     try:
         with open_tiff(path) as file:
             return _is_ome(file)
+    except SlidePlaceError:
+        raise
     except Exception:  # of any kind: tifffile checks little of what a damaged file says
         return False
 

@@ -6,50 +6,26 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from math import ceil, floor, lcm
+from math import ceil, floor
 
 import numpy as np
 from PIL import Image
 
 from dmmn_qp.choices import Beyond, Reduction
-from dmmn_qp.errors import SlideChangedError, SlideError, SlideUnreachableError
+from dmmn_qp.errors import SlideError, SlidePlaceError
 from dmmn_qp.regions import Region
-from dmmn_qp.slides.base import RgbArray, Slide, SlideInfo, check_same, level_for, read_field
+from dmmn_qp.slides.base import RgbArray, Slide, check_same, read_field
 from dmmn_qp.slides.beyond import mirrored_beyond
+from dmmn_qp.slides.pixel_sources import Source, sources_of
 from dmmn_qp.specs import PatchGrid
-
-TILE_PX = 512
-"""Side of what is decoded at once, in pixels of the source, about: whole tiles of the file where it has tiles."""
-
-LARGEST_TILE_PX = 2048
-"""Tiles of a file that are larger than this are not read whole."""
 
 AHEAD = 2
 """Blocks whose tiles are decoded before they are asked for."""
 
 MOST_PX_FOR_A_TILE = 4096
 """Longest side of what is read of a finer level to take the place of a tile."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Source:
-    """Pixels that are decoded together, and the magnifications that are made of them.
-
-    Attributes:
-        level: Level of the slide, or None for what `read_field` gives at magnification ``first``.
-        first: The finest magnification made of it.
-        factors: Magnification -> source pixels per pixel.
-        wide: Columns of a tile, a multiple of every factor.
-        high: Rows of a tile.
-    """
-
-    level: int | None
-    first: int
-    factors: dict[int, int]
-    wide: int
-    high: int
 
 
 @dataclass(slots=True)
@@ -108,7 +84,7 @@ class FieldReader:
         self._reduction = reduction
         self._fields = fields
         self._lock = threading.Lock()
-        self._sources = _sources(self._slide, grid, len(fields[0]) if fields else 0, reduction)
+        self._sources = sources_of(self._slide, grid, len(fields[0]) if fields else 0, reduction)
         self._source_of = {m: source for source in self._sources for m in source.factors}
         self._uses = Counter(key for block in fields for key in self._keys(block))
         self._tiles: dict[tuple[int, int, int], Future[dict[int, RgbArray]]] = {}
@@ -184,13 +160,13 @@ class FieldReader:
                 if not any((other, row, column) in self._uses for other in self._source_of[m].factors):
                     del self._tiles[tile]
 
-    def _decode(self, source: _Source, row: int, column: int) -> dict[int, RgbArray]:
+    def _decode(self, source: Source, row: int, column: int) -> dict[int, RgbArray]:
         """Decodes a tile at every magnification that some block needs."""
         region = Region(column * source.wide, row * source.high, source.wide, source.high)
         slide = self._slide
         try:
             pixels = self._read(slide, source, region)
-        except (SlideUnreachableError, SlideChangedError):
+        except SlidePlaceError:
             raise
         except SlideError as error:
             self._check_unchanged()
@@ -202,7 +178,7 @@ class FieldReader:
             if (m, row, column) in self._uses  # read without the lock: what is dropped is not decoded any more
         }
 
-    def _read(self, slide: Slide, source: _Source, region: Region) -> RgbArray:
+    def _read(self, slide: Slide, source: Source, region: Region) -> RgbArray:
         if source.level is None:
             return read_field(slide, self._grid, source.first, region, self._reduction)
         return slide.read_level(source.level, region)
@@ -214,7 +190,7 @@ class FieldReader:
             return np.ascontiguousarray(pixels[::factor, ::factor])
         return np.asarray(Image.fromarray(pixels).reduce(factor))
 
-    def _mended(self, source: _Source, region: Region, reason: str) -> RgbArray:
+    def _mended(self, source: Source, region: Region, reason: str) -> RgbArray:
         """Returns what stands for a tile that could not be read: the next level that can be, or 0.
 
         It is first tried again: a slide that another thread has met an error in fails for everyone. Each try has a
@@ -269,53 +245,17 @@ class FieldReader:
 
     def _open_again(self, broken: Slide) -> None:
         """Replaces a slide that met an error, unless another thread has done so, which may still read from it."""
-        with self._lock, suppress(SlideError):
+        with self._lock, _damage_passed_over():
             if self._slide is broken:
                 self._slide = self._reopen()
 
 
 @contextmanager
 def _damage_passed_over() -> Iterator[None]:
-    """Goes on after what is wrong with a slide; not after what a server does not give, for which nothing may stand."""
+    """Goes on after what is wrong with a slide, but not with its place: for that nothing may stand."""
     try:
         yield
-    except (SlideUnreachableError, SlideChangedError):
+    except SlidePlaceError:
         raise
     except SlideError:
         pass
-
-
-def _sources(slide: Slide, grid: PatchGrid, magnifications: int, reduction: Reduction) -> list[_Source]:
-    """Returns what to decode for so many magnifications: one source for all that come from the same pixels."""
-    grouped: dict[int | None, dict[int, int]] = {}  # level -> factors; None: the finest, as `read_field` gives it
-    alone: list[int] = []
-    finest_level, finest_factor = _level_and_factor(slide.info, grid.downsample)
-    for m in range(magnifications):
-        if reduction == "decimate":
-            grouped.setdefault(finest_level if finest_factor == 1 else None, {})[m] = 2**m
-            continue
-        level, factor = _level_and_factor(slide.info, grid.downsample_of(m))
-        if factor is None:
-            alone.append(m)  # resampled: neighbouring tiles share some pixels of the source
-        else:
-            grouped.setdefault(level, {})[m] = factor
-    sources = [_source(slide, level, min(factors), factors) for level, factors in grouped.items()]
-    return sources + [_source(slide, None, m, {m: 1}) for m in alone]
-
-
-def _level_and_factor(info: SlideInfo, wanted: float) -> tuple[int, int | None]:
-    """Returns the level that a magnification is made of, and how many of its pixels make one, if they fit."""
-    level, (across, down) = level_for(info, wanted)
-    factor = wanted / across
-    return level, int(factor) if across == down and factor == int(factor) else None
-
-
-def _source(slide: Slide, level: int | None, first: int, factors: dict[int, int]) -> _Source:
-    unit = lcm(*factors.values())
-    tiles = slide.info.tile_px if level is not None else None
-    sides = [
-        lcm(unit, side) if side <= LARGEST_TILE_PX and lcm(unit, side) <= LARGEST_TILE_PX else unit
-        for side in tiles or (unit, unit)
-    ]
-    wide, high = (side * max(1, TILE_PX // side) for side in sides)
-    return _Source(level, first, factors, wide, high)

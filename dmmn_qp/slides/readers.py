@@ -8,7 +8,7 @@ from typing import Final, NamedTuple
 
 import openslide
 
-from dmmn_qp.errors import SlideChangedError, SlideError, SlideUnreachableError
+from dmmn_qp.errors import SlideError, SlidePlaceError
 from dmmn_qp.files.paths import why_not_there
 from dmmn_qp.files.remote import ZARR_SUFFIX, RemotePath
 from dmmn_qp.slides.base import Slide
@@ -97,7 +97,7 @@ def open_slide(
         if (reader.reads_remote or not is_remote) and reader.wants(path):
             try:
                 slide = reader.open(path, mpp=mpp, crop_to_bounds=crop_to_bounds)
-            except (SlideUnreachableError, SlideChangedError):
+            except SlidePlaceError:
                 raise
             except SlideError:
                 check_end(path)  # why it lacks a pixel size, or cannot be read

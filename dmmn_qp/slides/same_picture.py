@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from dmmn_qp.errors import SlideChangedError, SlideUnreachableError
+from dmmn_qp.errors import SlidePlaceError
 from dmmn_qp.regions import Region
 from dmmn_qp.slides.base import RgbArray
 
@@ -107,7 +107,7 @@ def is_reduced_copy(larger: Picture, smaller: Picture, places: Sequence[tuple[fl
     for place in (*places, *PLACES):
         try:
             verdict = _is_alike(larger, smaller, place)
-        except (SlideUnreachableError, SlideChangedError):
+        except SlidePlaceError:
             raise
         except Exception:  # of any kind: damage is told where it is met in reading
             continue

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import openslide
 
-from dmmn_qp.errors import SlideChangedError, SlideUnreachableError
+from dmmn_qp.errors import SlidePlaceError
 from dmmn_qp.files.remote import RemotePath
 from dmmn_qp.slides.closing import opened
 from dmmn_qp.slides.files import slide_file
@@ -45,7 +45,7 @@ def scanner_of(path: Path) -> str | None:
     try:
         file = slide_file(path)
         return (None if isinstance(file, RemotePath) else _of_openslide(file)) or _of_tiff(file)
-    except (SlideUnreachableError, SlideChangedError):
+    except SlidePlaceError:
         raise
     except Exception:  # of any kind: tifffile checks little of what a damaged file says
         return None

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
-import simplejpeg
 import tifffile
 
 from dmmn_qp.errors import SlideError
@@ -18,6 +15,8 @@ from dmmn_qp.files.remote import RemotePath
 from dmmn_qp.regions import Region
 from dmmn_qp.slides.base import RgbArray
 from dmmn_qp.slides.cached import TileBudget
+from dmmn_qp.slides.jpeg_tiles import check_jpeg_size, strict_jpeg
+from dmmn_qp.slides.tiff_level import JPEG, RGB, SEPARATE, YCBCR, TiffLevel
 from dmmn_qp.text import count_of
 
 MAX_SEGMENT_BYTES = 512 * 1024**2
@@ -26,58 +25,7 @@ MAX_SEGMENT_BYTES = 512 * 1024**2
 CACHE_BYTES = 64 * 1024**2
 """Decoded tiles and strips that an open slide keeps; one is kept even when it is larger."""
 
-RGB: Final = 2
-YCBCR: Final = 6
-JPEG: Final = 7
-SEPARATE: Final = 2
 _GLASS = 255
-
-
-@dataclass(frozen=True, slots=True)
-class TiffLevel:
-    """One page: its size, and that of its tiles; a strip is a tile as wide as the page."""
-
-    page: Any
-    width: int
-    height: int
-    tile_width: int
-    tile_height: int
-    plain_offset: int | None = None  # where the pixels begin, of pages that lie in the file as they are
-
-    @property
-    def columns_of_tiles(self) -> int:
-        """How many tiles lie side by side."""
-        return -(-self.width // self.tile_width)
-
-    @property
-    def tiles(self) -> int:
-        """How many tiles there are; where channels have planes of their own, in each."""
-        return self.columns_of_tiles * -(-self.height // self.tile_height)
-
-    def tile_region(self, index: int) -> Region:
-        """Returns what a tile shows, in pixels of the level; it may leave the level at the right and below."""
-        row, column = divmod(index, self.columns_of_tiles)
-        return Region(column * self.tile_width, row * self.tile_height, self.tile_width, self.tile_height)
-
-    def read(self, inside: Region, part_of_tile: Callable[[int, Region], RgbArray]) -> RgbArray:
-        """Puts a region together from the tiles that it touches.
-
-        Args:
-            inside: In pixels of the level; it must not leave it.
-            part_of_tile: Gives what lies in one tile: its number, the part in pixels of the level.
-
-        Returns:
-            (inside.height, inside.width, 3) uint8.
-        """
-        pixels = np.empty((inside.height, inside.width, 3), np.uint8)
-        for row in range(inside.y // self.tile_height, -(-inside.bottom // self.tile_height)):
-            for column in range(inside.x // self.tile_width, -(-inside.right // self.tile_width)):
-                index = row * self.columns_of_tiles + column
-                part = self.tile_region(index).intersection(inside)
-                assert part is not None
-                y, x = part.y - inside.y, part.x - inside.x
-                pixels[y : y + part.height, x : x + part.width] = part_of_tile(index, part)
-        return pixels
 
 
 class TiffTiles:
@@ -230,77 +178,10 @@ class TiffTiles:
         data = self._bytes(offset, size)
         if page.compression == JPEG:
             if self._strict:
-                return _strict_jpeg(data, level)
-            _check_jpeg_size(data, level)
+                return strict_jpeg(data, level)
+            check_jpeg_size(data, level)
         decoded, _, shape = page.decode(data, index, jpegtables=page.jpegtables, jpegheader=page.jpegheader)
         if decoded.dtype != np.uint8:  # a JPEG 2000 may have another depth than its page says
             raise ValueError(f"pixels of type {decoded.dtype} instead of 8 bits")
         pixels: RgbArray = decoded[0, : shape[1], : shape[2]]
         return pixels
-
-
-def detailed_places(*levels: TiffLevel) -> list[tuple[float, float]]:
-    """Middles of the tiles that take most bytes, one of each page, as parts of its width and height."""
-    places = []
-    for level in levels:
-        sizes = level.page.databytecounts[: level.tiles]
-        if level.plain_offset is None and len(sizes) == level.tiles and max(sizes) > min(sizes):
-            place = level.tile_region(max(range(level.tiles), key=sizes.__getitem__))
-            x, y = (place.x + min(place.right, level.width)) / 2, (place.y + min(place.bottom, level.height)) / 2
-            places.append((x / level.width, y / level.height))
-    return places
-
-
-def _strict_jpeg(data: bytes, level: TiffLevel) -> RgbArray:
-    """Decodes a JPEG tile, if it is without fault and has the size of its tile.
-
-    The tables that all tiles share are put before its own, and a marker of Adobe's says what the page says: whether it
-    holds RGB or YCbCr.
-
-    Raises:
-        ValueError: It is damaged, or of another size.
-    """
-    place = _start_of_frame(data)
-    if place is None:
-        raise ValueError("no JPEG")
-    rows, columns = _jpeg_size(data, place)
-    if (rows, columns) != (level.tile_height, level.tile_width):
-        raise ValueError(f"a JPEG of {columns} x {rows} px")
-    tables = (level.page.jpegtables or b"\xff\xd8\xff\xd9")[2:-2]
-    transformed = level.page.photometric == YCBCR
-    colours = b"\xff\xee\x00\x0eAdobe\x00\x64" + bytes(4) + bytes([transformed])
-    whole = b"".join([data[:2], tables, data[2:place], colours, data[place:]])
-    pixels: RgbArray = simplejpeg.decode_jpeg(whole, "RGB", strict=True)
-    return pixels
-
-
-def _start_of_frame(data: bytes) -> int | None:
-    """Returns where a JPEG says its size; None where it does not."""
-    place = 2
-    while place + 9 <= len(data) and data[place] == 0xFF:
-        marker, length = data[place + 1], int.from_bytes(data[place + 2 : place + 4], "big")
-        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
-            return place
-        place += 2 + length
-    return None
-
-
-def _jpeg_size(data: bytes, start_of_frame: int) -> tuple[int, int]:
-    """Returns (rows, columns)."""
-    rows, columns = data[start_of_frame + 5 : start_of_frame + 7], data[start_of_frame + 7 : start_of_frame + 9]
-    return int.from_bytes(rows, "big"), int.from_bytes(columns, "big")
-
-
-def _check_jpeg_size(data: bytes, level: TiffLevel) -> None:
-    """Refuses a JPEG tile that would decode to more than its tile.
-
-    Raises:
-        ValueError: Its own header says so.
-    """
-    place = _start_of_frame(data)
-    if place is not None:
-        rows, columns = _jpeg_size(data, place)
-        if rows > level.tile_height or columns > level.tile_width:
-            raise ValueError(
-                f"a JPEG of {columns} x {rows} px in a tile of {level.tile_width} x {level.tile_height} px"
-            )

@@ -7,14 +7,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final, Self
 
-from dmmn_qp.errors import SlideChangedError, SlideError, SlideUnreachableError
+from dmmn_qp.errors import SlideError, SlidePlaceError
 from dmmn_qp.regions import Region
 from dmmn_qp.slides.base import MICROMETRES, RgbArray, SlideInfo, read_inside
 from dmmn_qp.slides.ome_xml import physical_size
 from dmmn_qp.slides.pixel_sizes import StatedMpp
 from dmmn_qp.slides.same_picture import Picture, fits, is_reduced_copy, seen_once
 from dmmn_qp.slides.tiff_images import aperio_value, find_image, page_size
-from dmmn_qp.slides.tiff_tiles import TiffLevel, TiffTiles, detailed_places
+from dmmn_qp.slides.tiff_level import TiffLevel, detailed_places
+from dmmn_qp.slides.tiff_tiles import TiffTiles
 from dmmn_qp.text import words_of
 
 _UM_PER_RESOLUTION_UNIT: Final = {2: 25_400.0, 3: 10_000.0}  # inch, cm
@@ -47,7 +48,7 @@ class TiffReader:
         self._path = path
         try:
             self._tiles = TiffTiles(path)
-        except (SlideUnreachableError, SlideChangedError):
+        except SlidePlaceError:
             raise
         except Exception as error:  # of any kind: tifffile checks little of what a damaged file says
             raise self._damaged(error) from error
@@ -99,7 +100,7 @@ class TiffReader:
         def part_of_tile(index: int, part: Region) -> RgbArray:
             try:
                 return self._tiles.part(level, index, part)
-            except (SlideUnreachableError, SlideChangedError):
+            except SlidePlaceError:
                 raise
             except Exception as error:  # of any kind: so are those of the decoders
                 raise self._damaged(error, f" at level {number}, x {part.x}, y {part.y}") from error

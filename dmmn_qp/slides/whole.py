@@ -10,7 +10,7 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-from dmmn_qp.errors import SlideChangedError, SlideError, SlideUnreachableError
+from dmmn_qp.errors import SlideError, SlidePlaceError
 from dmmn_qp.regions import Region
 from dmmn_qp.slides.base import Slide
 from dmmn_qp.slides.files import slide_file
@@ -50,7 +50,7 @@ def check_whole(path: Path, slide: Slide) -> tuple[str, ...]:
     for x, y in corners:
         try:
             slide.read_level(0, Region(x, y, 1, 1))
-        except (SlideUnreachableError, SlideChangedError):
+        except SlidePlaceError:
             raise
         except SlideError as error:
             damage.append(error)

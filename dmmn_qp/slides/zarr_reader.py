@@ -8,12 +8,14 @@ from typing import Any, Self
 
 import numpy as np
 
-from dmmn_qp.errors import SlideChangedError, SlideError, SlideUnreachableError
+from dmmn_qp.errors import SlideError, SlidePlaceError
+from dmmn_qp.files.failures import install_command
 from dmmn_qp.regions import Region
 from dmmn_qp.slides.base import RgbArray, SlideInfo, read_inside
 from dmmn_qp.slides.cached import TileBudget
 from dmmn_qp.slides.pixel_sizes import StatedMpp
-from dmmn_qp.slides.tiff_tiles import CACHE_BYTES, TiffLevel
+from dmmn_qp.slides.tiff_level import TiffLevel
+from dmmn_qp.slides.tiff_tiles import CACHE_BYTES
 from dmmn_qp.slides.zarr_folders import ZarrPyramid, read_pyramid
 from dmmn_qp.slides.zarr_levels import ZarrLevel
 from dmmn_qp.text import words_of
@@ -102,7 +104,7 @@ class ZarrReader:
         chosen = {"t": 0, "c": slice(0, 3), "z": 0, "y": rows, "x": columns}
         try:
             pixels = np.asarray(self._arrays[number][tuple(chosen[axis] for axis in self._axes)])
-        except (SlideUnreachableError, SlideChangedError):
+        except SlidePlaceError:
             raise
         except Exception as error:  # of any kind: so are those of the decoders
             raise SlideError(
@@ -128,7 +130,7 @@ def _opened(path: Path, pyramid: ZarrPyramid) -> list[Any]:
         from dmmn_qp.slides.zarr_store import opened_array
     except ImportError:
         raise SlideError(
-            f'slide "{path}" is OME-Zarr, which needs zarr; pip install "dmmn-qp[zarr]", or convert it to OME-TIFF'
+            f'slide "{path}" is OME-Zarr, which needs zarr; {install_command("zarr")}, or convert it to OME-TIFF'
         ) from None
     try:
         return [opened_array(pyramid.folder, level, pyramid.zarr_format) for level in pyramid.levels]

@@ -113,7 +113,6 @@ def predicted_slides(
                     )
                 except (SlideError, DatasetError) as error:
                     reporter.warn_of(slide_id, f"is left out: {error}", " ")
-    reporter.warn_of_the_rest()
     unknown = _without_uncertainty(folders) - found.keys()
     if not held_back:
         held |= unknown & {record.slide_id for record in dataset.slides() if record.split != "train"}

@@ -73,9 +73,10 @@ def suggest(
     folders = [predictions] if isinstance(predictions, Path) else list(predictions)
     reporter.heading(f'Looking for regions that are worth annotating, beside what "{dataset}" has')
     weights = None if model is None else load_card(model).weights_sha256
-    slides = predicted_slides(
-        folders, known, reporter, held_back=options.held_back, weights=weights, slides_roots=slides_roots
-    )
+    with reporter.counting_warnings():
+        slides = predicted_slides(
+            folders, known, reporter, held_back=options.held_back, weights=weights, slides_roots=slides_roots
+        )
     looked = _windows_of_all(slides, known, options, reporter)
     rarity = rarity_by_class(_labelled_um2(known), [name for slide in slides for name in slide.class_map.names])
     windows = _most_promising(looked.windows, rarity, options)
@@ -117,7 +118,7 @@ def _windows_of_all(
     """
     windows: list[Window] = []
     mpps: dict[str, float] = {}
-    with reporter.task("looking at slides", len(slides)) as task:
+    with reporter.counting_warnings(), reporter.task("looking at slides", len(slides)) as task:
         for slide in slides:
             try:
                 with slide.open() as opened:
@@ -137,7 +138,6 @@ def _windows_of_all(
             except (SlideError, DatasetError) as error:
                 reporter.warn_of(slide.slide_id, f"is left out: {error}", " ")
             task.advance(note=slide.slide_id)
-    reporter.warn_of_the_rest()
     if not windows:
         raise DatasetError(
             f"no region of {options.window_um:g} um is {100 * options.min_tissue:g} % tissue and at most "

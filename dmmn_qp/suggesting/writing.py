@@ -14,6 +14,7 @@ from dmmn_qp.errors import DatasetError, OutputExistsError, SlideError
 from dmmn_qp.files import RUN_FILE, final_name, remove_new_files, write_json
 from dmmn_qp.files.failures import naming
 from dmmn_qp.files.locks import briefly_locked
+from dmmn_qp.files.renaming import remove
 from dmmn_qp.files.tables import write_table
 from dmmn_qp.folders.predictions import INPUTS
 from dmmn_qp.folders.suggestions import PREDICTED, TABLE, Suggestion, is_of_suggestions
@@ -78,14 +79,14 @@ def write_suggestions(
         named = {f"{slide.slide_id}.geojson" for slide in slides}
         for stale in sorted(out.glob("*.geojson")):
             if stale.name not in named:
-                stale.unlink()
+                remove(stale)
         for slide in slides:
             own = [s for s in suggestions if s.slide_id == slide.slide_id]
             write_geojson(out / f"{slide.slide_id}.geojson", [_annotation(s, slide.fingerprint) for s in own])
         shown = [slide for slide in slides if any(s.slide_id == slide.slide_id for s in suggestions)]
         with reporter.optional("the page of suggestions"):
-            pictures = [_drawn(slide, suggestions, reporter) for slide in shown]
-            reporter.warn_of_the_rest()
+            with reporter.counting_warnings():
+                pictures = [_drawn(slide, suggestions, reporter) for slide in shown]
             write_suggestions_report(out, suggestions, pictures, notes)
         told = {slide.slide_id: slide.image.model_dump(mode="json") for slide in slides if slide.image is not None}
         write_json(out / RUN_FILE, {**run, INPUTS: told})  # `push` finds the image of each by it

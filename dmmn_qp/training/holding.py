@@ -6,15 +6,15 @@ Of several processes of one training, the first holds it for all.
 from __future__ import annotations
 
 import re
-import shutil
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from itertools import count
 from pathlib import Path
 from typing import Final
 
 from dmmn_qp.errors import InUseError, ModelError
 from dmmn_qp.files.locks import locked
+from dmmn_qp.files.renaming import clear_away, remove, remove_if_empty
 from dmmn_qp.folders.model import next_model_name
 from dmmn_qp.training.checks import explained
 from dmmn_qp.training.launch import is_first_process, launched
@@ -50,16 +50,10 @@ def held(out: Path, *, take_over: bool = False) -> Iterator[Path]:
                 out.parent.mkdir(parents=True, exist_ok=True)
                 stack.enter_context(locked(out, _DOING, _WAY_OUT, take_over=take_over))
             _remove_leftovers(out)
-            try:
-                yield out
-            finally:
-                if not out.exists():  # it never came to be, and nothing else is left of it
-                    with suppress(OSError):
-                        out.with_name(f".{out.name}.lock").unlink()
+            yield out
     finally:
         for folder in made:
-            with suppress(OSError):  # there is something in it
-                folder.rmdir()
+            remove_if_empty(folder)
 
 
 @contextmanager
@@ -130,8 +124,8 @@ def _remove_leftovers(out: Path) -> None:
     if out.is_dir():
         for path in out.iterdir():
             if _LEFT_INSIDE.fullmatch(path.name):
-                path.unlink(missing_ok=True)
+                remove(path)
     beside = re.compile(rf"\.{re.escape(out.name)}\.[0-9a-f]{{8}}\.part")
     for path in out.parent.iterdir():
         if beside.fullmatch(path.name):
-            shutil.rmtree(path, ignore_errors=True)
+            clear_away(path)

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from dmmn_qp.errors import OutputExistsError
 from dmmn_qp.files import RUN_FILE, check_free, new_folder, write_json
+from dmmn_qp.files.renaming import remove
 from dmmn_qp.folders.dataset import Dataset
 from dmmn_qp.folders.model import CARD, ModelCard, save_model
 from dmmn_qp.folders.provenance import now, training_provenance
@@ -108,7 +109,7 @@ def save_as_model(
         if name == RUN_FILE:
             write_json(out / RUN_FILE, state.run)
         else:
-            (out / name).unlink(missing_ok=True)
+            remove(out / name)
     state.replaced = []
 
 

@@ -31,6 +31,7 @@ from dmmn_qp.training.fine_tuning import inherited_from
 from dmmn_qp.training.frozen import HeadTraining
 from dmmn_qp.training.launch import make_fabric
 from dmmn_qp.training.learner import Learner
+from dmmn_qp.training.log import wants_events
 from dmmn_qp.training.options import TrainOptions
 from dmmn_qp.training.plan import (
     TrainingPlan,
@@ -112,6 +113,7 @@ def estimate(
     Raises:
         DmmnQpError: As `train`; nothing is written.
     """
+    wants_events(options.tensorboard)
     dataset = Dataset(dataset_folder)
     device = choose_device(options.device)
     plan = make_plan(dataset, options, device, reporter.as_comments())

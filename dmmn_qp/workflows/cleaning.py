@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -20,6 +19,8 @@ from dmmn_qp.errors import InUseError
 from dmmn_qp.features.cache import our_folders, usual_cache
 from dmmn_qp.files import RUN_FILE, final_name
 from dmmn_qp.files.locks import STALE_S, briefly_locked, has_note, is_held, locked
+from dmmn_qp.files.renaming import remove as remove_file
+from dmmn_qp.files.renaming import remove_if_empty, remove_tree
 from dmmn_qp.folders.comparison import COMPARISON
 from dmmn_qp.folders.dataset import MANIFEST, PATCHES
 from dmmn_qp.folders.folds import FOLDS
@@ -109,24 +110,23 @@ def remove(item: Removable) -> bool:
     try:
         if item.kind == "leftover" and path.is_dir():
             with locked(path, "dmmn-qp clean", _WAY_OUT):
-                shutil.rmtree(path)
+                remove_tree(path)
         elif item.kind == "strips":
             with locked(path.with_name(_slide_of(path)), "dmmn-qp clean", _WAY_OUT):
-                shutil.rmtree(path)
+                remove_tree(path)
         elif item.kind == "earlier":
             with briefly_locked(path.parent):
-                shutil.rmtree(path)
+                remove_tree(path)
         elif path.is_dir():
-            shutil.rmtree(path)
+            remove_tree(path)
         else:
-            path.unlink()
+            remove_file(path)
     except InUseError:
         return False
-    except FileNotFoundError:
+    except FileNotFoundError:  # where it was is gone
         return not path.exists()
     for empty in (path.parent,) if item.kind in ("features", "earlier") else ():
-        with suppress(OSError):
-            empty.rmdir()
+        remove_if_empty(empty)
     return True
 
 

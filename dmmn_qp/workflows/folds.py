@@ -41,6 +41,7 @@ from dmmn_qp.text import names_text, shorten
 from dmmn_qp.training.examples import open_mask
 from dmmn_qp.training.holding import held
 from dmmn_qp.training.launch import processes_of
+from dmmn_qp.training.log import wants_events
 from dmmn_qp.training.options import TrainOptions
 from dmmn_qp.training.stage import train
 from dmmn_qp.training.state import CHANGEABLE, EARLIER, STATE, load_state
@@ -79,7 +80,7 @@ def divide(asked: FoldsRequest, reporter: Reporter) -> CrossValidation:
 
     Raises:
         DatasetError: There are too few cases.
-        ConfigError: Several processes are asked for, or a start that knows the slides.
+        ConfigError: Several processes are asked for, or a start that knows the slides, or what is not installed.
     """
     _check(asked)
     dataset = Dataset(asked.dataset)
@@ -172,6 +173,7 @@ def cross_validate(
 
 
 def _check(asked: FoldsRequest) -> None:
+    wants_events(asked.options.tensorboard)
     if processes_of(asked.options) > 1:
         raise ConfigError("a cross-validation trains in one process; leave out --devices and the launcher")
     if asked.options.start_from is not None:

@@ -35,10 +35,12 @@ def run_round(asked: RoundRequest, reporter: Reporter) -> list[str]:
         The names of the steps that were done.
 
     Raises:
+        ConfigError: Training or prediction are to do what needs a package that is not installed.
         InUseError: Another round is under way here.
         RoundStoppedError: A step failed; the message says which and why.
         KeyboardInterrupt: It was asked to stop; the message says how to go on.
     """
+    _check_extras(asked)
     folder = loop_folder(asked.places.dataset)
     folder.mkdir(parents=True, exist_ok=True)
     done: list[str] = []
@@ -59,11 +61,31 @@ def run_round(asked: RoundRequest, reporter: Reporter) -> list[str]:
 
 
 def plan_round(asked: RoundRequest) -> list[Step]:
-    """The steps that a round would take, none of which is done; what follows from a step is taken to be needed."""
+    """The steps that a round would take, none of which is done; what follows from a step is taken to be needed.
+
+    Raises:
+        ConfigError: See `run_round`.
+    """
+    _check_extras(asked)
     steps: list[Step] = []
     for plan in _steps(asked).values():
         steps.append(plan(any(step.skipped is None for step in steps)))
     return steps
+
+
+def _check_extras(asked: RoundRequest) -> None:
+    """Makes sure that the last step has what it needs, before hours are spent on the first.
+
+    Raises:
+        ConfigError: It has not.
+    """
+    from dmmn_qp.outputs.writers import check_extras
+    from dmmn_qp.predicting.on_cluster import check_engine
+    from dmmn_qp.training.log import wants_events
+
+    wants_events(asked.training.tensorboard)
+    check_engine(asked.predicting, has_shard=False)
+    check_extras(asked.predicting)
 
 
 def _steps(asked: RoundRequest) -> dict[str, Callable[[bool], Step]]:

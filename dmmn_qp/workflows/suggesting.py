@@ -72,8 +72,9 @@ def predict_and_suggest(
             if not any(predictions.glob(f"*.{UNCERTAINTY_SUFFIX}")):
                 raise
             return suggest(predictions, dataset, out, options, reporter, slides_roots=slides_roots)
-    slides = _slides(names, dataset, options, slides_roots, reporter)
-    missing = _missing(slides, predictions, out / PREDICTED, model, reporter)
+    with reporter.counting_warnings():
+        slides = _slides(names, dataset, options, slides_roots, reporter)
+        missing = _missing(slides, predictions, out / PREDICTED, model, reporter)
     if missing:
         reporter.say(f"  predicted first, with uncertainty: {', '.join(slide.slide_id for slide in missing)}")
         _predict(model, missing, out / PREDICTED, predicting or PredictOptions(), reporter)
@@ -105,7 +106,6 @@ def _slides(
     for slide in slides:
         if slide.problem is not None:
             reporter.warn_of(slide.slide_id, f"is left out: {slide.problem}", " ")
-    reporter.warn_of_the_rest()
     there = [slide for slide in slides if slide.problem is None]
     left_out = [slide.slide_id for slide in there if slide.slide_id in kept]
     if left_out:
@@ -141,7 +141,6 @@ def _missing(
                 )
         elif slide.slide_id not in ours or _is_of_another_file(our_inputs.get(slide.slide_id), slide):
             missing.append(slide)
-    reporter.warn_of_the_rest()
     return missing
 
 

@@ -297,6 +297,37 @@ def test_what_is_said_of_several_images_is_a_line_and_a_number(
     assert others.startswith("warning: 1 more like that of train-1 ") and others.endswith(": train-2")
 
 
+def test_an_error_at_a_later_image_loses_nothing_that_was_said_of_those_before(
+    qupath: paquo_stand_in.Qupath,
+    project: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    bare = {f"train_{n}": [replace(predicted("stroma", n), measurements={})] for n in (1, 2)}
+    push(write_predictions(tmp_path / "p", **bare), project, Reporter())
+    capsys.readouterr()
+    real, written = PaquoWriter.replace, []
+
+    def fails_at_the_third(self: PaquoWriter, entry_id: str, *arguments: Any, **more: Any) -> None:
+        written.append(entry_id)
+        if len(written) == 3:
+            raise ProjectError("QuPath cannot write")
+        real(self, entry_id, *arguments, **more)
+
+    monkeypatch.setattr(PaquoWriter, "replace", fails_at_the_third)
+    folder = write_predictions(tmp_path / "p", train_1=[], train_2=[], val_1=[predicted("stroma", 0)])
+    with pytest.raises(ProjectError, match="QuPath cannot write"):
+        push(folder, project, Reporter())
+    said = capsys.readouterr()
+    assert len(written) == 3 and said.err.splitlines()[1].startswith("warning: 1 more like that of train-1 ")
+    assert [name for name in ("train-1", "train-2", "val-1") if f"  {name}: 0 added" in said.out] == [
+        "train-1",
+        "train-2",
+    ]
+    assert BACKUP_FOLDER in said.out.splitlines()[-1]
+
+
 def test_one_push_at_a_time(qupath: paquo_stand_in.Qupath, project: Path, tmp_path: Path) -> None:
     folder = write_predictions(tmp_path / "p", train_1=[predicted("stroma", 0)])
     with locked(project, "a push", "wait"), pytest.raises(InUseError, match="a push is running in"):
