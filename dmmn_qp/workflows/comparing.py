@@ -251,7 +251,7 @@ def _agreement(counted: Sequence[_Counted], classes: Sequence[str]) -> Agreement
     samples = Samples.of([str(i) for i in range(len(counted))], um, EvaluateOptions())
     mm2 = np.array([one.grid.pixel_mm2 for one in counted])
     confusions = np.stack([one.confusion for one in counted])
-    tallies = tallies_of(confusions)
+    tallies = samples.by_area(tallies_of(confusions))
     areas = np.tensordot(mm2, confusions, axes=1)
     first, second = (
         np.tensordot(mm2, np.stack(side), axes=1)
