@@ -63,7 +63,7 @@ def _placed(predicted: PredictedLabels, record: SlideRecord, dataset: Dataset) -
             f'"{predicted.path}" has {own[1]} x {own[0]} px and {said}, which does not make up slide '
             f'"{record.slide_id}" of {record.width} x {record.height} level-0 px; predict again with --overwrite'
         )
-    grid = dataset.patch_spec.grid_of(record.mpp, record.slide_id)
+    grid = dataset.grid(record)
     return replace(predicted, ground=OnGround(downsample, Ground(downsample=grid.downsample, shape=shape)))
 
 

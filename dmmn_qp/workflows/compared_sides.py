@@ -140,7 +140,7 @@ def _of_dataset(dataset: Dataset) -> Iterable[LabelledSlide]:
             raster=mask,
             size_px=(record.width, record.height),
             mpp=record.mpp,
-            grid_mpp=record.mpp * dataset.patch_spec.grid_of(record.mpp).downsample,
+            grid_mpp=record.mpp * dataset.grid(record).downsample,
             frame=record.frame,
         )
 
