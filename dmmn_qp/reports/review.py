@@ -10,9 +10,7 @@ from dmmn_qp.qupath.notes import ReadRules
 from dmmn_qp.qupath.review import Doubt
 from dmmn_qp.qupath.review_counts import ReviewCounts, total
 from dmmn_qp.reports.inputs import AnySlide, Finding, ImportedData
-from dmmn_qp.specs import FileModel
-
-_UM2_PER_MM2: Final = 1e6
+from dmmn_qp.specs import MM2_OF_UM2, FileModel
 
 NOTHING_TO_DO: Final = "nothing to do"
 """The way out of a note that only says what is so."""
@@ -78,7 +76,7 @@ def correction_figures(data: ImportedData) -> tuple[CorrectionFigures, ...]:
     areas: defaultdict[tuple[str, str | None], float] = defaultdict(float)
     for slide in data.slides:
         for pair, px2 in slide.corrections.items():
-            areas[pair] += px2 * slide.record.mpp**2 / _UM2_PER_MM2
+            areas[pair] += px2 * slide.record.mpp**2 * MM2_OF_UM2
     ordered = sorted(areas.items(), key=lambda item: -item[1])
     return tuple(CorrectionFigures(predicted=p, said=said, area_mm2=mm2) for (p, said), mm2 in ordered)
 
@@ -139,7 +137,7 @@ def contradiction(
         return None
 
     def size(px2: float) -> str:
-        return f"{px2:,.0f} px²" if slide.mpp is None else _mm2(px2 * slide.mpp**2 / _UM2_PER_MM2)
+        return f"{px2:,.0f} px²" if slide.mpp is None else _mm2(px2 * slide.mpp**2 * MM2_OF_UM2)
 
     details = ", ".join(
         f'{size(px2)} of "{predicted}" where "{drawn}" is drawn'
