@@ -11,8 +11,11 @@ from dmmn_qp.folders.evaluation import read_evaluation
 from dmmn_qp.folders.predictions import INPUTS, LABELS_SUFFIX, PREDICTIONS, PredictedInput, Prediction
 from dmmn_qp.folders.rounds import loop_folder
 from dmmn_qp.outputs.pyramids import write_label_pyramid
+from dmmn_qp.qupath.notes import ReadRules
+from dmmn_qp.qupath.review_counts import ReviewCounts
 from dmmn_qp.reports.html import REPORT_FIGURES
 from dmmn_qp.reports.inputs import Finding
+from dmmn_qp.reports.review import review_findings
 from dmmn_qp.slides.files import fingerprint
 from dmmn_qp.specs import ClassMap
 from tests.conftest import fails, invoke
@@ -143,6 +146,13 @@ def test_findings_say_what_they_concern(elsewhere):
     invoke("evaluate", "--annotations", "r", "--out", "e")
     told = json.loads((elsewhere / "e" / "annotated" / REPORT_FIGURES).read_text())["findings"]
     assert {f["concerns"] for f in told} == of_all - {"training"}
+
+
+@pytest.mark.parametrize("take", ["reviewed", "all"])
+def test_what_people_made_of_predictions_concerns_the_model(take):
+    counts = ReviewCounts(confirmed=1, corrected=2, unchecked=9, doubts={"no measurements": 4}, outlines=1)
+    found = [f.concerns for f in review_findings(counts, ReadRules(take_predictions=take))]
+    assert found == ["model"] * (3 if take == "reviewed" else 2) + ["dataset"]  # the last are outlines of no model
 
 
 @pytest.mark.parametrize(

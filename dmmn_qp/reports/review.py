@@ -88,6 +88,7 @@ def review_findings(counts: ReviewCounts, reading: ReadRules) -> Iterator[Findin
     if counts.confirmed or counts.corrected:
         yield Finding(
             severity="note",
+            concerns="model",
             message=f"of {_areas(counts.predicted)}, {counts.confirmed:,} locked and {counts.corrected:,} corrected"
             + (" become labels" if take in ("reviewed", "all") else ""),
             way_out=NOTHING_TO_DO,
@@ -95,6 +96,7 @@ def review_findings(counts: ReviewCounts, reading: ReadRules) -> Iterator[Findin
     if counts.unchecked and take == "all":
         yield Finding(
             severity="warning",
+            concerns="model",
             message=f"{_areas(counts.unchecked)} that nobody checked become labels, because --take-predictions all "
             "says so",
             way_out="leave that out, unless the model is to learn from itself",
@@ -102,13 +104,15 @@ def review_findings(counts: ReviewCounts, reading: ReadRules) -> Iterator[Findin
     elif counts.unchecked - n_doubtful:
         yield Finding(
             severity="note",
+            concerns="model",
             message=f"{_areas(counts.unchecked - n_doubtful)} that nobody checked are left out",
             way_out="lock those that are right, and correct those that are wrong",
         )
     for doubt, n in counts.doubts.items() if take != "all" else ():
         why, way_out = _DOUBTS[doubt]
         if not (take == "locked" and doubt == "locked by QuPath"):
-            yield Finding(severity="warning", message=f"{_areas(n)} left out: {why}", way_out=way_out)
+            message = f"{_areas(n)} left out: {why}"
+            yield Finding(severity="warning", concerns="model", message=message, way_out=way_out)
     if counts.outlines:
         s = "s" if counts.outlines > 1 else ""
         yield Finding(
