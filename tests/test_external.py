@@ -5,10 +5,11 @@ import json
 import numpy as np
 import pytest
 
+from dmmn_qp.errors import PixelSizeError
 from dmmn_qp.files import RUN_FILE, write_json
 from dmmn_qp.folders.dataset import Dataset
 from dmmn_qp.folders.evaluation import read_evaluation
-from dmmn_qp.folders.predictions import INPUTS, LABELS_SUFFIX, PREDICTIONS, PredictedInput, Prediction
+from dmmn_qp.folders.predictions import INPUTS, LABELS_SUFFIX, PREDICTIONS, PredictedInput, Prediction, read_predictions
 from dmmn_qp.folders.rounds import loop_folder
 from dmmn_qp.outputs.pyramids import write_label_pyramid
 from dmmn_qp.qupath.notes import ReadRules
@@ -17,7 +18,8 @@ from dmmn_qp.reports.html import REPORT_FIGURES
 from dmmn_qp.reports.inputs import Finding
 from dmmn_qp.reports.review import review_findings
 from dmmn_qp.slides.files import fingerprint
-from dmmn_qp.specs import ClassMap
+from dmmn_qp.specs import ClassMap, PatchSpec
+from dmmn_qp.workflows import external
 from tests.conftest import fails, invoke
 from tests.projects import make_project, make_slide
 
@@ -102,6 +104,16 @@ def test_each_slide_is_judged_on_the_pixels_of_its_own_prediction(here):
     again = invoke("evaluate", "--dataset", "e/annotated", "--out", "f")  # which says it of itself
     assert again.exit_code == 0, again.output
     assert [s.grid_mpp for s in read_evaluation(here / "f").slides] == [s.grid_mpp for s in evaluation.slides]
+
+
+def test_pixels_of_a_model_that_is_still_to_predict_are_those_that_it_will_predict(here):
+    models = external._Predicted({}, (PatchSpec(mpps=(0.5,)), PatchSpec(mpps=(1.0,))))
+    assert [models.finest_px("s", mpp) for mpp in (0.26, 0.21, 0.52)] == [2, pytest.approx(0.5 / 0.21), 1]
+    predict(here, make_slide(here / "s.tif"), np.ones((64, 64), np.uint8), 0.2, slide_mpp=0.1)
+    own = external._Predicted({here / "predictions": read_predictions(here / "predictions")}, ())
+    assert (own.finest_px("s", 0.3), own.finest_px("t", 0.3)) == (2, None)  # at the um/px of when it was predicted
+    with pytest.raises(PixelSizeError):
+        models.finest_px("s", 0.9)
 
 
 @pytest.mark.parametrize(
