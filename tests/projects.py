@@ -15,9 +15,9 @@ Area = tuple[str | None, tuple[int, int, int, int]]
 DARK_AND_LIGHT: tuple[Area, ...] = (("dark", (20, 20, 110, 230)), ("light", (140, 20, 230, 230)))
 
 
-def make_slide(path: Path, seed: int = 0, side: int = 256) -> Path:
+def make_slide(path: Path, seed: int = 0, side: int = 256, mpp: float = 0.5) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
-    return write_tiff(path, two_tissues(side, side, seed))
+    return write_tiff(path, two_tissues(side, side, seed), mpp)
 
 
 def make_project(

@@ -36,6 +36,7 @@ from tests.conftest import (
     write_features,
     write_tiff,
 )
+from tests.quoted_output import check_quoted, demo_commands
 from tests.slide_files import write_dicom
 
 # ---------------------------------------------------------------- the way through
@@ -144,6 +145,9 @@ def test_slide_at_40x_is_predicted_at_20x(workspace, here):
 def test_demo_project_imports(here):
     result = invoke("import", DEMO / "project.qpproj")
     assert result.exit_code == 0, result.output
+    (quoted,) = [lines for command, lines in demo_commands() if command.startswith("dmmn-qp import ")]
+    assert len(quoted) > 5
+    check_quoted(quoted, result.output, exactly=True)
     dataset = Dataset(here / "dataset")
     assert dataset.class_map.names == (
         "carcinoma", "benign epithelial", "background", "stroma", "necrotic", "adipose",

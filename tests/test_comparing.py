@@ -11,11 +11,14 @@ import tifffile
 from PIL import Image
 
 from dmmn_qp.folders.comparison import COMPARISON, Comparison
+from dmmn_qp.folders.predictions import LABELS_SUFFIX
 from dmmn_qp.labels.agreement import either_dice, either_iou
 from dmmn_qp.labels.metrics import confusion_matrix
 from dmmn_qp.labels.tallies import kappa, tallies_of
+from dmmn_qp.outputs.pyramids import write_label_pyramid
 from dmmn_qp.qupath.geojson_reader import read_geojson
 from dmmn_qp.qupath.marks import METADATA_KEY, SUGGESTION_MARK, is_suggestion_id
+from dmmn_qp.specs import ClassMap
 from tests.conftest import fails, invoke, rectangle, write_features
 from tests.projects import make_project, make_slide
 
@@ -98,6 +101,65 @@ def test_classes_of_other_names_and_classes_that_do_not_count(maps, here):
     assert "keep one of them" in fails("compare", "one", "two", "--map", "b=a", "--map", "b=b")
 
 
+def write_ome(folder, labels, um):
+    """A label map that says its um/px, its classes too."""
+    folder.mkdir(exist_ok=True)
+    labels, classes = np.array(labels, np.uint8), ClassMap.from_colors((name, (1, 2, 3)) for name in "abc")
+    write_label_pyramid(folder / f"s.{LABELS_SUFFIX}", [labels], labels.shape, um, classes)
+    return folder
+
+
+def test_maps_of_different_um_per_px_by_hand(here):
+    """A coarse pixel is two fine ones wide; of one of class a, a quarter is b on the finer map."""
+    fine = np.kron(SECOND, np.ones((2, 2), int))
+    fine[0, 0] = 2
+    write_ome(here / "one", FIRST, 200), write_ome(here / "two", fine, 100)
+    found, result = compared("one", "two", "--min-area-um2", 0)
+    pooled, pixel = found.pooled, 0.01  # mm2
+    areas = (pooled.both_mm2, pooled.agreed_mm2, pooled.only_first_mm2, pooled.only_second_mm2)
+    assert (pooled.pixels, areas) == (48, pytest.approx((48 * pixel, 35 * pixel, 4 * pixel, 4 * pixel)))
+    assert {(p.first, p.second): p.mm2 for p in pooled.pairs} == pytest.approx(
+        {("a", "b"): 5 * pixel, ("b", "a"): 4 * pixel, ("b", "c"): 4 * pixel}
+    )
+    assert "  on the second's pixels of 100 um, the finer; the first's are of 200 um" in result.stdout
+    slide = found.slides[0]
+    assert (slide.mpp, slide.grid_px, slide.first_px, slide.second_px) == (100, 1, 2, None)
+    other, result = compared("two", "one", "--min-area-um2", 0)
+    assert "  on the first's pixels of 100 um, the finer; the second's are of 200 um" in result.stdout
+    assert other.pooled.kappa.value == pytest.approx(pooled.kappa.value)
+    assert (other.slides[0].first_px, other.slides[0].second_px) == (None, 2)
+    assert all(len(line) <= 80 for line in result.stdout.splitlines())
+
+
+@pytest.mark.parametrize(
+    ("shape", "um", "shape_of_other", "um_of_other", "grid", "said"),
+    [
+        ((10, 20), 1, (5, 10), 2, (1, None, 2), ""),
+        ((9, 19), 1, (5, 10), 2, (1, None, 2), ""),  # the last pixels of the coarser lie on it in part
+        ((400, 800), 0.252, (200, 400), 0.5, (1, None, 2), ""),  # one of both was rounded
+        ((50, 100), 1.2, (60, 120), 1, (1, 1.2, None), ""),
+        ((10, 20), 1, (10, 20), 1, (1, None, None), ""),
+        ((10, 20), 1, (5, 10), None, (1, None, 2), '"two/s.png" does not say its um/px'),
+        ((10, 20), None, (5, 10), 4, (1, None, 2), '"one/s.png" does not say its um/px'),
+        ((10, 20), None, (30, 60), None, (1, 3, None), "nobody says the um/px"),
+        ((10, 20), 1, (10, 20), 2, None, '"two/s.labels.ome.tif" has 20 x 10 px of 2 um'),
+        ((10, 20), 1, (5, 5), 2, None, "both must show the whole slide"),
+        ((10, 20), None, (5, 5), None, None, "both must show the whole slide"),
+    ],
+)
+def test_pixels_of_the_comparison(here, shape, um, shape_of_other, um_of_other, grid, said):
+    for name, labels, own in (("one", shape, um), ("two", shape_of_other, um_of_other)):
+        write_map(here / name, np.ones(labels)) if own is None else write_ome(here / name, np.ones(labels), own)
+    if grid is None:
+        assert said in fails("compare", "one", "two")
+        return
+    found, result = compared("one", "two")
+    slide = found.slides[0]
+    assert (slide.grid_px, slide.first_px, slide.second_px) == pytest.approx(grid)
+    assert said in result.stderr if said else result.stderr == ""
+    assert found.pooled.pixels == np.prod(max(shape, shape_of_other))
+
+
 @pytest.fixture
 def pathologists(here):
     """Two projects on one folder of slides: what one calls dark is light for the other on a quarter of it."""
@@ -143,6 +205,12 @@ def test_polygons_are_painted_into_the_grid_of_a_map_and_of_a_dataset(pathologis
     assert outline.geometry.equals(shapely.box(120, 0, 160, 100))
     (pathologists / "splits.csv").write_text("slide,split\ns,train\n")
     assert invoke("import", "b", "--split-file", "splits.csv").exit_code == 0
+    coarser, _ = compared("dataset", "maps", "--min-area-um2", 0)
+    slide = coarser.slides[0]
+    assert (slide.grid_px, slide.first_px, slide.second_px, slide.mpp) == (1, None, 4, 0.5)
+    assert coarser.pooled.pixels == 160 * 100 and [r.second for r in slide.regions] == ["light"]
+    (outline,) = read_geojson(pathologists / "out" / "s.geojson").annotations
+    assert outline.geometry.equals(shapely.box(120, 0, 150, 100))
     same, _ = compared("dataset", "b")
     assert (same.pooled.kappa.value, same.pooled.pixels) == (1, 250 * 100)
 
@@ -214,7 +282,7 @@ def test_slides_of_one_name_in_several_projects(here):
     [
         (lambda here: write_map(here / "two", SECOND, "t.png") and (here / "two" / "s.png").unlink(),
          ["no slide in common", "first has s, the second t"]),
-        (lambda here: write_map(here / "two", SECOND[:2]), ["5 x 3 px", "5 x 2"]),
+        (lambda here: write_map(here / "two", SECOND[:1]), ["5 x 3 px", "5 x 1"]),
         (lambda here: (here / "two" / "classes.csv").unlink(), ["does not say which classes", "classes.csv"]),
         (lambda here: write_map(here / "two", [[9] * 5] * 3), ["holds the value 9", "does not name"]),
         (lambda here: write_map(here / "two", [[0] * 5] * 3), ["label no pixel in common"]),

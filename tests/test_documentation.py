@@ -5,8 +5,10 @@ import base64
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
+from contextlib import nullcontext
 from functools import cache
 from pathlib import Path
 
@@ -16,8 +18,9 @@ import typer
 from dmmn_qp.cli import app, config
 from dmmn_qp.cli.config import SECTIONS, ConfigFile
 from tests.browser import Browser, needs_chromium
-from tests.conftest import REPOSITORY, invoke
+from tests.conftest import DEMO, REPOSITORY, invoke
 from tests.projects import DARK_AND_LIGHT, make_project, make_slide
+from tests.quoted_output import check_quoted, demo_commands
 from tests.test_docs import DOCUMENTS, text_of
 
 DOCS = REPOSITORY / "docs"
@@ -166,6 +169,33 @@ def test_pages_name_the_tested_torch():
     pinned = re.search(r"^torch==\S+$", (REPOSITORY / "constraints.txt").read_text("utf-8"), re.MULTILINE)[0]
     named = {word for path in DOCUMENTS for word in re.findall(r"\btorch==[\w.]+", path.read_text("utf-8"))}
     assert named == {pinned}
+
+
+@pytest.mark.engine
+def test_getting_started_quotes_what_the_demo_prints(tmp_path, monkeypatch):
+    shutil.copytree(DEMO, tmp_path / "examples" / "demo")
+    monkeypatch.chdir(tmp_path)
+    commands = demo_commands()
+    assert [bool(quoted) for _, quoted in commands] == [True] * 4
+    for command, quoted in commands:
+        words = shlex.split(command)[1:]
+        words += ["train-1", "test-1"] if words[0] == "predict" else []  # which is half of the work
+        ran = invoke(*words)
+        assert ran.exit_code == 0, ran.output
+        check_quoted(quoted, ran.output)
+
+
+@pytest.mark.parametrize(
+    ("printed", "is_same"),
+    [
+        ("  round 1/3  loss 0.003  val mIoU 0.949 (best)  ETA 1 min 02 s", True),
+        ("  round 1/3  loss 0.002  val mIoU 0.875 (best)  ETA 44 s", False),
+        ("  round 1/3  loss 0.002  val IoU 0.955 (best)  ETA 44 s", False),
+    ],
+)
+def test_what_is_quoted_may_differ_by_times_and_little_more(printed, is_same):
+    with nullcontext() if is_same else pytest.raises(AssertionError, match="stale"):
+        check_quoted(["  round 1/3  loss 0.002  val mIoU 0.955 (best)  ETA 25 s"], f"before\n{printed}\nafter")
 
 
 @pytest.mark.engine

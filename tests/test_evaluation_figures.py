@@ -8,6 +8,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
+from dmmn_qp.evaluating.figures import Samples, boundary_figures, calibration_of, figures_of
+from dmmn_qp.evaluating.options import EvaluateOptions
 from dmmn_qp.labels import boundaries
 from dmmn_qp.labels.boundaries import (
     DISTANCE_BINS,
@@ -299,3 +301,23 @@ def test_calibration_by_hand():
     assert sums.tolist() == [[2, 2], [0.9, 1.8], [1, 2]]
     assert expected_calibration_error(sums) == pytest.approx((abs(0.9 - 1) + abs(1.8 - 2)) / 4)
     assert np.isnan(expected_calibration_error(np.zeros((3, 2))))
+
+
+def test_slides_of_smaller_pixels_count_no_more():
+    """Of two slides, whose pixels are 1 and 2 um wide: strips and pixels count by area, borders by their length."""
+    samples = Samples.of(["a", "b"], [1.0, 2.0], EvaluateOptions(resamples=0))
+    sums = np.zeros((2, 1, 4 + DISTANCE_BINS))
+    sums[:, 0, :4] = [(4, 8, 10, 5), (1, 1, 4, 1)]
+    sums[:, 0, 4] = 5, 1
+    (found,) = boundary_figures([*sums], ["x"], np.array([True]), samples)
+    assert found.boundary_iou.value == pytest.approx((4 + 4 * 1) / (8 + 4 * 1))
+    assert found.mean_distance_um.value == pytest.approx((10 + 2 * 4) / (5 + 2 * 1))
+    confusions = [np.array([[6, 4, 0]]), np.array([[1, 0, 0]])]  # right, of another class, not predicted
+    figures = figures_of(confusions, ["x"], ["y"], samples, labelled=11, unpredicted=0)
+    assert figures.accuracy.value == pytest.approx(10 / 14) and figures.pixels == 11
+    assert figures.row_shares()[0] == pytest.approx((10 / 14, 4 / 14))
+    of_probability = np.zeros((3, 10))
+    of_probability[:, 5] = 10, 5.5, 10
+    calibration = calibration_of({"a": of_probability, "b": of_probability * [[1], [1], [0]]}, samples)
+    (bin_,) = [b for b in calibration.bins if b.pixels]
+    assert (bin_.pixels, bin_.accuracy) == (20, pytest.approx(10 / 50))

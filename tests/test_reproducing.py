@@ -271,6 +271,20 @@ def test_programs_and_numbers_of_processes_are_not_taken_from_the_file(runs, mon
     assert "takes one" in fails("reproduce", model_of(runs), "--dataset", "dataset", "--run", "--out", "again")
 
 
+@pytest.mark.parametrize(("told", "listed"), [(0.31, 0.31), ("0.31", None), (-1, None), (1e999, None), (None, None)])
+def test_a_slide_is_predicted_again_at_the_um_per_px_that_is_told(runs, monkeypatch, told, listed):
+    taken = []
+    monkeypatch.setattr(reproducing, "predict", lambda model, slides, *_: taken.extend(slides))
+
+    def tell(facts):
+        for prediction in facts["predictions"].values():
+            prediction["request"]["um_per_px"] = told
+
+    changed(runs / "predictions" / "run.json", tell)
+    reproducing.run_again(read_run(runs / "predictions"), runs / "again", None, dataset=None)
+    assert taken and {slide.view.mpp.listed for slide in taken} == {listed}
+
+
 def test_a_prediction_in_regions_is_not_guessed(runs):
     def in_regions(facts):
         for prediction in facts["predictions"].values():

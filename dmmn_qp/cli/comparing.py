@@ -55,7 +55,7 @@ def compare_command(
     """Says how far two things agree, such as two pathologists' projects, or another tool's output and annotations.
 
     Slides and classes meet by their names. Only pixels that both label are compared; what one alone labels is told as
-    an area.
+    an area. Label maps of different um/px are compared on the pixels of the finer.
     """
     from dmmn_qp.workflows.comparing import ComparisonRules, compare_into
 

@@ -95,17 +95,13 @@ def evaluated_slides(
                     frame=record.frame,
                 ),
                 mpp=record.mpp,
-                grid_mpp=record.mpp * _downsample(dataset, record),
+                grid_mpp=record.mpp * dataset.grid(record).downsample,
                 case=record.case or record.slide_id,
                 properties=properties,
             )
         )
     _check_keys(slides, options)
     return slides
-
-
-def _downsample(dataset: Dataset, record: SlideRecord) -> float:
-    return dataset.patch_spec.grid_of(record.mpp, record.slide_id).downsample
 
 
 def _scanner(
@@ -177,7 +173,7 @@ def _areas_of(dataset: Dataset, record: SlideRecord, path: Path, options: Evalua
             f'"{path}" has no area{of_class}, so nothing of slide "{record.slide_id}" would count; draw one, or leave '
             "the slide out with --slides"
         )
-    grid = dataset.patch_spec.grid_of(record.mpp, record.slide_id)
+    grid = dataset.grid(record)
     parts = shapely.get_parts([a.geometry for a in wanted])
     layer = AreaLayer([PaintedArea(part, 1) for part in parts])
     return CountedAreas(layer, grid.downsample, grid.shape(record.width, record.height))

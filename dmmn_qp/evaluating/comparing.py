@@ -297,7 +297,7 @@ def _paired(
     sides = []
     for number in pair:
         confusions = np.stack([counted.by_slide[i][number].confusion[origin] for i in there])
-        sides.append(tallies_of(confusions))
+        sides.append(samples.by_area(tallies_of(confusions)))
     both = np.stack(sides, axis=1)
     first, second = (by_sample(tallies, samples.names) for tallies in sides)
 

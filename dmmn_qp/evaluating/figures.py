@@ -22,7 +22,7 @@ from dmmn_qp.folders.evaluation import (
     Figures,
     ObjectFigures,
 )
-from dmmn_qp.labels.boundaries import boundary_iou, distance_percentile_um, mean_distance_um
+from dmmn_qp.labels.boundaries import boundary_iou, distance_percentile_um, in_one_um, mean_distance_um
 from dmmn_qp.labels.calibration import expected_calibration_error
 from dmmn_qp.labels.metrics import Confusion
 from dmmn_qp.labels.objects import matched_iou, object_f1
@@ -53,6 +53,26 @@ class Samples:
         count = len(set(names))
         weights = drawn_anew(count, options.resamples if count > 1 else 0, options.seed)
         return cls(tuple(names), tuple(pixel_um), weights, options.confidence)
+
+    @property
+    def relative_um(self) -> NDArray[np.float64]:
+        """(slides,) um/px of each slide in those of the finest: 1 where all have the same."""
+        um = np.array(self.pixel_um, np.float64)
+        relative: NDArray[np.float64] = um / um.min()
+        return relative
+
+    def by_area(self, pixels: NDArray[Any]) -> NDArray[np.float64]:
+        """Numbers of pixels as areas, so that a slide does not weigh more because its pixels are smaller.
+
+        Args:
+            pixels: (slides, ...).
+
+        Returns:
+            The same in pixels of the slide of the finest.
+        """
+        areas = np.square(self.relative_um).reshape(-1, *(1,) * (pixels.ndim - 1))
+        weighted: NDArray[np.float64] = pixels * areas
+        return weighted
 
     def figures(self, values: NDArray[Any], statistic: Statistic) -> list[Figure]:
         """A figure, or one for each class, with its interval.
@@ -98,7 +118,7 @@ def figures_of(
     mm2 = np.tensordot(np.square(samples.pixel_um) * MM2_OF_UM2, stacked, axes=1)
     has_missed = bool(pooled[:, -1].any())
     columns = (*classes, *others, NOT_PREDICTED) if has_missed else (*classes, *others)
-    tallies = tallies_of(stacked)
+    tallies = samples.by_area(tallies_of(stacked))
     by_class = {name: samples.figures(tallies, figure) for name, figure in CLASS_FIGURES.items()}
     means = {name: samples.figure(tallies, figure) for name, figure in MEANS.items()}
     true, found = pooled.sum(axis=1), pooled.sum(axis=0)
@@ -140,7 +160,7 @@ def boundary_figures(
     percentile = partial(distance_percentile_um, limit_um=DISTANCE_LIMIT_UM)
     figures = []
     for i in np.flatnonzero(has_truth).tolist():
-        values = np.stack([of_slide[i] for of_slide in sums])
+        values = in_one_um(np.stack([of_slide[i] for of_slide in sums]), samples.relative_um)
         figures.append(
             BoundaryFigures(
                 name=classes[i],
@@ -181,13 +201,14 @@ def calibration_of(sums: Mapping[str, NDArray[np.float64]], samples: Samples) ->
     """
     if not sums or not (stacked := np.stack([*sums.values()]))[:, 0].any():
         return None
+    pixels, stacked = stacked[:, 0].sum(axis=0), samples.by_area(stacked)
     counts, confidence, right = stacked.sum(axis=0)
     edges = np.linspace(0, 1, len(counts) + 1)
     bins = tuple(
         CalibrationBin(
             low=edges[i],
             high=edges[i + 1],
-            pixels=int(n),
+            pixels=int(pixels[i]),
             confidence=min(1.0, confidence[i] / n) if n else None,
             accuracy=right[i] / n if n else None,
         )

@@ -63,7 +63,7 @@ def _placed(predicted: PredictedLabels, record: SlideRecord, dataset: Dataset) -
             f'"{predicted.path}" has {own[1]} x {own[0]} px and {said}, which does not make up slide '
             f'"{record.slide_id}" of {record.width} x {record.height} level-0 px; predict again with --overwrite'
         )
-    grid = dataset.patch_spec.grid_of(record.mpp, record.slide_id)
+    grid = dataset.grid(record)
     return replace(predicted, ground=OnGround(downsample, Ground(downsample=grid.downsample, shape=shape)))
 
 
@@ -73,7 +73,12 @@ def _downsample(predicted: PredictedLabels, record: SlideRecord) -> float | None
     if um is None:
         return None
     told = predicted.record.mpp if predicted.record is not None else None
-    exact = um / (told or record.mpp)
+    return whole_downsample(um, told or record.mpp)
+
+
+def whole_downsample(um: float, mpp: float) -> float | None:
+    """Level-0 px per pixel of ``um`` um on a slide of ``mpp`` um/px: whole but for rounding; None if it cannot be."""
+    exact = um / mpp
     if not 1 / _MOST < exact < _MOST:
         return None
     whole = max(1, round(exact))

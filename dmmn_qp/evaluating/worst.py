@@ -99,7 +99,7 @@ def _worst_of(
             with opener.truth(source) as true, opener.predicted(model.predictions, predicted) as labels:
                 windows = worst_windows(true, labels, meeting_of(evaluation, source, predicted), spec)
             found += [_region(w, evaluation.slide(predicted.slide_id), source, truth.kind) for w in windows]
-    return tuple(sorted(found, key=lambda region: -region.wrong_pixels)[:MOST])
+    return tuple(sorted(found, key=lambda region: -region.wrong_mm2)[:MOST])
 
 
 def _region(found: WrongWindow, slide: EvaluatedSlide, truth: LabelSource, kind: TruthKind) -> WorstRegion:

@@ -100,6 +100,8 @@ class ComparedSlideFigures(FileModel):
         second: File of the second's.
         mpp: um/px at level 0; None where nobody says it, and areas are then those of 1 um/px.
         grid_px: Level-0 px per compared pixel.
+        first_px: Level-0 px per pixel of the first's label map, where it has other pixels than those that are compared.
+        second_px: The same of the second's.
         figures: Its figures.
         regions: The largest areas of disagreement, the largest first.
     """
@@ -109,6 +111,8 @@ class ComparedSlideFigures(FileModel):
     second: str
     mpp: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     grid_px: float = Field(gt=0, allow_inf_nan=False)
+    first_px: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    second_px: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     figures: Agreement
     regions: tuple[DisagreementRegion, ...] = ()
 

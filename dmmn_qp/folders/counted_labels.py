@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Self
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -43,8 +44,8 @@ class CountedLabels:
 
     def __init__(self, source: LabelSource, opened: OpenLabels | None = None, region: Labels | None = None) -> None:
         self.values = {value: name for value, name in source.values.items() if value != UNLABELLED}
-        self._counts = np.zeros(256, np.bool_)
-        self._counts[[*self.values]] = True
+        self._counted_values = np.full(256, UNLABELLED, np.uint8)
+        self._counted_values[[*self.values]] = [*self.values]
         self._origin_value, self._region = source.origin_value, region
         self._origins: LabelRaster | None = None
         with ExitStack() as stack:
@@ -74,12 +75,14 @@ class CountedLabels:
         self, labels: LabelArray | None, origins: NDArray[np.uint8] | None, region: NDArray[np.uint8] | None
     ) -> LabelArray:
         assert labels is not None
-        counts = self._counts[labels]
+        if not labels.size:
+            return labels
+        counted = np.asarray(cv2.LUT(labels, self._counted_values), np.uint8)  # several times as fast as indexing
         if origins is not None:
-            counts &= origins == self._origin_value
+            counted[origins != self._origin_value] = UNLABELLED
         if region is not None:
-            counts &= region != 0
-        return np.where(counts, labels, np.uint8(UNLABELLED))
+            counted[region == 0] = UNLABELLED
+        return counted
 
     def __enter__(self) -> Self:
         return self

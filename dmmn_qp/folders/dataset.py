@@ -26,7 +26,7 @@ from dmmn_qp.slides.finding import SlideFinder, SlidesRoot, Wanted, path_of_text
 from dmmn_qp.slides.pixel_sizes import THE_DATASET, StatedMpp
 from dmmn_qp.slides.transformed import Change
 from dmmn_qp.slides.view import SlideView
-from dmmn_qp.specs import ClassMap, FileModel, PatchSpec
+from dmmn_qp.specs import ClassMap, FileModel, PatchGrid, PatchSpec
 from dmmn_qp.text import shorten, text_of_cell
 
 MANIFEST = "dataset.json"
@@ -61,6 +61,7 @@ class SlideRecord(FileModel):
         project: Which of several projects it is from, as it was named at import; None where there was one source.
         case: The case it belongs to; None in datasets of earlier versions.
         metadata: Key-value pairs that the project has of it.
+        grid_px: Level-0 px per pixel of its mask, where it is not the patch geometry that says it.
     """
 
     slide_id: str = Field(min_length=1, pattern=r"^[^/\\\x00]+$")
@@ -75,6 +76,7 @@ class SlideRecord(FileModel):
     project: str | None = None
     case: str | None = None
     metadata: dict[str, str] = Field(default_factory=dict)
+    grid_px: float | None = Field(default=None, gt=0)
 
     def view(self, path: Path) -> SlideView:
         """The slide in the frame, and of the pixel size, with which it was imported.
@@ -159,6 +161,12 @@ class Dataset:
                 f'dataset "{self.folder}" has no slide "{slide_id}"; it has {", ".join(sorted(self._records))}'
             ) from None
 
+    def grid(self, record: SlideRecord) -> PatchGrid:
+        """The pixels of a slide's mask."""
+        if record.grid_px is not None:
+            return PatchGrid(self.patch_spec, record.grid_px)
+        return self.patch_spec.grid_of(record.mpp, record.slide_id)
+
     def cases(self) -> dict[str, str]:
         """The case of each slide, as it was imported; where nobody told, slides of one file are of one case."""
         first_of_file: dict[str, str] = {}
@@ -240,7 +248,11 @@ def slides_by_split(records: Iterable[SlideRecord]) -> dict[Split, list[str]]:
 
 def write_manifest(folder: Path, manifest: DatasetManifest) -> None:
     """Writes ``dataset.json``."""
-    text = json.dumps(manifest.model_dump(mode="json"), indent=2, ensure_ascii=False)
+    content = manifest.model_dump(mode="json")
+    for slide in content["slides"]:
+        if slide["grid_px"] is None:
+            del slide["grid_px"]  # so that all other datasets have the digest that they always had
+    text = json.dumps(content, indent=2, ensure_ascii=False)
     (folder / MANIFEST).write_text(text + "\n", "utf-8")
 
 

@@ -126,14 +126,16 @@ class Figures(FileModel):
     without_truth: tuple[str, ...] = ()
 
     def row_shares(self) -> tuple[tuple[float | None, ...], ...]:
-        """The matrix as shares of each true class; None in a row without pixels."""
-        totals = [sum(row) for row in self.confusion]
-        return tuple(tuple(n / t if t else None for n in row) for row, t in zip(self.confusion, totals, strict=True))
+        """The matrix as shares of the area of each true class; None in a row without pixels."""
+        totals, areas = [sum(row) for row in self.confusion_mm2], self.confusion_mm2
+        return tuple(tuple(n / t if t else None for n in row) for row, t in zip(areas, totals, strict=True))
 
     def column_shares(self) -> tuple[tuple[float | None, ...], ...]:
-        """The matrix as shares of each predicted class; None in a column without pixels."""
-        totals = [sum(column) for column in zip(*self.confusion, strict=True)]
-        return tuple(tuple(n / t if t else None for n, t in zip(row, totals, strict=True)) for row in self.confusion)
+        """The matrix as shares of the area of each predicted class; None in a column without pixels."""
+        totals = [sum(column) for column in zip(*self.confusion_mm2, strict=True)]
+        return tuple(
+            tuple(n / t if t else None for n, t in zip(row, totals, strict=True)) for row in self.confusion_mm2
+        )
 
 
 class BoundaryFigures(FileModel):

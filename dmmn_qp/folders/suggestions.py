@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Final
 
 from dmmn_qp.regions import Region
+from dmmn_qp.specs import MM2_OF_UM2
 
 TABLE: Final = "suggestions.csv"
 """The suggested regions by rank; a folder that has it is one of suggestions. QuPath's scripts look for it too."""
@@ -68,7 +69,7 @@ class Suggestion:
     @property
     def mm2(self) -> float:
         """Its area."""
-        return self.region.width * self.region.height * self.mpp**2 / 1e6
+        return self.region.width * self.region.height * self.mpp**2 * MM2_OF_UM2
 
 
 def is_of_suggestions(folder: Path) -> bool:

@@ -38,10 +38,10 @@ from dmmn_qp.importing.prepared import Labelling, Prepared
 from dmmn_qp.qupath.review_counts import ReviewedModel
 from dmmn_qp.reports.html import percent_text
 from dmmn_qp.reports.loop_report import write_loop_page
+from dmmn_qp.specs import MM2_OF_UM2
 from dmmn_qp.text import printable
 
 _LONGEST_NAME: Final = 100
-_UM2_PER_MM2: Final = 1e6
 _UM_PER_MM: Final = 1e3
 
 _Rounds = dict[tuple[RoundKind, str | None], Round]
@@ -142,7 +142,7 @@ def _seen_rounds(
 
 def _slide(item: Prepared, reviewed: ReviewedModel, labelling: Labelling) -> SlideReview:
     """What became of a model's predictions on a slide, by the names of the classes that are trained."""
-    mm2_per_px2 = item.record.mpp**2 / _UM2_PER_MM2
+    mm2_per_px2 = item.record.mpp**2 * MM2_OF_UM2
     squares, mm4 = reviewed.squares_px4, mm2_per_px2**2
     areas: dict[tuple[str, str | None], float] = {}
     for (predicted, said), px2 in reviewed.corrections.items():
@@ -174,7 +174,7 @@ def _drawn(prepared: Sequence[Prepared], labelling: Labelling) -> Drawn:
         for annotation in drawn:
             if annotation.class_name in labelling.class_map.names:
                 areas += 1
-                mm2 += annotation.geometry.area * mpp**2 / _UM2_PER_MM2
+                mm2 += annotation.geometry.area * mpp**2 * MM2_OF_UM2
                 outline_mm += annotation.geometry.length * mpp / _UM_PER_MM
     return Drawn(areas=areas, mm2=mm2, outline_mm=outline_mm)
 

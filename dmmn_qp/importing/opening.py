@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from dmmn_qp.errors import DmmnQpError, SlideError
@@ -26,6 +26,7 @@ class OpenedSlide:
         grid: The patch grid on it.
         fingerprint: Digest of the file.
         damage: What of it cannot be read, a line each.
+        own_px: Level-0 px per pixel of its grid, where it is not the patch geometry that says it.
     """
 
     source: SourceSlide
@@ -35,6 +36,11 @@ class OpenedSlide:
     grid: PatchGrid
     fingerprint: str
     damage: tuple[str, ...] = ()
+    own_px: float | None = None
+
+
+OwnPixels = Callable[[str, float], float | None]
+"""Of a slide's name and its um/px: level-0 px per pixel of its labels; None where the patch geometry says it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +58,9 @@ class LeftOutSlide:
     error: DmmnQpError
 
 
-def opened_slide(source: SourceSlide, slide_id: str, spec: PatchSpec) -> OpenedSlide | LeftOutSlide:
+def opened_slide(
+    source: SourceSlide, slide_id: str, spec: PatchSpec, own_pixels: OwnPixels | None = None
+) -> OpenedSlide | LeftOutSlide:
     """Opens a slide, looks at a few of its pixels, and closes it.
 
     This is the one place where what is wrong with an image becomes a reason to leave it out.
@@ -61,6 +69,7 @@ def opened_slide(source: SourceSlide, slide_id: str, spec: PatchSpec) -> OpenedS
         source: The slide.
         slide_id: Its name in the dataset.
         spec: The patches that are to be made of it.
+        own_pixels: What the pixels of its labels are, where that is not for the patches to say.
     """
     if source.problem is not None:
         return LeftOutSlide(source, slide_id, source.problem)
@@ -71,10 +80,12 @@ def opened_slide(source: SourceSlide, slide_id: str, spec: PatchSpec) -> OpenedS
             raise SlideError(f'slide "{shown}" has a path that is not UTF-8, which no dataset can hold; rename it')
         with source.view.open() as slide:
             known = fingerprint(source.path)
-            info, grid = slide.info, spec.grid_of(slide.info.mpp, source.name)
+            info = slide.info
+            own_px = None if own_pixels is None else own_pixels(slide_id, info.mpp)
+            grid = PatchGrid(spec, own_px) if own_px is not None else spec.grid_of(info.mpp, source.name)
             damage = check_whole(source.path, slide)
         check_unchanged(source.path, known)
-        return OpenedSlide(source, slide_id, path, info, grid, known, damage)
+        return OpenedSlide(source, slide_id, path, info, grid, known, damage, own_px)
     except DmmnQpError as error:
         return LeftOutSlide(source, slide_id, error)
     except Exception as error:  # of any kind: so are those of the libraries that read slides

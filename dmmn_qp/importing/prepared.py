@@ -97,6 +97,7 @@ def prepare(opened: OpenedSlide, labelling: Labelling) -> Prepared:
         split="train",
         project=None if source.project is None else printable(str(source.project)),
         metadata=_kept(source.metadata),
+        grid_px=opened.own_px,
     )
     return Prepared(source, annotations, record, grid, painter, pixel_size=info.pixel_size)
 

@@ -21,7 +21,7 @@ from dmmn_qp.folders.provenance import describe_run, now
 from dmmn_qp.importing.classes import labelling_of
 from dmmn_qp.importing.earlier import earlier_dataset
 from dmmn_qp.importing.ledger import record_rounds
-from dmmn_qp.importing.opening import LeftOutSlide, OpenedSlide, error_of_all, opened_slide
+from dmmn_qp.importing.opening import LeftOutSlide, OpenedSlide, OwnPixels, error_of_all, opened_slide
 from dmmn_qp.importing.options import ImportOptions
 from dmmn_qp.importing.painting import paint_all
 from dmmn_qp.importing.prepared import Labelling, Prepared
@@ -76,6 +76,7 @@ def import_annotations(
     overwrite: bool = False,
     check: bool = False,
     all_for: Split | None = None,
+    own_pixels: OwnPixels | None = None,
 ) -> ImportOutcome:
     """Makes a dataset of everything that is annotated.
 
@@ -89,6 +90,7 @@ def import_annotations(
         overwrite: Whether an existing dataset may be replaced.
         check: Only look: say all findings and write nothing.
         all_for: The one split of all slides: such a dataset is none to train on, and no part of the loop.
+        own_pixels: What the pixels of each slide's labels are, where that is not for the patches to say.
 
     Raises:
         InUseError: Another import writes the same dataset.
@@ -105,7 +107,7 @@ def import_annotations(
     with nullcontext() if check else _held(out, overwrite=overwrite):
         reporter.heading("Importing " + ", ".join(f'"{path}"' for path in paths))
         source = _without_fatal(source)
-        opened, left_out = _opened(source, rules, reporter)
+        opened, left_out = _opened(source, rules, reporter, own_pixels)
         earlier = earlier_dataset(out)
         opened, source = with_earlier_names(opened, earlier.records), _without(source, left_out)
         if not opened and not check:
@@ -217,14 +219,16 @@ def _without_fatal(source: Source) -> Source:
     return replace(source, slides=tuple(slides))
 
 
-def _opened(source: Source, rules: ImportRules, reporter: Reporter) -> tuple[list[OpenedSlide], list[LeftOutSlide]]:
+def _opened(
+    source: Source, rules: ImportRules, reporter: Reporter, own_pixels: OwnPixels | None
+) -> tuple[list[OpenedSlide], list[LeftOutSlide]]:
     """Opens all slides; those that cannot be imported have a reason."""
     opened: list[OpenedSlide] = []
     left_out: list[LeftOutSlide] = []
     slides = source.slides
     with reporter.task("slides", len(slides)) as task:
         for slide, slide_id in zip(slides, slide_ids([s.path.name for s in slides]), strict=True):
-            found = opened_slide(slide, slide_id, rules.patches.spec)
+            found = opened_slide(slide, slide_id, rules.patches.spec, own_pixels)
             if isinstance(found, OpenedSlide):
                 opened.append(found)
             else:

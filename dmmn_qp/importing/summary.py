@@ -21,7 +21,7 @@ from dmmn_qp.qupath.review_counts import corrections_of
 from dmmn_qp.reports.findings import warn_of
 from dmmn_qp.reports.inputs import DrawnSlide, Finding, ImportedData, ImportedSlide
 from dmmn_qp.reports.review import NOTHING_TO_DO, review_findings
-from dmmn_qp.specs import ClassMap
+from dmmn_qp.specs import MM2_OF_UM2, ClassMap
 from dmmn_qp.text import count_of, one_of_each_kind
 
 LEFT_OUT = "it is left out until it is mended and imported again"
@@ -204,7 +204,7 @@ def report_dataset(
     for split in splits:
         items = [item for item in prepared if item.record.split == split]
         for item in items:
-            pixel_mm2 = (item.grid.downsample * item.record.mpp / 1000) ** 2
+            pixel_mm2 = (item.grid.downsample * item.record.mpp) ** 2 * MM2_OF_UM2
             area_mm2[split] += pixels[item.record.slide_id] * pixel_mm2
         names = ", ".join(item.record.slide_id for item in items)
         n_patches = sum(len(item.patches) for item in items)

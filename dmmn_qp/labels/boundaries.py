@@ -126,6 +126,22 @@ class BoundaryCounter:
         self.sums[i, 4:] += np.bincount(steps, minlength=DISTANCE_BINS)
 
 
+def in_one_um(sums: BoundarySums, relative_um: NDArray[np.float64]) -> BoundarySums:
+    """Sums of slides of different um/px, so that one does not weigh more because its pixels are smaller.
+
+    Args:
+        sums: (slides, 4 + DISTANCE_BINS) of one class.
+        relative_um: (slides,) um/px of each slide in those of one of them.
+
+    Returns:
+        The same in pixels of that one: strips are areas, and the pixels of a border its length.
+    """
+    powers = np.ones(sums.shape[-1])
+    powers[[_BOTH, _EITHER]] = 2
+    weighted: BoundarySums = sums * relative_um[:, None] ** powers
+    return weighted
+
+
 def boundary_iou(sums: NDArray[Any]) -> NDArray[np.float64]:
     """(..., C) IoU of the strips; NaN for a class without any."""
     return quotient(sums[..., _BOTH], sums[..., _EITHER])

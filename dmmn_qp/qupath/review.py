@@ -46,6 +46,7 @@ from dmmn_qp.qupath.marks import (
     is_suggestion_id,
 )
 from dmmn_qp.qupath.originals import Original, Originals
+from dmmn_qp.specs import MM2_OF_UM2
 
 SAME_WITHIN_PX: Final = 0.1
 """Outlines whose every vertex lies so near to the other are the same: what QuPath rounds is ten times less."""
@@ -54,7 +55,7 @@ _AREA_WITHIN_PX: Final = 0.05
 """Measurements belong to an outline whose area differs by at most so many px times its length."""
 
 _SAME_LENGTH: Final = 1e-4
-_UM2_PER_MM2: Final = 1e6
+_UM2_PER_MM2: Final = 1 / MM2_OF_UM2
 _LEAST_MM2: Final = 1e-10
 _MOST_MM2: Final = 1e10
 _OF_OBJECTS_IN_IT: Final = ("detection", "cell", "tile")

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from typing import Final
 
-from dmmn_qp.folders.comparison import Agreement, Comparison
+from dmmn_qp.folders.comparison import Agreement, ComparedSlideFigures, Comparison
 from dmmn_qp.folders.evaluation import Figure
 from dmmn_qp.reports.evaluation_tables import LINE, named_rows, text_of
 from dmmn_qp.text import count_of, printable
@@ -31,6 +32,7 @@ def comparison_lines(comparison: Comparison) -> Iterator[str]:
         f"  not compared: only the first labels {_mm2(pooled.only_first_mm2)} mm2, "
         f"only the second {_mm2(pooled.only_second_mm2)}"
     )
+    yield from _pixel_rows(slides)
     yield from _class_rows(pooled)
     yield from _pair_rows(pooled)
     if len(slides) > 1:
@@ -41,6 +43,19 @@ def comparison_lines(comparison: Comparison) -> Iterator[str]:
         heads = ("slide", "both mm2", "agree", "kappa", "Dice")
         yield from named_rows(heads, [printable(slide.slide_id) for slide in slides], rows)
     yield from _region_rows(comparison)
+
+
+def _pixel_rows(slides: Sequence[ComparedSlideFigures]) -> Iterator[str]:
+    """On which pixels label maps of different um/px were compared, and of how many slides where not of all."""
+    found: Counter[str] = Counter()
+    for slide in slides:
+        um, unit = slide.mpp or 1.0, "um" if slide.mpp else "px"
+        for finer, coarser, px in (("first", "second", slide.second_px), ("second", "first", slide.first_px)):
+            if px is not None:
+                these, those = f"{slide.grid_px * um:.4g} {unit}", f"{px * um:.4g} {unit}"
+                found[f"  on the {finer}'s pixels of {these}, the finer; the {coarser}'s are of {those}"] += 1
+    for line, number in found.items():
+        yield line if number == len(slides) else f"{line} ({count_of(number, 'slide')})"
 
 
 def _class_rows(figures: Agreement) -> Iterator[str]:

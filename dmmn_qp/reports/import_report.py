@@ -17,10 +17,8 @@ from dmmn_qp.labels.patches import PatchRef
 from dmmn_qp.reports.drawing import DrawingFigures, DrawnOutlines, drawing_advice, drawing_in_all, drawn_outlines
 from dmmn_qp.reports.inputs import Finding, ImportedData, ImportedSlide
 from dmmn_qp.reports.review import CorrectionFigures, ReviewFigures, all_counts, correction_figures, review_figures
-from dmmn_qp.specs import FileModel
+from dmmn_qp.specs import MM2_OF_UM2, FileModel
 from dmmn_qp.version import __version__
-
-_UM2_PER_MM2 = 1e6
 
 
 class SlideClassFigures(FileModel):
@@ -317,7 +315,7 @@ def class_balance(patches: list[PatchRef], names: tuple[str, ...]) -> tuple[Clas
 
 def _slide_mm2(slide: ImportedSlide) -> float:
     """Area of the whole image."""
-    return slide.record.width * slide.record.height * slide.record.mpp**2 / _UM2_PER_MM2
+    return slide.record.width * slide.record.height * slide.record.mpp**2 * MM2_OF_UM2
 
 
 def _all_mm2(data: ImportedData) -> float:
@@ -326,4 +324,4 @@ def _all_mm2(data: ImportedData) -> float:
 
 def _pixel_mm2(slide: ImportedSlide) -> float:
     """Area of a pixel of the slide's mask."""
-    return (slide.painter.downsample * slide.record.mpp) ** 2 / _UM2_PER_MM2
+    return (slide.painter.downsample * slide.record.mpp) ** 2 * MM2_OF_UM2

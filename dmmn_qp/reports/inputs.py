@@ -33,7 +33,8 @@ SEVERITIES: Final[tuple[Severity, ...]] = ("error", "warning", "note")
 """Worst first."""
 
 Concern = Literal["dataset", "training", "slide", "area", "model"]
-"""What a finding concerns: all that was read, a training on it alone, a slide, places on one, or a model."""
+"""What a finding concerns: all that was read, a training on it alone, a slide, places on one, or what a model predicted
+and people made of that."""
 
 
 class Finding(FileModel):

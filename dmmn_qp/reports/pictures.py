@@ -18,7 +18,7 @@ from dmmn_qp.reports.inputs import ImportedData, ImportedSlide
 from dmmn_qp.slides.base import read_overview
 from dmmn_qp.slides.forgiving import ForgivingSlide
 from dmmn_qp.slides.tissue import tissue_mask
-from dmmn_qp.specs import UNLABELLED
+from dmmn_qp.specs import MM2_OF_UM2, UNLABELLED
 
 NOT_TRAINED_COLOR: Final = (95, 95, 95)
 """Outline of what is drawn but labels nothing."""
@@ -29,7 +29,6 @@ PALE: Final = 0.45
 _OVERVIEW_PX = 1024
 _JPEG_QUALITY = 82
 _FILL_ALPHA = 110
-_UM2_PER_MM2 = 1e6
 _SIZES = ((24, 800), (100, 560))
 _SMALLEST_PX = 360
 
@@ -72,7 +71,7 @@ def draw_slide(slide: ImportedSlide, data: ImportedData, longest_px: int) -> Sli
     record = slide.record
     with ForgivingSlide(slide.open()) as opened:
         overview = read_overview(opened, max(_OVERVIEW_PX, longest_px))
-    tissue_mm2 = float(tissue_mask(overview).mean()) * record.width * record.height * record.mpp**2 / _UM2_PER_MM2
+    tissue_mm2 = float(tissue_mask(overview).mean()) * record.width * record.height * record.mpp**2 * MM2_OF_UM2
     picture = Image.fromarray(overview)
     picture.thumbnail((longest_px, longest_px), Image.Resampling.BOX)
     jpeg = BytesIO()

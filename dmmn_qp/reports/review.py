@@ -10,9 +10,7 @@ from dmmn_qp.qupath.notes import ReadRules
 from dmmn_qp.qupath.review import Doubt
 from dmmn_qp.qupath.review_counts import ReviewCounts, total
 from dmmn_qp.reports.inputs import AnySlide, Finding, ImportedData
-from dmmn_qp.specs import FileModel
-
-_UM2_PER_MM2: Final = 1e6
+from dmmn_qp.specs import MM2_OF_UM2, FileModel
 
 NOTHING_TO_DO: Final = "nothing to do"
 """The way out of a note that only says what is so."""
@@ -78,7 +76,7 @@ def correction_figures(data: ImportedData) -> tuple[CorrectionFigures, ...]:
     areas: defaultdict[tuple[str, str | None], float] = defaultdict(float)
     for slide in data.slides:
         for pair, px2 in slide.corrections.items():
-            areas[pair] += px2 * slide.record.mpp**2 / _UM2_PER_MM2
+            areas[pair] += px2 * slide.record.mpp**2 * MM2_OF_UM2
     ordered = sorted(areas.items(), key=lambda item: -item[1])
     return tuple(CorrectionFigures(predicted=p, said=said, area_mm2=mm2) for (p, said), mm2 in ordered)
 
@@ -90,6 +88,7 @@ def review_findings(counts: ReviewCounts, reading: ReadRules) -> Iterator[Findin
     if counts.confirmed or counts.corrected:
         yield Finding(
             severity="note",
+            concerns="model",
             message=f"of {_areas(counts.predicted)}, {counts.confirmed:,} locked and {counts.corrected:,} corrected"
             + (" become labels" if take in ("reviewed", "all") else ""),
             way_out=NOTHING_TO_DO,
@@ -97,6 +96,7 @@ def review_findings(counts: ReviewCounts, reading: ReadRules) -> Iterator[Findin
     if counts.unchecked and take == "all":
         yield Finding(
             severity="warning",
+            concerns="model",
             message=f"{_areas(counts.unchecked)} that nobody checked become labels, because --take-predictions all "
             "says so",
             way_out="leave that out, unless the model is to learn from itself",
@@ -104,13 +104,15 @@ def review_findings(counts: ReviewCounts, reading: ReadRules) -> Iterator[Findin
     elif counts.unchecked - n_doubtful:
         yield Finding(
             severity="note",
+            concerns="model",
             message=f"{_areas(counts.unchecked - n_doubtful)} that nobody checked are left out",
             way_out="lock those that are right, and correct those that are wrong",
         )
     for doubt, n in counts.doubts.items() if take != "all" else ():
         why, way_out = _DOUBTS[doubt]
         if not (take == "locked" and doubt == "locked by QuPath"):
-            yield Finding(severity="warning", message=f"{_areas(n)} left out: {why}", way_out=way_out)
+            message = f"{_areas(n)} left out: {why}"
+            yield Finding(severity="warning", concerns="model", message=message, way_out=way_out)
     if counts.outlines:
         s = "s" if counts.outlines > 1 else ""
         yield Finding(
@@ -139,7 +141,7 @@ def contradiction(
         return None
 
     def size(px2: float) -> str:
-        return f"{px2:,.0f} px²" if slide.mpp is None else _mm2(px2 * slide.mpp**2 / _UM2_PER_MM2)
+        return f"{px2:,.0f} px²" if slide.mpp is None else _mm2(px2 * slide.mpp**2 * MM2_OF_UM2)
 
     details = ", ".join(
         f'{size(px2)} of "{predicted}" where "{drawn}" is drawn'

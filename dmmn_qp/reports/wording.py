@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final
 
 from shapely.geometry.base import BaseGeometry
 
 from dmmn_qp.reports.inputs import AnySlide, ImportedData
+from dmmn_qp.specs import MM2_OF_UM2
 
 ClassKey = tuple[str, bool]
 """A class, and whether it was predicted there."""
-
-_UM2_PER_MM2: Final = 1e6
 
 
 def areas_by_class(slide: AnySlide, data: ImportedData) -> dict[ClassKey, list[BaseGeometry]]:
@@ -47,5 +45,5 @@ def area_text(um2: float) -> str:
     """An area for people: in um2 up to 1000, else in mm2."""
     if um2 < 1000:
         return f"{um2:.0f} µm²" if um2 >= 1 else "less than 1 µm²"
-    mm2 = um2 / _UM2_PER_MM2
+    mm2 = um2 * MM2_OF_UM2
     return f"{mm2:.3f} mm²" if mm2 < 1 else f"{mm2:.1f} mm²"

@@ -81,7 +81,7 @@ def look_at(
                 reporter.optional(f"how what is annotated on {slide_id} looks"),
                 ForgivingSlide(dataset.open(record, slides_roots)) as opened,
             ):
-                grid = dataset.patch_spec.grid_of(record.mpp, slide_id)
+                grid = dataset.grid(record)
                 centres = _centres_of([places[i] for i in mine], dataset, grid)
                 annotated[mine] = vectors_at(describer, opened, grid, centres)
             task.advance(len(mine))

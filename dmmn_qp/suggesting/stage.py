@@ -17,6 +17,7 @@ from dmmn_qp.folders.model import load_card
 from dmmn_qp.folders.provenance import describe_run, now
 from dmmn_qp.folders.suggestions import PAGE, Suggestion
 from dmmn_qp.slides.finding import SlidesRoot
+from dmmn_qp.specs import MM2_OF_UM2
 from dmmn_qp.suggesting.cells import MOST_CELLS, cells_of
 from dmmn_qp.suggesting.choosing import best_apart, budget, choose
 from dmmn_qp.suggesting.looking import Looks, look_at
@@ -105,7 +106,7 @@ class _Looked:
     @property
     def window_mm2(self) -> float:
         """Area of the largest."""
-        return max(w.region.width * w.region.height * self.mpps[w.slide_id] ** 2 for w in self.windows) / 1e6
+        return max(w.region.width * w.region.height * self.mpps[w.slide_id] ** 2 for w in self.windows) * MM2_OF_UM2
 
 
 def _windows_of_all(

@@ -140,7 +140,7 @@ def _of_dataset(dataset: Dataset) -> Iterable[LabelledSlide]:
             raster=mask,
             size_px=(record.width, record.height),
             mpp=record.mpp,
-            grid_mpp=record.mpp * dataset.patch_spec.grid_of(record.mpp).downsample,
+            grid_mpp=record.mpp * dataset.grid(record).downsample,
             frame=record.frame,
         )
 
@@ -184,7 +184,8 @@ def _of_predictions(folder: Path, files: Sequence[Path]) -> Iterable[LabelledSli
     recorded, inputs = read_predictions(folder), read_inputs(folder)
     for file in files:
         slide_id = file.name.removesuffix(f".{LABELS_SUFFIX}")
-        names, names_from = _predicted_names(file, recorded.get(slide_id))
+        record = recorded.get(slide_id)
+        names, names_from = _predicted_names(file, record)
         known: PredictedInput | None = inputs.get(slide_id)
         path = PurePath(slide_id) if known is None else path_of_text(known.path) or PurePath(known.path)
         size = (known.width, known.height) if known is not None and known.width and known.height else None
@@ -195,6 +196,7 @@ def _of_predictions(folder: Path, files: Sequence[Path]) -> Iterable[LabelledSli
             names_from,
             raster=file,
             size_px=size,
+            mpp=None if record is None else record.mpp,
             grid_mpp=read_mpp(file),
             frame=None if known is None else known.frame,
         )

@@ -35,17 +35,8 @@ from dmmn_qp.reports.comparison_tables import comparison_lines
 from dmmn_qp.slides.finding import SlidesRoot
 from dmmn_qp.text import names_text, printable
 from dmmn_qp.workflows.compared_classes import Meeting, meet
-from dmmn_qp.workflows.compared_pairs import (
-    GRID_MPP,
-    LISTED,
-    Grid,
-    Pair,
-    SlideFiles,
-    grid_of,
-    labels_of,
-    paired,
-    with_slides,
-)
+from dmmn_qp.workflows.compared_grids import GRID_MPP, Grid, grid_of, sides_of
+from dmmn_qp.workflows.compared_pairs import LISTED, Pair, SlideFiles, paired, with_slides
 from dmmn_qp.workflows.compared_sides import Side, read_side
 from dmmn_qp.workflows.disagreements import Disagreements, disagreements
 
@@ -184,7 +175,7 @@ def _count(work: _Work, pair: Pair, meeting: Meeting) -> _Counted:
     rules, classes, counted = work.rules, meeting.classes, meeting.counted
     pair = with_slides(pair, work.slides)
     grid = grid_of(pair, rules.mpp, rules.grid_mpp, work.warn)
-    sides = labels_of(pair.first, grid, {}), labels_of(pair.second, grid, meeting.maps)
+    sides = sides_of(pair, grid, meeting.maps)
     counts = count_slide(ComparedSlide(pair.slide_id, sides[0], (sides[1],)), CountRules(classes, ((),)))[0]
     everything, n = counts.confusion["drawn"], len(classes)
     keep = [classes.index(name) for name in counted]
@@ -240,6 +231,8 @@ def _comparison(
                 second=printable(str(one.pair.second.path)),
                 mpp=one.grid.mpp,
                 grid_px=one.grid.downsample,
+                first_px=one.grid.other_px[0],
+                second_px=one.grid.other_px[1],
                 figures=_agreement([one], meeting.counted),
                 regions=one.areas.regions,
             )
@@ -258,7 +251,7 @@ def _agreement(counted: Sequence[_Counted], classes: Sequence[str]) -> Agreement
     samples = Samples.of([str(i) for i in range(len(counted))], um, EvaluateOptions())
     mm2 = np.array([one.grid.pixel_mm2 for one in counted])
     confusions = np.stack([one.confusion for one in counted])
-    tallies = tallies_of(confusions)
+    tallies = samples.by_area(tallies_of(confusions))
     areas = np.tensordot(mm2, confusions, axes=1)
     first, second = (
         np.tensordot(mm2, np.stack(side), axes=1)

@@ -23,7 +23,7 @@ from dmmn_qp.specs import LabelArray
 from dmmn_qp.text import printable
 from dmmn_qp.vectors.polygonize import polygonize
 from dmmn_qp.vectors.sources import LabelSource
-from dmmn_qp.workflows.compared_pairs import Grid
+from dmmn_qp.workflows.compared_grids import Grid
 
 MOST_REGIONS: Final = 100
 """So many areas of a slide are told."""

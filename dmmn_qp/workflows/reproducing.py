@@ -10,7 +10,7 @@ from dmmn_qp.console import Reporter
 from dmmn_qp.errors import ConfigError, ModelError, OutputExistsError
 from dmmn_qp.folders.dataset import MANIFEST, dataset_digest
 from dmmn_qp.folders.model import load_card
-from dmmn_qp.folders.predictions import LABELS_SUFFIX, PredictedInput, read_predictions
+from dmmn_qp.folders.predictions import LABELS_SUFFIX, PredictedInput, Prediction, read_predictions
 from dmmn_qp.folders.rounds import loop_folder
 from dmmn_qp.importing.options import ImportOptions
 from dmmn_qp.importing.stage import import_annotations
@@ -156,11 +156,10 @@ def _train_again(
 def _predict_again(run: RecordedRun, options: PredictOptions, out: Path, reporter: Reporter) -> list[str]:
     model = run.others["model"]
     assert model is not None
-    images = slides_of(run)
-    requests = requests_of(run)
-    slides = [_slide_again(name, image, requests.get(name, {}).get("um_per_px")) for name, image in images.items()]
+    images, before = slides_of(run), read_predictions(run.folder)
+    slides = [_slide_again(name, image, before.get(name)) for name, image in images.items()]
     predict(Path(model), slides, out, options, reporter)
-    before, after = read_predictions(run.folder), read_predictions(out)
+    after = read_predictions(out)
     lines = []
     for name in images:
         digests = [(found[name].files or {}).get(LABELS_SUFFIX) if name in found else None for found in (before, after)]
@@ -170,9 +169,9 @@ def _predict_again(run: RecordedRun, options: PredictOptions, out: Path, reporte
     return lines
 
 
-def _slide_again(name: str, image: PredictedInput, mpp: object) -> SlideToPredict:
+def _slide_again(name: str, image: PredictedInput, before: Prediction | None) -> SlideToPredict:
     """A slide in the frame, and of the pixel size, in which it was predicted."""
     size = None if image.width is None or image.height is None else (image.width, image.height)
-    listed = float(mpp) if isinstance(mpp, int | float) and mpp > 0 else None
+    listed = None if before is None else before.mpp
     stated = StatedMpp() if listed is None else StatedMpp(listed=listed, listed_by="the run")
     return SlideToPredict(name, SlideView(Path(image.path), image.crop_to_bounds, image.frame, stated, size))
