@@ -321,3 +321,9 @@ def test_slides_of_smaller_pixels_count_no_more():
     calibration = calibration_of({"a": of_probability, "b": of_probability * [[1], [1], [0]]}, samples)
     (bin_,) = [b for b in calibration.bins if b.pixels]
     assert (bin_.pixels, bin_.accuracy) == (20, pytest.approx(10 / 50))
+
+
+def test_pixels_of_nearly_the_same_size_count_as_they_are_in_the_matrix():
+    samples = Samples.of(["a", "b"], [0.498, 0.502], EvaluateOptions(resamples=0))
+    confusions = [np.array([[6, 4, 0]]), np.array([[1, 0, 0]])]
+    assert figures_of(confusions, ["x"], ["y"], samples, labelled=11, unpredicted=0).accuracy.value == 7 / 11

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from math import isnan
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +29,9 @@ from dmmn_qp.labels.objects import matched_iou, object_f1
 from dmmn_qp.labels.resampling import Statistic, by_sample, drawn_anew, interval
 from dmmn_qp.labels.tallies import CLASS_FIGURES, MEANS, tallies_of
 from dmmn_qp.specs import MM2_OF_UM2
+
+_SAME_UM: Final = 0.05
+"""Pixels of slides that differ by no more, relatively, count as equal."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,10 +59,13 @@ class Samples:
 
     @property
     def relative_um(self) -> NDArray[np.float64]:
-        """(slides,) um/px of each slide in those of the finest: 1 where all have the same."""
+        """(slides,) um/px of each slide in those of the finest: 1 where all have nearly the same.
+
+        So the pixels count that the confusion matrix shows, on slides such as the paper's of .498 and .502 um/px.
+        """
         um = np.array(self.pixel_um, np.float64)
         relative: NDArray[np.float64] = um / um.min()
-        return relative
+        return relative if relative.max() > 1 + _SAME_UM else np.ones_like(relative)
 
     def by_area(self, pixels: NDArray[Any]) -> NDArray[np.float64]:
         """Numbers of pixels as areas, so that a slide does not weigh more because its pixels are smaller.
