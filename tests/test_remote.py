@@ -16,7 +16,7 @@ import pytest
 from dmmn_qp.api.arguments import paths_as_texts
 from dmmn_qp.errors import SlideChangedError, SlideError, SlideUnreachableError
 from dmmn_qp.files import patience, remote, servers, web_answers
-from dmmn_qp.files.addresses import pure_place
+from dmmn_qp.files.addresses import pure_place, shown_word
 from dmmn_qp.files.paths import typed_place, why_not_there
 from dmmn_qp.files.remote import RemotePath, below
 from dmmn_qp.predicting.inputs import slides_to_predict
@@ -83,6 +83,20 @@ class TestAddresses:
         with pytest.raises(SlideError) as told:
             typed_place(typed)
         assert "secret" not in str(told.value)
+
+    @pytest.mark.parametrize(
+        ("word", "shown"),
+        [
+            ("https://me:s3cret@h:81/a.svs?sig=s3cret&t=https://x/?s3cret", "https://h:81/a.svs"),
+            ("--slides-root=HTTPS://h/x?sig=s3cret", "--slides-root=HTTPS://h/x"),
+            ("https://old/x=http://me:s3cret@[::1]/y?s3cret", "https://old/x=http://[::1]/y"),
+            ("https://h?s3cret=https://i/s3cret", "https://h"),
+            ("https://me:s3cret@h", "https://h"), ("https://me:s3cret\n@h/\ns3?s3cret\n", "https://h/\ns3"),
+            ("s3://bucket/a?b.tif", "s3://bucket/a?b.tif"), ("a?b=c@d", "a?b=c@d"), ("--mpp=0.5", "--mpp=0.5"),
+        ],
+    )  # fmt: skip
+    def test_what_is_recorded_of_a_command_line(self, word, shown):
+        assert shown_word(word) == shown
 
     def test_what_is_a_path_stays_one(self, tmp_path):
         for text in (str(tmp_path / "a.svs"), "a:b.svs", "C:\\a.svs", "a//b"):

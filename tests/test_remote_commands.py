@@ -53,7 +53,7 @@ def test_predict(here, workspace, two_tissue_slides, web):
     assert web.sent < (web.root / "a.tif").stat().st_size, "what is done is not fetched again"
 
 
-def test_import(here, web):
+def test_import(here, web, monkeypatch):
     """OME-Zarr and its TIFF become one dataset; a slide on a server is found again only below a typed address."""
     pixels = two_tissues(256, 256)
     write_ome_zarr(here / "zarr" / "s.ome.zarr", [pixels], chunk=(1, 1, 1, 64, 64))
@@ -62,7 +62,9 @@ def test_import(here, web):
     write_features(here / "geojson" / "s.geojson", areas)
     root = f"{web.url}?sig={SECRET}"
     for source, out in (("zarr", "z"), (f"{web.url}/s.tif?sig={SECRET}", "w")):
-        result = invoke("import", source, "--annotations", "geojson", "--out", out)
+        command = ("import", source, "--annotations", "geojson", "--out", out)
+        monkeypatch.setattr(sys, "argv", ["dmmn-qp", *command])  # which is recorded
+        result = invoke(*command)
         assert result.exit_code == 0, result.output
         assert SECRET not in result.output
     ours, theirs = Dataset("z"), Dataset("w")

@@ -18,6 +18,9 @@ WEB: Final = frozenset({"http", "https"})
 STORES: Final = frozenset({"s3", "gs", "az", "abfs", "abfss"})
 
 _ADDRESS: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.:-]+://")
+_WEB_ADDRESS: Final = re.compile(r"^(https?://)(?:[^/?#]*@)?([^?#]*).*$", re.IGNORECASE | re.DOTALL)
+"""Protocol; server and path; user and password before, and query behind, are in none."""
+
 _BRACKETED: Final = re.compile(r"\[([^\[\]]*)\](?::[0-9]*)?")
 _OF_NUMBERS: Final = re.compile(r"[\[\]]|::")
 _ODD: Final = re.compile(r"[\x00-\x20\x7f\\]")
@@ -47,6 +50,20 @@ def is_pure_place(path: PurePath | None) -> bool:
 def shown_place(path: PurePath) -> str:
     """Returns a stored path for a message; one made by `pure_place` as the address that it was."""
     return str(path).replace(":/", "://", 1) if is_pure_place(path) else str(path)
+
+
+def shown_word(word: str) -> str:
+    """Returns a word of a command line without what is secret in the addresses of web servers in it.
+
+    Args:
+        word: Such as ``https://me:pw@server/a.tif?sig=1``, ``--slides-root=https://...`` or ``OLD=https://...``.
+    """
+    shown = []
+    for part in re.split(r"=(?=https?://)", word, flags=re.IGNORECASE):
+        shown.append(_WEB_ADDRESS.sub(r"\1\2", part))
+        if shown[-1] != part and "?" in part:
+            break  # what follows is of the query too
+    return "=".join(shown)
 
 
 def split_address(text: str) -> SplitResult:

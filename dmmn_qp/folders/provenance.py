@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+from dmmn_qp.files.addresses import shown_word
 from dmmn_qp.version import __version__
 
 LIBRARIES = (
@@ -46,7 +47,7 @@ def describe_run(stage: str, configuration: Mapping[str, Any], started: str, **f
         "run_id": str(uuid4()),
         "stage": stage,
         "version": __version__,
-        "command": sys.argv,
+        "command": [shown_word(word) for word in sys.argv],
         "configuration": dict(configuration),
         "started": started,
         "finished": now(),
