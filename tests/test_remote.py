@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 import shutil
 import socket
+import sys
 import threading
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
@@ -354,6 +355,22 @@ class TestPatience:
             with pytest.raises(SlideUnreachableError, match="5 times"):
                 place.whole(100)
             assert 5 <= len(calls) <= 10, "aiohttp begins anew once, as where a kept one has ended"
+
+    def test_stores_that_are_patient_themselves_are_asked_once(self, monkeypatch):
+        asked = []
+
+        def info(address):
+            asked.append(address)
+            raise ConnectionResetError("reset")
+
+        monkeypatch.setattr(servers, "_SERVERS", {})
+        for package in ("gcsfs", "adlfs"):
+            monkeypatch.setitem(sys.modules, package, SimpleNamespace())
+        monkeypatch.setattr("fsspec.filesystem", lambda protocol, **options: SimpleNamespace(info=info))
+        for protocol in ("gs", "az"):
+            with pytest.raises(SlideUnreachableError, match="reset; check the network"):
+                typed_place(f"{protocol}://slides/a.tif").facts()
+        assert asked == ["gs://slides/a.tif", "az://slides/a.tif"]
 
     def test_a_server_without_ranges(self, web, place, tmp_path):
         web.ranges = False

@@ -24,23 +24,28 @@ class AgainError(Exception):
     """What may pass: it is worth asking again."""
 
 
-def patiently(ask: Callable[[], Result], shown: str) -> Result:
+def patiently(ask: Callable[[], Result], shown: str, attempts: int = ATTEMPTS) -> Result:
     """Asks again where that may help, after longer and longer waits.
+
+    Args:
+        ask: Asks once; `AgainError` where it may be worth asking again.
+        shown: The address for messages.
+        attempts: How often it is asked at most; 1 where what asks is patient itself.
 
     Raises:
         SlideUnreachableError: It does not help.
     """
     reason = ""
-    for attempt in range(ATTEMPTS):
+    for attempt in range(attempts):
         if attempt:
             time.sleep(FIRST_WAIT_S * 2 ** (attempt - 1))
         try:
             return ask()
         except AgainError as error:
             reason = str(error)
+    often = f", {attempts} times" if attempts > 1 else ""
     raise SlideUnreachableError(
-        f'slide "{shown}" cannot be fetched: {reason}, {ATTEMPTS} times; check the network and the server, and repeat '
-        "the command"
+        f'slide "{shown}" cannot be fetched: {reason}{often}; check the network and the server, and repeat the command'
     )
 
 

@@ -21,6 +21,7 @@ from typing import Any, Final, Protocol
 from dmmn_qp.errors import SlideError
 from dmmn_qp.files.addresses import WEB
 from dmmn_qp.files.patience import (
+    ATTEMPTS,
     AgainError,
     changed,
     error_words,
@@ -208,7 +209,9 @@ class _Store:
             once = {"mode": "standard", "total_max_attempts": 1}  # `patiently` asks again, and nobody else
             options["config_kwargs"] = {"connect_timeout": CONNECT_S, "read_timeout": READ_S, "retries": once}
         self._fs: Any = fsspec.filesystem(protocol, **options)
+        self._attempts = 1  # gcsfs and adlfs ask again themselves, and cannot be told not to
         if protocol == "s3":
+            self._attempts = ATTEMPTS
             self._fs.retries = 1  # of s3fs, around those of botocore
         self._passing: tuple[type[Exception], ...] = (TimeoutError, OSError)
         self._passing += _errors_of_s3() if protocol == "s3" else ()
@@ -261,7 +264,7 @@ class _Store:
                 reason = f"{error_words(error)} (credentials are those of the environment)"
                 raise unreachable(shown, reason) from None
 
-        return patiently(once, shown)
+        return patiently(once, shown, self._attempts)
 
 
 def _errors_of_s3() -> tuple[type[Exception], ...]:
