@@ -1,6 +1,7 @@
 """The house, as data. A package imports only from lower floors; a new one must be listed here."""
 
 import ast
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -33,6 +34,7 @@ OPEN_FILES |= FLOORS[6] | FLOORS[7] | FLOORS[8] | FLOORS[9]
 """Who may open files."""
 
 
+@cache
 def modules() -> dict[str, list[Path]]:
     """Module or subpackage -> its files."""
     found: dict[str, list[Path]] = {}
@@ -40,12 +42,6 @@ def modules() -> dict[str, list[Path]]:
         parts = path.relative_to(PACKAGE).with_suffix("").parts
         found.setdefault("" if parts == ("__init__",) else parts[0], []).append(path)
     return found
-
-
-@cache
-def parsed(path: Path) -> ast.Module:
-    """What is in a file, which several tests look at."""
-    return ast.parse(path.read_text("utf-8"))
 
 
 @cache
