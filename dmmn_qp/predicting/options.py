@@ -52,9 +52,9 @@ class PredictOptions(OutputOptions, ClusterOptions):
     context: Annotated[
         Context,
         Flag(
-            "patch: the paper's scheme; blended: targets overlap, so that no seams show; shared: neighbours share the "
-            "work of the coarser magnifications; shared-coarsest: of the coarsest alone; seamless: no border anywhere; "
-            "auto: as the model was trained.",
+            "patch: the paper's scheme; blocks: many targets at once, with tissue around them; blended: targets "
+            "overlap, so that no seams show; shared: neighbours share the work of the coarser magnifications; "
+            "shared-coarsest: of the coarsest alone; seamless: no border anywhere; auto: as the model was trained.",
             panel=NETWORK_PANEL,
         ),
     ] = "auto"
