@@ -204,10 +204,10 @@ def test_mirrored_image_of_a_project(here, flip):
 def test_predictions_go_back_into_a_mirrored_frame(here):
     """Of a mirrored image with its marks, the same areas are predicted, mirrored."""
     with open_slide(DEMO / "slides" / "test-1.tif") as slide:
-        pixels = slide.read_level(0, Region(0, 0, 1024, 768))
+        pixels = slide.read_level(0, Region(1024, 1024, 512, 384))
     write_tiff(here / "file.tif", pixels[:, ::-1], 0.5)
     write_tiff(here / "shown.tif", pixels, 0.5)
-    metadata = {"name": "x", "width": 1024, "height": 768}
+    metadata = {"name": "x", "width": 512, "height": 384}
     builder = {"builderType": "uri", "uri": (here / "file.tif").as_uri(), "metadata": metadata}
     images = [{"entryID": 1, "imageName": "file.tif",
                "serverBuilder": {"builderType": "flipped", "flip": "HORIZONTAL", "builder": builder}}]  # fmt: skip
