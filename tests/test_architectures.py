@@ -14,8 +14,8 @@ from tests.architecture_contract import CONTRACT, breaches, build, images, large
 
 
 def check_of(promise):
-    """A check, of torch's compiler in `make test-all` only."""
-    marks = [pytest.mark.engine] if promise.__name__.startswith("compiles") else []
+    """A check, of torch's compiler and its tracing in `make test-all` only."""
+    marks = [pytest.mark.engine] if promise.__name__.startswith(("compiles", "can_be_exported")) else []
     return pytest.param(promise, marks=marks, id=promise.__name__)
 
 
