@@ -163,7 +163,7 @@ def test_a_farewell_to_all_processes_ends_the_training_between_two_steps(train, 
         sys.executable,
         "-m",
         "dmmn_qp",
-        *map(str, [*train, "--steps-per-epoch", 500, "--workers", 2, "--out", "m"]),
+        *map(str, [*train, "--steps-per-epoch", 500, "--workers", 2, "--tensorboard", "--out", "m"]),
     ]
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
     process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True)
