@@ -10,6 +10,7 @@ import threading
 from contextlib import ExitStack
 from io import BytesIO
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -18,6 +19,7 @@ from dmmn_qp.errors import InUseError
 from dmmn_qp.files.locks import locked
 from dmmn_qp.folders.model import is_whole, load_card
 from dmmn_qp.training.holding import held, held_interrupted, held_new
+from dmmn_qp.training.output import replace_files
 from dmmn_qp.training.state import STATE, TrainingState, save_state
 from tests.conftest import fails, invoke, tiny_training
 from tests.test_training import KILLED, history_of, python, same_weights, weights_of
@@ -144,13 +146,35 @@ def test_an_old_model_stays_until_there_is_a_new_one(old, train, here, name, cal
 
 
 def test_a_new_model_has_nothing_of_the_old_one_but_what_is_not_ours(old, train, here):
-    (here / "m" / "notes.txt").touch()
-    before = {path.name for path in (here / "m" / "events").iterdir()}
-    assert invoke(*train, "--out", "m", "--overwrite").exit_code == 0
-    assert len(history_of(here / "m")) == 1 and (here / "m" / "notes.txt").exists()
-    assert not before & {path.name for path in (here / "m" / "events").iterdir()}
+    ours = {here / "m" / "notes.txt", here / "m" / "events" / "notes.txt"}
+    for path in ours:
+        path.touch()
+    before = {*(here / "m" / "events").iterdir()} - ours
+    assert invoke(*train, "--tensorboard", "--out", "m", "--overwrite").exit_code == 0
+    assert len(history_of(here / "m")) == 1 and all(path.exists() for path in ours)
+    now = {*(here / "m" / "events").iterdir()} - ours
+    assert len(before) == len(now) == 1 and before != now
     run_id = json.loads((here / "m" / "run.json").read_text())["run_id"]
     assert run_id == load_card(here / "m").provenance["run_id"] != load_card(old).provenance["run_id"]
+
+
+def test_a_new_model_without_events_has_no_folder_for_them(old, train, here):
+    assert invoke(*train, "--out", "m", "--overwrite").exit_code == 0
+    assert not (here / "m" / "events").exists()
+
+
+@pytest.mark.parametrize(
+    "name", ["../x", "events/../../x", "events/events.out.tfevents./../../../x", "x", "model.json", 1]
+)
+def test_a_state_from_elsewhere_has_no_other_file_removed(here, name):
+    """Whoever sends an interrupted training may write what they like in it."""
+    (here / "m" / "events").mkdir(parents=True)
+    there = {here / "x", here / "m" / "x", here / "m" / "model.json", here / "m" / "events" / "x"}
+    for path in there:
+        path.touch()
+    state = SimpleNamespace(replaced=[str(here / "x"), name, "history.csv"], run={})
+    replace_files(here / "m", state)
+    assert all(path.exists() for path in there) and state.replaced == []
 
 
 def test_a_training_from_a_model_goes_on_without_it(old, train, here):

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import math
+import re
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dmmn_qp.errors import OutputExistsError
 from dmmn_qp.files import RUN_FILE, check_free, new_folder, write_json
-from dmmn_qp.files.renaming import remove
+from dmmn_qp.files.renaming import remove, remove_if_empty
 from dmmn_qp.folders.dataset import Dataset
 from dmmn_qp.folders.model import CARD, ModelCard, save_model
 from dmmn_qp.folders.provenance import now, training_provenance
@@ -24,6 +25,9 @@ from dmmn_qp.specs import ClassMap
 from dmmn_qp.training.log import EVENTS, HISTORY
 from dmmn_qp.training.plan import TrainingPlan
 from dmmn_qp.training.state import STATE, TrainingState, save_state
+
+_REPLACED: Final = (RUN_FILE, REPORT_PAGE, HISTORY)
+_EVENT_FILE: Final = re.compile(rf"{EVENTS}/events\.out\.tfevents\.[\w.-]+")
 
 
 def check_out(out: Path, *, overwrite: bool) -> None:
@@ -49,8 +53,8 @@ def make_model_folder(out: Path, state: TrainingState, *, overwrite: bool) -> No
     """
     check_out(out, overwrite=overwrite)
     if (out / CARD).is_file() or (out / STATE).is_file():
-        events = [path.relative_to(out).as_posix() for path in (out / EVENTS).glob("*") if path.is_file()]
-        state.replaced = [RUN_FILE, REPORT_PAGE, HISTORY, *sorted(events)]
+        found = sorted(path.relative_to(out).as_posix() for path in (out / EVENTS).glob("*") if path.is_file())
+        state.replaced = [*_REPLACED, *filter(_is_of_a_training, found)]
         save_state(out, state)
         return
     with new_folder(out, overwrite=overwrite, marker=CARD) as folder:
@@ -105,12 +109,26 @@ def save_as_model(
         accepted=plan.start is None,  # until it is compared with that one: `dmmn_qp.training.verdict`
     )
     save_model(out, card, module.stemmed)
-    for name in state.replaced:
+    replace_files(out, state)
+
+
+def replace_files(out: Path, state: TrainingState) -> None:
+    """Removes what is left of the model that was in a folder before, and puts the new ``run.json`` there.
+
+    Whoever wrote the state may have named any file: only what belongs to a training goes.
+    """
+    for name in filter(_is_of_a_training, state.replaced):
         if name == RUN_FILE:
             write_json(out / RUN_FILE, state.run)
         else:
             remove(out / name)
+    remove_if_empty(out / EVENTS)
     state.replaced = []
+
+
+def _is_of_a_training(name: object) -> bool:
+    """Whether a path in a model's folder is that of a file that a training writes beside the model."""
+    return isinstance(name, str) and (name in _REPLACED or _EVENT_FILE.fullmatch(name) is not None)
 
 
 class Checkpoints:
