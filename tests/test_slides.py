@@ -147,11 +147,17 @@ def test_every_reader_is_tested():
     assert {reader for reader, _ in FORMS.values()} == {*SLIDE_READERS, "transformed"}
 
 
-@pytest.fixture(params=FORMS)
-def made(request, tmp_path):
-    """A slide of an odd size, through each reader, with the pixels it was made from."""
+@pytest.fixture(params=FORMS, scope="module")
+def written(request, tmp_path_factory):
+    """A slide of an odd size for each reader, with the pixels it was made from; tests leave it as it is."""
     reader, make = FORMS[request.param]
-    path, levels, how = make(tmp_path)
+    return reader, *make(tmp_path_factory.mktemp("slide"))
+
+
+@pytest.fixture
+def made(written):
+    """It, opened anew."""
+    reader, path, levels, how = written
     with open_slide(path, mpp=0.5, **how) as slide:
         assert type(slide) is (TransformedSlide if reader == "transformed" else SLIDE_READERS[reader][1])
         yield Made(slide, levels)
