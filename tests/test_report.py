@@ -207,6 +207,7 @@ def test_texts():
         "–", "<0.001", "0.012", "1.23", "12.3", "1234",
     ]  # fmt: skip
     assert [percent_text(v) for v in (None, 0, 0.0004, 0.0123, 0.5)] == ["–", "–", "<0.1 %", "1.2 %", "50 %"]
+    assert [percent_text(v) for v in (0.994, 0.996, 0.9996, 1)] == ["99 %", "99.6 %", ">99.9 %", "100 %"]
     assert [area_text(v) for v in (0.2, 25, 2500, 2.5e6)] == ["less than 1 µm²", "25 µm²", "0.003 mm²", "2.5 mm²"]
 
 

@@ -129,11 +129,15 @@ def mm2_text(area_mm2: float) -> str:
 
 
 def percent_text(share: float | None) -> str:
-    """``0.123`` -> ``12 %``; a dash for None and for none."""
+    """``0.123`` -> ``12 %``; a dash for None and for none, and 100 % for all alone."""
     if not share:
         return "–"
     percent = share * 100
-    return "<0.1 %" if percent < 0.1 else f"{percent:.1f} %" if percent < 10 else f"{percent:.0f} %"
+    if percent < 0.1:
+        return "<0.1 %"
+    if 99.9 < percent < 100:
+        return ">99.9 %"
+    return f"{percent:.1f} %" if percent < 10 or 99.5 <= percent < 100 else f"{percent:.0f} %"
 
 
 def css_color(color: tuple[int, int, int]) -> str:
