@@ -14,7 +14,7 @@ from dmmn_qp.folders.encoder_weights import read_weights
 from dmmn_qp.folders.weights_file import check_digest, check_header_length
 from dmmn_qp.slides.readers import open_slide
 from dmmn_qp.slides.whole import check_end
-from tests.conftest import fails, rectangle, slides_with, two_tissues, write_tiff
+from tests.conftest import fails, invoke, rectangle, slides_with, two_tissues, write_tiff
 
 
 def test_why_a_path_is_none(tmp_path):
@@ -38,6 +38,23 @@ def test_what_a_shell_passes_can_be_read():
     finally:
         os.close(reading)
         os.close(writing)
+
+
+@pytest.mark.parametrize(
+    ("option", "table"),
+    [
+        ("--split-file", b"slide,split\ns0,train\n"),
+        ("--mpp-csv", b"slide,mpp\ns0,0.5\n"),
+    ],
+)
+def test_a_table_that_a_shell_passes_is_read_once(here, option, table):
+    command = slides_with(here, [rectangle(0, 0, 99, 99, "a"), rectangle(120, 0, 99, 99, "b")])
+    reading, writing = os.pipe()
+    os.write(writing, table)
+    os.close(writing)
+    result = invoke(*command, option, f"/dev/fd/{reading}")
+    os.close(reading)
+    assert result.exit_code == 0, result.output
 
 
 @pytest.mark.parametrize(

@@ -50,13 +50,13 @@ def source_state(
         known: The same of before; a file of equal size and time is not read again.
 
     Returns:
-        By the file's name, as it is shown. Files that are not there, or may not be read, are left out.
+        By the file's name, as it is shown. Pipes, and files that are not there or may not be read, are left out.
     """
     state: dict[str, dict[str, Any]] = {}
     for found, path in _files(sources, annotations, tables):
         name = printable(found)
         with suppress(OSError, ValueError):
-            if why_not_there(path):
+            if why_not_there(path) or not path.is_file():  # an open pipe can be read once, and not by us
                 continue
             stat = path.stat()
             told: dict[str, Any] = {"size": stat.st_size, "modified_ns": stat.st_mtime_ns}
