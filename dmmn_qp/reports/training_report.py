@@ -27,9 +27,6 @@ from dmmn_qp.version import __version__
 _TEMPLATE: Final = "training_report.html.j2"
 _GAP_PX: Final = 6
 _CURVE_INCHES: Final = (4.6, 3.3)
-_MARGINS: Final = {"left": 0.14, "right": 0.88, "bottom": 0.15, "top": 0.97}
-"""For numbers of up to five digits: measuring them takes as long as drawing."""
-
 _LOSS, _SCORE = "#50637a", "#2a6f77"
 
 CONSTANT_COLUMN: Final = "val_constant_mean_iou"
@@ -113,7 +110,7 @@ def draw_curves(
     """
     start = [] if start_mean_iou is None else [start_mean_iou]
     with plain_text():
-        whole, of_classes = (Figure(figsize=_CURVE_INCHES) for _ in range(2))
+        whole, of_classes = (Figure(figsize=_CURVE_INCHES, layout="constrained") for _ in range(2))
         _draw_whole(whole.subplots(), history, start)
         _draw_classes(of_classes.subplots(), history, class_map)
         return [_finished(figure, history, best_epoch, bool(start)) for figure in (whole, of_classes)]
@@ -156,7 +153,6 @@ def _finished(figure: Figure, history: Sequence[Mapping[str, float]], best_epoch
     axes.set_xlim(-0.2 if has_start else 0.8, history[-1]["epoch"] + 0.2)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.spines["top"].set_visible(False)
-    figure.subplots_adjust(**_MARGINS)
     content = BytesIO()
     figure.savefig(content, format="svg", metadata={"Date": None})
     return content.getvalue()
