@@ -53,6 +53,15 @@ def test_any_figure_has_the_pixels_that_its_canvas_has(n):
     assert abs(rows - 30 * side) <= 1 and abs(columns - 30 * (side + 0.6)) <= 1 and channels == 3
 
 
+@pytest.mark.parametrize("loss", [120.5, 0.0052, 0.000321])
+def test_no_word_beside_the_curves_is_cut(loss):
+    """Numbers of more digits need more room."""
+    history = [{"epoch": e, "loss": loss / e, "val_mean_iou": 0.5, "val_iou a": 0.5} for e in (1, 2)]
+    curve = draw_curves(history, ClassMap.from_colors([("a", (1, 2, 3))]), best_epoch=1)[0].decode()
+    (across,) = re.findall(r"<!-- training loss -->\s*<g [^>]*translate\(([-\d.]+) [^>]*rotate\(-90\)", curve)
+    assert float(across) > 10  # of the line on which its letters stand, 10 points high
+
+
 @pytest.mark.parametrize("n", [1, 2, 9, 39, pytest.param(254, marks=pytest.mark.engine)])
 def test_pictures_of_any_number_of_classes(n, recwarn):
     classes = class_map(n)
